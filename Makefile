@@ -1,0 +1,52 @@
+# Every target works as the first command typed on a fresh clone: set-up is a prerequisite, never a step for you.
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check sim bench proto requirements clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      rows travel from a Postgres to two devices and back, in under a minute"
+	@echo "make test      the whole test suite        make check    types, lint, import contracts"
+	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
+	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.txt
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: install
+	$(VENV)/bin/syncline demo
+
+test: install
+	./.ci/test
+
+check: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+SEED ?= 1
+RUNS ?= 1000
+sim: install
+	$(PY) -m tests.sim --seed $(SEED) --runs $(RUNS)
+
+bench: install
+	$(PY) -m benchmarks
+
+proto: install
+	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto proto/syncline/proto/satellite.proto
+
+requirements: pyproject.toml
+	$(PY) -m piptools compile --quiet --all-extras --generate-hashes --strip-extras --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate --allow-unsafe \
+	  --build-deps-for editable --output-file requirements.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
