@@ -1,0 +1,212 @@
+"""What a session reports after it has read a frame: plain values, one class an event.
+
+``session.Session.receive`` returns these; the shells (the device actor, the satellite) act on them. A server session
+yields the first group, a client session the second, both the third.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from syncline.proto.values import Insert, Relation, RowChange, ShapeRequest, Transaction
+
+# --- what a server session reports ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRequested:
+    request_id: int
+    client_id: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """``lsn`` empty: from scratch, else resume after it. ``dialect``: "sqlite" or "postgresql"."""
+
+    request_id: int
+    lsn: bytes
+    subscription_ids: tuple[str, ...]
+    schema_version: str | None
+    dialect: str
+    observed_transaction_data: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    request_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeRequested:
+    request_id: int
+    subscription_id: str
+    shapes: tuple[ShapeRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeRequested:
+    request_id: int
+    subscription_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStarted:
+    """The client has answered our startReplication: from here on its transactions count."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReceived:
+    """A whole transaction of the device. ``changes`` name columns through ``relations``, the client's own numbering."""
+
+    commit_ms: int
+    lsn: bytes
+    changes: tuple[tuple[Relation, RowChange], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AckReceived:
+    transaction_id: int
+    lsn: bytes
+    subscription_ids: tuple[str, ...] = ()
+    additional_data_refs: tuple[int, ...] = ()
+    gone_subscription_ids: tuple[str, ...] = ()
+
+
+# --- what a client session reports ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    server_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStarted:
+    """The server accepted our startReplication; ``window`` transactions may be unacknowledged."""
+
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRefused:
+    """``code`` is a ReplicationError.Code name: BEHIND_WINDOW, INVALID_POSITION, SUBSCRIPTION_NOT_FOUND, ..."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrom:
+    """The server asks for our writes after ``lsn`` (empty: all it has not echoed). The session has answered already."""
+
+    lsn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    subscription_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeRefused:
+    """``errors``: (request id, ShapeReqError.Code name, message) per refused shape, possibly none."""
+
+    subscription_id: str
+    code: str
+    message: str
+    errors: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    subscription_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RelationReceived:
+    relation: Relation
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionReceived:
+    transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeDataBegun:
+    subscription_id: str
+    lsn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeRows:
+    """Some rows of the delivery under way; any number of these between begin and end."""
+
+    subscription_id: str
+    request_id: str
+    inserts: tuple[Insert, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeDataEnded:
+    subscription_id: str
+    lsn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeDataFailed:
+    subscription_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBatch:
+    """Everything between SatUnsubsDataBegin and End: rows that no remaining subscription holds."""
+
+    subscription_ids: tuple[str, ...]
+    lsn: bytes
+    rows: tuple[RowChange, ...]
+
+
+# --- either side ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFailed:
+    """A SatErrorResp, pushed or as the answer to an RPC of ours. ``code``: its name, "UNKNOWN" if new to us."""
+
+    code: str
+    message: str
+    method: str | None = None
+
+
+ServerEvent: TypeAlias = (
+    AuthRequested
+    | StartRequested
+    | StopRequested
+    | SubscribeRequested
+    | UnsubscribeRequested
+    | WriteStarted
+    | WriteReceived
+    | AckReceived
+    | PeerFailed
+)
+ClientEvent: TypeAlias = (
+    Authenticated
+    | StreamStarted
+    | StreamRefused
+    | SendFrom
+    | Subscribed
+    | SubscribeRefused
+    | Unsubscribed
+    | RelationReceived
+    | TransactionReceived
+    | ShapeDataBegun
+    | ShapeRows
+    | ShapeDataEnded
+    | ShapeDataFailed
+    | GoneBatch
+    | PeerFailed
+)
