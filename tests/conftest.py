@@ -1,0 +1,76 @@
+"""Fixtures every suite shares: one real Postgres a session, one database a test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, settings
+
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+
+settings.register_profile("syncline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("syncline")
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server_dir() -> Iterator[Path]:
+    """A folder that an unprivileged server can reach, also when pytest runs as root."""
+    path = Path(tempfile.mkdtemp(prefix="syncline-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """The session's embedded Postgres, running. A test that stops it starts it again."""
+    server = EmbeddedPostgres(server_dir / "postgres", settings={"fsync": "off"})
+    server.start()
+    yield server
+    server.stop("immediate")
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """The DSN of a fresh, empty database; dropped afterwards with its replication slots."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    admin = await asyncpg.connect(postgres.dsn())
+    await admin.execute(f'CREATE DATABASE "{name}"')
+    await admin.close()
+    yield postgres.dsn(name)
+    postgres.start()
+    await drop_database(postgres.dsn(), name)
+
+
+async def drop_database(admin_dsn: str, name: str) -> None:
+    """Drops ``name`` and the slots that would keep it."""
+    admin = await asyncpg.connect(admin_dsn)
+    try:
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        for _ in range(50):
+            try:
+                await admin.execute(
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = $1", name
+                )
+                break
+            except asyncpg.ObjectInUseError:
+                await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+                await admin.execute("SELECT pg_sleep(0.1)")
+        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await admin.close()
+
+
+def with_database(dsn: str, name: str) -> str:
+    """``dsn`` with another database name."""
+    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
