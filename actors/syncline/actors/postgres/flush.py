@@ -1,0 +1,93 @@
+"""Which position may be confirmed to the slot.
+
+Postgres forgets WAL up to the position we confirm, so nothing may be confirmed before everyone who was handed a
+transaction has made it durable. Targets (log hosts, the absorber) flush at their own pace and report "durable up to
+LSN"; the answer is the watermark: the largest LSN such that everything dispatched at or below it is done.
+
+Every dispatched LSN counts the targets still owing it; a target's debts are a queue in dispatch order, as is the whole
+list. A report pays off the front of one queue, then the front of the list is dropped while nobody owes it: amortised
+constant time, however many targets there are. While nothing is owed, the stream's own idle position (a keepalive's WAL
+end) may be taken over with ``idle_at``, which is how an idle database still advances its slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+
+from syncline.actors.postgres.lsn import Lsn
+
+
+class _Dispatch:
+    __slots__ = ("lsn", "owing")
+
+    def __init__(self, lsn: Lsn, owing: int) -> None:
+        self.lsn = lsn
+        self.owing = owing
+
+
+class Progress:
+    """The watermark over dispatched transactions. LSNs are commit positions and are dispatched in rising order."""
+
+    def __init__(self, start: int = 0) -> None:
+        self._watermark = Lsn(start)
+        self._last = Lsn(start)
+        self._outstanding: deque[_Dispatch] = deque()
+        self._debts: dict[Hashable, deque[_Dispatch]] = {}
+
+    @property
+    def watermark(self) -> Lsn:
+        """Everything dispatched at or below this is done. Never falls."""
+        return self._watermark
+
+    @property
+    def outstanding(self) -> int:
+        """How many dispatched positions someone still owes."""
+        return len(self._outstanding)
+
+    def dispatched(self, lsn: int, targets: Iterable[Hashable]) -> None:
+        """``targets`` were handed everything up to ``lsn``. Without targets it is done at once.
+
+        Raises ValueError when ``lsn`` lies below one dispatched before.
+        """
+        if lsn < self._last:
+            raise ValueError(f"dispatched {Lsn(lsn)} after {self._last}")
+        self._last = Lsn(lsn)
+        owed = set(targets)
+        dispatch = _Dispatch(self._last, len(owed))
+        self._outstanding.append(dispatch)
+        for target in owed:
+            self._debts.setdefault(target, deque()).append(dispatch)
+        self._settle()
+
+    def done(self, lsn: int, target: Hashable) -> None:
+        """``target`` has made everything it was handed at or below ``lsn`` durable. Repeats are harmless."""
+        debts = self._debts.get(target)
+        if debts is None:
+            return
+        while debts and debts[0].lsn <= lsn:
+            debts.popleft().owing -= 1
+        if not debts:
+            del self._debts[target]
+        self._settle()
+
+    def forget(self, target: Hashable) -> None:
+        """``target`` is gone for good (its shape was dropped): nobody waits for it any more."""
+        for dispatch in self._debts.pop(target, ()):
+            dispatch.owing -= 1
+        self._settle()
+
+    def idle_at(self, lsn: int) -> bool:
+        """The stream holds nothing up to ``lsn`` beyond what was dispatched. Taken over only while nothing is owed."""
+        if self._outstanding:
+            return False
+        if lsn > self._watermark:
+            self._watermark = Lsn(lsn)
+            self._last = max(self._last, self._watermark)
+        return True
+
+    def _settle(self) -> None:
+        while self._outstanding and not self._outstanding[0].owing:
+            lsn = self._outstanding.popleft().lsn
+            if lsn > self._watermark:
+                self._watermark = lsn
