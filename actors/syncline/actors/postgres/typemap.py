@@ -99,6 +99,41 @@ def to_wire_by_oid(type_oid: int) -> Converter | None:
     return None if name is None else _TO_WIRE[name]
 
 
+_QUOTED_ELEMENT = re.compile(r'"((?:[^"\\\\]|\\\\.)*)"|([^,{}"]+)', re.DOTALL)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+
+
+def parse_text_array(cell: bytes) -> tuple[str, ...]:
+    """The elements of a one-dimensional ``text[]`` in its output text. NULL elements are left out.
+
+    Raises ValueError for anything else.
+    """
+    text = cell.decode()
+    if not (text.startswith("{") and text.endswith("}")):
+        raise ValueError(f"not a text array: {text[:40]!r}")
+    inner = text[1:-1]
+    if not inner:
+        return ()
+    if '"' not in inner:
+        return tuple(element for element in inner.split(",") if element != "NULL")
+    elements = []
+    position = 0
+    while True:
+        match = _QUOTED_ELEMENT.match(inner, position)
+        if match is None:
+            raise ValueError(f"not a text array: {text[:40]!r}")
+        if match[1] is not None:
+            elements.append(_ESCAPE.sub(r"\1", match[1]))
+        elif match[2] != "NULL":
+            elements.append(match[2])
+        position = match.end()
+        if position == len(inner):
+            return tuple(elements)
+        if inner[position] != ",":
+            raise ValueError(f"not a text array: {text[:40]!r}")
+        position += 1
+
+
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")

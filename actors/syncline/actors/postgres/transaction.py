@@ -1,0 +1,382 @@
+"""pgoutput messages -> transactions, in pieces small enough to hold.
+
+Protocol version 1 sends a transaction only once it has committed, and its Begin already carries position, time and
+xid. So nothing needs to be held to know where rows belong: the assembler passes rows on in chunks of bounded size, the
+first and the last marked, and a transaction of any size goes through in constant memory.
+
+Transactions that carry out a device's write are the exception. The writer opens each with the message ``syncline.tx``
+(client, its milliseconds, its LSN), and for every row it changes it also writes the row of ``electric.shadow`` that
+holds the row's tags. Two things are unknown until the end: whether to believe the claim (anyone may emit a message; it
+counts only if the same transaction also changes that client's row in ``electric.clients``), and the tags of each row.
+So such a transaction is held whole, up to a bound no device write reaches; beyond it the claim stands or falls with
+what was seen so far, and rows go out in chunks as others do.
+
+Tags: a row written by a device has those of its shadow row after the transaction. Any other row, be it direct SQL or an
+application's trigger inside a device's transaction, has the one tag of Postgres at the commit time. Deletes have none.
+
+Everything else in schema ``electric`` stays hidden, except that rows inserted into ``electric.migrations`` are reported
+and so are ``syncline.mark`` messages, by which a snapshot finds its place in the stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.pgoutput import (
+    UNCHANGED,
+    Begin,
+    Commit,
+    DeleteMessage,
+    InsertMessage,
+    LogicalMessage,
+    Message,
+    RelationMessage,
+    TruncateMessage,
+    TupleData,
+    UpdateMessage,
+)
+from syncline.actors.postgres.rowkey import key_text_of_cells
+from syncline.actors.postgres.typemap import Converter, parse_text_array, to_wire_by_oid
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, RowChange, Update
+
+TX_PREFIX: Final = "syncline.tx"
+MARK_PREFIX: Final = "syncline.mark"
+ELECTRIC_SCHEMA: Final = "electric"
+
+CHUNK_ROWS_MAX = 5_000
+CHUNK_BYTES_MAX = 8 << 20  # 5,000 ordinary rows are 1 to 2 MB; wide rows make shorter chunks
+DEVICE_ROWS_MAX = 100_000  # far above what one frame of a device can carry
+DEVICE_BYTES_MAX = 128 << 20
+
+
+class TransactionError(Exception):
+    """The stream cannot be turned into rows. The message says which table and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionHead:
+    """``lsn``: position of the commit. ``xid``: 32 bits, as pgoutput has it. ``origin``: the device's client id, None
+    when it is no device's write. ``commit_ms``: the device's own milliseconds then, else the commit time.
+    ``client_ms`` and ``client_lsn``: what the device called its transaction."""
+
+    lsn: Lsn
+    commit_ms: int
+    xid: int
+    origin: str | None = None
+    client_ms: int | None = None
+    client_lsn: int | None = None
+
+    @property
+    def author(self) -> str:
+        """The origin as the wire names it."""
+        return self.origin or POSTGRES_ORIGIN
+
+
+@dataclass(frozen=True, slots=True)
+class Truncated:
+    """These tables were emptied at this point of the transaction."""
+
+    relation_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationNotice:
+    """A row inserted into ``electric.migrations``: the catalog has changed with this transaction."""
+
+    id: int
+    version: str
+
+
+StreamChange: TypeAlias = RowChange | Truncated
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionChunk:
+    """Some of a transaction's changes, in order; every transaction has at least one chunk, maybe without changes.
+
+    ``first`` and ``last`` mark its ends. ``migrations`` and ``marks`` (ids of snapshot marks) are those met since the
+    previous chunk. ``relations``: definitions that arrived since then, new or changed, valid for this chunk's rows.
+    """
+
+    head: TransactionHead
+    changes: list[StreamChange]
+    first: bool
+    last: bool
+    migrations: tuple[MigrationNotice, ...] = ()
+    marks: tuple[str, ...] = ()
+    relations: tuple[RelationMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    client: str
+    ms: int
+    lsn: int
+
+
+class _Table:
+    """What the assembler needs of a relation message. ``electric`` is the table's name if it is one of ours."""
+
+    __slots__ = ("converters", "electric", "name", "oid", "positions")
+
+    def __init__(self, message: RelationMessage) -> None:
+        self.oid = message.oid
+        self.name = f"{message.schema}.{message.table}"
+        self.electric = message.table if message.schema == ELECTRIC_SCHEMA else None
+        self.positions = {column.name: i for i, column in enumerate(message.columns)}
+        converters: list[tuple[int, Converter]] = []
+        for i, column in enumerate(message.columns):
+            converter = to_wire_by_oid(column.type_oid)
+            if converter is not None:
+                converters.append((i, converter))
+        self.converters = tuple(converters)
+
+    def wire(self, row: TupleData) -> Row:
+        """The row in wire cells. Raises TransactionError when a value was not sent."""
+        if UNCHANGED in row:
+            raise TransactionError(
+                f"an UPDATE of {self.name} left out a large value: run ALTER TABLE {self.name} REPLICA IDENTITY FULL"
+            )
+        if not self.converters:
+            return row  # type: ignore[return-value]
+        cells: list[Cell] = list(row)  # type: ignore[arg-type]
+        for i, convert in self.converters:
+            cell = cells[i]
+            if cell is not None:
+                cells[i] = convert(cell)
+        return tuple(cells)
+
+    def text(self, row: TupleData, column: str) -> str | None:
+        """A value of one of our own tables; None when NULL, not sent or no such column."""
+        position = self.positions.get(column)
+        cell = None if position is None or position >= len(row) else row[position]
+        return cell.decode() if isinstance(cell, bytes) else None
+
+
+class _Open:
+    """The transaction being read."""
+
+    def __init__(self, begin: Begin) -> None:
+        self.begin = begin
+        self.head = TransactionHead(begin.final_lsn, begin.commit_ms, begin.xid)
+        self.direct_tags = (f"{POSTGRES_ORIGIN}@{begin.commit_ms}",)
+        self.claim: _Claim | None = None
+        self.clients: set[str] = set()  # whose row in electric.clients this transaction changed
+        self.holding = False
+        self.touched = False
+        self.changes: list[StreamChange] = []
+        self.keys: list[str | None] = []  # while holding: the key text of each change, None when it has none
+        self.tags: dict[tuple[int, str], tuple[str, ...]] = {}
+        self.bytes = 0
+        self.first = True
+        self.migrations: list[MigrationNotice] = []
+        self.marks: list[str] = []
+
+
+KeyIndexes: TypeAlias = Callable[[int], tuple[int, ...] | None]
+
+
+class TransactionAssembler:
+    """Feeds on messages in stream order. ``key_indexes`` gives the primary-key positions of a relation id, or None.
+
+    After a reconnect it can be fed on: a definition replaces the older one, a Begin the transaction under way.
+    """
+
+    def __init__(
+        self,
+        key_indexes: KeyIndexes,
+        *,
+        chunk_rows_max: int = CHUNK_ROWS_MAX,
+        chunk_bytes_max: int = CHUNK_BYTES_MAX,
+        device_rows_max: int = DEVICE_ROWS_MAX,
+        device_bytes_max: int = DEVICE_BYTES_MAX,
+    ) -> None:
+        self._key_indexes = key_indexes
+        self._chunk_rows_max = chunk_rows_max
+        self._chunk_bytes_max = chunk_bytes_max
+        self._device_rows_max = device_rows_max
+        self._device_bytes_max = device_bytes_max
+        self._tables: dict[int, _Table] = {}
+        self._relations: list[RelationMessage] = []
+        self._open: _Open | None = None
+
+    def feed(self, message: Message) -> list[TransactionChunk]:
+        """The chunks this message completes, usually none. Raises TransactionError."""
+        match message:
+            case InsertMessage() | UpdateMessage() | DeleteMessage():
+                return self._row(message)
+            case Begin():
+                self._open = _Open(message)
+            case Commit():
+                return self._commit()
+            case RelationMessage():
+                return self._relation(message)
+            case TruncateMessage():
+                return self._truncate(message)
+            case LogicalMessage():
+                self._logical(message)
+            case _:
+                pass
+        return []
+
+    # --- messages of a transaction ------------------------------------------------------------------------------------
+
+    def _current(self) -> _Open:
+        if self._open is None:
+            raise TransactionError("a change outside a transaction: the stream is broken")
+        return self._open
+
+    def _relation(self, message: RelationMessage) -> list[TransactionChunk]:
+        chunks = []
+        if self._open is not None and self._open.changes and not self._open.holding:
+            chunks.append(self._cut(self._open, last=False))
+        table = self._tables[message.oid] = _Table(message)
+        if table.electric is None:
+            self._relations.append(message)
+        return chunks
+
+    def _row(self, message: InsertMessage | UpdateMessage | DeleteMessage) -> list[TransactionChunk]:
+        tx = self._current()
+        table = self._tables.get(message.relation)
+        if table is None:
+            raise TransactionError(f"a row of relation {message.relation} before its definition: the stream is broken")
+        if table.electric is not None:
+            self._own_row(tx, table, message)
+            return []
+        keys = self._key_indexes(table.oid)
+        if isinstance(message, InsertMessage):
+            self._add(tx, keys, message.row, Insert(table.oid, table.wire(message.row), tx.direct_tags))
+        elif isinstance(message, DeleteMessage):
+            self._add(tx, keys, message.old, Delete(table.oid, table.wire(message.old)))
+        else:
+            self._update(tx, table, keys, message)
+        tx.bytes += message.size
+        return self._overflow(tx)
+
+    def _update(self, tx: _Open, table: _Table, keys: tuple[int, ...] | None, message: UpdateMessage) -> None:
+        new, old = message.row, message.old
+        if old is not None and message.old_kind == "O" and UNCHANGED in new:
+            new = tuple(was if cell is UNCHANGED else cell for cell, was in zip(new, old, strict=True))
+        row = table.wire(new)
+        if old is not None and keys is not None and any(old[i] != new[i] for i in keys):
+            self._add(tx, keys, old, Delete(table.oid, table.wire(old)))
+            self._add(tx, keys, new, Insert(table.oid, row, tx.direct_tags))
+            return
+        old_row = table.wire(old) if old is not None and message.old_kind == "O" else None
+        self._add(tx, keys, new, Update(table.oid, row, old_row, tx.direct_tags))
+
+    def _add(self, tx: _Open, keys: tuple[int, ...] | None, cells: TupleData, change: RowChange) -> None:
+        tx.touched = True
+        tx.changes.append(change)
+        if tx.holding:
+            tx.keys.append(None if keys is None else key_text_of_cells(cells[i] for i in keys))  # type: ignore[misc]
+
+    def _own_row(self, tx: _Open, table: _Table, message: InsertMessage | UpdateMessage | DeleteMessage) -> None:
+        """A row of a table in schema ``electric``."""
+        row = message.old if isinstance(message, DeleteMessage) else message.row
+        if table.electric == "clients":
+            client = table.text(row, "client_id")
+            if client is not None:
+                tx.clients.add(client)
+        elif table.electric == "shadow":
+            if tx.holding:
+                relid, key, tags = (table.text(row, column) for column in ("relid", "key", "tags"))
+                if relid is not None and key is not None:
+                    gone = tags is None or isinstance(message, DeleteMessage)
+                    tx.tags[int(relid), key] = () if gone or tags is None else parse_text_array(tags.encode())
+        elif table.electric == "migrations" and isinstance(message, InsertMessage):
+            notice = MigrationNotice(int(table.text(row, "id") or 0), table.text(row, "version") or "")
+            tx.migrations.append(notice)
+
+    def _truncate(self, message: TruncateMessage) -> list[TransactionChunk]:
+        tx = self._current()
+        hidden = {oid for oid, table in self._tables.items() if table.electric is not None}
+        relations = tuple(oid for oid in message.relations if oid not in hidden)
+        if not relations:
+            return []
+        tx.touched = True
+        tx.changes.append(Truncated(relations))
+        if tx.holding:
+            tx.keys.append(None)
+        return self._overflow(tx)
+
+    def _logical(self, message: LogicalMessage) -> None:
+        tx = self._open
+        if tx is None or not message.transactional:
+            return
+        if message.prefix == MARK_PREFIX:
+            tx.marks.append(message.content.decode(errors="replace"))
+        elif message.prefix == TX_PREFIX and tx.claim is None and not tx.touched:
+            tx.claim = _claim(message.content)
+            tx.holding = tx.claim is not None
+
+    # --- chunks out ---------------------------------------------------------------------------------------------------
+
+    def _overflow(self, tx: _Open) -> list[TransactionChunk]:
+        if tx.holding:
+            if len(tx.changes) < self._device_rows_max and tx.bytes < self._device_bytes_max:
+                return []
+            return self._release(tx, last=False)
+        if len(tx.changes) < self._chunk_rows_max and tx.bytes < self._chunk_bytes_max:
+            return []
+        return [self._cut(tx, last=False)]
+
+    def _commit(self) -> list[TransactionChunk]:
+        tx = self._current()
+        self._open = None
+        return self._release(tx, last=True) if tx.holding else [self._cut(tx, last=True)]
+
+    def _release(self, tx: _Open, *, last: bool) -> list[TransactionChunk]:
+        """Decides on the claim and passes on what was held, in chunks of the ordinary size."""
+        tx.holding = False
+        if tx.claim is not None and tx.claim.client in tx.clients:
+            claim = tx.claim
+            tx.head = TransactionHead(tx.head.lsn, claim.ms, tx.head.xid, claim.client, claim.ms, claim.lsn)
+            tx.changes = [_tagged(change, key, tx.tags) for change, key in zip(tx.changes, tx.keys, strict=True)]
+        tx.keys.clear()
+        tx.tags.clear()
+        held, size = tx.changes, self._chunk_rows_max
+        pieces = [held[i : i + size] for i in range(0, len(held), size)] or [[]]
+        chunks = []
+        for piece in pieces:
+            tx.changes = piece
+            chunks.append(self._cut(tx, last=last and piece is pieces[-1]))
+        return chunks
+
+    def _cut(self, tx: _Open, *, last: bool) -> TransactionChunk:
+        chunk = TransactionChunk(
+            tx.head, tx.changes, tx.first, last, tuple(tx.migrations), tuple(tx.marks), tuple(self._relations)
+        )
+        tx.changes = []
+        tx.bytes = 0
+        tx.first = False
+        tx.migrations.clear()
+        tx.marks.clear()
+        self._relations.clear()
+        return chunk
+
+
+def _claim(content: bytes) -> _Claim | None:
+    """What a ``syncline.tx`` message claims, or None when it is not ours after all."""
+    try:
+        claim = json.loads(content)
+        client, ms, lsn = claim["client"], claim["ms"], claim["lsn"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(client, str) or not isinstance(ms, int) or not isinstance(lsn, int):
+        return None
+    return _Claim(client, ms, lsn)
+
+
+def _tagged(change: StreamChange, key: str | None, tags: dict[tuple[int, str], tuple[str, ...]]) -> StreamChange:
+    """``change`` with the tags its shadow row has after the transaction, if the transaction wrote one."""
+    if key is None or isinstance(change, Truncated):
+        return change
+    found = tags.get((change.relation_id, key))
+    if found is None or not isinstance(change, Insert | Update | Delete):
+        return change
+    return replace(change, tags=found)
