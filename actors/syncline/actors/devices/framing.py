@@ -93,12 +93,11 @@ class FrameReader:
         self._offset = 0
         self._bytes_max = first_message_bytes_max
         self._later_bytes_max = message_bytes_max
-        self._fragments: list[bytes] | None = None
-        self._fragment_bytes = 0
+        self._unfinished: bytearray | None = None  # the fragments so far of a fragmented message
 
     @property
     def buffered_bytes(self) -> int:
-        return len(self._buffer) - self._offset + self._fragment_bytes
+        return len(self._buffer) - self._offset + len(self._unfinished or b"")
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
@@ -112,22 +111,15 @@ class FrameReader:
             opcode, final, payload = frame
             if opcode >= CLOSE:
                 return _control(opcode, payload)
-            if self._fragments is None:
-                if final:
-                    self._bytes_max = self._later_bytes_max
-                    return payload
-                self._fragments = [payload]
-                self._fragment_bytes = len(payload)
-                continue
-            # Empty fragments are legal and would otherwise pile up without counting.
-            if payload:
-                self._fragments.append(payload)
-                self._fragment_bytes += len(payload)
+            if self._unfinished is not None:
+                self._unfinished += payload
+                payload = bytes(self._unfinished) if final else b""
+            elif not final:
+                self._unfinished = bytearray(payload)
             if final:
-                message = b"".join(self._fragments)
-                self._fragments, self._fragment_bytes = None, 0
+                self._unfinished = None
                 self._bytes_max = self._later_bytes_max
-                return message
+                return payload
 
     def _next_frame(self) -> tuple[int, bool, bytes] | None:
         buffer, start = self._buffer, self._offset
@@ -145,7 +137,7 @@ class FrameReader:
             if available < 10:
                 return None
             size, at = int.from_bytes(buffer[at : at + 8], "big"), at + 8
-        if opcode < CLOSE and size + self._fragment_bytes > self._bytes_max:
+        if opcode < CLOSE and size + len(self._unfinished or b"") > self._bytes_max:
             raise FrameRefused(MESSAGE_TOO_BIG, f"a message may have {self._bytes_max} bytes")
         end = at + 4 + size
         if len(buffer) < end:
@@ -165,11 +157,11 @@ class FrameReader:
             if not first & _FIN or size > _CONTROL_BYTES_MAX:
                 raise FrameRefused(PROTOCOL_ERROR, "a control frame is whole and short")
         elif opcode == CONTINUATION:
-            if self._fragments is None:
+            if self._unfinished is None:
                 raise FrameRefused(PROTOCOL_ERROR, "nothing to continue")
         elif opcode != BINARY:
             raise FrameRefused(PROTOCOL_ERROR, f"unknown opcode {opcode}")
-        elif self._fragments is not None:
+        elif self._unfinished is not None:
             raise FrameRefused(PROTOCOL_ERROR, "a message is still unfinished")
 
     def _consume(self, end: int) -> None:
@@ -192,7 +184,7 @@ def _control(opcode: int, payload: bytes) -> Ping | Pong | Closing:
         return Closing(NO_CODE, "")
     code = int.from_bytes(payload[:2], "big")
     if len(payload) == 1 or not (
-        1000 <= code <= 1014 and code not in (1004, NO_CODE, ABNORMAL) or 3000 <= code <= 4999
+        (1000 <= code <= 1014 and code not in (1004, NO_CODE, ABNORMAL)) or 3000 <= code <= 4999
     ):
         raise FrameRefused(PROTOCOL_ERROR, "not a close code")
     try:

@@ -1,0 +1,481 @@
+"""The edge's sockets: one port for ``/ws`` and for plain HTTP, every connection with its limits.
+
+The framing and the request head are pure (``framing``, ``request``); this shell moves bytes, keeps time and tells a
+``Receiver``, one a device, what happened. Why not a WebSocket library: docs/decisions/0003-edge-transport.md.
+
+Back-pressure goes both ways and is explicit:
+
+* out: ``Connection.send`` answers False above the high-water mark; the sender then waits for ``Receiver.drained``. A
+  sender that goes on regardless is cut off at ``unsent_bytes_max``: memory is not where a slow device's data waits.
+* in: ``Receiver.frame`` answers False (or somebody calls ``pause_reading``) and nothing more is read, so TCP slows the
+  peer, until ``resume_reading``. At most one message and one read are held meanwhile.
+
+A peer is believed alive while anything arrives from it, or while it goes on taking bytes it was sent. After
+``silence_s`` without either it is pinged, after the same again it is cut: a half-open socket lives 60 s at most.
+
+Every end is told once, by ``Receiver.closed``: the close code of whoever began the closing, ABNORMAL (1006) when the
+connection simply broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from syncline.actors.devices.framing import (
+    ABNORMAL,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    INVALID_DATA,
+    NO_CODE,
+    NORMAL,
+    PING,
+    PONG,
+    Closing,
+    FrameReader,
+    FrameRefused,
+    Ping,
+    close_frame,
+    header,
+)
+from syncline.actors.devices.request import (
+    HEAD_BYTES_MAX,
+    Request,
+    RequestRefused,
+    Response,
+    accept_upgrade,
+    parse_head,
+)
+
+log = logging.getLogger(__name__)
+
+WEBSOCKET_PATH = "/ws"
+JWT_EXPIRED = 4000  # sent with exactly the reason "JWT-expired", by which the published client knows it
+JWT_EXPIRED_REASON = "JWT-expired"
+# Below this a copy into one buffer is cheaper than a second element for the kernel.
+_JOIN_BYTES_MAX = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may cost. Times in seconds.
+
+    ``request_s``: for the whole request head, from the connect. ``silence_s``: until a ping, and again until the close.
+    ``closing_s``: for the peer to answer our close frame, and for an HTTP answer to leave. ``high_water_bytes``: unsent
+    bytes above which ``send`` answers False. ``unsent_bytes_max``: unsent bytes above which the connection is cut.
+    """
+
+    message_bytes_max: int = 32 * 1024 * 1024
+    first_message_bytes_max: int = 64 * 1024
+    high_water_bytes: int = 256 * 1024
+    unsent_bytes_max: int = 64 * 1024 * 1024
+    request_s: float = 10.0
+    silence_s: float = 20.0
+    closing_s: float = 5.0
+    connections_max: int = 20_000
+
+
+class Receiver(Protocol):
+    """The device at the other end of a Connection. Called from the event loop; nothing here may block or raise."""
+
+    def frame(self, data: bytes) -> bool:
+        """A whole binary message. False: taken, but hold the next until ``resume_reading``."""
+        ...
+
+    def drained(self) -> None:
+        """What was sent has mostly left; ``send`` may be used again after it answered False."""
+        ...
+
+    def closed(self, code: int, reason: str) -> None:
+        """The connection is over; called once, and nothing is called after it."""
+        ...
+
+
+OnOpen = Callable[["Connection"], Receiver]
+
+
+class Edge:
+    """Listens, upgrades ``/ws`` and passes every other request to ``api``.
+
+    ``ready``: whether devices may connect (503 until then). ``on_open``: gets each new Connection and returns its
+    Receiver. ``refusal``: builds the last message a peer gets before it is closed for what it sent (a SatErrorResp).
+    ``api``: answers a plain request; its exceptions become a 500.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_open: OnOpen,
+        ready: Callable[[], bool],
+        api: Callable[[Request], Awaitable[Response]],
+        refusal: Callable[[str], bytes],
+        limits: Limits | None = None,
+    ) -> None:
+        self.on_open = on_open
+        self.ready = ready
+        self.api = api
+        self.refusal = refusal
+        self.limits = limits or Limits()
+        self.connections: set[Connection] = set()
+        self._servers: list[asyncio.Server] = []
+        self._answers: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def listen(self, host: str | Sequence[str], port: int, *, reuse_port: bool = False) -> int:
+        """Starts listening and returns the port (``port`` 0 takes a free one). Raises OSError, port in use and such.
+
+        ``reuse_port``: SO_REUSEPORT, so that several edges share the port and the kernel spreads the connects.
+        """
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Connection(self), host, port, reuse_port=reuse_port or None, backlog=4096
+        )
+        self._servers.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
+
+    def stop_listening(self) -> None:
+        """No new connections; those that live go on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    async def close(self, code: int = GOING_AWAY, reason: str = "the server is shutting down") -> None:
+        """Stops listening, closes every connection and returns when all are gone, after ``closing_s`` at the latest."""
+        self.stop_listening()
+        for connection in list(self.connections):
+            connection.close(code, reason)
+        await self._empty.wait()
+
+    def joined(self, connection: Connection) -> bool:
+        """Counts the connection in; False when there are too many."""
+        self.connections.add(connection)
+        self._empty.clear()
+        return len(self.connections) <= self.limits.connections_max
+
+    def left(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    def answer_soon(self, answer: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(answer)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+        return task
+
+
+class Connection(asyncio.Protocol):
+    """One accepted socket: first a request head, then either an HTTP answer or a WebSocket until the end."""
+
+    __slots__ = (
+        "__weakref__",
+        "_alive",
+        "_answer",
+        "_close_code",
+        "_close_reason",
+        "_closing",
+        "_deaf",
+        "_edge",
+        "_half_closed",
+        "_head",
+        "_paused",
+        "_pinged",
+        "_reader",
+        "_receiver",
+        "_sent_bytes",
+        "_taken_bytes",
+        "_timer",
+        "_transport",
+        "_writable",
+        "protocol",
+        "remote",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._head: bytearray | None = bytearray()
+        self._reader: FrameReader | None = None
+        self._receiver: Receiver | None = None
+        self._answer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._deaf = False  # what still arrives is thrown away
+        self._half_closed = False  # the peer will send no more
+        self._close_code = ABNORMAL
+        self._close_reason = ""
+        self._paused = False
+        self._writable = True
+        self._alive = False
+        self._pinged = False
+        self._sent_bytes = 0
+        self._taken_bytes = -1  # of those sent, by the kernel at the last tick; -1 when none were waiting then
+        self.protocol = ""  # the agreed subprotocol
+        self.remote = ""  # "address:port" of the peer
+
+    # --- what a receiver uses -----------------------------------------------------------------------------------------
+
+    @property
+    def write_buffer_bytes(self) -> int:
+        """Bytes sent that the kernel has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def open(self) -> bool:
+        """Whether ``send`` still reaches the peer: False from the first sign of the end."""
+        return self._reader is not None and not self._closing
+
+    def send(self, frame: bytes | Sequence[bytes]) -> bool:
+        """Sends one binary message, or several in order, in one write.
+
+        True: more is welcome. False: above the high-water mark, wait for ``drained``; or the connection is over.
+        """
+        if self._closing:
+            return False
+        parts: list[bytes] = []
+        for payload in (frame,) if isinstance(frame, bytes) else frame:
+            parts.append(header(len(payload)))
+            parts.append(payload)
+        self._write(parts)
+        if self._transport.get_write_buffer_size() > self._edge.limits.unsent_bytes_max:
+            log.warning("%s is cut off: it leaves too much unread", self.remote)
+            self._end(ABNORMAL, "too much was left unread")
+            self._transport.abort()
+            return False
+        return self._writable
+
+    def pause_reading(self) -> None:
+        """Nothing more is read or passed on until ``resume_reading``; the peer's silence does not count meanwhile."""
+        if not self._paused and not self._closing:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Passes on what was held, then reads again. May call ``Receiver.frame`` before it returns."""
+        if self._paused:
+            self._paused = False
+            self._alive = True
+            self._transport.resume_reading()
+            self._pass_on()
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Sends what was sent before, then a close frame; ``closed`` follows when the peer answered or time is up."""
+        if self._closing:
+            return
+        if self._reader is None:  # not a WebSocket yet: there is nobody to take leave of
+            self._closing = True
+            self._transport.abort()
+            return
+        self._end(code, reason)
+        self._transport.write(close_frame(code, reason))
+        self._await_end()
+
+    # --- what the event loop calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.remote = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
+        raw = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # it may be gone already
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limits = self._edge.limits
+        transport.set_write_buffer_limits(high=limits.high_water_bytes)
+        self._timer = asyncio.get_running_loop().call_later(limits.request_s, transport.abort)
+        if not self._edge.joined(self):
+            self._respond(Response(HTTPStatus.SERVICE_UNAVAILABLE, b"Too many connections"))
+
+    def data_received(self, data: bytes) -> None:
+        self._alive = True
+        if self._deaf:
+            return
+        if self._reader is not None:
+            self._reader.feed(data)
+            self._pass_on()
+        elif self._head is not None:
+            self._head += data
+            self._read_head(self._head)
+
+    def eof_received(self) -> bool:
+        self._half_closed = True
+        if self._reader is not None and not self._closing:  # no close frame came, so nobody waits for one
+            self._end(ABNORMAL, "the connection ended without a close frame")
+            self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
+        # An HTTP client may stop sending and still wait for its answer.
+        return self._answer is not None and not self._closing
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._receiver is not None and not self._closing:
+            self._receiver.drained()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._answer is not None:
+            self._answer.cancel()
+        self._edge.left(self)
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.closed(self._close_code, self._close_reason)
+
+    # --- the request --------------------------------------------------------------------------------------------------
+
+    def _read_head(self, head: bytearray) -> None:
+        end = head.find(b"\r\n\r\n")
+        if end > HEAD_BYTES_MAX or (end < 0 and len(head) > HEAD_BYTES_MAX):
+            too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self._respond(Response(too_large, f"More than {HEAD_BYTES_MAX} bytes of headers".encode()))
+            return
+        if end < 0:
+            return
+        try:
+            request = parse_head(bytes(head[:end]))
+            if request.path == WEBSOCKET_PATH:
+                self._upgrade(request, bytes(head[end + 4 :]))
+            else:
+                self._head = None
+                self._answer = self._edge.answer_soon(self._respond_to(request))
+        except RequestRefused as refused:
+            self._respond(refused.response)
+
+    def _upgrade(self, request: Request, rest: bytes) -> None:
+        protocol, answer = accept_upgrade(request)
+        if not self._edge.ready():
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "Not connected to Postgres yet, try again soon")
+        limits = self._edge.limits
+        self.protocol = protocol
+        self._head = None
+        self._reader = FrameReader(limits.message_bytes_max, limits.first_message_bytes_max)
+        self._transport.write(answer)
+        self._restart_timer(limits.silence_s, self._tick)
+        try:
+            self._receiver = self._edge.on_open(self)
+        except Exception:
+            log.exception("no device could be started for %s", self.remote)
+            self.close(INTERNAL_ERROR)
+            return
+        if rest:
+            self._reader.feed(rest)
+            self._pass_on()
+
+    async def _respond_to(self, request: Request) -> None:
+        self._restart_timer(self._edge.limits.request_s, self._transport.abort)
+        try:
+            response = await self._edge.api(request)
+        except Exception:
+            log.exception("the answer to %s %s failed", request.method, request.path)
+            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal server error")
+        self._respond(response, head_only=request.method == "HEAD")
+
+    def _respond(self, response: Response, *, head_only: bool = False) -> None:
+        self._head = None
+        self._closing = True
+        self._transport.write(response.encode(head_only=head_only))
+        self._hang_up()
+
+    # --- the WebSocket ------------------------------------------------------------------------------------------------
+
+    def _pass_on(self) -> None:
+        """Hands out whole messages until there is none, or somebody asks to wait, or the end."""
+        reader, receiver = self._reader, self._receiver
+        assert reader is not None
+        try:
+            while not self._paused:
+                message = reader.next()
+                if message is None:
+                    return
+                if isinstance(message, bytes):
+                    if not self._closing and receiver is not None and not receiver.frame(message):
+                        self.pause_reading()
+                elif isinstance(message, Closing):
+                    self._peer_closes(message)
+                    return
+                elif isinstance(message, Ping) and not self._closing:
+                    self._write([header(len(message.payload), PONG), message.payload])
+        except FrameRefused as refused:
+            self._refuse(refused)
+        except Exception:
+            log.exception("the device of %s failed on a frame", self.remote)
+            self.close(INTERNAL_ERROR)
+
+    def _refuse(self, refused: FrameRefused) -> None:
+        if not self._closing:
+            log.info("%s is closed: %s", self.remote, refused.reason)
+            if refused.code == INVALID_DATA:
+                self.send(self._edge.refusal(refused.reason))
+            self.close(refused.code, refused.reason)
+        self._hang_up()  # what follows a broken frame cannot be read
+
+    def _peer_closes(self, message: Closing) -> None:
+        if not self._closing:
+            self._end(message.code, message.reason)
+            self._transport.write(close_frame(NORMAL if message.code == NO_CODE else message.code))
+            self._await_end()
+        self._transport.close()
+
+    def _hang_up(self) -> None:
+        """Says that no more will come and waits, without listening, for the peer to go.
+
+        Closing at once, with input unread, would send a reset that can overtake what was just written.
+        """
+        self._deaf = True
+        if self._half_closed:
+            self._transport.close()
+        elif self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+        self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
+
+    def _end(self, code: int, reason: str) -> None:
+        self._closing = True
+        self._close_code, self._close_reason = code, reason
+
+    def _await_end(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
+
+    def _tick(self) -> None:
+        waiting = self._transport.get_write_buffer_size()
+        taken = self._sent_bytes - waiting
+        takes = 0 <= self._taken_bytes < taken
+        self._taken_bytes = taken if waiting else -1
+        if self._alive or takes or self._paused:
+            self._alive = self._pinged = False
+        elif self._pinged:
+            log.info("%s is closed: silent for %s s", self.remote, 2 * self._edge.limits.silence_s)
+            self._end(ABNORMAL, "no answer to a ping")
+            self._transport.abort()
+            return
+        else:
+            self._pinged = True
+            self._write([header(0, PING)])
+        self._restart_timer(self._edge.limits.silence_s, self._tick)
+
+    def _write(self, parts: list[bytes]) -> None:
+        size = sum(map(len, parts))
+        self._sent_bytes += size
+        if size <= _JOIN_BYTES_MAX:
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.writelines(parts)
+
+    def _restart_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(delay_s, callback)
