@@ -1,0 +1,189 @@
+-- CALL electric.apply(batch, results): transactions of devices, in order, each wholly or not at all, each exactly once.
+--
+-- batch:   [{"client", "lsn", "ms", "ops": [{"rel", "op": "I"|"U"|"D"|"C", "row", "modified", "tags"}]}]
+--          row: Postgres input texts in the column order of the description, null in cells a compensation leaves out;
+--          modified: what an update changed; tags: what the operation had observed.
+--          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
+-- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry", "sqlstate", "message", ...}
+--
+-- Every device transaction runs in a block of its own that ends by checking deferred constraints, because a violation at
+-- COMMIT could not be caught, and commits after the block. So a transaction Postgres refuses is rejected alone. The
+-- commits do not wait for the disk; one closing transaction does, and it always writes WAL, because a commit that wrote
+-- none flushes nothing. The answer comes after it: whatever is answered is durable.
+--
+-- A transaction first says whose it is (the message syncline.tx and the device's row in electric.clients change
+-- together), so that the stream can attribute it, and so that a repetition finds itself done.
+--
+-- Must be called outside a transaction, at READ COMMITTED, under the session settings in bootstrap.py.
+
+CREATE OR REPLACE PROCEDURE electric.apply(batch jsonb, INOUT results jsonb)
+LANGUAGE plpgsql AS $$
+DECLARE
+    -- A few times what a foreign key check or a unique index takes when nobody is in the way. Rows are never waited for.
+    lock_wait CONSTANT text := '5ms';
+    durable CONSTANT text := CASE current_setting('synchronous_commit')
+        WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END;
+    tx jsonb;
+    client text;
+    client_lsn bigint;
+    client_ms bigint;
+    ops jsonb;
+    reordered boolean;
+    answer jsonb;
+    answers jsonb[] := '{}';
+    held text[] := '{}';
+    e_state text;
+    e_message text;
+    e_detail text;
+    e_hint text;
+    e_table text;
+    e_constraint text;
+    e_context text;
+BEGIN
+    IF current_setting('TimeZone') <> 'UTC' OR current_setting('DateStyle') NOT LIKE 'ISO%'
+        OR current_setting('bytea_output') <> 'hex' OR current_setting('extra_float_digits')::integer < 1
+    THEN
+        RAISE EXCEPTION 'this session would spell row keys otherwise than the stream does'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'SET TimeZone = ''UTC''; SET DateStyle = ''ISO''; SET bytea_output = ''hex''; SET extra_float_digits = 1;';
+    END IF;
+    FOR i IN 0 .. jsonb_array_length(batch) - 1 LOOP
+        tx := batch -> i;
+        client := tx ->> 'client';
+        IF client = ANY (held) THEN
+            answers := answers || '{"status": "retry", "message": "waits for an earlier transaction of its device"}'::jsonb;
+            CONTINUE;
+        END IF;
+        client_lsn := tx -> 'lsn';
+        client_ms := tx -> 'ms';
+        ops := tx -> 'ops';
+        reordered := false;
+        answer := NULL;
+        PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', lock_wait, true);
+        IF tx ? 'refuse' THEN
+            answer := tx -> 'refuse' || '{"status": "rejected"}';
+            IF NOT electric.reject(client, client_lsn, client_ms, ops, answer) THEN
+                answer := '{"status": "duplicate"}';
+            END IF;
+        END IF;
+        WHILE answer IS NULL LOOP
+            BEGIN
+                IF electric.advance(client, client_lsn, client_ms) THEN
+                    FOR j IN 0 .. jsonb_array_length(ops) - 1 LOOP
+                        PERFORM electric.merge(ops -> j, client, client_ms);
+                    END LOOP;
+                    SET CONSTRAINTS ALL IMMEDIATE;
+                    answer := '{"status": "applied"}';
+                ELSE
+                    answer := '{"status": "duplicate"}';
+                END IF;
+            EXCEPTION WHEN OTHERS OR assert_failure THEN
+                GET STACKED DIAGNOSTICS e_state = RETURNED_SQLSTATE, e_message = MESSAGE_TEXT,
+                    e_detail = PG_EXCEPTION_DETAIL, e_hint = PG_EXCEPTION_HINT, e_table = TABLE_NAME,
+                    e_constraint = CONSTRAINT_NAME, e_context = PG_EXCEPTION_CONTEXT;
+                IF e_state = '23503' AND NOT reordered AND jsonb_array_length(ops) > 1 THEN
+                    -- A device may check foreign keys later than we do, or keep a parent alive after using it.
+                    reordered := true;
+                    ops := electric.parents_first(ops);
+                ELSE
+                    answer := jsonb_strip_nulls(jsonb_build_object('sqlstate', e_state, 'message', e_message,
+                        'detail', nullif(e_detail, ''), 'hint', nullif(e_hint, ''), 'table', nullif(e_table, ''),
+                        'constraint', nullif(e_constraint, '')));
+                    IF electric.passes(e_state, e_context) THEN
+                        answer := answer || '{"status": "retry"}';
+                        held := held || client;
+                    ELSE
+                        answer := answer || '{"status": "rejected"}';
+                        PERFORM electric.reject(client, client_lsn, client_ms, tx -> 'ops', answer);
+                    END IF;
+                END IF;
+            END;
+        END LOOP;
+        IF answer ->> 'status' IN ('applied', 'rejected') THEN
+            COMMIT;
+        ELSE
+            ROLLBACK;
+        END IF;
+        answers := answers || answer;
+    END LOOP;
+
+    PERFORM set_config('synchronous_commit', durable, true);
+    PERFORM pg_logical_emit_message(true, 'syncline.flush', '');
+    COMMIT;
+    results := to_jsonb(answers);
+END
+$$;
+
+-- Begins a device transaction: says in the WAL whose it is and advances the device. False: it was decided before.
+CREATE OR REPLACE FUNCTION electric.advance(client text, client_lsn bigint, client_ms bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'syncline.tx',
+        json_build_object('client', client, 'ms', client_ms, 'lsn', client_lsn)::text);
+    INSERT INTO electric.clients AS c (client_id, lsn, ms) VALUES (client, client_lsn, client_ms)
+        ON CONFLICT (client_id) DO UPDATE
+        SET lsn = excluded.lsn, ms = greatest(c.ms, excluded.ms), last_seen = now()
+        WHERE excluded.lsn > c.lsn OR excluded.ms > c.ms;
+    RETURN FOUND;
+END
+$$;
+
+-- Records a rejection and advances the device past it. False: the transaction was decided before.
+CREATE OR REPLACE FUNCTION electric.reject(
+    client text, client_lsn bigint, client_ms bigint, ops jsonb, reason jsonb
+) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT electric.advance(client, client_lsn, client_ms) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO electric.rejections
+        (client_id, lsn, ms, sqlstate, message, detail, hint, table_name, constraint_name, ops)
+    VALUES (client, client_lsn, client_ms, reason ->> 'sqlstate', reason ->> 'message', reason ->> 'detail',
+        reason ->> 'hint', reason ->> 'table', reason ->> 'constraint', ops);
+    RETURN true;
+END
+$$;
+
+-- Whether an error says nothing about the transaction itself, so that it will pass: the connection (08), a conflict with
+-- others (40, 55P03, 55006), resources (53), an operator (57), the system (58), a standby (25006), a Postgres defect (XX,
+-- the writer counts those), or something our own role lacks, which is the operator's to mend. An application's trigger
+-- may raise the last kind too: then the innermost function is not ours, and it is the transaction's fault.
+CREATE OR REPLACE FUNCTION electric.passes(state text, context text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P03', '55006', '25006')
+    OR state IN ('42501', '42P01', '42703', '42883') AND split_part(context, 'PL/pgSQL function ', 2) LIKE 'electric.%'
+$$;
+
+-- The same operations with parents written before their children and deleted after them. Within a table the order stays,
+-- but parents kept alive by compensation come first unless this transaction itself inserts them. A delete that a later
+-- write to the same row takes back is left out; that write then has observed what the delete had.
+CREATE OR REPLACE FUNCTION electric.parents_first(ops jsonb) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+WITH op AS (
+    SELECT o.op, o.place, o.op ->> 'op' AS kind, t.relid, coalesce(t.depth, 0) AS depth,
+        (SELECT jsonb_agg(o.op -> 'row' -> (c.i - 1)::integer ORDER BY c.i)
+         FROM jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS c (column_, i)
+         WHERE c.column_ ->> 'pk' IS NOT NULL) AS key
+    FROM jsonb_array_elements(ops) WITH ORDINALITY AS o (op, place)
+    LEFT JOIN electric.tables t ON t.relid = (o.op ->> 'rel')::oid
+), taken_back AS (
+    SELECT a.place, max(b.place) AS by
+    FROM op a JOIN op b ON b.relid = a.relid AND b.key = a.key AND b.place > a.place AND b.kind <> 'D'
+    WHERE a.kind = 'D'
+    GROUP BY a.place
+)
+SELECT jsonb_agg(
+    CASE WHEN back.tags IS NULL THEN op.op ELSE jsonb_set(op.op, '{tags}', (op.op -> 'tags') || back.tags) END
+    ORDER BY op.kind = 'D', CASE WHEN op.kind = 'D' THEN -op.depth ELSE op.depth END,
+        op.kind <> 'C' OR EXISTS (
+            SELECT FROM op own WHERE own.relid = op.relid AND own.key = op.key AND own.kind = 'I' AND own.place < op.place),
+        op.place)
+FROM op
+LEFT JOIN LATERAL (
+    SELECT jsonb_agg(seen) AS tags FROM taken_back b JOIN op gone ON gone.place = b.place,
+        jsonb_array_elements(gone.op -> 'tags') AS seen
+    WHERE b.by = op.place
+) back ON true
+WHERE NOT EXISTS (SELECT FROM taken_back b WHERE b.place = op.place)
+$$;

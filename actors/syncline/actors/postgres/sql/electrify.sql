@@ -1,0 +1,204 @@
+-- CALL electric.electrify('schema.table'): opens a table to devices. From then on every change to it is streamed, and
+-- devices may write it. All or nothing, and a second call changes nothing.
+
+CREATE OR REPLACE FUNCTION electric.column_names(target oid, numbers smallint[]) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+SELECT jsonb_agg(a.attname ORDER BY u.place)
+FROM unnest(numbers) WITH ORDINALITY AS u (number, place)
+JOIN pg_attribute a ON a.attrelid = target AND a.attnum = u.number
+$$;
+
+CREATE OR REPLACE FUNCTION electric.foreign_key_action(code "char") RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+SELECT CASE code WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THEN 'CASCADE'
+    WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END
+$$;
+
+-- What devices and server are told about a table. "pk" is the column's place in the primary key, from 1, or null.
+CREATE OR REPLACE FUNCTION electric.describe(target oid) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+SELECT jsonb_build_object(
+    'schema', n.nspname,
+    'table', c.relname,
+    'oid', c.oid::bigint,
+    'columns', (
+        SELECT jsonb_agg(jsonb_build_object(
+            'name', a.attname,
+            'type', y.typname,
+            'not_null', a.attnotnull,
+            'pk', array_position(p.conkey, a.attnum),
+            'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid)
+        ) ORDER BY a.attnum)
+        FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ),
+    'fks', coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+            'columns', electric.column_names(f.conrelid, f.conkey),
+            'schema', fn.nspname,
+            'table', fc.relname,
+            'ref_columns', electric.column_names(f.confrelid, f.confkey),
+            'on_delete', electric.foreign_key_action(f.confdeltype),
+            'on_update', electric.foreign_key_action(f.confupdtype)
+        ) ORDER BY f.conname)
+        FROM pg_constraint f JOIN pg_class fc ON fc.oid = f.confrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
+        WHERE f.conrelid = c.oid AND f.contype = 'f'
+    ), '[]'),
+    'indexes', coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+            'name', ic.relname, 'unique', i.indisunique, 'columns', electric.column_names(i.indrelid, (i.indkey::smallint[])[0:i.indnkeyatts - 1])
+        ) ORDER BY ic.relname)
+        FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+        WHERE i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
+    ), '[]')
+)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_constraint p ON p.conrelid = c.oid AND p.contype = 'p'
+WHERE c.oid = target
+$$;
+
+-- Tables a table refers to, directly or through others, that are not electrified; parents before children.
+CREATE OR REPLACE FUNCTION electric.missing_parents(target oid) RETURNS TABLE (relid oid, refers_back boolean)
+LANGUAGE sql STABLE AS $$
+WITH RECURSIVE up (relid, distance) AS (
+    SELECT target, 0
+    UNION
+    SELECT f.confrelid, up.distance + 1
+    FROM up JOIN pg_constraint f ON f.conrelid = up.relid AND f.contype = 'f'
+    WHERE up.distance < 32
+)
+SELECT up.relid, EXISTS (
+    WITH RECURSIVE back (relid) AS (
+        SELECT up.relid
+        UNION
+        SELECT f.confrelid FROM back JOIN pg_constraint f ON f.conrelid = back.relid AND f.contype = 'f'
+    )
+    SELECT FROM back WHERE back.relid = target
+)
+FROM up
+WHERE up.relid <> target AND NOT EXISTS (SELECT FROM electric.tables t WHERE t.relid = up.relid)
+GROUP BY up.relid
+ORDER BY max(up.distance) DESC
+$$;
+
+-- Raises what keeps a table from being electrified, with a hint how to mend it.
+CREATE OR REPLACE FUNCTION electric.require_electrifiable(target oid) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    supported CONSTANT text[] := '{bool,int2,int4,int8,float4,float8,text,varchar,uuid,date,time,timestamp,timestamptz,json,jsonb,bytea}';
+    rel record;
+    odd text;
+    calls text;
+BEGIN
+    SELECT c.relname, c.relkind, c.relpersistence, c.relispartition, c.relhasrules, c.relowner, n.nspname,
+           format('%I.%I', n.nspname, c.relname) AS name
+        INTO rel FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target;
+    IF rel.relkind <> 'r' OR rel.relispartition OR EXISTS (SELECT FROM pg_inherits WHERE target IN (inhrelid, inhparent)) THEN
+        RAISE EXCEPTION '% is not an ordinary table', rel.name USING ERRCODE = 'wrong_object_type',
+            HINT = 'Views, foreign tables, partitioned or inherited tables cannot be electrified.';
+    ELSIF rel.nspname <> 'public' THEN
+        RAISE EXCEPTION '% is in schema %, and only tables of schema public can be electrified', rel.name, rel.nspname
+            USING ERRCODE = 'feature_not_supported', HINT = format('ALTER TABLE %s SET SCHEMA public', rel.name);
+    ELSIF rel.relpersistence <> 'p' THEN
+        RAISE EXCEPTION '% is unlogged or temporary, so its changes are not in the WAL', rel.name
+            USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED', rel.name);
+    ELSIF NOT pg_has_role(rel.relowner, 'USAGE') THEN
+        RAISE EXCEPTION 'role % does not own %', current_user, rel.name USING ERRCODE = 'insufficient_privilege',
+            HINT = format('As the owner or an administrator: GRANT %I TO %I', rel.relowner::regrole::text, current_user);
+    ELSIF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = target AND contype = 'p') THEN
+        RAISE EXCEPTION '% has no primary key', rel.name USING ERRCODE = 'invalid_table_definition',
+            HINT = format('ALTER TABLE %s ADD PRIMARY KEY (...)', rel.name);
+    ELSIF EXISTS (SELECT FROM pg_constraint WHERE conrelid = target AND contype = 'p' AND condeferrable) THEN
+        RAISE EXCEPTION 'the primary key of % is deferrable', rel.name USING ERRCODE = 'feature_not_supported',
+            HINT = 'Make it NOT DEFERRABLE: rows are merged by it.';
+    ELSIF rel.relhasrules AND EXISTS (SELECT FROM pg_rewrite WHERE ev_class = target) THEN
+        RAISE EXCEPTION '% has rewrite rules', rel.name USING ERRCODE = 'feature_not_supported',
+            HINT = 'Use triggers in their place.';
+    END IF;
+
+    SELECT string_agg(format('%I (%s)', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum) INTO odd
+    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND y.typtype <> 'e'
+      AND NOT (y.typname = ANY (supported) AND y.typnamespace = 'pg_catalog'::regnamespace);
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION '% has columns of types that cannot be synced: %', rel.name, odd
+            USING ERRCODE = 'feature_not_supported',
+            HINT = 'Supported: ' || array_to_string(supported, ', ') || ' and enums.';
+    END IF;
+    SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) INTO odd
+    FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '';
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION '% has generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
+            HINT = 'Postgres does not replicate generated columns: keep them in a view.';
+    END IF;
+
+    SELECT string_agg(format('CALL electric.electrify(%L);', format('%I.%I', n.nspname, c.relname)), ' ' ORDER BY m.place),
+           string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY m.place)
+        INTO calls, odd
+    FROM electric.missing_parents(target) WITH ORDINALITY AS m (relid, refers_back, place)
+    JOIN pg_class c ON c.oid = m.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE NOT m.refers_back;  -- in a circle of references somebody has to be first
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION '% refers to tables that are not electrified: %', rel.name, odd
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Parents first: ' || calls || format(' CALL electric.electrify(%L);', rel.name);
+    END IF;
+END
+$$;
+
+-- A version no earlier migration has, later than all of them: the UTC time to the millisecond, as digits.
+CREATE OR REPLACE FUNCTION electric.next_version() RETURNS text
+LANGUAGE sql VOLATILE AS $$
+SELECT to_char(greatest(
+    clock_timestamp() AT TIME ZONE 'UTC',
+    (SELECT to_timestamp(max(version), 'YYYYMMDDHH24MISS_MS')::timestamp + interval '1 millisecond'
+     FROM electric.migrations WHERE version ~ '^\d{14}_\d{3}$')
+), 'YYYYMMDDHH24MISS_MS')
+$$;
+
+CREATE OR REPLACE PROCEDURE electric.electrify(target text)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    rel oid;
+    described jsonb;
+    name text;
+BEGIN
+    BEGIN
+        rel := to_regclass(target);
+    EXCEPTION WHEN syntax_error OR invalid_name THEN
+        rel := NULL;
+    END;
+    IF rel IS NULL THEN
+        RAISE EXCEPTION 'table % does not exist', coalesce(target, 'NULL') USING ERRCODE = 'undefined_table',
+            HINT = 'Give its name as schema.table, with double quotes where SQL needs them.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(x'656c656374726966'::bigint);  -- "electrif": one at a time
+    PERFORM electric.require_electrifiable(rel);
+    name := rel::regclass::text;
+
+    IF EXISTS (SELECT FROM electric.tables t WHERE t.relid = rel) THEN
+        RAISE NOTICE 'table % is already electrified', name;
+        RETURN;
+    END IF;
+
+    EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', rel::regclass);
+    IF NOT EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                   WHERE p.pubname = 'electric_publication' AND r.prrelid = rel) THEN
+        EXECUTE format('ALTER PUBLICATION electric_publication ADD TABLE %s', rel::regclass);
+    END IF;
+    described := electric.describe(rel);
+
+    -- A table of this name that was dropped since leaves its entry behind.
+    DELETE FROM electric.tables t
+        WHERE t.schema_name = described ->> 'schema' AND t.table_name = described ->> 'table'
+          AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.relid);
+    INSERT INTO electric.tables (relid, schema_name, table_name, description, depth)
+        SELECT rel, described ->> 'schema', described ->> 'table', described, coalesce(max(p.depth) + 1, 0)
+        FROM electric.tables p
+        JOIN pg_constraint f ON f.contype = 'f' AND f.conrelid = rel AND f.confrelid = p.relid AND f.confrelid <> rel;
+    INSERT INTO electric.migrations (version, tables) VALUES (electric.next_version(), jsonb_build_array(described));
+    PERFORM electric.generate_merge(rel);
+END
+$$;
