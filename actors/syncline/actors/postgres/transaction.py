@@ -121,9 +121,10 @@ class _Claim:
 class _Table:
     """What the assembler needs of a relation message. ``electric`` is the table's name if it is one of ours."""
 
-    __slots__ = ("converters", "electric", "name", "oid", "positions")
+    __slots__ = ("converters", "electric", "message", "name", "oid", "positions")
 
     def __init__(self, message: RelationMessage) -> None:
+        self.message = message
         self.oid = message.oid
         self.name = f"{message.schema}.{message.table}"
         self.electric = message.table if message.schema == ELECTRIC_SCHEMA else None
@@ -231,6 +232,9 @@ class TransactionAssembler:
         return self._open
 
     def _relation(self, message: RelationMessage) -> list[TransactionChunk]:
+        known = self._tables.get(message.oid)
+        if known is not None and known.message == message:
+            return []
         chunks = []
         if self._open is not None and self._open.changes and not self._open.holding:
             chunks.append(self._cut(self._open, last=False))

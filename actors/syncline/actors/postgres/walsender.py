@@ -9,8 +9,8 @@ mode in which WAL flows one way and standby status messages the other. A shell o
 
 ``receive`` takes any split of the bytes. It returns what happened in order; an error of the server is one of the
 events (``ServerError``), so that what came before it is not lost; a peer that breaks the protocol raises
-``WalsenderError``. Inside CopyBoth the payload of each XLogData message is returned as plain ``bytes``: that is the path
-every row takes, and an object around each would cost as much as finding it.
+``WalsenderError``. Inside CopyBoth the payload of each XLogData message is returned as plain ``bytes``: that is the
+path every row takes, and an object around each would cost as much as finding it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from enum import Enum, auto
 from struct import Struct
 from typing import Final, Protocol, TypeAlias, cast
 
-from scramp import ScramClient, ScramException
+from scramp import ScramClient, ScramException  # type: ignore[import-untyped]
 
 from syncline.actors.postgres.lsn import ZERO, Lsn
 from syncline.actors.postgres.pgoutput import POSTGRES_EPOCH_MS
@@ -162,7 +162,7 @@ class Walsender:
         self._rows: list[tuple[str | None, ...]] = []
         self.server_parameters: dict[str, str] = {}
         self.wal_end = ZERO
-        """The end of WAL on the server as last heard, from data or keepalives."""
+        """The end of WAL on the server, as the last keepalive had it."""
 
     @property
     def phase(self) -> Phase:
@@ -273,7 +273,8 @@ class Walsender:
             if stop > end or stop < position + 5:
                 self._needed = self._checked(stop - position, kind)
                 break
-            if kind == _COPY_DATA and buffer[position + 5] == _XLOG_DATA and stop - position >= _XLOG_HEADER_BYTES:
+            data = kind == _COPY_DATA and stop - position >= _XLOG_HEADER_BYTES
+            if data and buffer[position + 5] == _XLOG_DATA and self._phase is Phase.COPYING:
                 append(buffer[position + _XLOG_HEADER_BYTES : stop])
             else:
                 self._message(kind, buffer[position + 5 : stop], events)

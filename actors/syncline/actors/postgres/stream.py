@@ -1,0 +1,477 @@
+"""The replication stream: pgoutput messages from a slot, for as long as anyone iterates.
+
+This is the shell around ``walsender``: sockets, TLS, timers, reconnects. What it promises:
+
+- **One seamless sequence.** After a lost connection Postgres starts again at the confirmed position. Transactions
+  already passed on are skipped, and inside the one that was cut so are the messages already passed on (decoding is
+  deterministic), so the consumer sees every row once. Relation definitions may repeat. Over a restart of the process
+  the consumer sees transactions again that it had not confirmed.
+- **Back-pressure.** Nothing is read while the consumer is busy: TCP slows the server down. The standby status goes out
+  on a timer of its own, so a slow consumer is not taken for a dead one.
+- **Confirmation.** ``confirm(lsn)`` says that every transaction whose commit position is at or below ``lsn`` is safe.
+  The slot is told ``lsn + 1``: Postgres sends again what commits at or after the position it was told. The position of
+  a keepalive is told only while nothing passed on is unconfirmed and no transaction is half read: with that, the slot
+  of an idle database follows the WAL that other databases and vacuum write.
+- **Dead peers.** A server that has been silent is asked for a keepalive; one that stays silent is given up.
+
+Whose fault decides: the world's (network, restart, slot still held by somebody) is retried with backoff and shown in
+``last_error``; what only the operator can mend (password, rights, a missing or invalidated slot) is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import os
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from syncline.actors.postgres.lsn import ZERO, Lsn
+from syncline.actors.postgres.pgoutput import (
+    Begin,
+    Commit,
+    Message,
+    PgoutputError,
+    RelationMessage,
+    TypeMessage,
+    decode,
+)
+from syncline.actors.postgres.rowkey import quote_identifier
+from syncline.actors.postgres.typemap import SESSION_SETTINGS
+from syncline.actors.postgres.walsender import (
+    CopyEnded,
+    CopyStarted,
+    Event,
+    Keepalive,
+    Phase,
+    Ready,
+    ServerError,
+    TlsAccepted,
+    TlsMode,
+    Walsender,
+    WalsenderError,
+)
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 1 << 18
+STATUS_INTERVAL_S: Final = 2.0  # well below wal_sender_timeout (60 s), and soon enough for the slot to follow
+SILENCE_S: Final = 30.0
+CONNECT_TIMEOUT_S: Final = 15.0
+CLOSE_TIMEOUT_S: Final = 1.0
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_MAX_S: Final = 10.0
+
+SLOT_IN_USE: Final = "55006"
+# Classes and codes a retry cannot mend: authentication, unknown database, unknown slot or publication, bad option,
+# unsupported feature, a slot whose WAL is gone (55000, object_not_in_prerequisite_state).
+_OPERATOR_CLASSES: Final = frozenset({"28", "3D", "42", "22", "0A"})
+_OPERATOR_STATES: Final = frozenset({"55000"})
+
+
+class StreamError(Exception):
+    """The stream cannot go on until somebody mends its cause, which is ``__cause__``. The message says what to do."""
+
+
+def needs_operator(error: Exception) -> bool:
+    """Whether retrying is pointless."""
+    if isinstance(error, ServerError):
+        return error.sqlstate[:2] in _OPERATOR_CLASSES or error.sqlstate in _OPERATOR_STATES
+    return isinstance(error, WalsenderError | PgoutputError)
+
+
+def backoff_s(attempt: int, jitter: float) -> float:
+    """Seconds before retry number ``attempt`` (0 the first). ``jitter`` in [0, 1) spreads it over the upper half."""
+    ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempt, 16))
+    return ceiling * (0.5 + jitter / 2)
+
+
+class ReplicationStream:
+    """Messages of ``slot``, which must exist, filtered by ``publication``.
+
+    Iterate it (one message at a time) or call ``receive`` (all that arrived together); both reconnect by themselves
+    and raise StreamError when that is pointless. Only one consumer at a time. Close it with ``aclose`` or
+    ``async with``.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        slot: str,
+        publication: str,
+        *,
+        application_name: str = "syncline",
+        status_interval_s: float = STATUS_INTERVAL_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._endpoint: Endpoint = parse_dsn(dsn)
+        self._slot = slot
+        self._publication = publication
+        self._application_name = application_name
+        self._status_interval_s = status_interval_s
+        self._silence_s = silence_s
+        self._link: _Link | None = None
+        self._attempt = 0
+        self._ready: deque[Message] = deque()
+        self._confirmed = ZERO
+        self._reported = ZERO
+        self._idle_end = ZERO
+        self._last_commit = ZERO
+        self._transaction: Begin | None = None
+        self._passed = 0
+        self._skip_transaction = False
+        self._skip_messages = 0
+        self._fault: Exception | None = None
+        self._closing = asyncio.Event()
+        self.last_error: Exception | None = None
+        """Why the stream is not connected, None while it is."""
+        self.connects = 0
+        """How often the stream has been started."""
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    @property
+    def flush_position(self) -> Lsn:
+        """What the slot is told: WAL before it is no longer needed."""
+        position = Lsn(self._confirmed + 1) if self._confirmed else ZERO
+        if self._transaction is None and self._last_commit <= self._confirmed:
+            position = max(position, self._idle_end)
+        self._reported = max(self._reported, position)
+        return self._reported
+
+    def confirm(self, lsn: int) -> None:
+        """Every transaction whose commit position is at or below ``lsn`` is safe elsewhere. Never goes back."""
+        if lsn > self._confirmed:
+            self._confirmed = Lsn(lsn)
+
+    # --- consuming ----------------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._ready:
+            if self._closing.is_set():
+                raise StopAsyncIteration
+            self._ready.extend(await self.receive())
+        return self._ready.popleft()
+
+    async def receive(self) -> list[Message]:
+        """The next messages, at least one, in order; empty once closed. Raises StreamError."""
+        while not self._closing.is_set():
+            try:
+                if self._fault is not None:
+                    fault, self._fault = self._fault, None
+                    raise fault
+                if self._link is None:
+                    self._link = await self._connect()
+                    self.last_error = None
+                    self.connects += 1
+                messages = self._accept(await self._link.read())
+            except (OSError, EOFError, ServerError, WalsenderError, PgoutputError) as error:
+                await self._lost(error)
+                continue
+            if messages:
+                self._attempt = 0
+                return messages
+        return []
+
+    async def aclose(self) -> None:
+        """Ends the stream; a waiting ``receive`` returns."""
+        self._closing.set()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _accept(self, events: Iterable[Event]) -> list[Message]:
+        """Keeps the books on what passes and leaves out what has passed before."""
+        messages: list[Message] = []
+        for event in events:
+            if type(event) is bytes:
+                self._pass(decode(event), messages)
+            elif isinstance(event, Keepalive):
+                if self._transaction is None:
+                    self._idle_end = event.wal_end
+                if event.reply_requested and self._link is not None:
+                    self._link.report()
+            elif isinstance(event, ServerError):
+                self._fault = event
+            elif isinstance(event, CopyEnded):
+                self._fault = self._fault or ConnectionError("the server ended the stream")
+        return messages
+
+    def _pass(self, message: Message, messages: list[Message]) -> None:
+        kind = type(message)
+        if kind is RelationMessage or kind is TypeMessage:
+            messages.append(message)
+            return
+        if isinstance(message, Begin):
+            if self._transaction is not None and self._transaction.final_lsn != message.final_lsn:
+                self._skip_messages = self._passed = 0
+            self._skip_transaction = message.final_lsn <= self._last_commit
+            if not self._skip_transaction and not self._skip_messages:
+                self._transaction = message
+                self._passed = 0
+        if self._skip_transaction:
+            self._skip_transaction = not isinstance(message, Commit)
+            return
+        if self._skip_messages:
+            self._skip_messages -= 1
+            return
+        self._passed += 1
+        messages.append(message)
+        if isinstance(message, Commit):
+            self._last_commit = message.commit_lsn
+            self._transaction = None
+            self._passed = 0
+
+    # --- connecting ---------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> _Link:
+        settings = {**SESSION_SETTINGS, "application_name": self._application_name, "client_encoding": "UTF8"}
+        link = _Link(self._endpoint, settings, lambda: self.flush_position, self._status_interval_s, self._silence_s)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await link.open()
+                await link.start_replication(self._slot, self._publication, self.flush_position)
+        except BaseException:
+            await link.close()
+            raise
+        self._skip_transaction = False
+        self._skip_messages = self._passed if self._transaction is not None else 0
+        return link
+
+    async def _lost(self, error: Exception) -> None:
+        """Takes the connection down and waits before the next attempt. Raises StreamError when none can help."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+        if self._closing.is_set():
+            return
+        self.last_error = error
+        if needs_operator(error):
+            raise StreamError(f"replication from slot {self._slot!r} stopped: {_advice(error, self._slot)}") from error
+        delay_s = backoff_s(self._attempt, random.random())  # noqa: S311 - spreads load, protects nothing
+        self._attempt += 1
+        log.warning("replication stream: %s; again in %.1f s", _advice(error, self._slot), delay_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._closing.wait()
+
+
+class _Link:
+    """One connection: a socket, its protocol core and the timer that reports to the server."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: Mapping[str, str],
+        flush_position: Callable[[], Lsn],
+        status_interval_s: float,
+        silence_s: float,
+    ) -> None:
+        self._endpoint = endpoint
+        self._flush_position = flush_position
+        self._status_interval_s = status_interval_s
+        self._silence_s = silence_s
+        self._core = Walsender({**settings, **endpoint.startup}, endpoint.password, endpoint.tls)
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._heard_s = time.monotonic()
+        self._early: list[Event] = []
+
+    async def open(self) -> None:
+        """Connects and authenticates."""
+        if self._endpoint.socket_path is not None:
+            opening = asyncio.open_unix_connection(self._endpoint.socket_path, limit=READ_BYTES)
+        else:
+            opening = asyncio.open_connection(self._endpoint.host, self._endpoint.port, limit=READ_BYTES)
+        self._reader, self._writer = await opening
+        self._core.start()
+        await self._until(Ready)
+
+    async def start_replication(self, slot: str, publication: str, start: Lsn) -> None:
+        names = quote_identifier(publication).replace("'", "''")
+        self._core.query(
+            f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL {start} "
+            f"(proto_version '1', publication_names '{names}', messages 'true')"
+        )
+        await self._until(CopyStarted)
+        self._timer = asyncio.create_task(self._report_regularly())
+
+    async def read(self) -> list[Event]:
+        """What arrives next. Raises TimeoutError (an OSError) when the server stays silent, EOFError when it left."""
+        assert self._reader is not None
+        if self._early:
+            events, self._early = self._early, []
+            return events
+        try:
+            async with asyncio.timeout(self._silence_s):
+                data = await self._reader.read(READ_BYTES)
+        except TimeoutError:
+            raise TimeoutError(f"the server has been silent for {self._silence_s:g} s") from None
+        if not data:
+            raise EOFError("the server closed the connection")
+        self._heard_s = time.monotonic()
+        return self._core.receive(data)
+
+    def report(self, *, reply: bool = False) -> None:
+        """Sends a standby status."""
+        if self._core.phase is Phase.COPYING and self._writer is not None:
+            flushed = self._flush_position()
+            self._core.status(max(flushed, self._core.wal_end), flushed, time.time_ns() // 1000, reply=reply)
+            self._writer.write(self._core.outgoing())
+
+    async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
+        if self._writer is None:
+            return
+        with contextlib.suppress(OSError, AssertionError):
+            self.report()
+            self._core.terminate()
+            self._writer.write(self._core.outgoing())
+        self._writer.close()
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._writer.wait_closed()
+
+    async def _until(self, wanted: type[Ready] | type[CopyStarted]) -> None:
+        """Talks until the wanted event; what arrived together with it is kept for ``read``."""
+        assert self._reader is not None
+        assert self._writer is not None
+        while True:
+            self._writer.write(self._core.outgoing())
+            data = await self._reader.read(READ_BYTES)
+            if not data:
+                raise EOFError("the server closed the connection during the handshake")
+            events = self._core.receive(data)
+            for event in events:
+                if isinstance(event, ServerError):
+                    raise event
+                if isinstance(event, TlsAccepted):
+                    await self._writer.start_tls(self._endpoint.tls_context(), server_hostname=self._endpoint.host)
+                    self._core.tls_established()
+            if any(isinstance(event, wanted) for event in events):
+                self._early = [event for event in events if not isinstance(event, wanted)]
+                return
+
+    async def _report_regularly(self) -> None:
+        interval_s = self._status_interval_s
+        while True:
+            await asyncio.sleep(interval_s)
+            self.report(reply=time.monotonic() - self._heard_s >= interval_s)
+
+
+def _advice(error: Exception, slot: str) -> str:
+    """The error with what to make of it."""
+    text = str(error) or type(error).__name__
+    if not isinstance(error, ServerError):
+        return text
+    if error.sqlstate == SLOT_IN_USE:
+        return f"{text}: another Syncline serves this database, or Postgres has not noticed yet that its link is dead"
+    if error.sqlstate == "42704":
+        return f"{text}: the slot or publication was dropped; devices must start over from a new one"
+    if error.sqlstate == "55000":
+        return f"{text}: the slot {slot!r} lost its WAL (max_slot_wal_keep_size); drop it and start over"
+    if error.sqlstate.startswith("28"):
+        return f"{text}: check user, password and pg_hba.conf, and that the role has REPLICATION"
+    return text
+
+
+# --- where to connect -------------------------------------------------------------------------------------------------
+
+_DSN_FORM: Final = "postgresql://user:password@host:5432/database"
+_TLS_WORDS: Final = {mode.value: mode for mode in TlsMode} | {"allow": TlsMode.PREFER}
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
+_CLIENT_SIDE: Final = frozenset({"connect_timeout", "target_session_attrs", "gssencmode", "channel_binding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and as whom to connect. ``socket_path`` instead of host and port for a unix socket.
+
+    ``startup``: startup parameters, ``user`` and ``database`` among them. ``files``: sslrootcert, sslcert, sslkey.
+    """
+
+    host: str
+    port: int
+    socket_path: str | None
+    password: str | None = field(repr=False)
+    tls: TlsMode
+    startup: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def tls_context(self) -> ssl.SSLContext:
+        """As libpq: ``require`` checks the certificate only when a root certificate is given."""
+        root = self.files.get("sslrootcert")
+        context = ssl.create_default_context(cafile=None if root == "system" else root)
+        context.check_hostname = self.tls is TlsMode.VERIFY_FULL
+        if self.tls in (TlsMode.PREFER, TlsMode.REQUIRE) and root is None:
+            context.verify_mode = ssl.CERT_NONE
+        if "sslcert" in self.files:
+            context.load_cert_chain(self.files["sslcert"], self.files.get("sslkey"))
+        return context
+
+
+def parse_dsn(dsn: str, environment: Mapping[str, str] = os.environ) -> Endpoint:
+    """Reads the URLs that asyncpg reads, with ``?host=/folder`` for unix sockets; ``PG*`` variables fill the gaps.
+
+    Raises ValueError, whose text never contains the password.
+    """
+    parts = urlsplit(dsn)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError(f"not a Postgres URL: it must look like {_DSN_FORM}")
+    given = dict(parse_qsl(parts.query))
+    user_info, _, host_info = parts.netloc.rpartition("@")
+    user, _, password = user_info.partition(":")
+    if "," in host_info:
+        raise ValueError("the URL names several hosts: name the primary alone")
+    host, port = host_info, ""
+    if ":" in host_info[host_info.rfind("]") + 1 :]:
+        host, _, port = host_info.rpartition(":")
+    where = given.pop("host", "") or unquote(host).strip("[]") or environment.get("PGHOST", "") or "localhost"
+    port = given.pop("port", "") or port or environment.get("PGPORT", "") or "5432"
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"the port in the URL is not a number between 1 and 65535: {port!r}")
+    user = given.pop("user", "") or unquote(user) or environment.get("PGUSER", "") or getpass.getuser()
+    database = given.pop("database", "") or given.pop("dbname", "") or unquote(parts.path.lstrip("/"))
+    secret = given.pop("password", "") or unquote(password) or environment.get("PGPASSWORD", "")
+    local = where.startswith("/")
+    mode = given.pop("sslmode", "") or environment.get("PGSSLMODE", "") or "prefer"
+    if mode not in _TLS_WORDS:
+        raise ValueError(f"sslmode={mode} is unknown: use one of {', '.join(_TLS_WORDS)}")
+    return Endpoint(
+        host=where,
+        port=int(port),
+        socket_path=f"{where}/.s.PGSQL.{port}" if local else None,
+        password=secret or None,
+        tls=TlsMode.DISABLE if local else _TLS_WORDS[mode],
+        files={name: given.pop(name) for name in _FILES if name in given},
+        startup={
+            "user": user,
+            "database": database or environment.get("PGDATABASE", "") or user,
+            **{name: value for name, value in given.items() if name not in _CLIENT_SIDE},
+        },
+    )
