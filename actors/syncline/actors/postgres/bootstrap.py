@@ -68,8 +68,8 @@ async def bootstrap(connection_or_dsn: asyncpg.Connection | str) -> ServerIdenti
         except asyncpg.InsufficientPrivilegeError as error:
             raise BootstrapError(
                 f"the database role lacks a right: {error}",
-                "grant it CREATE on the database, LOGIN and REPLICATION, and membership of the role that owns the tables"
-                " (docs/operations/postgres-rights.md)",
+                "grant it CREATE on the database, LOGIN and REPLICATION, and membership of the role that owns the"
+                " tables (docs/operations/postgres-rights.md)",
             ) from error
 
 

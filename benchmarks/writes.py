@@ -1,0 +1,161 @@
+"""Device transactions merged into Postgres, in transactions a second on one connection.
+
+    python -m benchmarks.writes [--transactions N] [--batch N] [--dsn DSN]
+
+Each device transaction inserts, updates or deletes one row of a six-column table through ``electric.apply``. The limits
+measured in the same run, on the same table shape without Syncline: plain single inserts, each its own durable commit,
+on one connection; the same with commits that do not wait for the disk; and COPY of the same rows. Without ``--dsn`` an
+embedded Postgres is started (fsync on) in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from syncline.actors.postgres.bootstrap import SESSION_SETTINGS, bootstrap
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+
+TABLE = "id uuid PRIMARY KEY, title text NOT NULL, body text, priority int4, done bool, created timestamptz"
+ROUNDS = 3
+
+
+def row(number: int, key: str) -> list[str]:
+    return [
+        key,
+        f"issue {number}",
+        "a few words of text, as people write them",
+        str(number % 5),
+        "f",
+        "2026-01-01 00:00:00Z",
+    ]
+
+
+def transaction(number: int, operation: dict[str, Any]) -> dict[str, Any]:
+    return {"client": f"device-{number % 50}", "lsn": number, "ms": 1_700_000_000_000 + number, "ops": [operation]}
+
+
+def inserts(relid: int, keys: list[str], start: int) -> list[dict[str, Any]]:
+    return [
+        transaction(start + i, {"rel": relid, "op": "I", "row": row(i, key), "modified": [True] * 6, "tags": []})
+        for i, key in enumerate(keys)
+    ]
+
+
+def updates(relid: int, keys: list[str], start: int) -> list[dict[str, Any]]:
+    changed = [False, True, False, True, False, False]
+    return [
+        transaction(start + i, {"rel": relid, "op": "U", "row": row(i + 1, key), "modified": changed, "tags": []})
+        for i, key in enumerate(keys)
+    ]
+
+
+def deletes(relid: int, keys: list[str], start: int, seen: list[list[str]]) -> list[dict[str, Any]]:
+    return [
+        transaction(start + i, {"rel": relid, "op": "D", "row": row(i, key), "modified": [], "tags": tags})
+        for i, (key, tags) in enumerate(zip(keys, seen, strict=True))
+    ]
+
+
+async def apply_all(connection: asyncpg.Connection, transactions: list[dict[str, Any]], batch: int) -> float:
+    """Seconds; asserts that every transaction was applied."""
+    started = time.perf_counter()
+    for at in range(0, len(transactions), batch):
+        text = json.dumps(transactions[at : at + batch])
+        results = json.loads(await connection.fetchval("CALL electric.apply($1, NULL)", text))
+        assert all(result["status"] == "applied" for result in results), results[0]
+    return time.perf_counter() - started
+
+
+async def plain_inserts(connection: asyncpg.Connection, keys: list[str]) -> float:
+    statement = await connection.prepare(
+        "INSERT INTO plain VALUES ($1::text::uuid, $2, $3, $4::text::int4, $5::text::bool, $6::text::timestamptz)"
+    )
+    started = time.perf_counter()
+    for i, key in enumerate(keys):
+        await statement.fetch(*row(i, key))
+    return time.perf_counter() - started
+
+
+async def copy(connection: asyncpg.Connection, keys: list[str]) -> float:
+    data = "".join("\t".join(row(i, key)) + "\n" for i, key in enumerate(keys)).encode()
+
+    async def source() -> Any:
+        yield data
+
+    started = time.perf_counter()
+    await connection.copy_to_table("plain", source=source())
+    return time.perf_counter() - started
+
+
+async def measure(dsn: str, count: int, batch: int) -> None:
+    connection = await asyncpg.connect(dsn, server_settings=SESSION_SETTINGS)
+    await bootstrap(connection)
+    await connection.execute(f"CREATE TABLE issues ({TABLE}); CREATE TABLE plain ({TABLE})")
+    await connection.execute("CALL electric.electrify('public.issues')")
+    relid = await connection.fetchval("SELECT 'issues'::regclass::oid")
+    rates: dict[str, list[float]] = {}
+
+    def note(name: str, transactions: int, seconds: float) -> None:
+        rates.setdefault(name, []).append(transactions / seconds)
+
+    number = 1
+    for _ in range(ROUNDS):
+        keys = [str(uuid.uuid4()) for _ in range(count)]
+        plain = [str(uuid.uuid4()) for _ in range(count // 10)]
+        note("plain inserts, one durable commit each", len(plain), await plain_inserts(connection, plain))
+        await connection.execute("SET synchronous_commit = off")
+        plain = [str(uuid.uuid4()) for _ in range(count // 2)]
+        note("plain inserts, commits not waited for", len(plain), await plain_inserts(connection, plain))
+        await connection.execute("RESET synchronous_commit")
+        note("COPY, rows/s", count, await copy(connection, [str(uuid.uuid4()) for _ in range(count)]))
+        work = inserts(relid, keys, number)
+        number += count
+        note("electric.apply, one insert each", count, await apply_all(connection, work, batch))
+        work = updates(relid, keys, number)
+        tags = [
+            [f"{a['client']}@{a['ms']}", f"device-{(number - count + i) % 50}@{1_700_000_000_000 + number - count + i}"]
+            for i, a in enumerate(work)
+        ]
+        number += count
+        note("electric.apply, one update each", count, await apply_all(connection, work, batch))
+        work = deletes(relid, keys, number, tags)
+        number += count
+        note("electric.apply, one delete each", count, await apply_all(connection, work, batch))
+    left = await connection.fetchval("SELECT count(*) FROM issues")
+    assert left == 0, f"{left} rows survived their deletes"
+    for name, values in rates.items():
+        print(f"{name:<42}{statistics.median(values):>10,.0f} /s   (of {', '.join(f'{v:,.0f}' for v in values)})")
+    await connection.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--transactions", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--dsn", help="an empty database; default: an embedded Postgres")
+    arguments = parser.parse_args()
+    if arguments.dsn:
+        asyncio.run(measure(arguments.dsn, arguments.transactions, arguments.batch))
+        return
+    with tempfile.TemporaryDirectory(prefix="syncline-bench-") as folder:
+        Path(folder).chmod(0o755)
+        server = EmbeddedPostgres(Path(folder) / "postgres")
+        dsn = server.start()
+        try:
+            asyncio.run(measure(dsn, arguments.transactions, arguments.batch))
+        finally:
+            server.stop("immediate")
+
+
+if __name__ == "__main__":
+    main()
