@@ -1,0 +1,107 @@
+"""The tables that are synced, as schema ``electric`` describes them.
+
+``electric.tables`` holds one description (JSON) a table, written when the table was electrified. A ``Catalog`` is one
+reading of all of them: an immutable value, so a reader never sees half of a reload. ``load_catalog`` reads anew; do
+that at start and whenever the stream reports a migration, before its transaction is passed on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import asyncpg
+
+from syncline.actors.postgres.rowkey import quote_identifier
+from syncline.proto.values import Column, Relation
+
+_TABLES = """
+SELECT e.relid::bigint AS relid, e.description::text AS description
+FROM electric.tables e JOIN pg_class c ON c.oid = e.relid
+ORDER BY e.relid
+"""
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """One synced table. ``description``: the JSON of ``electric.tables``, parsed. ``enum_labels``: by column name."""
+
+    relation: Relation
+    description: Mapping[str, Any]
+    enum_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def oid(self) -> int:
+        return self.relation.id
+
+    @cached_property
+    def key_names(self) -> tuple[str, ...]:
+        """Primary-key columns in column order, which is the order of row keys."""
+        return tuple(self.relation.columns[i].name for i in self.relation.key_indexes)
+
+    @cached_property
+    def types(self) -> Mapping[str, str]:
+        """Postgres type names by column name."""
+        return {column.name: column.type_name for column in self.relation.columns}
+
+    @cached_property
+    def sql_name(self) -> str:
+        """The quoted, qualified name, as SQL wants it."""
+        return f"{quote_identifier(self.relation.schema)}.{quote_identifier(self.relation.table)}"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All synced tables by oid."""
+
+    tables: Mapping[int, TableInfo] = field(default_factory=dict)
+
+    def key_indexes(self, oid: int) -> tuple[int, ...] | None:
+        """Positions of a table's key columns, None when it is not synced."""
+        table = self.tables.get(oid)
+        return None if table is None else table.relation.key_indexes
+
+    def named(self, name: str, schema: str = "public") -> TableInfo | None:
+        """The table of that name. Devices know no schemas; a name only one schema has is found without it."""
+        found = self._by_name.get((schema, name))
+        if found is not None:
+            return found
+        others = [table for (_, table_name), table in self._by_name.items() if table_name == name]
+        return others[0] if len(others) == 1 else None
+
+    @cached_property
+    def _by_name(self) -> Mapping[tuple[str, str], TableInfo]:
+        return {(table.relation.schema, table.relation.table): table for table in self.tables.values()}
+
+
+def table_info(description: Mapping[str, Any]) -> TableInfo:
+    """Reads one description. Raises KeyError or TypeError when it is not one."""
+    columns = tuple(
+        Column(
+            name=column["name"],
+            type_name=column["type"],
+            primary_key=column["pk"] is not None,
+            nullable=not column["not_null"],
+        )
+        for column in description["columns"]
+    )
+    labels = {
+        column["name"]: tuple(column["enum"]) for column in description["columns"] if column.get("enum") is not None
+    }
+    relation = Relation(int(description["oid"]), description["schema"], description["table"], columns)
+    return TableInfo(relation, description, labels)
+
+
+def catalog_of(descriptions: Iterable[Mapping[str, Any]]) -> Catalog:
+    """The catalog of these descriptions."""
+    tables = [table_info(description) for description in descriptions]
+    return Catalog({table.oid: table for table in tables})
+
+
+async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog:
+    """Reads the catalog; entries of tables dropped since are left out. Raises what asyncpg raises."""
+    rows = await connection.fetch(_TABLES)
+    return catalog_of({**json.loads(row["description"]), "oid": row["relid"]} for row in rows)

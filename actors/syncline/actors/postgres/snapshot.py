@@ -1,0 +1,287 @@
+"""The rows of a table, and the exact place in the stream that they belong to.
+
+A snapshot and a position in the stream are different clocks: a transaction becomes visible only some time after its
+commit record was written, and not always in the order of those records. So no position can simply be read off. Instead:
+
+1. the caller is already receiving the table's changes ("registered");
+2. a REPEATABLE READ transaction takes a snapshot, whose identity ``pg_current_snapshot()`` tells (which transactions it
+   sees). If it does not see some transaction that was streamed *before* the registration, that one's rows would be
+   in neither half, so the snapshot is taken again until it sees them all;
+3. after that, a *mark* is committed on another connection: ``pg_logical_emit_message(true, 'syncline.mark', id)``.
+
+Everything the snapshot sees committed before the mark in the WAL, since it was visible before the mark was written. So
+the image at the mark's position is exact: the snapshot's rows, changed by every transaction from the registration up
+to the mark that ``visible`` denies (applying the others too, newest version per key, gives the same).
+
+The table is locked (ACCESS SHARE) before the snapshot is taken, since TRUNCATE and rewrites do not respect snapshots.
+Rows come from COPY in text format, which prints values as pgoutput does, in chunks; nothing holds more than a few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import asyncpg
+
+from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.rowkey import key_sql, quote_identifier
+from syncline.actors.postgres.transaction import MARK_PREFIX
+from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Row
+
+TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
+
+UNTRACKED_TAGS: Final[tuple[str, ...]] = (f"{POSTGRES_ORIGIN}@0",)
+"""The tags of a row that no device wrote last."""
+
+CHUNK_ROWS_MAX = 2_000
+BUFFERS_MAX = 2  # COPY buffers (some 100 KB each) read ahead of the consumer
+RETAKE_FIRST_S = 0.005
+RETAKE_MAX_S = 0.5
+
+
+# --- which transactions a snapshot sees -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """A ``pg_snapshot``: everything below ``xmin`` is seen, nothing from ``xmax`` on, between them all not ``running``.
+
+    Transaction ids here have 64 bits.
+    """
+
+    xmin: int
+    xmax: int
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Visibility:
+        """Reads Postgres' ``xmin:xmax:xip,xip``. Raises ValueError."""
+        xmin, xmax, running = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
+
+    def widen(self, xid: int) -> int:
+        """The 64-bit id of a recent transaction of which the stream gave the low 32 bits.
+
+        Ids in use span less than 2^31, so it is the one nearest to ``xmax``.
+        """
+        wide = self.xmax & ~0xFFFFFFFF | xid
+        if wide > self.xmax + (1 << 31):
+            return wide - (1 << 32)
+        return wide + (1 << 32) if wide < self.xmax - (1 << 31) else wide
+
+    def visible(self, xid: int) -> bool:
+        """Whether the snapshot sees what the transaction with these low 32 bits committed."""
+        wide = self.widen(xid)
+        return wide < self.xmin or (wide < self.xmax and wide not in self.running)
+
+
+# --- COPY text --------------------------------------------------------------------------------------------------------
+
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
+_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
+
+def _unescape(field: bytes) -> bytes:
+    return _ESCAPED.sub(lambda match: _ESCAPES.get(match[1], match[1]), field)
+
+
+class CopyText:
+    """Rows from the bytes of ``COPY ... TO STDOUT`` in text format, split anywhere. Holds at most one partial row.
+
+    A raw newline ends a row and a raw tab a column: inside values both are escaped.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[list[Cell]]:
+        """The rows these bytes complete. Raises ValueError for a row of another width."""
+        end = data.rfind(b"\n")
+        if end < 0:
+            self._pieces.append(data)
+            return []
+        block = b"".join((*self._pieces, data[:end]))
+        self._pieces = [data[end + 1 :]] if end + 1 < len(data) else []
+        return [self._row(line) for line in block.split(b"\n")]
+
+    def finish(self) -> None:
+        """No more bytes. Raises ValueError when they ended inside a row."""
+        if self._pieces:
+            raise ValueError("COPY ended inside a row")
+
+    def _row(self, line: bytes) -> list[Cell]:
+        cells: list[Cell] = line.split(b"\t")  # type: ignore[assignment]
+        if b"\\" in line:
+            for i, field in enumerate(cells):
+                if field is not None and b"\\" in field:
+                    cells[i] = None if field == b"\\N" else _unescape(field)
+        if len(cells) != self._width:
+            raise ValueError(f"COPY sent a row of {len(cells)} columns, not {self._width}")
+        return cells
+
+
+# --- the query --------------------------------------------------------------------------------------------------------
+
+
+def rows_query(table: TableInfo, *, tracked: bool) -> str:
+    """SELECT of all columns in catalog order and, if ``tracked``, the row's tags (NULL for ``UNTRACKED_TAGS``).
+
+    An entry of ``electric.shadow`` counts only while it describes this version of the row: where its xmin is another,
+    direct SQL has written the row since, and had observed everything.
+    """
+    columns = ", ".join(f"t.{quote_identifier(name)}" for name in table.relation.names)
+    if not tracked:
+        return f"SELECT {columns} FROM {table.sql_name} t"  # noqa: S608 - identifiers, quoted
+    key = key_sql(table.key_names, "t")
+    return (
+        f"SELECT {columns}, "  # noqa: S608 - identifiers, quoted
+        f"CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END AS tags "
+        f"FROM {table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}"
+    )
+
+
+class Snapshot:
+    """One table as of one snapshot. Iterate it once, for chunks of (row in wire cells, tags); then it is closed.
+
+    ``mark``: the id whose message tells where in the stream the snapshot belongs. Leave it early with ``aclose``.
+    Iteration raises what asyncpg raises.
+    """
+
+    def __init__(
+        self, pool: asyncpg.Pool, connection: asyncpg.Connection, table: TableInfo, mark: str, visibility: Visibility
+    ) -> None:
+        self._pool = pool
+        self._connection: asyncpg.Connection | None = connection
+        self._table = table
+        self.mark = mark
+        self.visibility = visibility
+
+    def visible(self, xid: int) -> bool:
+        """Whether the rows include what this transaction of the stream did."""
+        return self.visibility.visible(xid)
+
+    async def __aiter__(self) -> AsyncIterator[list[TaggedRow]]:
+        if self._connection is None:
+            raise RuntimeError("a snapshot can be read once")
+        relation = self._table.relation
+        try:
+            tracked = await self._connection.fetchval(
+                "SELECT EXISTS (SELECT FROM electric.shadow WHERE relid = $1::bigint::oid)", relation.id
+            )
+            query = rows_query(self._table, tracked=tracked)
+            decoder = CopyText(len(relation.columns) + tracked)
+            types = [to_wire(column.type_name) for column in relation.columns]
+            converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
+            async for data in _copy_out(self._connection, query):
+                rows = decoder.feed(data)
+                for start in range(0, len(rows), CHUNK_ROWS_MAX):
+                    part = rows[start : start + CHUNK_ROWS_MAX]
+                    yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
+            decoder.finish()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Ends the transaction and gives the connection back. Repeats are harmless."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await _give_back(self._pool, connection)
+
+
+def _tagged_row(cells: list[Cell], converters: Sequence[tuple[int, Converter]], *, tracked: bool) -> TaggedRow:
+    tags = UNTRACKED_TAGS
+    if tracked:
+        cell = cells.pop()
+        if cell is not None:
+            tags = parse_text_array(cell)
+    for i, convert in converters:
+        cell = cells[i]
+        if cell is not None:
+            cells[i] = convert(cell)
+    return tuple(cells), tags
+
+
+async def take_snapshot(
+    pool: asyncpg.Pool, table: TableInfo, mark: str, streamed_before: Callable[[], Iterable[int]]
+) -> Snapshot:
+    """A snapshot of ``table`` and its mark, committed. Call it once the table's changes are being received.
+
+    ``mark``: an id of the caller's, short text. ``streamed_before``: lists the xids (32 bits) of the transactions that
+    were streamed before the registration and may not be visible yet; the latest few thousand do. The snapshot is
+    taken again, with a growing pause, while any of them is invisible: as long as synchronous replication holds its
+    commit back. Needs two connections of the pool for a moment, one until the snapshot is read. Raises what asyncpg
+    raises.
+    """
+    connection = await pool.acquire()
+    try:
+        attempt = 0
+        while True:
+            visibility = await _open(connection, table)
+            if all(visibility.visible(xid) for xid in streamed_before()):
+                break
+            await connection.execute("ROLLBACK")
+            pause_s = min(RETAKE_MAX_S, RETAKE_FIRST_S * 2.0 ** min(attempt, 10))
+            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, protects nothing
+            attempt += 1
+        await emit_mark(pool, mark)
+    except BaseException:
+        await _give_back(pool, connection)
+        raise
+    return Snapshot(pool, connection, table, mark, visibility)
+
+
+async def emit_mark(pool: asyncpg.Pool, mark: str) -> None:
+    """Commits a mark, without waiting for synchronous standbys: its place in the WAL is all that counts."""
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL synchronous_commit = local")
+        await connection.execute("SELECT pg_logical_emit_message(true, $1, $2)", MARK_PREFIX, mark)
+
+
+async def _open(connection: asyncpg.Connection, table: TableInfo) -> Visibility:
+    """Begins the transaction, locks the table and only then takes the snapshot: neither SET nor LOCK takes one."""
+    settings = {**SESSION_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+    lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await connection.execute("; ".join([*lines, f"LOCK TABLE {table.sql_name} IN ACCESS SHARE MODE"]))
+    return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+
+
+async def _give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
+    """Ends the transaction and releases; shielded, so that a cancelled reader leaks nothing."""
+
+    async def give_back() -> None:
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await connection.execute("ROLLBACK")
+        await pool.release(connection)
+
+    await asyncio.shield(give_back())
+
+
+async def _copy_out(connection: asyncpg.Connection, query: str) -> AsyncIterator[bytes]:
+    """The bytes of a COPY, as the consumer takes them: asyncpg pushes, a short queue makes it wait."""
+    buffers: asyncio.Queue[bytes | None] = asyncio.Queue(BUFFERS_MAX)
+
+    async def copy() -> None:
+        try:
+            await connection.copy_from_query(query, output=buffers.put, format="text")
+        except Exception:  # awaiting the task shows it; a cancelled one has nobody left to tell
+            await buffers.put(None)
+            raise
+        await buffers.put(None)
+
+    copying = asyncio.create_task(copy())
+    try:
+        while (data := await buffers.get()) is not None:
+            yield data
+        await copying
+    finally:
+        copying.cancel()
+        await asyncio.gather(copying, return_exceptions=True)
