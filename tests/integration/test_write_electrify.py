@@ -1,0 +1,166 @@
+"""Opening tables to devices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+
+from syncline.actors.postgres.electrify import (
+    NotBootstrapped,
+    ParentsNotElectrified,
+    TableNotFound,
+    TableUnsupported,
+    electrify,
+)
+from tests.integration.write_scene import scene
+
+EVERY_TYPE = """
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'very glad');
+CREATE TABLE everything (
+    k2 uuid, b bool, i2 int2, i4 int4 NOT NULL DEFAULT 7, i8 int8 UNIQUE, f4 float4, f8 float8 CHECK (f8 <> 1),
+    t text, v varchar, v9 varchar(9), k1 text, d date, ti time, ts timestamp, tz timestamptz(3), j json, jb jsonb,
+    by bytea, m mood, gone int, PRIMARY KEY (k1, k2)
+);
+ALTER TABLE everything DROP COLUMN gone;
+CREATE INDEX by_mood ON everything (m, i4 DESC) INCLUDE (t);
+CREATE INDEX by_half ON everything (t) WHERE b;
+"""
+
+
+async def test_a_table_of_every_type_is_described_published_and_becomes_a_migration(database: str) -> None:
+    async with scene(database, EVERY_TYPE) as s:
+        done = await electrify(s.connection, "public.everything")
+        assert not done.already
+        columns = {column["name"]: column for column in done.description["columns"]}
+        assert list(columns)[:3] == ["k2", "b", "i2"]
+        assert (columns["k1"]["pk"], columns["k2"]["pk"], columns["b"]["pk"]) == (1, 2, None)
+        assert columns["i4"] == {"name": "i4", "type": "int4", "not_null": True, "pk": None, "enum": None}
+        assert columns["m"]["enum"] == ["sad", "ok", "very glad"]
+        assert (columns["v9"]["type"], columns["tz"]["type"]) == ("varchar", "timestamptz")
+        assert "gone" not in columns
+        assert done.description["indexes"] == [
+            {"name": "by_mood", "unique": False, "columns": ["m", "i4"]},
+            {"name": "everything_i8_key", "unique": True, "columns": ["i8"]},
+        ]
+        migrations = await s.connection.fetch("SELECT version, tables FROM electric.migrations")
+        assert [json.loads(migration["tables"]) for migration in migrations] == [[done.description]]
+        assert await s.connection.fetchval("SELECT relreplident FROM pg_class WHERE relname = 'everything'") == b"f"
+        assert await s.connection.fetchval(
+            "SELECT true FROM pg_publication_tables WHERE pubname = 'electric_publication' AND tablename = 'everything'"
+        )
+
+
+async def test_electrifying_twice_changes_nothing_and_says_so(database: str) -> None:
+    async with scene(database, "CREATE TABLE items (id int PRIMARY KEY)") as s:
+        notices: list[str] = []
+        s.connection.add_log_listener(lambda _, message: notices.append(str(message)))
+        first = await electrify(s.connection, "public.items")
+        second = await electrify(s.connection, "items")
+        assert (first.already, second.already) == (False, True)
+        assert second.description == first.description
+        assert any("already electrified" in notice for notice in notices)
+        assert await s.connection.fetchval("SELECT count(*) FROM electric.migrations") == 1
+
+
+async def test_versions_rise_however_fast_tables_are_electrified(database: str) -> None:
+    names = [f"t{i}" for i in range(8)]
+    async with scene(database, "".join(f"CREATE TABLE {n} (id int PRIMARY KEY);" for n in names), *names) as s:
+        versions = [
+            r["version"] for r in await s.connection.fetch("SELECT version FROM electric.migrations ORDER BY id")
+        ]
+        assert versions == sorted(set(versions))
+        assert all(version.replace("_", "").isdigit() for version in versions)
+
+
+async def test_sessions_that_electrify_at_once_both_succeed(database: str) -> None:
+    async with scene(database, "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)") as s:
+        other = await asyncpg.connect(database)
+        await asyncio.gather(electrify(s.connection, "public.a"), electrify(other, "public.b"))
+        await other.close()
+        assert await s.connection.fetchval("SELECT count(DISTINCT version) FROM electric.migrations") == 2
+
+
+async def test_a_misspelt_name_gets_the_near_ones(database: str) -> None:
+    async with scene(database, 'CREATE TABLE projects (id int PRIMARY KEY); CREATE TABLE "Proj" (id int)') as s:
+        for name in ("public.project", "Projcts"):
+            with pytest.raises(TableNotFound) as missing:
+                await electrify(s.connection, name)
+            assert "public.projects" in missing.value.suggestions
+        with pytest.raises(TableNotFound) as missing:
+            await electrify(s.connection, "no such; thing")
+        assert missing.value.suggestions == ()
+
+
+FAMILY = """
+CREATE TABLE grandparents (id int PRIMARY KEY);
+CREATE TABLE parents (id int PRIMARY KEY, grandparent int REFERENCES grandparents);
+CREATE TABLE children (
+    id int PRIMARY KEY, parent int REFERENCES parents ON DELETE CASCADE, older int REFERENCES children,
+    g int REFERENCES grandparents ON UPDATE SET NULL);
+"""
+
+
+async def test_parents_come_first_and_the_hint_is_what_to_run(database: str) -> None:
+    async with scene(database, FAMILY) as s:
+        with pytest.raises(ParentsNotElectrified, match=r"public\.grandparents, public\.parents") as refused:
+            await electrify(s.connection, "public.children")
+        await s.connection.execute(refused.value.hint.removeprefix("Parents first: "))
+        description = (await electrify(s.connection, "public.children")).description
+        assert [(fk["table"], fk["on_delete"], fk["on_update"]) for fk in description["fks"]] == [
+            ("grandparents", "NO ACTION", "SET NULL"),
+            ("children", "NO ACTION", "NO ACTION"),
+            ("parents", "CASCADE", "NO ACTION"),
+        ]
+        depths = await s.connection.fetch("SELECT table_name, depth FROM electric.tables")
+        assert {row["table_name"]: row["depth"] for row in depths} == {"grandparents": 0, "parents": 1, "children": 2}
+
+
+async def test_tables_that_refer_to_each_other_can_both_be_electrified(database: str) -> None:
+    circle = """
+    CREATE TABLE a (id int PRIMARY KEY, b int);
+    CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a);
+    ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b;
+    """
+    async with scene(database, circle, "a", "b") as s:
+        assert len(s.relids) == 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "table", "reason"),
+    [
+        ("CREATE TABLE t (id int)", "t", "no primary key"),
+        ("CREATE TABLE t (id int PRIMARY KEY, price numeric, a int[])", "t", r"price \(numeric\), a \(integer\[\]\)"),
+        ("CREATE DOMAIN d AS int; CREATE TABLE t (id int PRIMARY KEY, x d)", "t", r"x \(d\)"),
+        ("CREATE VIEW t AS SELECT 1 AS id", "t", "not an ordinary table"),
+        ("CREATE TABLE t (id int PRIMARY KEY) PARTITION BY HASH (id)", "t", "not an ordinary table"),
+        ("CREATE UNLOGGED TABLE t (id int PRIMARY KEY)", "t", "unlogged"),
+        ("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE)", "t", "deferrable"),
+        ("CREATE TABLE t (id int PRIMARY KEY, x int GENERATED ALWAYS AS (id + 1) STORED)", "t", "generated"),
+        ("CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY)", "app.t", "schema app"),
+    ],
+)
+async def test_what_cannot_be_synced_is_refused_with_its_reason(
+    database: str, sql: str, table: str, reason: str
+) -> None:
+    async with scene(database, sql) as s:
+        with pytest.raises(TableUnsupported, match=reason) as refused:
+            await electrify(s.connection, table)
+        assert refused.value.hint
+
+
+async def test_a_database_without_our_schema_is_told_apart_from_a_missing_table(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    with pytest.raises(NotBootstrapped):
+        await electrify(connection, "public.items")
+    await connection.close()
+
+
+async def test_a_table_made_anew_under_an_old_name_is_a_new_table(database: str) -> None:
+    async with scene(database, "CREATE TABLE items (id int PRIMARY KEY)", "items") as s:
+        await s.connection.execute("DROP TABLE items; CREATE TABLE items (id int PRIMARY KEY, name text)")
+        description: dict[str, Any] = (await electrify(s.connection, "public.items")).description
+        assert [column["name"] for column in description["columns"]] == ["id", "name"]

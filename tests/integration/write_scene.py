@@ -1,0 +1,80 @@
+"""A database with electrified tables, and devices that write to it: the words the write tests are told in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from syncline.actors.postgres.bootstrap import SESSION_SETTINGS, bootstrap
+
+Operation = dict[str, Any]
+
+
+@dataclass
+class Scene:
+    """``connection`` is a session as the writer has it; ``apply`` sends one batch through ``electric.apply``."""
+
+    dsn: str
+    connection: asyncpg.Connection
+    relids: dict[str, int] = field(default_factory=dict)
+
+    async def electrify(self, *tables: str) -> None:
+        for table in tables:
+            await self.connection.execute("CALL electric.electrify($1)", f"public.{table}")
+            self.relids[table] = await self.connection.fetchval("SELECT to_regclass($1)::oid", f"public.{table}")
+
+    def insert(self, table: str, *row: str | None, seen: Sequence[str] = ()) -> Operation:
+        modified = [True] * len(row)
+        return {"rel": self.relids[table], "op": "I", "row": row, "modified": modified, "tags": list(seen)}
+
+    def update(self, table: str, *row: str | None, changed: Sequence[int], seen: Sequence[str] = ()) -> Operation:
+        modified = [i in changed for i in range(len(row))]
+        return {"rel": self.relids[table], "op": "U", "row": row, "modified": modified, "tags": list(seen)}
+
+    def delete(self, table: str, *row: str | None, seen: Sequence[str] = ()) -> Operation:
+        return {"rel": self.relids[table], "op": "D", "row": row, "modified": [], "tags": list(seen)}
+
+    def keep(self, table: str, *row: str | None, seen: Sequence[str] = ()) -> Operation:
+        return {"rel": self.relids[table], "op": "C", "row": row, "modified": [], "tags": list(seen)}
+
+    async def apply(self, *transactions: dict[str, Any]) -> list[dict[str, Any]]:
+        text = await self.connection.fetchval("CALL electric.apply($1, NULL)", json.dumps(transactions))
+        results: list[dict[str, Any]] = json.loads(text)
+        return results
+
+    async def statuses(self, *transactions: dict[str, Any]) -> list[str]:
+        return [result["status"] for result in await self.apply(*transactions)]
+
+    async def rows(self, table: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await self.connection.fetch(f"SELECT * FROM {table} ORDER BY 1")]
+
+    async def tags(self, table: str, key: str) -> list[str]:
+        tags = await self.connection.fetchval(
+            "SELECT tags FROM electric.shadow WHERE relid = $1 AND key = $2", self.relids[table], f'["{key}"]'
+        )
+        return sorted(tags or ())
+
+
+def written(client: str, ms: int, *ops: Operation, lsn: int | None = None) -> dict[str, Any]:
+    """A transaction of ``client`` committed there at ``ms``; its place in the device's log is ``lsn``, else ``ms``."""
+    return {"client": client, "lsn": ms if lsn is None else lsn, "ms": ms, "ops": list(ops)}
+
+
+@asynccontextmanager
+async def scene(dsn: str, schema: str = "", *tables: str) -> AsyncIterator[Scene]:
+    """Schema ``electric`` installed, ``schema`` run, ``tables`` (of schema public, parents first) electrified."""
+    connection = await asyncpg.connect(dsn, server_settings=SESSION_SETTINGS)
+    try:
+        await bootstrap(connection)
+        if schema:
+            await connection.execute(schema)
+        opened = Scene(dsn, connection)
+        await opened.electrify(*tables)
+        yield opened
+    finally:
+        await connection.close()
