@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from tests.integration.write_scene import scene, written
 
 from syncline.actors.postgres.bootstrap import PUBLICATION, STEPS, BootstrapError, bootstrap
-from tests.integration.write_scene import scene, written
 
 
 async def test_a_second_bootstrap_finds_the_same_server(database: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.integration.write_scene import scene
 
 from syncline.actors.postgres.electrify import (
     NotBootstrapped,
@@ -16,7 +17,6 @@ from syncline.actors.postgres.electrify import (
     TableUnsupported,
     electrify,
 )
-from tests.integration.write_scene import scene
 
 EVERY_TYPE = """
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'very glad');

@@ -1,0 +1,263 @@
+"""Device writes meeting the rows in Postgres: the worked examples of conflict resolution, without direct SQL's tags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from tests.integration.write_scene import Scene, scene, written
+
+SCHEMA = """
+CREATE TABLE points (id text PRIMARY KEY, x text, y text);
+CREATE TABLE parents (id text PRIMARY KEY, name text NOT NULL);
+CREATE TABLE children (id text PRIMARY KEY, parent text NOT NULL REFERENCES parents);
+CREATE TABLE marks (a text, n int8, PRIMARY KEY (n, a));
+"""
+P0 = "postgres_1@0"
+
+
+@pytest.fixture
+async def s(database: str) -> AsyncIterator[Scene]:
+    async with scene(database, SCHEMA, "points", "parents", "children", "marks") as opened:
+        yield opened
+
+
+async def all_applied(s: Scene, *transactions: dict[str, object]) -> None:
+    assert set(await s.statuses(*transactions)) == {"applied"}
+
+
+async def test_writes_to_different_columns_both_stay_in_either_order(s: Scene) -> None:
+    for row, order in (("1", (0, 1)), ("2", (1, 0))):
+        await s.connection.execute("INSERT INTO points VALUES ($1, '0', '0')", row)
+        writes = [
+            written("a", 200 + int(row), s.update("points", row, "A", "0", changed=[1], seen=[P0])),
+            written("b", 210 + int(row), s.update("points", row, "0", "B", changed=[2], seen=[P0])),
+        ]
+        await all_applied(s, *(writes[i] for i in order))
+    assert await s.rows("points") == [("1", "A", "B"), ("2", "A", "B")]
+    assert await s.tags("points", "1") == ["a@201", "b@211"]
+
+
+async def test_the_later_write_to_the_same_column_wins_in_either_order(s: Scene) -> None:
+    for row, order in (("1", (0, 1)), ("2", (1, 0))):
+        await s.connection.execute("INSERT INTO points VALUES ($1, '0', '0')", row)
+        writes = [
+            written("a", 200 + int(row), s.update("points", row, "A", "0", changed=[1], seen=[P0])),
+            written("b", 210 + int(row), s.update("points", row, "B", "0", changed=[1], seen=[P0])),
+        ]
+        await all_applied(s, *(writes[i] for i in order))
+    assert await s.rows("points") == [("1", "B", "0"), ("2", "B", "0")]
+
+
+async def test_at_the_same_millisecond_the_larger_origin_wins(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO points VALUES ('1', '0', '0')")
+    await all_applied(
+        s,
+        written("b", 200, s.update("points", "1", "B", "0", changed=[1], seen=[P0])),
+        written("a", 200, s.update("points", "1", "A", "0", changed=[1], seen=[P0])),
+    )
+    assert await s.rows("points") == [("1", "B", "0")]
+
+
+@pytest.mark.parametrize("delete_first", [True, False])
+async def test_an_update_the_delete_had_not_seen_keeps_or_revives_the_row(s: Scene, delete_first: bool) -> None:
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'x0', 'y0')")
+    writes = [
+        written("a", 200, s.delete("points", "1", "x0", "y0", seen=["a@200", P0])),
+        written("b", 150, s.update("points", "1", "B", "y0", changed=[1], seen=["b@150", P0])),
+    ]
+    await all_applied(s, *(writes if delete_first else reversed(writes)))
+    assert await s.rows("points") == [("1", "B", "y0")]
+    assert await s.tags("points", "1") == ["b@150"]
+
+
+async def test_a_delete_that_saw_everything_deletes_and_a_write_that_did_not_know_revives(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'x0', 'y0')")
+    await all_applied(
+        s,
+        written("a", 150, s.update("points", "1", "A", "y0", changed=[1], seen=["a@150", P0])),
+        written("b", 160, s.delete("points", "1", "A", "y0", seen=["b@160", "a@150"])),
+    )
+    assert await s.rows("points") == []
+    assert await s.tags("points", "1") == []
+    await all_applied(s, written("c", 140, s.update("points", "1", "x0", "C", changed=[2], seen=[P0])))
+    assert await s.rows("points") == [("1", "A", "C")]
+
+
+async def test_two_inserts_of_one_key_become_one_row_of_the_later(s: Scene) -> None:
+    await all_applied(
+        s,
+        written("b", 110, s.insert("points", "1", "3", "4")),
+        written("a", 100, s.insert("points", "1", "1", "2")),
+    )
+    assert await s.rows("points") == [("1", "3", "4")]
+    assert await s.tags("points", "1") == ["a@100", "b@110"]
+    await all_applied(s, written("a", 120, s.delete("points", "1", "1", "2", seen=["a@120", "a@100"])))
+    assert await s.tags("points", "1") == ["b@110"]
+
+
+async def test_a_compensation_keeps_a_parent_that_a_delete_did_not_know_was_used(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO parents VALUES ('p', 'n')")
+    await all_applied(
+        s,
+        written("a", 200, s.insert("children", "c", "p"), s.keep("parents", "p", None, seen=["a@200", P0])),
+        written("b", 250, s.delete("parents", "p", "n", seen=["b@250", P0])),
+    )
+    assert await s.rows("parents") == [("p", "n")]
+    assert await s.tags("parents", "p") == ["a@200"]
+
+
+async def test_a_compensation_revives_a_deleted_parent_before_the_child_that_needs_it(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO parents VALUES ('p', 'n')")
+    await all_applied(
+        s,
+        written("b", 150, s.delete("parents", "p", "n", seen=["b@150", P0])),
+        written("a", 200, s.insert("children", "c", "p"), s.keep("parents", "p", None, seen=["a@200", P0])),
+    )
+    assert await s.rows("parents") == [("p", "n")]
+    assert await s.rows("children") == [("c", "p")]
+
+
+async def test_a_compensation_changes_no_value(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO parents VALUES ('p', 'n')")
+    await all_applied(
+        s,
+        written("b", 180, s.update("parents", "p", "x", changed=[1], seen=["b@180"])),
+        written("a", 200, s.keep("parents", "p", None, seen=["a@200", P0])),
+    )
+    assert await s.rows("parents") == [("p", "x")]
+    assert await s.tags("parents", "p") == ["a@200", "b@180"]
+
+
+async def test_delete_insert_and_use_in_one_transaction_leave_the_row_alive(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO parents VALUES ('p', 'n')")
+    seen = ["a@200", P0]
+    await all_applied(
+        s,
+        written(
+            "a",
+            200,
+            s.delete("parents", "p", "n", seen=seen),
+            s.insert("parents", "p", "again", seen=seen),
+            s.insert("children", "c", "p"),
+            s.keep("parents", "p", None, seen=seen),
+        ),
+    )
+    assert await s.rows("parents") == [("p", "again")]
+    assert await s.tags("parents", "p") == ["a@200"]
+
+
+async def test_a_child_written_before_its_parent_in_one_transaction_is_put_in_order(s: Scene) -> None:
+    await all_applied(s, written("a", 200, s.insert("children", "c", "p"), s.insert("parents", "p", "n")))
+    await all_applied(
+        s,
+        written(
+            "a",
+            300,
+            s.delete("parents", "p", "n", seen=["a@200", "a@300"]),
+            s.delete("children", "c", "p", seen=["a@200", "a@300"]),
+        ),
+    )
+    assert await s.rows("parents") == await s.rows("children") == []
+
+
+async def test_an_observed_tag_stands_for_all_earlier_ones_of_its_origin(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'x', 'y')")
+    await all_applied(s, written("a", 200, s.delete("points", "1", "x", "y", seen=["postgres_1@1700000000000"])))
+    assert await s.rows("points") == []
+
+
+async def test_a_row_last_written_by_direct_sql_is_deleted_by_who_saw_that(s: Scene) -> None:
+    await all_applied(s, written("a", 100, s.insert("points", "1", "x", "y")))
+    await s.connection.execute("UPDATE points SET x = 'direct'")
+    await all_applied(s, written("b", 200, s.delete("points", "1", "x", "y", seen=["b@200", "a@100"])))
+    assert await s.rows("points") == [("1", "direct", "y")]
+    await s.connection.execute("UPDATE points SET x = 'again'")
+    await all_applied(s, written("a", 210, s.delete("points", "1", "x", "y", seen=["a@210", "postgres_1@150"])))
+    assert await s.rows("points") == []
+
+
+async def test_a_write_that_changes_nothing_still_sends_row_and_tags_to_the_stream(s: Scene) -> None:
+    await all_applied(s, written("b", 300, s.insert("points", "1", "new", "y")))
+    row_before, shadow_before = await _versions(s)
+    await all_applied(s, written("a", 50, s.update("points", "1", "old", "y", changed=[1])))
+    row_after, shadow_after = await _versions(s)
+    assert await s.rows("points") == [("1", "new", "y")]
+    assert row_after != row_before
+    assert shadow_after != shadow_before
+    assert row_after == shadow_after
+
+
+async def _versions(s: Scene) -> tuple[str, str]:
+    row = await s.connection.fetchval("SELECT xmin::text FROM points")
+    return row, await s.connection.fetchval("SELECT xmin::text FROM electric.shadow")
+
+
+async def test_keys_are_spelt_as_the_stream_spells_them_whatever_the_device_wrote(s: Scene) -> None:
+    await all_applied(s, written("a", 100, s.insert("marks", 'q"\\\n\u0001é😀', "+007")))
+    assert await s.connection.fetchval("SELECT key FROM electric.shadow") == '["q\\"\\\\\\n\\u0001é😀","7"]'
+    await all_applied(s, written("a", 110, s.delete("marks", 'q"\\\n\u0001é😀', "7", seen=["a@110", "a@100"])))
+    assert await s.rows("marks") == []
+
+
+async def test_deleting_what_is_not_there_is_no_error(s: Scene) -> None:
+    await all_applied(s, written("a", 100, s.delete("points", "1", "x", "y", seen=["a@100"])))
+    assert await s.rows("points") == []
+
+
+async def test_values_of_every_type_arrive_as_they_were_written(database: str) -> None:
+    values = {
+        "bool": "t", "int2": "-32768", "int4": "2147483647", "int8": "-9223372036854775808", "float4": "1.5e-45",
+        "float8": "-Infinity", "text": "1 MB: " + "é" * 500_000, "varchar": "'; --", "uuid": "0" * 32,
+        "date": "0001-01-01", "time": "23:59:59.999999", "timestamp": "2024-02-29T12:00:00.123456",
+        "timestamptz": "2024-02-29 12:00:00Z", "json": '{"b":1, "a":[null]}', "jsonb": '{"b":1,"a":[null]}', "bytea": "\\x",
+    }  # fmt: skip
+    columns = ", ".join(f"c_{name} {name}" for name in values)
+    async with scene(database, f"CREATE TABLE t (id int PRIMARY KEY, {columns})", "t") as s:
+        await all_applied(s, written("a", 100, s.insert("t", "1", *values.values())))
+        await all_applied(s, written("a", 101, s.insert("t", "2", *(None for _ in values))))
+        row, nulls = await s.connection.fetch(
+            f"SELECT {', '.join(f'c_{name}::text' for name in values)} FROM t ORDER BY id"
+        )
+        assert list(nulls) == [None] * len(values)
+        expected = values | {
+            "bool": "true", "float4": "1e-45", "uuid": "00000000-0000-0000-0000-000000000000",
+            "timestamp": "2024-02-29 12:00:00.123456", "timestamptz": "2024-02-29 12:00:00+00",
+            "jsonb": '{"a": [null], "b": 1}',
+        }  # fmt: skip
+        assert dict(zip(values, row, strict=True)) == expected
+        await all_applied(s, written("a", 200, s.delete("t", "1", *values.values(), seen=["a@100", "a@200"])))
+        await all_applied(s, written("b", 150, s.keep("t", "1", *(None for _ in values), seen=["a@100"])))
+        (revived,) = await s.connection.fetch(
+            f"SELECT {', '.join(f'c_{name}::text' for name in values)} FROM t WHERE id = 1"
+        )
+        assert tuple(revived) == tuple(row)
+
+
+async def test_an_identity_column_takes_the_devices_values(database: str) -> None:
+    table = "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int GENERATED BY DEFAULT AS IDENTITY, v text)"
+    async with scene(database, table, "t") as s:
+        await all_applied(
+            s,
+            written("a", 100, s.insert("t", "7", "8", "x")),
+            written("a", 101, s.update("t", "7", "9", "y", changed=[1, 2], seen=["a@100"])),
+            written("b", 90, s.update("t", "7", "0", "late", changed=[2])),
+        )
+        assert await s.rows("t") == [(7, 9, "y")]
+
+
+async def test_the_transaction_says_first_whose_it_is(database: str) -> None:
+    async with scene(database, SCHEMA, "points") as s:
+        await s.connection.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        await all_applied(s, written("a", 100, s.insert("points", "1", "x", "y"), lsn=7))
+        messages = await s.connection.fetch(
+            "SELECT data FROM pg_logical_slot_get_binary_changes('s', NULL, NULL, 'proto_version', '1',"
+            " 'publication_names', 'electric_publication', 'messages', 'true')"
+        )
+        kinds = [row["data"][:1] for row in messages]
+        assert kinds[:2] == [b"B", b"M"]
+        content = messages[1]["data"]
+        assert b"syncline.tx\0" in content
+        assert json.loads(content[content.index(b"{") :]) == {"client": "a", "ms": 100, "lsn": 7}
+        assert [kind for kind in kinds[2:] if kind in b"IUD"] == [b"I", b"I", b"I"]  # clients, shadow, points
