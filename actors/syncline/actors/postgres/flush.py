@@ -7,7 +7,7 @@ LSN"; the answer is the watermark: the largest LSN such that everything dispatch
 Every dispatched LSN counts the targets still owing it; a target's debts are a queue in dispatch order, as is the whole
 list. A report pays off the front of one queue, then the front of the list is dropped while nobody owes it: amortised
 constant time, however many targets there are. While nothing is owed, the stream's own idle position (a keepalive's WAL
-end) may be taken over with ``idle_at``, which is how an idle database still advances its slot.
+end) may be taken over with ``idle_before``, which is how an idle database still advances its slot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Dispatch:
 
 
 class Progress:
-    """The watermark over dispatched transactions. LSNs are commit positions and are dispatched in rising order."""
+    """The watermark over dispatched transactions. LSNs are commit positions, dispatched once each, rising."""
 
     def __init__(self, start: int = 0) -> None:
         self._watermark = Lsn(start)
@@ -48,9 +48,9 @@ class Progress:
     def dispatched(self, lsn: int, targets: Iterable[Hashable]) -> None:
         """``targets`` were handed everything up to ``lsn``. Without targets it is done at once.
 
-        Raises ValueError when ``lsn`` lies below one dispatched before.
+        Raises ValueError unless ``lsn`` lies above all dispatched before.
         """
-        if lsn < self._last:
+        if lsn <= self._last:
             raise ValueError(f"dispatched {Lsn(lsn)} after {self._last}")
         self._last = Lsn(lsn)
         owed = set(targets)
@@ -77,13 +77,15 @@ class Progress:
             dispatch.owing -= 1
         self._settle()
 
-    def idle_at(self, lsn: int) -> bool:
-        """The stream holds nothing up to ``lsn`` beyond what was dispatched. Taken over only while nothing is owed."""
+    def idle_before(self, wal_end: int) -> bool:
+        """No transaction commits below ``wal_end`` but those dispatched. Taken over only while nothing is owed.
+
+        The next transaction's commit may stand exactly at ``wal_end``, so the watermark stays one below it.
+        """
         if self._outstanding:
             return False
-        if lsn > self._watermark:
-            self._watermark = Lsn(lsn)
-            self._last = max(self._last, self._watermark)
+        self._watermark = max(self._watermark, Lsn(wal_end - 1))
+        self._last = max(self._last, self._watermark)
         return True
 
     def _settle(self) -> None:

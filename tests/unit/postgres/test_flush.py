@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+
+from syncline.actors.postgres.flush import Progress
+
+
+def test_nothing_is_confirmed_before_everyone_is_done() -> None:
+    progress = Progress()
+    progress.dispatched(10, ["a", "b"])
+    progress.done(10, "a")
+    assert progress.watermark == 0
+    progress.done(10, "b")
+    assert progress.watermark == 10
+
+
+def test_a_transaction_nobody_needs_is_done_at_once() -> None:
+    progress = Progress()
+    progress.dispatched(10, [])
+    assert progress.watermark == 10
+
+
+def test_a_transaction_nobody_needs_waits_for_those_before_it() -> None:
+    progress = Progress()
+    progress.dispatched(10, ["a"])
+    progress.dispatched(20, [])
+    assert progress.watermark == 0
+    progress.done(10, "a")
+    assert progress.watermark == 20
+
+
+def test_a_slow_target_holds_back_only_what_it_owes() -> None:
+    progress = Progress()
+    progress.dispatched(10, ["fast"])
+    progress.dispatched(20, ["slow"])
+    progress.dispatched(30, ["fast"])
+    progress.done(30, "fast")
+    assert progress.watermark == 10
+    progress.done(20, "slow")
+    assert progress.watermark == 30
+
+
+def test_done_means_everything_up_to_there() -> None:
+    progress = Progress()
+    for lsn in (10, 20, 30):
+        progress.dispatched(lsn, ["a"])
+    progress.done(25, "a")
+    assert progress.watermark == 20
+    assert progress.outstanding == 1
+
+
+def test_a_forgotten_target_holds_nothing_back() -> None:
+    progress = Progress()
+    progress.dispatched(10, ["gone"])
+    progress.dispatched(20, ["gone", "a"])
+    progress.forget("gone")
+    assert progress.watermark == 10
+    progress.done(20, "a")
+    assert progress.watermark == 20
+
+
+def test_repeated_and_unknown_reports_are_harmless() -> None:
+    progress = Progress()
+    progress.dispatched(10, ["a"])
+    progress.done(10, "a")
+    progress.done(10, "a")
+    progress.done(99, "stranger")
+    progress.forget("stranger")
+    assert progress.watermark == 10
+
+
+def test_an_idle_position_counts_only_while_nothing_is_owed() -> None:
+    progress = Progress(5)
+    assert progress.idle_before(8)
+    assert progress.watermark == 7
+    progress.dispatched(10, ["a"])
+    assert not progress.idle_before(12)
+    assert progress.watermark == 7
+    progress.done(10, "a")
+    assert progress.idle_before(12)
+    assert progress.watermark == 11
+
+
+def test_a_commit_exactly_at_the_idle_position_still_counts() -> None:
+    progress = Progress()
+    progress.idle_before(10)
+    progress.dispatched(10, ["a"])
+    assert progress.watermark == 9
+
+
+def test_the_watermark_never_falls() -> None:
+    progress = Progress(50)
+    progress.idle_before(40)
+    assert progress.watermark == 50
+
+
+@pytest.mark.parametrize("lsn", [9, 10])
+def test_a_position_is_dispatched_once_and_in_order(lsn: int) -> None:
+    progress = Progress()
+    progress.dispatched(10, [])
+    with pytest.raises(ValueError, match="after"):
+        progress.dispatched(lsn, [])
