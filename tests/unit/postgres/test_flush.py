@@ -94,9 +94,18 @@ def test_the_watermark_never_falls() -> None:
     assert progress.watermark == 50
 
 
-@pytest.mark.parametrize("lsn", [9, 10])
-def test_a_position_is_dispatched_once_and_in_order(lsn: int) -> None:
+def test_a_position_dispatched_twice_is_done_when_both_are() -> None:
+    progress = Progress()
+    progress.dispatched(10, ["a"])
+    progress.dispatched(10, ["b"])
+    progress.done(10, "a")
+    assert progress.watermark == 0
+    progress.done(10, "b")
+    assert progress.watermark == 10
+
+
+def test_dispatching_backwards_is_a_fault_of_ours() -> None:
     progress = Progress()
     progress.dispatched(10, [])
     with pytest.raises(ValueError, match="after"):
-        progress.dispatched(lsn, [])
+        progress.dispatched(9, [])

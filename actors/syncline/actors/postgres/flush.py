@@ -27,7 +27,7 @@ class _Dispatch:
 
 
 class Progress:
-    """The watermark over dispatched transactions. LSNs are commit positions, dispatched once each, rising."""
+    """The watermark over dispatched transactions. LSNs are commit positions and are dispatched in rising order."""
 
     def __init__(self, start: int = 0) -> None:
         self._watermark = Lsn(start)
@@ -48,9 +48,10 @@ class Progress:
     def dispatched(self, lsn: int, targets: Iterable[Hashable]) -> None:
         """``targets`` were handed everything up to ``lsn``. Without targets it is done at once.
 
-        Raises ValueError unless ``lsn`` lies above all dispatched before.
+        Raises ValueError when ``lsn`` lies below one dispatched before. One dispatched again is done when both are,
+        unless the watermark has reached it already.
         """
-        if lsn <= self._last:
+        if lsn < self._last:
             raise ValueError(f"dispatched {Lsn(lsn)} after {self._last}")
         self._last = Lsn(lsn)
         owed = set(targets)
@@ -89,7 +90,8 @@ class Progress:
         return True
 
     def _settle(self) -> None:
-        while self._outstanding and not self._outstanding[0].owing:
-            lsn = self._outstanding.popleft().lsn
-            if lsn > self._watermark:
+        outstanding = self._outstanding
+        while outstanding and not outstanding[0].owing:
+            lsn = outstanding.popleft().lsn
+            if lsn > self._watermark and not (outstanding and outstanding[0].lsn == lsn):
                 self._watermark = lsn

@@ -67,7 +67,7 @@ class PreconditionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """``confirmed``: WAL before it is no longer needed by us; ``retained_bytes``: WAL the server keeps for us.
+    """``confirmed``: the slot's position, before which we need no WAL; ``retained_bytes``: WAL the server keeps for us.
 
     ``wal_status``: reserved | extended | unreserved | lost, as Postgres has it. ``created``: by this very call, so
     nothing before it can be streamed.
@@ -81,6 +81,11 @@ class SlotState:
     wal_status: str | None
     retained_bytes: int
     created: bool = False
+
+    @property
+    def done(self) -> Lsn:
+        """What ``ReplicationStream.confirm`` was last told: every commit at or below it will not be sent again."""
+        return Lsn(max(0, (self.confirmed or 0) - 1))
 
 
 def slot_name(database: str) -> str:

@@ -9,9 +9,10 @@ This is the shell around ``walsender``: sockets, TLS, timers, reconnects. What i
 - **Back-pressure.** Nothing is read while the consumer is busy: TCP slows the server down. The standby status goes out
   on a timer of its own, so a slow consumer is not taken for a dead one.
 - **Confirmation.** ``confirm(lsn)`` says that every transaction whose commit position is at or below ``lsn`` is safe.
-  The slot is told ``lsn + 1``: Postgres sends again what commits at or after the position it was told. The position of
-  a keepalive is told only while nothing passed on is unconfirmed and no transaction is half read: with that, the slot
-  of an idle database follows the WAL that other databases and vacuum write.
+  The slot is told ``lsn + 1``: Postgres sends again what commits at or after the position it was told. Nothing else is
+  ever told. ``idle_lsn`` is the position up to which the stream held nothing but what was passed on; it follows the
+  server's keepalives, so a consumer that confirms it once all it was given is safe (see ``flush``) lets the slot of an
+  idle database follow the WAL that other databases and vacuum write.
 - **Dead peers.** A server that has been silent is asked for a keepalive; one that stays silent is given up.
 
 Whose fault decides: the world's (network, restart, slot still held by somebody) is retried with backoff and shown in
@@ -100,7 +101,8 @@ class ReplicationStream:
 
     Iterate it (one message at a time) or call ``receive`` (all that arrived together); both reconnect by themselves
     and raise StreamError when that is pointless. Only one consumer at a time. Close it with ``aclose`` or
-    ``async with``.
+    ``async with``. ``status_interval_s``: how often the server is told what is confirmed. ``silence_s``: how long it
+    may say nothing.
     """
 
     def __init__(
@@ -123,8 +125,7 @@ class ReplicationStream:
         self._attempt = 0
         self._ready: deque[Message] = deque()
         self._confirmed = ZERO
-        self._reported = ZERO
-        self._idle_end = ZERO
+        self._idle = ZERO
         self._last_commit = ZERO
         self._transaction: Begin | None = None
         self._passed = 0
@@ -142,13 +143,18 @@ class ReplicationStream:
         return self._link is not None
 
     @property
+    def closed(self) -> bool:
+        return self._closing.is_set()
+
+    @property
+    def idle_lsn(self) -> Lsn:
+        """Up to and including this position the stream holds nothing but the messages passed on. Never falls."""
+        return max(self._idle, self._last_commit)
+
+    @property
     def flush_position(self) -> Lsn:
         """What the slot is told: WAL before it is no longer needed."""
-        position = Lsn(self._confirmed + 1) if self._confirmed else ZERO
-        if self._transaction is None and self._last_commit <= self._confirmed:
-            position = max(position, self._idle_end)
-        self._reported = max(self._reported, position)
-        return self._reported
+        return Lsn(self._confirmed + 1) if self._confirmed else ZERO
 
     def confirm(self, lsn: int) -> None:
         """Every transaction whose commit position is at or below ``lsn`` is safe elsewhere. Never goes back."""
@@ -168,7 +174,10 @@ class ReplicationStream:
         return self._ready.popleft()
 
     async def receive(self) -> list[Message]:
-        """The next messages, at least one, in order; empty once closed. Raises StreamError."""
+        """The next messages, in order. None of them when only ``idle_lsn`` moved, or the stream was closed.
+
+        Raises StreamError.
+        """
         while not self._closing.is_set():
             try:
                 if self._fault is not None:
@@ -178,11 +187,12 @@ class ReplicationStream:
                     self._link = await self._connect()
                     self.last_error = None
                     self.connects += 1
+                idle = self._idle
                 messages = self._accept(await self._link.read())
             except (OSError, EOFError, ServerError, WalsenderError, PgoutputError) as error:
                 await self._lost(error)
                 continue
-            if messages:
+            if messages or self._idle > idle:
                 self._attempt = 0
                 return messages
         return []
@@ -209,8 +219,8 @@ class ReplicationStream:
             if type(event) is bytes:
                 self._pass(decode(event), messages)
             elif isinstance(event, Keepalive):
-                if self._transaction is None:
-                    self._idle_end = event.wal_end
+                if self._transaction is None:  # the next commit may stand exactly at wal_end
+                    self._idle = max(self._idle, Lsn(event.wal_end - 1))
                 if event.reply_requested and self._link is not None:
                     self._link.report()
             elif isinstance(event, ServerError):

@@ -99,7 +99,7 @@ def to_wire_by_oid(type_oid: int) -> Converter | None:
     return None if name is None else _TO_WIRE[name]
 
 
-_QUOTED_ELEMENT = re.compile(r'"((?:[^"\\\\]|\\\\.)*)"|([^,{}"]+)', re.DOTALL)
+_QUOTED_ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
@@ -213,7 +213,7 @@ def _check_float4(text: str) -> str | None:
     if reason is not None or text.lower() in _FLOAT_WORDS:
         return reason
     try:
-        (single,) = struct.unpack("f", struct.pack("f", float(text)))
+        (single,) = struct.unpack("<f", struct.pack("<f", float(text)))
     except OverflowError:
         return "out of range"
     return "out of range" if single == 0.0 and _nonzero(text) else None
