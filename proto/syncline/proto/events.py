@@ -98,6 +98,11 @@ class StreamRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamStopped:
+    """The server granted our stopReplication."""
+
+
+@dataclass(frozen=True, slots=True)
 class SendFrom:
     """The server asks for our writes after ``lsn`` (empty: all it has not echoed). The session has answered already."""
 
@@ -132,6 +137,14 @@ class RelationReceived:
 @dataclass(frozen=True, slots=True)
 class TransactionReceived:
     transaction: Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class AdditionalData:
+    """Rows that an earlier transaction announced by its ``additional_data_ref``. Only old servers send any."""
+
+    ref: int
+    inserts: tuple[Insert, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +210,14 @@ ClientEvent: TypeAlias = (
     Authenticated
     | StreamStarted
     | StreamRefused
+    | StreamStopped
     | SendFrom
     | Subscribed
     | SubscribeRefused
     | Unsubscribed
     | RelationReceived
     | TransactionReceived
+    | AdditionalData
     | ShapeDataBegun
     | ShapeRows
     | ShapeDataEnded

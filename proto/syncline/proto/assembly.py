@@ -1,0 +1,108 @@
+"""From the operations of SatOpLogs to whole transactions.
+
+A transaction may arrive in pieces: a SatOpLog may end in the middle of one, and may hold several. Peers act on whole
+transactions only, so the pieces wait here, up to a limit. Rows that come outside a transaction belong to whatever
+delivery is under way and are not for this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncline.proto.errors import invalid
+from syncline.proto.ops import Begin, Commit
+from syncline.proto.values import Change, Delete, Relation, Row, RowChange, Transaction, Update
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionLimits:
+    """How much of an unfinished transaction is held. ``bytes_max`` counts the frames it arrived in."""
+
+    ops_max: int
+    bytes_max: int
+
+
+class Assembler:
+    """Collects one transaction at a time."""
+
+    def __init__(self, limits: TransactionLimits) -> None:
+        self._limits = limits
+        self._begin: Begin | None = None
+        self._changes: list[Change] = []
+        self._bytes = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether a transaction has begun and has not committed."""
+        return self._begin is not None
+
+    @property
+    def lsn(self) -> bytes | None:
+        """Of the transaction under way."""
+        return None if self._begin is None else self._begin.lsn
+
+    def clear(self) -> None:
+        """Forget the pieces of an unfinished transaction."""
+        self._begin = None
+        self._changes = []
+        self._bytes = 0
+
+    def begin(self, begin: Begin) -> None:
+        """Raises ProtocolError inside a transaction."""
+        if self._begin is not None:
+            raise invalid("a transaction begins inside another", lsn=self._begin.lsn)
+        self._begin = begin
+
+    def add(self, change: Change) -> None:
+        """Raises ProtocolError outside a transaction and beyond its limit."""
+        if self._begin is None:
+            raise invalid(f"{_name(change)} outside a transaction")
+        if len(self._changes) >= self._limits.ops_max:
+            raise invalid(f"a transaction of more than {self._limits.ops_max} operations", lsn=self._begin.lsn)
+        self._changes.append(change)
+
+    def commit(self, commit: Commit) -> Transaction:
+        """The whole transaction. Raises ProtocolError outside one.
+
+        Times and position are the begin's: some devices leave the commit empty. The ref is the commit's where it is
+        set, for that is where devices read it.
+        """
+        begin = self._begin
+        if begin is None:
+            raise invalid("a commit without a begin")
+        transaction = Transaction(
+            begin.commit_ms,
+            begin.lsn,
+            tuple(self._changes),
+            begin.origin,
+            begin.transaction_id,
+            commit.additional_data_ref or begin.additional_data_ref,
+        )
+        self.clear()
+        return transaction
+
+    def end_of_log(self, frame_bytes: int) -> None:
+        """A SatOpLog of this size has been read. Raises ProtocolError when too much waits for its commit."""
+        if self._begin is None:
+            return
+        self._bytes += frame_bytes
+        if self._bytes > self._limits.bytes_max:
+            raise invalid(f"a transaction of more than {self._limits.bytes_max} bytes", lsn=self._begin.lsn)
+
+
+def check_width(relation: Relation | None, change: RowChange, lsn: bytes | None = None) -> Relation:
+    """The relation of ``change``. Raises ProtocolError when it is unknown or a row does not have its columns."""
+    if relation is None:
+        raise invalid(f"{_name(change)} names the unknown relation {change.relation_id}", lsn=lsn)
+    columns = len(relation.columns)
+    rows: tuple[Row, ...] = (change.old_row,) if isinstance(change, Delete) else (change.row,)
+    if isinstance(change, Update) and change.old_row is not None:
+        rows = (change.row, change.old_row)
+    if any(len(row) != columns for row in rows):
+        raise invalid(f"{_name(change)} on {relation.table} does not have its {columns} columns", lsn=lsn)
+    return relation
+
+
+def _name(change: object) -> str:
+    name = type(change).__name__.lower()
+    return f"an {name}" if name[0] in "aiu" else f"a {name}"

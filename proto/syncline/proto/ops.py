@@ -1,0 +1,501 @@
+"""The operations of a SatOpLog to bytes and back: the only part of the codec that runs once a row.
+
+Both directions are written by hand for the five row operations, because building and walking protobuf objects costs
+several times as much as the bytes themselves. The layout is protobuf's (`satellite.proto`): an entry is
+``0a <length>``, the kind of operation is the tag inside it, and a row is its mask followed by its cells. So the bytes of several calls
+concatenate into one log, and the same bytes can be stored and sent to any number of devices.
+
+The fast reader knows only the layout that every encoder in practice writes: known fields, once each, in order. Anything
+else makes it step aside for protobuf's own parser, which is slower and bounded in size, so odd input is judged by
+protobuf and can cost little. Every length is checked against the row's real end before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from syncline.proto import satellite_pb2 as pb
+from syncline.proto.errors import invalid
+from syncline.proto.values import (
+    Cell,
+    Change,
+    Compensation,
+    Delete,
+    Gone,
+    Insert,
+    Migrate,
+    MigrationColumn,
+    MigrationEnum,
+    MigrationForeignKey,
+    MigrationTable,
+    Row,
+    RowChange,
+    Update,
+)
+
+# Postgres has no wider row than this (its MaxTupleAttributeNumber).
+COLUMNS_MAX: Final = 1664
+# Operations in one SatOpLog. The smallest takes four bytes and becomes an object, so bytes alone are no bound.
+OPS_PER_LOG_MAX: Final = 2_000_000
+# Above this only the fast reader serves. Protobuf's parser turns two bytes into an object of tens.
+UNUSUAL_OP_BYTES_MAX: Final = 1 << 20
+_CACHED_TAGS_BYTES_MAX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The head of a transaction on the wire; see ``values.Transaction`` for the fields."""
+
+    commit_ms: int
+    lsn: bytes
+    origin: str | None
+    transaction_id: int | None
+    additional_data_ref: int
+    is_migration: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    commit_ms: int
+    lsn: bytes
+    additional_data_ref: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdditionalBegin:
+    ref: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdditionalCommit:
+    ref: int
+
+
+Op: TypeAlias = Change | Begin | Commit | AdditionalBegin | AdditionalCommit
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_SHORT: Final = 2048
+_LENGTHS: Final = tuple(_varint(n) for n in range(_SHORT))
+_CELL_HEADS: Final = tuple(b"\x12" + length for length in _LENGTHS)
+_NULL_CELL: Final = b"\x12\x00"
+
+
+def _length(n: int) -> bytes:
+    return _LENGTHS[n] if n < _SHORT else _varint(n)
+
+
+@lru_cache(maxsize=1024)
+def _mask_head(columns: int) -> bytes:
+    """The mask field of a row without nulls."""
+    size = (columns + 7) // 8
+    return b"\x0a" + _length(size) + bytes(size) if size else b""
+
+
+def encode_row(row: Row) -> bytes:
+    """The bytes of a SatOpRow."""
+    if None in row:
+        return _encode_row_with_nulls(row)
+    parts = [_mask_head(len(row))]
+    try:
+        for cell in row:
+            parts += (_CELL_HEADS[len(cell)], cell)  # type: ignore[arg-type]
+    except IndexError:
+        return _encode_row_with_nulls(row)
+    return b"".join(parts)
+
+
+def _encode_row_with_nulls(row: Row) -> bytes:
+    mask = bytearray((len(row) + 7) // 8)
+    parts: list[bytes | bytearray] = [b"\x0a" + _length(len(mask)) if mask else b"", mask]
+    for i, cell in enumerate(row):
+        if cell is None:
+            mask[i >> 3] |= 0x80 >> (i & 7)
+            parts.append(_NULL_CELL)
+        else:
+            parts += (b"\x12", _length(len(cell)), cell)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _encode_relation_id(relation_id: int) -> bytes:
+    if not 0 <= relation_id <= 0xFFFFFFFF:
+        raise ValueError(f"relation id {relation_id} is not a uint32")
+    return b"\x08" + _varint(relation_id) if relation_id else b""
+
+
+@lru_cache(maxsize=4096)
+def _encode_tags(tags: tuple[str, ...], tag_byte: bytes) -> bytes:
+    encoded = [tag.encode() for tag in tags]
+    return b"".join(tag_byte + _length(len(tag)) + tag for tag in encoded)
+
+
+def _entry(kind: bytes, relation_id: int, rows: bytes, tags: bytes) -> bytes:
+    relation = _encode_relation_id(relation_id)
+    body_length = len(relation) + len(rows) + len(tags)
+    head = kind + _length(body_length)
+    return b"".join((b"\x0a", _length(len(head) + body_length), head, relation, rows, tags))
+
+
+def encode_ops(changes: Iterable[Change]) -> bytes:
+    """The entries of a SatOpLog for these changes: what several calls return concatenates into one log.
+
+    Raises ValueError for a relation id that is not a uint32.
+    """
+    entries: list[bytes] = []
+    for change in changes:
+        # The most frequent first; `type is` because these classes are final in practice and this runs once a row.
+        kind = type(change)
+        if kind is Insert:
+            row = encode_row(change.row)  # type: ignore[union-attr]
+            rows = b"\x12" + _length(len(row)) + row
+            tags = _encode_tags(change.tags, b"\x1a")  # type: ignore[union-attr]
+            entries.append(_entry(b"\x22", change.relation_id, rows, tags))  # type: ignore[union-attr]
+        else:
+            entries.append(_encode_other(change))
+    return b"".join(entries)
+
+
+def _encode_other(change: Change) -> bytes:
+    match change:
+        case Update(relation_id, row, old_row, tags):
+            new = encode_row(row)
+            rows = b"\x12" + _length(len(new)) + new
+            if old_row is not None:
+                old = encode_row(old_row)
+                rows += b"\x1a" + _length(len(old)) + old
+            return _entry(b"\x1a", relation_id, rows, _encode_tags(tags, b"\x22"))
+        case Insert(relation_id, row, tags):
+            kind, tags_bytes = b"\x22", _encode_tags(tags, b"\x1a")
+        case Delete(relation_id, row, tags):
+            kind, tags_bytes = b"\x2a", _encode_tags(tags, b"\x1a")
+        case Compensation(relation_id, row, tags):
+            kind, tags_bytes = b"\x3a", _encode_tags(tags, b"\x22")
+        case Gone(relation_id, row):
+            kind, tags_bytes = b"\x42", b""
+        case Migrate():
+            return _pb_entry(pb.SatTransOp(migrate=_migrate_message(change)))
+    encoded = encode_row(row)
+    return _entry(kind, relation_id, b"\x12" + _length(len(encoded)) + encoded, tags_bytes)
+
+
+def _pb_entry(op: pb.SatTransOp) -> bytes:
+    body = op.SerializeToString()
+    return b"\x0a" + _length(len(body)) + body
+
+
+def encode_begin(
+    commit_ms: int,
+    lsn: bytes,
+    origin: str | None,
+    transaction_id: int | None,
+    additional_data_ref: int = 0,
+    is_migration: bool = False,
+) -> bytes:
+    """The entry that opens a transaction. A server gives an origin, a transaction id and an lsn that is not empty."""
+    return _pb_entry(
+        pb.SatTransOp(
+            begin=pb.SatOpBegin(
+                commit_timestamp=commit_ms,
+                lsn=lsn,
+                origin=origin,
+                transaction_id=transaction_id,
+                additional_data_ref=additional_data_ref,
+                is_migration=is_migration,
+            )
+        )
+    )
+
+
+def encode_commit(commit_ms: int, lsn: bytes, additional_data_ref: int = 0) -> bytes:
+    """The entry that closes a transaction; it repeats what the begin said."""
+    commit = pb.SatOpCommit(commit_timestamp=commit_ms, lsn=lsn, additional_data_ref=additional_data_ref)
+    return _pb_entry(pb.SatTransOp(commit=commit))
+
+
+def _migrate_message(migrate: Migrate) -> pb.SatOpMigrate:
+    message = pb.SatOpMigrate(
+        version=migrate.version,
+        stmts=[pb.SatOpMigrate.Stmt(type=kind, sql=sql) for kind, sql in migrate.statements],  # type: ignore[arg-type]
+    )
+    if migrate.table is not None:
+        message.table.CopyFrom(migration_table_message(migrate.table))
+    elif migrate.enum is not None:
+        message.enum_type.CopyFrom(pb.SatOpMigrate.EnumType(name=migrate.enum.name, values=migrate.enum.labels))
+    return message
+
+
+def migration_table_message(table: MigrationTable) -> pb.SatOpMigrate.Table:
+    return pb.SatOpMigrate.Table(
+        name=table.name,
+        columns=[
+            pb.SatOpMigrate.Column(
+                name=column.name,
+                sqlite_type=column.sqlite_type,
+                pg_type=pb.SatOpMigrate.PgColumnType(name=column.pg_type),
+            )
+            for column in table.columns
+        ],
+        fks=[
+            pb.SatOpMigrate.ForeignKey(fk_cols=fk.columns, pk_table=fk.parent_table, pk_cols=fk.parent_columns)
+            for fk in table.foreign_keys
+        ],
+        pks=table.primary_key,
+    )
+
+
+def encode_migrate(migrate: Migrate) -> bytes:
+    """The bytes of a SatOpMigrate alone, as migrations are handed out outside a stream."""
+    return _migrate_message(migrate).SerializeToString()
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _UnusualError(Exception):
+    """Not the layout the fast reader knows."""
+
+
+def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
+    """The operations of a SatOpLog's body, in order.
+
+    Raises ProtocolError (INVALID_REQUEST) for anything that is not such a body or holds more than ``ops_max`` of them.
+    """
+    ops: list[Op] = []
+    pos, end = 0, len(body)
+    while pos < end:
+        try:
+            if body[pos] != 0x0A:
+                raise invalid("a SatOpLog holds something that is not an operation")
+            n = body[pos + 1]
+            if n < 0x80:
+                pos += 2
+            else:
+                n, pos = _read_varint(body, pos + 1)
+        except IndexError:
+            raise invalid("a SatOpLog is cut off") from None
+        stop = pos + n
+        if stop > end:
+            raise invalid("an operation claims to be longer than its SatOpLog")
+        if len(ops) >= ops_max:
+            raise invalid(f"a SatOpLog of more than {ops_max} operations")
+        try:
+            ops.append(_read_row_op(body, pos, stop))
+        except (_UnusualError, IndexError):
+            ops.append(_read_unusual_op(body[pos:stop]))
+        pos = stop
+    return ops
+
+
+def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[pos]
+        pos += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, pos
+        shift += 7
+        if shift > 63:
+            raise invalid("a number of more than 64 bits")
+
+
+def _read_row_op(data: bytes, pos: int, end: int) -> RowChange:
+    kind = data[pos]
+    n = data[pos + 1]
+    if n < 0x80:
+        pos += 2
+    else:
+        n, pos = _read_varint(data, pos + 1)
+    if pos + n != end or kind not in _ROW_OPS:
+        raise _UnusualError
+    relation_id = 0
+    if data[pos] == 0x08:
+        relation_id, pos = _read_varint(data, pos + 1)
+        if relation_id > 0xFFFFFFFF:
+            raise _UnusualError
+    row, pos = _read_row(data, pos, end, 0x12)
+    if kind == 0x22:
+        return Insert(relation_id, row, _read_tags(data[pos:end], 0x1A))
+    if kind == 0x1A:
+        old_row = None
+        if pos < end and data[pos] == 0x1A:
+            old_row, pos = _read_row(data, pos, end, 0x1A)
+        return Update(relation_id, row, old_row, _read_tags(data[pos:end], 0x22))
+    if kind == 0x2A:
+        return Delete(relation_id, row, _read_tags(data[pos:end], 0x1A))
+    if kind == 0x3A:
+        return Compensation(relation_id, row, _read_tags(data[pos:end], 0x22))
+    if pos != end:
+        raise _UnusualError
+    return Gone(relation_id, row)
+
+
+_ROW_OPS: Final = frozenset((0x1A, 0x22, 0x2A, 0x3A, 0x42))
+_UP_TO_COLUMNS_MAX: Final = range(COLUMNS_MAX + 1)
+
+
+def _read_row(data: bytes, pos: int, limit: int, tag: int) -> tuple[Row, int]:
+    if pos >= limit or data[pos] != tag:
+        raise _UnusualError
+    n = data[pos + 1]
+    if n < 0x80:
+        pos += 2
+    else:
+        n, pos = _read_varint(data, pos + 1)
+    end = pos + n
+    if end > limit or not n or data[pos] != 0x0A:
+        raise _UnusualError
+    n = data[pos + 1]
+    if n < 0x80:
+        pos += 2
+    else:
+        n, pos = _read_varint(data, pos + 1)
+    mask = data[pos : pos + n]
+    pos += n
+    cells: list[Cell] = []
+    for _ in _UP_TO_COLUMNS_MAX:
+        if pos >= end:
+            break
+        if data[pos] != 0x12:
+            raise _UnusualError
+        n = data[pos + 1]
+        if n < 0x80:
+            pos += 2
+        else:
+            n, pos = _read_varint(data, pos + 1)
+        stop = pos + n
+        cells.append(data[pos:stop])
+        pos = stop
+    else:
+        raise invalid(f"a row of more than {COLUMNS_MAX} columns")
+    if pos != end:
+        raise _UnusualError
+    if mask.count(0) != len(mask) or len(mask) != (len(cells) + 7) >> 3:
+        return _apply_mask(mask, cells), end
+    return tuple(cells), end
+
+
+def _apply_mask(mask: bytes, cells: list[Cell]) -> Row:
+    columns = len(cells)
+    if len(mask) != (columns + 7) >> 3:
+        raise invalid(f"a row of {columns} values has a null mask of {len(mask)} bytes")
+    bits = int.from_bytes(mask, "big")
+    if bits & ((1 << (len(mask) * 8 - columns)) - 1):
+        raise invalid("a null mask marks columns beyond the last")
+    for i in range(columns):
+        if mask[i >> 3] & (0x80 >> (i & 7)):
+            if cells[i]:
+                raise invalid(f"column {i} of a row is marked as null and has a value")
+            cells[i] = None
+    return tuple(cells)
+
+
+def _read_tags(data: bytes, tag: int) -> tuple[str, ...]:
+    if not data:
+        return ()
+    # The rows of a transaction mostly share their tags, so the same few bytes come again and again.
+    if len(data) <= _CACHED_TAGS_BYTES_MAX:
+        return _read_short_tags(data, tag)
+    return _parse_tags(data, tag)
+
+
+def _parse_tags(data: bytes, tag: int) -> tuple[str, ...]:
+    tags: list[str] = []
+    pos, end = 0, len(data)
+    while pos < end:
+        if data[pos] != tag:
+            raise _UnusualError
+        n, pos = _read_varint(data, pos + 1)
+        if pos + n > end:
+            raise _UnusualError
+        try:
+            tags.append(data[pos : pos + n].decode())
+        except UnicodeDecodeError:
+            raise invalid("a tag is not UTF-8") from None
+        pos += n
+    return tuple(tags)
+
+
+_read_short_tags = lru_cache(maxsize=4096)(_parse_tags)
+
+
+def _read_unusual_op(data: bytes) -> Op:
+    if len(data) > UNUSUAL_OP_BYTES_MAX:
+        raise invalid(f"an operation of an unusual layout and more than {UNUSUAL_OP_BYTES_MAX} bytes")
+    try:
+        op = pb.SatTransOp.FromString(data)
+    except DecodeError:
+        raise invalid("an operation cannot be decoded") from None
+    match op.WhichOneof("op"):
+        case "begin":
+            begin = op.begin
+            return Begin(
+                begin.commit_timestamp,
+                begin.lsn,
+                begin.origin if begin.HasField("origin") else None,
+                begin.transaction_id if begin.HasField("transaction_id") else None,
+                begin.additional_data_ref,
+                begin.is_migration,
+            )
+        case "commit":
+            return Commit(op.commit.commit_timestamp, op.commit.lsn, op.commit.additional_data_ref)
+        case "insert":
+            return Insert(op.insert.relation_id, decode_row(op.insert.row_data), tuple(op.insert.tags))
+        case "update":
+            old = decode_row(op.update.old_row_data) if op.update.HasField("old_row_data") else None
+            return Update(op.update.relation_id, decode_row(op.update.row_data), old, tuple(op.update.tags))
+        case "delete":
+            return Delete(op.delete.relation_id, decode_row(op.delete.old_row_data), tuple(op.delete.tags))
+        case "compensation":
+            compensation = op.compensation
+            return Compensation(compensation.relation_id, decode_row(compensation.pk_data), tuple(compensation.tags))
+        case "gone":
+            return Gone(op.gone.relation_id, decode_row(op.gone.pk_data))
+        case "migrate":
+            return _migrate_of(op.migrate)
+        case "additional_begin":
+            return AdditionalBegin(op.additional_begin.ref)
+        case "additional_commit":
+            return AdditionalCommit(op.additional_commit.ref)
+    raise invalid("an operation of a kind we do not know")
+
+
+def decode_row(message: pb.SatOpRow) -> Row:
+    """The cells of a SatOpRow. Raises ProtocolError when mask and values do not fit each other."""
+    if len(message.values) > COLUMNS_MAX:
+        raise invalid(f"a row of more than {COLUMNS_MAX} columns")
+    return _apply_mask(message.nulls_bitmask, list(message.values))
+
+
+def _migrate_of(message: pb.SatOpMigrate) -> Migrate:
+    table: MigrationTable | None = None
+    enum: MigrationEnum | None = None
+    match message.WhichOneof("affected_entity"):
+        case "table":
+            table = MigrationTable(
+                message.table.name,
+                tuple(MigrationColumn(c.name, c.sqlite_type, c.pg_type.name) for c in message.table.columns),
+                tuple(
+                    MigrationForeignKey(tuple(fk.fk_cols), fk.pk_table, tuple(fk.pk_cols)) for fk in message.table.fks
+                ),
+                tuple(message.table.pks),
+            )
+        case "enum_type":
+            enum = MigrationEnum(message.enum_type.name, tuple(message.enum_type.values))
+    return Migrate(message.version, tuple((int(stmt.type), stmt.sql) for stmt in message.stmts), table, enum)

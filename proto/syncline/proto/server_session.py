@@ -1,0 +1,449 @@
+"""The server's end of a connection, without the connection: frames in, events out; answers in, frames out.
+
+``receive`` reads what a device sent and says what it wants; the methods named after answers make the frames that go
+back. The session knows the order in which things may be said, so it refuses a device that breaks it (ProtocolError,
+the device's fault) and a caller of ours that would (ProtocolError INTERNAL): a relation before the stream is accepted, a
+transaction in the middle of a delivery, a shape that was asked for and left out.
+
+After a ProtocolError from ``receive`` the connection cannot go on: send ``error_frame`` and close with 1007.
+
+Everything a device can make us keep has a limit below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from google.protobuf.message import Message
+
+from syncline.proto import codec
+from syncline.proto import satellite_pb2 as pb
+from syncline.proto.assembly import Assembler, TransactionLimits, check_width
+from syncline.proto.codec import MessageType
+from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
+from syncline.proto.events import (
+    AckReceived,
+    AuthRequested,
+    PeerFailed,
+    ServerEvent,
+    StartRequested,
+    StopRequested,
+    SubscribeRequested,
+    UnsubscribeRequested,
+    WriteReceived,
+    WriteStarted,
+)
+from syncline.proto.flow import WINDOW_TRANSACTIONS
+from syncline.proto.ops import Begin, Commit, Op
+from syncline.proto.states import (
+    ARROWS,
+    AUTHENTICATE,
+    METHODS,
+    START,
+    STOP,
+    SUBSCRIBE,
+    UNAUTHENTICATED,
+    UNSUBSCRIBE,
+    State,
+    granted,
+    refused,
+)
+from syncline.proto.values import (
+    Compensation,
+    Delete,
+    Gone,
+    Insert,
+    Migrate,
+    Relation,
+    RowChange,
+    Transaction,
+    Update,
+)
+
+# A device may have been offline for weeks and sends it all as one transaction; more than this it must split.
+FRAME_BYTES_MAX: Final = 32 << 20
+TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=200_000, bytes_max=64 << 20)
+# Far above the tables of any schema a device holds; a relation is a few kilobytes.
+RELATIONS_MAX: Final = 2048
+# Calls that wait for our answer, and subscriptions whose delivery is checked. Devices send one at a time.
+OUTSTANDING_CALLS_MAX: Final = 1024
+UNDELIVERED_SUBSCRIPTIONS_MAX: Final = 1024
+# Our tables keep client ids in varchar(64), as devices expect.
+CLIENT_ID_CHARS_MAX: Final = 64
+# Large batches of rows that leave are cut into logs of this many.
+GONES_PER_LOG: Final = 5000
+
+# Old devices are known to accept exactly this request: an empty position and its two empty packed fields.
+_START_WRITE_BODY: Final = b"\x12\x00\x32\x00"
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """Subscription data on its way out. ``missing``: request ids that have had no begin and end yet."""
+
+    subscription_id: str
+    missing: set[str] = field(default_factory=set)
+    request_open: bool = False
+
+
+class ServerSession:
+    """One device's connection as its server sees it. Not reusable."""
+
+    def __init__(self) -> None:
+        self.state = State.CONNECTING
+        self.writes_started = False
+        self._calls: dict[int, str] = {}
+        self._failed_call: tuple[str, int] | None = None
+        self._own_calls: dict[int, str] = {}
+        self._own_call_id = 0
+        self._device_relations: dict[int, Relation] = {}
+        self._relations: dict[int, Relation] = {}
+        self._assembler = Assembler(TRANSACTION_LIMITS)
+        self._named_changes: list[tuple[Relation, RowChange]] = []
+        self._undelivered: dict[str, set[str]] = {}
+        self._delivery: _Delivery | None = None
+
+    # --- what the device says -----------------------------------------------------------------------------------------
+
+    def receive(self, frame: bytes) -> list[ServerEvent]:
+        """What one binary message of the device means.
+
+        Raises ProtocolError: INVALID_REQUEST for bytes or steps that are not allowed, AUTH_REQUIRED for anything before
+        authentication. The session is CLOSED then and reports nothing more.
+        """
+        if self.state is State.CLOSED:
+            return []
+        try:
+            return self._receive(frame)
+        except ProtocolError:
+            self.state = State.CLOSED
+            self._assembler.clear()
+            raise
+
+    def error_frame(self, error: ProtocolError) -> bytes:
+        """What to tell the device before closing: the answer to its call if it was one, else a pushed error."""
+        if self._failed_call is not None:
+            method, request_id = self._failed_call
+            return codec.rpc_error(method, request_id, error.code, error.message, error.lsn)
+        return codec.error_message(error.code, error.message, error.lsn)
+
+    def _receive(self, frame: bytes) -> list[ServerEvent]:
+        if len(frame) > FRAME_BYTES_MAX:
+            raise invalid(f"a message of more than {FRAME_BYTES_MAX} bytes")
+        if frame[:1] == b"\x09":
+            return self._read_op_log(frame)
+        kind, message = codec.decode(frame)
+        match kind:
+            case MessageType.RPC_REQUEST:
+                return [self._read_call(codec.expect(pb.SatRpcRequest, message))]
+            case MessageType.RPC_RESPONSE:
+                return self._read_answer(codec.expect(pb.SatRpcResponse, message))
+            case MessageType.ERROR:
+                error = codec.expect(pb.SatErrorResp, message)
+                return [PeerFailed(error_name(error.error_type), error.message)]
+        self._require_authenticated("this message")
+        match kind:
+            case MessageType.RELATION:
+                self._read_relation(codec.expect(pb.SatRelation, message))
+                return []
+            case MessageType.OP_LOG_ACK:
+                ack = codec.expect(pb.SatOpLogAck, message)
+                return [
+                    AckReceived(
+                        ack.transaction_id,
+                        ack.lsn,
+                        tuple(ack.subscription_ids),
+                        tuple(ack.additional_data_source_ids),
+                        tuple(ack.gone_subscription_ids),
+                    )
+                ]
+        raise invalid(f"{kind.name} is a server's message")
+
+    def _require_authenticated(self, what: str) -> None:
+        if self.state in UNAUTHENTICATED:
+            raise ProtocolError(ErrorCode.AUTH_REQUIRED, f"{what} needs authentication first")
+
+    def _read_call(self, request: pb.SatRpcRequest) -> ServerEvent:
+        method, request_id = request.method, request.request_id
+        self._failed_call = (method, request_id)
+        if method not in METHODS:
+            raise invalid(f"there is no method {method[:100]!r}")
+        if method != AUTHENTICATE:
+            self._require_authenticated(method)
+        event = self._read_call_body(method, request_id, request.message)
+        if request_id in self._calls:
+            raise invalid(f"call {request_id} is still being answered")
+        if len(self._calls) >= OUTSTANDING_CALLS_MAX:
+            raise invalid(f"more than {OUTSTANDING_CALLS_MAX} calls at once")
+        target = ARROWS.get((self.state, method))
+        if target is None:
+            raise invalid(f"{method} is not possible while {self.state.value}")
+        self.state = target
+        self._calls[request_id] = method
+        if method == STOP:
+            self._assembler.clear()
+        self._failed_call = None
+        return event
+
+    def _read_call_body(self, method: str, request_id: int, body: bytes) -> ServerEvent:
+        match method:
+            case "authenticate":
+                auth = codec.decode_body(pb.SatAuthReq, body)
+                if not auth.id or not auth.token:
+                    raise invalid("authenticate needs a client id and a token")
+                if len(auth.id) > CLIENT_ID_CHARS_MAX:
+                    raise invalid(f"a client id of more than {CLIENT_ID_CHARS_MAX} characters")
+                return AuthRequested(request_id, auth.id, auth.token)
+            case "startReplication":
+                start = codec.decode_body(pb.SatInStartReplicationReq, body)
+                return StartRequested(
+                    request_id,
+                    start.lsn,
+                    tuple(start.subscription_ids),
+                    start.schema_version if start.HasField("schema_version") else None,
+                    "postgresql" if start.sql_dialect == pb.SatInStartReplicationReq.POSTGRES else "sqlite",
+                    tuple(start.observed_transaction_data),
+                )
+            case "subscribe":
+                subscribe = codec.decode_body(pb.SatSubsReq, body)
+                shapes = codec.shape_requests_of(subscribe)
+                self._expect_delivery(subscribe.subscription_id, {shape.request_id for shape in shapes})
+                return SubscribeRequested(request_id, subscribe.subscription_id, shapes)
+            case "unsubscribe":
+                unsubscribe = codec.decode_body(pb.SatUnsubsReq, body)
+                return UnsubscribeRequested(request_id, tuple(unsubscribe.subscription_ids))
+        codec.decode_body(pb.SatInStopReplicationReq, body)
+        return StopRequested(request_id)
+
+    def _expect_delivery(self, subscription_id: str, request_ids: set[str]) -> None:
+        # A repeated id will be refused by whoever knows the subscriptions; the rows owed are the first one's.
+        self._undelivered.setdefault(subscription_id, request_ids)
+        if len(self._undelivered) > UNDELIVERED_SUBSCRIPTIONS_MAX:
+            # The oldest loses only the check that its delivery is complete.
+            del self._undelivered[next(iter(self._undelivered))]
+
+    def _read_answer(self, response: pb.SatRpcResponse) -> list[ServerEvent]:
+        self._require_authenticated("an answer")
+        method = self._own_calls.get(response.request_id)
+        if method is None or method != response.method:
+            raise invalid("an answer to a call that was not made")
+        del self._own_calls[response.request_id]
+        if response.WhichOneof("result") == "error":
+            return [PeerFailed(error_name(response.error.error_type), response.error.message, method)]
+        codec.decode_body(pb.SatInStartReplicationResp, response.message)
+        self.writes_started = True
+        return [WriteStarted()]
+
+    def _read_relation(self, message: pb.SatRelation) -> None:
+        relation = codec.relation_of(message)
+        if relation.id not in self._device_relations and len(self._device_relations) >= RELATIONS_MAX:
+            raise invalid(f"more than {RELATIONS_MAX} relations")
+        self._device_relations[relation.id] = relation
+
+    def _read_op_log(self, frame: bytes) -> list[ServerEvent]:
+        self._require_authenticated("a write")
+        if not self.writes_started:
+            return []
+        events: list[ServerEvent] = []
+        # A log may hold several transactions; what is decoded at once is bounded by the size of one.
+        for op in codec.decode_ops(frame[1:], TRANSACTION_LIMITS.ops_max):
+            written = self._read_op(op)
+            if written is not None:
+                events.append(written)
+        self._assembler.end_of_log(len(frame))
+        return events
+
+    def _read_op(self, op: Op) -> WriteReceived | None:
+        match op:
+            case Begin():
+                self._assembler.begin(op)
+                self._named_changes = []
+            case Commit():
+                transaction = self._assembler.commit(op)
+                if transaction.changes:
+                    named, self._named_changes = tuple(self._named_changes), []
+                    return WriteReceived(transaction.commit_ms, transaction.lsn, named)
+            case Insert() | Update() | Delete() | Compensation():
+                relation = check_width(self._device_relations.get(op.relation_id), op, self._assembler.lsn)
+                self._assembler.add(op)
+                self._named_changes.append((relation, op))
+            case _:
+                raise invalid(f"a device does not send {type(op).__name__}", lsn=self._assembler.lsn)
+        return None
+
+    # --- what the server answers --------------------------------------------------------------------------------------
+
+    def authenticated(self, request_id: int, server_id: str) -> bytes:
+        """The token is good."""
+        return self._answer(AUTHENTICATE, request_id, pb.SatAuthResp(id=server_id))
+
+    def rpc_error(self, request_id: int, method: str, code: ErrorCode, message: str) -> bytes:
+        """The call cannot be served. For startReplication and subscribe prefer their own refusals."""
+        self._step(method, request_id, refused(method))
+        return codec.rpc_error(method, request_id, code, message)
+
+    def start_accepted(self, request_id: int, window: int = WINDOW_TRANSACTIONS) -> bytes:
+        """From here on relations, transactions and deliveries may be sent."""
+        return self._answer(START, request_id, pb.SatInStartReplicationResp(unacked_window_size=window))
+
+    def start_refused(self, request_id: int, code_name: str, message: str) -> bytes:
+        """``code_name``: a ReplicationError.Code. MALFORMED_LSN is never sent: old devices overlook it."""
+        if code_name == "MALFORMED_LSN":
+            raise misuse("MALFORMED_LSN leaves an old device connected to nothing", hint="refuse with BEHIND_WINDOW")
+        error = pb.SatInStartReplicationResp.ReplicationError(code=code_name, message=message)
+        self._step(START, request_id, refused(START))
+        return codec.rpc_response(START, request_id, pb.SatInStartReplicationResp(err=error).SerializeToString())
+
+    def start_write(self) -> bytes:
+        """Ask the device for its writes: all that it has not seen echoed."""
+        if self.state in UNAUTHENTICATED or self.state is State.CLOSED:
+            raise misuse("writes are asked for after authentication")
+        self._own_call_id += 1
+        self._own_calls[self._own_call_id] = START
+        return codec.rpc_request(START, self._own_call_id, _START_WRITE_BODY)
+
+    def stopped(self, request_id: int) -> bytes:
+        return self._answer(STOP, request_id, pb.SatInStopReplicationResp())
+
+    def subscribed(self, request_id: int, subscription_id: str) -> bytes:
+        """Goes out before any row of the subscription."""
+        return self._answer(SUBSCRIBE, request_id, pb.SatSubsResp(subscription_id=subscription_id))
+
+    def subscribe_refused(
+        self,
+        request_id: int,
+        subscription_id: str,
+        code: str,
+        message: str,
+        errors: Iterable[tuple[str, str, str]] = (),
+    ) -> bytes:
+        """The connection stays. ``code``: a SatSubsError.Code; ``errors``: (request id, ShapeReqError.Code, text)."""
+        error = pb.SatSubsResp.SatSubsError(
+            code=code,
+            message=message,
+            shape_request_error=[
+                pb.SatSubsResp.SatSubsError.ShapeReqError(request_id=shape, code=shape_code, message=text)
+                for shape, shape_code, text in errors
+            ],
+        )
+        self._step(SUBSCRIBE, request_id, refused(SUBSCRIBE))
+        if code != "SUBSCRIPTION_ID_ALREADY_EXISTS":
+            self._undelivered.pop(subscription_id, None)
+        body = pb.SatSubsResp(subscription_id=subscription_id, err=error).SerializeToString()
+        return codec.rpc_response(SUBSCRIBE, request_id, body)
+
+    def unsubscribed(self, request_id: int) -> bytes:
+        """Always answered, for ids we do not know too."""
+        return self._answer(UNSUBSCRIBE, request_id, pb.SatUnsubsResp())
+
+    def _answer(self, method: str, request_id: int, message: Message) -> bytes:
+        self._step(method, request_id, granted(method))
+        return codec.rpc_response(method, request_id, message.SerializeToString())
+
+    def _step(self, method: str, request_id: int, step: str) -> None:
+        if self._calls.get(request_id) != method:
+            raise misuse(f"no {method} with id {request_id} waits for an answer")
+        target = ARROWS.get((self.state, step))
+        if target is None:
+            raise misuse(f"the answer {step} is not possible while {self.state.value}")
+        del self._calls[request_id]
+        self.state = target
+
+    # --- what the server streams --------------------------------------------------------------------------------------
+
+    def relation(self, relation: Relation) -> bytes:
+        """A table, before the first row of it and whenever wanted again."""
+        self._require_streaming("a relation")
+        self._relations[relation.id] = relation
+        return codec.relation_message(relation)
+
+    def transaction(self, tx: Transaction) -> bytes:
+        """A whole transaction. It needs an origin, a transaction id, a position, and its relations sent before."""
+        self._require_streaming("a transaction")
+        if self._delivery is not None:
+            raise misuse("a transaction inside a delivery would be taken for rows of it")
+        if tx.origin is None or tx.transaction_id is None or not tx.lsn:
+            raise misuse("a transaction for a device needs origin, transaction id and lsn")
+        for change in tx.changes:
+            if isinstance(change, Compensation):
+                raise misuse("a device ignores compensations; send the row")
+            if not isinstance(change, Migrate):
+                self._check_sent(change)
+        return codec.encode_transaction(tx)
+
+    def shape_data_begin(self, subscription_id: str, lsn: bytes) -> bytes:
+        """Open the delivery of a subscription: its rows as of ``lsn``, which becomes the device's position."""
+        self._require_streaming("a delivery")
+        if self._delivery is not None:
+            raise misuse("one delivery at a time")
+        if not lsn:
+            raise misuse("a device that is told an empty lsn starts from scratch")
+        self._delivery = _Delivery(subscription_id, self._undelivered.pop(subscription_id, set()))
+        return codec.subs_data_begin(subscription_id, lsn)
+
+    def shape_begin(self, request_id: str) -> bytes:
+        delivery = self._require_delivery()
+        if delivery.request_open:
+            raise misuse("the last shape has not ended")
+        delivery.request_open = True
+        delivery.missing.discard(request_id)
+        return codec.shape_data_begin(request_id)
+
+    def rows(self, inserts: Sequence[Insert]) -> bytes:
+        """Rows of the shape that is open."""
+        if not self._require_delivery().request_open:
+            raise misuse("rows outside a shape")
+        for insert in inserts:
+            self._check_sent(insert)
+        return codec.oplog_message(codec.encode_ops(inserts))
+
+    def shape_end(self) -> bytes:
+        delivery = self._require_delivery()
+        if not delivery.request_open:
+            raise misuse("no shape has begun")
+        delivery.request_open = False
+        return codec.shape_data_end()
+
+    def shape_data_end(self) -> bytes:
+        """Close the delivery. Every request of the subscription must have had its begin and end."""
+        delivery = self._require_delivery()
+        if delivery.request_open:
+            raise misuse("the last shape has not ended")
+        if delivery.missing:
+            raise misuse(f"shapes asked for and left out: {', '.join(sorted(delivery.missing))}")
+        self._delivery = None
+        return codec.subs_data_end()
+
+    def gone_batch(self, subscription_ids: Sequence[str], lsn: bytes, gones: Sequence[Gone]) -> list[bytes]:
+        """The rows that no remaining subscription holds, after an unsubscribe of all of ``subscription_ids``."""
+        self._require_streaming("a batch of rows that leave")
+        if self._delivery is not None:
+            raise misuse("one delivery at a time")
+        if not lsn:
+            raise misuse("a device that is told an empty lsn starts from scratch")
+        for gone in gones:
+            self._check_sent(gone)
+        for subscription_id in subscription_ids:
+            self._undelivered.pop(subscription_id, None)
+        logs = [
+            codec.oplog_message(codec.encode_ops(gones[start : start + GONES_PER_LOG]))
+            for start in range(0, len(gones), GONES_PER_LOG)
+        ]
+        return [codec.unsubs_data_begin(subscription_ids, lsn), *logs, codec.unsubs_data_end()]
+
+    def _require_streaming(self, what: str) -> None:
+        if self.state is not State.STREAMING:
+            raise misuse(f"{what} is not possible while {self.state.value}")
+
+    def _require_delivery(self) -> _Delivery:
+        if self._delivery is None:
+            raise misuse("no delivery is open")
+        return self._delivery
+
+    def _check_sent(self, change: RowChange) -> None:
+        try:
+            check_width(self._relations.get(change.relation_id), change)
+        except ProtocolError as error:
+            raise misuse(error.message, hint="send the relation first") from error
