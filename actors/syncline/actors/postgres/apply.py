@@ -29,12 +29,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from syncline.cluster import Ref
+    from syncline.cluster.ref import Ref
 
 BATCH_TRANSACTIONS_MAX = 500  # a tenth of a second of work: the latency a batch may add to whoever comes after it
 BATCH_BYTES_MAX = 1 << 20
 TURN_TRANSACTIONS_MAX = 50  # taken from one device before it is another's turn
-DEVICE_PENDING_MAX = 1_000  # unanswered transactions of one device
+DEVICE_PENDING_MAX = 1_000  # unanswered transactions of one device: twenty turns
+PENDING_MAX = 20_000  # of all devices together: some seconds of work
+PENDING_BYTES_MAX = 64 << 20
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
@@ -100,14 +102,10 @@ class Decision:
 class _Pending:
     write: Write
     text: str
+    size: int
     alone: bool = False
     tries_alone: int = 0
     losses: int = 0
-    refusal: Rejection | None = None
-
-    @property
-    def encoded(self) -> str:
-        return self.text if self.refusal is None else encode_write(self.write, self.refusal)
 
 
 @dataclass(slots=True)
@@ -124,7 +122,7 @@ class Batch:
 
     @property
     def text(self) -> str:
-        return f"[{','.join(pending.encoded for pending in self.pending)}]"
+        return f"[{','.join(pending.text for pending in self.pending)}]"
 
     @property
     def writes(self) -> tuple[Write, ...]:
@@ -139,19 +137,33 @@ class WriteQueue:
         self._ready: OrderedDict[str, None] = OrderedDict()  # a set with an order: whose turn is next
         self._waiting: list[tuple[float, str]] = []
         self._out: Batch | None = None
+        self._shed: dict[str, Ref] = {}
         self.pending = 0
+        self.pending_bytes = 0
 
     def add(self, write: Write) -> Decision | None:
-        """Takes ``write``; a Decision when it is not taken because its device has too many unanswered ones."""
-        device = self._devices.get(write.client_id)
-        if device is None:
-            device = self._devices[write.client_id] = _Device()
-            self._ready[write.client_id] = None
-        if len(device.pending) >= DEVICE_PENDING_MAX:
+        """Takes ``write``, or answers that there is no room for it.
+
+        Then nothing more is taken from that sender: a later write that got in would make the one left out a duplicate.
+        The device's next connection, another ``reply_to``, begins anew.
+        """
+        client_id = write.client_id
+        if client_id in self._shed:
+            if self._shed[client_id] is write.reply_to:
+                return Decision(write, "overloaded")
+            del self._shed[client_id]
+        device = self._devices.get(client_id)
+        full = self.pending >= PENDING_MAX or self.pending_bytes >= PENDING_BYTES_MAX
+        if full or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
+            self._shed[client_id] = write.reply_to
             return Decision(write, "overloaded")
-        refusal = _unstorable(write)
-        device.pending.append(_Pending(write, "" if refusal else encode_write(write), refusal=refusal))
+        if device is None:
+            device = self._devices[client_id] = _Device()
+            self._ready[client_id] = None
+        text = encode_write(write, _unstorable(write))
+        device.pending.append(_Pending(write, text, len(text)))
         self.pending += 1
+        self.pending_bytes += len(text)
         return None
 
     def take(self, now_s: float) -> Batch | None:
@@ -168,12 +180,12 @@ class WriteQueue:
             used = 0
             while used < min(len(queue), TURN_TRANSACTIONS_MAX) and len(taken) < BATCH_TRANSACTIONS_MAX:
                 pending = queue[used]
-                if taken and (pending.alone or size + len(pending.text) > BATCH_BYTES_MAX):
+                if taken and (pending.alone or size + pending.size > BATCH_BYTES_MAX):
                     turns = 0
                     break
                 taken.append(pending)
                 used += 1
-                size += len(pending.text)
+                size += pending.size
                 if pending.alone:
                     turns = 0
                     break
@@ -212,10 +224,9 @@ class WriteQueue:
             return
         (pending,) = batch.pending
         pending.alone = True
-        if passes(error.sqlstate) or _suspicious(error.sqlstate):
-            self._again(pending, error, now_s, alone=True)
-        else:
-            pending.refusal = error
+        if not passes(error.sqlstate) and not _suspicious(error.sqlstate):
+            pending.text = encode_write(pending.write, error)
+        self._again(pending, error, now_s, alone=True)
 
     def lost(self, now_s: float) -> None:
         """The connection went away with the batch: it is in doubt, and is sent again."""
@@ -245,6 +256,7 @@ class WriteQueue:
         assert first is pending, "decided in the device's order"
         device.retries = 0
         self.pending -= 1
+        self.pending_bytes -= pending.size
         if not device.pending:
             del self._devices[client_id]
             del self._ready[client_id]
@@ -254,7 +266,7 @@ class WriteQueue:
             pending.alone = True
             pending.tries_alone += alone
             if pending.tries_alone >= TRIES_ALONE_MAX:
-                pending.refusal = error
+                pending.text = encode_write(pending.write, error)
         self._wait(pending.write.client_id, now_s)
 
     def _wait(self, client_id: str, now_s: float) -> None:

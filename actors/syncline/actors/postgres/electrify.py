@@ -110,7 +110,8 @@ async def _typed(connection: asyncpg.Connection, table: str, error: asyncpg.Post
             return TableUnsupported(table, message, hint)
         case asyncpg.LockNotAvailableError():
             return TableBusy(table, f"{table} was locked by somebody else for {LOCK_WAIT_S} s", "try again")
-    return error
+    other: Exception = error
+    return other
 
 
 async def near_names(connection: asyncpg.Connection, table: str) -> tuple[str, ...]:

@@ -1,0 +1,213 @@
+"""The Writer: transactions of devices into Postgres, in batches, each exactly once.
+
+One connection, one batch out at a time; what arrives meanwhile makes the next batch, so batches grow with the load and
+an idle server answers at once. What goes into a batch and what an answer means is decided in ``apply``; the merging is
+done by Postgres (``sql/apply.sql``). Here is only the waiting: connecting, calling, coming back after a loss.
+
+Exactly once needs nothing of this process. Postgres advances the device's row in the same transaction as the data, so
+whatever is in doubt after a loss is sent again, and what had been committed is answered as a duplicate. That holds
+even while the backend of a lost connection is still at work: both wait for the device's row.
+
+An answer carries a position: a WAL location that was durable after the batch, at or behind the commit of everything
+the answer is about. Once the stream has passed it, the stream has shown the transaction, if it changed anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from syncline.actors.postgres.apply import Batch, Decision, Rejection, Status, Write, WriteQueue
+from syncline.actors.postgres.bootstrap import SESSION_SETTINGS
+from syncline.cluster.actor import Actor
+from syncline.cluster.clock import Clock
+from syncline.cluster.spec import Exit, ExitKind
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+RECONNECT_FIRST_S = 0.1
+RECONNECT_MAX_S = 5.0
+STATEMENT_TIMEOUT_S = 60  # for a whole batch, of which 500 transactions take a tenth of a second
+ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_S + 10.0  # then the connection is taken for dead
+
+# Session settings beside those that fix the spelling of values. A database may have other defaults; the application's
+# own sessions keep them.
+WRITER_SETTINGS = {
+    **SESSION_SETTINGS,
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+    "jit": "off",
+}
+
+APPLY = "CALL electric.apply($1, NULL)"
+POSITION = "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8"
+UNANSWERED = Exit(ExitKind.KILLED, detail="no room for the answer to a write")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The answer to a ``Write``: its ``lsn`` and ``ms``, and what became of it.
+
+    ``applied`` and ``duplicate``: it is durable, now or before. ``rejected``: never will be, ``rejection`` says why; it
+    is recorded and the device has been advanced past it. ``overloaded``: not taken, and nothing more will be from this
+    sender; the device has to come back with a new connection. ``position``: see the module; 0 when overloaded.
+    """
+
+    lsn: int
+    ms: int
+    status: Status
+    position: int
+    rejection: Rejection | None = None
+
+
+class WriteLoop:
+    """Drives a ``WriteQueue`` against one database. ``answer`` is called once for each write added."""
+
+    def __init__(
+        self,
+        dsn: str,
+        clock: Clock,
+        answer: Callable[[Write, Written], None],
+        application_name: str = "syncline-writer",
+    ) -> None:
+        self._dsn = dsn
+        self._clock = clock
+        self._answer = answer
+        self._settings = WRITER_SETTINGS | {"application_name": application_name}
+        self._queue = WriteQueue()
+        self._work = asyncio.Event()
+        self._connection: asyncpg.Connection | None = None
+
+    def add(self, write: Write) -> None:
+        """Takes a write; never waits."""
+        decision = self._queue.add(write)
+        if decision is None:
+            self._work.set()
+        else:
+            self._tell(decision, 0)
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        try:
+            while True:
+                batch = self._queue.take(self._clock.monotonic_s())
+                if batch is None:
+                    await self._wait()
+                else:
+                    await self._carry_out(batch)
+        finally:
+            self._disconnect()
+
+    async def _wait(self) -> None:
+        """Until a write arrives or a device's time to try again has come."""
+        self._work.clear()
+        delay_s = self._queue.wait_s(self._clock.monotonic_s())
+        timer = None if delay_s is None else self._clock.call_after(delay_s, self._work.set)
+        try:
+            await self._work.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _carry_out(self, batch: Batch) -> None:
+        connection = await self._connected()
+        try:
+            answers = await connection.fetchval(APPLY, batch.text, timeout=ANSWER_TIMEOUT_S)
+            position = await connection.fetchval(POSITION, timeout=ANSWER_TIMEOUT_S)
+        except asyncpg.PostgresError as error:
+            if _ended(connection, error):
+                self._lose(error)
+            else:
+                self._queue.failed(_rejection_of(error), self._clock.monotonic_s())
+        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
+            self._lose(error)
+        else:
+            for decision in self._queue.settle(json.loads(answers), self._clock.monotonic_s()):
+                self._tell(decision, position)
+
+    async def _connected(self) -> asyncpg.Connection:
+        """The connection, a new one when there is none. Tries for ever: without Postgres there is nothing to do."""
+        delay_s = RECONNECT_FIRST_S
+        while self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await asyncpg.connect(
+                    self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._settings
+                )
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                log.warning("the writer has no connection to Postgres, next try in %.1f s: %s", delay_s, error)
+                await self._sleep(delay_s)
+                delay_s = min(RECONNECT_MAX_S, 2 * delay_s)
+        return self._connection
+
+    async def _sleep(self, delay_s: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_after(delay_s, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
+    def _lose(self, error: BaseException) -> None:
+        log.warning("the writer lost its connection to Postgres, the batch is sent again: %s", error)
+        self._disconnect()
+        self._queue.lost(self._clock.monotonic_s())
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    def _tell(self, decision: Decision, position: int) -> None:
+        write = decision.write
+        self._answer(write, Written(write.lsn, write.ms, decision.status, position, decision.rejection))
+
+
+class Writer(Actor):
+    """Takes ``Write`` by cast or send, and casts back ``Written``.
+
+    Whoever sends must keep a device's order, and must treat the end of this actor as the loss of everything not yet
+    answered: the device's connection ends, and the device sends it all again.
+    """
+
+    def __init__(self, dsn: str, application_name: str = "syncline-writer") -> None:
+        self._dsn = dsn
+        self._application_name = application_name
+
+    async def init(self) -> None:
+        self._loop = WriteLoop(self._dsn, self.clock, _answer, self._application_name)
+        self.background(self._loop.run())
+
+    async def handle_cast(self, message: Any) -> None:
+        assert isinstance(message, Write), f"the writer takes Write, got {type(message).__name__}"
+        self._loop.add(message)
+
+
+def _answer(write: Write, written: Written) -> None:
+    """To the device; one that has no room even for an answer ends, and hears of its writes when it comes back."""
+    if not write.reply_to.cast(written) and write.reply_to.alive:
+        write.reply_to.stop(UNANSWERED)
+
+
+def _ended(connection: asyncpg.Connection, error: asyncpg.PostgresError) -> bool:
+    """Whether the connection is gone. Postgres says why (57P01, 57P02) before it closes; 57014 is a mere time-out."""
+    sqlstate = error.sqlstate or ""
+    return connection.is_closed() or sqlstate.startswith(("08", "57P"))
+
+
+def _rejection_of(error: asyncpg.PostgresError) -> Rejection:
+    return Rejection(
+        error.sqlstate or "XX000",
+        error.message or str(error),
+        error.detail,
+        error.hint,
+        error.table_name,
+        error.constraint_name,
+    )
