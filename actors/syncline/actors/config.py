@@ -1,0 +1,340 @@
+"""What the operator wants, read once and checked as a whole.
+
+A setting comes from a flag, else from the environment, else from ``.env`` in the current folder; an empty value counts
+as not given. Every problem is reported, each with the variable's name and what to do, because an operator who mends one
+at a time restarts once for each. Names are those of the Electric line this service replaces, where it had one; a
+variable of that line which has no meaning here is named in a warning, since its owner believes it does something.
+
+Two situations decide the defaults. With DATABASE_URL this is somebody's real database: tokens must be signed, and a
+missing key is an error. Without it everything is a trial: an embedded Postgres, unsigned tokens, loopback only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+from dotenv import dotenv_values
+
+from syncline.actors.devices.auth import ALGORITHMS, Authenticator, InsecureAuth, KeyRefused, SecureAuth
+
+AuthMode = Literal["secure", "insecure"]
+LogLevel = Literal["error", "warning", "info", "debug"]
+AUTH_MODES: tuple[AuthMode, ...] = ("secure", "insecure")
+LOG_LEVELS: tuple[LogLevel, ...] = ("error", "warning", "info", "debug")
+RUNTIMES = ("local", "ray")
+LOOPBACK = ("127.0.0.1",)
+EVERYWHERE = ("0.0.0.0",)  # noqa: S104 - a server for devices listens to the world, behind its operator's proxy
+EVERYWHERE_IPV6 = (*EVERYWHERE, "::")
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One variable: its ``default`` as documentation says it, and what it means."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "DATABASE_URL", "an embedded Postgres", "The Postgres to sync: postgresql://user:password@host:port/database"
+    ),
+    Setting(
+        "DATABASE_REQUIRE_SSL",
+        "true; false for a local host",
+        "Whether to insist on TLS to Postgres; sslmode=verify-full in the URL verifies the certificate too",
+    ),
+    Setting("HTTP_PORT", "5133", "Port for devices (/ws) and the HTTP API; 0 takes a free one"),
+    Setting(
+        "SYNCLINE_HTTP_HOST",
+        "0.0.0.0; 127.0.0.1 with the embedded Postgres",
+        "Addresses to listen on, separated by commas",
+    ),
+    Setting("ELECTRIC_USE_IPV6", "false", "Whether to listen on all IPv6 addresses too"),
+    Setting(
+        "AUTH_MODE",
+        "secure; insecure with the embedded Postgres",
+        "secure: tokens are signed. insecure: any token is believed, for development",
+    ),
+    Setting("AUTH_JWT_ALG", "", f"Algorithm of signed tokens: {', '.join(ALGORITHMS)}"),
+    Setting("AUTH_JWT_KEY", "", "The shared secret (HS...) or the public key in PEM form (RS..., ES...)"),
+    Setting("AUTH_JWT_KEY_IS_BASE64_ENCODED", "false", "Whether AUTH_JWT_KEY is base64"),
+    Setting("AUTH_JWT_NAMESPACE", "", "The claim whose object holds sub or user_id; top level when not given"),
+    Setting("AUTH_JWT_ISS", "", "Required issuer of tokens; any when not given"),
+    Setting("AUTH_JWT_AUD", "", "Required audience of tokens; any when not given"),
+    Setting("ELECTRIC_INSTANCE_ID", "made once and kept in the database", "The server id that devices are told"),
+    Setting("LOG_LEVEL", "info", "error, warning, info or debug"),
+    Setting("SYNCLINE_RUNTIME", "local", "local: everything in one process. ray is not available in this version"),
+    Setting(
+        "SYNCLINE_DATA_DIR", ".syncline", "Folder for shape logs and the embedded Postgres; can be rebuilt at any time"
+    ),
+)
+
+_NO_PROXY = "there is no migrations proxy: electrify tables with `syncline electrify` or CALL electric.electrify"
+_NO_PUBLISHER = "Postgres never connects back: device writes enter by SQL"
+_NO_METRICS = "this version exports no metrics or traces"
+UNSUPPORTED: Mapping[str, str] = {
+    "DATABASE_USE_IPV6": "both address families are tried anyway",
+    "PG_PROXY_PORT": _NO_PROXY,
+    "PG_PROXY_PASSWORD": _NO_PROXY,
+    "ELECTRIC_WRITE_TO_PG_MODE": "device writes always enter by SQL, as direct_writes meant",
+    "LOGICAL_PUBLISHER_HOST": _NO_PUBLISHER,
+    "LOGICAL_PUBLISHER_PORT": _NO_PUBLISHER,
+    "ELECTRIC_RESUMABLE_WAL_WINDOW": "devices resume from logs on disk, not from a window of WAL",
+    "ELECTRIC_TXN_CACHE_SIZE": "devices resume from logs on disk, not from a cache of transactions",
+    "ELECTRIC_FEATURES": "there are no feature flags",
+    "ELECTRIC_TELEMETRY": "nothing is ever reported to anybody",
+    "METRICS_MEASUREMENT_PERIOD": _NO_METRICS,
+    "STATSD_HOST": _NO_METRICS,
+    "OTEL_EXPORT": _NO_METRICS,
+    "OTLP_ENDPOINT": _NO_METRICS,
+    "HONEYCOMB_API_KEY": _NO_METRICS,
+    "PROXY_TRACING_ENABLE": _NO_METRICS,
+    "DISABLE_TZDATA_AUTOUPDATE": "no time zone data is downloaded",
+}
+"""Variables of the Electric line that mean nothing here, and why."""
+
+# Insecure mode looks into the namespace too; the others would only pretend to protect.
+_SECURE_ONLY = ("AUTH_JWT_ALG", "AUTH_JWT_KEY", "AUTH_JWT_KEY_IS_BASE64_ENCODED", "AUTH_JWT_ISS", "AUTH_JWT_AUD")
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """``variable`` is wrong or missing; ``message`` says how, and what to do."""
+
+    variable: str
+    message: str
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. ``problems``: all of them."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("; ".join(f"{problem.variable}: {problem.message}" for problem in problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Checked settings. ``database_url`` None: start the embedded Postgres in ``data_dir``; else it carries sslmode.
+
+    ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
+    the operator should read. Secrets are not in its repr.
+    """
+
+    database_url: str | None = field(repr=False)
+    http_hosts: tuple[str, ...]
+    http_port: int
+    auth_mode: AuthMode
+    authenticator: Authenticator = field(repr=False, compare=False)
+    instance_id: str | None
+    log_level: LogLevel
+    data_dir: Path
+    runtime: Literal["local"] = "local"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def database_display(self) -> str:
+        """The database as it may be shown: without the password."""
+        return "an embedded Postgres" if self.database_url is None else without_password(self.database_url)
+
+
+def load(
+    flags: Mapping[str, str | None],
+    environment: Mapping[str, str],
+    dotenv: Path | None = None,
+    *,
+    cwd: Path | None = None,
+) -> Config:
+    """Read and check everything. ``flags`` are keyed by variable name. Raises ConfigError with every problem."""
+    from_file = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
+    reader = _Reader({**_given(from_file), **_given(environment), **_given(flags)})
+    config = reader.config(cwd or Path.cwd())
+    if reader.problems:
+        raise ConfigError(tuple(reader.problems))
+    return config
+
+
+def without_password(url: str) -> str:
+    """``url`` fit for a log."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{user.partition(':')[0]}{at}{host}{parts.path}"
+
+
+def _given(values: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value.strip() for name, value in values.items() if value is not None and value.strip()}
+
+
+class _Reader:
+    """Reads one setting after another and keeps what is wrong."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values = values
+        self.problems: list[Problem] = []
+        self.warnings: list[str] = []
+
+    def config(self, cwd: Path) -> Config:
+        database_url = self._database_url()
+        embedded = "DATABASE_URL" not in self.values
+        default: AuthMode = "insecure" if embedded else "secure"
+        auth_mode = self._choice("AUTH_MODE", AUTH_MODES, default)
+        authenticator = self._authenticator(auth_mode)
+        hosts = self._hosts(embedded)
+        if auth_mode == "insecure":
+            self._warn_of_insecurity(hosts)
+        self._runtime()
+        self._unknown_variables()
+        return Config(
+            database_url=database_url,
+            http_hosts=hosts,
+            http_port=self._port(),
+            auth_mode=auth_mode,
+            authenticator=authenticator,
+            instance_id=self.values.get("ELECTRIC_INSTANCE_ID"),
+            log_level=self._choice("LOG_LEVEL", LOG_LEVELS, "info"),
+            data_dir=(cwd / self.values.get("SYNCLINE_DATA_DIR", ".syncline")).expanduser().resolve(),
+            warnings=tuple(self.warnings),
+        )
+
+    def _problem(self, variable: str, message: str) -> None:
+        self.problems.append(Problem(variable, message))
+
+    def _choice(self, name: str, choices: tuple[_Choice, ...], default: _Choice) -> _Choice:
+        given = self.values.get(name, default).lower()
+        for choice in choices:
+            if choice == given:
+                return choice
+        self._problem(name, f"{self.values[name]!r} is not one of {', '.join(choices)}")
+        return default
+
+    def _flag(self, name: str, default: bool) -> bool:
+        given = self.values.get(name, "").lower()
+        if given and given not in (*_TRUE, *_FALSE):
+            self._problem(name, f"{self.values[name]!r} is neither true nor false")
+        return given in _TRUE if given else default
+
+    def _port(self) -> int:
+        given = self.values.get("HTTP_PORT", "5133")
+        if given.isascii() and given.isdigit() and int(given) < 65536:
+            return int(given)
+        self._problem("HTTP_PORT", f"{given!r} is not a port: give a number from 0 to 65535")
+        return 0
+
+    def _database_url(self) -> str | None:
+        """The URL with the TLS mode in it, where every client of Postgres looks for it."""
+        require = self._flag("DATABASE_REQUIRE_SSL", True)
+        url = self.values.get("DATABASE_URL")
+        if url is None:
+            return None
+        how = "give postgresql://user:password@host:port/database, with special characters percent-encoded"
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            self._problem("DATABASE_URL", f"not a URL: {how}")
+            return None
+        if parts.scheme not in ("postgresql", "postgres"):
+            self._problem("DATABASE_URL", f"not a Postgres URL: {how}")
+            return None
+        if not parts.path.strip("/") or parts.fragment:
+            self._problem("DATABASE_URL", f"does not end in a database's name: {how}")
+            return None
+        options = parse_qs(parts.query)
+        given_host = (options.get("host") or [host or ""])[-1]
+        mode = (options.get("sslmode") or [""])[-1]
+        if "DATABASE_REQUIRE_SSL" in self.values and mode:
+            if require and mode in ("disable", "allow", "prefer"):
+                self._problem("DATABASE_REQUIRE_SSL", f"contradicts sslmode={mode} in DATABASE_URL: remove one of them")
+        elif not mode:
+            insist = require and ("DATABASE_REQUIRE_SSL" in self.values or not _is_local(given_host))
+            addition = f"sslmode={'require' if insist else 'prefer'}"
+            url += f"&{addition}" if parts.query else f"?{addition}"
+        return "postgresql" + url.removeprefix(parts.scheme)
+
+    def _hosts(self, embedded: bool) -> tuple[str, ...]:
+        ipv6 = self._flag("ELECTRIC_USE_IPV6", False)
+        given = self.values.get("SYNCLINE_HTTP_HOST")
+        if given is None:
+            return LOOPBACK if embedded else EVERYWHERE_IPV6 if ipv6 else EVERYWHERE
+        hosts = tuple(host.strip() for host in given.split(",") if host.strip())
+        if "AUTH_MODE" not in self.values and embedded and not all(map(_is_local, hosts)):
+            self._problem(
+                "SYNCLINE_HTTP_HOST",
+                "would open a service that believes any token to the network: set AUTH_MODE=secure with a key, or "
+                "AUTH_MODE=insecure if that is really wanted",
+            )
+        return hosts
+
+    def _authenticator(self, mode: AuthMode) -> Authenticator:
+        namespace = self.values.get("AUTH_JWT_NAMESPACE")
+        if mode == "insecure":
+            why = "AUTH_MODE is insecure" if "AUTH_MODE" in self.values else "without DATABASE_URL auth is insecure"
+            for name in _SECURE_ONLY:
+                if name in self.values:
+                    self._problem(name, f"has no effect, since {why}: set AUTH_MODE=secure, or remove it")
+            return InsecureAuth(namespace)
+        encoded = self._flag("AUTH_JWT_KEY_IS_BASE64_ENCODED", False)
+        algorithm, key = self.values.get("AUTH_JWT_ALG"), self.values.get("AUTH_JWT_KEY")
+        if algorithm is None:
+            self._problem("AUTH_JWT_ALG", f"is missing, and auth is secure: set it to one of {', '.join(ALGORITHMS)}")
+        elif algorithm not in ALGORITHMS:
+            self._problem("AUTH_JWT_ALG", f"{algorithm!r} is not one of {', '.join(ALGORITHMS)}")
+        if key is None:
+            self._problem(
+                "AUTH_JWT_KEY",
+                "is missing, and auth is secure: set it to the secret or public key that verifies your tokens, or set "
+                "AUTH_MODE=insecure for development",
+            )
+        if algorithm in ALGORITHMS and key is not None:
+            issuer, audience = self.values.get("AUTH_JWT_ISS"), self.values.get("AUTH_JWT_AUD")
+            try:
+                return SecureAuth(
+                    algorithm, key, key_is_base64=encoded, issuer=issuer, audience=audience, namespace=namespace
+                )
+            except KeyRefused as refused:
+                self._problem("AUTH_JWT_KEY", str(refused))
+        return InsecureAuth(namespace)  # never used: there is a problem
+
+    def _warn_of_insecurity(self, hosts: tuple[str, ...]) -> None:
+        if all(map(_is_local, hosts)):
+            self.warnings.append("Auth is INSECURE: any token is believed. Only this machine can connect.")
+        else:
+            self.warnings.append(
+                f"Auth is INSECURE: any token is believed, and whoever reaches {', '.join(hosts)} can read and write "
+                "everything that is synced. Never in production."
+            )
+
+    def _runtime(self) -> None:
+        if self._choice("SYNCLINE_RUNTIME", RUNTIMES, "local") == "ray":
+            self._problem("SYNCLINE_RUNTIME", "ray is not available in this version: use local, or remove it")
+
+    def _unknown_variables(self) -> None:
+        self.warnings += [
+            f"{name} is set but not used: {why}." for name, why in UNSUPPORTED.items() if name in self.values
+        ]
+        known = {setting.name for setting in SETTINGS}
+        for name in sorted(self.values):
+            if name.startswith("SYNCLINE_") and name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                self.warnings.append(f"{name} is not a setting" + (f"; did you mean {close[0]}?" if close else "."))
+
+
+def _is_local(host: str) -> bool:
+    """A Unix socket, localhost or a loopback address: nobody can listen in between."""
+    if host in ("", "localhost") or host.startswith("/"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
