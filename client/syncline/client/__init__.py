@@ -1,0 +1,47 @@
+"""The device library: a local SQLite database kept in step with Postgres.
+
+    async with open_db("todo.db", "ws://localhost:5133") as db:
+        await db.connect(token)
+        items = await db.sync("items")
+        await items.synced()
+        await db.execute("UPDATE items SET done = 1 WHERE id = ?", (item_id,))
+        async with db.sql("SELECT * FROM items WHERE NOT done").live() as results:
+            async for rows in results:
+                ...
+
+Everything an application needs is named here; modules below are the library's own.
+"""
+
+from __future__ import annotations
+
+from syncline.client.connectivity import Status
+from syncline.client.database import Database, Shape, Transaction, open_db
+from syncline.client.errors import (
+    AuthRefused,
+    DatabaseInUse,
+    DatabaseUnusable,
+    ServerRefused,
+    ShapeRefused,
+    SynclineError,
+    UsageError,
+)
+from syncline.client.live import Query, Results
+from syncline.client.satellite import Token
+
+__all__ = [
+    "AuthRefused",
+    "Database",
+    "DatabaseInUse",
+    "DatabaseUnusable",
+    "Query",
+    "Results",
+    "ServerRefused",
+    "Shape",
+    "ShapeRefused",
+    "Status",
+    "SynclineError",
+    "Token",
+    "Transaction",
+    "UsageError",
+    "open_db",
+]

@@ -1,0 +1,347 @@
+"""Incoming changes -> SQL statements. Pure: a transaction, what is pending locally, and the schema in; a plan out.
+
+The server has already resolved every conflict it knows of, so an incoming row simply replaces ours, unless local
+changes to the same row are still on their way up. Those rows are merged by the rules both ends share (``proto.merge``):
+what is shown meanwhile is what the server will decide when it gets our changes, and nothing the user did flickers away.
+A row that goes (GONE) goes in any case: it has left our shapes, and pending changes reach the server regardless.
+
+``INSERT OR REPLACE`` also pushes aside another row that holds the same value of some unique index. Within a
+transaction two rows may swap such values; the final state satisfies every constraint, as the server enforced them.
+
+Statements are grouped: consecutive rows for the same statement run as one ``executemany``. Shadow entries are written
+only for rows with other tags than the untracked one (see ``schema``), and the deletion of stale entries is left out for
+tables that have none: a first sync of a million rows writes a million rows, not two.
+"""
+
+# ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeAlias
+
+from syncline.client.merging import Pending, merged
+
+parse_tag = None  # TEMP
+
+from syncline.client.cells import Values, decode_row
+from syncline.client.oplog import ENTRY_COLUMNS
+from syncline.client.schema import UNTRACKED_TAG, Table, described, literal, quoted
+from syncline.client.triggers import create_triggers, drop_triggers, key_sql
+from syncline.proto.values import (
+    Change,
+    Compensation,
+    Delete,
+    Gone,
+    Insert,
+    Migrate,
+    Relation,
+    Row,
+    RowChange,
+    Transaction,
+    Update,
+)
+
+Step: TypeAlias = tuple[str, list[Values]]
+RowId: TypeAlias = tuple[str, Values]
+"""A row of the device: its table and the SQLite values of its key."""
+
+
+class UnknownRelation(Exception):
+    """The stream names a relation it has not described, or a table that no migration has created here."""
+
+
+class TableSql:
+    """The statements that apply rows of one table. Parameters: whole rows, or keys (with the tags before them)."""
+
+    def __init__(self, table: Table) -> None:
+        name = quoted(table.name)
+        columns = ", ".join(quoted(column) for column in table.columns)
+        marks = ", ".join("?" for _ in table.columns)
+        width = len(table.primary_key)
+        matches = " AND ".join(f"{quoted(column)} = ?" for column in table.primary_key)
+        key = key_sql([f"?{i + 1}" for i in range(width)])
+        tagged_key = key_sql([f"?{i + 2}" for i in range(width)])
+        self.put = f"INSERT OR REPLACE INTO {name} ({columns}) VALUES ({marks})"
+        self.delete = f"DELETE FROM {name} WHERE {matches}"
+        self.put_tags = (
+            f"INSERT OR REPLACE INTO _syncline_shadow (tags, table_name, key) "
+            f"VALUES (?1, {literal(table.name)}, {tagged_key})"
+        )
+        self.drop_tags = f"DELETE FROM _syncline_shadow WHERE table_name = {literal(table.name)} AND key = {key}"
+        self.pending = (
+            f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key} "
+            "AND commit_ms IS NOT NULL ORDER BY id"
+        )
+
+
+@lru_cache(maxsize=1_000)
+def table_sql(table: Table) -> TableSql:
+    return TableSql(table)
+
+
+class Binding:
+    """How a relation of the server's maps onto our table. Columns are matched by name; one we lack is ignored."""
+
+    def __init__(self, table: Table, relation: Relation) -> None:
+        self.table = table
+        self.sql = table_sql(table)
+        self._key_decoders = [(index, table.decoders[index]) for index in table.key_indexes]
+        positions = {name: index for index, name in enumerate(relation.names)}
+        sources = [positions.get(column) for column in table.columns]
+        self._sources = None if sources == list(range(len(relation.columns))) else sources
+
+    def row(self, row: Row) -> Row:
+        """A wire row in the order of our columns."""
+        sources = self._sources
+        return row if sources is None else tuple(None if i is None else row[i] for i in sources)
+
+    def key(self, row: Row) -> Values:
+        """The SQLite values of the key of a row in our order."""
+        return tuple([decode(row[index]) for index, decode in self._key_decoders])
+
+    def change(self, change: Insert | Update | Delete) -> Insert | Update | Delete:
+        """A change with its rows in the order of our columns."""
+        if self._sources is None:
+            return change
+        if isinstance(change, Insert):
+            return Insert(change.relation_id, self.row(change.row), change.tags)
+        if isinstance(change, Update):
+            old = None if change.old_row is None else self.row(change.old_row)
+            return Update(change.relation_id, self.row(change.row), old, change.tags)
+        return Delete(change.relation_id, self.row(change.old_row), change.tags)
+
+
+class Bindings:
+    """The bindings of one plan, by relation id, made when first needed."""
+
+    def __init__(self, relations: Mapping[int, Relation], tables: Mapping[str, Table]) -> None:
+        self._relations = relations
+        self._tables = tables
+        self._made: dict[int, Binding] = {}
+
+    def find(self, relation_id: int) -> Binding | None:
+        binding = self._made.get(relation_id)
+        if binding is None:
+            relation = self._relations.get(relation_id)
+            table = None if relation is None else self._tables.get(relation.table)
+            if relation is None or table is None:
+                return None
+            binding = self._made[relation_id] = Binding(table, relation)
+        return binding
+
+    def of(self, relation_id: int) -> Binding:
+        """Raises UnknownRelation."""
+        binding = self.find(relation_id)
+        if binding is not None:
+            return binding
+        relation = self._relations.get(relation_id)
+        if relation is None:
+            raise UnknownRelation(f"the server sent rows of relation {relation_id} before describing it")
+        raise UnknownRelation(f"the server sent rows of table {relation.table}, which has no migration on this device")
+
+    def forget(self) -> None:
+        """After a migration."""
+        self._made.clear()
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to run: (statement, rows of parameters), first ``steps`` in order, then ``tag_steps`` in order.
+
+    ``tables`` is the schema afterwards, ``redescribed`` the tables migrations have made or changed.
+    """
+
+    tables: dict[str, Table]
+    steps: list[Step] = field(default_factory=list)
+    tag_steps: list[Step] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    versions: list[str] = field(default_factory=list)
+    redescribed: dict[str, Table] = field(default_factory=dict)
+
+    def run(self, sql: str, values: Values = ()) -> None:
+        _append(self.steps, sql, values)
+
+    def run_tags(self, sql: str, values: Values) -> None:
+        _append(self.tag_steps, sql, values)
+
+
+def _append(steps: list[Step], sql: str, values: Values) -> None:
+    if steps and steps[-1][0] is sql:
+        steps[-1][1].append(values)
+    else:
+        steps.append((sql, [values]))
+
+
+def touched_rows(
+    changes: Iterable[Change], relations: Mapping[int, Relation], tables: Mapping[str, Table]
+) -> set[RowId]:
+    """The rows whose pending local changes the plan needs to know. Tables still to be created have none."""
+    bindings = Bindings(relations, tables)
+    touched: set[RowId] = set()
+    for change in changes:
+        if isinstance(change, Insert | Update | Delete):
+            binding = bindings.find(change.relation_id)
+            if binding is not None:
+                touched.add((binding.table.name, binding.key(binding.row(_image(change)))))
+    return touched
+
+
+def _image(change: RowChange) -> Row:
+    return change.old_row if isinstance(change, Delete) else change.row
+
+
+def plan_transaction(
+    transaction: Transaction,
+    relations: Mapping[int, Relation],
+    tables: Mapping[str, Table],
+    *,
+    pending: Mapping[RowId, Pending],
+    tracked: frozenset[str],
+    known_versions: frozenset[str],
+) -> Plan:
+    """The plan of one server transaction. Raises UnknownRelation, or ValueError for cells their types forbid.
+
+    ``pending``: local changes not echoed yet, for every row of ``touched_rows`` that has some. ``tracked``: tables with
+    shadow entries. ``known_versions``: migrations applied before; a repeated one is skipped.
+    """
+    plan = Plan(dict(tables))
+    rows = _RowPlanner(plan, tracked, pending)
+    bindings = Bindings(relations, plan.tables)
+    histories: dict[RowId, tuple[Binding, list[Insert | Update | Delete]]] = {}
+    for change in transaction.changes:
+        if isinstance(change, Migrate):
+            if change.version not in known_versions:
+                plan_migration_step(plan, change)
+                bindings.forget()
+        elif not isinstance(change, Compensation):
+            binding = bindings.of(change.relation_id)
+            ordered = binding.row(_image(change))
+            if not pending and isinstance(change, Insert | Update):
+                rows.put(binding, ordered, change.tags)
+                continue
+            row_id = (binding.table.name, binding.key(ordered))
+            if isinstance(change, Gone):
+                histories.pop(row_id, None)
+                rows.drop(binding, row_id[1])
+            elif row_id in pending:
+                histories.setdefault(row_id, (binding, []))[1].append(binding.change(change))
+            elif isinstance(change, Delete):
+                rows.drop(binding, row_id[1])
+            else:
+                rows.put(binding, ordered, change.tags)
+    for row_id, (binding, history) in histories.items():
+        rows.merge(binding, row_id, history, transaction.origin or "", transaction.commit_ms)
+    _rebuild_triggers(plan, tables)
+    return plan
+
+
+def plan_rows(
+    inserts: Iterable[Insert],
+    relations: Mapping[int, Relation],
+    tables: Mapping[str, Table],
+    *,
+    pending: Mapping[RowId, Pending],
+    tracked: frozenset[str],
+) -> Plan:
+    """The plan of shape data: rows as they stood at one position of the stream."""
+    plan = Plan(dict(tables))
+    rows = _RowPlanner(plan, tracked, pending)
+    bindings = Bindings(relations, tables)
+    for insert in inserts:
+        binding = bindings.of(insert.relation_id)
+        ordered = binding.row(insert.row)
+        if pending:
+            row_id = (binding.table.name, binding.key(ordered))
+            if row_id in pending:
+                newest = max((parse_tag(tag) for tag in insert.tags), default=parse_tag(UNTRACKED_TAG))
+                rows.merge(binding, row_id, [binding.change(insert)], newest.origin, newest.ms)
+                continue
+        rows.put(binding, ordered, insert.tags)
+    return plan
+
+
+def plan_gone(
+    gones: Iterable[RowChange], relations: Mapping[int, Relation], tables: Mapping[str, Table], tracked: frozenset[str]
+) -> Plan:
+    """The plan of a batch of rows that no remaining subscription holds."""
+    plan = Plan(dict(tables))
+    rows = _RowPlanner(plan, tracked, {})
+    bindings = Bindings(relations, tables)
+    for gone in gones:
+        binding = bindings.of(gone.relation_id)
+        rows.drop(binding, binding.key(binding.row(_image(gone))))
+    return plan
+
+
+class _RowPlanner:
+    """Adds row statements to a plan, leaving out what cannot have an effect. Rows come in the order of our columns."""
+
+    def __init__(self, plan: Plan, tracked: frozenset[str], pending: Mapping[RowId, Pending]) -> None:
+        self._plan = plan
+        self._tracked = set(tracked)
+        self._pending = pending
+
+    def put(self, binding: Binding, row: Row, tags: Sequence[str]) -> None:
+        table = binding.table
+        self._plan.changed.add(table.name)
+        self._plan.run(binding.sql.put, decode_row(row, table.decoders))
+        if len(tags) == 1 and tags[0] == UNTRACKED_TAG:
+            if table.name in self._tracked:
+                self._plan.run_tags(binding.sql.drop_tags, binding.key(row))
+        else:
+            self._tracked.add(table.name)
+            self._plan.run_tags(binding.sql.put_tags, (json.dumps(list(tags)), *binding.key(row)))
+
+    def drop(self, binding: Binding, key: Values) -> None:
+        self._plan.changed.add(binding.table.name)
+        self._plan.run(binding.sql.delete, key)
+        if binding.table.name in self._tracked:
+            self._plan.run_tags(binding.sql.drop_tags, key)
+
+    def merge(
+        self, binding: Binding, row_id: RowId, history: Sequence[Insert | Update | Delete], origin: str, commit_ms: int
+    ) -> None:
+        """One row with local changes pending: what both sides' changes add up to."""
+        row, tags = merged(self._pending[row_id], history, origin, commit_ms)
+        if row is None:
+            self.drop(binding, row_id[1])
+        else:
+            self.put(binding, row, tags)
+
+
+def plan_migration_step(plan: Plan, step: Migrate) -> None:
+    """Run the step's SQL, note its version, and take over the table it describes."""
+    for _, sql in step.statements:
+        plan.run(sql)
+    if step.version not in plan.versions:
+        plan.versions.append(step.version)
+    if step.table is not None:
+        known = plan.tables.get(step.table.name)
+        table_id = known.id if known is not None else len(plan.tables)
+        plan.tables[step.table.name] = described(table_id, step.table)
+        plan.redescribed[step.table.name] = plan.tables[step.table.name]
+
+
+def plan_migrations(steps: Iterable[Migrate], tables: Mapping[str, Table], known_versions: frozenset[str]) -> Plan:
+    """The plan of migrations that ship with the application. Versions applied before are skipped."""
+    plan = Plan(dict(tables))
+    for step in steps:
+        if step.version not in known_versions:
+            plan_migration_step(plan, step)
+    _rebuild_triggers(plan, tables)
+    return plan
+
+
+def _rebuild_triggers(plan: Plan, before: Mapping[str, Table]) -> None:
+    """After a change of schema all triggers are made anew: a new table may be the parent another one refers to."""
+    if not plan.redescribed:
+        return
+    for table in before.values():
+        for sql in drop_triggers(table):
+            plan.run(sql)
+    for table in plan.tables.values():
+        for sql in create_triggers(table, plan.tables):
+            plan.run(sql)

@@ -1,0 +1,102 @@
+"""Cells of the wire <-> values in the device's SQLite columns, by Postgres type.
+
+The wire carries Postgres text for nearly every type (``values.Cell``). On the device a bool is INTEGER 0/1, integers
+are INTEGER, floats REAL, bytea BLOB, and everything else TEXT exactly as received. SQLite cannot store NaN (it turns
+into NULL) and has no literal for the infinities, so those three stay TEXT in the REAL column, spelled as Postgres
+spells them: REAL affinity leaves text that is not a number alone.
+
+What an application writes may be of any storage class. ``encode`` then sends its plain text and lets the server judge
+it: a write is refused with a reason there, never altered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from syncline.proto.values import Cell, Row
+
+Value: TypeAlias = int | float | str | bytes | None
+Values: TypeAlias = tuple[Value, ...]
+Decode: TypeAlias = Callable[[Cell], Value]
+Encode: TypeAlias = Callable[[Value], Cell]
+
+INTEGER_TYPES = frozenset({"int2", "int4", "int8"})
+FLOAT_TYPES = frozenset({"float4", "float8"})
+
+_UNSTORABLE_FLOATS = {b"NaN": "NaN", b"Infinity": "Infinity", b"-Infinity": "-Infinity"}
+_BOOLS = {b"t": 1, b"f": 0}
+
+
+def _decode_text(cell: Cell) -> Value:
+    return None if cell is None else str(cell, "utf-8")
+
+
+def _decode_bool(cell: Cell) -> Value:
+    if cell is None:
+        return None
+    try:
+        return _BOOLS[cell]
+    except KeyError:
+        raise ValueError(f"a bool is t or f on the wire, not {cell!r}") from None
+
+
+def _decode_integer(cell: Cell) -> Value:
+    return None if cell is None else int(cell)
+
+
+def _decode_float(cell: Cell) -> Value:
+    if cell is None:
+        return None
+    return _UNSTORABLE_FLOATS.get(cell) or float(cell)
+
+
+def _decode_bytes(cell: Cell) -> Value:
+    return cell
+
+
+def decoder(pg_type: str) -> Decode:
+    """The function from a cell of ``pg_type`` to its SQLite value. It raises ValueError on bytes the type forbids."""
+    if pg_type == "bool":
+        return _decode_bool
+    if pg_type in INTEGER_TYPES:
+        return _decode_integer
+    if pg_type in FLOAT_TYPES:
+        return _decode_float
+    return _decode_bytes if pg_type == "bytea" else _decode_text
+
+
+def _encode_any(value: Value) -> Cell:
+    if value is None or isinstance(value, bytes):
+        return value
+    if isinstance(value, float):
+        return _float_text(value).encode()
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def _float_text(value: float) -> str:
+    if value != value:
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    text = repr(value)
+    return text[:-2] if text.endswith(".0") else text
+
+
+def _encode_bool(value: Value) -> Cell:
+    if value == 1:
+        return b"t"
+    return b"f" if value == 0 else _encode_any(value)
+
+
+def encoder(pg_type: str) -> Encode:
+    """The function from a SQLite value to the cell of ``pg_type`` that the wire carries. Never raises."""
+    return _encode_bool if pg_type == "bool" else _encode_any
+
+
+def decode_row(row: Row, decoders: Sequence[Decode]) -> Values:
+    return tuple([decode(cell) for decode, cell in zip(decoders, row, strict=True)])
+
+
+def encode_row(values: Sequence[Value], encoders: Sequence[Encode]) -> Row:
+    return tuple([encode(value) for encode, value in zip(encoders, values, strict=True)])

@@ -1,0 +1,301 @@
+"""One connection to the server, from authentication to its end.
+
+Events of the session are handled strictly one after another, each to its commit before the next frame is read. The
+``Progress`` a connection reports to is the satellite: it outlives connections and knows who is waiting for what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
+
+from syncline.client.connectivity import INVALID_AUTH_REQUEST
+from syncline.client.oplog import entry_id_of, transactions
+from syncline.client.replica import Replica
+from syncline.client.shapes import Subscription, resumable_ids, to_cancel
+from syncline.client.store import whole
+from syncline.client.transport import Transport
+from syncline.proto.events import (
+    AdditionalData,
+    Authenticated,
+    ClientEvent,
+    GoneBatch,
+    PeerFailed,
+    RelationReceived,
+    SendFrom,
+    ShapeDataBegun,
+    ShapeDataEnded,
+    ShapeDataFailed,
+    ShapeRows,
+    StreamRefused,
+    StreamStarted,
+    StreamStopped,
+    Subscribed,
+    SubscribeRefused,
+    TransactionReceived,
+    Unsubscribed,
+)
+from syncline.proto.flow import AckPolicy
+from syncline.proto.session import ClientSession
+from syncline.proto.values import Insert, Relation
+
+E = TypeVar("E", bound=ClientEvent)
+
+DIALECT = "sqlite"
+
+# Entries read from the oplog at a time when a backlog is sent: enough to fill frames, few enough to hold.
+BACKLOG_ENTRIES = 2_000
+
+# From the open socket to the accepted stream. A server that answers nothing must not hold us for ever.
+START_TIMEOUT_S = 30.0
+
+
+class ConnectionEnded(Exception):
+    """The server ended it with a protocol message. ``code`` is what ``connectivity.after`` wants to know."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Progress(Protocol):
+    """What a connection reports."""
+
+    def started(self) -> None:
+        """The stream is live."""
+
+    def applied(self) -> None:
+        """Something from the server has been committed."""
+
+    def accepted(self, subscription: Subscription) -> None: ...
+
+    def delivered(self, subscription: Subscription) -> None: ...
+
+    def refused(self, subscription: Subscription, code: str, message: str) -> None: ...
+
+
+class Connection:
+    def __init__(self, transport: Transport, replica: Replica, progress: Progress, token: str) -> None:
+        self._transport = transport
+        self._replica = replica
+        self._progress = progress
+        self._token = token
+        self._session = ClientSession()
+        self._relations: dict[int, Relation] = {}
+        self._delivery: list[Insert] = []
+        self._send_from: int | None = None
+        self._something_to_send = asyncio.Event()
+        self._live = False
+        self._acks = AckPolicy()
+
+    async def serve(self) -> None:
+        """Run until the connection ends; it always ends with an exception that says why.
+
+        Raises TransportClosed, ConnectionEnded, TimeoutError, ProtocolError; UnknownRelation, ValueError or
+        sqlite3.Error when the stream cannot be applied.
+        """
+        streams = [asyncio.ensure_future(self._down()), asyncio.ensure_future(self._up())]
+        try:
+            await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for stream in streams:
+                stream.cancel()
+            endings = await asyncio.gather(*streams, return_exceptions=True)
+        for ending in endings:
+            if isinstance(ending, Exception):
+                raise ending
+
+    def wrote(self) -> None:
+        """A local transaction has been committed."""
+        self._something_to_send.set()
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Ask for a shape, if the stream is live; else it will be asked for when it is."""
+        if self._live:
+            await self._request(subscription)
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        if self._live:
+            await self._transport.send(self._session.unsubscribe([subscription.subscription_id]))
+
+    # --- down ---------------------------------------------------------------------------------------------------------
+
+    async def _down(self) -> None:
+        async with asyncio.timeout(START_TIMEOUT_S) as deadline:
+            await self._transport.send(self._session.authenticate(self._replica.client_id, self._token))
+            while True:
+                events, answers = self._session.receive(await self._transport.receive())
+                for answer in answers:
+                    await self._transport.send(answer)
+                for event in events:
+                    await whole(self._handle(event))
+                if self._live and deadline.when() is not None:
+                    deadline.reschedule(None)
+
+    async def _handle(self, event: ClientEvent) -> None:
+        act: Callable[[Connection, ClientEvent], Awaitable[None]] = _ACTIONS[type(event)]
+        await act(self, event)
+
+    async def _on_authenticated(self, event: Authenticated) -> None:
+        replica = self._replica
+        resuming = bool(replica.lsn)
+        frame = self._session.start(
+            replica.lsn,
+            resumable_ids(replica.subscriptions.values()) if resuming else (),
+            None if resuming else replica.schema_version,
+            DIALECT,
+        )
+        await self._transport.send(frame)
+
+    async def _on_stream_started(self, event: StreamStarted) -> None:
+        self._acks = AckPolicy(event.window)
+        for subscription in await self._replica.renew_requests():
+            await self._request(subscription)
+        cancelled = to_cancel(self._replica.subscriptions.values())
+        if cancelled:
+            await self._transport.send(self._session.unsubscribe(cancelled))
+        self._live = True
+        self._progress.started()
+
+    async def _on_stream_refused(self, event: StreamRefused) -> None:
+        raise ConnectionEnded(f"the server does not resume the stream: {event.code} {event.message}", event.code)
+
+    async def _on_stream_stopped(self, event: StreamStopped) -> None:
+        """We never ask for that."""
+
+    async def _on_send_from(self, event: SendFrom) -> None:
+        self._send_from = entry_id_of(event.lsn)
+        self._something_to_send.set()
+
+    async def _on_subscribed(self, event: Subscribed) -> None:
+        subscription = self._subscription(event.subscription_id)
+        if subscription is not None:
+            self._progress.accepted(subscription)
+
+    async def _on_subscribe_refused(self, event: SubscribeRefused) -> None:
+        reasons = "; ".join(message for _, _, message in event.errors) or event.message
+        code = event.errors[0][1] if event.errors else event.code
+        await self._drop(event.subscription_id, code, reasons)
+
+    async def _on_shape_data_failed(self, event: ShapeDataFailed) -> None:
+        self._delivery = []
+        await self._drop(event.subscription_id, "SHAPE_DELIVERY_ERROR", event.message)
+
+    async def _on_unsubscribed(self, event: Unsubscribed) -> None:
+        """Nothing to do yet: the rows leave with the batch that follows."""
+
+    async def _on_relation(self, event: RelationReceived) -> None:
+        self._relations[event.relation.id] = event.relation
+
+    async def _on_transaction(self, event: TransactionReceived) -> None:
+        transaction = event.transaction
+        await self._replica.apply_transaction(transaction, self._relations)
+        self._progress.applied()
+        if self._acks.applied(transaction.transaction_id or 0):
+            await self._ack()
+
+    async def _on_shape_data_begun(self, event: ShapeDataBegun) -> None:
+        self._delivery = []
+
+    async def _on_shape_rows(self, event: ShapeRows) -> None:
+        self._delivery.extend(event.inserts)
+
+    async def _on_shape_data_ended(self, event: ShapeDataEnded) -> None:
+        rows, self._delivery = self._delivery, []
+        subscription = self._subscription(event.subscription_id)
+        await self._replica.apply_shape(subscription, event.lsn, rows, self._relations)
+        self._progress.applied()
+        if subscription is not None:
+            self._progress.delivered(subscription)
+        await self._ack(subscription_ids=[event.subscription_id])
+
+    async def _on_additional_data(self, event: AdditionalData) -> None:
+        """Rows that a server of the old line fetched after the transaction which announced them."""
+        await self._replica.apply_shape(None, self._replica.lsn, event.inserts, self._relations)
+        self._progress.applied()
+        await self._ack(additional_data_refs=[event.ref])
+
+    async def _on_gone_batch(self, event: GoneBatch) -> None:
+        cancelled = [s for s in map(self._subscription, event.subscription_ids) if s is not None]
+        await self._replica.apply_gone(cancelled, event.lsn, event.rows, self._relations)
+        self._progress.applied()
+        await self._ack(gone_subscription_ids=event.subscription_ids)
+
+    async def _on_peer_failed(self, event: PeerFailed) -> None:
+        unwelcome = (event.method, event.code) == ("authenticate", "INVALID_REQUEST")
+        code = INVALID_AUTH_REQUEST if unwelcome else event.code
+        raise ConnectionEnded(f"the server reports {event.code}: {event.message}", code)
+
+    async def _ack(
+        self,
+        subscription_ids: Sequence[str] = (),
+        additional_data_refs: Sequence[int] = (),
+        gone_subscription_ids: Sequence[str] = (),
+    ) -> None:
+        """Ack the last transaction, once; without a new one, id 0 lets the lists travel and moves nothing."""
+        frame = self._session.ack(
+            self._acks.take() or 0,
+            self._replica.lsn,
+            subscription_ids,
+            additional_data_refs,
+            gone_subscription_ids,
+        )
+        await self._transport.send(frame)
+
+    def _subscription(self, subscription_id: str) -> Subscription | None:
+        """None for one that was cancelled before it was delivered."""
+        known = self._replica.subscriptions.values()
+        return next((s for s in known if s.subscription_id == subscription_id), None)
+
+    async def _request(self, subscription: Subscription) -> None:
+        request = subscription.spec.request(subscription.subscription_id)
+        await self._transport.send(self._session.subscribe(subscription.subscription_id, [request]))
+
+    async def _drop(self, subscription_id: str, code: str, message: str) -> None:
+        subscription = self._subscription(subscription_id)
+        if subscription is not None:
+            await self._replica.forget(subscription)
+            self._progress.refused(subscription, code, message)
+
+    # --- up -----------------------------------------------------------------------------------------------------------
+
+    async def _up(self) -> None:
+        sent: int | None = None
+        while True:
+            await self._something_to_send.wait()
+            self._something_to_send.clear()
+            if self._send_from is not None:
+                sent, self._send_from = self._send_from, None
+            if sent is None:
+                continue
+            entries = await self._replica.backlog(sent, BACKLOG_ENTRIES)
+            tables = self._replica.tables
+            relations = {table.id: table.relation for table in tables.values()}
+            for transaction in transactions(entries, tables):
+                for frame in self._session.write(transaction, relations):
+                    await self._transport.send(frame)
+            if entries:
+                sent = entries[-1].id
+                self._something_to_send.set()
+
+
+_ACTIONS: dict[type, Callable[..., Awaitable[None]]] = {
+    Authenticated: Connection._on_authenticated,
+    StreamStarted: Connection._on_stream_started,
+    StreamRefused: Connection._on_stream_refused,
+    StreamStopped: Connection._on_stream_stopped,
+    SendFrom: Connection._on_send_from,
+    Subscribed: Connection._on_subscribed,
+    SubscribeRefused: Connection._on_subscribe_refused,
+    Unsubscribed: Connection._on_unsubscribed,
+    RelationReceived: Connection._on_relation,
+    TransactionReceived: Connection._on_transaction,
+    ShapeDataBegun: Connection._on_shape_data_begun,
+    ShapeRows: Connection._on_shape_rows,
+    AdditionalData: Connection._on_additional_data,
+    ShapeDataEnded: Connection._on_shape_data_ended,
+    ShapeDataFailed: Connection._on_shape_data_failed,
+    GoneBatch: Connection._on_gone_batch,
+    PeerFailed: Connection._on_peer_failed,
+}

@@ -1,0 +1,85 @@
+"""What to do when a connection ends, and what the application is told about it. Pure.
+
+Every end of a connection is one of four cases, by whose fault it was:
+
+    the world's   socket, timeout, server restarting        retry with backoff, for ever
+    our place     the server no longer has our position     reset: give up synced rows, keep local writes, start anew
+    the token     expired or not accepted                    ask the token callback once more, else stop and say so
+    refused       our schema or identity is not known        stop and say so; data and pending writes stay
+
+Backoff has full jitter: after a restart of the service its devices come back spread out, not in step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from syncline.proto.errors import Family, family_of
+
+BACKOFF_FIRST_S = 0.25
+BACKOFF_MAX_S = 10.0
+_DOUBLINGS_MAX = 16
+
+EXPIRED_CLOSE_REASON = "JWT-expired"
+
+
+class Next(Enum):
+    """What the satellite does after a connection has ended."""
+
+    RETRY = "retry"
+    RESET = "reset"
+    RENEW_TOKEN = "renew token"  # noqa: S105 - the name of a step, not a secret
+    STOP_AUTH = "stop: token refused"
+    STOP_REFUSED = "stop: refused"
+
+
+INVALID_AUTH_REQUEST = "INVALID_AUTH_REQUEST"
+"""Our name for INVALID_REQUEST as the answer to an authentication."""
+
+_AUTH_CODES = frozenset({"AUTH_REQUIRED", "AUTH_FAILED"})
+
+
+def after(code: str | None, *, token_renewable: bool, token_fresh: bool) -> Next:
+    """The next step after a connection that ended with ``code``: a protocol code, a close reason, or None.
+
+    ``token_renewable``: the application gave a callback. ``token_fresh``: the refused token came from it just now and
+    no connection has succeeded with it, so asking again would only spin.
+
+    INVALID_REQUEST is retried: it may be about one write, and a server that learns to take it heals the device. Only
+    when it answers the authentication will the next attempt surely meet the same answer.
+    """
+    if code is None:
+        return Next.RETRY
+    if code == EXPIRED_CLOSE_REASON:
+        return Next.RENEW_TOKEN if token_renewable else Next.STOP_AUTH
+    if code in _AUTH_CODES:
+        return Next.RENEW_TOKEN if token_renewable and not token_fresh else Next.STOP_AUTH
+    family = family_of(code)
+    if family is Family.RESET:
+        return Next.RESET
+    return Next.STOP_REFUSED if family is Family.REFUSE or code == INVALID_AUTH_REQUEST else Next.RETRY
+
+
+def backoff_s(failures: int, jitter: float) -> float:
+    """Seconds to wait after ``failures`` (>= 1) in a row; ``jitter`` is uniform in 0..1."""
+    ceiling_s: float = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, _DOUBLINGS_MAX))
+    return ceiling_s * jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What an application can show its user.
+
+    ``connected``: the stream from the server is live. ``pending_writes``: local transactions the server has not
+    confirmed. ``behind``: shapes whose data has been asked for and is not here yet. ``last_error``: the newest
+    problem, None once a connection has succeeded after it. ``reason``: why not connected: ``"never connected"``,
+    ``"disconnected"`` (asked for), ``"connecting"``, ``"unreachable"`` (retrying), ``"token refused"``, ``"refused"``
+    (see ``last_error``; both wait for the next ``connect``); None while connected.
+    """
+
+    connected: bool = False
+    pending_writes: int = 0
+    behind: int = 0
+    last_error: str | None = None
+    reason: str | None = "never connected"

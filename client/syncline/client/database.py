@@ -1,0 +1,254 @@
+"""What an application holds in its hands: the database, its transactions and its shapes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from syncline.client.connectivity import Status
+from syncline.client.live import Changes, Query, Results, Rows
+from syncline.client.replica import Replica, Stamped, load_replica
+from syncline.client.satellite import Satellite, Token
+from syncline.client.shapes import ShapeSpec
+from syncline.client.store import Args, Connection, Footprints, Store, open_store, whole
+from syncline.client.transport import OpenTransport, endpoint, open_websocket
+from syncline.proto.values import Migrate
+
+
+class Shape:
+    """A part of the server's database that this device keeps. From ``Database.sync``."""
+
+    def __init__(self, satellite: Satellite, spec: ShapeSpec, position: int) -> None:
+        self._satellite = satellite
+        self._spec = spec
+        self._position = position
+
+    @property
+    def table(self) -> str:
+        return self._spec.table
+
+    async def synced(self) -> None:
+        """Wait until all of the shape's rows are in the local database; at once if they are, also offline.
+
+        Raises ShapeRefused when the server declines it, UsageError once it is unsubscribed or the database closed.
+        """
+        await self._satellite.synced(self._position)
+
+    async def unsubscribe(self) -> None:
+        """Give the shape up, durably, also offline. The server then says which rows no other shape holds; they go."""
+        await self._satellite.unsubscribe(self._position)
+
+
+class Transaction:
+    """A local transaction under way, from ``async with db.transaction() as tx``."""
+
+    def __init__(self, connection: Connection, footprints: Footprints) -> None:
+        self._connection = connection
+        self._footprints = footprints
+        self.written: set[str] = set()
+
+    async def execute(self, sql: str, args: Args = ()) -> int:
+        """Run one statement; returns the number of rows it changed. Raises sqlite3.Error, and UsageError for COMMIT."""
+        count, written = await self._connection.run(
+            lambda connection: _execute(connection, self._footprints, sql, args)
+        )
+        self.written |= written
+        return count
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[int | float | str | bytes | None]]) -> int:
+        """Run one statement for each row of arguments; returns the number of rows changed in all."""
+        every = list(rows)
+        if not every:
+            return 0
+
+        def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str]]:
+            _, written = self._footprints.of(connection, sql, every[0])
+            return connection.executemany(sql, every).rowcount, written
+
+        count, written = await self._connection.run(work)
+        self.written |= written
+        return count
+
+    async def sql(self, sql: str, args: Args = ()) -> Rows:
+        """The rows of a query, which sees this transaction's own writes."""
+
+        def work(connection: sqlite3.Connection) -> Rows:
+            cursor = connection.cursor()
+            cursor.row_factory = sqlite3.Row
+            return cursor.execute(sql, args).fetchall()
+
+        return await self._connection.run(work)
+
+
+def _execute(
+    connection: sqlite3.Connection, footprints: Footprints, sql: str, args: Args
+) -> tuple[int, frozenset[str]]:
+    _, written = footprints.of(connection, sql, args)
+    count = connection.execute(sql, args).rowcount
+    if "sqlite_master" in written:
+        footprints.forget()
+    return max(count, 0), written
+
+
+class Database:
+    """An open local database. Reads and writes work at once and offline; ``connect`` keeps it in step with Postgres."""
+
+    def __init__(self, store: Store, replica: Replica, satellite: Satellite, changes: Changes) -> None:
+        self._store = store
+        self._replica = replica
+        self._satellite = satellite
+        self._changes = changes
+        self._read_footprints = Footprints()
+        self._write_footprints = Footprints()
+
+    @property
+    def client_id(self) -> str:
+        """The UUID under which the server knows this device."""
+        return self._replica.client_id
+
+    # --- reading and writing ------------------------------------------------------------------------------------------
+
+    def sql(self, sql: str, args: Args = ()) -> Query:
+        """A query: ``await db.sql(...)`` for its rows, ``db.sql(...).live()`` for its rows after every change.
+
+        It reads the last committed state. Raises sqlite3.Error when awaited; a statement that writes is such an error.
+        """
+
+        async def results() -> Results:
+            live = Results(self._store, self._read_footprints, self._changes, sql, args)
+            await live.watch()
+            return live
+
+        return Query(lambda: self._store.read(lambda c: c.execute(sql, args).fetchall()), results)
+
+    async def execute(self, sql: str, args: Args = ()) -> int:
+        """One statement as a transaction of its own; returns the number of rows it changed.
+
+        Raises sqlite3.Error (then nothing has changed), and UsageError inside a transaction of the same task.
+        """
+
+        def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
+            count, written = _execute(connection, self._write_footprints, sql, args)
+            return count, written, self._replica.stamp(connection)
+
+        async def committing() -> int:
+            count, written, stamped = await self._store.write(work)
+            self._committed(stamped, written)
+            return count
+
+        self._store.refuse_nested()
+        return await whole(committing())
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Several statements, all or nothing, on the device as on the server: ``async with db.transaction() as tx``.
+
+        Leaving the block commits; an exception rolls back and goes on. Others wait for their turn to write meanwhile,
+        incoming changes included, so do not hold it while waiting for a person or the network.
+        """
+        self._store.refuse_nested()
+        async with self._store.turn() as connection:
+            await whole(connection.run(_begin))
+            transaction = Transaction(connection, self._write_footprints)
+            try:
+                yield transaction
+            except BaseException:
+                await whole(connection.run(_rollback))
+                raise
+            await whole(self._commit(connection, transaction))
+
+    async def _commit(self, connection: Connection, transaction: Transaction) -> None:
+        def work(raw: sqlite3.Connection) -> Stamped | None:
+            try:
+                stamped = self._replica.stamp(raw)
+                raw.execute("COMMIT")
+            except BaseException:
+                _rollback(raw)
+                raise
+            return stamped
+
+        self._committed(await connection.run(work), frozenset(transaction.written))
+
+    def _committed(self, stamped: Stamped | None, written: frozenset[str]) -> None:
+        self._replica.committed(stamped, written)
+        if stamped is not None:
+            self._satellite.wrote()
+
+    # --- staying in step ----------------------------------------------------------------------------------------------
+
+    async def connect(self, token: Token | None = None) -> None:
+        """Connect, and from now on reconnect whenever the connection is lost, until ``disconnect``.
+
+        ``token``: a JWT, or an async function that returns one and is asked again when it has expired. Without one the
+        last is used. Returns when the first attempt is decided: connected, or unreachable and being retried (see
+        ``status``), so an application can start offline. Raises AuthRefused or ServerRefused when the server declines,
+        UsageError if there has never been a token.
+        """
+        await self._satellite.connect(token)
+
+    async def disconnect(self) -> None:
+        """Stop syncing. Reads and writes go on; what is written waits for the next ``connect``."""
+        await self._satellite.disconnect()
+
+    async def sync(self, table: str, where: str = "") -> Shape:
+        """Keep the rows of ``table`` for which ``where`` holds (SQL over ``this.column``; empty: all) on this device.
+
+        The subscription is durable: it survives restarts, and asking again for the same shape finds it. Connected, it
+        returns when the server has accepted, and raises ShapeRefused otherwise, leaving everything as it was. Offline
+        it returns at once and is requested on the next connection; ``synced`` then tells how that went.
+        """
+        spec = ShapeSpec(table, where)
+        subscription = await self._satellite.sync(spec)
+        return Shape(self._satellite, spec, subscription.position)
+
+    @property
+    def status(self) -> Status:
+        return self._satellite.status.value
+
+    def status_changes(self) -> AsyncIterator[Status]:
+        """The status now, then each new one: ``async for status in db.status_changes()``."""
+        return self._satellite.status.changes()
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+
+
+def _rollback(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@asynccontextmanager
+async def open_db(
+    path: str | os.PathLike[str],
+    url: str,
+    *,
+    migrations: Sequence[Migrate] = (),
+    open_transport: OpenTransport = open_websocket,
+) -> AsyncIterator[Database]:
+    """Open or create the local database at ``path``, to be synced with the service at ``url``; nothing is sent yet.
+
+    ``url``: ``ws://host:5133`` or ``wss://host``. ``migrations``: the schema, if it ships with the application; without
+    them it comes from the server on the first connection. ``open_transport``: another way to carry frames.
+
+    Raises DatabaseInUse when another process has the file open, DatabaseUnusable when it is no database or a newer
+    release's, UsageError for an address that is none.
+    """
+    endpoint(url)
+    async with open_store(path) as store:
+        changes = Changes()
+        replica = await load_replica(store, changes, _now_ms)
+        await replica.migrate(migrations)
+        satellite = Satellite(replica, url, open_transport)
+        try:
+            yield Database(store, replica, satellite, changes)
+        finally:
+            await satellite.close()

@@ -1,0 +1,44 @@
+"""What an application may catch. Each error says whose fault it was and what to do about it.
+
+``SynclineError`` is the root. Problems of the world (no network, a server that restarts) are not here: the library
+retries those by itself and shows them in ``Status.last_error``.
+"""
+
+from __future__ import annotations
+
+
+class SynclineError(Exception):
+    """Root of every error this library raises on purpose. ``hint`` tells a human what to do next."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message} ({hint})")
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(SynclineError):
+    """The application asked for something that cannot work: a bug in the caller."""
+
+
+class DatabaseInUse(SynclineError):
+    """Another process, or another ``open_db`` of this one, owns the database file."""
+
+
+class DatabaseUnusable(SynclineError):
+    """The file is not ours to open: written by a newer release, or not a database."""
+
+
+class AuthRefused(SynclineError):
+    """The server does not accept the token. Call ``connect`` again with another one."""
+
+
+class ServerRefused(SynclineError):
+    """The server will not stream to this device: it knows nothing of our schema version, or saw a bug of ours."""
+
+
+class ShapeRefused(SynclineError):
+    """The server will not deliver a shape. ``code`` is the name the protocol gives the reason. No data was touched."""
+
+    def __init__(self, message: str, *, code: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code

@@ -1,0 +1,403 @@
+"""The replica's durable state, and a mirror of the small part of it that is asked for often.
+
+Every function that changes something is one SQLite transaction, and the mirror follows only after its commit. That is
+what makes a crash harmless at any point: a local write is there together with its oplog entries, a server transaction
+together with its tags and its LSN, a delivery together with the state of its subscription.
+"""
+
+# ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from syncline.client.apply import (
+    Plan,
+    RowId,
+    plan_gone,
+    plan_migrations,
+    plan_rows,
+    plan_transaction,
+    table_sql,
+    touched_rows,
+)
+from syncline.client.live import Changes
+from syncline.client.merging import Pending, fold
+from syncline.client.oplog import (
+    ENTRY_COLUMNS,
+    STAMP_SQL,
+    UNSTAMPED_TABLES_SQL,
+    Entry,
+    entry_from_row,
+    next_commit_ms,
+    observed_clock_ms,
+)
+from syncline.client.schema import Table, literal, quoted, table_from_json, table_to_json
+from syncline.client.shapes import (
+    ShapeSpec,
+    ShapeState,
+    Subscription,
+    after_reset,
+    spec_from_json,
+    spec_to_json,
+    to_request,
+)
+from syncline.client.store import Store
+from syncline.client.triggers import key_sql
+from syncline.proto.values import Insert, Migrate, Relation, RowChange, Transaction
+
+# Rows of a delivery that are planned and written at a time: bounds what is held twice.
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """A local transaction that has been given its timestamp. ``tables``: the synced tables it wrote."""
+
+    commit_ms: int
+    tables: frozenset[str]
+
+
+def stamp(connection: sqlite3.Connection, client_id: str, now_ms: int) -> Stamped | None:
+    """Turn the entries the triggers have written in this SQLite transaction into one device transaction, if any."""
+    tables = frozenset(name for (name,) in connection.execute(UNSTAMPED_TABLES_SQL))
+    if not tables:
+        return None
+    (clock_ms,) = connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
+    commit_ms = next_commit_ms(now_ms, clock_ms)
+    for sql in STAMP_SQL:
+        connection.execute(sql, {"tag": f"{client_id}@{commit_ms}", "commit_ms": commit_ms})
+    return Stamped(commit_ms, tables)
+
+
+class Replica:
+    """Made by ``load_replica``. ``now_ms`` tells the time in milliseconds since the epoch."""
+
+    def __init__(self, store: Store, changes: Changes, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._changes = changes
+        self._now_ms = now_ms
+        self.client_id = ""
+        self.lsn = b""
+        self.pending_writes = 0
+        self.tables: dict[str, Table] = {}
+        self.versions: list[str] = []
+        self.subscriptions: dict[int, Subscription] = {}
+
+    @property
+    def schema_version(self) -> str | None:
+        """The newest migration applied, None before the first."""
+        return self.versions[-1] if self.versions else None
+
+    def _mirror(self, connection: sqlite3.Connection) -> None:
+        self.client_id, self.lsn = connection.execute("SELECT client_id, lsn FROM _syncline_state").fetchone()
+        (self.pending_writes,) = connection.execute("SELECT count(DISTINCT commit_ms) FROM _syncline_oplog").fetchone()
+        self.tables = {
+            name: table_from_json(table_id, name, description)
+            for table_id, name, description in connection.execute(
+                "SELECT id, name, description FROM _syncline_tables ORDER BY id"
+            )
+        }
+        self.versions = [
+            version for (version,) in connection.execute("SELECT version FROM _syncline_migrations ORDER BY position")
+        ]
+        self.subscriptions = {
+            position: Subscription(position, subscription_id, spec_from_json(shape), ShapeState(state))
+            for position, subscription_id, shape, state in connection.execute(
+                "SELECT position, subscription_id, shape, state FROM _syncline_subscriptions ORDER BY position"
+            )
+        }
+
+    # --- local transactions -------------------------------------------------------------------------------------------
+
+    def stamp(self, connection: sqlite3.Connection) -> Stamped | None:
+        """Called in the writer's thread at the end of a local transaction, before its COMMIT."""
+        return stamp(connection, self.client_id, self._now_ms())
+
+    def committed(self, stamped: Stamped | None, written: frozenset[str]) -> None:
+        """A local transaction is committed: count it and wake the live queries."""
+        if stamped is not None:
+            self.pending_writes += 1
+            written |= stamped.tables
+        self._changes.publish(written)
+
+    async def backlog(self, after_id: int, entries_max: int) -> list[Entry]:
+        """Whole transactions after the entry ``after_id``, in order: about ``entries_max`` entries, none when done."""
+
+        def work(connection: sqlite3.Connection) -> list[Entry]:
+            select = f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog"
+            rows = connection.execute(
+                f"{select} WHERE id > ? AND commit_ms IS NOT NULL ORDER BY id LIMIT ?", (after_id, entries_max)
+            ).fetchall()
+            if len(rows) == entries_max:
+                last_id, commit_ms = rows[-1][0], rows[-1][5]
+                rows += connection.execute(f"{select} WHERE commit_ms = ? AND id > ? ORDER BY id", (commit_ms, last_id))
+            return [entry_from_row(tuple(row)) for row in rows]
+
+        return await self._store.read(work)
+
+    # --- incoming -----------------------------------------------------------------------------------------------------
+
+    async def apply_transaction(self, transaction: Transaction, relations: Mapping[int, Relation]) -> None:
+        """Apply a server transaction, its tags and its LSN. Our own, coming back, first releases its oplog entries.
+
+        Raises UnknownRelation and ValueError for a stream that makes no sense, sqlite3.Error for one SQLite refuses;
+        then nothing has changed.
+        """
+        own = transaction.origin == self.client_id
+
+        def work(connection: sqlite3.Connection) -> tuple[Plan, bool]:
+            self._begin_incoming(connection, transaction.lsn, transaction.commit_ms)
+            echoed = own and _release(connection, transaction.commit_ms)
+            pending = _pending_of(connection, self.tables, touched_rows(transaction.changes, relations, self.tables))
+            plan = plan_transaction(
+                transaction,
+                relations,
+                self.tables,
+                pending=pending,
+                tracked=_tracked(connection, self.tables),
+                known_versions=frozenset(self.versions),
+            )
+            self._end_incoming(connection, plan)
+            return plan, echoed
+
+        plan, echoed = await self._store.write_unchecked(work)
+        self.lsn = transaction.lsn
+        self.pending_writes -= echoed
+        self._adopt(plan)
+
+    async def apply_shape(
+        self,
+        subscription: Subscription | None,
+        lsn: bytes,
+        inserts: Sequence[Insert],
+        relations: Mapping[int, Relation],
+    ) -> None:
+        """Apply a whole delivery and mark its subscription delivered. Raises as ``apply_transaction`` does.
+
+        Without subscription (it was cancelled meanwhile) the rows are applied all the same: the server counts them as
+        ours, leaves them out of other deliveries, and will say which of them have to go.
+        """
+
+        delivered = [] if subscription is None else [replace(subscription, state=ShapeState.DELIVERED)]
+
+        def work(connection: sqlite3.Connection) -> Plan:
+            self._begin_incoming(connection, lsn, 0)
+            changed: set[str] = set()
+            plan = Plan(dict(self.tables))
+            pending = _all_pending(connection, self.tables)
+            for start in range(0, len(inserts), _ROWS_AT_ONCE):
+                plan = plan_rows(
+                    inserts[start : start + _ROWS_AT_ONCE],
+                    relations,
+                    self.tables,
+                    pending=pending,
+                    tracked=_tracked(connection, self.tables),
+                )
+                changed |= plan.changed
+                _run(connection, plan)
+            _store_subscriptions(connection, delivered)
+            self._end_incoming(connection, Plan(dict(self.tables)))
+            return Plan(dict(self.tables), changed=changed)
+
+        plan = await self._store.write_unchecked(work)
+        self.lsn = lsn
+        self.subscriptions.update({subscription.position: subscription for subscription in delivered})
+        self._adopt(plan)
+
+    async def apply_gone(
+        self,
+        subscriptions: Iterable[Subscription],
+        lsn: bytes,
+        rows: Sequence[RowChange],
+        relations: Mapping[int, Relation],
+    ) -> None:
+        """Remove the rows no remaining shape holds, and forget the subscriptions that held them."""
+        positions = [subscription.position for subscription in subscriptions]
+
+        def work(connection: sqlite3.Connection) -> Plan:
+            self._begin_incoming(connection, lsn, 0)
+            plan = plan_gone(rows, relations, self.tables, _tracked(connection, self.tables))
+            _forget(connection, positions)
+            self._end_incoming(connection, plan)
+            return plan
+
+        plan = await self._store.write_unchecked(work)
+        self.lsn = lsn
+        for position in positions:
+            self.subscriptions.pop(position, None)
+        self._adopt(plan)
+
+    async def migrate(self, steps: Sequence[Migrate]) -> None:
+        """Apply the migrations that ship with the application, as far as they are new here."""
+
+        def work(connection: sqlite3.Connection) -> Plan:
+            plan = plan_migrations(steps, self.tables, frozenset(self.versions))
+            self._end_incoming(connection, plan)
+            return plan
+
+        if any(step.version not in self.versions for step in steps):
+            self._adopt(await self._store.write_unchecked(work))
+
+    async def reset(self) -> None:
+        """Give up what came from the server, to be fetched anew; keep what is still on its way to it.
+
+        Rows with pending local changes stay visible: their writes are final. The pending entries stay as they are.
+        """
+
+        def work(connection: sqlite3.Connection) -> list[Subscription]:
+            self._begin_incoming(connection, b"", 0)
+            for table in self.tables.values():
+                key = key_sql([quoted(column) for column in table.primary_key])
+                pending = f"SELECT key FROM _syncline_oplog WHERE table_name = {literal(table.name)}"
+                connection.execute(f"DELETE FROM {quoted(table.name)} WHERE {key} NOT IN ({pending})")
+                connection.execute(
+                    f"DELETE FROM _syncline_shadow WHERE table_name = ? AND key NOT IN ({pending})",
+                    (table.name,),
+                )
+            remaining = after_reset(self.subscriptions.values(), _fresh_id)
+            _forget(connection, [p for p in self.subscriptions if p not in {s.position for s in remaining}])
+            _store_subscriptions(connection, remaining)
+            self._end_incoming(connection, Plan(dict(self.tables)))
+            return remaining
+
+        remaining = await self._store.write_unchecked(work)
+        self.lsn = b""
+        self.subscriptions = {subscription.position: subscription for subscription in remaining}
+        self._changes.publish_all()
+
+    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, seen_ms: int) -> None:
+        (clock_ms,) = connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
+        clock_ms = observed_clock_ms(clock_ms, seen_ms, self._now_ms())
+        connection.execute("UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?", (lsn, clock_ms))
+
+    def _end_incoming(self, connection: sqlite3.Connection, plan: Plan) -> None:
+        _run(connection, plan)
+        connection.executemany(
+            "INSERT OR REPLACE INTO _syncline_tables (id, name, description) VALUES (?, ?, ?)",
+            [(table.id, table.name, table_to_json(table)) for table in plan.redescribed.values()],
+        )
+        connection.executemany(
+            "INSERT OR IGNORE INTO _syncline_migrations (version) VALUES (?)", [(version,) for version in plan.versions]
+        )
+        connection.execute("UPDATE _syncline_state SET capture = 1")
+
+    def _adopt(self, plan: Plan) -> None:
+        self.versions += plan.versions
+        if plan.redescribed:
+            self.tables = plan.tables
+            self._changes.publish_all()
+        elif plan.changed:
+            self._changes.publish(frozenset(plan.changed))
+
+    # --- subscriptions ------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, spec: ShapeSpec) -> Subscription:
+        """Note down a new subscription, REQUESTED."""
+        subscription_id = _fresh_id()
+
+        def work(connection: sqlite3.Connection) -> int:
+            cursor = connection.execute(
+                "INSERT INTO _syncline_subscriptions (subscription_id, shape, state) VALUES (?, ?, ?)",
+                (subscription_id, spec_to_json(spec), ShapeState.REQUESTED.value),
+            )
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+        position = await self._store.write(work)
+        subscription = Subscription(position, subscription_id, spec, ShapeState.REQUESTED)
+        self.subscriptions[position] = subscription
+        return subscription
+
+    async def cancel(self, subscription: Subscription) -> None:
+        """Note down that a subscription is unwanted, CANCELLING."""
+        await self._change_subscriptions([replace(subscription, state=ShapeState.CANCELLING)])
+
+    async def renew_requests(self) -> list[Subscription]:
+        """Give every undelivered subscription a fresh id for a new connection, and return them."""
+        renewed = to_request(self.subscriptions.values(), _fresh_id)
+        await self._change_subscriptions(renewed)
+        return renewed
+
+    async def forget(self, subscription: Subscription) -> None:
+        await self._store.write(lambda connection: _forget(connection, [subscription.position]))
+        self.subscriptions.pop(subscription.position, None)
+
+    async def _change_subscriptions(self, subscriptions: Sequence[Subscription]) -> None:
+        if subscriptions:
+            await self._store.write(lambda connection: _store_subscriptions(connection, subscriptions))
+            self.subscriptions.update({subscription.position: subscription for subscription in subscriptions})
+
+
+async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]) -> Replica:
+    """The replica in an opened store. Entries that a foreign tool left without a timestamp get theirs now."""
+    replica = Replica(store, changes, now_ms)
+
+    def work(connection: sqlite3.Connection) -> None:
+        (client_id,) = connection.execute("SELECT client_id FROM _syncline_state").fetchone()
+        stamp(connection, client_id, now_ms())
+        replica._mirror(connection)
+
+    await store.write(work)
+    return replica
+
+
+def _run(connection: sqlite3.Connection, plan: Plan) -> None:
+    for sql, rows in (*plan.steps, *plan.tag_steps):
+        if len(rows) == 1:
+            connection.execute(sql, rows[0])
+        else:
+            connection.executemany(sql, rows)
+
+
+def _release(connection: sqlite3.Connection, commit_ms: int) -> bool:
+    return connection.execute("DELETE FROM _syncline_oplog WHERE commit_ms = ?", (commit_ms,)).rowcount > 0
+
+
+def _tracked(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> frozenset[str]:
+    probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
+    return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
+
+
+def _pending_of(
+    connection: sqlite3.Connection, tables: Mapping[str, Table], rows: Iterable[RowId]
+) -> dict[RowId, Pending]:
+    (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
+    pending: dict[RowId, Pending] = {}
+    if some:
+        for row_id in rows:
+            table = tables[row_id[0]]
+            entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
+            if entries:
+                pending[row_id] = fold(entries, table)
+    return pending
+
+
+def _all_pending(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> dict[RowId, Pending]:
+    entries: dict[RowId, list[Entry]] = {}
+    for row in connection.execute(f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog ORDER BY id"):
+        entry = entry_from_row(row)
+        image = entry.new if entry.new is not None else entry.old
+        assert image is not None
+        key = tuple(image[column] for column in tables[entry.table_name].primary_key)
+        entries.setdefault((entry.table_name, key), []).append(entry)
+    return {row_id: fold(history, tables[row_id[0]]) for row_id, history in entries.items()}
+
+
+def _store_subscriptions(connection: sqlite3.Connection, subscriptions: Iterable[Subscription]) -> None:
+    connection.executemany(
+        "UPDATE _syncline_subscriptions SET subscription_id = ?, state = ? WHERE position = ?",
+        [(s.subscription_id, s.state.value, s.position) for s in subscriptions],
+    )
+
+
+def _forget(connection: sqlite3.Connection, positions: Iterable[int]) -> None:
+    connection.executemany(
+        "DELETE FROM _syncline_subscriptions WHERE position = ?", [(position,) for position in positions]
+    )
+
+
+def _fresh_id() -> str:
+    return str(uuid.uuid4())

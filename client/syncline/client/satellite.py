@@ -1,0 +1,242 @@
+"""The running satellite: keeps one replica and the server in step, through any number of connections.
+
+One task runs for as long as the application wants to be connected. It makes a connection, serves it until it ends
+(``connection``), asks ``connectivity`` what to do next, and does that. Whatever ends a connection, a bug of ours
+included, is shown in the status and never ends the task: a device must not be stuck because of one bad moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+from syncline.client.connection import Connection, ConnectionEnded
+from syncline.client.connectivity import BACKOFF_MAX_S, EXPIRED_CLOSE_REASON, Next, Status, after, backoff_s
+from syncline.client.errors import AuthRefused, ServerRefused, ShapeRefused, SynclineError, UsageError
+from syncline.client.live import Watched
+from syncline.client.replica import Replica
+from syncline.client.shapes import ShapeSpec, ShapeState, Subscription, find, undelivered_count
+from syncline.client.transport import OpenTransport, TransportClosed
+
+Token: TypeAlias = str | Callable[[], Awaitable[str]]
+
+log = logging.getLogger("syncline.client")
+
+_REASONS = {Next.STOP_AUTH: "token refused", Next.STOP_REFUSED: "refused"}
+
+
+class Satellite:
+    def __init__(self, replica: Replica, url: str, open_transport: OpenTransport) -> None:
+        self._replica = replica
+        self._url = url
+        self._open_transport = open_transport
+        self._token: Token | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
+        self._progressed = False
+        self._decided: asyncio.Future[None] | None = None
+        self._accepting: dict[int, asyncio.Future[None]] = {}
+        self._syncing: dict[int, asyncio.Future[None]] = {}
+        self.status = Watched(Status())
+        self._show()
+
+    # --- wanted by the application ------------------------------------------------------------------------------------
+
+    async def connect(self, token: Token | None) -> None:
+        """Be connected from now on. Returns when the first attempt is decided; raises what it was refused with."""
+        if token is not None:
+            self._token = token
+        if self._token is None:
+            raise UsageError("the first connect needs a token")
+        await self._stop()
+        self._decided = asyncio.get_running_loop().create_future()
+        self._show(reason="connecting")
+        self._task = asyncio.create_task(self._run(self._token), name="syncline satellite")
+        await asyncio.shield(self._decided)
+
+    async def disconnect(self) -> None:
+        await self._stop()
+        self._show(connected=False, reason="disconnected")
+
+    async def sync(self, spec: ShapeSpec) -> Subscription:
+        """Subscribe to a shape, or find the subscription that exists. Raises ShapeRefused if the server declines."""
+        known = find(self._replica.subscriptions.values(), spec)
+        if known is not None and known.position not in self._accepting:
+            return known
+        if known is None:
+            known = await self._replica.subscribe(spec)
+            self._show()
+            if self._connection is not None and self.status.value.connected:
+                self._accepting[known.position] = asyncio.get_running_loop().create_future()
+                await self._send(self._connection.subscribe(known))
+        answer = self._accepting.get(known.position)
+        if answer is not None:
+            await asyncio.shield(answer)
+        return known
+
+    async def synced(self, position: int) -> None:
+        """Wait until the subscription is delivered. Raises ShapeRefused, or UsageError once it is cancelled."""
+        subscription = self._replica.subscriptions.get(position)
+        if subscription is None or subscription.state is ShapeState.CANCELLING:
+            raise UsageError("this shape is not subscribed any more", hint="call sync again")
+        if subscription.state is not ShapeState.DELIVERED:
+            if position not in self._syncing:
+                self._syncing[position] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._syncing[position])
+
+    async def unsubscribe(self, position: int) -> None:
+        """Give a shape up. Its rows leave the device when the server has said which ones no other shape holds."""
+        subscription = self._replica.subscriptions.get(position)
+        if subscription is None or subscription.state is ShapeState.CANCELLING:
+            return
+        if subscription.state is ShapeState.DELIVERED:
+            await self._replica.cancel(subscription)
+        else:
+            await self._replica.forget(subscription)
+        gone = UsageError("the shape was unsubscribed while it was awaited")
+        self._answer(self._accepting, position, gone)
+        self._answer(self._syncing, position, gone)
+        self._show()
+        if self._connection is not None:
+            await self._send(self._connection.unsubscribe(subscription))
+
+    def wrote(self) -> None:
+        """A local transaction has been committed."""
+        self._show()
+        if self._connection is not None:
+            self._connection.wrote()
+
+    async def close(self) -> None:
+        await self._stop()
+        for waiting in (self._accepting, self._syncing):
+            for position in list(waiting):
+                self._answer(waiting, position, UsageError("the database was closed"))
+
+    # --- reported by a connection (connection.Progress) ---------------------------------------------------------------
+
+    def started(self) -> None:
+        self._show(connected=True, reason=None, last_error=None)
+        self._decide(None)
+
+    def applied(self) -> None:
+        self._progressed = True
+        self._show()
+
+    def accepted(self, subscription: Subscription) -> None:
+        self._answer(self._accepting, subscription.position, None)
+
+    def delivered(self, subscription: Subscription) -> None:
+        self._answer(self._accepting, subscription.position, None)
+        self._answer(self._syncing, subscription.position, None)
+
+    def refused(self, subscription: Subscription, code: str, message: str) -> None:
+        refusal = ShapeRefused(f"the server does not deliver {subscription.spec.table}: {message}", code=code)
+        self._answer(self._accepting, subscription.position, refusal)
+        self._answer(self._syncing, subscription.position, refusal)
+        self._show(last_error=str(refusal))
+
+    # --- the task -----------------------------------------------------------------------------------------------------
+
+    async def _run(self, token: Token) -> None:
+        failures = 0
+        token_fresh = True
+        while True:
+            self._progressed = False
+            since_s = asyncio.get_running_loop().time()
+            problem = await self._attempt(token)
+            connected_before = self.status.value.connected
+            code = _code(problem)
+            step = after(code, token_renewable=not isinstance(token, str), token_fresh=token_fresh)
+            token_fresh = step is Next.RENEW_TOKEN or not connected_before
+            log.info("connection to %s ended: %s (next: %s)", self._url, problem, step.value)
+            if step in _REASONS:
+                self._show(connected=False, reason=_REASONS[step], last_error=str(problem))
+                self._decide(_refusal(step, problem))
+                return
+            if step is Next.RESET:
+                await self._replica.reset()
+            self._show(connected=False, reason="unreachable", last_error=str(problem))
+            for position in list(self._accepting):
+                self._answer(self._accepting, position, None)
+            if step is Next.RETRY:
+                self._decide(None)
+            lasted = asyncio.get_running_loop().time() - since_s > BACKOFF_MAX_S
+            failures = 1 if self._progressed or lasted else failures + 1
+            await asyncio.sleep(backoff_s(failures, random.random()))  # noqa: S311 - jitter
+
+    async def _attempt(self, token: Token) -> Exception:
+        """One connection from start to end; returns what ended it."""
+        try:
+            text = token if isinstance(token, str) else await token()
+            async with self._open_transport(self._url) as transport:
+                self._connection = Connection(transport, self._replica, self, text)
+                await self._connection.serve()
+        except (TransportClosed, ConnectionEnded, TimeoutError) as problem:
+            return problem
+        except Exception as problem:
+            log.warning("the connection to %s failed", self._url, exc_info=problem)
+            return problem
+        finally:
+            self._connection = None
+        return TransportClosed("the connection ended")
+
+    async def _stop(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._decide(None)
+
+    async def _send(self, sending: Awaitable[None]) -> None:
+        """Send what is also durable: if the connection is just breaking, the next one repeats it."""
+        try:
+            await sending
+        except TransportClosed:
+            log.debug("not sent, will be repeated on the next connection")
+
+    def _show(self, **changes: object) -> None:
+        replica = self._replica
+        self.status.set(
+            replace(
+                self.status.value,
+                pending_writes=replica.pending_writes,
+                behind=undelivered_count(replica.subscriptions.values()),
+                **changes,  # type: ignore[arg-type]
+            )
+        )
+
+    def _decide(self, refusal: SynclineError | None) -> None:
+        decided, self._decided = self._decided, None
+        _settle(decided, refusal)
+
+    @staticmethod
+    def _answer(waiting: dict[int, asyncio.Future[None]], position: int, refusal: SynclineError | None) -> None:
+        _settle(waiting.pop(position, None), refusal)
+
+
+def _settle(future: asyncio.Future[None] | None, refusal: SynclineError | None) -> None:
+    if future is None or future.done():
+        return
+    if refusal is None:
+        future.set_result(None)
+    else:
+        future.set_exception(refusal)
+        future.exception()  # Seen: whoever waits raises it, and it is no loss if nobody does.
+
+
+def _code(problem: Exception) -> str | None:
+    if isinstance(problem, ConnectionEnded):
+        return problem.code
+    if isinstance(problem, TransportClosed) and problem.reason == EXPIRED_CLOSE_REASON:
+        return EXPIRED_CLOSE_REASON
+    return None
+
+
+def _refusal(step: Next, problem: Exception) -> SynclineError:
+    if step is Next.STOP_AUTH:
+        return AuthRefused(str(problem), hint="call connect with a new token")
+    return ServerRefused(str(problem))

@@ -1,0 +1,163 @@
+"""The tables the library keeps beside the application's, and its description of each synced table. Pure.
+
+``_syncline_state`` is one row: who we are, how far the server's stream has been applied (``lsn``), the newest
+timestamp used (``clock_ms``), and ``capture``, which the triggers read: 0 only inside the transaction that applies
+incoming changes, so that a crash in the middle rolls the switch back together with the rows.
+
+``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of
+rows. A row without shadow entry carries the single tag ``postgres_1@0`` when it exists: most rows of most databases
+were there before anyone synced them, and cost no second row here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from syncline.client.cells import Decode, Encode, decoder, encoder
+from syncline.proto.values import POSTGRES_ORIGIN, Column, MigrationTable, Relation
+
+STORE_VERSION = 1
+
+UNTRACKED_TAG = f"{POSTGRES_ORIGIN}@0"
+
+STORE_SQL: tuple[str, ...] = (
+    """CREATE TABLE _syncline_state (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        client_id TEXT NOT NULL,
+        lsn BLOB NOT NULL DEFAULT x'',
+        clock_ms INTEGER NOT NULL DEFAULT 0,
+        capture INTEGER NOT NULL DEFAULT 1)""",
+    """CREATE TABLE _syncline_oplog (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        table_name TEXT NOT NULL,
+        op TEXT NOT NULL CHECK (op IN ('I', 'U', 'D', 'C')),
+        key TEXT NOT NULL,
+        new_row TEXT,
+        old_row TEXT,
+        commit_ms INTEGER,
+        clear_tags TEXT NOT NULL DEFAULT '[]')""",
+    "CREATE INDEX _syncline_oplog_key ON _syncline_oplog (table_name, key)",
+    "CREATE INDEX _syncline_oplog_commit ON _syncline_oplog (commit_ms)",
+    """CREATE TABLE _syncline_shadow (
+        table_name TEXT NOT NULL,
+        key TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        PRIMARY KEY (table_name, key)) WITHOUT ROWID""",
+    """CREATE TABLE _syncline_tables (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        description TEXT NOT NULL)""",
+    """CREATE TABLE _syncline_migrations (
+        position INTEGER PRIMARY KEY,
+        version TEXT NOT NULL UNIQUE)""",
+    """CREATE TABLE _syncline_subscriptions (
+        position INTEGER PRIMARY KEY,
+        subscription_id TEXT NOT NULL UNIQUE,
+        shape TEXT NOT NULL,
+        state TEXT NOT NULL)""",
+    f"PRAGMA user_version = {STORE_VERSION}",
+)
+
+
+def quoted(name: str) -> str:
+    """``name`` as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """``text`` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    columns: tuple[str, ...]
+    parent_table: str
+    parent_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A synced table as the device stores it. ``id`` is the relation id under which the device sends its writes."""
+
+    id: int
+    name: str
+    columns: tuple[str, ...]
+    pg_types: tuple[str, ...]
+    primary_key: tuple[str, ...]
+    foreign_keys: tuple[ForeignKey, ...] = ()
+
+    @cached_property
+    def decoders(self) -> tuple[Decode, ...]:
+        return tuple(decoder(pg_type) for pg_type in self.pg_types)
+
+    @cached_property
+    def encoders(self) -> tuple[Encode, ...]:
+        return tuple(encoder(pg_type) for pg_type in self.pg_types)
+
+    @cached_property
+    def key_indexes(self) -> tuple[int, ...]:
+        """Positions of the primary-key columns in ``columns``, in the order of the key."""
+        return tuple(self.columns.index(name) for name in self.primary_key)
+
+    @cached_property
+    def relation(self) -> Relation:
+        """The table as the wire names it. All columns are declared nullable: the server judges by its own catalogue."""
+        columns = tuple(
+            Column(name, pg_type, primary_key=name in self.primary_key, nullable=True)
+            for name, pg_type in zip(self.columns, self.pg_types, strict=True)
+        )
+        return Relation(self.id, "public", self.name, columns)
+
+
+def described(table_id: int, migrated: MigrationTable) -> Table:
+    """The table a migration step leaves behind.
+
+    Raises ValueError for a table without primary key: rows without one cannot be told apart across replicas.
+    """
+    if not migrated.primary_key:
+        raise ValueError(f"table {migrated.name} has no primary key, so its rows cannot be synced")
+    return Table(
+        id=table_id,
+        name=migrated.name,
+        columns=tuple(column.name for column in migrated.columns),
+        pg_types=tuple(column.pg_type.lower() for column in migrated.columns),
+        primary_key=migrated.primary_key,
+        foreign_keys=tuple(
+            ForeignKey(key.columns, key.parent_table, key.parent_columns) for key in migrated.foreign_keys
+        ),
+    )
+
+
+def table_to_json(table: Table) -> str:
+    return json.dumps(
+        {
+            "columns": table.columns,
+            "pg_types": table.pg_types,
+            "primary_key": table.primary_key,
+            "foreign_keys": [[key.columns, key.parent_table, key.parent_columns] for key in table.foreign_keys],
+        }
+    )
+
+
+def table_from_json(table_id: int, name: str, text: str) -> Table:
+    described_as: Mapping[str, Any] = json.loads(text)
+    return Table(
+        id=table_id,
+        name=name,
+        columns=tuple(described_as["columns"]),
+        pg_types=tuple(described_as["pg_types"]),
+        primary_key=tuple(described_as["primary_key"]),
+        foreign_keys=tuple(
+            ForeignKey(tuple(columns), parent, tuple(parent_columns))
+            for columns, parent, parent_columns in described_as["foreign_keys"]
+        ),
+    )
+
+
+def by_name(tables: Iterable[Table]) -> dict[str, Table]:
+    return {table.name: table for table in tables}

@@ -1,0 +1,112 @@
+"""How captured changes become device transactions, and which tags they have observed."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.client.client_scene import ITEMS, PROJECTS, TABLES, captured_database, entries_of, stamp_at
+
+from syncline.client.oplog import (
+    CLOCK_SKEW_MAX_MS,
+    entry_id_of,
+    lsn_bytes,
+    next_commit_ms,
+    observed_clock_ms,
+    transactions,
+    wire_row,
+)
+from syncline.proto.values import Compensation, Delete, Insert, Transaction, Update
+
+
+def test_a_transaction_carries_whole_wire_rows_in_the_order_of_the_oplog() -> None:
+    connection = captured_database()
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    stamp_at(connection, 100)
+    connection.execute("INSERT INTO items VALUES ('i', 'p', NULL, 1, 9223372036854775807, 1.5, x'00ff')")
+    connection.execute("UPDATE projects SET name = 'y'")
+    connection.execute("DELETE FROM items")
+    stamp_at(connection, 101)
+    item = (b"i", b"p", None, b"t", b"9223372036854775807", b"1.5", b"\x00\xff")
+    tags = ("me@100", "me@101")
+    assert list(transactions(entries_of(connection), TABLES)) == [
+        Transaction(100, b"\0\0\0\1", (Insert(PROJECTS.id, (b"p", b"x"), ()),)),
+        Transaction(
+            101,
+            b"\0\0\0\5",
+            (
+                Compensation(PROJECTS.id, (b"p", None), tags),
+                Insert(ITEMS.id, item, ()),
+                Update(PROJECTS.id, (b"p", b"y"), (b"p", b"x"), tags),
+                Delete(ITEMS.id, item, ()),
+            ),
+        ),
+    ]
+
+
+def test_the_first_insert_of_a_row_has_observed_nothing() -> None:
+    connection = captured_database()
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    stamp_at(connection, 100)
+    assert entries_of(connection)[0].clear_tags == ()
+
+
+def test_a_later_change_has_observed_the_tag_of_the_earlier() -> None:
+    connection = captured_database()
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    stamp_at(connection, 100)
+    connection.execute("DELETE FROM projects")
+    stamp_at(connection, 150)
+    assert set(entries_of(connection)[1].clear_tags) == {"me@100", "me@150"}
+
+
+def test_a_row_of_the_server_without_shadow_entry_carries_the_untracked_tag() -> None:
+    connection = captured_database()
+    connection.execute("UPDATE _syncline_state SET capture = 0")
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    connection.execute("UPDATE _syncline_state SET capture = 1")
+    connection.execute("UPDATE projects SET name = 'y'")
+    stamp_at(connection, 100)
+    assert set(entries_of(connection)[0].clear_tags) == {"postgres_1@0", "me@100"}
+
+
+def test_replacing_a_row_of_the_server_has_observed_it() -> None:
+    connection = captured_database()
+    connection.execute("UPDATE _syncline_state SET capture = 0")
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    connection.execute("UPDATE _syncline_state SET capture = 1")
+    connection.execute("INSERT OR REPLACE INTO projects VALUES ('p', 'y')")
+    stamp_at(connection, 100)
+    assert all("postgres_1@0" in entry.clear_tags for entry in entries_of(connection))
+
+
+def test_stamping_moves_the_tags_of_rows_on_and_forgets_deleted_ones() -> None:
+    connection = captured_database()
+    connection.execute("INSERT INTO projects VALUES ('p', 'x'), ('q', 'x')")
+    stamp_at(connection, 100)
+    connection.execute("DELETE FROM projects WHERE id = 'q'")
+    connection.execute("UPDATE projects SET name = 'y'")
+    stamp_at(connection, 101)
+    assert connection.execute("SELECT key, tags FROM _syncline_shadow").fetchall() == [('["p"]', '["me@101"]')]
+
+
+def test_columns_added_after_a_row_was_captured_are_null() -> None:
+    assert wire_row({"id": "p"}, PROJECTS) == (b"p", None)
+
+
+def test_timestamps_strictly_increase_even_when_the_clock_goes_back() -> None:
+    assert next_commit_ms(now_ms=1_000, clock_ms=500) == 1_000
+    assert next_commit_ms(now_ms=1_000, clock_ms=1_000) == 1_001
+    assert next_commit_ms(now_ms=1, clock_ms=1_000) == 1_001
+
+
+def test_the_clock_follows_what_has_been_seen_but_not_an_absurd_one() -> None:
+    assert observed_clock_ms(clock_ms=10, seen_ms=1_500, now_ms=1_000) == 1_500
+    assert observed_clock_ms(clock_ms=2_000, seen_ms=1_500, now_ms=1_000) == 2_000
+    assert observed_clock_ms(clock_ms=10, seen_ms=1_001 + CLOCK_SKEW_MAX_MS, now_ms=1_000) == 10
+
+
+def test_positions_travel_as_four_bytes_and_empty_means_the_beginning() -> None:
+    assert lsn_bytes(258) == b"\0\0\1\2"
+    assert entry_id_of(b"\0\0\1\2") == 258
+    assert entry_id_of(b"") == 0
+    with pytest.raises(OverflowError):
+        lsn_bytes(2**31)
