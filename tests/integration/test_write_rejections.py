@@ -1,0 +1,144 @@
+"""A transaction that Postgres refuses is rejected alone; its neighbours are applied."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.integration.write_scene import Scene, scene, written
+
+SCHEMA = """
+CREATE TABLE parents (id int PRIMARY KEY);
+CREATE TABLE items (
+    id int PRIMARY KEY, name text NOT NULL, code int UNIQUE, size int2 CHECK (size > 0), short varchar(3),
+    parent int REFERENCES parents, friend int REFERENCES items DEFERRABLE INITIALLY DEFERRED);
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    CASE NEW.name
+        WHEN 'raise' THEN RAISE EXCEPTION 'no such name' USING HINT = 'choose another', DETAIL = 'it is taken';
+        WHEN 'own code' THEN RAISE EXCEPTION 'mine' USING ERRCODE = 'AB123';
+        WHEN 'assert' THEN ASSERT false, 'never';
+        WHEN 'forbidden' THEN RAISE insufficient_privilege USING MESSAGE = 'not yours';
+        WHEN 'missing' THEN PERFORM FROM no_such_table;
+        ELSE NULL;
+    END CASE;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION refuse();
+CREATE FUNCTION refuse_late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.name = 'late' THEN RAISE EXCEPTION 'too late'; END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER refuse_late AFTER INSERT ON items DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION refuse_late();
+INSERT INTO parents VALUES (1);
+INSERT INTO items VALUES (1, 'first', 11);
+"""
+
+POISON = {
+    "type": (("x", "n", None, None, None, None, None), "22P02", None),
+    "range": (("2", "n", None, "70000", None, None, None), "22003", None),
+    "length": (("2", "n", None, None, "long", None, None), "22001", None),
+    "not null": (("2", None, None, None, None, None, None), "23502", None),
+    "check": (("2", "n", None, "0", None, None, None), "23514", "items_size_check"),
+    "foreign key": (("2", "n", None, None, None, "9", None), "23503", "items_parent_fkey"),
+    "unique": (("2", "n", "11", None, None, None, None), "23505", "items_code_key"),
+    "deferred foreign key": (("2", "n", None, None, None, None, "9"), "23503", "items_friend_fkey"),
+    "trigger": (("2", "raise", None, None, None, None, None), "P0001", None),
+    "deferred trigger": (("2", "late", None, None, None, None, None), "P0001", None),
+    "code of the application": (("2", "own code", None, None, None, None, None), "AB123", None),
+    "assertion": (("2", "assert", None, None, None, None, None), "P0004", None),
+    "right refused by a trigger": (("2", "forbidden", None, None, None, None, None), "42501", None),
+    "table missing to a trigger": (("2", "missing", None, None, None, None, None), "42P01", None),
+}
+
+
+def _item(s: Scene, key: str) -> dict[str, object]:
+    return s.insert("items", key, "fine", None, None, None, "1", key)
+
+
+@pytest.mark.parametrize("kind", POISON)
+async def test_poison_is_rejected_and_recorded_and_its_neighbours_are_applied(database: str, kind: str) -> None:
+    row, sqlstate, constraint = POISON[kind]
+    async with scene(database, SCHEMA, "parents", "items") as s:
+        before, poison, after, other = await s.apply(
+            written("a", 100, _item(s, "100")),
+            written("a", 101, _item(s, "101"), s.insert("items", *row)),
+            written("a", 102, _item(s, "102")),
+            written("b", 100, _item(s, "200")),
+        )
+        assert [r["status"] for r in (before, poison, after, other)] == ["applied", "rejected", "applied", "applied"]
+        assert poison["sqlstate"] == sqlstate
+        assert poison.get("constraint") == constraint
+        assert [row[0] for row in await s.rows("items")] == [1, 100, 102, 200]
+        record = await s.connection.fetchrow("SELECT * FROM electric.rejections")
+        assert (record["client_id"], record["lsn"], record["sqlstate"]) == ("a", 101, sqlstate)
+        assert record["message"] == poison["message"]
+        assert len(json.loads(record["ops"])) == 2
+
+
+async def test_a_rejection_carries_what_the_application_said(database: str) -> None:
+    async with scene(database, SCHEMA, "parents", "items") as s:
+        (answer,) = await s.apply(written("a", 1, s.insert("items", "2", "raise", None, None, None, None, None)))
+        assert answer == {
+            "status": "rejected",
+            "sqlstate": "P0001",
+            "message": "no such name",
+            "detail": "it is taken",
+            "hint": "choose another",
+        }
+        (answer,) = await s.apply(written("a", 2, s.insert("items", "2", "n", "11", None, None, None, None)))
+        assert (answer["table"], answer["constraint"]) == ("items", "items_code_key")
+
+
+async def test_a_rejected_transaction_is_a_duplicate_when_it_comes_again(database: str) -> None:
+    async with scene(database, SCHEMA, "parents", "items") as s:
+        poison = written("a", 1, s.insert("items", "2", "raise", None, None, None, None, None))
+        assert await s.statuses(poison, poison) == ["rejected", "duplicate"]
+        assert await s.connection.fetchval("SELECT count(*) FROM electric.rejections") == 1
+
+
+async def test_a_transaction_that_ends_with_constraints_deferred_is_checked_all_the_same(database: str) -> None:
+    """A trigger may defer constraints, also ones that are usually immediate."""
+    deferring = """
+    CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES t DEFERRABLE);
+    CREATE FUNCTION defer() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN SET CONSTRAINTS ALL DEFERRED; RETURN NEW; END $$;
+    CREATE TRIGGER defer BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION defer();
+    """
+    async with scene(database, deferring, "t") as s:
+        answers = await s.apply(written("a", 1, s.insert("t", "1", "9")), written("a", 2, s.insert("t", "2", "2")))
+        assert [answer["status"] for answer in answers] == ["rejected", "applied"]
+        assert answers[0]["sqlstate"] == "23503"
+
+
+async def test_a_refused_transaction_is_recorded_untried(database: str) -> None:
+    async with scene(database, SCHEMA, "parents", "items") as s:
+        refusal = {"sqlstate": "57014", "message": "too slow"}
+        refused = written("a", 1, _item(s, "5")) | {"refuse": refusal}
+        assert await s.statuses(refused, written("a", 2, _item(s, "6")), refused) == [
+            "rejected",
+            "applied",
+            "duplicate",
+        ]
+        assert [row[0] for row in await s.rows("items")] == [1, 6]
+
+
+async def test_what_our_own_role_lacks_is_held_and_not_rejected(database: str) -> None:
+    async with scene(database, "CREATE TABLE t (id int PRIMARY KEY, v text)", "t") as s:
+        await s.connection.execute("DROP TABLE t")
+        held, behind, other = await s.apply(written("a", 1, s.insert("t", "1", "x")), written("a", 2), written("b", 1))
+        assert (held["status"], held["sqlstate"]) == ("retry", "42P01")
+        assert behind["status"] == "retry"
+        assert other["status"] == "applied"
+        await s.connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        assert await s.statuses(written("a", 1, s.insert("t", "1", "x"))) == ["applied"]
+
+
+async def test_a_session_that_would_misspell_keys_is_refused(database: str) -> None:
+    async with scene(database, SCHEMA, "parents", "items") as s:
+        await s.connection.execute("SET TimeZone = 'Europe/Berlin'")
+        with pytest.raises(Exception, match="spell row keys") as refused:
+            await s.apply(written("a", 1, _item(s, "5")))
+        assert "SET TimeZone" in refused.value.hint
