@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from struct import Struct
+from struct import error as StructError
 from typing import Final, Protocol, TypeAlias, cast
 
 from scramp import ScramClient, ScramException  # type: ignore[import-untyped]
@@ -294,7 +295,7 @@ class Walsender:
             raise WalsenderError(f"unexpected message of type {chr(kind)!r} while {self._phase.name}")
         try:
             handle(self, body, events)
-        except (ValueError, IndexError, LookupError) as cause:
+        except (ValueError, LookupError, StructError) as cause:
             raise WalsenderError(f"malformed message of type {chr(kind)!r}") from cause
 
     def _copy_data(self, body: bytes, events: list[Event]) -> None:
@@ -405,6 +406,8 @@ class Walsender:
             position += 4
             values.append(None if length < 0 else body[position : position + length].decode())
             position += max(length, 0)
+        if position != len(body):
+            raise ValueError("a row of another length than its columns add up to")
         self._rows.append(tuple(values))
 
     def _command_complete(self, body: bytes, events: list[Event]) -> None:
