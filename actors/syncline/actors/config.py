@@ -33,49 +33,79 @@ EVERYWHERE = ("0.0.0.0",)  # noqa: S104 - a server for devices listens to the wo
 EVERYWHERE_IPV6 = (*EVERYWHERE, "::")
 
 _Choice = TypeVar("_Choice", bound=str)
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One variable: its ``default`` as documentation says it, and what it means."""
+    """One variable, and the flag that says the same; its ``default`` as documentation says it, and what it means."""
 
     name: str
+    flag: str
     default: str
     meaning: str
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
-        "DATABASE_URL", "an embedded Postgres", "The Postgres to sync: postgresql://user:password@host:port/database"
+        "DATABASE_URL",
+        "--database-url",
+        "an embedded Postgres",
+        "The Postgres to sync: postgresql://user:password@host:port/database",
     ),
     Setting(
         "DATABASE_REQUIRE_SSL",
+        "--database-require-ssl",
         "true; false for a local host",
         "Whether to insist on TLS to Postgres; sslmode=verify-full in the URL verifies the certificate too",
     ),
-    Setting("HTTP_PORT", "5133", "Port for devices (/ws) and the HTTP API; 0 takes a free one"),
+    Setting("HTTP_PORT", "--http-port", "5133", "Port for devices (/ws) and the HTTP API; 0 takes a free one"),
     Setting(
         "SYNCLINE_HTTP_HOST",
+        "--http-host",
         "0.0.0.0; 127.0.0.1 with the embedded Postgres",
         "Addresses to listen on, separated by commas",
     ),
-    Setting("ELECTRIC_USE_IPV6", "false", "Whether to listen on all IPv6 addresses too"),
+    Setting("ELECTRIC_USE_IPV6", "--use-ipv6", "false", "Whether to listen on all IPv6 addresses too"),
     Setting(
         "AUTH_MODE",
+        "--auth-mode",
         "secure; insecure with the embedded Postgres",
         "secure: tokens are signed. insecure: any token is believed, for development",
     ),
-    Setting("AUTH_JWT_ALG", "", f"Algorithm of signed tokens: {', '.join(ALGORITHMS)}"),
-    Setting("AUTH_JWT_KEY", "", "The shared secret (HS...) or the public key in PEM form (RS..., ES...)"),
-    Setting("AUTH_JWT_KEY_IS_BASE64_ENCODED", "false", "Whether AUTH_JWT_KEY is base64"),
-    Setting("AUTH_JWT_NAMESPACE", "", "The claim whose object holds sub or user_id; top level when not given"),
-    Setting("AUTH_JWT_ISS", "", "Required issuer of tokens; any when not given"),
-    Setting("AUTH_JWT_AUD", "", "Required audience of tokens; any when not given"),
-    Setting("ELECTRIC_INSTANCE_ID", "made once and kept in the database", "The server id that devices are told"),
-    Setting("LOG_LEVEL", "info", "error, warning, info or debug"),
-    Setting("SYNCLINE_RUNTIME", "local", "local: everything in one process. ray is not available in this version"),
+    Setting("AUTH_JWT_ALG", "--auth-jwt-alg", "", f"Algorithm of signed tokens: {', '.join(ALGORITHMS)}"),
     Setting(
-        "SYNCLINE_DATA_DIR", ".syncline", "Folder for shape logs and the embedded Postgres; can be rebuilt at any time"
+        "AUTH_JWT_KEY", "--auth-jwt-key", "", "The shared secret (HS...) or the public key in PEM form (RS..., ES...)"
+    ),
+    Setting(
+        "AUTH_JWT_KEY_IS_BASE64_ENCODED", "--auth-jwt-key-is-base64-encoded", "false", "Whether AUTH_JWT_KEY is base64"
+    ),
+    Setting(
+        "AUTH_JWT_NAMESPACE",
+        "--auth-jwt-namespace",
+        "",
+        "The claim whose object holds sub or user_id; top level when not given",
+    ),
+    Setting("AUTH_JWT_ISS", "--auth-jwt-iss", "", "Required issuer of tokens; any when not given"),
+    Setting("AUTH_JWT_AUD", "--auth-jwt-aud", "", "Required audience of tokens; any when not given"),
+    Setting(
+        "ELECTRIC_INSTANCE_ID",
+        "--instance-id",
+        "made once and kept in the database",
+        "The server id that devices are told",
+    ),
+    Setting("LOG_LEVEL", "--log-level", "info", "error, warning, info or debug"),
+    Setting(
+        "SYNCLINE_RUNTIME",
+        "--runtime",
+        "local",
+        "local: everything in one process. ray is not available in this version",
+    ),
+    Setting(
+        "SYNCLINE_DATA_DIR",
+        "--data-dir",
+        ".syncline",
+        "Folder for shape logs and the embedded Postgres; can be rebuilt at any time",
     ),
 )
 
@@ -125,23 +155,17 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """Checked settings. ``database_url`` None: start the embedded Postgres in ``data_dir``; else it carries sslmode.
-
-    ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
-    the operator should read. Secrets are not in its repr.
-    """
+class Whereabouts:
+    """Where the database and the service are. ``database_url`` None: embedded, in ``data_dir``; else with sslmode."""
 
     database_url: str | None = field(repr=False)
-    http_hosts: tuple[str, ...]
-    http_port: int
-    auth_mode: AuthMode
-    authenticator: Authenticator = field(repr=False, compare=False)
-    instance_id: str | None
-    log_level: LogLevel
     data_dir: Path
-    runtime: Literal["local"] = "local"
-    warnings: tuple[str, ...] = ()
+    http_port: int
+
+    @property
+    def embedded_dir(self) -> Path:
+        """Where the embedded Postgres lives when there is no ``database_url``."""
+        return self.data_dir / "postgres"
 
     @property
     def database_display(self) -> str:
@@ -149,20 +173,33 @@ class Config:
         return "an embedded Postgres" if self.database_url is None else without_password(self.database_url)
 
 
-def load(
-    flags: Mapping[str, str | None],
-    environment: Mapping[str, str],
-    dotenv: Path | None = None,
-    *,
-    cwd: Path | None = None,
-) -> Config:
-    """Read and check everything. ``flags`` are keyed by variable name. Raises ConfigError with every problem."""
-    from_file = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
-    reader = _Reader({**_given(from_file), **_given(environment), **_given(flags)})
-    config = reader.config(cwd or Path.cwd())
-    if reader.problems:
-        raise ConfigError(tuple(reader.problems))
-    return config
+@dataclass(frozen=True, slots=True)
+class Config(Whereabouts):
+    """What ``serve`` needs to know, checked. Secrets are not in its repr.
+
+    ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
+    the operator should read.
+    """
+
+    http_hosts: tuple[str, ...]
+    auth_mode: AuthMode
+    authenticator: Authenticator = field(repr=False, compare=False)
+    instance_id: str | None
+    log_level: LogLevel
+    runtime: Literal["local"] = "local"
+    warnings: tuple[str, ...] = ()
+
+
+def load(flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv: Path | None = None) -> Config:
+    """Everything ``serve`` needs. ``flags`` are keyed by variable name. Raises ConfigError with every problem."""
+    reader = _Reader(flags, environment, dotenv)
+    return reader.checked(reader.config())
+
+
+def find(flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv: Path | None = None) -> Whereabouts:
+    """What it takes to reach the database and the service, whose other settings may be anything. Raises ConfigError."""
+    reader = _Reader(flags, environment, dotenv)
+    return reader.checked(reader.whereabouts())
 
 
 def without_password(url: str) -> str:
@@ -179,31 +216,38 @@ def _given(values: Mapping[str, str | None]) -> dict[str, str]:
 class _Reader:
     """Reads one setting after another and keeps what is wrong."""
 
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self.values = values
+    def __init__(self, flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv: Path | None) -> None:
+        from_file = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
+        self.values = {**_given(from_file), **_given(environment), **_given(flags)}
         self.problems: list[Problem] = []
         self.warnings: list[str] = []
 
-    def config(self, cwd: Path) -> Config:
-        database_url = self._database_url()
+    def checked(self, result: _Result) -> _Result:
+        if self.problems:
+            raise ConfigError(tuple(self.problems))
+        return result
+
+    def whereabouts(self) -> Whereabouts:
+        return Whereabouts(self._database_url(), self._data_dir(), self._port())
+
+    def config(self) -> Config:
         embedded = "DATABASE_URL" not in self.values
         default: AuthMode = "insecure" if embedded else "secure"
         auth_mode = self._choice("AUTH_MODE", AUTH_MODES, default)
-        authenticator = self._authenticator(auth_mode)
         hosts = self._hosts(embedded)
         if auth_mode == "insecure":
             self._warn_of_insecurity(hosts)
         self._runtime()
         self._unknown_variables()
         return Config(
-            database_url=database_url,
-            http_hosts=hosts,
+            database_url=self._database_url(),
+            data_dir=self._data_dir(),
             http_port=self._port(),
+            http_hosts=hosts,
             auth_mode=auth_mode,
-            authenticator=authenticator,
+            authenticator=self._authenticator(auth_mode),
             instance_id=self.values.get("ELECTRIC_INSTANCE_ID"),
             log_level=self._choice("LOG_LEVEL", LOG_LEVELS, "info"),
-            data_dir=(cwd / self.values.get("SYNCLINE_DATA_DIR", ".syncline")).expanduser().resolve(),
             warnings=tuple(self.warnings),
         )
 
@@ -223,6 +267,9 @@ class _Reader:
         if given and given not in (*_TRUE, *_FALSE):
             self._problem(name, f"{self.values[name]!r} is neither true nor false")
         return given in _TRUE if given else default
+
+    def _data_dir(self) -> Path:
+        return Path(self.values.get("SYNCLINE_DATA_DIR", ".syncline")).expanduser().resolve()
 
     def _port(self) -> int:
         given = self.values.get("HTTP_PORT", "5133")

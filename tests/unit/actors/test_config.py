@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.actors.config import SETTINGS, UNSUPPORTED, Config, ConfigError, load, without_password
+from syncline.actors.config import SETTINGS, UNSUPPORTED, Config, ConfigError, find, load, without_password
 from syncline.actors.devices.auth import InsecureAuth, SecureAuth
 
 KEY = "k" * 32
@@ -127,6 +127,13 @@ def test_secrets_are_not_shown() -> None:
     assert without_password("postgresql://db/app?password=x") == "postgresql://db/app"
 
 
+def test_finding_the_database_asks_for_no_keys() -> None:
+    found = find({"HTTP_PORT": "7"}, {"DATABASE_URL": REAL["DATABASE_URL"], "AUTH_MODE": "nonsense"})
+    assert (found.http_port, found.database_url) == (7, REAL["DATABASE_URL"] + "?sslmode=require")
+    with pytest.raises(ConfigError):
+        find({}, {"DATABASE_URL": "nonsense"})
+
+
 # --- auth -------------------------------------------------------------------------------------------------------------
 
 
@@ -177,3 +184,4 @@ def test_every_setting_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "reference" / "config.md").read_text()
     for name in [setting.name for setting in SETTINGS] + list(UNSUPPORTED):
         assert f"`{name}`" in page
+    assert all(f"`{setting.flag}`" in page for setting in SETTINGS)
