@@ -2,8 +2,8 @@
 
 Both directions are written by hand for the five row operations, because building and walking protobuf objects costs
 several times as much as the bytes themselves. The layout is protobuf's (`satellite.proto`): an entry is
-``0a <length>``, the kind of operation is the tag inside it, and a row is its mask followed by its cells. So the bytes of several calls
-concatenate into one log, and the same bytes can be stored and sent to any number of devices.
+``0a <length>``, the kind of operation is the tag inside it, and a row is its mask followed by its cells. So the bytes
+of several calls concatenate into one log, and the same bytes can be stored and sent to any number of devices.
 
 The fast reader knows only the layout that every encoder in practice writes: known fields, once each, in order. Anything
 else makes it step aside for protobuf's own parser, which is slower and bounded in size, so odd input is judged by

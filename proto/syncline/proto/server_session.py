@@ -2,8 +2,8 @@
 
 ``receive`` reads what a device sent and says what it wants; the methods named after answers make the frames that go
 back. The session knows the order in which things may be said, so it refuses a device that breaks it (ProtocolError,
-the device's fault) and a caller of ours that would (ProtocolError INTERNAL): a relation before the stream is accepted, a
-transaction in the middle of a delivery, a shape that was asked for and left out.
+the device's fault) and a caller of ours that would (ProtocolError INTERNAL): a relation before the stream is accepted,
+a transaction in the middle of a delivery, a shape that was asked for and left out.
 
 After a ProtocolError from ``receive`` the connection cannot go on: send ``error_frame`` and close with 1007.
 

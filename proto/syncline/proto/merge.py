@@ -1,0 +1,176 @@
+"""The rules by which concurrent writes to one row become one row, on the server and on every device.
+
+A row is an observed-remove element: it exists as long as it has tags (module ``tags``). Each of its columns is a
+register that the write with the largest tag wins. A compensation is a write that modifies no column: it only leaves its
+tag, so that a parent which a new child refers to stays, or comes back with the values it had.
+
+**The server** (``apply_write``) keeps tags per row and per column, and the values of deleted rows (the tombstone), from
+which a write that had not seen the delete revives them. Writes that did not see each other may be applied in any order
+and any number of times with the same result; writes of one origin arrive in order.
+
+**A device** (``merge_incoming``) keeps no tag per column. It has writes of its own that the server has not echoed, and
+a row comes in as the server resolved it without them. It predicts what the server will make of the two together; the
+echo then brings the server's own answer. The prediction is exact for one such row and for devices whose clock never falls
+behind what they have seen; otherwise it may be off until the echo.
+
+Both are plain functions of one row, and the oracle for the SQL that applies device writes in bulk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from syncline.proto.errors import misuse
+from syncline.proto.tags import UNRECORDED, Tag, observe, parse_tags
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Compensation, Delete, Gone, Insert, Row, RowChange, Update
+
+WriteKind: TypeAlias = Literal["insert", "update", "delete", "compensation"]
+IncomingKind: TypeAlias = Literal["insert", "update", "delete", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """What the server knows of one key. ``row`` None: no such row now.
+
+    ``column_tags``: one per column, or fewer where nothing is recorded for the rest. ``tombstone``: the values the row
+    had when it was last deleted; None while it lives.
+    """
+
+    row: Row | None = None
+    tags: frozenset[Tag] = frozenset()
+    column_tags: tuple[Tag, ...] = ()
+    tombstone: Row | None = None
+
+    def column_tag(self, column: int) -> Tag:
+        return self.column_tags[column] if column < len(self.column_tags) else UNRECORDED
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """One write to one key. ``row``: the whole new row; the old one of a delete; key cells only in a compensation.
+
+    ``modified``: per column, whether the write changed it. ``observed``: the tags it had seen, maybe its own too.
+    """
+
+    kind: WriteKind
+    row: Row
+    modified: tuple[bool, ...]
+    tag: Tag
+    observed: frozenset[Tag]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A change to one key as the server streams it: resolved, without the device's own pending writes.
+
+    ``row``: the whole row; the old one of a delete. ``tag``: the transaction's origin and time. ``tags``: the row's,
+    after the change.
+    """
+
+    kind: IncomingKind
+    row: Row
+    modified: tuple[bool, ...]
+    tag: Tag
+    tags: frozenset[Tag]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What the device holds for the key now. ``row`` None: nothing."""
+
+    row: Row | None
+    tags: frozenset[Tag]
+
+
+def unrecorded(row: Row) -> RowState:
+    """A row that was there before anything was recorded about it."""
+    return RowState(row, frozenset((UNRECORDED,)))
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+def apply_write(state: RowState, write: RowWrite) -> RowState:
+    """The row after ``write``."""
+    tags = observe(state.tags, write.observed, None if write.kind == "delete" else write.tag)
+    if not tags:
+        return RowState(None, tags, state.column_tags, state.row if state.row is not None else state.tombstone)
+    base = state.row if state.row is not None else state.tombstone
+    if base is None:
+        base = write.row
+    cells: list[Cell] = list(base)
+    column_tags = [state.column_tag(column) for column in range(len(cells))]
+    for column, modified in enumerate(write.modified):
+        if modified and write.tag >= column_tags[column]:
+            cells[column] = write.row[column]
+            column_tags[column] = write.tag
+    return RowState(tuple(cells), tags, tuple(column_tags))
+
+
+def postgres_write(state: RowState, kind: WriteKind, row: Row, modified: tuple[bool, ...], ms: int) -> RowWrite:
+    """A write that Postgres itself made to the row as it stood: it has seen everything and outranks everything there.
+
+    ``ms``: the transaction's time, raised to the newest time recorded for the row if a device's clock ran ahead.
+    """
+    recorded = max((tag.ms for tag in (*state.column_tags, *state.tags)), default=0)
+    tag = Tag(POSTGRES_ORIGIN, max(ms, recorded))
+    return RowWrite(kind, row, modified, tag, state.tags | {tag})
+
+
+def write_of(change: RowChange, origin: str, ms: int) -> RowWrite:
+    """A device's operation as a write. Raises ProtocolError for a malformed tag and for a GONE: nobody writes one."""
+    tag = Tag(origin, ms)
+    match change:
+        case Insert(_, row, tags):
+            return RowWrite("insert", row, (True,) * len(row), tag, parse_tags(tags))
+        case Update(_, row, _, tags):
+            return RowWrite("update", row, _changed(change), tag, parse_tags(tags))
+        case Delete(_, row, tags):
+            return RowWrite("delete", row, (False,) * len(row), tag, parse_tags(tags))
+        case Compensation(_, row, tags):
+            return RowWrite("compensation", row, (False,) * len(row), tag, parse_tags(tags))
+        case Gone():
+            raise misuse("a GONE is no write")
+
+
+# --- the device -------------------------------------------------------------------------------------------------------
+
+
+def merge_incoming(pending: Sequence[RowWrite], incoming: Incoming) -> Merged:
+    """``incoming`` with our own ``pending`` writes to the key, oldest first, on top, as the server will apply them."""
+    if incoming.kind == "gone":
+        return Merged(None, frozenset())
+    tags = incoming.tags
+    cells: list[Cell] = list(incoming.row)
+    newest = [incoming.tag if changed else UNRECORDED for changed in incoming.modified]
+    for write in pending:
+        tags = observe(tags, write.observed, None if write.kind == "delete" else write.tag)
+        for column, modified in enumerate(write.modified):
+            if modified and write.tag >= newest[column]:
+                cells[column] = write.row[column]
+                newest[column] = write.tag
+    return Merged(tuple(cells), tags) if tags else Merged(None, tags)
+
+
+def incoming_of(change: RowChange, origin: str, ms: int) -> Incoming:
+    """A change of a transaction by ``origin`` at ``ms``. Raises ProtocolError for a compensation: devices get none."""
+    tag = Tag(origin, ms)
+    match change:
+        case Insert(_, row, tags):
+            return Incoming("insert", row, (True,) * len(row), tag, parse_tags(tags))
+        case Update(_, row, _, tags):
+            return Incoming("update", row, _changed(change), tag, parse_tags(tags))
+        case Delete(_, row, tags):
+            return Incoming("delete", row, (False,) * len(row), tag, parse_tags(tags))
+        case Gone(_, row):
+            return Incoming("gone", row, (False,) * len(row), tag, frozenset())
+        case Compensation():
+            raise misuse("a server streams no compensation")
+
+
+def _changed(update: Update) -> tuple[bool, ...]:
+    if update.old_row is None:
+        return (True,) * len(update.row)
+    return tuple(new != old for new, old in zip(update.row, update.old_row, strict=True))

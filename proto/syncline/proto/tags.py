@@ -1,0 +1,78 @@
+"""Tags: who wrote what when, and which of it has been seen.
+
+Every write leaves a tag, ``origin@ms``, on the row it touches, and carries the tags it had observed there. A row's tags
+are then the writes that nobody has overwritten knowingly; a row without any is deleted. So a delete removes only what
+it had seen, and whatever was written beside it keeps the row alive (observed-remove, add wins).
+
+Two conventions of ours make this exact:
+
+* one origin's writes are seen in their order, so who has observed ``o@t`` has observed every ``o@s`` with s <= t. That
+  lets a row without any record stand for ``postgres_1@0``, which every tag of Postgres covers;
+* tags are ordered by time, and at the same millisecond Postgres wins over every device, and the larger id over the
+  smaller. The order decides columns; every replica uses the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import Final
+
+from syncline.proto.errors import invalid
+from syncline.proto.values import POSTGRES_ORIGIN
+
+# A bigint of Postgres holds it.
+_MS_DIGITS_MAX: Final = 18
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A write: by ``origin`` (a device's id or the Postgres origin) at ``ms``, milliseconds since the epoch."""
+
+    origin: str
+    ms: int
+
+    def __lt__(self, other: Tag) -> bool:
+        return self._rank < other._rank
+
+    @property
+    def _rank(self) -> tuple[int, bool, str]:
+        return self.ms, self.origin == POSTGRES_ORIGIN, self.origin
+
+
+# What a row carries that was there before anything was recorded about it; the smallest tag of Postgres.
+UNRECORDED: Final = Tag(POSTGRES_ORIGIN, 0)
+
+
+def parse_tag(text: str) -> Tag:
+    """``origin@ms``; the origin may hold an ``@`` itself. Raises ProtocolError for anything else."""
+    origin, at, ms = text.rpartition("@")
+    if not at or not origin or not (ms.isascii() and ms.isdigit()) or len(ms) > _MS_DIGITS_MAX:
+        raise invalid(f"not a tag: {text[:100]!r}")
+    return Tag(origin, int(ms))
+
+
+def format_tag(tag: Tag) -> str:
+    return f"{tag.origin}@{tag.ms}"
+
+
+def parse_tags(texts: Iterable[str]) -> frozenset[Tag]:
+    """Raises ProtocolError if one of them is not a tag."""
+    return frozenset(map(parse_tag, texts))
+
+
+def format_tags(tags: Iterable[Tag]) -> tuple[str, ...]:
+    """Newest first, so that the same set always has the same text."""
+    return tuple(format_tag(tag) for tag in sorted(tags, reverse=True))
+
+
+def observe(tags: frozenset[Tag], observed: Iterable[Tag], new: Tag | None) -> frozenset[Tag]:
+    """The tags of a row after a write that had seen ``observed`` and leaves ``new`` (None: a delete)."""
+    seen: dict[str, int] = {}
+    for tag in observed:
+        if tag.ms > seen.get(tag.origin, -1):
+            seen[tag.origin] = tag.ms
+    kept = frozenset(tag for tag in tags if tag.ms > seen.get(tag.origin, -1))
+    return kept if new is None else kept | {new}
