@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from typing import Any
+
+from syncline.actors.postgres.catalog import catalog_of, table_info
+
+
+def description(table: str, oid: int = 7, schema: str = "public") -> dict[str, Any]:
+    columns = [
+        {"name": "b", "type": "int4", "not_null": True, "pk": 2, "enum": None},
+        {"name": "mood", "type": "mood", "not_null": False, "pk": None, "enum": ["sad", "ok"]},
+        {"name": "a", "type": "text", "not_null": True, "pk": 1, "enum": None},
+    ]
+    return {"schema": schema, "table": table, "oid": oid, "columns": columns, "fks": [], "indexes": []}
+
+
+def test_a_description_becomes_a_relation() -> None:
+    table = table_info(description("t"))
+    assert table.relation.names == ("b", "mood", "a")
+    assert table.relation.key_indexes == (0, 2)
+    assert [column.nullable for column in table.relation.columns] == [False, True, False]
+    assert table.types == {"b": "int4", "mood": "mood", "a": "text"}
+    assert table.enum_labels == {"mood": ("sad", "ok")}
+    assert table.oid == 7
+
+
+def test_keys_are_named_in_column_order() -> None:
+    assert table_info(description("t")).key_names == ("b", "a")
+
+
+def test_names_are_quoted_for_sql() -> None:
+    assert table_info(description('T"x', schema="My App")).sql_name == '"My App"."T""x"'
+
+
+def test_tables_are_found_by_oid_and_name() -> None:
+    catalog = catalog_of([description("t", 7), description("u", 8)])
+    assert catalog.key_indexes(8) == (0, 2)
+    assert catalog.key_indexes(9) is None
+    assert catalog.named("u") is catalog.tables[8]
+    assert catalog.named("x") is None
+
+
+def test_a_name_without_schema_means_public_first_and_is_never_guessed() -> None:
+    catalog = catalog_of([description("t", 7), description("t", 8, "other"), description("u", 9, "other")])
+    assert catalog.named("t") is catalog.tables[7]
+    assert catalog.named("t", "other") is catalog.tables[8]
+    assert catalog.named("u") is catalog.tables[9]
+    ambiguous = catalog_of([description("t", 8, "one"), description("t", 9, "two")])
+    assert ambiguous.named("t") is None

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.pgoutput import (
+    UNCHANGED,
+    Begin,
+    Commit,
+    DeleteMessage,
+    InsertMessage,
+    LogicalMessage,
+    Message,
+    Origin,
+    RelationColumn,
+    RelationMessage,
+    TruncateMessage,
+    TupleCell,
+    UpdateMessage,
+    decode,
+)
+from syncline.actors.postgres.transaction import (
+    MigrationNotice,
+    TransactionAssembler,
+    TransactionChunk,
+    TransactionError,
+    TransactionHead,
+    Truncated,
+)
+from syncline.proto.values import Delete, Insert, Update
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+ITEMS, CLIENTS, SHADOW, MIGRATIONS = 100, 1, 2, 3
+TEXT, BYTEA, TIMESTAMPTZ = 25, 17, 1184
+BEGIN = Begin(Lsn(500), 0, 7)
+COMMIT = Commit(Lsn(500), Lsn(510), 0)
+COMMIT_MS = 946_684_800_000
+DIRECT = (f"postgres_1@{COMMIT_MS}",)
+
+
+def relation(oid: int, name: str, schema: str = "public", **columns: int) -> RelationMessage:
+    return RelationMessage(oid, schema, name, "f", tuple(RelationColumn(c, t, -1, True) for c, t in columns.items()))
+
+
+ITEMS_RELATION = relation(ITEMS, "items", id=TEXT, v=TEXT)
+RELATIONS = [
+    ITEMS_RELATION,
+    relation(CLIENTS, "clients", "electric", client_id=TEXT, lsn=20),
+    relation(SHADOW, "shadow", "electric", relid=26, key=TEXT, tags=1009),
+    relation(MIGRATIONS, "migrations", "electric", id=20, version=TEXT),
+]
+
+
+def insert(*cells: TupleCell, oid: int = ITEMS, size: int = 0) -> InsertMessage:
+    return InsertMessage(oid, cells, size)
+
+
+def update(old: tuple[TupleCell, ...] | None, new: tuple[TupleCell, ...], kind: str | None = "O") -> UpdateMessage:
+    return UpdateMessage(ITEMS, new, old, kind if old is not None else None)
+
+
+def claim(client: object = "device", ms: object = 42, lsn: object = 9) -> LogicalMessage:
+    content = json.dumps({"client": client, "ms": ms, "lsn": lsn}).encode()
+    return LogicalMessage(True, Lsn(1), "syncline.tx", content)
+
+
+def client_row(client: bytes = b"device") -> InsertMessage:
+    return insert(client, b"9", oid=CLIENTS)
+
+
+def shadow_row(key: bytes, tags: bytes) -> InsertMessage:
+    return insert(str(ITEMS).encode(), key, tags, oid=SHADOW)
+
+
+def assemble(messages: Iterable[Message], **limits: int) -> list[TransactionChunk]:
+    assembler = TransactionAssembler({ITEMS: (0,)}.get, **limits)
+    return [chunk for message in chain(RELATIONS, messages) for chunk in assembler.feed(message)]
+
+
+def transaction(*messages: Message, **limits: int) -> list[TransactionChunk]:
+    return assemble([BEGIN, *messages, COMMIT], **limits)
+
+
+def changes(*messages: Message, **limits: int) -> list[object]:
+    return [change for chunk in transaction(*messages, **limits) for change in chunk.changes]
+
+
+# --- direct SQL -------------------------------------------------------------------------------------------------------
+
+
+def test_a_direct_write_carries_the_tag_of_postgres_at_its_commit() -> None:
+    (chunk,) = transaction(insert(b"1", b"a"))
+    assert chunk.head == TransactionHead(Lsn(500), COMMIT_MS, 7)
+    assert chunk.head.author == "postgres_1"
+    assert chunk.changes == [Insert(ITEMS, (b"1", b"a"), DIRECT)]
+    assert (chunk.first, chunk.last) == (True, True)
+
+
+def test_every_transaction_ends_with_a_chunk_even_an_empty_one() -> None:
+    (chunk,) = transaction()
+    assert (chunk.changes, chunk.first, chunk.last) == ([], True, True)
+
+
+def test_an_update_keeps_both_images_and_a_delete_has_no_tags() -> None:
+    assert changes(update((b"1", b"a"), (b"1", b"b")), DeleteMessage(ITEMS, (b"1", b"b"), "O")) == [
+        Update(ITEMS, (b"1", b"b"), (b"1", b"a"), DIRECT),
+        Delete(ITEMS, (b"1", b"b"), ()),
+    ]
+
+
+def test_a_large_value_left_out_comes_from_the_old_image() -> None:
+    assert changes(update((b"1", b"large"), (b"1", UNCHANGED))) == [
+        Update(ITEMS, (b"1", b"large"), (b"1", b"large"), DIRECT)
+    ]
+
+
+def test_a_large_value_left_out_without_an_old_image_is_a_fault_with_advice() -> None:
+    with pytest.raises(TransactionError, match=r"ALTER TABLE public\.items REPLICA IDENTITY FULL"):
+        changes(update(None, (b"1", UNCHANGED)))
+
+
+def test_a_changed_key_is_a_delete_and_an_insert() -> None:
+    assert changes(update((b"1", b"large"), (b"2", UNCHANGED))) == [
+        Delete(ITEMS, (b"1", b"large"), ()),
+        Insert(ITEMS, (b"2", b"large"), DIRECT),
+    ]
+
+
+def test_a_changed_key_without_a_full_old_image_deletes_by_key() -> None:
+    assert changes(update((b"1", None), (b"2", b"a"), "K")) == [
+        Delete(ITEMS, (b"1", None), ()),
+        Insert(ITEMS, (b"2", b"a"), DIRECT),
+    ]
+
+
+def test_values_take_their_wire_form_by_type() -> None:
+    table = relation(101, "t", a=BYTEA, b=TIMESTAMPTZ, c=TEXT)
+    row = (b"\\x00ff", b"2024-01-31 12:00:00+00", b"\\x00")
+    assert changes(table, insert(*row, oid=101), insert(None, None, None, oid=101)) == [
+        Insert(101, (b"\x00\xff", b"2024-01-31 12:00:00Z", b"\\x00"), DIRECT),
+        Insert(101, (None, None, None), DIRECT),
+    ]
+
+
+def test_a_truncate_names_the_tables_that_are_not_ours() -> None:
+    assert changes(TruncateMessage((ITEMS, SHADOW), False, False)) == [Truncated((ITEMS,))]
+    assert changes(TruncateMessage((SHADOW,), False, False)) == []
+
+
+def test_a_table_whose_key_is_unknown_still_travels() -> None:
+    table = relation(102, "new", id=TEXT)
+    message = UpdateMessage(102, (b"2",), (b"1",), "O")
+    assert changes(table, message) == [Update(102, (b"2",), (b"1",), DIRECT)]
+
+
+def test_replicated_transactions_count_as_direct_writes() -> None:
+    (chunk,) = transaction(Origin(Lsn(1), "elsewhere"), insert(b"1", b"a"))
+    assert chunk.head.origin is None
+
+
+# --- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_large_transaction_goes_out_in_chunks() -> None:
+    chunks = transaction(*(insert(b"%d" % i, b"") for i in range(7)), chunk_rows_max=3)
+    assert [(len(chunk.changes), chunk.first, chunk.last) for chunk in chunks] == [
+        (3, True, False),
+        (3, False, False),
+        (1, False, True),
+    ]
+    assert len({chunk.head for chunk in chunks}) == 1
+
+
+def test_wide_rows_make_shorter_chunks() -> None:
+    chunks = transaction(*(insert(b"%d" % i, b"", size=600) for i in range(4)), chunk_bytes_max=1000)
+    assert [len(chunk.changes) for chunk in chunks] == [2, 2, 0]
+
+
+def test_a_transaction_cut_by_a_lost_connection_starts_over() -> None:
+    chunks = assemble([BEGIN, insert(b"1", b"a"), BEGIN, insert(b"2", b"b"), COMMIT])
+    assert [chunk.changes for chunk in chunks] == [[Insert(ITEMS, (b"2", b"b"), DIRECT)]]
+
+
+def test_a_changed_definition_begins_a_new_chunk() -> None:
+    wider = relation(ITEMS, "items", id=TEXT, v=TEXT, extra=TEXT)
+    before, after = transaction(insert(b"1", b"a"), wider, insert(b"2", b"b", None))
+    assert before.relations == (ITEMS_RELATION,)
+    assert (before.last, after.first) == (False, False)
+    assert after.relations == (wider,)
+
+
+def test_a_repeated_definition_changes_nothing() -> None:
+    (chunk,) = transaction(insert(b"1", b"a"), ITEMS_RELATION, insert(b"2", b"b"))
+    assert len(chunk.changes) == 2
+
+
+def test_marks_and_migrations_are_reported() -> None:
+    mark = LogicalMessage(True, Lsn(1), "syncline.mark", b"m-1")
+    (chunk,) = transaction(mark, insert(b"5", b"20240101", oid=MIGRATIONS))
+    assert chunk.marks == ("m-1",)
+    assert chunk.migrations == (MigrationNotice(5, "20240101"),)
+    assert chunk.changes == []
+
+
+def test_messages_of_others_and_outside_transactions_mean_nothing() -> None:
+    stray = LogicalMessage(False, Lsn(1), "syncline.mark", b"m")
+    chunks = assemble([stray, BEGIN, LogicalMessage(True, Lsn(1), "theirs", b"x"), stray, COMMIT])
+    assert [chunk.marks for chunk in chunks] == [()]
+
+
+def test_rows_without_a_transaction_or_definition_are_a_broken_stream() -> None:
+    with pytest.raises(TransactionError, match="outside a transaction"):
+        assemble([insert(b"1", b"a")])
+    with pytest.raises(TransactionError, match="before its definition"):
+        transaction(insert(b"1", oid=999))
+
+
+# --- device writes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_device_write_carries_its_author_its_time_and_the_tags_of_its_shadow_rows() -> None:
+    (chunk,) = transaction(
+        claim(), client_row(), insert(b"1", b"a"), shadow_row(b'["1"]', b"{device@42,other@7}"), insert(b"2", b"b")
+    )
+    assert chunk.head == TransactionHead(Lsn(500), 42, 7, "device", 42, 9)
+    assert chunk.head.author == "device"
+    assert chunk.changes == [Insert(ITEMS, (b"1", b"a"), ("device@42", "other@7")), Insert(ITEMS, (b"2", b"b"), DIRECT)]
+
+
+def test_the_last_shadow_row_of_a_key_counts_for_all_its_changes() -> None:
+    found = changes(
+        claim(),
+        client_row(),
+        insert(b"1", b"a"),
+        shadow_row(b'["1"]', b"{device@1}"),
+        update((b"1", b"a"), (b"1", b"b")),
+        shadow_row(b'["1"]', b"{device@42}"),
+    )
+    assert [change.tags for change in found] == [("device@42",)] * 2  # type: ignore[attr-defined]
+
+
+def test_a_shadow_row_without_tags_or_deleted_leaves_none() -> None:
+    gone = DeleteMessage(SHADOW, (str(ITEMS).encode(), b'["1"]', None), "K")
+    row = DeleteMessage(ITEMS, (b"1", b"a"), "O")
+    assert changes(claim(), client_row(), row, gone) == [Delete(ITEMS, (b"1", b"a"), ())]
+    assert changes(claim(), client_row(), row, shadow_row(b'["1"]', b"{}")) == [Delete(ITEMS, (b"1", b"a"), ())]
+
+
+def test_a_device_write_that_changed_nothing_is_still_echoed() -> None:
+    (chunk,) = transaction(claim(), client_row())
+    assert (chunk.head.origin, chunk.changes) == ("device", [])
+
+
+def test_a_claim_counts_whichever_came_first() -> None:
+    (chunk,) = transaction(client_row(), claim(), insert(b"1", b"a"))
+    assert chunk.head.origin == "device"
+
+
+def test_a_claim_without_the_clients_own_row_is_not_believed() -> None:
+    for messages in ([claim()], [claim(), client_row(b"another")]):
+        (chunk,) = transaction(*messages, insert(b"1", b"a"))
+        assert chunk.head == TransactionHead(Lsn(500), COMMIT_MS, 7)
+        assert chunk.changes == [Insert(ITEMS, (b"1", b"a"), DIRECT)]
+
+
+def test_a_claim_after_the_first_row_is_not_believed() -> None:
+    (chunk,) = transaction(client_row(), insert(b"1", b"a"), claim())
+    assert chunk.head.origin is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"client":1,"ms":1,"lsn":1}', b'{"client":"d","ms":"1","lsn":1}']
+)
+def test_a_malformed_claim_is_not_believed(content: bytes) -> None:
+    message = LogicalMessage(True, Lsn(1), "syncline.tx", content)
+    (chunk,) = transaction(message, client_row(), insert(b"1", b"a"))
+    assert chunk.head.origin is None
+
+
+def test_definitions_between_the_rows_of_a_device_write_do_not_cut_it() -> None:
+    table = relation(103, "later", id=TEXT)
+    (chunk,) = transaction(claim(), insert(b"1", b"a"), table, insert(b"1", oid=103), client_row())
+    assert chunk.head.origin == "device"
+    assert len(chunk.changes) == 2
+
+
+def test_an_oversized_device_write_is_passed_on_with_what_is_known() -> None:
+    rows = [insert(b"%d" % i, b"") for i in range(5)]
+    chunks = transaction(claim(), client_row(), *rows, device_rows_max=2, chunk_rows_max=2)
+    assert [(chunk.head.origin, len(chunk.changes), chunk.first, chunk.last) for chunk in chunks] == [
+        ("device", 2, True, False),
+        ("device", 2, False, False),
+        ("device", 1, False, True),
+    ]
+
+
+def test_an_oversized_claim_nobody_vouched_for_is_a_direct_write() -> None:
+    rows = [insert(b"%d" % i, b"") for i in range(3)]
+    chunks = transaction(claim(), *rows, client_row(), device_rows_max=2)
+    assert {chunk.head.origin for chunk in chunks} == {None}
+
+
+# --- the captured stream ----------------------------------------------------------------------------------------------
+
+
+def test_the_captured_stream_assembles() -> None:
+    lines = (GOLDEN / "pgoutput.jsonl").read_text().splitlines()
+    assembler = TransactionAssembler(lambda oid: (0,))
+    chunks = [c for line in lines for c in assembler.feed(decode(bytes.fromhex(json.loads(line)["hex"])))]
+    kinds = [type(change).__name__ for chunk in chunks for change in chunk.changes]
+    everything = ["Insert", "Insert", "Update", "Delete", "Insert", "Delete"]
+    plain = ["Insert", "Update", "Delete", "Insert", "Delete"]
+    assert kinds == [*everything, *plain, "Insert", "Update", "Insert", "Truncated", "Insert"]
+    assert [mark for chunk in chunks for mark in chunk.marks] == ["m1"]
+    first = chunks[0].changes[0]
+    assert isinstance(first, Insert)
+    assert first.row[-5:] == (b"2024-01-31 10:00:00.5Z", b'{"a" : 1}', b'{"a": 1}', b"\x00\xff", b"ok")
