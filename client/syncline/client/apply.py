@@ -22,14 +22,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
-from syncline.client.merging import Pending, merged
-
-parse_tag = None  # TEMP
-
 from syncline.client.cells import Values, decode_row
+from syncline.client.merging import Pending, merged
 from syncline.client.oplog import ENTRY_COLUMNS
 from syncline.client.schema import UNTRACKED_TAG, Table, described, literal, quoted
 from syncline.client.triggers import create_triggers, drop_triggers, key_sql
+from syncline.proto.tags import UNRECORDED, parse_tag
 from syncline.proto.values import (
     Change,
     Compensation,
@@ -256,7 +254,7 @@ def plan_rows(
         if pending:
             row_id = (binding.table.name, binding.key(ordered))
             if row_id in pending:
-                newest = max((parse_tag(tag) for tag in insert.tags), default=parse_tag(UNTRACKED_TAG))
+                newest = max((parse_tag(tag) for tag in insert.tags), default=UNRECORDED)
                 rows.merge(binding, row_id, [binding.change(insert)], newest.origin, newest.ms)
                 continue
         rows.put(binding, ordered, insert.tags)

@@ -151,7 +151,7 @@ class Replica:
         def work(connection: sqlite3.Connection) -> tuple[Plan, bool]:
             self._begin_incoming(connection, transaction.lsn, transaction.commit_ms)
             echoed = own and _release(connection, transaction.commit_ms)
-            pending = _pending_of(connection, self.tables, touched_rows(transaction.changes, relations, self.tables))
+            pending = self._pending_of(connection, touched_rows(transaction.changes, relations, self.tables))
             plan = plan_transaction(
                 transaction,
                 relations,
@@ -187,7 +187,7 @@ class Replica:
             self._begin_incoming(connection, lsn, 0)
             changed: set[str] = set()
             plan = Plan(dict(self.tables))
-            pending = _all_pending(connection, self.tables)
+            pending = self._all_pending(connection)
             for start in range(0, len(inserts), _ROWS_AT_ONCE):
                 plan = plan_rows(
                     inserts[start : start + _ROWS_AT_ONCE],
@@ -284,6 +284,29 @@ class Replica:
         )
         connection.execute("UPDATE _syncline_state SET capture = 1")
 
+    def _pending_of(self, connection: sqlite3.Connection, rows: Iterable[RowId]) -> dict[RowId, Pending]:
+        """What is pending on each of ``rows``, found by key."""
+        (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
+        pending: dict[RowId, Pending] = {}
+        if some:
+            for row_id in rows:
+                table = self.tables[row_id[0]]
+                entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
+                if entries:
+                    pending[row_id] = fold(entries, table, self.client_id)
+        return pending
+
+    def _all_pending(self, connection: sqlite3.Connection) -> dict[RowId, Pending]:
+        """Everything pending, for a delivery, which may hold any row."""
+        entries: dict[RowId, list[Entry]] = {}
+        for row in connection.execute(f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog ORDER BY id"):
+            entry = entry_from_row(row)
+            image = entry.old if entry.new is None else entry.new
+            assert image is not None
+            key = tuple(image[column] for column in self.tables[entry.table_name].primary_key)
+            entries.setdefault((entry.table_name, key), []).append(entry)
+        return {row_id: fold(of_row, self.tables[row_id[0]], self.client_id) for row_id, of_row in entries.items()}
+
     def _adopt(self, plan: Plan) -> None:
         self.versions += plan.versions
         if plan.redescribed:
@@ -359,31 +382,6 @@ def _release(connection: sqlite3.Connection, commit_ms: int) -> bool:
 def _tracked(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> frozenset[str]:
     probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
     return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
-
-
-def _pending_of(
-    connection: sqlite3.Connection, tables: Mapping[str, Table], rows: Iterable[RowId]
-) -> dict[RowId, Pending]:
-    (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
-    pending: dict[RowId, Pending] = {}
-    if some:
-        for row_id in rows:
-            table = tables[row_id[0]]
-            entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
-            if entries:
-                pending[row_id] = fold(entries, table)
-    return pending
-
-
-def _all_pending(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> dict[RowId, Pending]:
-    entries: dict[RowId, list[Entry]] = {}
-    for row in connection.execute(f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog ORDER BY id"):
-        entry = entry_from_row(row)
-        image = entry.new if entry.new is not None else entry.old
-        assert image is not None
-        key = tuple(image[column] for column in tables[entry.table_name].primary_key)
-        entries.setdefault((entry.table_name, key), []).append(entry)
-    return {row_id: fold(history, tables[row_id[0]]) for row_id, history in entries.items()}
 
 
 def _store_subscriptions(connection: sqlite3.Connection, subscriptions: Iterable[Subscription]) -> None:

@@ -20,6 +20,7 @@ from syncline.client.errors import AuthRefused, ServerRefused, ShapeRefused, Syn
 from syncline.client.live import Watched
 from syncline.client.replica import Replica
 from syncline.client.shapes import ShapeSpec, ShapeState, Subscription, find, undelivered_count
+from syncline.client.store import whole
 from syncline.client.transport import OpenTransport, TransportClosed
 
 Token: TypeAlias = str | Callable[[], Awaitable[str]]
@@ -39,6 +40,7 @@ class Satellite:
         self._connection: Connection | None = None
         self._progressed = False
         self._decided: asyncio.Future[None] | None = None
+        self._subscribing = asyncio.Lock()
         self._accepting: dict[int, asyncio.Future[None]] = {}
         self._syncing: dict[int, asyncio.Future[None]] = {}
         self.status = Watched(Status())
@@ -64,15 +66,14 @@ class Satellite:
 
     async def sync(self, spec: ShapeSpec) -> Subscription:
         """Subscribe to a shape, or find the subscription that exists. Raises ShapeRefused if the server declines."""
-        known = find(self._replica.subscriptions.values(), spec)
-        if known is not None and known.position not in self._accepting:
-            return known
-        if known is None:
-            known = await self._replica.subscribe(spec)
-            self._show()
-            if self._connection is not None and self.status.value.connected:
-                self._accepting[known.position] = asyncio.get_running_loop().create_future()
-                await self._send(self._connection.subscribe(known))
+        async with self._subscribing:
+            known = find(self._replica.subscriptions.values(), spec)
+            if known is None:
+                known = await whole(self._replica.subscribe(spec))
+                self._show()
+                if self._connection is not None and self.status.value.connected:
+                    self._accepting[known.position] = asyncio.get_running_loop().create_future()
+                    await self._send(self._connection.subscribe(known))
         answer = self._accepting.get(known.position)
         if answer is not None:
             await asyncio.shield(answer)
@@ -94,9 +95,9 @@ class Satellite:
         if subscription is None or subscription.state is ShapeState.CANCELLING:
             return
         if subscription.state is ShapeState.DELIVERED:
-            await self._replica.cancel(subscription)
+            await whole(self._replica.cancel(subscription))
         else:
-            await self._replica.forget(subscription)
+            await whole(self._replica.forget(subscription))
         gone = UsageError("the shape was unsubscribed while it was awaited")
         self._answer(self._accepting, position, gone)
         self._answer(self._syncing, position, gone)
@@ -158,7 +159,7 @@ class Satellite:
                 self._decide(_refusal(step, problem))
                 return
             if step is Next.RESET:
-                await self._replica.reset()
+                await whole(self._replica.reset())
             self._show(connected=False, reason="unreachable", last_error=str(problem))
             for position in list(self._accepting):
                 self._answer(self._accepting, position, None)

@@ -1,0 +1,289 @@
+"""The satellite against a peer that speaks the protocol by the book, over a real WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.unit.client.satellite_peer import ITEMS, Peer, item, running_peer
+
+from syncline.client import AuthRefused, Database, ServerRefused, ShapeRefused, Status, UsageError, open_db
+from syncline.proto.values import Delete, Gone, Insert, Update
+
+TAGS = ("postgres_1@0",)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    async with running_peer() as peer:
+        yield peer
+
+
+@pytest.fixture
+async def db(peer: Peer, tmp_path: Path) -> AsyncIterator[Database]:
+    async with asyncio.timeout(20), open_db(tmp_path / "app.db", peer.url) as db:
+        yield db
+
+
+async def items(db: Database) -> list[tuple[object, ...]]:
+    return [tuple(row) for row in await db.sql("SELECT id, title, rank, done FROM items ORDER BY id")]
+
+
+async def until(db: Database, wanted: str) -> None:
+    """Wait until an SQL condition over the local database is true."""
+    async with db.sql(f"SELECT {wanted}").live() as results:
+        async for rows in results:
+            if rows[0][0]:
+                return
+
+
+async def status(db: Database, **wanted: object) -> Status:
+    async for status in db.status_changes():
+        if all(getattr(status, name) == value for name, value in wanted.items()):
+            return status
+    raise AssertionError("unreachable")
+
+
+async def synced(db: Database, peer: Peer) -> None:
+    """Connected, with the items of the peer here."""
+    await db.connect("token")
+    await (await db.sync("items")).synced()
+
+
+async def test_a_fresh_device_gets_its_schema_and_its_shape(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a", "first", 2**63 - 1, True), TAGS), "b": (item("b"), ("postgres_1@7",))}
+    await synced(db, peer)
+    assert await items(db) == [("a", "first", 2**63 - 1, 1), ("b", None, None, None)]
+    assert db.status == Status(connected=True, reason=None)
+
+
+async def test_live_changes_arrive(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a", "first"), TAGS)}
+    await synced(db, peer)
+    await peer.commit(Insert(ITEMS.id, item("b", "new"), ("postgres_1@1000",)))
+    await peer.commit(Update(ITEMS.id, item("a", "better"), item("a", "first"), ("postgres_1@1001",)))
+    await peer.commit(Delete(ITEMS.id, item("b", "new"), ()), Gone(ITEMS.id, item("zzz")))
+    await peer.commit(Insert(ITEMS.id, item("end"), TAGS))
+    await until(db, "EXISTS (SELECT 1 FROM items WHERE id = 'end')")
+    assert await items(db) == [("a", "better", None, None), ("end", None, None, None)]
+
+
+async def test_a_local_write_goes_up_and_its_echo_releases_it(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    async with db.transaction() as tx:
+        await tx.execute("INSERT INTO items (id, title) VALUES ('a', 'x')")
+        await tx.execute("INSERT INTO items (id, title) VALUES ('b', 'y')")
+    await status(db, pending_writes=0)
+    (write,) = peer.writes
+    assert [change.row for _, change in write.changes if isinstance(change, Insert)] == [item("a", "x"), item("b", "y")]
+    assert [column.type_name for column in write.changes[0][0].columns] == ["text", "text", "int8", "bool"]
+    assert await items(db) == [("a", "x", None, None), ("b", "y", None, None)]
+
+
+async def test_writes_made_offline_go_up_on_connecting_in_their_order(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    await db.disconnect()
+    for number in range(50):
+        await db.execute("INSERT INTO items (id, rank) VALUES (?, ?)", (f"i{number:02}", number))
+    assert db.status.pending_writes == 50
+    await db.connect()
+    await status(db, pending_writes=0)
+    assert [write.lsn for write in peer.writes] == [number.to_bytes(4, "big") for number in range(1, 51)]
+    stamps = [write.commit_ms for write in peer.writes]
+    assert stamps == sorted(set(stamps))
+
+
+async def test_writes_without_echo_are_sent_again_on_the_next_connection(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    peer.echo = False
+    await db.execute("INSERT INTO items (id) VALUES ('a')")
+    await peer.until(lambda: len(peer.writes) == 1)
+    peer.echo = True
+    await peer.cut()
+    await peer.until(lambda: len(peer.writes) == 2)
+    await status(db, pending_writes=0)
+    assert peer.writes[0] == peer.writes[1]
+
+
+async def test_an_empty_echo_releases_a_write_too(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    peer.echo = False
+    await db.execute("INSERT INTO items (id) VALUES ('a')")
+    await peer.until(lambda: len(peer.writes) == 1)
+    await peer.echo_write(peer.writes[0], client_id=db.client_id)
+    await status(db, pending_writes=0)
+
+
+async def test_a_device_resumes_after_its_position_with_what_it_holds(peer: Peer, tmp_path: Path) -> None:
+    async with asyncio.timeout(20):
+        async with open_db(tmp_path / "app.db", peer.url) as db:
+            await synced(db, peer)
+        async with open_db(tmp_path / "app.db", peer.url) as db:
+            await (await db.sync("items")).synced()
+            await db.connect("token")
+    fresh, resumed = peer.starts
+    assert (fresh.lsn, fresh.subscription_ids, fresh.schema_version) == (b"", (), None)
+    assert (resumed.lsn, len(resumed.subscription_ids), resumed.schema_version) == (b"102", 1, None)
+
+
+async def test_a_cut_line_is_reconnected_by_itself(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    await peer.cut()
+    assert (await status(db, connected=False)).reason == "unreachable"
+    await status(db, connected=True)
+    assert len(peer.starts) == 2
+
+
+@pytest.mark.parametrize("code", ["BEHIND_WINDOW", "INVALID_POSITION", "SUBSCRIPTION_NOT_FOUND"])
+async def test_a_lost_position_starts_over_with_the_same_shapes_and_keeps_local_writes(
+    db: Database, peer: Peer, code: str
+) -> None:
+    peer.rows = {"a": (item("a", "old"), TAGS), "b": (item("b", "old"), TAGS)}
+    await synced(db, peer)
+    await db.disconnect()
+    await db.execute("INSERT INTO items (id, title) VALUES ('mine', 'written offline')")
+    peer.rows = {"b": (item("b", "new"), TAGS)}
+    peer.refuse_start_once = code
+    await db.connect()
+    await status(db, pending_writes=0, behind=0, connected=True)
+    assert await items(db) == [("b", "new", None, None), ("mine", "written offline", None, None)]
+    assert (peer.starts[-1].lsn, peer.starts[-1].schema_version) == (b"", "20240101_1")
+
+
+async def test_a_shape_the_server_refuses_raises_and_touches_nothing(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a"), TAGS)}
+    await synced(db, peer)
+    peer.refuse_subscribe = True
+    with pytest.raises(ShapeRefused, match="no table secrets") as refusal:
+        await db.sync("secrets")
+    assert refusal.value.code == "TABLE_NOT_FOUND"
+    assert len(await items(db)) == 1
+    assert (db.status.connected, db.status.behind) == (True, 0)
+
+
+async def test_a_shape_asked_for_offline_and_refused_later_tells_whoever_waits(db: Database, peer: Peer) -> None:
+    shape = await db.sync("secrets")
+    peer.refuse_subscribe = True
+    waiting = asyncio.ensure_future(shape.synced())
+    await db.connect("token")
+    with pytest.raises(ShapeRefused):
+        await waiting
+    with pytest.raises(UsageError, match="not subscribed any more"):
+        await shape.synced()
+
+
+async def test_an_undelivered_shape_is_asked_for_again_under_a_fresh_id(db: Database, peer: Peer) -> None:
+    peer.deliver = False
+    await db.connect("token")
+    shape = await db.sync("items")
+    peer.rows = {"a": (item("a"), TAGS)}
+    peer.deliver = True
+    await peer.cut()
+    await shape.synced()
+    assert len(await items(db)) == 1
+
+
+async def test_the_same_shape_is_subscribed_once(db: Database, peer: Peer) -> None:
+    await db.connect("token")
+    await asyncio.gather(*(db.sync("items") for _ in range(5)))
+    assert len(await db.sql("SELECT * FROM _syncline_subscriptions")) == 1
+
+
+async def test_unsubscribing_removes_the_rows_when_the_server_says_so(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a"), TAGS)}
+    await db.connect("token")
+    shape = await db.sync("items")
+    await shape.synced()
+    await shape.unsubscribe()
+    await until(db, "NOT EXISTS (SELECT 1 FROM items)")
+    assert await db.sql("SELECT * FROM _syncline_subscriptions") == []
+    with pytest.raises(UsageError):
+        await shape.synced()
+
+
+async def test_unsubscribing_offline_is_done_on_the_next_connection(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a"), TAGS)}
+    await db.connect("token")
+    shape = await db.sync("items")
+    await shape.synced()
+    await db.disconnect()
+    await shape.unsubscribe()
+    assert len(await items(db)) == 1
+    await db.connect()
+    await until(db, "NOT EXISTS (SELECT 1 FROM items)")
+    assert len(peer.starts[-1].subscription_ids) == 1
+
+
+async def test_a_refused_token_raises_and_is_not_tried_again(db: Database, peer: Peer) -> None:
+    peer.accepted_tokens = {"good"}
+    with pytest.raises(AuthRefused):
+        await db.connect("bad")
+    assert (db.status.connected, db.status.reason) == (False, "token refused")
+    await db.connect("good")
+    assert db.status.connected
+    assert peer.tokens == ["bad", "good"]
+
+
+async def test_an_expired_token_waits_for_a_new_one(db: Database, peer: Peer) -> None:
+    await db.connect("short-lived")
+    await peer.close(4000, "JWT-expired")
+    assert (await status(db, connected=False)).reason == "token refused"
+    await db.connect("new")
+    assert db.status.connected
+
+
+async def test_a_token_callback_is_asked_again_when_the_token_has_expired(db: Database, peer: Peer) -> None:
+    tokens = iter(["one", "two"])
+
+    async def fetch() -> str:
+        return next(tokens)
+
+    await db.connect(fetch)
+    await peer.close(4000, "JWT-expired")
+    await peer.until(lambda: peer.tokens == ["one", "two"])
+    await status(db, connected=True)
+
+
+async def test_an_unknown_schema_version_is_refused_for_good_and_data_stays(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a"), TAGS)}
+    await synced(db, peer)
+    await db.disconnect()
+    peer.refuse_start_once = "UNKNOWN_SCHEMA_VSN"
+    with pytest.raises(ServerRefused, match="UNKNOWN_SCHEMA_VSN"):
+        await db.connect()
+    assert db.status.reason == "refused"
+    assert len(await items(db)) == 1
+
+
+async def test_transactions_are_acknowledged_before_the_window_is_full(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    for number in range(40):
+        await peer.commit(Insert(ITEMS.id, item(str(number)), TAGS))
+    await peer.until(lambda: any(ack.transaction_id >= peer.lsn - 30 for ack in peer.acks))
+    assert len(peer.acks) < 40
+
+
+async def test_a_delivery_is_acknowledged_with_its_subscription(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    await peer.until(lambda: any(ack.subscription_ids for ack in peer.acks))
+
+
+async def test_a_stream_that_makes_no_sense_is_an_error_to_retry_not_the_end(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    await peer._send(b"\xff nonsense")
+    assert (await status(db, connected=False)).last_error is not None
+    await status(db, connected=True)
+
+
+async def test_what_is_applied_survives_being_disconnected_in_the_middle(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    for number in range(200):
+        await peer.commit(Insert(ITEMS.id, item(f"{number:03}"), TAGS))
+    await db.disconnect()
+    applied = len(await items(db))
+    ((lsn,),) = await db.sql("SELECT lsn FROM _syncline_state")
+    assert int(lsn) == 102 + applied
+    await db.connect()
+    assert peer.starts[-1].lsn == lsn
