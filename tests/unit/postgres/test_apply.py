@@ -208,6 +208,13 @@ def test_losing_the_connection_again_and_again_separates_but_never_rejects() -> 
         q.lost(now_s)
 
 
+def test_a_write_refused_before_it_came_here_is_recorded_in_its_turn() -> None:
+    why = Rejection("42703", "no such column", hint="look again", table="t")
+    first, second = sent(queue(write("a", 1), Write("a", 2, 2, (), NOBODY, why)).take(0))
+    assert "refuse" not in first
+    assert second["refuse"] == {"sqlstate": "42703", "message": "no such column", "hint": "look again", "table": "t"}
+
+
 def test_a_text_postgres_cannot_hold_is_refused_without_harm_to_its_neighbours() -> None:
     q = queue(write("a", 1, "nul \x00"), write("b", 1, "\\u0000 spelt out"))
     first, second = sent(q.take(0))

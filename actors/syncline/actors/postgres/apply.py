@@ -67,14 +67,15 @@ class RowOperation:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's."""
+class Rejection:
+    """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code."""
 
-    client_id: str
-    lsn: int
-    ms: int
-    changes: tuple[RowOperation, ...]
-    reply_to: Ref
+    sqlstate: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+    table: str | None = None
+    constraint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,21 @@ class Rejection:
     hint: str | None = None
     table: str | None = None
     constraint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's.
+
+    ``refusal``: it was found unacceptable already; it takes its place in the device's order and is rejected untried.
+    """
+
+    client_id: str
+    lsn: int
+    ms: int
+    changes: tuple[RowOperation, ...]
+    reply_to: Ref
+    refusal: Rejection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +176,7 @@ class WriteQueue:
         if device is None:
             device = self._devices[client_id] = _Device()
             self._ready[client_id] = None
-        text = encode_write(write, _unstorable(write))
+        text = encode_write(write, write.rejection or _unstorable(write))
         device.pending.append(_Pending(write, text, len(text)))
         self.pending += 1
         self.pending_bytes += len(text)
