@@ -10,8 +10,8 @@ and any number of times with the same result; writes of one origin arrive in ord
 
 **A device** (``merge_incoming``) keeps no tag per column. It has writes of its own that the server has not echoed, and
 a row comes in as the server resolved it without them. It predicts what the server will make of the two together; the
-echo then brings the server's own answer. The prediction is exact for one such row and for devices whose clock never falls
-behind what they have seen; otherwise it may be off until the echo.
+echo then brings the server's own answer. The prediction is exact for one such row and for devices whose clock never
+falls behind what they have seen; otherwise it may be off until the echo.
 
 Both are plain functions of one row, and the oracle for the SQL that applies device writes in bulk.
 """

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from syncline.proto.flow import AckPolicy, Window
+
+
+def filled(size: int) -> Window:
+    window = Window(size)
+    for n in range(1, size + 1):
+        window.sent(n * 10, n * 100)
+    return window
+
+
+def test_a_window_closes_when_full_and_opens_with_an_ack() -> None:
+    window = filled(3)
+    assert not window.open
+    assert window.acked(10)
+    assert window.open
+    assert window.unacked == 2
+    assert window.acked_lsn == 100
+
+
+def test_an_ack_covers_everything_sent_before_it() -> None:
+    window = filled(30)
+    assert window.acked(300)
+    assert window.unacked == 0
+    assert window.acked_lsn == 3000
+
+
+@pytest.mark.parametrize("transaction_id", [0, 11, 10])
+def test_an_ack_of_zero_or_unknown_or_a_second_time_moves_nothing(transaction_id: int) -> None:
+    window = filled(3)
+    window.acked(10)
+    assert not window.acked(transaction_id)
+    assert window.unacked == 2
+
+
+def test_a_window_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="never open"):
+        Window(0)
+
+
+def test_a_device_acks_when_seventy_percent_of_the_window_is_used() -> None:
+    policy = AckPolicy(30)
+    due = [policy.applied(n) for n in range(1, 22)]
+    assert due == [False] * 20 + [True]
+    assert policy.take() == 21
+
+
+def test_a_device_never_acks_a_transaction_twice_nor_before_it_has_seen_one() -> None:
+    policy = AckPolicy(30)
+    assert policy.take() is None
+    policy.applied(5)
+    assert policy.take() == 5
+    assert policy.take() is None
+
+
+def test_a_tiny_window_is_acked_every_time() -> None:
+    assert AckPolicy(1).applied(1)

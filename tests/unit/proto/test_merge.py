@@ -1,0 +1,230 @@
+"""The worked examples of the merge rules. Rows are (id, v) or (id, x, y); tags read ``origin@ms``; P is Postgres."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncline.proto.errors import ProtocolError
+from syncline.proto.merge import (
+    Incoming,
+    Merged,
+    RowState,
+    RowWrite,
+    apply_write,
+    incoming_of,
+    merge_incoming,
+    postgres_write,
+    unrecorded,
+    write_of,
+)
+from syncline.proto.tags import Tag, parse_tags
+from syncline.proto.values import POSTGRES_ORIGIN, Compensation, Delete, Gone, Insert, Row, Update
+
+
+def tags(text: str) -> frozenset[Tag]:
+    return parse_tags(part.replace("P@", f"{POSTGRES_ORIGIN}@") for part in text.split())
+
+
+def tag(text: str) -> Tag:
+    return next(iter(tags(text)))
+
+
+def alive(row: Row, at: str = "P@100") -> RowState:
+    return RowState(row, tags(at), tuple(tag(at) for _ in row))
+
+
+def update(by: str, row: Row, old: Row, observed: str = "") -> RowWrite:
+    origin, ms = by.split("@")
+    return write_of(Update(1, row, old, tuple(map(str, _texts(observed)))), origin, int(ms))
+
+
+def insert(by: str, row: Row, observed: str = "") -> RowWrite:
+    origin, ms = by.split("@")
+    return write_of(Insert(1, row, _texts(observed)), origin, int(ms))
+
+
+def delete(by: str, row: Row, observed: str) -> RowWrite:
+    origin, ms = by.split("@")
+    return write_of(Delete(1, row, _texts(observed)), origin, int(ms))
+
+
+def compensation(by: str, key: Row, observed: str) -> RowWrite:
+    origin, ms = by.split("@")
+    return write_of(Compensation(1, key, _texts(observed)), origin, int(ms))
+
+
+def _texts(observed: str) -> tuple[str, ...]:
+    return tuple(part.replace("P@", f"{POSTGRES_ORIGIN}@") for part in observed.split())
+
+
+def apply(state: RowState, *writes: RowWrite) -> RowState:
+    for write in writes:
+        state = apply_write(state, write)
+    return state
+
+
+def test_example_1_a_late_update_keeps_the_row_and_loses_its_column() -> None:
+    state = apply(alive((b"k", b"1")), update("A@50", (b"k", b"9"), (b"k", b"0")))
+    assert state.row == (b"k", b"1")
+    assert state.tags == tags("P@100 A@50")
+    assert state.column_tag(1) == tag("P@100")
+
+
+def test_example_2_concurrent_updates_of_different_columns_both_win() -> None:
+    base = (b"k", b"x0", b"y0")
+    a = update("A@200", (b"k", b"xa", b"y0"), base, "A@200 P@100")
+    b = update("B@210", (b"k", b"x0", b"yb"), base, "B@210 P@100")
+    for state in (apply(alive(base), a, b), apply(alive(base), b, a)):
+        assert state.row == (b"k", b"xa", b"yb")
+        assert state.tags == tags("A@200 B@210")
+
+
+def test_example_2_on_the_same_column_the_later_write_wins_in_either_order() -> None:
+    base = (b"k", b"x0", b"y0")
+    a = update("A@200", (b"k", b"xa", b"y0"), base, "A@200 P@100")
+    b = update("B@210", (b"k", b"xb", b"y0"), base, "B@210 P@100")
+    assert apply(alive(base), a, b) == apply(alive(base), b, a)
+    assert apply(alive(base), a, b).row == (b"k", b"xb", b"y0")
+
+
+def test_example_3_a_delete_loses_to_an_update_it_had_not_seen_although_it_is_later() -> None:
+    base = (b"k", b"x0", b"y0")
+    a = delete("A@200", base, "A@200 P@100")
+    b = update("B@150", (b"k", b"xb", b"y0"), base, "B@150 P@100")
+    between = apply(alive(base), a)
+    assert between.row is None
+    assert between.tombstone == base
+    for state in (apply(alive(base), a, b), apply(alive(base), b, a)):
+        assert state.row == (b"k", b"xb", b"y0")
+        assert state.tags == tags("B@150")
+
+
+def test_example_4_a_delete_that_saw_everything_removes_the_row_and_an_unaware_update_revives_it() -> None:
+    base = (b"k", b"x0", b"y0")
+    a = update("A@150", (b"k", b"xa", b"y0"), base, "A@150 P@100")
+    b = delete("B@160", (b"k", b"xa", b"y0"), "B@160 A@150")
+    gone = apply(alive(base), a, b)
+    assert gone.row is None
+    c = update("C@170", (b"k", b"x0", b"yc"), base, "C@170 P@100")
+    assert apply(gone, c).row == (b"k", b"xa", b"yc")
+
+
+def test_example_5_concurrent_inserts_of_one_key_keep_both_tags_and_the_later_values() -> None:
+    a, b = insert("A@100", (b"k", b"1", b"2")), insert("B@110", (b"k", b"3", b"4"))
+    for state in (apply(RowState(), a, b), apply(RowState(), b, a)):
+        assert state.row == (b"k", b"3", b"4")
+        assert state.tags == tags("A@100 B@110")
+        after = apply(state, delete("A@120", (b"k", b"1", b"2"), "A@120 A@100"))
+        assert after.tags == tags("B@110")
+        assert after.row == (b"k", b"3", b"4")
+
+
+def test_example_6_a_write_of_postgres_outranks_a_device_whose_clock_ran_ahead() -> None:
+    state = apply(alive((b"k", b"1")), update("B@350", (b"k", b"b"), (b"k", b"1"), "B@350 P@100"))
+    write = postgres_write(state, "update", (b"k", b"p"), (False, True), ms=300)
+    assert write.tag == tag("P@350")
+    assert apply(state, write).row == (b"k", b"p")
+    assert apply(state, write).tags == tags("P@350")
+
+
+def test_example_7_a_compensation_brings_back_a_parent_that_was_deleted_meanwhile() -> None:
+    parent = (b"p", b"name")
+    state = alive(parent)
+    deleted = apply(state, postgres_write(state, "delete", parent, (False, False), ms=150))
+    assert deleted.row is None
+    kept = apply(deleted, compensation("A@200", (b"p", None), "A@200 P@100"))
+    assert kept.row == parent
+    assert kept.tags == tags("A@200")
+
+
+def test_example_7_a_delete_that_had_not_seen_the_compensation_leaves_the_parent_alone() -> None:
+    parent = (b"p", b"name")
+    state = apply(alive(parent), compensation("A@200", (b"p", None), "A@200 P@100"))
+    after = apply(state, delete("B@250", parent, "B@250 P@100"))
+    assert after.row == parent
+    assert after.tags == tags("A@200")
+
+
+def test_example_8_a_compensation_changes_no_value() -> None:
+    state = apply(alive((b"p", b"x"), "P@180"), compensation("A@200", (b"p", None), "A@200 P@100"))
+    assert state.row == (b"p", b"x")
+    assert state.tags == tags("P@180 A@200")
+
+
+def test_example_9_a_row_deleted_and_inserted_in_one_transaction_is_alive() -> None:
+    seen = "A@200 P@100"
+    state = apply(
+        alive((b"p", b"old")),
+        delete("A@200", (b"p", b"old"), seen),
+        insert("A@200", (b"p", b"new"), seen),
+        compensation("A@200", (b"p", None), seen),
+    )
+    assert state.row == (b"p", b"new")
+    assert state.tags == tags("A@200")
+
+
+def test_example_10_a_pending_update_revives_a_row_that_the_server_deletes() -> None:
+    old = (b"k", b"x0", b"y1")
+    pending = update("A@300", (b"k", b"5", b"y0"), (b"k", b"x0", b"y0"), "A@300 P@100")
+    incoming = incoming_of(Delete(1, old), POSTGRES_ORIGIN, 310)
+    assert merge_incoming([pending], incoming) == Merged((b"k", b"5", b"y1"), tags("A@300"))
+
+
+def test_example_11_the_echo_finds_nothing_pending_and_is_taken_as_it_is() -> None:
+    echo = incoming_of(Update(1, (b"k", b"5"), (b"k", b"1"), ("A@300",)), "A", 300)
+    assert merge_incoming([], echo) == Merged((b"k", b"5"), tags("A@300"))
+
+
+def test_a_gone_removes_the_row_whatever_is_pending() -> None:
+    pending = update("A@300", (b"k", b"5"), (b"k", b"1"), "A@300 P@100")
+    assert merge_incoming([pending], incoming_of(Gone(1, (b"k", None)), "B", 310)).row is None
+
+
+def test_a_pending_delete_that_saw_the_row_removes_it() -> None:
+    pending = delete("A@300", (b"k", b"1"), "A@300 P@100")
+    incoming = Incoming("insert", (b"k", b"1"), (True, True), tag("P@100"), tags("P@100"))
+    assert merge_incoming([pending], incoming).row is None
+
+
+@pytest.mark.parametrize(
+    ("weaker", "stronger"),
+    [("A@200", "B@200"), ("B@200", "P@200"), ("zzz@200", "P@200"), ("P@199", "A@200")],
+)
+def test_ties_go_to_postgres_then_to_the_larger_id_on_both_sides(weaker: str, stronger: str) -> None:
+    base = (b"k", b"0")
+    assert tag(weaker) < tag(stronger)
+
+    def wrote(by: str) -> RowWrite:
+        return RowWrite("update", (b"k", by.encode()), (False, True), tag(by), tags(f"{by} P@100"))
+
+    server = apply(alive(base), wrote(weaker), wrote(stronger))
+    assert server.row == (b"k", stronger.encode())
+    assert apply(alive(base), wrote(stronger), wrote(weaker)) == server
+    incoming = Incoming("update", (b"k", weaker.encode()), (False, True), tag(weaker), tags(weaker))
+    assert merge_incoming([wrote(stronger)], incoming).row == server.row
+    incoming = Incoming("update", (b"k", stronger.encode()), (False, True), tag(stronger), tags(stronger))
+    assert merge_incoming([wrote(weaker)], incoming).row == server.row
+
+
+def test_a_row_without_a_record_is_covered_by_any_observed_tag_of_postgres() -> None:
+    state = apply(unrecorded((b"k", b"1")), delete("A@200", (b"k", b"1"), "A@200 P@100"))
+    assert state.row is None
+
+
+def test_a_column_added_later_counts_as_unrecorded() -> None:
+    state = RowState((b"k", b"1", b"new"), tags("P@100"), (tag("P@100"), tag("P@100")))
+    after = apply(state, update("A@50", (b"k", b"1", b"a"), (b"k", b"1", b"new"), "A@50"))
+    assert after.row == (b"k", b"1", b"a")
+
+
+def test_a_gone_is_no_write_and_a_compensation_no_incoming_change() -> None:
+    with pytest.raises(ProtocolError):
+        write_of(Gone(1, (b"k",)), "A", 1)
+    with pytest.raises(ProtocolError):
+        incoming_of(Compensation(1, (b"k",)), "A", 1)
+
+
+def test_an_incoming_update_without_its_old_row_counts_as_changed_throughout() -> None:
+    pending = update("A@150", (b"k", b"a"), (b"k", b"0"), "A@150 P@100")
+    incoming = incoming_of(Update(1, (b"k", b"b"), None, ("B@200",)), "B", 200)
+    assert merge_incoming([pending], incoming).row == (b"k", b"b")
