@@ -1,0 +1,60 @@
+"""A set of shapes as one stream: what makes a device's transactions whole across its shapes.
+
+Every device holds a set of shapes, and many devices hold the same set. The bundle of a set gathers the records its
+shapes append, by transaction, and releases a transaction only when the watermark has passed it: then every shape has
+appended its part, and the frame is encoded once for all devices of the set.
+
+A shape joins with ``joined``: what it had appended by then is in its log, everything later arrives through ``arrived``.
+The bundle opens when all its shapes have joined and the watermark has reached the furthest of those positions: before
+that, a part of some transaction might be in a log only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from syncline.actors.shapes.frames import Frame, whole_frame
+from syncline.actors.shapes.log import Record
+
+
+class Bundle:
+    """The bundle of ``shapes`` (hashes). ``released`` is meaningful once ``open``."""
+
+    def __init__(self, shapes: Iterable[str], watermark: int) -> None:
+        self.shapes = frozenset(shapes)
+        self.released = 0
+        self.open = False
+        self._missing = set(self.shapes)
+        self._start = 0
+        self._watermark = watermark
+        self._pending: dict[int, list[Record]] = {}
+
+    def joined(self, shape: str, appended: int) -> None:
+        """``shape`` sends us everything it appends after LSN ``appended`` (its ready position if that is later)."""
+        self._missing.discard(shape)
+        self._start = max(self._start, appended)
+        self._try_open()
+
+    def arrived(self, records: Sequence[Record]) -> None:
+        """A shape of the set appended these. Repeats after a restart of the stream are harmless."""
+        for record in records:
+            if not self.open or record.lsn > self.released:
+                self._pending.setdefault(record.lsn, []).append(record)
+
+    def watermark(self, lsn: int) -> tuple[Frame, ...]:
+        """Every shape has appended everything up to ``lsn``: the frames this releases, in commit order."""
+        self._watermark = max(self._watermark, lsn)
+        self._try_open()
+        if not self.open or self._watermark <= self.released:
+            return ()
+        ready = sorted(pending for pending in self._pending if pending <= self._watermark)
+        frames = tuple(whole_frame(self._pending.pop(pending)) for pending in ready)
+        self.released = self._watermark
+        return frames
+
+    def _try_open(self) -> None:
+        if self.open or self._missing or self._watermark < self._start:
+            return
+        self.open = True
+        self.released = self._start
+        self._pending = {lsn: records for lsn, records in self._pending.items() if lsn > self._start}

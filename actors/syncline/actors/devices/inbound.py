@@ -1,0 +1,155 @@
+"""Is this device transaction acceptable, and what does it mean in Postgres' terms?
+
+A device names columns by name, in its own order, and its types are whatever its SQLite says: names are taken from it,
+types and keys from the catalogue. What cannot be written is refused here already, transaction by transaction, with the
+reason; nothing a device sends may block another device, nor its own later transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from syncline.actors.postgres.apply import Rejection, RowOperation
+from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.typemap import from_wire
+from syncline.proto.values import Cell, Compensation, Delete, Gone, Insert, Key, Relation, Row, RowChange, Update
+
+# SQLSTATEs for what we refuse before Postgres sees it, so that a rejection reads the same whoever made it.
+UNDEFINED_TABLE = "42P01"
+UNDEFINED_COLUMN = "42703"
+INVALID_TEXT = "22P02"
+NOT_NULL_VIOLATION = "23502"
+KEY_CHANGED = "0A000"
+
+
+class WriteRefused(Exception):
+    """A device transaction that can never be applied, with what its author will be told."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+def _refused(sqlstate: str, message: str, table: str, hint: str | None = None) -> WriteRefused:
+    return WriteRefused(Rejection(sqlstate, message, hint=hint, table=table))
+
+
+Lookup = Callable[[str], TableInfo | None]
+
+
+def accept(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup) -> tuple[RowOperation, ...]:
+    """The operations of a device transaction. ``lookup`` finds a synced table by its name on devices.
+
+    Raises WriteRefused, which names the first thing wrong.
+    """
+    return tuple(_accept_one(relation, change, lookup) for relation, change in changes)
+
+
+def touched_keys(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup) -> tuple[tuple[int, Key], ...]:
+    """(relation id, key cells) of every row the transaction names in a table we know, in order, once each."""
+    keys: dict[tuple[int, Key], None] = {}
+    for relation, change in changes:
+        table = lookup(relation.table)
+        if table is None:
+            continue
+        row = change.old_row if isinstance(change, Delete) else change.row
+        cells = dict(zip(relation.names, row, strict=False))
+        key = tuple(cells.get(name) for name in (table.relation.names[i] for i in table.relation.key_indexes))
+        if None not in key:
+            keys[(table.relation.id, key)] = None
+    return tuple(keys)
+
+
+def _accept_one(relation: Relation, change: RowChange, lookup: Lookup) -> RowOperation:
+    table = lookup(relation.table)
+    if table is None:
+        raise _refused(
+            UNDEFINED_TABLE,
+            f'table "{relation.table}" is not synced',
+            relation.table,
+            f"run: CALL electric.electrify('{relation.table}')",
+        )
+    server = table.relation
+    match change:
+        case Insert(_, row, tags):
+            cells = _in_catalogue_order(relation, row, table)
+            return RowOperation(server.id, "I", _texts(cells, table, check_null=True), (True,) * len(cells), tags)
+        case Update(_, row, old_row, tags):
+            return _accept_update(relation, row, old_row, tags, table)
+        case Delete(_, old_row, tags):
+            cells = _in_catalogue_order(relation, old_row, table)
+            return RowOperation(server.id, "D", _key_texts(cells, table), (False,) * len(cells), tags)
+        case Compensation(_, row, tags):
+            cells = _in_catalogue_order(relation, row, table)
+            return RowOperation(server.id, "C", _key_texts(cells, table), (False,) * len(cells), tags)
+        case Gone():
+            raise _refused(KEY_CHANGED, "a device does not send GONE", server.table)
+
+
+def _accept_update(
+    relation: Relation, row: Row, old_row: Row | None, tags: tuple[str, ...], table: TableInfo
+) -> RowOperation:
+    server = table.relation
+    cells = _in_catalogue_order(relation, row, table)
+    if old_row is None:
+        modified = tuple(not column.primary_key for column in server.columns)
+    else:
+        old = _in_catalogue_order(relation, old_row, table)
+        if server.key_of(old) != server.key_of(cells):
+            raise _refused(
+                KEY_CHANGED,
+                f'the primary key of "{server.table}" may not be changed',
+                server.table,
+                "delete the row and insert it anew",
+            )
+        modified = tuple(new != was for new, was in zip(cells, old, strict=True))
+    return RowOperation(server.id, "U", _texts(cells, table, check_null=True), modified, tags)
+
+
+def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:
+    """The device's row in our column order; a column it does not have is NULL."""
+    server = table.relation
+    if relation.names == server.names:
+        return row
+    cells: dict[str, Cell] = dict(zip(relation.names, row, strict=True))
+    unknown = [name for name in cells if name not in server.names]
+    if unknown:
+        raise _refused(
+            UNDEFINED_COLUMN,
+            f'table "{server.table}" has no column "{unknown[0]}"',
+            server.table,
+            f"its columns are {', '.join(server.names)}",
+        )
+    return tuple(cells.get(name) for name in server.names)
+
+
+def _texts(cells: Row, table: TableInfo, *, check_null: bool) -> tuple[str | None, ...]:
+    texts: list[str | None] = []
+    for column, cell in zip(table.relation.columns, cells, strict=True):
+        if cell is None:
+            if check_null and not column.nullable:
+                raise _refused(
+                    NOT_NULL_VIOLATION,
+                    f'column "{column.name}" of "{table.relation.table}" may not be NULL',
+                    table.relation.table,
+                )
+            texts.append(None)
+            continue
+        try:
+            texts.append(from_wire(column.type_name, cell, table.enum_labels.get(column.name)))
+        except ValueError as wrong:
+            raise _refused(
+                INVALID_TEXT, f'column "{column.name}" of "{table.relation.table}": {wrong}', table.relation.table
+            ) from wrong
+    return tuple(texts)
+
+
+def _key_texts(cells: Row, table: TableInfo) -> tuple[str | None, ...]:
+    """Only the key counts of a delete or a compensation; the rest may be anything and is left out."""
+    server = table.relation
+    keys = server.key_row(server.key_of(cells))
+    for index in server.key_indexes:
+        if keys[index] is None:
+            name = server.columns[index].name
+            raise _refused(NOT_NULL_VIOLATION, f'the key of "{server.table}" lacks "{name}"', server.table)
+    return _texts(keys, table, check_null=False)

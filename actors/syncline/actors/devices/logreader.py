@@ -1,0 +1,32 @@
+"""Reads the logs of several shapes as one stream of frames, a page at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from syncline.actors.shapes.consumer import ReadPage
+from syncline.actors.shapes.frames import Frame, LogMerge
+from syncline.actors.shapes.log import Page
+from syncline.cluster import Ref
+
+PAGE_BYTES = 256 << 10
+PAGE_TIMEOUT_S = 60.0
+
+
+class LogReader:
+    """The frames of ``shapes`` (hash -> actor) after LSN ``after`` up to ``upto``."""
+
+    def __init__(self, shapes: Mapping[str, Ref], after: int, upto: int) -> None:
+        self._shapes = shapes
+        self._merge = LogMerge(shapes, after, upto)
+
+    async def read(self) -> tuple[tuple[Frame, ...], bool]:
+        """Some frames, at least one unless it is done: (frames, done). Raises ActorDown when a shape has crashed."""
+        frames: tuple[Frame, ...] = ()
+        while not frames and not self._merge.done:
+            for shape, position in self._merge.wanted():
+                page = await self._shapes[shape].call(ReadPage(position, self._merge.upto, PAGE_BYTES), PAGE_TIMEOUT_S)
+                assert isinstance(page, Page)
+                self._merge.feed(shape, page)
+            frames = tuple(self._merge.frames())
+        return frames, self._merge.done

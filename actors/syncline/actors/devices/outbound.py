@@ -1,0 +1,386 @@
+"""What a device gets next.
+
+A device stands at a position: every transaction at or below it, of the shapes it holds, has been handed to its socket.
+From there it can move in three ways, and this module decides which:
+
+* **live**: frames that the bundle of its shapes releases are queued here and sent on;
+* **from the logs**: when it lags behind what is queued (it just resumed, it was slow, a transaction is too large for
+  the live path), the logs are read from its position up to what the bundle has released;
+* **a delivery**: a new subscription's rows are an image of its shapes at one LSN. The device first follows the bundle
+  of the larger set, which tells W, the position that bundle has released. Its old shapes are brought up to W from
+  their logs, the images are sent as of W, and from W on it lives with the larger set. Unsubscribing is the same with
+  rows leaving instead of arriving. Nothing else is ever sent between the begin and the end of a delivery.
+
+Own transactions come back as echoes. Usually the frame itself is the echo; one of which no row is in the device's
+shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place.
+
+The window: at most ``window.size`` transactions may be unacknowledged; then the stream rests until an ack comes.
+
+Pure, as a generator: ``steps()`` yields what to do, and the caller sends the answer in. ``Wait`` means "resume me when
+anything has changed". ``Send`` is resumed once the socket has room, so a slow device holds back only itself.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from syncline.actors.shapes.frames import Frame, lsn_bytes
+from syncline.actors.shapes.store import ImageChunk
+from syncline.proto import codec
+from syncline.proto.flow import Window
+from syncline.proto.values import (
+    POSTGRES_ORIGIN,
+    Change,
+    Gone,
+    Insert,
+    Migrate,
+    Relation,
+    RowChange,
+    Transaction,
+)
+
+# Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
+LIVE_BYTES_MAX = 1 << 20
+# Frames are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
+MESSAGE_BYTES = 64 << 10
+# Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
+SYNTHETIC_ID_MAX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A change of the set of shapes. ``requests``: (request id, its shapes' hashes, referenced tables first) of a new
+    subscription, in its order.
+
+    ``subscription_ids``: the one that is new, or those that end (``requests`` empty then). ``shapes``: what the
+    device holds afterwards, hash -> relation (None for the schema shape).
+    """
+
+    subscription_ids: tuple[str, ...]
+    requests: tuple[tuple[str, tuple[str, ...]], ...]
+    shapes: Mapping[str, Relation | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A transaction of the device itself. ``changes`` restore the server's rows where it was rejected."""
+
+    lsn: int
+    commit_ms: int
+    changes: tuple[RowChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Join the bundle of ``shapes``. Answer: the LSN it has released (int); every later release goes to ``released``."""
+
+    shapes: frozenset[str]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLog:
+    """Start reading ``shapes`` after ``after`` up to ``upto``. No answer; ``ReadMore`` follows."""
+
+    shapes: frozenset[str]
+    after: int
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMore:
+    """The next frames of the log reading under way. Answer: (tuple of Frame, done)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None at the end, next cursor)."""
+
+    shape: str
+    lsn: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Messages for the socket, in order."""
+
+    messages: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A delivery has been sent whole. No answer."""
+
+    delivery: Delivery
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something changes."""
+
+
+Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | Send | Delivered | Wait
+Steps: TypeAlias = Generator[Step, object, None]
+
+
+class Outbound:
+    """One device's way out.
+
+    ``position``: every transaction at or below it has been sent. ``shapes``: the hashes the device holds there, with
+    the relation of each table shape. ``migrations`` and their ``relations`` are sent first: what a first start lacks.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        position: int,
+        shapes: Mapping[str, Relation | None],
+        window: Window,
+        migrations: Sequence[tuple[int, tuple[Migrate, ...]]] = (),
+        relations: Sequence[Relation] = (),
+    ) -> None:
+        self.client_id = client_id
+        self.position = position
+        self.shapes = dict(shapes)
+        self.window = window
+        self._migrations = migrations
+        self._relations = relations
+        self._generation = 0
+        self._released = 0
+        self._live: deque[Frame] = deque()
+        self._live_bytes = 0
+        self._gap = False
+        self._deliveries: deque[Delivery] = deque()
+        self._delivering: Delivery | None = None
+        self._echoes: list[Echo] = []
+        self._synthetic_id = 0
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Queue a subscription's rows, or the leaving of some; they are made one at a time, in order."""
+        self._deliveries.append(delivery)
+
+    @property
+    def target_shapes(self) -> Mapping[str, Relation | None]:
+        """What the device will hold when every delivery asked so far is made."""
+        return self._deliveries[-1].shapes if self._deliveries else self.shapes
+
+    def cancel(self, subscription_id: str) -> bool:
+        """Forget a subscription whose delivery has not begun; False when it has begun or is done."""
+        for delivery in self._deliveries:
+            if delivery.requests and delivery.subscription_ids == (subscription_id,):
+                if delivery is self._delivering:
+                    return False
+                self._deliveries.remove(delivery)
+                return True
+        return False
+
+    def released(self, generation: int, frames: tuple[Frame, ...], upto: int) -> None:
+        """The bundle followed since ``generation`` released ``frames``, and with them everything up to ``upto``."""
+        if generation != self._generation:
+            return
+        for frame in frames:
+            if frame.lsn <= self.position:
+                continue
+            if frame.body is None or self._live_bytes + len(frame.body) > LIVE_BYTES_MAX:
+                self._drop_live()
+                self._gap = True
+            if not self._gap and frame.body is not None:
+                self._live.append(frame)
+                self._live_bytes += len(frame.body)
+        self._released = max(self._released, upto)
+
+    def note_echo(self, echo: Echo) -> None:
+        """A transaction of this device has, or passes for, ``echo.lsn``; see that it comes back."""
+        bisect.insort(self._echoes, echo, key=lambda other: other.lsn)
+
+    @property
+    def awaited_lsn(self) -> int | None:
+        """An LSN whose release the device must be told of although it may hold nothing of it."""
+        return self._echoes[0].lsn if self._echoes and self._echoes[0].lsn > self._released else None
+
+    # --- what to do ---------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Steps:
+        """Endless; see the module's head. Whoever cannot carry out a step closes the connection: the device resumes."""
+        held = (relation for relation in self.shapes.values() if relation is not None)
+        yield Send(tuple(codec.relation_message(relation) for relation in (*self._relations, *held)))
+        for commit_ms, changes in self._migrations:
+            yield from self._send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
+        yield from self._follow(self.shapes)
+        self._gap = self.position < self._released
+        while True:
+            if self._deliveries:
+                self._delivering = self._deliveries[0]
+                yield from self._make_delivery(self._delivering)
+                self._deliveries.popleft()
+                self._delivering = None
+            elif self._gap:
+                # What is released from now on is beyond ``upto`` and queues up behind this reading without a gap.
+                self._drop_live()
+                self._gap = False
+                yield from self._read_log(upto=self._released)
+            elif self._live:
+                yield from self._send_run(self._live)
+            elif self._echo_due(self._released):
+                yield from self._send_echoes(self._released)
+                self.position = max(self.position, self._released)
+            else:
+                yield Wait()
+
+    def _follow(self, shapes: Mapping[str, Relation | None]) -> Steps:
+        self._generation += 1
+        self._drop_live()
+        self._gap = False
+        self._released = 0
+        released = yield Follow(frozenset(shapes), self._generation)
+        assert isinstance(released, int)
+        self._released = max(self._released, released)
+
+    def _read_log(self, upto: int) -> Steps:
+        if upto > self.position:
+            yield OpenLog(frozenset(self.shapes), self.position, upto)
+            done = False
+            while not done:
+                answer = yield ReadMore()
+                assert isinstance(answer, tuple)
+                frames, done = answer
+                run = deque(frames)
+                while run:
+                    yield from self._send_run(run)
+        yield from self._send_echoes(upto)
+        self.position = max(self.position, upto)
+
+    def _send_run(self, run: deque[Frame]) -> Steps:
+        """Send the head of ``run`` and as many after it as make one message."""
+        frame = run.popleft()
+        if frame.starts:
+            yield from self._send_echoes(frame.lsn - 1)
+            yield from self._await_window()
+        bodies = [self._count(frame)]
+        size = len(bodies[0])
+        while run and size < MESSAGE_BYTES and self._may_join(run[0]):
+            bodies.append(self._count(run.popleft()))
+            size += len(bodies[-1])
+        if run is self._live:
+            self._live_bytes -= size
+        yield Send((*frame.prelude, codec.oplog_message(*bodies)))
+
+    def _may_join(self, frame: Frame) -> bool:
+        if not frame.starts:
+            return True
+        return self.window.open and not frame.prelude and not self._echo_due(frame.lsn - 1)
+
+    def _count(self, frame: Frame) -> bytes:
+        if frame.starts:
+            self.window.sent(frame.lsn, frame.lsn)
+        if frame.ends:
+            self.position = frame.lsn
+            if frame.origin == self.client_id:
+                self._echoes = [echo for echo in self._echoes if echo.lsn != frame.lsn or echo.changes]
+        return frame.body or b""
+
+    def _await_window(self) -> Steps:
+        while not self.window.open:
+            yield Wait()
+
+    def _drop_live(self) -> None:
+        self._live.clear()
+        self._live_bytes = 0
+
+    # --- echoes and other transactions of our own making --------------------------------------------------------------
+
+    def _echo_due(self, upto: int) -> bool:
+        return bool(self._echoes) and self._echoes[0].lsn <= upto
+
+    def _send_echoes(self, upto: int) -> Steps:
+        while self._echo_due(upto):
+            echo = self._echoes.pop(0)
+            yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes)
+
+    def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:
+        yield from self._await_window()
+        self._synthetic_id = self._synthetic_id % SYNTHETIC_ID_MAX + 1
+        self.window.sent(self._synthetic_id, self.position)
+        transaction = Transaction(
+            commit_ms, lsn_bytes(self.position), changes, origin=origin, transaction_id=self._synthetic_id
+        )
+        yield Send((codec.encode_transaction(transaction),))
+
+    # --- deliveries ---------------------------------------------------------------------------------------------------
+
+    def _make_delivery(self, delivery: Delivery) -> Steps:
+        before = set(self.shapes)
+        yield from self._follow(delivery.shapes)
+        at = max(self.position, self._released)
+        yield from self._read_log(upto=at)
+        if delivery.requests:
+            yield from self._send_arriving(delivery, before, at)
+        else:
+            yield from self._send_leaving(delivery, sorted(before - set(delivery.shapes)), at)
+        self.shapes = dict(delivery.shapes)
+        yield Delivered(delivery, at)
+
+    def _send_arriving(self, delivery: Delivery, held: set[str], at: int) -> Steps:
+        # The relations go out again each time: read in one chunk with the subscribe answer, the npm client would
+        # otherwise start on the data before it knows the subscription.
+        shapes = dict.fromkeys(shape for _, requested in delivery.requests for shape in requested)
+        relations = [relation for shape in shapes if (relation := delivery.shapes[shape]) is not None]
+        yield Send(
+            (
+                *(codec.relation_message(relation) for relation in relations),
+                codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at)),
+            )
+        )
+        for request_id, requested in delivery.requests:
+            yield Send((codec.shape_data_begin(request_id),))
+            for shape in requested:
+                if shape not in held:
+                    held.add(shape)
+                    yield from self._send_image(shape, at)
+            yield Send((codec.shape_data_end(),))
+        yield Send((codec.subs_data_end(),))
+
+    def _send_image(self, shape: str, at: int) -> Steps:
+        cursor = 0
+        while True:
+            answer = yield ReadImage(shape, at, cursor)
+            assert isinstance(answer, tuple)
+            chunk, cursor = answer
+            if chunk is None:
+                return
+            if chunk.ops:
+                yield Send((codec.oplog_message(*chunk.ops),))
+
+    def _send_leaving(self, delivery: Delivery, leaving: list[str], at: int) -> Steps:
+        relations = [relation for shape in leaving if (relation := self.shapes[shape]) is not None]
+        yield Send(
+            (
+                *(codec.relation_message(relation) for relation in relations),
+                codec.unsubs_data_begin(delivery.subscription_ids, lsn_bytes(at)),
+            )
+        )
+        for shape in leaving:
+            relation = self.shapes[shape]
+            cursor = 0
+            while relation is not None:
+                answer = yield ReadImage(shape, at, cursor)
+                assert isinstance(answer, tuple)
+                chunk, cursor = answer
+                if chunk is None:
+                    break
+                gone = _gone_of(chunk, relation)
+                yield Send((codec.oplog_message(codec.encode_ops(gone)),))
+        yield Send((codec.unsubs_data_end(),))
+
+
+def _gone_of(chunk: ImageChunk, relation: Relation) -> tuple[Gone, ...]:
+    rows = (change.row for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert))
+    return tuple(Gone(relation.id, relation.key_row(relation.key_of(row))) for row in rows)

@@ -1,0 +1,14 @@
+"""The names under which the actors of one host find each other in its registry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WRITER: Final = "writer"
+CONSUMERS: Final = "consumers"
+SHARD: Final = "shard"
+ROUTER: Final = "router"
+REPLICATOR: Final = "replicator"
+BUNDLER: Final = "bundler"
+GATEWAY: Final = "gateway"
+DEVICES: Final = "devices"

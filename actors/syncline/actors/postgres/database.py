@@ -1,0 +1,181 @@
+"""One database as the actors see it: the catalogue, and what is kept in schema ``electric`` about devices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
+from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.rowkey import key_sql, quote_identifier
+from syncline.actors.postgres.snapshot import UNTRACKED_TAGS
+from syncline.actors.postgres.transaction import MigrationNotice
+from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
+from syncline.proto.values import Key, Row, ShapeRequest
+
+log = logging.getLogger(__name__)
+
+POOL_CONNECTIONS_MAX = 8
+VISIBLE_PAUSE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """``cancelled``: kept so that a device that still lists it is not told to start over."""
+
+    id: str
+    shapes: tuple[ShapeRequest, ...]
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentRow:
+    """A row as Postgres has it now; ``row`` None: there is none."""
+
+    table: TableInfo
+    key: Key
+    row: Row | None
+    tags: tuple[str, ...]
+
+
+class Database:
+    """A pool, and the newest reading of catalogue and history. All methods raise what asyncpg raises."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.pool = pool
+        self.catalog = Catalog()
+        self.history = SchemaHistory()
+        self._reading = asyncio.Lock()
+
+    async def read(self) -> None:
+        """Read catalogue and history anew."""
+        async with self._reading:
+            self.catalog = await load_catalog(self.pool)
+            await self.history.read(self.pool)
+
+    async def read_migrations(self, notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
+        """Read until the noticed migrations are there: the stream may run a little ahead of what is visible."""
+        wanted = {notice.id for notice in notices}
+        while True:
+            await self.read()
+            found = [migration for migration in self.history.migrations if migration.id in wanted]
+            if len(found) == len(wanted):
+                return found
+            await asyncio.sleep(VISIBLE_PAUSE_S)
+
+    def table(self, name: str) -> TableInfo | None:
+        """The synced table of that name on devices."""
+        return self.catalog.named(name)
+
+    async def wal_position(self) -> Lsn:
+        """How far the WAL is flushed: no device can have seen more."""
+        return Lsn.parse(await self.pool.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
+
+    # --- devices ------------------------------------------------------------------------------------------------------
+
+    async def device_seen(self, client_id: str, user_id: str) -> None:
+        """The device has authenticated."""
+        await self.pool.execute(
+            "INSERT INTO electric.clients (client_id, user_id, last_seen) VALUES ($1, $2, now()) "
+            "ON CONFLICT (client_id) DO UPDATE SET user_id = excluded.user_id, last_seen = now()",
+            client_id,
+            user_id,
+        )
+
+    async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
+        rows = await self.pool.fetch(
+            "SELECT subscription_id, shapes::text AS shapes, state FROM electric.subscriptions WHERE client_id = $1",
+            client_id,
+        )
+        return {
+            row["subscription_id"]: Subscription(
+                row["subscription_id"], _requests(row["shapes"]), row["state"] == "cancelled"
+            )
+            for row in rows
+        }
+
+    async def add_subscription(self, client_id: str, subscription_id: str, shapes: Iterable[ShapeRequest]) -> None:
+        await self.pool.execute(
+            "INSERT INTO electric.subscriptions (client_id, subscription_id, shapes) VALUES ($1, $2, $3::jsonb) "
+            "ON CONFLICT (client_id, subscription_id) DO UPDATE SET shapes = excluded.shapes, state = 'active'",
+            client_id,
+            subscription_id,
+            json.dumps([{"request_id": shape.request_id, "table": shape.table} for shape in shapes]),
+        )
+
+    async def cancel_subscriptions(self, client_id: str, ids: Iterable[str]) -> None:
+        await self.pool.execute(
+            "UPDATE electric.subscriptions SET state = 'cancelled' "
+            "WHERE client_id = $1 AND subscription_id = ANY ($2::text[])",
+            client_id,
+            list(ids),
+        )
+
+    async def forget_subscriptions(self, client_id: str) -> None:
+        """The device starts over."""
+        await self.pool.execute("DELETE FROM electric.subscriptions WHERE client_id = $1", client_id)
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
+        """The rows with these (relation id, key) as of now, and a WAL position no later than what they show."""
+        found: list[CurrentRow] = []
+        async with self.pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            position = Lsn.parse(await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
+            for relation_id, key in keys:
+                table = self.catalog.tables.get(relation_id)
+                if table is not None:
+                    found.append(await _current_row(connection, table, key))
+        return found, position
+
+
+async def _current_row(connection: asyncpg.Connection, table: TableInfo, key: Key) -> CurrentRow:
+    gone = CurrentRow(table, key, None, ())
+    texts: list[str] = []
+    for name, cell in zip(table.key_names, key, strict=True):
+        try:
+            texts.append(from_wire(table.types[name], cell or b"", table.enum_labels.get(name)))
+        except ValueError:
+            return gone  # no row can have such a key
+    # format('%s') prints as the type's output function does, which is what the stream sends; it prints NULL as ''.
+    columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
+    cells = ", ".join(f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END" for column in columns)
+    matches = " AND ".join(
+        f"t.{quote_identifier(name)} = ${number}::text::{quote_identifier(table.types[name])}"
+        for number, name in enumerate(table.key_names, 1)
+    )
+    row = await connection.fetchrow(
+        f"SELECT ARRAY[{cells}] AS cells, s.tags FROM {table.sql_name} t "  # noqa: S608 - identifiers, quoted
+        f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')} "
+        f"WHERE {matches}",
+        *texts,
+    )
+    if row is None:
+        return gone
+    converters = [to_wire(column.type_name) for column in table.relation.columns]
+    encoded = [None if text is None else text.encode() for text in row["cells"]]
+    wire = tuple(
+        convert(cell) if cell is not None and convert is not None else cell
+        for cell, convert in zip(encoded, converters, strict=True)
+    )
+    return CurrentRow(table, key, wire, tuple(row["tags"] or UNTRACKED_TAGS))
+
+
+async def connect_pool(dsn: str, application_name: str) -> asyncpg.Pool:
+    """A pool whose sessions print values as the stream does."""
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=POOL_CONNECTIONS_MAX,
+        server_settings={**SESSION_SETTINGS, "application_name": application_name},
+    )
+
+
+def _requests(shapes: str) -> tuple[ShapeRequest, ...]:
+    return tuple(ShapeRequest(shape["request_id"], shape["table"]) for shape in json.loads(shapes))

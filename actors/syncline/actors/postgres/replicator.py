@@ -1,0 +1,78 @@
+"""The owner of the slot: the stream in, transactions out to the router.
+
+It holds nothing that matters. When it crashes it starts again from the position last confirmed to the slot, and
+everybody downstream recognises by its LSN what he has had already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from syncline.actors.names import ROUTER
+from syncline.actors.postgres.stream import ReplicationStream
+from syncline.actors.postgres.transaction import KeyIndexes, TransactionAssembler
+from syncline.actors.shapes.router import Streamed
+from syncline.cluster import Actor, Exit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Everything up to ``lsn`` is durable downstream: the slot may forget it."""
+
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStreamState:
+    """Call. Answer: StreamState."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    connected: bool
+    error: str
+    idle_lsn: int
+
+
+class Replicator(Actor):
+    """``key_indexes``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected."""
+
+    def __init__(self, open_stream: Callable[[], ReplicationStream], key_indexes: KeyIndexes) -> None:
+        self._open_stream = open_stream
+        self._key_indexes = key_indexes
+
+    async def init(self) -> None:
+        self._stream = self._open_stream()
+        self.background(self._run())
+
+    async def terminate(self, reason: Exit) -> None:
+        await self._stream.aclose()
+
+    async def handle_cast(self, message: object) -> None:
+        match message:
+            case Confirm(lsn):
+                self._stream.confirm(lsn)
+            case _:
+                raise TypeError(f"the replicator does not understand {message!r}")
+
+    async def handle_call(self, message: object) -> object:
+        match message:
+            case ReadStreamState():
+                error = self._stream.last_error
+                return StreamState(self._stream.connected, str(error or ""), self._stream.idle_lsn)
+            case _:
+                raise TypeError(f"the replicator does not understand {message!r}")
+
+    async def _run(self) -> None:
+        assembler = TransactionAssembler(self._key_indexes)
+        router = self.context.registry.ref(ROUTER)
+        while True:
+            messages = await self._stream.receive()
+            chunks = [chunk for message in messages for chunk in assembler.feed(message)]
+            await router.send(Streamed(tuple(chunks), int(self._stream.idle_lsn)))
+            await asyncio.sleep(0)  # others get their turn also while the socket never runs dry

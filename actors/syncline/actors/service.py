@@ -1,0 +1,172 @@
+"""The service in one process: Postgres made ready, the tree started, the port opened, and all of it ended in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from syncline.actors.config import Config
+from syncline.actors.devices.gateway import ReadConnected, welcome
+from syncline.actors.devices.http import Api, PostgresState
+from syncline.actors.devices.websocket import Edge
+from syncline.actors.names import GATEWAY, REPLICATOR
+from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
+from syncline.actors.postgres.database import Database, connect_pool
+from syncline.actors.postgres.dialect import History
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.postgres.lsn import ZERO
+from syncline.actors.postgres.replicator import ReadStreamState, StreamState
+from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name
+from syncline.actors.tree import PUBLICATION, Settings, root
+from syncline.cluster import ActorDown, CallTimeout, Context, Exit
+from syncline.cluster.cell import Cell
+from syncline.proto.codec import error_message
+from syncline.proto.errors import ErrorCode
+
+log = logging.getLogger(__name__)
+
+CONNECT_RETRY_S = 1.0
+STATE_INTERVAL_S = 1.0
+DRAIN_S = 5.0
+
+
+class Service:
+    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises what Postgres' preparation raises."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._context = Context()
+        self._embedded: EmbeddedPostgres | None = None
+        self._root: Cell | None = None
+        self._database: Database | None = None
+        self._state = PostgresState.STARTING
+        self._watching: asyncio.Task[None] | None = None
+        self._edge = Edge(
+            on_open=lambda connection: welcome(self._context.registry.ref(GATEWAY), connection),
+            ready=lambda: self._state is PostgresState.UP,
+            api=Api(lambda: self._state, self._history),
+            refusal=lambda reason: error_message(ErrorCode.INVALID_REQUEST, reason),
+        )
+        self.port = 0
+        self.dsn = ""
+
+    async def start(self) -> None:
+        """Returns when devices may connect."""
+        self.port = await self._edge.listen(list(self._config.http_hosts), self._config.http_port)
+        url = self._config.database_url
+        self.dsn = url if url is not None else await asyncio.to_thread(self._start_embedded)
+        identity, settings = await self._prepare()
+        self._database = Database(await connect_pool(self.dsn, "syncline"))
+        await self._database.read()
+        spec = root(settings, self._database, self._config.authenticator, lambda: self._context)
+        self._root = Cell(spec, self._context)
+        await self._root.started()
+        self._state = PostgresState.UP
+        self._watching = asyncio.create_task(self._watch(), name="watch Postgres")
+        log.info("server %s, schema version %d", settings.server_id, identity.schema_version)
+
+    async def stop(self) -> None:
+        """No new connections, the present ones closed, everything flushed, an embedded Postgres stopped."""
+        self._edge.stop_listening()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await self._edge.close()
+        if self._root is not None:
+            await self._root.shutdown(DRAIN_S)
+        if self._database is not None:
+            self._database.pool.terminate()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
+
+    async def ended(self) -> Exit:
+        """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""
+        assert self._root is not None, "started"
+        return await self._root.ref.join()
+
+    async def connected_devices(self) -> int:
+        count = await self._context.registry.ref(GATEWAY).call(ReadConnected())
+        assert isinstance(count, int)
+        return count
+
+    def _start_embedded(self) -> str:
+        self._embedded = EmbeddedPostgres(self._config.embedded_dir)
+        return self._embedded.start()
+
+    async def _prepare(self) -> tuple[ServerIdentity, Settings]:
+        while True:
+            try:
+                connection = await asyncpg.connect(self.dsn, server_settings={"application_name": "syncline"})
+                break
+            except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError) as error:
+                log.warning("Postgres cannot be reached (%s), next try in %.0f s", error, CONNECT_RETRY_S)
+                await asyncio.sleep(CONNECT_RETRY_S)
+        try:
+            await check_server(connection)
+            identity = await bootstrap(connection)
+            await ensure_publication(connection, PUBLICATION)
+            database = await connection.fetchval("SELECT current_database()")
+            slot = await ensure_slot(connection, slot_name(database))
+        finally:
+            await connection.close()
+        settings = Settings(
+            dsn=self.dsn,
+            slot=slot.name,
+            start_lsn=int(slot.confirmed or ZERO),
+            shapes_dir=self._config.data_dir / "shapes" / database,
+            server_id=self._config.instance_id or identity.server_id,
+        )
+        return identity, settings
+
+    async def _watch(self) -> None:
+        """What ``/api/status`` answers follows the replication stream."""
+        while True:
+            await asyncio.sleep(STATE_INTERVAL_S)
+            with contextlib.suppress(ActorDown, CallTimeout):
+                stream = await self._context.registry.ref(REPLICATOR).call(ReadStreamState())
+                assert isinstance(stream, StreamState)
+                self._state = PostgresState.UP if stream.connected else PostgresState.DOWN
+
+    async def _history(self) -> History:
+        assert self._database is not None, "the port answers 503 until there is a database"
+        return self._database.history.as_history()
+
+
+async def serve(config: Config, ready: Callable[[Service], None] | None = None) -> int:
+    """Runs until SIGTERM or SIGINT. Returns the exit code: 0 when asked to end, 1 when the service gave up."""
+    service = Service(config)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):  # no signals on Windows' loops
+            loop.add_signal_handler(number, asked.set)
+    try:
+        await service.start()
+        print(f"Syncline is ready on port {service.port}, syncing {display(service.dsn)}", flush=True)
+        if ready is not None:
+            ready(service)
+        waits = {asyncio.create_task(asked.wait()), asyncio.create_task(service.ended())}
+        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        gave_up = [task.result() for task in done if isinstance(task.result(), Exit)]
+        if gave_up:
+            log.error("the service gave up: %s", gave_up[0])
+            return 1
+        return 0
+    finally:
+        await service.stop()
+
+
+def display(dsn: str) -> str:
+    """The database of ``dsn`` without its password."""
+    parts = urlsplit(dsn)
+    return f"{parts.hostname or ''}:{parts.port or 5432}{parts.path}"

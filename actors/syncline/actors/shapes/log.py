@@ -1,0 +1,87 @@
+"""The record format of a shape's log.
+
+A record is one shape's part of one transaction, or a piece of that part when it is large. Its operations are already
+encoded for the wire, so a record read from disk goes to any number of devices without being touched. On disk a record
+is framed by its length and CRC-32 (both little-endian uint32); the first frame that is short or does not check ends
+the log: whatever follows was never acknowledged to anybody.
+
+Positions are (lsn, index): the commit LSN of the transaction and the number of the record within it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgpack
+
+_FRAME = struct.Struct("<II")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One shape's part of a transaction.
+
+    ``lsn``: commit LSN. ``commit_ms``: as the wire carries it. ``origin``: the device that wrote it, or Postgres.
+    ``index``: 0, 1, ... within the transaction. ``last``: no record of this shape follows in it. ``rows``: number of
+    operations in ``ops``, the encoded body. ``prelude``: whole messages that must precede the transaction (relations).
+    ``truncates``: the shape's table was emptied here; ``ops`` then delete every row a device may hold.
+    """
+
+    lsn: int
+    commit_ms: int
+    origin: str
+    index: int
+    last: bool
+    rows: int
+    ops: bytes
+    prelude: tuple[bytes, ...] = ()
+    truncates: bool = False
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return (self.lsn, self.index)
+
+
+def encode_record(record: Record) -> bytes:
+    body: bytes = msgpack.packb(
+        (
+            record.lsn,
+            record.commit_ms,
+            record.origin,
+            record.index,
+            record.last,
+            record.rows,
+            record.ops,
+            record.prelude,
+            record.truncates,
+        )
+    )
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def scan(data: bytes, start: int = 0) -> Iterator[tuple[Record, int, int]]:
+    """Every whole record in ``data`` from ``start``: (record, its offset, the offset after it). Stops at the first
+    frame that is short or broken."""
+    view = memoryview(data)
+    offset = start
+    while offset + _FRAME.size <= len(data):
+        length, checksum = _FRAME.unpack_from(data, offset)
+        end = offset + _FRAME.size + length
+        if end > len(data):
+            return
+        body = view[offset + _FRAME.size : end]
+        if zlib.crc32(body) != checksum:
+            return
+        yield Record(*msgpack.unpackb(body, use_list=False)), offset, end
+        offset = end
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records of one shape after a position; ``more``: others follow below the asked limit."""
+
+    records: tuple[Record, ...]
+    more: bool

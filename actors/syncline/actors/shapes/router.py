@@ -1,0 +1,139 @@
+"""The stream's crossing: every transaction goes to the shapes it touches, and to nobody else.
+
+The replicator hands over what arrived together; what goes to a shard goes as one message. A transaction may come in
+pieces; a shape that was touched by any piece is told when the transaction ends. Migrations become records of the schema
+shapes, one a dialect, so that they reach devices in the order of the stream, before the rows that need them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from syncline.actors.names import SHARD
+from syncline.actors.postgres.history import MigrationSteps
+from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk, TransactionHead
+from syncline.actors.shapes.consumer import Piece
+from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.matcher import Matcher
+from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.shard import DIALECTS, Dispatch, LiveShapes, OwnTransaction
+from syncline.cluster import Actor
+from syncline.proto import codec
+
+log = logging.getLogger(__name__)
+
+# Transactions that were streamed and may still be invisible to a new snapshot. Only a wait for a synchronous standby
+# keeps one invisible for long, and not this many commit meanwhile.
+RECENT_TRANSACTIONS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Pieces of transactions in stream order. ``idle_lsn``: besides them the stream holds nothing up to there."""
+
+    chunks: tuple[TransactionChunk, ...]
+    idle_lsn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute:
+    """Call. From now on ``shape`` gets its changes, and word of ``mark`` when it passes. Answer: the xids of the
+    transactions streamed lately, which its snapshot must see because the shape was not sent them."""
+
+    shape: Shape
+    mark: str
+
+
+ReadMigrations = Callable[[Sequence[MigrationNotice]], Awaitable[Sequence[MigrationSteps]]]
+
+
+class Router(Actor):
+    """``read_migrations`` brings the catalogue up to the given notices and returns what they do to a device."""
+
+    def __init__(self, read_migrations: ReadMigrations) -> None:
+        self._read_migrations = read_migrations
+        self._matcher = Matcher()
+        self._marks: dict[str, str] = {}
+        self._recent: deque[int] = deque(maxlen=RECENT_TRANSACTIONS_MAX)
+        self._open: dict[str, None] = {}
+        self._upto = 0
+
+    async def init(self) -> None:
+        self._shard = self.context.registry.ref(SHARD)
+        shapes = await self._shard.call(LiveShapes())
+        assert isinstance(shapes, tuple)
+        self._matcher = Matcher(shapes)
+
+    async def handle_call(self, message: object) -> object:
+        match message:
+            case AddRoute(shape, mark):
+                self._matcher.add(shape)
+                self._marks[mark] = shape.hash
+                return tuple(self._recent)
+            case _:
+                raise TypeError(f"the router does not understand {message!r}")
+
+    async def handle_cast(self, message: object) -> None:
+        match message:
+            case Streamed(chunks, idle_lsn):
+                dispatch = await self._route(chunks, idle_lsn)
+                if dispatch is not None:
+                    await self._shard.send(dispatch)
+            case _:
+                raise TypeError(f"the router does not understand {message!r}")
+
+    async def _route(self, chunks: Sequence[TransactionChunk], idle_lsn: int) -> Dispatch | None:
+        entries: dict[str, list[Piece | Record]] = {}
+        own: list[OwnTransaction] = []
+        marks: list[tuple[str, str, int]] = []
+        before = self._upto
+        for chunk in chunks:
+            head = chunk.head
+            if chunk.first:
+                self._open.clear()
+            if chunk.migrations:
+                await self._add_migrations(head, chunk.migrations, entries)
+            touched = self._matcher.split(chunk.changes)
+            for shape, changes in touched.items():
+                entries.setdefault(shape, []).append(Piece(head, changes, chunk.last))
+            if not chunk.last:
+                self._open.update(dict.fromkeys(touched))
+                continue
+            for shape in self._open.keys() - touched.keys():
+                entries.setdefault(shape, []).append(Piece(head, (), last=True))
+            passed = self._marks.keys() & set(chunk.marks)
+            marks += [(self._marks.pop(mark), mark, int(head.lsn)) for mark in passed]
+            if head.origin is not None:
+                own.append(OwnTransaction(int(head.lsn), head.origin, head.commit_ms))
+            self._recent.append(head.xid)
+            self._upto = int(head.lsn)
+        self._upto = max(self._upto, idle_lsn)
+        if not entries and not marks and self._upto <= before:
+            return None
+        return Dispatch(
+            self._upto, {shape: tuple(pieces) for shape, pieces in entries.items()}, tuple(own), tuple(marks)
+        )
+
+    async def _add_migrations(
+        self, head: TransactionHead, notices: Sequence[MigrationNotice], entries: dict[str, list[Piece | Record]]
+    ) -> None:
+        for number, steps in enumerate(await self._read_migrations(notices)):
+            log.info("migration %s: %s", steps.version, ", ".join(relation.table for relation in steps.relations))
+            prelude = tuple(codec.relation_message(relation) for relation in steps.relations)
+            last = number == len(notices) - 1
+            for dialect in DIALECTS:
+                changes = steps.steps[dialect]
+                record = Record(
+                    int(head.lsn),
+                    head.commit_ms,
+                    head.author,
+                    number,
+                    last,
+                    len(changes),
+                    codec.encode_ops(changes),
+                    prelude,
+                )
+                entries.setdefault(schema_shape(dialect).hash, []).append(record)

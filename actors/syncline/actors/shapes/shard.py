@@ -1,0 +1,300 @@
+"""The shapes of one host: finds or starts them, hands them their changes, and says how far all of them have come.
+
+Two positions matter. The *watermark*: every shape here has appended everything up to it; edges release transactions by
+it. The *durable* position: everything up to it is on this host's disk; the slot may forget what lies before it. Both
+move in batches, as the router sends them.
+
+``progress.json`` holds the durable position and is written before it is confirmed to the slot. So a slot that is ahead
+of it has been consumed by somebody else or was made anew: what our disk holds has a hole, and the shapes start afresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncline.actors.names import CONSUMERS
+from syncline.actors.postgres.flush import Progress
+from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece, TakeSnapshot
+from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.store import ShapeStore
+from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Restart, start_child, stop_child
+from syncline.proto.values import Relation
+
+log = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 0.5
+DIALECTS = ("sqlite", "postgresql")
+CONSUMER_MAILBOX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTransaction:
+    """A device's transaction has passed in the stream: its author must see it come back."""
+
+    lsn: int
+    client_id: str
+    commit_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Everything of this host's shapes in a stretch of the stream that ends with commit LSN ``upto``.
+
+    ``marks``: (shape hash, mark id, LSN) of snapshots whose place has been reached.
+    """
+
+    upto: int
+    entries: Mapping[str, tuple[Piece | Record, ...]]
+    own: tuple[OwnTransaction, ...] = ()
+    marks: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Every shape of this host has appended everything up to ``lsn``; ``own``: device transactions passed with it."""
+
+    lsn: int
+    own: tuple[OwnTransaction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FollowWatermark:
+    """Call by an edge. Answer: the current watermark; every later one is sent to ``edge`` as ``Watermark``."""
+
+    edge: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureShape:
+    """Call. Answer: ``ShapePlace``; the shape is started if there is none yet."""
+
+    shape: Shape
+    relation: Relation | None
+
+
+@dataclass(frozen=True, slots=True)
+class FindShapes:
+    """Call. Answer: dict of shape hash -> Ref for those that live here."""
+
+    hashes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWatermark:
+    """Call. Answer: the current watermark (int)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveShapes:
+    """Call. Answer: tuple of the Shapes that live here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapePlace:
+    """``ready_lsn`` None: the snapshot is still being taken."""
+
+    ref: Ref
+    ready_lsn: int | None
+
+
+class ShapeLost(Exception):
+    """A shape's actor crashed. The shard ends with it, and supervision starts both from what is on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    ref: Ref
+    store: ShapeStore
+
+
+class Shard(Actor):
+    """The shapes under ``directory``.
+
+    ``start_lsn``: the slot's confirmed position at start. ``relation_of``: a table's relation by oid, None if it is no
+    longer synced. ``confirm``: called with each new durable position.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        take_snapshot: TakeSnapshot,
+        relation_of: Callable[[int], Relation | None],
+        start_lsn: int,
+        confirm: Callable[[int], None],
+    ) -> None:
+        self._directory = directory
+        self._take_snapshot = take_snapshot
+        self._relation_of = relation_of
+        self._start_lsn = start_lsn
+        self._confirm = confirm
+        self._shapes: dict[str, _Live] = {}
+        self._edges: dict[Ref, None] = {}
+        self._progress = Progress()
+        self._watermark = 0
+        self._own: list[OwnTransaction] = []
+        self._durable = 0
+        self._unflushed: set[str] = set()
+
+    async def init(self) -> None:
+        self._consumers = self.context.registry.ref(CONSUMERS)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._durable = self._read_progress()
+        if self._durable < self._start_lsn:
+            if self._durable:
+                log.warning("the slot is ahead of what is on this disk: shapes start afresh, devices sync again")
+            for path in self._directory.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._durable = self._start_lsn
+            self._write_progress(self._durable)
+        self._watermark = self._durable
+        self._progress = Progress(self._durable)
+        for path in sorted(self._directory.iterdir()):
+            if path.is_dir():
+                await self._resume(path)
+        for dialect in DIALECTS:
+            await self._ensure(schema_shape(dialect), None)
+        self.background(self._flush_regularly())
+
+    async def terminate(self, reason: Exit) -> None:
+        for live in self._shapes.values():
+            with contextlib.suppress(ActorDown):
+                await stop_child(self._consumers, f"shape:{live.store.shape.hash}")
+
+    async def handle_cast(self, message: object) -> None:
+        match message:
+            case Dispatch():
+                await self._dispatch(message)
+            case Appended(shape, upto):
+                self._progress.done(upto, shape)
+                await self._advance()
+            case _:
+                raise TypeError(f"a shard does not understand {message!r}")
+
+    async def handle_call(self, message: object) -> object:
+        match message:
+            case EnsureShape(shape, relation):
+                live = await self._ensure(shape, relation)
+                return ShapePlace(live.ref, live.store.ready_lsn)
+            case FindShapes(hashes):
+                return {found: self._shapes[found].ref for found in hashes if found in self._shapes}
+            case FollowWatermark(edge):
+                self._edges[edge] = None
+                self.monitor(edge)
+                return self._watermark
+            case ReadWatermark():
+                return self._watermark
+            case LiveShapes():
+                return tuple(live.store.shape for live in self._shapes.values())
+            case _:
+                raise TypeError(f"a shard does not understand {message!r}")
+
+    async def handle_info(self, message: object) -> None:
+        match message:
+            case Down(ref=ref, exit=exit) if any(live.ref == ref for live in self._shapes.values()):
+                # What was in its mailbox is lost: the whole chain starts again from the durable position.
+                raise ShapeLost(f"shape {ref} ended: {exit}")
+            case Down(ref=ref):
+                self._edges.pop(ref, None)
+            case _:
+                pass
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, dispatch: Dispatch) -> None:
+        self._own.extend(dispatch.own)
+        entries = {shape: pieces for shape, pieces in dispatch.entries.items() if shape in self._shapes}
+        self._progress.dispatched(max(dispatch.upto, self._progress.watermark), entries)
+        for shape, pieces in entries.items():
+            self._unflushed.add(shape)
+            await self._shapes[shape].ref.send(Append(pieces, dispatch.upto))
+        for shape, mark, lsn in dispatch.marks:
+            if shape in self._shapes:
+                await self._shapes[shape].ref.send(MarkSeen(mark, lsn))
+        await self._advance()
+
+    async def _advance(self) -> None:
+        lsn = int(self._progress.watermark)
+        if lsn <= self._watermark:
+            return
+        self._watermark = lsn
+        passed = tuple(own for own in self._own if own.lsn <= lsn)
+        self._own = [own for own in self._own if own.lsn > lsn]
+        for edge in self._edges:
+            await edge.send(Watermark(lsn, passed))
+
+    # --- shapes -------------------------------------------------------------------------------------------------------
+
+    async def _ensure(self, shape: Shape, relation: Relation | None) -> _Live:
+        live = self._shapes.get(shape.hash)
+        if live is None:
+            directory = self._directory / shape.hash
+            shutil.rmtree(directory, ignore_errors=True)
+            store = ShapeStore(directory, shape)
+            if shape.kind == "schema":
+                store.finish_image(self._watermark)
+            live = await self._start(store, relation)
+        return live
+
+    async def _resume(self, path: Path) -> None:
+        store = ShapeStore.load(path)
+        relation = self._relation_of(store.shape.relation_id) if store is not None else None
+        if store is None or (store.shape.kind == "table" and (relation is None or not _fits(store.shape, relation))):
+            log.info("shape files in %s are no longer of use: removed", path.name)
+            shutil.rmtree(path, ignore_errors=True)
+            return
+        await self._start(store, relation)
+
+    async def _start(self, store: ShapeStore, relation: Relation | None) -> _Live:
+        consumer = Consumer(store, relation, self._take_snapshot, self.ref)
+        spec = ChildSpec(
+            id=f"shape:{store.shape.hash}",
+            start=lambda: consumer,
+            restart=Restart.TEMPORARY,
+            mailbox_capacity=CONSUMER_MAILBOX,
+        )
+        live = _Live(await start_child(self._consumers, spec), store)
+        self.monitor(live.ref)
+        self._shapes[store.shape.hash] = live
+        return live
+
+    # --- durability ---------------------------------------------------------------------------------------------------
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+            target, shapes = self._watermark, self._unflushed
+            if target <= self._durable:
+                continue
+            self._unflushed = set()
+            for shape in shapes:
+                await self._shapes[shape].ref.call(Flush())
+            await asyncio.to_thread(self._write_progress, target)
+            self._durable = target
+            self._confirm(target)
+
+    def _read_progress(self) -> int:
+        try:
+            return int(json.loads((self._directory / "progress.json").read_text())["durable_lsn"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def _write_progress(self, lsn: int) -> None:
+        building = self._directory / "progress.json.new"
+        with building.open("w") as file:
+            json.dump({"durable_lsn": lsn}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        building.rename(self._directory / "progress.json")
+
+
+def _fits(shape: Shape, relation: Relation) -> bool:
+    return shape.columns == relation.names

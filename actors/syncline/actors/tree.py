@@ -1,0 +1,126 @@
+"""The whole supervision tree on one page.
+
+root  one_for_one
+├── origin  rest_for_one         one database; each needs those above it, and starts again when one of them does
+│   ├── writer                   device transactions into Postgres
+│   ├── consumers                dynamic: one consumer a live shape
+│   ├── shard                    the shapes of this host, their watermark; a crashed shape takes it down with it
+│   ├── router                   transaction -> shapes
+│   └── replicator               the slot; a crash resumes from the confirmed position
+└── edge  rest_for_one           devices lose their connection when something here crashes, and resume
+    ├── bundler                  shapes' records -> frames, one bundle a set of shapes
+    ├── devices                  dynamic: one device a connection
+    └── gateway                  new sockets, one device a client id
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from syncline.actors.devices.auth import Authenticator
+from syncline.actors.devices.bundler import Bundler
+from syncline.actors.devices.device import Surroundings
+from syncline.actors.devices.gateway import Gateway
+from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
+from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.replicator import Confirm, Replicator
+from syncline.actors.postgres.snapshot import Snapshot, take_snapshot
+from syncline.actors.postgres.stream import ReplicationStream
+from syncline.actors.postgres.writer import Writer
+from syncline.actors.shapes.router import AddRoute, Router
+from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.shard import Shard
+from syncline.cluster import ChildSpec, Context, DynamicSupervisor, Strategy, Supervisor
+from syncline.proto.values import Relation
+
+# The router's and the shard's messages are whole stretches of the stream: few of them are much.
+STREAM_MAILBOX = 16
+PUBLICATION = "electric_publication"
+# Restarts in a minute, after which a part is not going to recover by itself and the process ends.
+RESTARTS_MAX = 10
+RESTARTS_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the tree is built from. ``start_lsn``: the slot's confirmed position at start."""
+
+    dsn: str
+    slot: str
+    start_lsn: int
+    shapes_dir: Path
+    server_id: str
+
+
+def root(
+    settings: Settings, database: Database, authenticator: Authenticator, context: Callable[[], Context]
+) -> ChildSpec:
+    """The child spec of the root supervisor. ``context``: the host's, for the little that is not an actor."""
+    return ChildSpec(
+        id="root",
+        start=lambda: Supervisor(
+            Strategy.ONE_FOR_ONE,
+            [origin(settings, database, context), edge(settings, database, authenticator)],
+            max_restarts=RESTARTS_MAX,
+            max_seconds=RESTARTS_WITHIN_S,
+        ),
+        shutdown_s=None,
+    )
+
+
+def origin(settings: Settings, database: Database, context: Callable[[], Context]) -> ChildSpec:
+    def relation_of(relation_id: int) -> Relation | None:
+        table = database.catalog.tables.get(relation_id)
+        return None if table is None else table.relation
+
+    def confirm(lsn: int) -> None:
+        context().registry.ref(REPLICATOR).cast(Confirm(lsn))
+
+    async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
+        mark = f"{shape.hash}:{uuid.uuid4().hex}"
+        streamed = await context().registry.ref(ROUTER).call(AddRoute(shape, mark))
+        return await take_snapshot(database.pool, database.catalog.tables[relation.id], mark, lambda: streamed)
+
+    def open_stream() -> ReplicationStream:
+        return ReplicationStream(settings.dsn, settings.slot, PUBLICATION)
+
+    def key_indexes(relation_id: int) -> tuple[int, ...] | None:
+        return database.catalog.key_indexes(relation_id)
+
+    def shard() -> Shard:
+        return Shard(settings.shapes_dir, snapshot, relation_of, settings.start_lsn, confirm)
+
+    children = [
+        ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn)),
+        ChildSpec(id=CONSUMERS, name=CONSUMERS, start=DynamicSupervisor, shutdown_s=None),
+        ChildSpec(id=SHARD, name=SHARD, start=shard, mailbox_capacity=STREAM_MAILBOX, init_s=600.0),
+        ChildSpec(
+            id=ROUTER, name=ROUTER, start=lambda: Router(database.read_migrations), mailbox_capacity=STREAM_MAILBOX
+        ),
+        ChildSpec(id=REPLICATOR, name=REPLICATOR, start=lambda: Replicator(open_stream, key_indexes)),
+    ]
+    return _subtree("origin", children)
+
+
+def edge(settings: Settings, database: Database, authenticator: Authenticator) -> ChildSpec:
+    around = Surroundings(database, authenticator, settings.server_id)
+    children = [
+        ChildSpec(id=BUNDLER, name=BUNDLER, start=Bundler),
+        ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None),
+        ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Gateway(around)),
+    ]
+    return _subtree("edge", children)
+
+
+def _subtree(name: str, children: list[ChildSpec]) -> ChildSpec:
+    return ChildSpec(
+        id=name,
+        start=lambda: Supervisor(
+            Strategy.REST_FOR_ONE, children, max_restarts=RESTARTS_MAX, max_seconds=RESTARTS_WITHIN_S
+        ),
+        shutdown_s=None,
+        init_s=600.0,
+    )
