@@ -1,0 +1,370 @@
+"""The command ``syncline``. What a person reads goes through rich; what fails says what to do.
+
+Exit codes: 0 done (a drained stop included), 1 it could not be done, 2 the question was wrong (usage, settings),
+130 interrupted. Commands import what they need when they run, so ``--help`` and ``version`` answer at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from syncline.actors.config import SETTINGS, Config, ConfigError, Whereabouts, find, load
+
+if TYPE_CHECKING:
+    import asyncpg
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+DOTENV = Path(".env")
+STATUS_TIMEOUT_S = 5
+CLIENTS_SHOWN_MAX = 10
+
+app = typer.Typer(
+    name="syncline",
+    help="Local-first sync for Postgres: SQLite on the device and Postgres in step, both ways, live, offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,  # locals hold keys and tokens
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_T = TypeVar("_T")
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def _option(name: str) -> Any:
+    """The flag of a setting, described by its table."""
+    setting = _BY_NAME[name]
+    default = f" Default: {setting.default}." if setting.default else ""
+    return typer.Option(
+        setting.flag, help=f"{setting.meaning}.{default} \\[{name}]", show_default=False, metavar="TEXT"
+    )
+
+
+DatabaseUrl = Annotated[str | None, _option("DATABASE_URL")]
+DatabaseRequireSsl = Annotated[str | None, _option("DATABASE_REQUIRE_SSL")]
+HttpPort = Annotated[str | None, _option("HTTP_PORT")]
+HttpHost = Annotated[str | None, _option("SYNCLINE_HTTP_HOST")]
+UseIpv6 = Annotated[str | None, _option("ELECTRIC_USE_IPV6")]
+AuthModeOption = Annotated[str | None, _option("AUTH_MODE")]
+AuthJwtAlg = Annotated[str | None, _option("AUTH_JWT_ALG")]
+AuthJwtKey = Annotated[str | None, _option("AUTH_JWT_KEY")]
+AuthJwtKeyIsBase64 = Annotated[str | None, _option("AUTH_JWT_KEY_IS_BASE64_ENCODED")]
+AuthJwtNamespace = Annotated[str | None, _option("AUTH_JWT_NAMESPACE")]
+AuthJwtIss = Annotated[str | None, _option("AUTH_JWT_ISS")]
+AuthJwtAud = Annotated[str | None, _option("AUTH_JWT_AUD")]
+InstanceId = Annotated[str | None, _option("ELECTRIC_INSTANCE_ID")]
+LogLevelOption = Annotated[str | None, _option("LOG_LEVEL")]
+Runtime = Annotated[str | None, _option("SYNCLINE_RUNTIME")]
+DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
+
+
+@app.command()
+def serve(
+    database_url: DatabaseUrl = None,
+    database_require_ssl: DatabaseRequireSsl = None,
+    http_port: HttpPort = None,
+    http_host: HttpHost = None,
+    use_ipv6: UseIpv6 = None,
+    auth_mode: AuthModeOption = None,
+    auth_jwt_alg: AuthJwtAlg = None,
+    auth_jwt_key: AuthJwtKey = None,
+    auth_jwt_key_is_base64: AuthJwtKeyIsBase64 = None,
+    auth_jwt_namespace: AuthJwtNamespace = None,
+    auth_jwt_iss: AuthJwtIss = None,
+    auth_jwt_aud: AuthJwtAud = None,
+    instance_id: InstanceId = None,
+    log_level: LogLevelOption = None,
+    runtime: Runtime = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the sync service until it is told to stop (SIGTERM or Ctrl-C drains and exits 0).
+
+    Every flag is also a variable, of the environment or of .env in this folder; flags win. Without a database an
+    embedded Postgres is started, for this machine only and with any token believed.
+    """
+    flags = {
+        "DATABASE_URL": database_url,
+        "DATABASE_REQUIRE_SSL": database_require_ssl,
+        "HTTP_PORT": http_port,
+        "SYNCLINE_HTTP_HOST": http_host,
+        "ELECTRIC_USE_IPV6": use_ipv6,
+        "AUTH_MODE": auth_mode,
+        "AUTH_JWT_ALG": auth_jwt_alg,
+        "AUTH_JWT_KEY": auth_jwt_key,
+        "AUTH_JWT_KEY_IS_BASE64_ENCODED": auth_jwt_key_is_base64,
+        "AUTH_JWT_NAMESPACE": auth_jwt_namespace,
+        "AUTH_JWT_ISS": auth_jwt_iss,
+        "AUTH_JWT_AUD": auth_jwt_aud,
+        "ELECTRIC_INSTANCE_ID": instance_id,
+        "LOG_LEVEL": log_level,
+        "SYNCLINE_RUNTIME": runtime,
+        "SYNCLINE_DATA_DIR": data_dir,
+    }
+    config = _configured(flags)
+    from syncline.actors.logs import set_up
+    from syncline.actors.service import serve as serve_until_stopped
+
+    set_up(config.log_level)
+    for warning in config.warnings:
+        err.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    raise typer.Exit(_run(serve_until_stopped(config)) or 0)
+
+
+@app.command()
+def demo() -> None:
+    """Watch rows travel from a Postgres to two devices and back, through an offline spell, in under a minute."""
+    from syncline.actors.demo import main as run_demo
+
+    raise typer.Exit(run_demo() or 0)
+
+
+@app.command()
+def electrify(
+    tables: Annotated[list[str], typer.Argument(help="Tables, as schema.table; parents before their children.")],
+    database_url: DatabaseUrl = None,
+    database_require_ssl: DatabaseRequireSsl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Open tables to devices. A table that is open already stays as it is."""
+    place = _found(database_url, database_require_ssl, data_dir)
+    raise typer.Exit(_run(_electrify(place, tables)))
+
+
+@app.command()
+def status(
+    url: Annotated[
+        str | None, typer.Option(help="The service. Default: http://127.0.0.1 and HTTP_PORT.", show_default=False)
+    ] = None,
+    database_url: DatabaseUrl = None,
+    database_require_ssl: DatabaseRequireSsl = None,
+    http_port: HttpPort = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Tell whether the service is up (exit code 0 or 1) and, where the database can be reached, what it syncs."""
+    place = _found(database_url, database_require_ssl, data_dir, http_port)
+    service = url or f"http://127.0.0.1:{place.http_port}"
+    up, text = _ask(service)
+    out.print(f"[bold]service[/]   {service}  {'[green]' if up else '[red]'}{escape(text)}[/]", soft_wrap=True)
+    dsn = _dsn(place)
+    if dsn is not None:
+        _run(_show_database(place, dsn))
+    raise typer.Exit(0 if up else FAILED)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    out.print(distribution_version("syncline"))
+
+
+def main() -> None:
+    """The entry point of the command."""
+    app()
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def _configured(flags: Mapping[str, str | None]) -> Config:
+    try:
+        return load(flags, os.environ, DOTENV)
+    except ConfigError as error:
+        _refuse(error)
+
+
+def _found(
+    database_url: str | None, require_ssl: str | None, data_dir: str | None, http_port: str | None = None
+) -> Whereabouts:
+    flags = {
+        "DATABASE_URL": database_url,
+        "DATABASE_REQUIRE_SSL": require_ssl,
+        "SYNCLINE_DATA_DIR": data_dir,
+        "HTTP_PORT": http_port,
+    }
+    try:
+        return find(flags, os.environ, DOTENV)
+    except ConfigError as error:
+        _refuse(error)
+
+
+def _refuse(error: ConfigError) -> NoReturn:
+    err.print("[bold red]error:[/] these settings cannot be used")
+    for problem in error.problems:
+        err.print(f"  [bold]{problem.variable}[/] {escape(problem.message)}", soft_wrap=True)
+    err.print("Every setting: syncline serve --help")
+    raise typer.Exit(WRONG)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Runs to the end, under uvloop where there is one; what the world does to us becomes a message and exit code 1."""
+    import asyncpg
+
+    from syncline.actors.postgres.bootstrap import BootstrapError
+    from syncline.actors.postgres.embedded import EmbeddedPostgresError
+    from syncline.actors.postgres.slot import PreconditionError
+
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(work)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except (
+        BootstrapError,
+        EmbeddedPostgresError,
+        PreconditionError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,
+    ) as error:
+        err.print(f"[bold red]error:[/] {escape(str(error) or type(error).__name__)}", soft_wrap=True)
+        hint = getattr(error, "hint", None)
+        if hint and hint not in str(error):
+            err.print(f"hint: {escape(hint)}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+# --- the database -----------------------------------------------------------------------------------------------------
+
+
+def _dsn(place: Whereabouts) -> str | None:
+    """The configured database, else the embedded one if it runs."""
+    if place.database_url is not None:
+        return place.database_url
+    if not place.embedded_dir.exists():
+        return None
+    from syncline.actors.postgres.embedded import EmbeddedPostgres
+
+    server = EmbeddedPostgres(place.embedded_dir)
+    server.port = server.running_port()
+    return None if server.port is None else server.dsn()
+
+
+@contextlib.asynccontextmanager
+async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    import asyncpg
+
+    connection = await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "syncline cli"})
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _electrify(place: Whereabouts, tables: list[str]) -> int:
+    from syncline.actors.postgres.electrify import ElectrifyError
+    from syncline.actors.postgres.electrify import electrify as open_table
+
+    dsn = _dsn(place)
+    if dsn is None:
+        err.print(
+            "[bold red]error:[/] no database: set DATABASE_URL, or start the embedded one with `syncline serve`",
+            soft_wrap=True,
+        )
+        return FAILED
+    failed = False
+    async with _connection(dsn) as connection:
+        for table in tables:
+            try:
+                result = await open_table(connection, table)
+            except ElectrifyError as error:
+                failed = True
+                err.print(f"[bold red]error:[/] {escape(table)}: {escape(error.message)}", soft_wrap=True)
+                if error.hint:
+                    err.print(f"  hint: {escape(error.hint)}", soft_wrap=True)
+            else:
+                done = "is open to devices already" if result.already else "is now open to devices"
+                out.print(f"[green]ok[/] {escape(table)} {done}", soft_wrap=True)
+    return FAILED if failed else 0
+
+
+_TABLES = "SELECT format('%I.%I', schema_name, table_name) AS name, electrified_at FROM electric.tables ORDER BY 1"
+_CLIENTS = """
+SELECT client_id, user_id, last_seen, (SELECT count(*) FROM electric.subscriptions s
+    WHERE s.client_id = c.client_id AND s.state = 'active') AS subscriptions, count(*) OVER () AS total
+FROM electric.clients c ORDER BY last_seen DESC LIMIT $1
+"""
+_SECONDS = "%Y-%m-%d %H:%M:%S"
+
+
+async def _show_database(place: Whereabouts, dsn: str) -> None:
+    from syncline.actors.postgres.slot import slot_name, slot_state
+
+    async with _connection(dsn) as connection:
+        out.print(f"[bold]database[/]  {escape(place.database_display)}", soft_wrap=True)
+        if await connection.fetchval("SELECT to_regclass('electric.tables')") is None:
+            out.print("          not prepared yet: `syncline serve` does it")
+            return
+        slot = await slot_state(connection, slot_name(await connection.fetchval("SELECT current_database()")))
+        if slot is None:
+            out.print("[bold]slot[/]      none yet")
+        else:
+            state = "in use" if slot.active else "[yellow]not in use[/]"
+            out.print(f"[bold]slot[/]      {slot.name}  {state}, {slot.retained_bytes / 2**20:.1f} MiB of WAL behind")
+        _print_table("tables open to devices", ("table", "since"), await connection.fetch(_TABLES))
+        clients = await connection.fetch(_CLIENTS, CLIENTS_SHOWN_MAX)
+        total = clients[0]["total"] if clients else 0
+        title = f"devices, the {CLIENTS_SHOWN_MAX} seen last of {total}" if total > CLIENTS_SHOWN_MAX else "devices"
+        _print_table(title, ("device", "user", "last seen", "subscriptions"), [tuple(row)[:4] for row in clients])
+
+
+def _print_table(title: str, columns: tuple[str, ...], rows: Any) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row))
+    out.print(table if table.row_count else f"[bold]{title}[/]: none")
+
+
+def _text(value: object) -> str:
+    return "" if value is None else value.strftime(_SECONDS) if hasattr(value, "strftime") else str(value)
+
+
+# --- the service ------------------------------------------------------------------------------------------------------
+
+
+def _ask(url: str) -> tuple[bool, str]:
+    """Whether the service at ``url`` is up, and what it said, or why it could not be asked."""
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or parts.scheme not in ("http", "https"):
+        err.print(f"[bold red]error:[/] {escape(url)} is not the address of a service, such as http://127.0.0.1:5133")
+        raise typer.Exit(WRONG)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, port, timeout=STATUS_TIMEOUT_S)
+    try:
+        connection.request("GET", "/api/status")
+        response = connection.getresponse()
+        return response.status == 200, response.read().decode(errors="replace").strip() or response.reason
+    except (OSError, http.client.HTTPException) as error:
+        return False, f"not reachable: {str(error) or type(error).__name__}"
+    finally:
+        connection.close()
