@@ -79,18 +79,6 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejection:
-    """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code."""
-
-    sqlstate: str
-    message: str
-    detail: str | None = None
-    hint: str | None = None
-    table: str | None = None
-    constraint: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Write:
     """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's.
 
@@ -176,7 +164,7 @@ class WriteQueue:
         if device is None:
             device = self._devices[client_id] = _Device()
             self._ready[client_id] = None
-        text = encode_write(write, write.rejection or _unstorable(write))
+        text = encode_write(write, write.refusal or _unstorable(write))
         device.pending.append(_Pending(write, text, len(text)))
         self.pending += 1
         self.pending_bytes += len(text)
