@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from syncline.cluster.ref import Down
 from syncline.cluster.spec import NORMAL, Exit
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from syncline.cluster.clock import Clock, Timer
     from syncline.cluster.context import Context
     from syncline.cluster.ref import Monitor, Ref
+
+__all__ = ["Actor", "Down"]  # what almost every module with an actor in it needs
 
 
 class Actor:

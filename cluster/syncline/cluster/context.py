@@ -12,13 +12,21 @@ from syncline.cluster.registry import Registry
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """One per host. A bare ``Context()`` will do for a tree without links, as in most tests."""
+    """One per host. A bare ``Context()`` will do for a tree without links, as in most tests.
+
+    ``first_serial``: where numbering actors begins. A host that others can reach picks one at random, so that a ref
+    from before its restart never means an actor of after it.
+    """
 
     host_id: str = "local"
     clock: Clock = field(default_factory=SystemClock)
     registry: Registry = field(default_factory=Registry)
     pubsub: PubSub = field(default_factory=PubSub)
-    _serials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    first_serial: int = 1
+    _serials: itertools.count[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._serials = itertools.count(self.first_serial)
 
     def next_serial(self) -> int:
         """A number no other actor of this host has or had."""

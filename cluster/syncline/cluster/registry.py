@@ -64,6 +64,12 @@ class NamedRef(Ref):
     def __repr__(self) -> str:
         return f"<ref {self.address}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NamedRef) and (self._registry, self._name) == (other._registry, other._name)
+
+    def __hash__(self) -> int:
+        return hash((id(self._registry), self._name))
+
     @property
     def address(self) -> Address:
         return Address(self._registry.host_id, self._name)

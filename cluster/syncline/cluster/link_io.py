@@ -1,0 +1,364 @@
+"""Links over sockets: dialling, accepting, heartbeats, and the decision that a peer is gone.
+
+A *peer* is another host as seen from here. It outlives connections: when one is cut, the dialling side opens the next
+and ``link`` goes on where it stopped; nobody above notices more than a pause. Only after ``down_after_s`` without any
+connection is the peer declared down: whoever waits for it is told, and the link begins a new session, so that a
+peer which was merely slow finds out that it has been given up.
+
+One side of each pair dials and the other listens. An address is ``unix:/path`` or ``tcp:host:port``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from syncline.cluster.link import (
+    Delivered,
+    Established,
+    Limits,
+    Link,
+    LinkError,
+    LinkFull,
+    PeerLeft,
+    PeerRefused,
+    Superseded,
+    opening_hello,
+)
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 256 << 10
+HELLO_BYTES_MAX: Final = 4096  # of a stranger, before we know who it is
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. A peer that says nothing for ``silence_s`` is taken for half-open, and its connection is closed."""
+
+    heartbeat_s: float = 0.5
+    silence_s: float = 2.0
+    down_after_s: float = 3.0
+    redial_first_s: float = 0.02
+    redial_max_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What the owner of the links wants to know. Called in the event loop, must not wait."""
+
+    delivered: Callable[[str, bytes], None]  # peer, payload
+    up: Callable[[str], None]  # peer: payloads flow
+    down: Callable[[str, str], None]  # peer, why: all it owed is lost
+    superseded: Callable[[int], None]  # epoch of whoever took over our own host id
+
+
+@dataclass(eq=False)
+class Peer:
+    """Another host. ``up`` until declared down; before the first contact it counts as up, and what is sent waits."""
+
+    id: str
+    link: Link
+    up: bool = True
+    dial: asyncio.Task[None] | None = None
+    connection: asyncio.Task[None] | None = None
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    roomy: asyncio.Event = field(default_factory=asyncio.Event)
+    down_timer: asyncio.TimerHandle | None = None
+
+
+class Links:
+    """All links of one host."""
+
+    def __init__(
+        self,
+        host: str,
+        epoch: int,
+        callbacks: Callbacks,
+        *,
+        token: str = "",
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.host = host
+        self.epoch = epoch
+        self.peers: dict[str, Peer] = {}
+        self._callbacks = callbacks
+        self._token = token
+        self._timing = timing or Timing()
+        self._limits = limits or Limits()
+        self._process = secrets.token_hex(8)
+        self._sessions = itertools.count(1)
+        self._servers: list[asyncio.Server] = []
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # ---------------------------------------------------------------- the owner's side
+
+    async def listen(self, address: str) -> str:
+        """Accepts peers at ``address``; returns it with the port that was really taken. Raises ``OSError``."""
+        kind, where, port = parse_address(address)
+        if kind == "unix":
+            _make_way(where)
+            server = await asyncio.start_unix_server(self._accept, where)
+        else:
+            server = await asyncio.start_server(self._accept, where, port)
+            address = f"tcp:{where}:{server.sockets[0].getsockname()[1]}"
+        self._servers.append(server)
+        return address
+
+    def dial(self, peer_id: str, address: str) -> None:
+        """Keeps a connection to ``peer_id`` from now on. A second call changes the address."""
+        peer = self._peer(peer_id)
+        if peer.dial is not None:
+            peer.dial.cancel()
+        peer.dial = asyncio.get_running_loop().create_task(self._keep_dialling(peer, address))
+
+    def offer(self, peer_id: str, payload: bytes) -> bool:
+        """Sends without waiting. ``False``: the peer is down or unknown, or the resend buffer is full."""
+        peer = self.peers.get(peer_id)
+        if peer is None or not peer.up or self._closed:
+            return False
+        try:
+            peer.link.send(payload)
+        except LinkFull:
+            return False
+        peer.wake.set()
+        return True
+
+    async def room(self, peer_id: str) -> bool:
+        """Waits until ``offer`` may succeed. ``False``: the peer is down or unknown."""
+        while True:
+            peer = self.peers.get(peer_id)
+            if peer is None or not peer.up or self._closed:
+                return False
+            if peer.link.room:
+                return True
+            peer.roomy.clear()
+            await peer.roomy.wait()
+
+    def raise_epoch(self, epoch: int) -> None:
+        """This host owns what it owns by a newer claim. Raises ``ValueError`` when it is not newer."""
+        self.epoch = epoch
+        for peer in self.peers.values():
+            peer.link.raise_epoch(epoch)
+
+    async def close(self) -> None:
+        """Says goodbye to every connected peer, and lets go of all sockets."""
+        self._closed = True
+        for server in self._servers:
+            server.close()
+        ending = [task for peer in self.peers.values() for task in (peer.dial, peer.connection) if task]
+        for peer in self.peers.values():
+            peer.link.goodbye()
+            peer.wake.set()
+            peer.roomy.set()
+            if peer.down_timer is not None:
+                peer.down_timer.cancel()
+            if peer.dial is not None:
+                peer.dial.cancel()
+        if connections := [peer.connection for peer in self.peers.values() if peer.connection]:
+            await asyncio.wait(connections, timeout=1.0)  # the goodbyes are written first
+        ending.extend(self._accepting)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def cut(self, peer_id: str) -> None:
+        """Drops the present connection, as the network might at any time. For tests of whatever stands on links."""
+        peer = self.peers.get(peer_id)
+        if peer is not None and peer.connection is not None:
+            peer.connection.cancel()
+
+    # ---------------------------------------------------------------- connections
+
+    def _new_link(self, fence: int) -> Link:
+        session = f"{self._process}.{next(self._sessions)}"
+        return Link(self.host, session, self.epoch, fence=fence, token=self._token, limits=self._limits)
+
+    def _peer(self, peer_id: str) -> Peer:
+        peer = self.peers.get(peer_id)
+        if peer is None:
+            peer = self.peers[peer_id] = Peer(peer_id, self._new_link(fence=0))
+            self._expect(peer)
+        return peer
+
+    async def _keep_dialling(self, peer: Peer, address: str) -> None:
+        kind, where, port = parse_address(address)
+        delay_s = self._timing.redial_first_s
+        while not self._closed:
+            try:
+                reader, writer = await (
+                    asyncio.open_unix_connection(where) if kind == "unix" else asyncio.open_connection(where, port)
+                )
+            except OSError as error:
+                log.debug("%s: %s at %s cannot be reached: %s", self.host, peer.id, address, error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(2 * delay_s, self._timing.redial_max_s)
+                continue
+            task = self._connect(peer, reader, writer, b"")
+            await asyncio.wait({task})
+            delay_s = self._timing.redial_first_s if peer.up else self._timing.redial_max_s
+            await asyncio.sleep(delay_s)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._accepting.add(task)
+        data = b""
+        try:
+            async with asyncio.timeout(self._timing.silence_s):
+                while (hello := opening_hello(data, self._limits)) is None:
+                    more = await reader.read(READ_BYTES)
+                    if not more or len(data) > HELLO_BYTES_MAX:
+                        raise LinkError("no hello")
+                    data += more
+            if self._token and hello.token != self._token:
+                raise LinkError(f"{hello.host} does not know the token")
+        except (LinkError, OSError, TimeoutError) as error:
+            log.warning("%s: a stranger was turned away: %s", self.host, error)
+            writer.close()
+            return
+        finally:
+            self._accepting.discard(task)
+        if not self._closed:
+            self._connect(self._peer(hello.host), reader, writer, data)
+
+    def _connect(
+        self, peer: Peer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
+    ) -> asyncio.Task[None]:
+        previous = peer.connection
+        task = asyncio.get_running_loop().create_task(self._drive(peer, previous, reader, writer, data))
+        peer.connection = task
+        return task
+
+    async def _drive(
+        self,
+        peer: Peer,
+        previous: asyncio.Task[None] | None,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        data: bytes,
+    ) -> None:
+        """One connection, from hello to its end. The newest connection of a peer wins."""
+        link, writing = peer.link, None
+        try:
+            if previous is not None and not previous.done():
+                previous.cancel()
+                await asyncio.wait({previous})
+            link = peer.link
+            link.connected()
+            writing = asyncio.get_running_loop().create_task(self._write(peer, link, writer))
+            await self._read(peer, link, reader, writer, data)
+        except (LinkError, OSError, TimeoutError) as error:
+            log.info("%s: connection to %s ended: %s", self.host, peer.id, str(error) or "silence")
+        except Superseded as superseded:
+            log.error("%s: %s", self.host, superseded)
+            self._callbacks.superseded(superseded.epoch)
+        finally:
+            writer.close()
+            if writing is not None:
+                writing.cancel()
+                link.disconnected()
+            if peer.connection is asyncio.current_task():
+                peer.connection = None
+                peer.connected.clear()
+                if not self._closed and peer.up:
+                    self._expect(peer)
+
+    async def _read(
+        self, peer: Peer, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
+    ) -> None:
+        while True:
+            for event in link.receive(data):
+                if isinstance(event, Delivered):
+                    self._callbacks.delivered(peer.id, event.payload)
+                elif isinstance(event, Established):
+                    self._established(peer, event)
+                elif isinstance(event, PeerRefused):
+                    writer.write(link.take())
+                    await writer.drain()
+                    raise LinkError(f"{peer.id} has the stale epoch {event.epoch}")
+                elif isinstance(event, PeerLeft):
+                    self._declare_down(peer, "it said goodbye")
+                    return
+            if link is not peer.link:
+                raise LinkError("the peer was given up meanwhile")
+            if link.room:
+                peer.roomy.set()
+            peer.wake.set()
+            async with asyncio.timeout(self._timing.silence_s):
+                data = await reader.read(READ_BYTES)
+            if not data:
+                raise LinkError("closed by the peer")
+
+    async def _write(self, peer: Peer, link: Link, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):  # the reading side sees it too, and says so
+            while True:
+                while data := link.take():
+                    writer.write(data)
+                    await writer.drain()
+                if self._closed:
+                    writer.close()
+                    return
+                peer.wake.clear()
+                try:
+                    async with asyncio.timeout(self._timing.heartbeat_s):
+                        await peer.wake.wait()
+                except TimeoutError:
+                    link.heartbeat()
+
+    # ---------------------------------------------------------------- up and down
+
+    def _established(self, peer: Peer, event: Established) -> None:
+        if event.replaced:
+            self._callbacks.down(peer.id, "it was restarted")
+        if peer.down_timer is not None:
+            peer.down_timer.cancel()
+            peer.down_timer = None
+        peer.up = True
+        peer.connected.set()
+        self._callbacks.up(peer.id)
+
+    def _expect(self, peer: Peer) -> None:
+        """Starts to wait for a connection, for so long and no longer."""
+        if peer.down_timer is None:
+            after_s = self._timing.down_after_s
+            peer.down_timer = asyncio.get_running_loop().call_later(
+                after_s, self._declare_down, peer, f"no connection for {after_s:g} s"
+            )
+
+    def _declare_down(self, peer: Peer, why: str) -> None:
+        if peer.down_timer is not None:
+            peer.down_timer.cancel()
+            peer.down_timer = None
+        log.warning("%s: host %s is down: %s", self.host, peer.id, why)
+        peer.up = False
+        peer.connected.clear()
+        peer.link = self._new_link(fence=peer.link.fence)
+        peer.roomy.set()
+        self._callbacks.down(peer.id, why)
+
+
+def parse_address(address: str) -> tuple[str, str, int]:
+    """``("unix", path, 0)`` or ``("tcp", host, port)``. Raises ``ValueError``."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix" and rest:
+        return kind, rest, 0
+    host, _, port = rest.rpartition(":")
+    if kind == "tcp" and host and port.isdigit():
+        return kind, host, int(port)
+    raise ValueError(f"{address!r} is neither unix:/path nor tcp:host:port")
+
+
+def _make_way(path: str) -> None:
+    """A dead process leaves its socket behind."""
+    Path(path).unlink(missing_ok=True)

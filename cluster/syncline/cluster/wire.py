@@ -1,0 +1,114 @@
+"""Messages as bytes, for links: msgpack, with tuples, refs and the dataclasses and enums that both ends declared.
+
+Only declared types are ever built from received bytes, by calling their constructor with their fields; nothing in a
+frame can name code. Both ends must declare the same types under the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any, Final
+
+import msgpack
+
+from syncline.cluster.ref import Address, Ref
+from syncline.cluster.spec import ChildSpec, Exit, ExitKind, Factory, Overflow, Restart, Strategy
+
+TUPLE: Final = 1
+RECORD: Final = 2
+ENUM: Final = 3
+REF: Final = 4
+FROZENSET: Final = 5
+BIG_INT: Final = 6
+
+OWN_TYPES: Final[tuple[type, ...]] = (Address, ChildSpec, Exit, ExitKind, Factory, Overflow, Restart, Strategy)
+
+
+class WireError(Exception):
+    """A value of a type that was not declared, or bytes that are no message."""
+
+
+class Wire:
+    """A codec. ``types`` are the dataclasses and enums that may cross, besides plain values and refs."""
+
+    def __init__(self, types: Iterable[type] = ()) -> None:
+        self._names: dict[type, str] = {}
+        self._types: dict[str, type] = {}
+        for declared in (*OWN_TYPES, *types):
+            self.declare(declared)
+
+    def declare(self, declared: type) -> None:
+        """Lets a dataclass or enum cross. Raises ``ValueError`` for other types or when its name is in use."""
+        if not (dataclasses.is_dataclass(declared) or issubclass(declared, Enum)):
+            raise ValueError(f"{declared.__name__} is neither a dataclass nor an enum")
+        name = f"{declared.__module__}.{declared.__qualname__}"
+        if self._types.setdefault(name, declared) is not declared:
+            raise ValueError(f"{name} is declared twice")
+        self._names[declared] = name
+
+    def encode(self, value: object, address_of: Callable[[Ref], Address]) -> bytes:
+        """``value`` as bytes; ``address_of`` says how the other end reaches a ref. Raises ``WireError``."""
+
+        def default(item: object) -> msgpack.ExtType:
+            def pack(content: object) -> bytes:
+                packed: bytes = msgpack.packb(content, default=default, strict_types=True)
+                return packed
+
+            if isinstance(item, tuple) and type(item) is tuple:
+                return msgpack.ExtType(TUPLE, pack(list(item)))
+            if isinstance(item, Ref):
+                address = address_of(item)
+                return msgpack.ExtType(REF, pack([address.host, address.target, address.label]))
+            if isinstance(item, frozenset):
+                return msgpack.ExtType(FROZENSET, pack(list(item)))
+            if isinstance(item, int) and type(item) is int:
+                return msgpack.ExtType(BIG_INT, str(item).encode())
+            name = self._names.get(type(item))
+            if name is None:
+                raise WireError(f"{type(item).__name__} may not cross a link: it was not declared")
+            if isinstance(item, Enum):
+                return msgpack.ExtType(ENUM, pack([name, item.value]))
+            return msgpack.ExtType(RECORD, pack([name, *self._fields(item)]))
+
+        try:
+            packed: bytes = msgpack.packb(value, default=default, strict_types=True)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WireError(f"{type(value).__name__} cannot be encoded: {error}") from error
+        return packed
+
+    def decode(self, data: bytes, ref_of: Callable[[Address], Ref]) -> Any:
+        """The value; ``ref_of`` makes a ref of an address. Raises ``WireError`` whatever the bytes are."""
+
+        def hook(code: int, packed: bytes) -> object:
+            if code == BIG_INT:
+                return int(packed)
+            content = unpack(packed)
+            if code == TUPLE:
+                return tuple(content)
+            if code == REF:
+                return ref_of(Address(*content))
+            if code == FROZENSET:
+                return frozenset(content)
+            if code in (RECORD, ENUM):
+                name, *fields = content
+                if name not in self._types:
+                    raise WireError(f"{name} was not declared here")
+                return self._types[name](*fields)
+            raise WireError(f"unknown extension {code}")
+
+        def unpack(packed: bytes) -> Any:
+            return msgpack.unpackb(packed, ext_hook=hook, strict_map_key=False)
+
+        try:
+            return unpack(data)
+        except WireError:
+            raise
+        except (TypeError, ValueError, KeyError, AttributeError, msgpack.exceptions.UnpackException) as error:
+            raise WireError(f"not a message: {error}") from error
+
+    def _fields(self, item: object) -> list[object]:
+        if isinstance(item, Exit):
+            return [item.kind, None, item.detail or (repr(item.cause) if item.cause is not None else "")]
+        return [getattr(item, field.name) for field in dataclasses.fields(item) if field.init]  # type: ignore[arg-type]
