@@ -372,15 +372,22 @@ async def test_a_cut_in_the_middle_of_a_frame_is_an_abnormal_end() -> None:
 
 async def test_a_peer_that_answers_pings_stays_and_a_half_open_one_is_cut() -> None:
     async with edge(replace(PATIENT, silence_s=0.1)) as running:
-        async with running.dial(ping_interval=None):
+        async with running.dial(ping_interval=None) as client:
+            await client.send(b"auth")
             answering = await running.device()
             reader, writer = await raw_websocket(running.port)
+            writer.write(masked(b"auth"))
             silent = await running.device()
             assert (await silent.end)[0] == ABNORMAL
             writer.close()
             assert answering.connection.open
             assert await reader.readexactly(2) == header(0, PING)
         assert (await answering.end)[0] != ABNORMAL
+
+
+async def test_a_peer_that_never_asks_to_authenticate_is_closed_though_it_answers_pings() -> None:
+    async with edge(replace(PATIENT, silence_s=0.1)) as running, running.dial() as client:
+        assert (await closed_with(client))[0] == 1008
 
 
 async def test_a_peer_that_never_answers_our_close_is_cut_in_time() -> None:

@@ -21,6 +21,7 @@ PROTOCOL_ERROR = 1002
 NO_CODE = 1005  # never on the wire: the peer's close frame had no code
 ABNORMAL = 1006  # never on the wire: the connection ended without a close frame
 INVALID_DATA = 1007
+POLICY_VIOLATION = 1008
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 
@@ -93,6 +94,7 @@ class FrameReader:
         self._offset = 0
         self._bytes_max = first_message_bytes_max
         self._later_bytes_max = message_bytes_max
+        self.spoken = False  # whether a first message has been read
         self._unfinished: bytearray | None = None  # the fragments so far of a fragmented message
 
     @property
@@ -118,7 +120,7 @@ class FrameReader:
                 self._unfinished = bytearray(payload)
             if final:
                 self._unfinished = None
-                self._bytes_max = self._later_bytes_max
+                self.spoken, self._bytes_max = True, self._later_bytes_max
                 return payload
 
     def _next_frame(self) -> tuple[int, bool, bytes] | None:

@@ -11,7 +11,8 @@ Back-pressure goes both ways and is explicit:
   peer, until ``resume_reading``. At most one message and one read are held meanwhile.
 
 A peer is believed alive while anything arrives from it, or while it goes on taking bytes it was sent. After
-``silence_s`` without either it is pinged, after the same again it is cut: a half-open socket lives 60 s at most.
+``silence_s`` without either it is pinged, after the same again it is cut: a half-open socket lives 60 s at most. A peer
+that has not asked to authenticate within ``silence_s`` is closed: pings alone keep nobody in.
 
 Every end is told once, by ``Receiver.closed``: the close code of whoever began the closing, ABNORMAL (1006) when the
 connection simply broke.
@@ -36,6 +37,7 @@ from syncline.actors.devices.framing import (
     NO_CODE,
     NORMAL,
     PING,
+    POLICY_VIOLATION,
     PONG,
     Closing,
     FrameReader,
@@ -284,7 +286,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's own class derives from neither
         peer = transport.get_extra_info("peername")
-        self.remote = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
+        if isinstance(peer, tuple):
+            self.remote = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
         raw = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # it may be gone already
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -450,6 +453,9 @@ class Connection(asyncio.Protocol):
         self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
 
     def _tick(self) -> None:
+        if self._reader is not None and not self._reader.spoken:
+            self.close(POLICY_VIOLATION, "no request to authenticate came")
+            return
         waiting = self._transport.get_write_buffer_size()
         taken = self._sent_bytes - waiting
         takes = 0 <= self._taken_bytes < taken
