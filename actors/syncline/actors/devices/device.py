@@ -506,7 +506,7 @@ class Device(Actor):
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "duplicate":
-            self._echo(Echo(written.position, written.ms))
+            self._echo(Echo(written.position - 1, written.ms))  # what committed before a position lies below it
         elif written.status == "rejected" and event is not None:
             log.warning(
                 "device %s: its transaction %d was rejected: %s", self._client_id, written.lsn, written.rejection
@@ -514,7 +514,8 @@ class Device(Actor):
             rows, position = await self._around.database.current_rows(
                 touched_keys(event.changes, self._around.database.table)
             )
-            self._echo(Echo(max(int(position), written.position), written.ms, self._healing(rows)))
+            at = max(int(position), written.position) - 1
+            self._echo(Echo(at, written.ms, self._healing(rows)))
 
     def _healing(self, rows: list[CurrentRow]) -> tuple[RowChange, ...]:
         """What puts the device's rows back to what they are in Postgres."""

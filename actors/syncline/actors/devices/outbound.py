@@ -76,7 +76,7 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Join the bundle of ``shapes``. Answer: the LSN it has released (int); every later release goes to ``released``."""
+    """Join the bundle of ``shapes``. Answer: the LSN it has released (int); later releases go to ``released``."""
 
     shapes: frozenset[str]
     generation: int

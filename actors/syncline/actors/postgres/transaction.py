@@ -365,13 +365,16 @@ class TransactionAssembler:
 
 
 def _claim(content: bytes) -> _Claim | None:
-    """What a ``syncline.tx`` message claims, or None when it is not ours after all."""
+    """What a ``syncline.tx`` message claims, or None when it is not ours after all.
+
+    A rejected transaction changed nothing and must not look like an applied one to its author: no claim either.
+    """
     try:
         claim = json.loads(content)
         client, ms, lsn = claim["client"], claim["ms"], claim["lsn"]
     except (ValueError, KeyError, TypeError):
         return None
-    if not isinstance(client, str) or not isinstance(ms, int) or not isinstance(lsn, int):
+    if claim.get("rejected") or not isinstance(client, str) or not isinstance(ms, int) or not isinstance(lsn, int):
         return None
     return _Claim(client, ms, lsn)
 

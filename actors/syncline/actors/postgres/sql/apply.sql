@@ -63,7 +63,7 @@ BEGIN
         IF tx ? 'refuse' THEN
             answer := tx -> 'refuse' || '{"status": "rejected"}';
             IF NOT electric.reject(client, client_lsn, client_ms, ops, answer) THEN
-                answer := '{"status": "duplicate"}';
+                answer := electric.decided(client, client_lsn, client_ms);
             END IF;
         END IF;
         WHILE answer IS NULL LOOP
@@ -75,7 +75,7 @@ BEGIN
                     SET CONSTRAINTS ALL IMMEDIATE;
                     answer := '{"status": "applied"}';
                 ELSE
-                    answer := '{"status": "duplicate"}';
+                    answer := electric.decided(client, client_lsn, client_ms);
                 END IF;
             EXCEPTION WHEN OTHERS OR assert_failure THEN
                 GET STACKED DIAGNOSTICS e_state = RETURNED_SQLSTATE, e_message = MESSAGE_TEXT,
@@ -115,11 +115,14 @@ END
 $$;
 
 -- Begins a device transaction: says in the WAL whose it is and advances the device. False: it was decided before.
-CREATE OR REPLACE FUNCTION electric.advance(client text, client_lsn bigint, client_ms bigint) RETURNS boolean
+-- A rejected one is not to be passed for applied when it comes by in the stream: its author is told otherwise.
+CREATE OR REPLACE FUNCTION electric.advance(
+    client text, client_lsn bigint, client_ms bigint, rejected boolean DEFAULT false
+) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_logical_emit_message(true, 'syncline.tx',
-        json_build_object('client', client, 'ms', client_ms, 'lsn', client_lsn)::text);
+        json_build_object('client', client, 'ms', client_ms, 'lsn', client_lsn, 'rejected', rejected)::text);
     INSERT INTO electric.clients AS c (client_id, lsn, ms) VALUES (client, client_lsn, client_ms)
         ON CONFLICT (client_id) DO UPDATE
         SET lsn = excluded.lsn, ms = greatest(c.ms, excluded.ms), last_seen = now()
@@ -134,7 +137,7 @@ CREATE OR REPLACE FUNCTION electric.reject(
 ) RETURNS boolean
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF NOT electric.advance(client, client_lsn, client_ms) THEN
+    IF NOT electric.advance(client, client_lsn, client_ms, true) THEN
         RETURN false;
     END IF;
     INSERT INTO electric.rejections
@@ -143,6 +146,17 @@ BEGIN
         reason ->> 'hint', reason ->> 'table', reason ->> 'constraint', ops);
     RETURN true;
 END
+$$;
+
+-- The answer to a repetition: what was decided before. A device that never heard of a rejection must hear of it now.
+CREATE OR REPLACE FUNCTION electric.decided(client text, tx_lsn bigint, tx_ms bigint) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+SELECT coalesce(
+    (SELECT jsonb_strip_nulls(jsonb_build_object('status', 'rejected', 'sqlstate', sqlstate, 'message', message,
+        'detail', detail, 'hint', hint, 'table', table_name, 'constraint', constraint_name))
+     FROM electric.rejections WHERE client_id = client AND lsn = tx_lsn AND ms = tx_ms
+     ORDER BY id DESC LIMIT 1),
+    '{"status": "duplicate"}')
 $$;
 
 -- Whether an error says nothing about the transaction itself, so that it will pass: the connection (08), a conflict with
