@@ -13,7 +13,8 @@ This is the shell around ``walsender``: sockets, TLS, timers, reconnects. What i
   ever told. ``idle_lsn`` is the position up to which the stream held nothing but what was passed on; it follows the
   server's keepalives, so a consumer that confirms it once all it was given is safe (see ``flush``) lets the slot of an
   idle database follow the WAL that other databases and vacuum write.
-- **Dead peers.** A server that has been silent is asked for a keepalive; one that stays silent is given up.
+- **Dead peers.** A server that has been silent is asked for a keepalive; one that stays silent is given up. Its process
+  may still hold the slot, not knowing that we left, so the next connection ends it by its id.
 
 Whose fault decides: the world's (network, restart, slot still held by somebody) is retried with backoff and shown in
 ``last_error``; what only the operator can mend (password, rights, a missing or invalidated slot) is raised.
@@ -70,7 +71,9 @@ SILENCE_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 15.0
 CLOSE_TIMEOUT_S: Final = 1.0
 BACKOFF_FIRST_S: Final = 0.1
-BACKOFF_MAX_S: Final = 10.0
+BACKOFF_MAX_S: Final = 2.0  # one connection a server: trying often harms nobody, and devices wait
+WAL_SENDER_TIMEOUT_MS: Final = 10_000  # how long the server lets a dead connection of ours hold the slot
+TERMINATE_TIMEOUT_MS: Final = 2_000
 
 SLOT_IN_USE: Final = "55006"
 # Classes and codes a retry cannot mend: authentication, unknown database, unknown slot or publication, bad option,
@@ -123,6 +126,7 @@ class ReplicationStream:
         self._silence_s = silence_s
         self._link: _Link | None = None
         self._attempt = 0
+        self._previous_pid: int | None = None
         self._ready: deque[Message] = deque()
         self._confirmed = ZERO
         self._idle = ZERO
@@ -141,6 +145,11 @@ class ReplicationStream:
     @property
     def connected(self) -> bool:
         return self._link is not None
+
+    @property
+    def advice(self) -> str | None:
+        """``last_error`` in words for the operator."""
+        return None if self.last_error is None else _advice(self.last_error, self._slot)
 
     @property
     def closed(self) -> bool:
@@ -257,15 +266,23 @@ class ReplicationStream:
     # --- connecting ---------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> _Link:
-        settings = {**SESSION_SETTINGS, "application_name": self._application_name, "client_encoding": "UTF8"}
+        settings = {
+            **SESSION_SETTINGS,
+            "application_name": self._application_name,
+            "client_encoding": "UTF8",
+            "wal_sender_timeout": str(WAL_SENDER_TIMEOUT_MS),
+        }
         link = _Link(self._endpoint, settings, lambda: self.flush_position, self._status_interval_s, self._silence_s)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await link.open()
+                if self._previous_pid is not None:
+                    await link.terminate(self._previous_pid)
                 await link.start_replication(self._slot, self._publication, self.flush_position)
         except BaseException:
             await link.close()
             raise
+        self._previous_pid = link.backend_pid
         self._skip_transaction = False
         self._skip_messages = self._passed if self._transaction is not None else 0
         return link
@@ -318,6 +335,19 @@ class _Link:
             opening = asyncio.open_connection(self._endpoint.host, self._endpoint.port, limit=READ_BYTES)
         self._reader, self._writer = await opening
         self._core.start()
+        await self._until(Ready)
+
+    @property
+    def backend_pid(self) -> int | None:
+        return self._core.backend_pid
+
+    async def terminate(self, pid: int) -> None:
+        """Ends the server's process ``pid`` if it is a replication connection, and waits until it is gone."""
+        self._core.query(
+            f"SELECT pg_terminate_backend(pid, {TERMINATE_TIMEOUT_MS}) FROM pg_stat_activity "  # noqa: S608 - integers
+            f"WHERE pid = {pid} AND backend_type = 'walsender' AND usename = current_user "
+            "AND datname = current_database()"
+        )
         await self._until(Ready)
 
     async def start_replication(self, slot: str, publication: str, start: Lsn) -> None:

@@ -162,6 +162,8 @@ class Walsender:
         self._columns: tuple[str, ...] = ()
         self._rows: list[tuple[str | None, ...]] = []
         self.server_parameters: dict[str, str] = {}
+        self.backend_pid: int | None = None
+        """The server's process for this connection."""
         self.wal_end = ZERO
         """The end of WAL on the server, as the last keepalive had it."""
 
@@ -329,8 +331,11 @@ class Walsender:
         name, value, _ = body.decode(errors="replace").split("\0")
         self.server_parameters[name] = value
 
+    def _key_data(self, body: bytes, events: list[Event]) -> None:
+        (self.backend_pid,) = _UINT32.unpack(body[:4])
+
     def _ignore(self, body: bytes, events: list[Event]) -> None:
-        """Notices, the cancel key and empty answers say nothing we act on."""
+        """Notices and empty answers say nothing we act on."""
 
     # --- authentication -----------------------------------------------------------------------------------------------
 
@@ -435,7 +440,7 @@ _MESSAGES: dict[int, Callable[[Walsender, bytes, list[Event]], None]] = {
     ord("E"): Walsender._error,
     ord("R"): Walsender._authentication,
     ord("S"): Walsender._parameter,
-    ord("K"): Walsender._ignore,
+    ord("K"): Walsender._key_data,
     ord("N"): Walsender._ignore,
     ord("I"): Walsender._ignore,
     ord("T"): Walsender._row_description,
