@@ -32,15 +32,18 @@ CLOCK_SKEW_MAX_MS = 60_000
 ENTRY_ID_MAX = 2**31 - 1
 
 # The first statement reads entries by key; without the hint SQLite may look through all unstamped ones for each.
-# A row without shadow entry that this transaction did not create is an untracked row of the server's.
+# A row without shadow entry that this transaction did not create is an untracked row of the server's. One that it did
+# create has been seen by what follows in it: else the insert's own tag would survive a delete in the same transaction.
 STAMP_SQL: tuple[str, ...] = (
     f"""UPDATE _syncline_oplog AS entry SET clear_tags = coalesce(
         (SELECT json_insert(shadow.tags, '$[#]', :tag) FROM _syncline_shadow AS shadow
           WHERE shadow.table_name = entry.table_name AND shadow.key = entry.key),
-        CASE (SELECT first.op FROM _syncline_oplog AS first INDEXED BY _syncline_oplog_key
-               WHERE first.table_name = entry.table_name AND first.key = entry.key AND first.commit_ms IS NULL
-               ORDER BY first.id LIMIT 1)
-          WHEN 'I' THEN '[]' ELSE json_array('{UNTRACKED_TAG}', :tag) END)
+        (SELECT CASE WHEN first.op <> 'I' THEN json_array('{UNTRACKED_TAG}', :tag)
+                     WHEN first.id = entry.id THEN '[]'
+                     ELSE json_array(:tag) END
+           FROM _syncline_oplog AS first INDEXED BY _syncline_oplog_key
+          WHERE first.table_name = entry.table_name AND first.key = entry.key AND first.commit_ms IS NULL
+          ORDER BY first.id LIMIT 1))
         WHERE commit_ms IS NULL""",
     """INSERT OR REPLACE INTO _syncline_shadow (table_name, key, tags)
         SELECT table_name, key, json_array(:tag) FROM

@@ -7,6 +7,7 @@ from tests.unit.client.client_scene import ITEMS, PROJECTS, TABLES, captured_dat
 
 from syncline.client.oplog import (
     CLOCK_SKEW_MAX_MS,
+    change_of,
     entry_id_of,
     lsn_bytes,
     next_commit_ms,
@@ -14,6 +15,7 @@ from syncline.client.oplog import (
     transactions,
     wire_row,
 )
+from syncline.proto.merge import RowState, apply_write, write_of
 from syncline.proto.values import Compensation, Delete, Insert, Transaction, Update
 
 
@@ -36,7 +38,7 @@ def test_a_transaction_carries_whole_wire_rows_in_the_order_of_the_oplog() -> No
                 Compensation(PROJECTS.id, (b"p", None), tags),
                 Insert(ITEMS.id, item, ()),
                 Update(PROJECTS.id, (b"p", b"y"), (b"p", b"x"), tags),
-                Delete(ITEMS.id, item, ()),
+                Delete(ITEMS.id, item, ("me@101",)),
             ),
         ),
     ]
@@ -47,6 +49,17 @@ def test_the_first_insert_of_a_row_has_observed_nothing() -> None:
     connection.execute("INSERT INTO projects VALUES ('p', 'x')")
     stamp_at(connection, 100)
     assert entries_of(connection)[0].clear_tags == ()
+
+
+def test_a_row_inserted_and_deleted_in_one_transaction_is_gone_everywhere() -> None:
+    connection = captured_database()
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    connection.execute("DELETE FROM projects")
+    stamp_at(connection, 100)
+    state = RowState()
+    for entry in entries_of(connection):
+        state = apply_write(state, write_of(change_of(entry, PROJECTS), "me", entry.commit_ms))
+    assert state.row is None
 
 
 def test_a_later_change_has_observed_the_tag_of_the_earlier() -> None:

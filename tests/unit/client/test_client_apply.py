@@ -1,0 +1,255 @@
+"""Incoming changes meeting a real SQLite database, with and without local changes pending."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from tests.unit.client.client_scene import PROJECTS, TABLES, captured_database, entries_of, stamp_at
+
+from syncline.client.apply import Plan, RowId, UnknownRelation, plan_gone, plan_rows, plan_transaction, touched_rows
+from syncline.client.merging import Pending, fold
+from syncline.client.oplog import Entry
+from syncline.proto.values import (
+    ALTER_ADD_COLUMN,
+    Change,
+    Column,
+    Delete,
+    Gone,
+    Insert,
+    Migrate,
+    MigrationColumn,
+    MigrationForeignKey,
+    MigrationTable,
+    Relation,
+    Transaction,
+    Update,
+)
+
+# The server names the columns in another order than the device stores them.
+SERVER = Relation(7, "public", "projects", (Column("name", "text"), Column("id", "uuid", primary_key=True)))
+RELATIONS = {7: SERVER}
+
+
+class Device:
+    """A device named "me" with the tables of the scene."""
+
+    def __init__(self) -> None:
+        self.connection = captured_database()
+
+    def write(self, at_ms: int, *statements: str) -> None:
+        for sql in statements:
+            self.connection.execute(sql)
+        stamp_at(self.connection, at_ms)
+
+    def receive(self, *changes: Change, origin: str = "postgres_1", at_ms: int = 1_000) -> Plan:
+        transaction = Transaction(at_ms, b"1", changes, origin, 1)
+        plan = plan_transaction(
+            transaction,
+            RELATIONS,
+            TABLES,
+            pending=self.pending(touched_rows(changes, RELATIONS, TABLES)),
+            tracked=self.tracked(),
+            known_versions=frozenset({"1"}),
+        )
+        return self.run(plan)
+
+    def deliver(self, *inserts: Insert) -> Plan:
+        pending = self.pending(touched_rows(inserts, RELATIONS, TABLES))
+        return self.run(plan_rows(inserts, RELATIONS, TABLES, pending=pending, tracked=self.tracked()))
+
+    def run(self, plan: Plan) -> Plan:
+        self.connection.execute("UPDATE _syncline_state SET capture = 0")
+        for sql, rows in (*plan.steps, *plan.tag_steps):
+            for row in rows:
+                self.connection.execute(sql, row)
+        self.connection.execute("UPDATE _syncline_state SET capture = 1")
+        return plan
+
+    def pending(self, wanted: set[RowId]) -> dict[RowId, Pending]:
+        entries: dict[RowId, list[Entry]] = {}
+        for entry in entries_of(self.connection):
+            image = entry.new or entry.old or {}
+            entries.setdefault((entry.table_name, (image["id"],)), []).append(entry)
+        return {row_id: fold(entries[row_id], PROJECTS, "me") for row_id in wanted & entries.keys()}
+
+    def tracked(self) -> frozenset[str]:
+        return frozenset(name for (name,) in self.connection.execute("SELECT table_name FROM _syncline_shadow"))
+
+    @property
+    def projects(self) -> list[tuple[object, ...]]:
+        return self.connection.execute("SELECT id, name FROM projects ORDER BY id").fetchall()
+
+    def tags(self, key: str) -> set[str]:
+        rows = self.connection.execute(
+            "SELECT tags FROM _syncline_shadow WHERE key = ?", (json.dumps([key]),)
+        ).fetchall()
+        return set(json.loads(rows[0][0])) if rows else set()
+
+
+def row(key: str, name: str | None) -> tuple[bytes | None, ...]:
+    return (None if name is None else name.encode(), key.encode())
+
+
+def insert(key: str, name: str, *tags: str) -> Insert:
+    return Insert(7, row(key, name), tags or ("postgres_1@0",))
+
+
+def update(key: str, name: str, old: str, *tags: str) -> Update:
+    return Update(7, row(key, name), row(key, old), tags)
+
+
+def test_rows_come_and_go_as_the_server_says() -> None:
+    device = Device()
+    device.receive(insert("a", "one"), insert("b", "two", "postgres_1@5"))
+    device.receive(update("a", "1", "one", "postgres_1@6"), Delete(7, row("b", "two")))
+    assert device.projects == [("a", "1")]
+    assert (device.tags("a"), device.tags("b")) == ({"postgres_1@6"}, set())
+
+
+def test_an_update_of_a_row_not_seen_before_brings_it_whole() -> None:
+    device = Device()
+    device.receive(update("a", "new", "old", "postgres_1@6"))
+    assert device.projects == [("a", "new")]
+
+
+def test_incoming_changes_are_not_captured() -> None:
+    device = Device()
+    device.receive(insert("a", "one"))
+    assert device.connection.execute("SELECT * FROM _syncline_oplog").fetchall() == []
+
+
+def test_untracked_rows_cost_no_shadow_entry() -> None:
+    device = Device()
+    plan = device.deliver(*(insert(str(number), "x") for number in range(100)))
+    assert [(len(rows)) for _, rows in plan.steps] == [100]
+    assert plan.tag_steps == []
+
+
+def test_a_row_that_becomes_untracked_again_loses_its_entry() -> None:
+    device = Device()
+    device.receive(insert("a", "x", "other@5"))
+    device.deliver(insert("a", "y"))
+    assert device.tags("a") == set()
+
+
+def test_gone_takes_a_row_even_with_local_changes_pending() -> None:
+    device = Device()
+    device.write(100, "INSERT INTO projects VALUES ('a', 'mine')")
+    device.receive(Gone(7, row("a", None)))
+    assert device.projects == []
+    assert len(entries_of(device.connection)) == 1
+
+
+def test_a_batch_of_gone_rows_removes_them_and_their_tags() -> None:
+    device = Device()
+    device.receive(insert("a", "x", "other@5"), insert("b", "x"))
+    device.run(plan_gone([Gone(7, row("a", None))], RELATIONS, TABLES, device.tracked()))
+    assert (device.projects, device.tags("a")) == ([("b", "x")], set())
+
+
+def test_a_pending_change_newer_than_the_incoming_one_stays_visible() -> None:
+    device = Device()
+    device.receive(insert("a", "old"))
+    device.write(200, "UPDATE projects SET name = 'mine'")
+    device.receive(update("a", "theirs", "old", "other@150"), origin="other", at_ms=150)
+    assert device.projects == [("a", "mine")]
+    assert device.tags("a") == {"other@150", "me@200"}
+
+
+def test_a_pending_change_older_than_the_incoming_one_gives_way() -> None:
+    device = Device()
+    device.receive(insert("a", "old"))
+    device.write(200, "UPDATE projects SET name = 'mine'")
+    device.receive(update("a", "theirs", "old", "postgres_1@250"), at_ms=250)
+    assert device.projects == [("a", "theirs")]
+
+
+def test_a_tie_goes_to_postgres_and_else_to_the_larger_origin() -> None:
+    for origin, winner in (("postgres_1", "theirs"), ("zoe", "theirs"), ("ann", "mine")):
+        device = Device()
+        device.receive(insert("a", "old"))
+        device.write(200, "UPDATE projects SET name = 'mine'")
+        device.receive(update("a", "theirs", "old", f"{origin}@200"), origin=origin, at_ms=200)
+        assert device.projects == [("a", winner)], origin
+
+
+def test_a_remote_delete_does_not_take_a_row_with_a_pending_update() -> None:
+    device = Device()
+    device.receive(insert("a", "old"))
+    device.write(300, "UPDATE projects SET name = 'mine'")
+    device.receive(Delete(7, row("a", "old")), at_ms=250)
+    assert device.projects == [("a", "mine")]
+    assert device.tags("a") == {"me@300"}
+
+
+def test_a_pending_delete_hides_what_it_had_seen_and_nothing_else() -> None:
+    device = Device()
+    device.receive(insert("a", "old", "postgres_1@100"))
+    device.write(200, "DELETE FROM projects")
+    device.deliver(insert("a", "old", "postgres_1@100"))
+    assert device.projects == []
+    device.receive(update("a", "theirs", "old", "postgres_1@100", "other@150"), origin="other", at_ms=150)
+    assert device.projects == [("a", "theirs")]
+
+
+def test_several_incoming_changes_to_a_pending_row_count_together() -> None:
+    device = Device()
+    device.receive(insert("a", "old"))
+    device.write(200, "UPDATE projects SET name = 'mine'")
+    changes: Sequence[Change] = [update("a", "1", "old", "o@250"), update("a", "1", "1", "o@250")]
+    device.receive(*changes, origin="o", at_ms=250)
+    assert device.projects == [("a", "1")]
+
+
+def test_two_rows_may_swap_a_unique_value() -> None:
+    device = Device()
+    device.connection.execute("CREATE UNIQUE INDEX by_name ON projects (name)")
+    device.receive(insert("a", "1"), insert("b", "2"))
+    device.receive(update("a", "2", "1", "p@1"), update("b", "1", "2", "p@1"))
+    assert device.projects == [("a", "2"), ("b", "1")]
+
+
+def test_rows_of_a_relation_that_was_not_described_are_an_error() -> None:
+    with pytest.raises(UnknownRelation, match="before describing"):
+        Device().receive(Insert(99, (b"x",)))
+
+
+def test_rows_of_a_table_without_migration_here_are_an_error() -> None:
+    elsewhere = Relation(8, "public", "elsewhere", (Column("id", "text", primary_key=True),))
+    with pytest.raises(UnknownRelation, match="no migration on this device"):
+        plan_rows([Insert(8, (b"x",))], {8: elsewhere}, TABLES, pending={}, tracked=frozenset())
+
+
+def migration(version: str) -> Migrate:
+    columns = (
+        MigrationColumn("id", "TEXT", "uuid"),
+        MigrationColumn("name", "TEXT", "text"),
+        MigrationColumn("note", "TEXT", "text"),
+    )
+    return Migrate(
+        version,
+        ((ALTER_ADD_COLUMN, "ALTER TABLE projects ADD COLUMN note TEXT"),),
+        MigrationTable("projects", columns, (MigrationForeignKey(("note",), "members", ("team",)),), ("id",)),
+    )
+
+
+def test_a_migration_adds_its_column_and_captures_it_from_then_on() -> None:
+    device = Device()
+    plan = device.receive(migration("2"))
+    assert plan.versions == ["2"]
+    assert plan.tables["projects"].columns == ("id", "name", "note")
+    device.write(100, "INSERT INTO projects VALUES ('a', 'b', 'c')")
+    assert entries_of(device.connection)[0].new == {"id": "a", "name": "b", "note": "c"}
+
+
+def test_a_migration_applied_before_is_skipped() -> None:
+    plan = Device().receive(migration("1"))
+    assert (plan.steps, plan.versions) == ([], [])
+
+
+def test_a_bool_that_is_none_stops_the_plan() -> None:
+    items = Relation(9, "public", "items", (Column("id", "uuid", primary_key=True), Column("done", "bool")))
+    with pytest.raises(ValueError, match="t or f"):
+        plan_rows([Insert(9, (b"i", b"yes"))], {9: items}, TABLES, pending={}, tracked=frozenset())

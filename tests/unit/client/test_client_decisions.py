@@ -1,0 +1,107 @@
+"""Small decisions: what follows the end of a connection, which subscriptions a connection names, where it goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncline.client.connectivity import BACKOFF_FIRST_S, BACKOFF_MAX_S, EXPIRED_CLOSE_REASON, Next, after, backoff_s
+from syncline.client.errors import UsageError
+from syncline.client.shapes import (
+    ShapeSpec,
+    ShapeState,
+    Subscription,
+    after_reset,
+    find,
+    resumable_ids,
+    spec_from_json,
+    spec_to_json,
+    to_cancel,
+    to_request,
+    undelivered_count,
+)
+from syncline.client.transport import endpoint
+
+ITEMS, USERS = ShapeSpec("items"), ShapeSpec("users", "this.\"name\" = 'ann'")
+SUBSCRIPTIONS = [
+    Subscription(1, "r", ITEMS, ShapeState.REQUESTED),
+    Subscription(2, "d", USERS, ShapeState.DELIVERED),
+    Subscription(3, "c", ShapeSpec("old"), ShapeState.CANCELLING),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [
+        (None, Next.RETRY),
+        ("INTERNAL", Next.RETRY),
+        ("REPLICATION_FAILED", Next.RETRY),
+        ("INVALID_REQUEST", Next.RETRY),
+        ("A_CODE_OF_TOMORROW", Next.RETRY),
+        ("BEHIND_WINDOW", Next.RESET),
+        ("INVALID_POSITION", Next.RESET),
+        ("SUBSCRIPTION_NOT_FOUND", Next.RESET),
+        ("AUTH_REQUIRED", Next.STOP_AUTH),
+        (EXPIRED_CLOSE_REASON, Next.STOP_AUTH),
+        ("UNKNOWN_SCHEMA_VSN", Next.STOP_REFUSED),
+        ("INVALID_AUTH_REQUEST", Next.STOP_REFUSED),
+    ],
+)
+def test_each_end_of_a_connection_has_its_next_step(code: str | None, step: Next) -> None:
+    assert after(code, token_renewable=False, token_fresh=False) is step
+
+
+def test_a_renewable_token_is_renewed_but_a_fresh_one_only_when_it_expires() -> None:
+    assert after("AUTH_REQUIRED", token_renewable=True, token_fresh=False) is Next.RENEW_TOKEN
+    assert after("AUTH_REQUIRED", token_renewable=True, token_fresh=True) is Next.STOP_AUTH
+    assert after(EXPIRED_CLOSE_REASON, token_renewable=True, token_fresh=True) is Next.RENEW_TOKEN
+
+
+def test_backoff_doubles_up_to_its_limit_under_full_jitter() -> None:
+    assert [backoff_s(n, 1.0) for n in (1, 2, 3)] == [BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S, 4 * BACKOFF_FIRST_S]
+    assert backoff_s(10_000, 1.0) == BACKOFF_MAX_S
+    assert backoff_s(5, 0.0) == 0.0
+
+
+def test_a_resuming_device_names_what_the_server_has_delivered() -> None:
+    assert resumable_ids(SUBSCRIPTIONS) == ("d", "c")
+    assert to_cancel(SUBSCRIPTIONS) == ("c",)
+    assert undelivered_count(SUBSCRIPTIONS) == 1
+
+
+def test_undelivered_subscriptions_are_requested_under_fresh_ids() -> None:
+    assert to_request(SUBSCRIPTIONS, lambda: "fresh") == [Subscription(1, "fresh", ITEMS, ShapeState.REQUESTED)]
+
+
+def test_after_a_reset_everything_wanted_is_requested_again() -> None:
+    assert after_reset(SUBSCRIPTIONS, lambda: "fresh") == [
+        Subscription(1, "fresh", ITEMS, ShapeState.REQUESTED),
+        Subscription(2, "fresh", USERS, ShapeState.REQUESTED),
+    ]
+
+
+def test_a_shape_being_cancelled_does_not_serve_a_new_wish_for_it() -> None:
+    assert find(SUBSCRIPTIONS, USERS) == SUBSCRIPTIONS[1]
+    assert find(SUBSCRIPTIONS, ShapeSpec("old")) is None
+
+
+def test_a_shape_is_stored_and_read_back() -> None:
+    assert spec_from_json(spec_to_json(USERS)) == USERS
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("ws://host:5133", "ws://host:5133/ws"),
+        ("http://host:5133/anything?x=1", "ws://host:5133/ws"),
+        ("https://sync.example.com", "wss://sync.example.com/ws"),
+        ("wss://sync.example.com/ws", "wss://sync.example.com/ws"),
+    ],
+)
+def test_every_spelling_of_the_server_leads_to_its_websocket(url: str, address: str) -> None:
+    assert endpoint(url) == address
+
+
+@pytest.mark.parametrize("url", ["localhost", "localhost:5133", "ftp://host", "ws://", ""])
+def test_what_is_no_server_address_is_refused(url: str) -> None:
+    with pytest.raises(UsageError):
+        endpoint(url)
