@@ -6,8 +6,7 @@
 //
 // JSON knows neither 64-bit integers nor bytes nor NaN, and the tests compare exactly. So values travel tagged by how SQLite
 // stores them: {"i": "123"} integer, {"f": "7ff8000000000000"} the eight bytes of a double, {"x": "00ff"} bytes; text and
-// null as they are. Towards the typed API there are also {"d": milliseconds} for a Date, {"j": any} for a JSON column and
-// plain booleans.
+// null as they are. The typed API has also {"d": milliseconds} for a Date, {"j": any} for JSON, and plain booleans.
 
 for (const level of ['log', 'info', 'debug', 'trace']) console[level] = console.error.bind(console)
 
@@ -44,6 +43,8 @@ function encoded(value) {
     return { f: bytes.toString('hex') }
   }
   if (value instanceof Uint8Array) return { x: Buffer.from(value).toString('hex') }
+  if (value instanceof Date) return { d: value.getTime() }
+  if (typeof value === 'object' && value !== null) return { j: '__is_electric_json_null__' in value ? null : value }
   return value
 }
 
@@ -56,7 +57,7 @@ function decoded(value, type) {
   if ('f' in value) return Buffer.from(value.f, 'hex').readDoubleBE()
   if ('x' in value) return Buffer.from(value.x, 'hex')
   if ('d' in value) return new Date(value.d)
-  return value.j
+  return value.j ?? { __is_electric_json_null__: true }
 }
 
 const decodedRow = (table, row) =>

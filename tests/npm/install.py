@@ -1,11 +1,12 @@
 """The published ``electric-sql`` client made runnable, once per checkout.
 
-``npm ci`` verifies every archive against the hash in ``package-lock.json`` (which names no address, so any registry serves)
-and runs no script. What is native, better-sqlite3, is then compiled here with the headers of the Node that will load it:
-its own installer would download a binary, which not every machine may. The result lives in ``node_modules`` and is marked
-with what it was made from, so that later calls cost a few milliseconds and a new lock or another Node starts afresh.
+``npm ci`` verifies every archive against the hash in ``package-lock.json`` (which names no address, so any registry
+serves) and runs no script. What is native, better-sqlite3, is then compiled here with the headers of the Node that will
+load it: its own installer would download a binary, which not every machine may. The result lives in ``node_modules``
+and is marked with what it was made from, so that later calls cost milliseconds and a new lock or another Node starts
+afresh.
 
-To change a version: edit ``package.json``, run ``npm install`` here, and delete the ``funding`` entries npm adds to the lock.
+To change a version: edit ``package.json``, run ``npm install`` here, drop the ``funding`` entries it adds to the lock.
 """
 
 from __future__ import annotations
