@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from syncline.proto.errors import invalid
+from syncline.proto.errors import ErrorCode, ProtocolError, invalid
 from syncline.proto.ops import Begin, Commit
-from syncline.proto.values import Change, Delete, Relation, Row, RowChange, Transaction, Update
+from syncline.proto.values import Change, Delete, Relation, RowChange, Transaction, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +90,25 @@ class Assembler:
             raise invalid(f"a transaction of more than {self._limits.bytes_max} bytes", lsn=self._begin.lsn)
 
 
-def check_width(relation: Relation | None, change: RowChange, lsn: bytes | None = None) -> Relation:
-    """The relation of ``change``. Raises ProtocolError when it is unknown or a row does not have its columns."""
+def check_width(
+    relation: Relation | None,
+    change: RowChange,
+    lsn: bytes | None = None,
+    code: ErrorCode = ErrorCode.INVALID_REQUEST,
+) -> Relation:
+    """The relation of ``change``. Raises ProtocolError when it is unknown or a row does not have its columns.
+
+    ``code``: INTERNAL where the change is one that our own side is about to send.
+    """
     if relation is None:
-        raise invalid(f"{_name(change)} names the unknown relation {change.relation_id}", lsn=lsn)
+        raise ProtocolError(code, f"{_name(change)} names the unknown relation {change.relation_id}", lsn=lsn)
     columns = len(relation.columns)
-    rows: tuple[Row, ...] = (change.old_row,) if isinstance(change, Delete) else (change.row,)
-    if isinstance(change, Update) and change.old_row is not None:
-        rows = (change.row, change.old_row)
-    if any(len(row) != columns for row in rows):
-        raise invalid(f"{_name(change)} on {relation.table} does not have its {columns} columns", lsn=lsn)
+    if isinstance(change, Update):
+        fits = len(change.row) == columns and (change.old_row is None or len(change.old_row) == columns)
+    else:
+        fits = len(change.old_row if isinstance(change, Delete) else change.row) == columns
+    if not fits:
+        raise ProtocolError(code, f"{_name(change)} on {relation.table} does not have its {columns} columns", lsn=lsn)
     return relation
 
 

@@ -154,7 +154,7 @@ class ClientSession:
         for change in tx.changes:
             if isinstance(change, Migrate | Gone):
                 raise misuse(f"a device does not send {type(change).__name__}")
-            relation = check_width(relations.get(change.relation_id), change)
+            relation = check_width(relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)
             if self._relations_sent.get(relation.id) != relation:
                 self._relations_sent[relation.id] = relation
                 frames.append(codec.relation_message(relation))

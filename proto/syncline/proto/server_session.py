@@ -443,7 +443,4 @@ class ServerSession:
         return self._delivery
 
     def _check_sent(self, change: RowChange) -> None:
-        try:
-            check_width(self._relations.get(change.relation_id), change)
-        except ProtocolError as error:
-            raise misuse(error.message, hint="send the relation first") from error
+        check_width(self._relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)
