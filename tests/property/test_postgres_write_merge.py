@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from tests.integration.write_scene import Scene, scene
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.proto.merge import RowState, RowWrite, apply_write, unrecorded
 from syncline.proto.tags import Tag, format_tags, parse_tags
+from syncline.proto.values import Row
 
 SCHEMA = """
 CREATE TABLE points (x text, id text PRIMARY KEY, y int, b bool);
@@ -105,6 +106,10 @@ def _with_key(table: str, cells: tuple[str | None, ...], key: str) -> tuple[str 
     return (cells[0], key, *cells[1:]) if table == "points" else (key,)
 
 
+def _bytes(cells: Iterable[str | None]) -> Row:
+    return tuple(None if cell is None else cell.encode() for cell in cells)
+
+
 def _expected(start: RowState, table: str, key: str, history: list[DeviceTransaction]) -> RowState:
     state = start
     for transaction in history:
@@ -115,7 +120,7 @@ def _expected(start: RowState, table: str, key: str, history: list[DeviceTransac
                 "insert": (True,) * len(cells),
                 "update": tuple(m and cell != key for m, cell in zip(op.modified, cells, strict=True)),
             }.get(op.kind, (False,) * len(cells))
-            row = tuple(cell and cell.encode() for cell in (only_key if op.kind == "compensation" else cells))
+            row = _bytes(only_key if op.kind == "compensation" else cells)
             tag = Tag(transaction.device, transaction.ms)
             state = apply_write(state, RowWrite(op.kind, row, modified, tag, op.observed))  # type: ignore[arg-type]
     return state
@@ -156,10 +161,10 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
         'SELECT "row" FROM electric.tombstones WHERE relid = $1 AND key = $2', relid, key_text
     )
     return RowState(
-        None if row is None else tuple(cell and cell.encode() for cell in row),
+        None if row is None else _bytes(row),
         parse_tags(shadow["tags"] if shadow else ()),
         tuple(tag for text in (shadow["column_tags"] if shadow else ()) for tag in parse_tags([text])),
-        None if grave is None else tuple(cell if cell is None else cell.encode() for cell in grave),
+        None if grave is None else _bytes(grave),
     )
 
 
