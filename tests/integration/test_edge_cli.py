@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -114,6 +116,33 @@ def test_serve_reports_every_wrong_setting_and_exits_2(tmp_path: Path) -> None:
         assert variable in done.stderr
     assert "hunter2" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_serve_says_when_it_is_ready_answers_and_drains_on_sigterm(database: str, tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        str(SYNCLINE),
+        *("serve", "--http-port", "0", "--http-host", "127.0.0.1", "--auth-mode", "insecure"),
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "DATABASE_URL": database},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        ready = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_S)).decode()
+        found = re.search(r"ready on port (\d+)", ready)
+        assert found is not None, (ready, await process.stderr.read() if process.stderr and not ready else "")
+        done = await run_beside("status", cwd=tmp_path, HTTP_PORT=found[1])
+        assert (done.returncode, "is up!" in done.stdout) == (0, True), done.stdout
+        process.send_signal(signal.SIGTERM)
+        _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert b"INSECURE" in errors
+    assert b"Traceback" not in errors
 
 
 # --- electrify --------------------------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ async def _electrify(place: Whereabouts, tables: list[str]) -> int:
             except ElectrifyError as error:
                 failed = True
                 err.print(f"[bold red]error:[/] {escape(table)}: {escape(error.message)}", soft_wrap=True)
-                if error.hint:
+                if error.hint and error.hint not in error.message:
                     err.print(f"  hint: {escape(error.hint)}", soft_wrap=True)
             else:
                 done = "is open to devices already" if result.already else "is now open to devices"

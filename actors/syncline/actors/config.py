@@ -217,9 +217,14 @@ class _Reader:
     """Reads one setting after another and keeps what is wrong."""
 
     def __init__(self, flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv: Path | None) -> None:
-        from_file = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
-        self.values = {**_given(from_file), **_given(environment), **_given(flags)}
         self.problems: list[Problem] = []
+        from_file: Mapping[str, str | None] = {}
+        try:
+            if dotenv is not None and dotenv.is_file():
+                from_file = dotenv_values(dotenv)
+        except (OSError, UnicodeDecodeError) as error:
+            self._problem(str(dotenv), f"cannot be read: {error}")
+        self.values = {**_given(from_file), **_given(environment), **_given(flags)}
         self.warnings: list[str] = []
 
     def checked(self, result: _Result) -> _Result:

@@ -80,6 +80,13 @@ def test_an_empty_value_counts_as_not_given() -> None:
     assert read(HTTP_PORT="", DATABASE_URL=" ").http_port == 5133
 
 
+def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"HTTP_PORT=\xff\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load({}, {}, dotenv)
+
+
 def test_ray_is_refused_with_what_to_do() -> None:
     assert problems(SYNCLINE_RUNTIME="ray")["SYNCLINE_RUNTIME"].startswith("ray is not available in this version")
 
