@@ -453,6 +453,19 @@ async def test_a_sender_that_ignores_back_pressure_is_cut_off() -> None:
         writer.close()
 
 
+async def test_pings_of_a_peer_that_reads_nothing_do_not_pile_up_pongs() -> None:
+    async with edge(replace(PATIENT, high_water_bytes=10_000)) as running:
+        _, writer = await slow_peer(running.port)
+        device = await running.device()
+        for _ in range(2_000):
+            writer.write(masked(b"x" * 125, PING) * 20)
+            await writer.drain()
+        writer.write(masked(b"and then"))
+        assert await asyncio.wait_for(device.frames.get(), PATIENCE_S) == b"and then"
+        assert device.connection.write_buffer_bytes < 20_000
+        writer.close()
+
+
 async def test_a_slow_receiver_slows_its_peer_and_loses_nothing() -> None:
     async with edge() as running:
         _, writer = await raw_websocket(running.port)

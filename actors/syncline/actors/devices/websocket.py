@@ -407,7 +407,8 @@ class Connection(asyncio.Protocol):
                 elif isinstance(message, Closing):
                     self._peer_closes(message)
                     return
-                elif isinstance(message, Ping) and not self._closing:
+                # One who floods us with pings and reads no pongs gets none: RFC 6455 wants only the last one answered.
+                elif isinstance(message, Ping) and not self._closing and self._writable:
                     self._write([header(len(message.payload), PONG), message.payload])
         except FrameRefused as refused:
             self._refuse(refused)
