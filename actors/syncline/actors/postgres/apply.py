@@ -46,8 +46,9 @@ Operation = Literal["I", "U", "D", "C"]
 Status = Literal["applied", "duplicate", "rejected", "overloaded"]
 
 STATEMENT_TIMEOUT = "57014"
+OPERATORS_STATES = ("42501", "42P01", "42703", "42883")  # a right or an object our own role lacks
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
-_PASSING_STATES = ("55P03", "55006", "25006", "42501")
+_PASSING_STATES = ("55P03", "55006", "25006", *OPERATORS_STATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class WriteQueue:
         """
         client_id = write.client_id
         if client_id in self._shed:
-            if self._shed[client_id] is write.reply_to:
+            if self._shed[client_id] == write.reply_to:
                 return Decision(write, "overloaded")
             del self._shed[client_id]
         device = self._devices.get(client_id)

@@ -23,7 +23,7 @@ from typing import Any
 
 import asyncpg
 
-from syncline.actors.postgres.apply import Batch, Decision, Rejection, Status, Write, WriteQueue
+from syncline.actors.postgres.apply import OPERATORS_STATES, Batch, Decision, Rejection, Status, Write, WriteQueue
 from syncline.actors.postgres.bootstrap import SESSION_SETTINGS
 from syncline.cluster.actor import Actor
 from syncline.cluster.clock import Clock
@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 5.0
-STATEMENT_TIMEOUT_S = 60  # for a whole batch, of which 500 transactions take a tenth of a second
-ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_S + 10.0  # then the connection is taken for dead
+STATEMENT_TIMEOUT_S = 60.0  # for a whole batch, of which 500 transactions take a tenth of a second
+ANSWER_GRACE_S = 10.0  # beyond the statement timeout; then the connection is taken for dead
 
 # Session settings beside those that fix the spelling of values. A database may have other defaults; the application's
 # own sessions keep them.
@@ -43,7 +43,6 @@ WRITER_SETTINGS = {
     **SESSION_SETTINGS,
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
-    "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
     "jit": "off",
 }
 
@@ -77,11 +76,17 @@ class WriteLoop:
         clock: Clock,
         answer: Callable[[Write, Written], None],
         application_name: str = "syncline-writer",
+        statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> None:
         self._dsn = dsn
         self._clock = clock
         self._answer = answer
-        self._settings = WRITER_SETTINGS | {"application_name": application_name}
+        self._settings = WRITER_SETTINGS | {
+            "application_name": application_name,
+            "statement_timeout": f"{round(statement_timeout_s * 1000)}ms",
+        }
+        self._answer_timeout_s = statement_timeout_s + ANSWER_GRACE_S
+        self._last_complaint = ""
         self._queue = WriteQueue()
         self._work = asyncio.Event()
         self._connection: asyncpg.Connection | None = None
@@ -120,8 +125,8 @@ class WriteLoop:
     async def _carry_out(self, batch: Batch) -> None:
         connection = await self._connected()
         try:
-            answers = await connection.fetchval(APPLY, batch.text, timeout=ANSWER_TIMEOUT_S)
-            position = await connection.fetchval(POSITION, timeout=ANSWER_TIMEOUT_S)
+            answers = await connection.fetchval(APPLY, batch.text, timeout=self._answer_timeout_s)
+            position = await connection.fetchval(POSITION, timeout=self._answer_timeout_s)
         except asyncpg.PostgresError as error:
             if _ended(connection, error):
                 self._lose(error)
@@ -130,7 +135,9 @@ class WriteLoop:
         except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
             self._lose(error)
         else:
-            for decision in self._queue.settle(json.loads(answers), self._clock.monotonic_s()):
+            results = json.loads(answers)
+            self._complain(results)
+            for decision in self._queue.settle(results, self._clock.monotonic_s()):
                 self._tell(decision, position)
 
     async def _connected(self) -> asyncpg.Connection:
@@ -164,6 +171,15 @@ class WriteLoop:
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
+
+    def _complain(self, results: list[dict[str, Any]]) -> None:
+        """What is held until an operator mends it goes to the log, once until something else is wrong."""
+        for result in results:
+            if result.get("sqlstate") in OPERATORS_STATES and result["status"] == "retry":
+                if result["message"] != self._last_complaint:
+                    self._last_complaint = result["message"]
+                    log.error("a device's write is held until this is mended in Postgres: %s", self._last_complaint)
+                return
 
     def _tell(self, decision: Decision, position: int) -> None:
         write = decision.write
