@@ -28,6 +28,7 @@ Event = dict[str, Any]
 LocalRow = dict[str, Any]
 
 DEADLINE_S = 20.0
+POLL_S = 0.03
 LINE_BYTES_MAX = 256 << 20
 
 # The client's defaults (1 s base, 10 s cap) would make every reconnect a long one.
@@ -54,25 +55,23 @@ class NpmDiedError(Exception):
     """The device's process ended with the call unanswered."""
 
 
-async def eventually(
-    condition: Callable[[], Awaitable[T]], *, within_s: float = DEADLINE_S, every_s: float = 0.05, what: str = ""
-) -> T:
-    """Asks ``condition`` until its answer is true or it stops raising `AssertionError`, and returns that answer.
+async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float = DEADLINE_S) -> T:
+    """Asks ``condition`` until its answer is true, and returns that answer.
 
-    A condition made of asserts may return None. Past ``within_s`` the last failure is raised.
+    A condition may also assert: a failed assertion counts as "not yet", and is what is raised past ``within_s``.
     """
     deadline = time.monotonic() + within_s
     while True:
         try:
             answer = await condition()
-            if answer is None or answer:
+            if answer:
                 return answer
-            failure = AssertionError(f"not within {within_s} s: {what or condition} answered {answer!r}")
+            failure = AssertionError(f"not within {within_s} s: {condition} answers {answer!r}")
         except AssertionError as exc:
             failure = exc
         if time.monotonic() > deadline:
             raise failure
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(POLL_S)
 
 
 class NpmDevice:

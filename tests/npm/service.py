@@ -1,0 +1,106 @@
+"""The service as the operating system sees it: a process with a port, which can be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import asyncpg
+
+READY = "Syncline is ready on port "
+START_S = 30.0
+
+
+class ServiceFailedError(Exception):
+    """The service ended instead of becoming ready; the message carries the end of its log."""
+
+
+class ServiceProcess:
+    """``syncline serve`` for one database. Restarts keep the port, so devices find it again."""
+
+    def __init__(self, dsn: str, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.log = folder / "service.log"
+        self.port = 0
+        self._settings = {
+            "DATABASE_URL": dsn,
+            "AUTH_MODE": "insecure",
+            "SYNCLINE_HTTP_HOST": "127.0.0.1",
+            "SYNCLINE_DATA_DIR": str(folder / "data"),
+            **(settings or {}),
+        }
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Returns when the service has said that it is ready. Raises `ServiceFailedError`."""
+        environment = {**os.environ, **self._settings, "HTTP_PORT": str(self.port)}
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                str(Path(sys.executable).with_name("syncline")),
+                "serve",
+                env=environment,
+                cwd=self.log.parent,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                while line := (await self._process.stdout.readline()).decode():
+                    if line.startswith(READY):
+                        self.port = int(line.removeprefix(READY).split(",")[0])
+                        return
+        await self.kill()
+        raise ServiceFailedError(f"not ready within {START_S} s:\n{self.log.read_text()[-4000:]}")
+
+    async def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+        await self._ended()
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self._process is not None, "started"
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+        return await self._ended()
+
+    async def _ended(self) -> int:
+        assert self._process is not None, "started"
+        code = await self._process.wait()
+        if self._process.stdout is not None:
+            await self._process.stdout.read()
+        return code
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    dsn: str,
+    folder: Path,
+    *,
+    sql: str = "",
+    electrified: tuple[str, ...] = (),
+    settings: Mapping[str, str] | None = None,
+) -> AsyncIterator[tuple[ServiceProcess, asyncpg.Connection]]:
+    """A running service on ``dsn`` after ``sql``, these tables open to devices, and a connection to the database."""
+    postgres = await asyncpg.connect(dsn)
+    service = ServiceProcess(dsn, folder, settings)
+    try:
+        if sql:
+            await postgres.execute(sql)
+        await service.start()
+        for table in electrified:
+            await postgres.execute(f"CALL electric.electrify('{table}')")
+        yield service, postgres
+    finally:
+        await service.kill()
+        await postgres.close()
