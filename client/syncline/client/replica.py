@@ -46,7 +46,7 @@ from syncline.client.shapes import (
 )
 from syncline.client.store import Store
 from syncline.client.triggers import key_sql
-from syncline.proto.values import Insert, Migrate, Relation, RowChange, Transaction
+from syncline.proto.values import Change, Insert, Migrate, Relation, RowChange, Transaction
 
 # Rows of a delivery that are planned and written at a time: bounds what is held twice.
 _ROWS_AT_ONCE = 10_000
@@ -157,7 +157,7 @@ class Replica:
                 relations,
                 self.tables,
                 pending=pending,
-                tracked=_tracked(connection, self.tables),
+                tracked=_tracked(connection, _named(transaction.changes, relations)),
                 known_versions=frozenset(self.versions),
             )
             self._end_incoming(connection, plan)
@@ -186,7 +186,7 @@ class Replica:
         def work(connection: sqlite3.Connection) -> Plan:
             self._begin_incoming(connection, lsn, 0)
             changed: set[str] = set()
-            plan = Plan(dict(self.tables))
+            named = _named(inserts, relations)
             pending = self._all_pending(connection)
             for start in range(0, len(inserts), _ROWS_AT_ONCE):
                 plan = plan_rows(
@@ -194,7 +194,7 @@ class Replica:
                     relations,
                     self.tables,
                     pending=pending,
-                    tracked=_tracked(connection, self.tables),
+                    tracked=_tracked(connection, named),
                 )
                 changed |= plan.changed
                 _run(connection, plan)
@@ -219,7 +219,7 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> Plan:
             self._begin_incoming(connection, lsn, 0)
-            plan = plan_gone(rows, relations, self.tables, _tracked(connection, self.tables))
+            plan = plan_gone(rows, relations, self.tables, _tracked(connection, _named(rows, relations)))
             _forget(connection, positions)
             self._end_incoming(connection, plan)
             return plan
@@ -379,7 +379,14 @@ def _release(connection: sqlite3.Connection, commit_ms: int) -> bool:
     return connection.execute("DELETE FROM _syncline_oplog WHERE commit_ms = ?", (commit_ms,)).rowcount > 0
 
 
-def _tracked(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> frozenset[str]:
+def _named(changes: Iterable[Change], relations: Mapping[int, Relation]) -> set[str]:
+    """The tables whose rows are among ``changes``."""
+    ids = {change.relation_id for change in changes if not isinstance(change, Migrate)}
+    return {relations[relation_id].table for relation_id in ids & relations.keys()}
+
+
+def _tracked(connection: sqlite3.Connection, tables: Iterable[str]) -> frozenset[str]:
+    """Those of ``tables`` that have shadow entries."""
     probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
     return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
 

@@ -113,9 +113,8 @@ class Satellite:
 
     async def close(self) -> None:
         await self._stop()
-        for waiting in (self._accepting, self._syncing):
-            for position in list(waiting):
-                self._answer(waiting, position, UsageError("the database was closed"))
+        for position in list(self._syncing):
+            self._answer(self._syncing, position, UsageError("the database was closed"))
 
     # --- reported by a connection (connection.Progress) ---------------------------------------------------------------
 
@@ -154,6 +153,7 @@ class Satellite:
             step = after(code, token_renewable=not isinstance(token, str), token_fresh=token_fresh)
             token_fresh = step is Next.RENEW_TOKEN or not connected_before
             log.info("connection to %s ended: %s (next: %s)", self._url, problem, step.value)
+            self._release_accepting()
             if step in _REASONS:
                 self._show(connected=False, reason=_REASONS[step], last_error=str(problem))
                 self._decide(_refusal(step, problem))
@@ -161,8 +161,6 @@ class Satellite:
             if step is Next.RESET:
                 await whole(self._replica.reset())
             self._show(connected=False, reason="unreachable", last_error=str(problem))
-            for position in list(self._accepting):
-                self._answer(self._accepting, position, None)
             if step is Next.RETRY:
                 self._decide(None)
             lasted = asyncio.get_running_loop().time() - since_s > BACKOFF_MAX_S
@@ -190,7 +188,13 @@ class Satellite:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        self._release_accepting()
         self._decide(None)
+
+    def _release_accepting(self) -> None:
+        """The answer will not come on this connection; the subscriptions are durable and will be asked for again."""
+        for position in list(self._accepting):
+            self._answer(self._accepting, position, None)
 
     async def _send(self, sending: Awaitable[None]) -> None:
         """Send what is also durable: if the connection is just breaking, the next one repeats it."""

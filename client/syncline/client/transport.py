@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypeAlias
@@ -23,7 +24,11 @@ SUBPROTOCOL = "electric.0.12"
 FRAME_BYTES_MAX = 512 * 1024 * 1024
 
 OPEN_TIMEOUT_S = 10.0
-PING_INTERVAL_S = 20.0
+
+# A peer that has been silent for so long while we wait for it is asked for a sign of life, and has so long to give it.
+# Only while we wait: when we are slow to apply, its answer may be stuck behind what we have not read.
+SILENCE_S = 5.0
+PONG_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 1.0
 
 
@@ -59,8 +64,12 @@ def endpoint(url: str) -> str:
 
 
 class WebSocketTransport:
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(
+        self, connection: ClientConnection, silence_s: float = SILENCE_S, pong_timeout_s: float = PONG_TIMEOUT_S
+    ) -> None:
         self._connection = connection
+        self._silence_s = silence_s
+        self._pong_timeout_s = pong_timeout_s
 
     async def send(self, frame: bytes) -> None:
         try:
@@ -70,9 +79,22 @@ class WebSocketTransport:
 
     async def receive(self) -> bytes:
         try:
-            return await self._connection.recv(decode=False)
+            while True:
+                try:
+                    async with asyncio.timeout(self._silence_s):
+                        return await self._connection.recv(decode=False)
+                except TimeoutError:
+                    await self._probe()
         except ConnectionClosed as problem:
             raise _closed(problem) from problem
+
+    async def _probe(self) -> None:
+        pong = await self._connection.ping()
+        try:
+            async with asyncio.timeout(self._pong_timeout_s):
+                await pong
+        except TimeoutError:
+            raise TransportClosed("the server does not answer any more") from None
 
 
 def _closed(problem: ConnectionClosed) -> TransportClosed:
@@ -90,8 +112,7 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
             compression=None,
             max_size=FRAME_BYTES_MAX,
             open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=PING_INTERVAL_S,
-            ping_timeout=PING_INTERVAL_S,
+            ping_interval=None,
             close_timeout=CLOSE_TIMEOUT_S,
         )
     except (OSError, TimeoutError, InvalidHandshake, EOFError) as problem:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from syncline.proto.errors import ErrorCode
 from syncline.proto.events import (
@@ -89,6 +90,8 @@ class Peer:
         self.accepted_tokens: set[str] | None = None
         self.refuse_start_once: str | None = None
         self.refuse_subscribe = False
+        self.silent = False
+        self.unanswered = 0
         self.deliver = True
         self.echo = True
         self.lsn = 100
@@ -147,7 +150,10 @@ class Peer:
             async for frame in connection:
                 assert isinstance(frame, bytes)
                 for event in self._session.receive(frame):
-                    await self._answer(event)
+                    if self.silent:
+                        self.unanswered += 1
+                    else:
+                        await self._answer(event)
                 async with self._changed:
                     self._changed.notify_all()
         finally:
@@ -244,6 +250,8 @@ class Peer:
 @asynccontextmanager
 async def running_peer() -> AsyncIterator[Peer]:
     peer = Peer()
-    async with serve(peer.serve, "127.0.0.1", 0, subprotocols=["electric.0.12"], compression=None) as server:  # type: ignore[list-item]
+    async with serve(
+        peer.serve, "127.0.0.1", 0, subprotocols=[Subprotocol("electric.0.12")], compression=None
+    ) as server:
         peer._server = server
         yield peer

@@ -191,6 +191,16 @@ async def test_the_same_shape_is_subscribed_once(db: Database, peer: Peer) -> No
     assert len(await db.sql("SELECT * FROM _syncline_subscriptions")) == 1
 
 
+async def test_sync_does_not_wait_for_ever_for_a_server_that_stays_silent(db: Database, peer: Peer) -> None:
+    await db.connect("token")
+    peer.silent = True
+    asking = asyncio.ensure_future(db.sync("items"))
+    await peer.until(lambda: peer.unanswered == 1)
+    await db.disconnect()
+    await asking
+    assert db.status.behind == 1
+
+
 async def test_unsubscribing_removes_the_rows_when_the_server_says_so(db: Database, peer: Peer) -> None:
     peer.rows = {"a": (item("a"), TAGS)}
     await db.connect("token")

@@ -1,0 +1,72 @@
+"""The WebSocket transport against real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
+
+from syncline.client.transport import TransportClosed, WebSocketTransport, open_websocket
+
+SUBPROTOCOLS = [Subprotocol("electric.0.12")]
+
+
+async def echo(connection: ServerConnection) -> None:
+    async for frame in connection:
+        await connection.send(frame)
+
+
+async def leave(connection: ServerConnection) -> None:
+    await connection.close(4000, "JWT-expired")
+
+
+async def test_frames_go_and_come_as_they_are_on_the_one_path_with_the_one_subprotocol() -> None:
+    seen: list[str] = []
+
+    async def remember(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        seen.append(f"{connection.request.path} {connection.subprotocol}")
+        await echo(connection)
+
+    async with serve(remember, "127.0.0.1", 0, subprotocols=SUBPROTOCOLS, max_size=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_websocket(f"http://127.0.0.1:{port}") as transport:
+            for frame in (b"", b"\x00\xff", bytes(2_000_000)):
+                await transport.send(frame)
+                assert await transport.receive() == frame
+    assert seen == ["/ws electric.0.12"]
+
+
+async def test_the_reason_of_a_close_is_told() -> None:
+    async with serve(leave, "127.0.0.1", 0, subprotocols=SUBPROTOCOLS) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_websocket(f"ws://127.0.0.1:{port}") as transport:
+            with pytest.raises(TransportClosed) as closed:
+                await transport.receive()
+    assert closed.value.reason == "JWT-expired"
+
+
+async def test_a_server_that_is_not_there_is_a_closed_transport() -> None:
+    with pytest.raises(TransportClosed, match="no connection to ws:"):
+        async with open_websocket("ws://127.0.0.1:1"):
+            pass
+
+
+async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> None:
+    async with serve(echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1) as connection:
+            living = WebSocketTransport(connection, silence_s=0.01)
+            waiting = asyncio.ensure_future(living.receive())
+            for _ in range(3):
+                await connection.ping()
+            await living.send(b"here")
+            assert await waiting == b"here"
+            next(iter(server.connections)).transport.pause_reading()
+            dead = WebSocketTransport(connection, silence_s=0.01, pong_timeout_s=0.05)
+            with pytest.raises(TransportClosed, match="does not answer"):
+                await dead.receive()
+            next(iter(server.connections)).transport.resume_reading()
