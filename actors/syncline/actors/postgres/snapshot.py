@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -180,11 +180,12 @@ class Snapshot:
             decoder = CopyText(len(relation.columns) + tracked)
             types = [to_wire(column.type_name) for column in relation.columns]
             converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
-            async for data in _copy_out(self._connection, query):
-                rows = decoder.feed(data)
-                for start in range(0, len(rows), CHUNK_ROWS_MAX):
-                    part = rows[start : start + CHUNK_ROWS_MAX]
-                    yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
+            async with contextlib.aclosing(_copy_out(self._connection, query)) as buffers:
+                async for data in buffers:
+                    rows = decoder.feed(data)
+                    for start in range(0, len(rows), CHUNK_ROWS_MAX):
+                        part = rows[start : start + CHUNK_ROWS_MAX]
+                        yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
             decoder.finish()
         finally:
             await self.aclose()
@@ -265,8 +266,11 @@ async def _give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None
     await asyncio.shield(give_back())
 
 
-async def _copy_out(connection: asyncpg.Connection, query: str) -> AsyncIterator[bytes]:
-    """The bytes of a COPY, as the consumer takes them: asyncpg pushes, a short queue makes it wait."""
+async def _copy_out(connection: asyncpg.Connection, query: str) -> AsyncGenerator[bytes, None]:
+    """The bytes of a COPY, as the consumer takes them: asyncpg pushes, a short queue makes it wait.
+
+    A COPY left early costs its connection: to read the rest only to throw it away could take minutes.
+    """
     buffers: asyncio.Queue[bytes | None] = asyncio.Queue(BUFFERS_MAX)
 
     async def copy() -> None:
@@ -283,5 +287,7 @@ async def _copy_out(connection: asyncpg.Connection, query: str) -> AsyncIterator
             yield data
         await copying
     finally:
+        if not copying.done():
+            connection.terminate()
         copying.cancel()
         await asyncio.gather(copying, return_exceptions=True)
