@@ -52,9 +52,8 @@ async def run(options: argparse.Namespace) -> int:
         application = cast("Callable[[LocalHost], ChildSpec]", dotted(options.application))
         await host.start(application(host))
         print("ready", host.id, *[await host.listen(address) for address in options.listen], flush=True)
-        stopping = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({stopping, host.ended}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        host.ended.add_done_callback(lambda _: stop.set())
+        await stop.wait()
         if host.ended.done():
             log.error("%s ends: %s", host.id, host.ended.result())
             return 1

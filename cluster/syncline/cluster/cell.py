@@ -363,6 +363,9 @@ class LocalRef(Ref):
 
     async def _enter(self, entry: Entry, future: asyncio.Future[Any]) -> None:
         """Waits for room no longer than for the answer: the timeout covers both."""
+        if self._cell.mailbox.overflow is not Overflow.BLOCK:
+            await self._cell.overflow(entry)  # decides without waiting
+            return
         entering = asyncio.ensure_future(self._cell.overflow(entry))
         try:
             await asyncio.wait({entering, future}, return_when=asyncio.FIRST_COMPLETED)
@@ -389,6 +392,10 @@ class LocalRef(Ref):
 
     def stop(self, exit: Exit = SHUTDOWN) -> None:
         self._cell.mailbox.stop(exit)
+
+    def interrupt(self, exit: Exit) -> None:
+        """Ends the actor now, in the middle of whatever it does: its handler is cancelled."""
+        self._cell.kill(exit)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
