@@ -63,7 +63,8 @@ async def test_changed_procedures_are_installed_again_with_the_merge_functions_o
     async with scene(database, "CREATE TABLE items (id int PRIMARY KEY, name text)", "items") as s:
         await s.connection.execute(
             f"UPDATE electric.meta SET value = 'older' WHERE key = 'procedures';"
-            f"DROP FUNCTION electric.merge_{s.relids['items']}"
+            f"DROP FUNCTION electric.merge_{s.relids['items']};"
+            f"CREATE FUNCTION electric.advance(text, bigint, bigint) RETURNS int LANGUAGE sql AS 'SELECT 1'"
         )
         await bootstrap(s.connection)
         assert await s.statuses(written("a", 100, s.insert("items", "1", "one"))) == ["applied"]

@@ -261,5 +261,69 @@ async def test_the_transaction_says_first_whose_it_is(database: str) -> None:
         assert kinds[:2] == [b"B", b"M"]
         content = messages[1]["data"]
         assert b"syncline.tx\0" in content
-        assert json.loads(content[content.index(b"{") :]) == {"client": "a", "ms": 100, "lsn": 7}
+        assert json.loads(content[content.index(b"{") :]) == {
+            "client": "a",
+            "ms": 100,
+            "lsn": 7,
+            "rejected": False,
+        }
         assert [kind for kind in kinds[2:] if kind in b"IUD"] == [b"I", b"I", b"I"]  # clients, shadow, points
+
+
+async def test_a_trigger_for_certain_columns_fires_for_those_alone(database: str) -> None:
+    schema = """
+    CREATE TABLE t (id text PRIMARY KEY, "a%s's" text, b int, "C" bool);
+    CREATE TABLE fired (what text);
+    CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO fired VALUES (TG_ARGV[0]); RETURN NULL; END $$;
+    CREATE TRIGGER a AFTER UPDATE OF "a%s's" ON t FOR EACH ROW EXECUTE FUNCTION fire('a');
+    CREATE TRIGGER b AFTER UPDATE OF b ON t FOR EACH ROW EXECUTE FUNCTION fire('b');
+    CREATE TRIGGER c AFTER UPDATE OF "C" ON t FOR EACH ROW EXECUTE FUNCTION fire('c');
+    """
+    async with scene(database, schema, "t") as s:
+        await all_applied(
+            s,
+            written("a", 100, s.insert("t", "1", "x", "1", "t")),
+            written("a", 101, s.update("t", "1", "y", "2", "f", changed=[1, 3], seen=["a@100"])),
+            written("b", 90, s.update("t", "1", "late", "3", "f", changed=[1, 2])),
+        )
+        assert await s.rows("t") == [("1", "y", 1, False)]
+        assert sorted(row[0] for row in await s.rows("fired")) == ["a", "c"]
+        await all_applied(s, written("b", 200, s.insert("t", "1", "z", "4", None)))
+        assert await s.rows("t") == [("1", "z", 4, None)]
+
+
+async def test_a_trigger_before_insert_does_not_run_for_a_row_that_is_there(database: str) -> None:
+    schema = """
+    CREATE TABLE t (id text PRIMARY KEY, v text);
+    CREATE TABLE fired (what text);
+    CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO fired VALUES (NEW.v); RETURN NEW; END $$;
+    CREATE TRIGGER fire BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION fire();
+    INSERT INTO t VALUES ('direct', 'd');
+    """
+    async with scene(database, schema, "t") as s:
+        await all_applied(
+            s,
+            written("a", 100, s.insert("t", "1", "first")),
+            written("b", 101, s.insert("t", "1", "second")),
+            written("b", 102, s.insert("t", "direct", "third")),
+        )
+        assert await s.rows("t") == [("1", "second"), ("direct", "third")]
+        assert await s.rows("fired") == [("d",), ("first",)]
+
+
+async def test_a_row_that_a_trigger_keeps_out_is_no_error(database: str) -> None:
+    schema = """
+    CREATE TABLE t (id text PRIMARY KEY, v text);
+    CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+    CREATE TRIGGER skip BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION skip();
+    """
+    async with scene(database, schema, "t") as s:
+        await all_applied(
+            s,
+            written("a", 100, s.insert("t", "1", "first")),
+            written("a", 101, s.update("t", "1", "second", changed=[1], seen=["a@100"])),
+            written("a", 102, s.delete("t", "1", "second", seen=["a@102"])),
+        )
+        assert await s.rows("t") == []

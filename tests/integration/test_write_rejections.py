@@ -92,10 +92,12 @@ async def test_a_rejection_carries_what_the_application_said(database: str) -> N
         assert (answer["table"], answer["constraint"]) == ("items", "items_code_key")
 
 
-async def test_a_rejected_transaction_is_a_duplicate_when_it_comes_again(database: str) -> None:
+async def test_a_rejected_transaction_that_comes_again_is_rejected_again_but_recorded_once(database: str) -> None:
     async with scene(database, SCHEMA, "parents", "items") as s:
         poison = written("a", 1, s.insert("items", "2", "raise", None, None, None, None, None))
-        assert await s.statuses(poison, poison) == ["rejected", "duplicate"]
+        first, second = await s.apply(poison, poison)
+        assert first["status"] == "rejected"
+        assert second == first
         assert await s.connection.fetchval("SELECT count(*) FROM electric.rejections") == 1
 
 

@@ -36,6 +36,19 @@ SESSION_SETTINGS: dict[str, str] = {
     "extra_float_digits": "1",
 }
 
+# What an older version installed under another signature would make calls ambiguous.
+DROP_ROUTINES = """
+DO $$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'electric'::regnamespace LOOP
+        EXECUTE format('DROP ROUTINE %s', routine);
+    END LOOP;
+END
+$$
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerIdentity:
@@ -98,6 +111,7 @@ async def _install(connection: asyncpg.Connection) -> ServerIdentity:
         str(uuid.uuid4()),
     )
     if await _meta(connection, "procedures") != procedures_digest():
+        await connection.execute(DROP_ROUTINES)
         for name in PROCEDURES:
             await connection.execute(sql_text(name))
         await connection.execute("SELECT electric.generate_all()")

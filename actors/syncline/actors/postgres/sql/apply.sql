@@ -4,6 +4,7 @@
 --          row: Postgres input texts in the column order of the description, null in cells a compensation leaves out;
 --          modified: what an update changed; tags: what the operation had observed.
 --          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
+--          A transaction that comes again is a duplicate, or rejected if it was.
 -- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry", "sqlstate", "message", ...}
 --
 -- Every device transaction runs in a block of its own that ends by checking deferred constraints, because a violation at
@@ -29,6 +30,7 @@ DECLARE
     client_ms bigint;
     ops jsonb;
     reordered boolean;
+    repeated boolean;
     answer jsonb;
     answers jsonb[] := '{}';
     held text[] := '{}';
@@ -58,13 +60,12 @@ BEGIN
         client_ms := tx -> 'ms';
         ops := tx -> 'ops';
         reordered := false;
+        repeated := false;
         answer := NULL;
         PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', lock_wait, true);
         IF tx ? 'refuse' THEN
             answer := tx -> 'refuse' || '{"status": "rejected"}';
-            IF NOT electric.reject(client, client_lsn, client_ms, ops, answer) THEN
-                answer := electric.decided(client, client_lsn, client_ms);
-            END IF;
+            repeated := NOT electric.reject(client, client_lsn, client_ms, ops, answer);
         END IF;
         WHILE answer IS NULL LOOP
             BEGIN
@@ -75,7 +76,8 @@ BEGIN
                     SET CONSTRAINTS ALL IMMEDIATE;
                     answer := '{"status": "applied"}';
                 ELSE
-                    answer := electric.decided(client, client_lsn, client_ms);
+                    repeated := true;
+                    answer := '{}';
                 END IF;
             EXCEPTION WHEN OTHERS OR assert_failure THEN
                 GET STACKED DIAGNOSTICS e_state = RETURNED_SQLSTATE, e_message = MESSAGE_TEXT,
@@ -99,10 +101,13 @@ BEGIN
                 END IF;
             END;
         END LOOP;
-        IF answer ->> 'status' IN ('applied', 'rejected') THEN
-            COMMIT;
-        ELSE
+        IF repeated THEN
+            answer := electric.decided(client, client_lsn, client_ms);
             ROLLBACK;
+        ELSIF answer ->> 'status' = 'retry' THEN
+            ROLLBACK;
+        ELSE
+            COMMIT;
         END IF;
         answers := answers || answer;
     END LOOP;

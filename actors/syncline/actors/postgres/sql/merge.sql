@@ -75,26 +75,27 @@ DECLARE
     holder text;
     holder_loses boolean;
     grave text[];
+    setters text;
 BEGIN
-    -- The common insert: a key never seen. No entry means no tombstone either.
     IF op = 'I' THEN
         INSERT INTO electric.shadow (relid, key, tags, column_tags)
             VALUES (%RELID%, row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%])) ON CONFLICT (relid, key) DO NOTHING;
-        IF FOUND THEN
-            INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%CELLS%) ON CONFLICT (%KEY%) DO NOTHING;
-            IF FOUND THEN
-                RETURN;
-            END IF;
-            unknown := true;
-        END IF;
+        unknown := FOUND;
     END IF;
-
     IF op = 'D' THEN
         SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR UPDATE NOWAIT;
     ELSE
         SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR NO KEY UPDATE NOWAIT;
     END IF;
     alive := FOUND;
+    IF unknown AND NOT alive THEN
+        -- The common insert: a key never seen. No entry means no tombstone either.
+        INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%CELLS%) ON CONFLICT (%KEY%) DO NOTHING;
+        IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
+            RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
+        RETURN;
+    END IF;
     SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin) AS row_xid INTO entry
         FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = row_key FOR NO KEY UPDATE NOWAIT;
     unknown := unknown OR NOT FOUND;
@@ -155,6 +156,11 @@ BEGIN
             IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
                 RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
             END IF;
+        ELSIF true = ANY (wins) AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> '') THEN
+            -- A trigger that is for certain columns shall not see the others named.
+            SELECT string_agg(setter, ', ') INTO setters
+                FROM unnest(%SETTERS%, wins) AS winning (setter, wins) WHERE winning.wins;
+            EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING cells;
         ELSIF true = ANY (wins) THEN
             UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
         ELSE
@@ -169,6 +175,7 @@ BEGIN
 END
 $merge$;
 $template$;
+    table_name text := format('%I.%I', description ->> 'schema', description ->> 'table');
     part record;
     filled text := template;
 BEGIN
@@ -193,6 +200,9 @@ BEGIN
         string_agg(
             CASE WHEN c.is_bool THEN format('CASE t.%I WHEN true THEN ''t'' WHEN false THEN ''f'' END', c.name)
                  ELSE format('t.%I::text', c.name) END, ', ' ORDER BY c.i) AS image,
+        format('ARRAY[%s]::text[]', string_agg(
+            CASE WHEN c.pk OR c.fixed THEN 'NULL'
+                 ELSE quote_literal(format('%I = ($1 ->> %s)::%s', c.name, c.i - 1, c.type)) END, ', ' ORDER BY c.i)) AS setters,
         count(*) AS width
     INTO part
     FROM (
@@ -204,7 +214,6 @@ BEGIN
         JOIN pg_namespace n ON n.oid = y.typnamespace
     ) c;
     filled := replace(filled, '%FUNCTION%', 'merge_' || target);
-    filled := replace(filled, '%TABLE%', format('%I.%I', description ->> 'schema', description ->> 'table'));
     filled := replace(filled, '%RELID%', target::text);
     filled := replace(filled, '%WIDTH%', part.width::text);
     filled := replace(filled, '%CELLS_KEY%', part.cells_key);
@@ -212,9 +221,16 @@ BEGIN
     filled := replace(filled, '%CELLS%', part.cells);
     filled := replace(filled, '%REVIVED%', part.revived);
     filled := replace(filled, '%KEY%', part.key);
+    -- Twice quoted: a text in the function, and a format there.
+    filled := replace(filled, '''UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%''', quote_literal(format(
+        'UPDATE %s t SET %%s WHERE %s', replace(table_name, '%', '%%'),
+        replace(replace(part.is_row, '(cells ->>', '($1 ->>'), '%', '%%'))));
+    filled := replace(filled, '%SETTERS%', part.setters);
+    filled := replace(filled, '%TOUCH_TEXT%', quote_literal(coalesce(part.touch, part.touch_any)));
     filled := replace(filled, '%IS_ROW%', part.is_row);
     filled := replace(filled, '%TOUCH%', coalesce(part.touch, part.touch_any));
     filled := replace(filled, '%MERGED%', coalesce(part.merged, part.touch, part.touch_any));
+    filled := replace(filled, '%TABLE%', table_name);
     RETURN replace(filled, '%IMAGE%', part.image);
 END
 $generator$;
