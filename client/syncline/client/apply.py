@@ -51,6 +51,15 @@ class UnknownRelation(Exception):
     """The stream names a relation it has not described, or a table that no migration has created here."""
 
 
+def tags_json(tags: Sequence[str]) -> str | None:
+    """A row's tags as its shadow entry stores them; None when it needs no entry."""
+    return None if len(tags) == 1 and tags[0] == UNTRACKED_TAG else json.dumps(list(tags))
+
+
+def tags_from_json(text: str | None) -> tuple[str, ...]:
+    return (UNTRACKED_TAG,) if text is None else tuple(json.loads(text))
+
+
 class TableSql:
     """The statements that apply rows of one table. Parameters: whole rows, or keys (with the tags before them)."""
 
@@ -95,6 +104,10 @@ class Binding:
         """A wire row in the order of our columns."""
         sources = self._sources
         return row if sources is None else tuple(None if i is None else row[i] for i in sources)
+
+    def values(self, row: Row) -> Values:
+        """The SQLite values of a wire row."""
+        return decode_row(self.row(row), self.table.decoders)
 
     def key(self, row: Row) -> Values:
         """The SQLite values of the key of a row in our order."""
@@ -244,7 +257,7 @@ def plan_rows(
     pending: Mapping[RowId, Pending],
     tracked: frozenset[str],
 ) -> Plan:
-    """The plan of shape data: rows as they stood at one position of the stream."""
+    """The plan of rows as they stood at one position of the stream, outside any transaction: shape data."""
     plan = Plan(dict(tables))
     rows = _RowPlanner(plan, tracked, pending)
     bindings = Bindings(relations, tables)
@@ -286,12 +299,13 @@ class _RowPlanner:
         table = binding.table
         self._plan.changed.add(table.name)
         self._plan.run(binding.sql.put, decode_row(row, table.decoders))
-        if len(tags) == 1 and tags[0] == UNTRACKED_TAG:
+        stored = tags_json(tags)
+        if stored is None:
             if table.name in self._tracked:
                 self._plan.run_tags(binding.sql.drop_tags, binding.key(row))
         else:
             self._tracked.add(table.name)
-            self._plan.run_tags(binding.sql.put_tags, (json.dumps(list(tags)), *binding.key(row)))
+            self._plan.run_tags(binding.sql.put_tags, (stored, *binding.key(row)))
 
     def drop(self, binding: Binding, key: Values) -> None:
         self._plan.changed.add(binding.table.name)

@@ -38,7 +38,7 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import AckPolicy
 from syncline.proto.session import ClientSession
-from syncline.proto.values import Insert, Relation
+from syncline.proto.values import Relation
 
 E = TypeVar("E", bound=ClientEvent)
 
@@ -83,7 +83,6 @@ class Connection:
         self._token = token
         self._session = ClientSession()
         self._relations: dict[int, Relation] = {}
-        self._delivery: list[Insert] = []
         self._send_from: int | None = None
         self._something_to_send = asyncio.Event()
         self._live = False
@@ -179,7 +178,6 @@ class Connection:
         await self._drop(event.subscription_id, code, reasons)
 
     async def _on_shape_data_failed(self, event: ShapeDataFailed) -> None:
-        self._delivery = []
         await self._drop(event.subscription_id, "SHAPE_DELIVERY_ERROR", event.message)
 
     async def _on_unsubscribed(self, event: Unsubscribed) -> None:
@@ -196,15 +194,14 @@ class Connection:
             await self._ack()
 
     async def _on_shape_data_begun(self, event: ShapeDataBegun) -> None:
-        self._delivery = []
+        self._replica.begin_delivery()
 
     async def _on_shape_rows(self, event: ShapeRows) -> None:
-        self._delivery.extend(event.inserts)
+        await self._replica.stage(event.inserts, self._relations)
 
     async def _on_shape_data_ended(self, event: ShapeDataEnded) -> None:
-        rows, self._delivery = self._delivery, []
         subscription = self._subscription(event.subscription_id)
-        await self._replica.apply_shape(subscription, event.lsn, rows, self._relations)
+        await self._replica.apply_shape(subscription, event.lsn)
         self._progress.applied()
         if subscription is not None:
             self._progress.delivered(subscription)
@@ -212,7 +209,9 @@ class Connection:
 
     async def _on_additional_data(self, event: AdditionalData) -> None:
         """Rows that a server of the old line fetched after the transaction which announced them."""
-        await self._replica.apply_shape(None, self._replica.lsn, event.inserts, self._relations)
+        self._replica.begin_delivery()
+        await self._replica.stage(event.inserts, self._relations)
+        await self._replica.apply_shape(None, self._replica.lsn)
         self._progress.applied()
         await self._ack(additional_data_refs=[event.ref])
 

@@ -12,8 +12,10 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from syncline.client.apply import (
+    Bindings,
     Plan,
     RowId,
     plan_gone,
@@ -21,8 +23,11 @@ from syncline.client.apply import (
     plan_rows,
     plan_transaction,
     table_sql,
+    tags_from_json,
+    tags_json,
     touched_rows,
 )
+from syncline.client.cells import encode_row
 from syncline.client.live import Changes
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import (
@@ -44,12 +49,10 @@ from syncline.client.shapes import (
     spec_to_json,
     to_request,
 )
+from syncline.client.staging import StagingSql
 from syncline.client.store import Store
 from syncline.client.triggers import key_sql
 from syncline.proto.values import Change, Insert, Migrate, Relation, RowChange, Transaction
-
-# Rows of a delivery that are planned and written at a time: bounds what is held twice.
-_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Replica:
         self.tables: dict[str, Table] = {}
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
+        self._staged: dict[str, Table] = {}
 
     @property
     def schema_version(self) -> str | None:
@@ -168,44 +172,67 @@ class Replica:
         self.pending_writes -= echoed
         self._adopt(plan)
 
-    async def apply_shape(
-        self,
-        subscription: Subscription | None,
-        lsn: bytes,
-        inserts: Sequence[Insert],
-        relations: Mapping[int, Relation],
-    ) -> None:
-        """Apply a whole delivery and mark its subscription delivered. Raises as ``apply_transaction`` does.
+    async def stage(self, inserts: Sequence[Insert], relations: Mapping[int, Relation]) -> None:
+        """Put rows of the delivery under way where they wait for its end. Raises UnknownRelation and ValueError."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            bindings = Bindings(relations, self.tables)
+            for relation_id, group in groupby(inserts, key=lambda insert: insert.relation_id):
+                binding = bindings.of(relation_id)
+                sql = StagingSql(binding.table)
+                if binding.table.name not in self._staged:
+                    connection.execute(sql.drop)
+                    connection.execute(sql.create)
+                    self._staged[binding.table.name] = binding.table
+                connection.executemany(sql.put, [(tags_json(i.tags), *binding.values(i.row)) for i in group])
+
+        await self._store.write(work)
+
+    def begin_delivery(self) -> None:
+        """A delivery begins; what an earlier one may have left unfinished no longer counts."""
+        self._staged = {}
+
+    async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> None:
+        """Apply the delivery that has been staged, and mark its subscription delivered.
 
         Without subscription (it was cancelled meanwhile) the rows are applied all the same: the server counts them as
         ours, leaves them out of other deliveries, and will say which of them have to go.
         """
-
         delivered = [] if subscription is None else [replace(subscription, state=ShapeState.DELIVERED)]
 
         def work(connection: sqlite3.Connection) -> Plan:
             self._begin_incoming(connection, lsn, 0)
-            changed: set[str] = set()
-            named = _named(inserts, relations)
-            pending = self._all_pending(connection)
-            for start in range(0, len(inserts), _ROWS_AT_ONCE):
-                plan = plan_rows(
-                    inserts[start : start + _ROWS_AT_ONCE],
-                    relations,
-                    self.tables,
-                    pending=pending,
-                    tracked=_tracked(connection, named),
-                )
-                changed |= plan.changed
-                _run(connection, plan)
+            for table in self._staged.values():
+                self._move_staged(connection, table)
             _store_subscriptions(connection, delivered)
-            self._end_incoming(connection, Plan(dict(self.tables)))
-            return Plan(dict(self.tables), changed=changed)
+            plan = Plan(dict(self.tables), changed=set(self._staged))
+            self._end_incoming(connection, plan)
+            return plan
 
         plan = await self._store.write_unchecked(work)
         self.lsn = lsn
+        self._staged = {}
         self.subscriptions.update({subscription.position: subscription for subscription in delivered})
         self._adopt(plan)
+
+    def _move_staged(self, connection: sqlite3.Connection, table: Table) -> None:
+        sql = StagingSql(table)
+        (some_pending,) = connection.execute(sql.has_pending).fetchone()
+        if some_pending:
+            inserts = [
+                Insert(table.id, encode_row(values, table.encoders), tags_from_json(tags))
+                for tags, *values in connection.execute(sql.pending).fetchall()
+            ]
+            relations = {table.id: table.relation}
+            pending = self._pending_of(connection, touched_rows(inserts, relations, self.tables))
+            tracked = _tracked(connection, [table.name])
+            _run(connection, plan_rows(inserts, relations, self.tables, pending=pending, tracked=tracked))
+            connection.execute(sql.drop_pending)
+        connection.execute(sql.move)
+        if _tracked(connection, [table.name]):
+            connection.execute(sql.drop_tags)
+        connection.execute(sql.move_tags)
+        connection.execute(sql.drop)
 
     async def apply_gone(
         self,
@@ -295,17 +322,6 @@ class Replica:
                 if entries:
                     pending[row_id] = fold(entries, table, self.client_id)
         return pending
-
-    def _all_pending(self, connection: sqlite3.Connection) -> dict[RowId, Pending]:
-        """Everything pending, for a delivery, which may hold any row."""
-        entries: dict[RowId, list[Entry]] = {}
-        for row in connection.execute(f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog ORDER BY id"):
-            entry = entry_from_row(row)
-            image = entry.old if entry.new is None else entry.new
-            assert image is not None
-            key = tuple(image[column] for column in self.tables[entry.table_name].primary_key)
-            entries.setdefault((entry.table_name, key), []).append(entry)
-        return {row_id: fold(of_row, self.tables[row_id[0]], self.client_id) for row_id, of_row in entries.items()}
 
     def _adopt(self, plan: Plan) -> None:
         self.versions += plan.versions

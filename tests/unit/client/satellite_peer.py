@@ -90,6 +90,9 @@ class Peer:
         self.accepted_tokens: set[str] | None = None
         self.refuse_start_once: str | None = None
         self.refuse_subscribe = False
+        self.half_delivered = asyncio.Event()
+        self.may_finish = asyncio.Event()
+        self.may_finish.set()
         self.silent = False
         self.unanswered = 0
         self.deliver = True
@@ -218,13 +221,17 @@ class Peer:
             await self._send(self._session.relation(ITEMS))
 
     async def deliver_items(self, subscription_id: str, request_ids: Sequence[str]) -> None:
+        """All rows; after the first frame of them the delivery waits if a test has cleared ``may_finish``."""
         session = self._session
         self.lsn += 1
         inserts = [Insert(ITEMS.id, row, tags) for row, tags in self.rows.values()]
-        frames = [session.relation(ITEMS), session.shape_data_begin(subscription_id, str(self.lsn).encode())]
+        await self._send(session.relation(ITEMS), session.shape_data_begin(subscription_id, str(self.lsn).encode()))
         for request_id in request_ids:
-            frames += [session.shape_begin(request_id), session.rows(inserts), session.shape_end()]
-        await self._send(*frames, session.shape_data_end())
+            await self._send(session.shape_begin(request_id), session.rows(inserts[:1]))
+            self.half_delivered.set()
+            await self.may_finish.wait()
+            await self._send(session.rows(inserts[1:]), session.shape_end())
+        await self._send(session.shape_data_end())
 
     async def _merge(self, write: WriteReceived) -> None:
         """The last writer wins, whole rows: enough for one device."""

@@ -59,6 +59,47 @@ async def test_a_fresh_device_gets_its_schema_and_its_shape(db: Database, peer: 
     assert db.status == Status(connected=True, reason=None)
 
 
+async def test_a_local_write_does_not_wait_for_a_delivery_and_merges_with_it(db: Database, peer: Peer) -> None:
+    peer.rows = {key: (item(key, "theirs", 1), ("postgres_1@0",)) for key in ("a", "b", "c")}
+    peer.may_finish.clear()
+    await db.connect("token")
+    shape = await db.sync("items")
+    await asyncio.wait_for(peer.half_delivered.wait(), 10)
+    await until(db, "EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'items')")
+    await db.execute("INSERT INTO items (id, title, rank) VALUES ('b', 'mine', 2)")
+    assert await items(db) == [("b", "mine", 2, None)]
+    peer.may_finish.set()
+    await shape.synced()
+    assert await items(db) == [("a", "theirs", 1, None), ("b", "mine", 2, None), ("c", "theirs", 1, None)]
+    await status(db, pending_writes=0)
+
+
+async def test_a_delivery_that_breaks_in_the_middle_leaves_nothing_and_comes_again(db: Database, peer: Peer) -> None:
+    peer.rows = {key: (item(key), TAGS) for key in ("a", "b")}
+    peer.may_finish.clear()
+    await db.connect("token")
+    shape = await db.sync("items")
+    await asyncio.wait_for(peer.half_delivered.wait(), 10)
+    await until(db, "EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'items')")
+    await peer.cut()
+    await status(db, connected=False)
+    assert await items(db) == []
+    peer.rows = {"c": (item("c"), TAGS)}
+    peer.may_finish.set()
+    await shape.synced()
+    assert [row[0] for row in await items(db)] == ["c"]
+
+
+async def test_a_delivery_replaces_what_was_known_of_its_rows(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a", "old"), ("other@5",)), "b": (item("b", "old"), ("other@5",))}
+    await synced(db, peer)
+    peer.rows = {"a": (item("a", "new"), TAGS), "b": (item("b", "new"), ("other@6",))}
+    await (await db.sync("items", "this.rank IS NULL")).synced()
+    assert [row[1] for row in await items(db)] == ["new", "new"]
+    tags = [tuple(row) for row in await db.sql("SELECT key, tags FROM _syncline_shadow")]
+    assert tags == [('["b"]', '["other@6"]')]
+
+
 async def test_live_changes_arrive(db: Database, peer: Peer) -> None:
     peer.rows = {"a": (item("a", "first"), TAGS)}
     await synced(db, peer)

@@ -1,0 +1,42 @@
+# ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
+"""Where the rows of a delivery wait until it is complete. Pure: SQL text.
+
+A delivery appears on the device as a whole, in one transaction, and may be a million rows. Holding them in memory is
+too much for a device, and holding the writer until the last has arrived would keep local writes waiting for the
+network. So rows are put into a temporary table as they arrive, a batch at a time, and moved at the end by SQLite alone.
+Temporary tables are no part of the database file: a crash, or a connection that breaks in the middle, leaves nothing to
+clean up.
+
+A staged row is its tags (JSON, NULL for an untracked row) and its values in the order of the table's columns.
+"""
+
+from __future__ import annotations
+
+from syncline.client.schema import Table, literal, quoted
+from syncline.client.triggers import key_sql
+
+
+class StagingSql:
+    """The statements for one table's staged rows."""
+
+    def __init__(self, table: Table) -> None:
+        staged = f"temp._syncline_staged_{table.id}"
+        columns = ", ".join(quoted(column) for column in table.columns)
+        key = key_sql([quoted(column) for column in table.primary_key])
+        name = literal(table.name)
+        is_pending = f"{key} IN (SELECT key FROM _syncline_oplog WHERE table_name = {name})"
+        self.drop = f"DROP TABLE IF EXISTS {staged}"
+        self.create = f"CREATE TEMP TABLE _syncline_staged_{table.id} (_syncline_tags, {columns})"
+        self.put = f"INSERT INTO {staged} VALUES (?{', ?' * len(table.columns)})"
+        self.has_pending = f"SELECT EXISTS (SELECT 1 FROM _syncline_oplog WHERE table_name = {name})"
+        self.pending = f"SELECT * FROM {staged} WHERE {is_pending}"
+        self.drop_pending = f"DELETE FROM {staged} WHERE {is_pending}"
+        self.move = f"INSERT OR REPLACE INTO main.{quoted(table.name)} ({columns}) SELECT {columns} FROM {staged}"
+        self.drop_tags = (
+            f"DELETE FROM _syncline_shadow WHERE table_name = {name} "
+            f"AND key IN (SELECT {key} FROM {staged} WHERE _syncline_tags IS NULL)"
+        )
+        self.move_tags = (
+            f"INSERT OR REPLACE INTO _syncline_shadow (table_name, key, tags) "
+            f"SELECT {name}, {key}, _syncline_tags FROM {staged} WHERE _syncline_tags IS NOT NULL"
+        )
