@@ -137,6 +137,7 @@ class Service:
 
     async def _history(self) -> History:
         assert self._database is not None, "the port answers 503 until there is a database"
+        await self._database.read()  # a table opened a moment ago may not have passed the stream yet
         return self._database.history.as_history()
 
 

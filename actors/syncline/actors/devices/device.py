@@ -65,7 +65,7 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.session import ServerSession
-from syncline.proto.values import Gone, Relation, RowChange, Update
+from syncline.proto.values import Gone, Relation, RowChange, ShapeRequest, Update
 
 log = logging.getLogger(__name__)
 
@@ -426,7 +426,7 @@ class Device(Actor):
         try:
             if event.subscription_id in self._subscriptions:
                 raise PlanRefused("SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already")
-            planned = plan(event.shapes, self._around.database.catalog)
+            planned = await self._plan(event.shapes)
         except PlanRefused as refused:
             self._connection.send(
                 self._session.subscribe_refused(
@@ -446,6 +446,14 @@ class Device(Actor):
                 place.ref.cast(NotifyReady(self.ref))
         self._preparing[event.subscription_id] = waiting
         self._deliver_ready()
+
+    async def _plan(self, requests: tuple[ShapeRequest, ...]) -> Planned:
+        """A table opened a moment ago may not have passed the stream yet: who asks for it is not refused for that."""
+        try:
+            return plan(requests, self._around.database.catalog)
+        except PlanRefused:
+            await self._around.database.read()
+            return plan(requests, self._around.database.catalog)
 
     def _shape_ready(self, shape: str) -> None:
         for waiting in self._preparing.values():
