@@ -234,9 +234,10 @@ class ClientSession:
 
     def _read_answer(self, message: Message) -> list[ClientEvent]:
         response = codec.expect(pb.SatRpcResponse, message)
-        method, about = self._calls.get(response.request_id, ("", ()))
-        if method != response.method:
+        call = self._calls.get(response.request_id)
+        if call is None or call[0] != response.method:
             return []  # the answer to a call that we no longer wait for
+        method, about = call
         del self._calls[response.request_id]
         if response.WhichOneof("result") == "error":
             self._step(refused(method))

@@ -1,13 +1,13 @@
 """The operations of a SatOpLog to bytes and back: the only part of the codec that runs once a row.
 
-Both directions are written by hand for the five row operations, because building and walking protobuf objects costs
-several times as much as the bytes themselves. The layout is protobuf's (`satellite.proto`): an entry is
-``0a <length>``, the kind of operation is the tag inside it, and a row is its mask followed by its cells. So the bytes
-of several calls concatenate into one log, and the same bytes can be stored and sent to any number of devices.
+Writing is done by hand for the five row operations, at more than twice the speed of building protobuf objects. The
+layout is protobuf's (`satellite.proto`): an entry is ``0a <length>``, the kind of operation is the tag inside it, and a
+row is its mask followed by its cells. So the bytes of several calls concatenate into one log, and the same bytes can be
+stored and sent to any number of devices.
 
-The fast reader knows only the layout that every encoder in practice writes: known fields, once each, in order. Anything
-else makes it step aside for protobuf's own parser, which is slower and bounded in size, so odd input is judged by
-protobuf and can cost little. Every length is checked against the row's real end before it is believed.
+Reading is fastest with protobuf's own parser, but what it allocates can be many times what it is given. So a log is
+walked entry by entry first, which counts the operations, and is parsed in chunks of bounded size. An operation larger
+than a chunk must be a row with large cells and is read by hand.
 """
 
 from __future__ import annotations
@@ -42,9 +42,12 @@ from syncline.proto.values import (
 COLUMNS_MAX: Final = 1664
 # Operations in one SatOpLog. The smallest takes four bytes and becomes an object, so bytes alone are no bound.
 OPS_PER_LOG_MAX: Final = 2_000_000
-# Above this only the fast reader serves. Protobuf's parser turns two bytes into an object of tens.
-UNUSUAL_OP_BYTES_MAX: Final = 1 << 20
-_CACHED_TAGS_BYTES_MAX: Final = 256
+# What protobuf's parser is given at once. It turns two bytes into an object of tens, so this bounds what it can use.
+CHUNK_BYTES_MAX: Final = 1 << 20
+CHUNK_OPS_MAX: Final = 1000
+# Tags of one operation that is larger than a chunk; there is about one per device that writes the row at the same time.
+TAGS_MAX: Final = 10_000
+_NO_NULLS: Final = tuple(bytes((columns + 7) // 8) for columns in range(COLUMNS_MAX + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +271,7 @@ def encode_migrate(migrate: Migrate) -> bytes:
 
 
 class _UnusualError(Exception):
-    """Not the layout the fast reader knows."""
+    """Not the layout the reader of large operations knows."""
 
 
 def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
@@ -277,8 +280,10 @@ def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
     Raises ProtocolError (INVALID_REQUEST) for anything that is not such a body or holds more than ``ops_max`` of them.
     """
     ops: list[Op] = []
-    pos, end = 0, len(body)
+    chunk_start = chunk_ops = pos = 0
+    end = len(body)
     while pos < end:
+        start = pos
         try:
             if body[pos] != 0x0A:
                 raise invalid("a SatOpLog holds something that is not an operation")
@@ -289,17 +294,46 @@ def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
                 n, pos = _read_varint(body, pos + 1)
         except IndexError:
             raise invalid("a SatOpLog is cut off") from None
-        stop = pos + n
-        if stop > end:
+        content, pos = pos, pos + n
+        if pos > end:
             raise invalid("an operation claims to be longer than its SatOpLog")
-        if len(ops) >= ops_max:
+        chunk_ops += 1
+        if len(ops) + chunk_ops > ops_max:
             raise invalid(f"a SatOpLog of more than {ops_max} operations")
-        try:
-            ops.append(_read_row_op(body, pos, stop))
-        except (_UnusualError, IndexError):
-            ops.append(_read_unusual_op(body[pos:stop]))
-        pos = stop
+        if n > CHUNK_BYTES_MAX:
+            _read_chunk(body[chunk_start:start], ops)
+            ops.append(_read_large_op(body, content, pos))
+        elif chunk_ops < CHUNK_OPS_MAX and pos - chunk_start < CHUNK_BYTES_MAX:
+            continue
+        else:
+            _read_chunk(body[chunk_start:pos], ops)
+        chunk_start, chunk_ops = pos, 0
+    _read_chunk(body[chunk_start:], ops)
     return ops
+
+
+def _read_chunk(body: bytes, ops: list[Op]) -> None:
+    """Append the operations of ``body``, which is small enough for protobuf's parser."""
+    try:
+        log = pb.SatOpLog.FromString(body)
+    except DecodeError:
+        raise invalid("an operation cannot be decoded") from None
+    append = ops.append
+    for op in log.ops:
+        kind = op.WhichOneof("op")
+        if kind == "insert":
+            insert = op.insert
+            append(Insert(insert.relation_id, decode_row(insert.row_data), tuple(insert.tags)))
+        else:
+            append(_op_of(op, kind))
+
+
+def _read_large_op(data: bytes, pos: int, end: int) -> RowChange:
+    """A row operation too large for protobuf's parser: most of it must be cells, and few of them."""
+    try:
+        return _read_row_op(data, pos, end)
+    except (_UnusualError, IndexError):
+        raise invalid(f"an operation of more than {CHUNK_BYTES_MAX} bytes that is not a plain row") from None
 
 
 def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
@@ -347,7 +381,6 @@ def _read_row_op(data: bytes, pos: int, end: int) -> RowChange:
 
 
 _ROW_OPS: Final = frozenset((0x1A, 0x22, 0x2A, 0x3A, 0x42))
-_UP_TO_COLUMNS_MAX: Final = range(COLUMNS_MAX + 1)
 
 
 def _read_row(data: bytes, pos: int, limit: int, tag: int) -> tuple[Row, int]:
@@ -359,7 +392,9 @@ def _read_row(data: bytes, pos: int, limit: int, tag: int) -> tuple[Row, int]:
     else:
         n, pos = _read_varint(data, pos + 1)
     end = pos + n
-    if end > limit or not n or data[pos] != 0x0A:
+    if not n:
+        return (), pos
+    if end > limit or data[pos] != 0x0A:
         raise _UnusualError
     n = data[pos + 1]
     if n < 0x80:
@@ -369,7 +404,7 @@ def _read_row(data: bytes, pos: int, limit: int, tag: int) -> tuple[Row, int]:
     mask = data[pos : pos + n]
     pos += n
     cells: list[Cell] = []
-    for _ in _UP_TO_COLUMNS_MAX:
+    for _ in range(COLUMNS_MAX + 1):
         if pos >= end:
             break
         if data[pos] != 0x12:
@@ -386,36 +421,27 @@ def _read_row(data: bytes, pos: int, limit: int, tag: int) -> tuple[Row, int]:
         raise invalid(f"a row of more than {COLUMNS_MAX} columns")
     if pos != end:
         raise _UnusualError
-    if mask.count(0) != len(mask) or len(mask) != (len(cells) + 7) >> 3:
-        return _apply_mask(mask, cells), end
-    return tuple(cells), end
+    return _apply_mask(mask, cells), end
+
+
+@lru_cache(maxsize=4096)
+def _null_columns(mask: bytes, columns: int) -> tuple[int, ...]:
+    if len(mask) != (columns + 7) >> 3:
+        raise invalid(f"a row of {columns} values has a null mask of {len(mask)} bytes")
+    if int.from_bytes(mask, "big") & ((1 << (len(mask) * 8 - columns)) - 1):
+        raise invalid("a null mask marks columns beyond the last")
+    return tuple(i for i in range(columns) if mask[i >> 3] & (0x80 >> (i & 7)))
 
 
 def _apply_mask(mask: bytes, cells: list[Cell]) -> Row:
-    columns = len(cells)
-    if len(mask) != (columns + 7) >> 3:
-        raise invalid(f"a row of {columns} values has a null mask of {len(mask)} bytes")
-    bits = int.from_bytes(mask, "big")
-    if bits & ((1 << (len(mask) * 8 - columns)) - 1):
-        raise invalid("a null mask marks columns beyond the last")
-    for i in range(columns):
-        if mask[i >> 3] & (0x80 >> (i & 7)):
-            if cells[i]:
-                raise invalid(f"column {i} of a row is marked as null and has a value")
-            cells[i] = None
+    for i in _null_columns(mask, len(cells)):
+        if cells[i]:
+            raise invalid(f"column {i} of a row is marked as null and has a value")
+        cells[i] = None
     return tuple(cells)
 
 
 def _read_tags(data: bytes, tag: int) -> tuple[str, ...]:
-    if not data:
-        return ()
-    # The rows of a transaction mostly share their tags, so the same few bytes come again and again.
-    if len(data) <= _CACHED_TAGS_BYTES_MAX:
-        return _read_short_tags(data, tag)
-    return _parse_tags(data, tag)
-
-
-def _parse_tags(data: bytes, tag: int) -> tuple[str, ...]:
     tags: list[str] = []
     pos, end = 0, len(data)
     while pos < end:
@@ -424,6 +450,8 @@ def _parse_tags(data: bytes, tag: int) -> tuple[str, ...]:
         n, pos = _read_varint(data, pos + 1)
         if pos + n > end:
             raise _UnusualError
+        if len(tags) >= TAGS_MAX:
+            raise invalid(f"an operation with more than {TAGS_MAX} tags")
         try:
             tags.append(data[pos : pos + n].decode())
         except UnicodeDecodeError:
@@ -432,17 +460,8 @@ def _parse_tags(data: bytes, tag: int) -> tuple[str, ...]:
     return tuple(tags)
 
 
-_read_short_tags = lru_cache(maxsize=4096)(_parse_tags)
-
-
-def _read_unusual_op(data: bytes) -> Op:
-    if len(data) > UNUSUAL_OP_BYTES_MAX:
-        raise invalid(f"an operation of an unusual layout and more than {UNUSUAL_OP_BYTES_MAX} bytes")
-    try:
-        op = pb.SatTransOp.FromString(data)
-    except DecodeError:
-        raise invalid("an operation cannot be decoded") from None
-    match op.WhichOneof("op"):
+def _op_of(op: pb.SatTransOp, kind: str | None) -> Op:
+    match kind:
         case "begin":
             begin = op.begin
             return Begin(
@@ -455,8 +474,6 @@ def _read_unusual_op(data: bytes) -> Op:
             )
         case "commit":
             return Commit(op.commit.commit_timestamp, op.commit.lsn, op.commit.additional_data_ref)
-        case "insert":
-            return Insert(op.insert.relation_id, decode_row(op.insert.row_data), tuple(op.insert.tags))
         case "update":
             old = decode_row(op.update.old_row_data) if op.update.HasField("old_row_data") else None
             return Update(op.update.relation_id, decode_row(op.update.row_data), old, tuple(op.update.tags))
@@ -478,9 +495,12 @@ def _read_unusual_op(data: bytes) -> Op:
 
 def decode_row(message: pb.SatOpRow) -> Row:
     """The cells of a SatOpRow. Raises ProtocolError when mask and values do not fit each other."""
-    if len(message.values) > COLUMNS_MAX:
+    cells = tuple(message.values)
+    columns = len(cells)
+    if columns > COLUMNS_MAX:
         raise invalid(f"a row of more than {COLUMNS_MAX} columns")
-    return _apply_mask(message.nulls_bitmask, list(message.values))
+    mask = message.nulls_bitmask
+    return cells if mask == _NO_NULLS[columns] else _apply_mask(mask, list(cells))
 
 
 def _migrate_of(message: pb.SatOpMigrate) -> Migrate:

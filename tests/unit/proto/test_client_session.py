@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, SHAPES, Conversation, streaming
 
 from syncline.proto import client_session, codec
 from syncline.proto import satellite_pb2 as pb
@@ -30,7 +31,6 @@ from syncline.proto.events import (
 )
 from syncline.proto.session import ClientSession, State
 from syncline.proto.values import Column, Compensation, Delete, Gone, Insert, Migrate, Relation, Transaction, Update
-from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, SHAPES, Conversation, streaming
 
 ROW = (b"1", b"one")
 BEGIN = codec.encode_begin(1000, b"42", "postgres_1", 42)

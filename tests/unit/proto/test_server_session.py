@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, Conversation, streaming, writing
 
 from syncline.proto import codec, server_session
 from syncline.proto import satellite_pb2 as pb
@@ -33,7 +34,6 @@ from syncline.proto.values import (
     Transaction,
     Update,
 )
-from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, Conversation, streaming, writing
 
 ROW = (b"1", b"one")
 
@@ -415,15 +415,19 @@ def test_an_invalid_write_names_the_transaction_at_fault() -> None:
 
 
 def test_an_unfinished_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_session, "TRANSACTION_LIMITS", TransactionLimits(ops_max=10, bytes_max=200))
+    monkeypatch.setattr(server_session, "TRANSACTION_LIMITS", TransactionLimits(ops_max=10, bytes_max=300))
     large = codec.encode_ops([Insert(0, (b"1", bytes(90)))])
-    for ops, message in ((device_log(*[ONE] * 5), "more than 10 operations"), (device_log(large), "than 200 bytes")):
+    for log, message in (
+        (device_log(*[ONE] * 5), "more than 10 operations"),
+        (device_log(large), "more than 300 bytes"),
+    ):
         session = writing().server
         session.receive(codec.relation_message(DEVICE_ITEMS))
         session.receive(device_log(BEGIN))
+        session.receive(log)
+        session.receive(log)
         with pytest.raises(ProtocolError, match=message):
-            for _ in range(3):
-                session.receive(ops)
+            session.receive(log)
 
 
 def test_relations_and_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
