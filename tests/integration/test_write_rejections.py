@@ -122,7 +122,7 @@ async def test_a_refused_transaction_is_recorded_untried(database: str) -> None:
         assert await s.statuses(refused, written("a", 2, _item(s, "6")), refused) == [
             "rejected",
             "applied",
-            "duplicate",
+            "rejected",
         ]
         assert [row[0] for row in await s.rows("items")] == [1, 6]
 
