@@ -1,0 +1,118 @@
+"""Slot, publication and catalog against a real Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from syncline.actors.postgres.bootstrap import PUBLICATION, bootstrap
+from syncline.actors.postgres.catalog import load_catalog
+from syncline.actors.postgres.slot import (
+    PreconditionError,
+    check_server,
+    ensure_publication,
+    ensure_slot,
+    slot_name,
+    slot_state,
+)
+
+
+@pytest.fixture
+async def app(database: str) -> AsyncIterator[asyncpg.Connection]:
+    await bootstrap(database)
+    connection = await asyncpg.connect(database)
+    await connection.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+    await connection.execute("CREATE TABLE items (b int, m mood, a text, PRIMARY KEY (a, b))")
+    await connection.execute("CALL electric.electrify('public.items')")
+    yield connection
+    await connection.close()
+
+
+async def published(app: asyncpg.Connection) -> set[str]:
+    rows = await app.fetch("SELECT tablename FROM pg_publication_tables WHERE pubname = $1", PUBLICATION)
+    return {row[0] for row in rows}
+
+
+async def test_a_slot_is_made_once(app: asyncpg.Connection) -> None:
+    name = slot_name(await app.fetchval("SELECT current_database()"))
+    assert await slot_state(app, name) is None
+    made = await ensure_slot(app, name)
+    again = await ensure_slot(app, name)
+    assert (made.created, again.created) == (True, False)
+    assert made.confirmed == again.confirmed
+    assert made.done < made.confirmed
+
+
+async def test_a_slot_of_another_plugin_is_not_taken_over(app: asyncpg.Connection) -> None:
+    name = "foreign_" + await app.fetchval("SELECT current_database()")
+    await app.execute("SELECT pg_create_physical_replication_slot($1)", name)
+    with pytest.raises(PreconditionError, match="not for pgoutput"):
+        await ensure_slot(app, name)
+    await app.execute("SELECT pg_drop_replication_slot($1)", name)
+
+
+async def test_servers_that_start_together_share_the_slot(app: asyncpg.Connection, database: str) -> None:
+    name = "together_" + await app.fetchval("SELECT current_database()")
+    async with asyncpg.create_pool(database, min_size=3) as pool:
+
+        async def ensure() -> bool:
+            async with pool.acquire() as connection:
+                return (await ensure_slot(connection, name)).created
+
+        assert sum(await asyncio.gather(*(ensure() for _ in range(3)))) == 1
+
+
+async def test_this_server_will_do(app: asyncpg.Connection) -> None:
+    assert await check_server(app) >= 140000
+
+
+async def test_a_role_that_may_not_replicate_is_told_how(app: asyncpg.Connection, database: str) -> None:
+    role = "plain_" + await app.fetchval("SELECT current_database()")
+    await app.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    parts = urlsplit(database)
+    dsn = urlunsplit(parts._replace(netloc=f"{role}:x@{parts.hostname}:{parts.port}"))
+    plain = await asyncpg.connect(dsn)
+    try:
+        with pytest.raises(PreconditionError, match=f"ALTER ROLE {role} WITH REPLICATION"):
+            await check_server(plain)
+    finally:
+        await plain.close()
+        await app.execute(f"DROP ROLE {role}")
+
+
+async def test_a_publication_somebody_changed_is_put_right(app: asyncpg.Connection) -> None:
+    whole = await published(app)
+    assert whole == {"items", "clients", "migrations", "shadow"}
+    await app.execute(f"ALTER PUBLICATION {PUBLICATION} DROP TABLE items, electric.shadow")
+    await app.execute(f"ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert')")
+    await app.execute("ALTER TABLE items REPLICA IDENTITY DEFAULT")
+    await ensure_publication(app, PUBLICATION)
+    assert await published(app) == whole
+    assert await app.fetchval("SELECT pubupdate AND pubdelete AND pubtruncate FROM pg_publication")
+    assert await app.fetchval("SELECT relreplident FROM pg_class WHERE relname = 'items'") == b"f"
+
+
+async def test_a_publication_that_is_gone_is_made_again(app: asyncpg.Connection) -> None:
+    whole = await published(app)
+    await app.execute(f"DROP PUBLICATION {PUBLICATION}")
+    await ensure_publication(app, PUBLICATION)
+    assert await published(app) == whole
+
+
+async def test_the_catalog_tells_columns_keys_types_and_labels(app: asyncpg.Connection) -> None:
+    table = (await load_catalog(app)).named("items")
+    assert table is not None
+    assert table.oid == await app.fetchval("SELECT 'items'::regclass::oid::bigint")
+    assert table.relation.names == ("b", "m", "a")
+    assert table.key_names == ("b", "a")
+    assert table.types == {"b": "int4", "m": "mood", "a": "text"}
+    assert table.enum_labels == {"m": ("sad", "ok")}
+
+
+async def test_a_table_that_was_dropped_leaves_the_catalog(app: asyncpg.Connection) -> None:
+    await app.execute("DROP TABLE items")
+    assert (await load_catalog(app)).tables == {}
