@@ -145,6 +145,10 @@ class Links:
             peer.roomy.clear()
             await peer.roomy.wait()
 
+    async def connected(self, peer_id: str) -> None:
+        """Waits for a connection to ``peer_id``, known so far or not."""
+        await self._peer(peer_id).connected.wait()
+
     def raise_epoch(self, epoch: int) -> None:
         """This host owns what it owns by a newer claim. Raises ``ValueError`` when it is not newer."""
         self.epoch = epoch
@@ -288,7 +292,7 @@ class Links:
                     await writer.drain()
                     raise LinkError(f"{peer.id} has the stale epoch {event.epoch}")
                 elif isinstance(event, PeerLeft):
-                    self._declare_down(peer, "it said goodbye")
+                    self._declare_down(peer, "it said goodbye", logging.INFO)
                     return
             if link is not peer.link:
                 raise LinkError("the peer was given up meanwhile")
@@ -336,11 +340,11 @@ class Links:
                 after_s, self._declare_down, peer, f"no connection for {after_s:g} s"
             )
 
-    def _declare_down(self, peer: Peer, why: str) -> None:
+    def _declare_down(self, peer: Peer, why: str, level: int = logging.WARNING) -> None:
         if peer.down_timer is not None:
             peer.down_timer.cancel()
             peer.down_timer = None
-        log.warning("%s: host %s is down: %s", self.host, peer.id, why)
+        log.log(level, "%s: host %s is down: %s", self.host, peer.id, why)
         peer.up = False
         peer.connected.clear()
         peer.link = self._new_link(fence=peer.link.fence)

@@ -107,11 +107,8 @@ class Remotes:
         return peer is not None and peer.up
 
     async def reachable(self, peer_id: str) -> None:
-        """Waits for a connection. Raises ``ActorDown`` when the peer is unknown."""
-        peer = self._links.peers.get(peer_id)
-        if peer is None:
-            raise ActorDown(Address(peer_id, ""), Exit(ExitKind.UNREACHABLE, detail="no link to this host"))
-        await peer.connected.wait()
+        """Waits for a connection to a host that we dial or that dials us."""
+        await self._links.connected(peer_id)
 
     async def close(self) -> None:
         """Ends all links; what was asked of others ends with ``UNREACHABLE``."""
