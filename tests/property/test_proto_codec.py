@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, streaming, writing
 
-from syncline.proto import codec, ops
+from syncline.proto import codec, op_reader
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.events import TransactionReceived
@@ -142,7 +142,7 @@ def test_encoded_operations_concatenate(first: list[Change], second: list[Change
 @settings(max_examples=40, deadline=None)
 @given(row_changes, st.binary(min_size=1, max_size=3))
 def test_an_operation_larger_than_a_chunk_is_read_by_hand_with_the_same_result(change: RowChange, fill: bytes) -> None:
-    large = fill * (ops.CHUNK_BYTES_MAX // len(fill) + 1)
+    large = fill * (op_reader.CHUNK_BYTES_MAX // len(fill) + 1)
     match change:
         case Delete(relation_id, row, tags):
             change = Delete(relation_id, (*row, large), tags)
@@ -404,7 +404,7 @@ def test_a_hostile_log_takes_no_more_memory_than_a_few_times_its_bytes(body: byt
 def test_a_row_of_too_many_columns_is_told_so() -> None:
     for cell in (b"", b"x" * 1000):
         with pytest.raises(ProtocolError, match="more than 1664 columns"):
-            codec.decode_ops(codec.encode_ops([Insert(0, (cell,) * (ops.COLUMNS_MAX + 1))]))
+            codec.decode_ops(codec.encode_ops([Insert(0, (cell,) * (op_reader.COLUMNS_MAX + 1))]))
 
 
 def test_a_message_of_unusual_size_is_told_so() -> None:

@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError, Message
 
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.errors import ErrorCode, invalid
-from syncline.proto.ops import COLUMNS_MAX as COLUMNS_MAX
-from syncline.proto.ops import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
+from syncline.proto.op_reader import COLUMNS_MAX as COLUMNS_MAX
+from syncline.proto.op_reader import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
+from syncline.proto.op_reader import decode_ops as decode_ops
+from syncline.proto.op_reader import decode_row as decode_row
 from syncline.proto.ops import Op as Op
-from syncline.proto.ops import decode_ops as decode_ops
-from syncline.proto.ops import decode_row as decode_row
 from syncline.proto.ops import encode_begin as encode_begin
 from syncline.proto.ops import encode_commit as encode_commit
 from syncline.proto.ops import encode_migrate as encode_migrate

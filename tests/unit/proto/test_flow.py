@@ -14,9 +14,9 @@ def filled(size: int) -> Window:
 
 def test_a_window_closes_when_full_and_opens_with_an_ack() -> None:
     window = filled(3)
-    assert not window.open
+    before = window.open
     assert window.acked(10)
-    assert window.open
+    assert (before, window.open) == (False, True)
     assert window.unacked == 2
     assert window.acked_lsn == 100
 

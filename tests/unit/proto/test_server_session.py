@@ -30,6 +30,7 @@ from syncline.proto.values import (
     Insert,
     Migrate,
     Relation,
+    RowChange,
     ShapeRequest,
     Transaction,
     Update,
@@ -346,7 +347,7 @@ def test_a_write_before_the_device_has_answered_our_start_is_ignored() -> None:
 def test_a_whole_transaction_of_the_npm_client_arrives() -> None:
     session = writing().server
     assert session.receive(codec.relation_message(DEVICE_ITEMS)) == []
-    changes = [
+    changes: list[RowChange] = [
         Compensation(0, (b"1", None), ("c1@500", "postgres_1@4")),
         Insert(0, ROW),
         Update(0, (b"1", b"uno"), ROW, ("c1@500",)),
