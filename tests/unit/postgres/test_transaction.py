@@ -282,6 +282,12 @@ def test_a_malformed_claim_is_not_believed(content: bytes) -> None:
     assert chunk.head.origin is None
 
 
+def test_a_rejected_write_does_not_pass_for_an_echo() -> None:
+    content = b'{"client": "device", "ms": 42, "lsn": 9, "rejected": true}'
+    (chunk,) = transaction(LogicalMessage(True, Lsn(1), "syncline.tx", content), client_row())
+    assert (chunk.head.origin, chunk.changes) == (None, [])
+
+
 def test_definitions_between_the_rows_of_a_device_write_do_not_cut_it() -> None:
     table = relation(103, "later", id=TEXT)
     (chunk,) = transaction(claim(), insert(b"1", b"a"), table, insert(b"1", oid=103), client_row())
