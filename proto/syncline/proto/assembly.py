@@ -1,17 +1,17 @@
 """From the operations of SatOpLogs to whole transactions.
 
 A transaction may arrive in pieces: a SatOpLog may end in the middle of one, and may hold several. Peers act on whole
-transactions only, so the pieces wait here, up to a limit. Rows that come outside a transaction belong to whatever
-delivery is under way and are not for this module.
+transactions only, so the pieces wait here, up to a limit. Rows that come outside a transaction belong to whatever a
+device has open at that moment: a delivery, a batch of rows that leave, additional data.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from syncline.proto.errors import ErrorCode, ProtocolError, invalid
 from syncline.proto.ops import Begin, Commit
-from syncline.proto.values import Change, Delete, Relation, RowChange, Transaction, Update
+from syncline.proto.values import Change, Delete, Insert, Relation, RowChange, Transaction, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,32 @@ class Assembler:
         self._bytes += frame_bytes
         if self._bytes > self._limits.bytes_max:
             raise invalid(f"a transaction of more than {self._limits.bytes_max} bytes", lsn=self._begin.lsn)
+
+
+@dataclass(slots=True)
+class OpenDelivery:
+    """Subscription data on its way in, between begin and end."""
+
+    subscription_id: str
+    lsn: bytes
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class OpenGoneBatch:
+    """Rows that leave, between begin and end."""
+
+    subscription_ids: tuple[str, ...]
+    lsn: bytes
+    rows: list[RowChange] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class OpenAdditionalData:
+    """Rows announced earlier, between their begin and commit."""
+
+    ref: int
+    inserts: list[Insert] = field(default_factory=list)
 
 
 def check_width(

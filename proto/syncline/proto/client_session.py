@@ -11,14 +11,21 @@ A server is trusted more than a device is, so the limits are those of a device's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from google.protobuf.message import Message
 
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
-from syncline.proto.assembly import Assembler, TransactionLimits, check_width
+from syncline.proto.assembly import (
+    Assembler,
+    OpenAdditionalData,
+    OpenDelivery,
+    OpenGoneBatch,
+    TransactionLimits,
+    check_width,
+)
+from syncline.proto.calls import read_start_answer, read_subscribe_answer, start_body
 from syncline.proto.codec import MessageType
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
@@ -33,15 +40,11 @@ from syncline.proto.events import (
     ShapeDataEnded,
     ShapeDataFailed,
     ShapeRows,
-    StreamRefused,
     StreamStarted,
     StreamStopped,
-    Subscribed,
-    SubscribeRefused,
     TransactionReceived,
     Unsubscribed,
 )
-from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
 from syncline.proto.states import ARROWS, AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE, State, granted, refused
 from syncline.proto.values import (
@@ -66,30 +69,6 @@ MESSAGE_BYTES_MAX: Final = 16 << 20
 # Rows of one batch that leaves, or of one ref's additional data: they are handed over as one.
 BATCH_ROWS_MAX: Final = 20_000_000
 
-_DIALECTS: Final = {"sqlite": "SQLITE", "postgresql": "POSTGRES"}
-
-
-@dataclass(slots=True)
-class _Delivery:
-    """Subscription data on its way in, between begin and end."""
-
-    subscription_id: str
-    lsn: bytes
-    request_id: str = ""
-
-
-@dataclass(slots=True)
-class _GoneBatch:
-    subscription_ids: tuple[str, ...]
-    lsn: bytes
-    rows: list[RowChange] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Additional:
-    ref: int
-    inserts: list[Insert] = field(default_factory=list)
-
 
 class ClientSession:
     """One connection of a device to a server. Not reusable."""
@@ -102,9 +81,9 @@ class ClientSession:
         self._relations: dict[int, Relation] = {}
         self._relations_sent: dict[int, Relation] = {}
         self._assembler = Assembler(TRANSACTION_LIMITS)
-        self._delivery: _Delivery | None = None
-        self._gone_batch: _GoneBatch | None = None
-        self._additional: _Additional | None = None
+        self._delivery: OpenDelivery | None = None
+        self._gone_batch: OpenGoneBatch | None = None
+        self._additional: OpenAdditionalData | None = None
 
     # --- what the device says -----------------------------------------------------------------------------------------
 
@@ -125,13 +104,8 @@ class ClientSession:
         ``subscription_ids`` and ``observed_additional_data`` say what is held, and travel only with an lsn; with one
         the schema version follows from it, so ``schema_version`` travels only without.
         """
-        request = pb.SatInStartReplicationReq(lsn=lsn, sql_dialect=_DIALECTS[dialect])
-        if lsn:
-            request.subscription_ids.extend(subscription_ids)
-            request.observed_transaction_data.extend(observed_additional_data)
-        elif schema_version is not None:
-            request.schema_version = schema_version
-        return self._call(START, request)
+        body = start_body(lsn, subscription_ids, schema_version, dialect, observed_additional_data)
+        return self._send_call(START, body, ())
 
     def stop(self) -> bytes:
         """Ask for rest. What is under way still arrives."""
@@ -254,13 +228,9 @@ class ClientSession:
         return Authenticated(answer.id)
 
     def _read_started(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
-        answer = codec.decode_body(pb.SatInStartReplicationResp, body)
-        if answer.HasField("err"):
-            self._step(refused(START))
-            codes = pb.SatInStartReplicationResp.ReplicationError.Code
-            return StreamRefused(codec.enum_name(codes, answer.err.code), answer.err.message)
-        self._step(granted(START))
-        return StreamStarted(answer.unacked_window_size or WINDOW_TRANSACTIONS)
+        answer = read_start_answer(body)
+        self._step(granted(START) if isinstance(answer, StreamStarted) else refused(START))
+        return answer
 
     def _read_stopped(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
         codec.decode_body(pb.SatInStopReplicationResp, body)
@@ -268,17 +238,7 @@ class ClientSession:
         return StreamStopped()
 
     def _read_subscribed(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
-        answer = codec.decode_body(pb.SatSubsResp, body)
-        subscription_id = answer.subscription_id or about[0]
-        if not answer.HasField("err"):
-            return Subscribed(subscription_id)
-        codes = pb.SatSubsResp.SatSubsError.Code
-        shape_codes = pb.SatSubsResp.SatSubsError.ShapeReqError.Code
-        errors = tuple(
-            (error.request_id, codec.enum_name(shape_codes, error.code), error.message)
-            for error in answer.err.shape_request_error
-        )
-        return SubscribeRefused(subscription_id, codec.enum_name(codes, answer.err.code), answer.err.message, errors)
+        return read_subscribe_answer(body, about[0])
 
     def _read_unsubscribed(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
         codec.decode_body(pb.SatUnsubsResp, body)
@@ -301,7 +261,7 @@ class ClientSession:
         if self._delivery is not None or self._gone_batch is not None or self._assembler.open:
             raise invalid("a delivery begins inside another or inside a transaction")
 
-    def _require_delivery(self) -> _Delivery:
+    def _require_delivery(self) -> OpenDelivery:
         if self._delivery is None:
             raise invalid("rows of a shape outside a delivery")
         return self._delivery
@@ -309,7 +269,7 @@ class ClientSession:
     def _read_delivery_begin(self, message: Message) -> list[ClientEvent]:
         begin = codec.expect(pb.SatSubsDataBegin, message)
         self._require_no_delivery()
-        self._delivery = _Delivery(begin.subscription_id, begin.lsn)
+        self._delivery = OpenDelivery(begin.subscription_id, begin.lsn)
         return [ShapeDataBegun(begin.subscription_id, begin.lsn)]
 
     def _read_shape_begin(self, message: Message) -> list[ClientEvent]:
@@ -333,7 +293,7 @@ class ClientSession:
     def _read_gone_begin(self, message: Message) -> list[ClientEvent]:
         begin = codec.expect(pb.SatUnsubsDataBegin, message)
         self._require_no_delivery()
-        self._gone_batch = _GoneBatch(tuple(begin.subscription_ids), begin.lsn)
+        self._gone_batch = OpenGoneBatch(tuple(begin.subscription_ids), begin.lsn)
         return []
 
     def _read_gone_end(self, message: Message) -> list[ClientEvent]:
@@ -358,7 +318,7 @@ class ClientSession:
         self._assembler.end_of_log(len(frame))
         return events
 
-    def _read_shape_rows(self, delivery: _Delivery, ops: list[Op]) -> list[ClientEvent]:
+    def _read_shape_rows(self, delivery: OpenDelivery, ops: list[Op]) -> list[ClientEvent]:
         inserts: list[Insert] = []
         for op in ops:
             if not isinstance(op, Insert):
@@ -367,7 +327,7 @@ class ClientSession:
             inserts.append(op)
         return [ShapeRows(delivery.subscription_id, delivery.request_id, tuple(inserts))] if inserts else []
 
-    def _read_gones(self, batch: _GoneBatch, ops: list[Op]) -> None:
+    def _read_gones(self, batch: OpenGoneBatch, ops: list[Op]) -> None:
         for op in ops:
             if not isinstance(op, Gone):
                 raise invalid(f"{type(op).__name__} inside a batch of rows that leave")
@@ -385,7 +345,7 @@ class ClientSession:
             case AdditionalBegin(ref):
                 if self._additional is not None or self._assembler.open:
                     raise invalid("additional data begin inside a transaction or other additional data")
-                self._additional = _Additional(ref)
+                self._additional = OpenAdditionalData(ref)
             case AdditionalCommit(ref):
                 additional = self._additional
                 if additional is None or additional.ref != ref:

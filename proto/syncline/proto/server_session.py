@@ -13,7 +13,6 @@ Everything a device can make us keep has a limit below.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from google.protobuf.message import Message
@@ -21,17 +20,15 @@ from google.protobuf.message import Message
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import Assembler, TransactionLimits, check_width
+from syncline.proto.calls import read_call
 from syncline.proto.codec import MessageType
+from syncline.proto.delivery import Deliveries
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
     AckReceived,
-    AuthRequested,
     PeerFailed,
     ServerEvent,
-    StartRequested,
-    StopRequested,
     SubscribeRequested,
-    UnsubscribeRequested,
     WriteReceived,
     WriteStarted,
 )
@@ -67,25 +64,13 @@ FRAME_BYTES_MAX: Final = 32 << 20
 TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=200_000, bytes_max=64 << 20)
 # Far above the tables of any schema a device holds; a relation is a few kilobytes.
 RELATIONS_MAX: Final = 2048
-# Calls that wait for our answer, and subscriptions whose delivery is checked. Devices send one at a time.
+# Calls that wait for our answer. Devices send one at a time.
 OUTSTANDING_CALLS_MAX: Final = 1024
-UNDELIVERED_SUBSCRIPTIONS_MAX: Final = 1024
-# Our tables keep client ids in varchar(64), as devices expect.
-CLIENT_ID_CHARS_MAX: Final = 64
 # Large batches of rows that leave are cut into logs of this many.
 GONES_PER_LOG: Final = 5000
 
 # Old devices are known to accept exactly this request: an empty position and its two empty packed fields.
 _START_WRITE_BODY: Final = b"\x12\x00\x32\x00"
-
-
-@dataclass(slots=True)
-class _Delivery:
-    """Subscription data on its way out. ``missing``: request ids that have had no begin and end yet."""
-
-    subscription_id: str
-    missing: set[str] = field(default_factory=set)
-    request_open: bool = False
 
 
 class ServerSession:
@@ -102,8 +87,7 @@ class ServerSession:
         self._relations: dict[int, Relation] = {}
         self._assembler = Assembler(TRANSACTION_LIMITS)
         self._named_changes: list[tuple[Relation, RowChange]] = []
-        self._undelivered: dict[str, set[str]] = {}
-        self._delivery: _Delivery | None = None
+        self._deliveries = Deliveries()
 
     # --- what the device says -----------------------------------------------------------------------------------------
 
@@ -172,7 +156,7 @@ class ServerSession:
             raise invalid(f"there is no method {method[:100]!r}")
         if method != AUTHENTICATE:
             self._require_authenticated(method)
-        event = self._read_call_body(method, request_id, request.message)
+        event = read_call(method, request_id, request.message)
         if request_id in self._calls:
             raise invalid(f"call {request_id} is still being answered")
         if len(self._calls) >= OUTSTANDING_CALLS_MAX:
@@ -184,45 +168,10 @@ class ServerSession:
         self._calls[request_id] = method
         if method == STOP:
             self._assembler.clear()
+        if isinstance(event, SubscribeRequested):
+            self._deliveries.expect(event.subscription_id, {shape.request_id for shape in event.shapes})
         self._failed_call = None
         return event
-
-    def _read_call_body(self, method: str, request_id: int, body: bytes) -> ServerEvent:
-        match method:
-            case "authenticate":
-                auth = codec.decode_body(pb.SatAuthReq, body)
-                if not auth.id or not auth.token:
-                    raise invalid("authenticate needs a client id and a token")
-                if len(auth.id) > CLIENT_ID_CHARS_MAX:
-                    raise invalid(f"a client id of more than {CLIENT_ID_CHARS_MAX} characters")
-                return AuthRequested(request_id, auth.id, auth.token)
-            case "startReplication":
-                start = codec.decode_body(pb.SatInStartReplicationReq, body)
-                return StartRequested(
-                    request_id,
-                    start.lsn,
-                    tuple(start.subscription_ids),
-                    start.schema_version if start.HasField("schema_version") else None,
-                    "postgresql" if start.sql_dialect == pb.SatInStartReplicationReq.POSTGRES else "sqlite",
-                    tuple(start.observed_transaction_data),
-                )
-            case "subscribe":
-                subscribe = codec.decode_body(pb.SatSubsReq, body)
-                shapes = codec.shape_requests_of(subscribe)
-                self._expect_delivery(subscribe.subscription_id, {shape.request_id for shape in shapes})
-                return SubscribeRequested(request_id, subscribe.subscription_id, shapes)
-            case "unsubscribe":
-                unsubscribe = codec.decode_body(pb.SatUnsubsReq, body)
-                return UnsubscribeRequested(request_id, tuple(unsubscribe.subscription_ids))
-        codec.decode_body(pb.SatInStopReplicationReq, body)
-        return StopRequested(request_id)
-
-    def _expect_delivery(self, subscription_id: str, request_ids: set[str]) -> None:
-        # A repeated id will be refused by whoever knows the subscriptions; the rows owed are the first one's.
-        self._undelivered.setdefault(subscription_id, request_ids)
-        if len(self._undelivered) > UNDELIVERED_SUBSCRIPTIONS_MAX:
-            # The oldest loses only the check that its delivery is complete.
-            del self._undelivered[next(iter(self._undelivered))]
 
     def _read_answer(self, response: pb.SatRpcResponse) -> list[ServerEvent]:
         self._require_authenticated("an answer")
@@ -330,7 +279,7 @@ class ServerSession:
         )
         self._step(SUBSCRIBE, request_id, refused(SUBSCRIBE))
         if code != "SUBSCRIPTION_ID_ALREADY_EXISTS":
-            self._undelivered.pop(subscription_id, None)
+            self._deliveries.forget(subscription_id)
         body = pb.SatSubsResp(subscription_id=subscription_id, err=error).SerializeToString()
         return codec.rpc_response(SUBSCRIBE, request_id, body)
 
@@ -362,7 +311,7 @@ class ServerSession:
     def transaction(self, tx: Transaction) -> bytes:
         """A whole transaction. It needs an origin, a transaction id, a position, and its relations sent before."""
         self._require_streaming("a transaction")
-        if self._delivery is not None:
+        if self._deliveries.open:
             raise misuse("a transaction inside a delivery would be taken for rows of it")
         if tx.origin is None or tx.transaction_id is None or not tx.lsn:
             raise misuse("a transaction for a device needs origin, transaction id and lsn")
@@ -376,57 +325,39 @@ class ServerSession:
     def shape_data_begin(self, subscription_id: str, lsn: bytes) -> bytes:
         """Open the delivery of a subscription: its rows as of ``lsn``, which becomes the device's position."""
         self._require_streaming("a delivery")
-        if self._delivery is not None:
-            raise misuse("one delivery at a time")
-        if not lsn:
-            raise misuse("a device that is told an empty lsn starts from scratch")
-        self._delivery = _Delivery(subscription_id, self._undelivered.pop(subscription_id, set()))
+        self._require_position(lsn)
+        self._deliveries.begin(subscription_id)
         return codec.subs_data_begin(subscription_id, lsn)
 
     def shape_begin(self, request_id: str) -> bytes:
-        delivery = self._require_delivery()
-        if delivery.request_open:
-            raise misuse("the last shape has not ended")
-        delivery.request_open = True
-        delivery.missing.discard(request_id)
+        self._deliveries.begin_shape(request_id)
         return codec.shape_data_begin(request_id)
 
     def rows(self, inserts: Sequence[Insert]) -> bytes:
         """Rows of the shape that is open."""
-        if not self._require_delivery().request_open:
-            raise misuse("rows outside a shape")
+        self._deliveries.require_shape()
         for insert in inserts:
             self._check_sent(insert)
         return codec.oplog_message(codec.encode_ops(inserts))
 
     def shape_end(self) -> bytes:
-        delivery = self._require_delivery()
-        if not delivery.request_open:
-            raise misuse("no shape has begun")
-        delivery.request_open = False
+        self._deliveries.end_shape()
         return codec.shape_data_end()
 
     def shape_data_end(self) -> bytes:
         """Close the delivery. Every request of the subscription must have had its begin and end."""
-        delivery = self._require_delivery()
-        if delivery.request_open:
-            raise misuse("the last shape has not ended")
-        if delivery.missing:
-            raise misuse(f"shapes asked for and left out: {', '.join(sorted(delivery.missing))}")
-        self._delivery = None
+        self._deliveries.end()
         return codec.subs_data_end()
 
     def gone_batch(self, subscription_ids: Sequence[str], lsn: bytes, gones: Sequence[Gone]) -> list[bytes]:
         """The rows that no remaining subscription holds, after an unsubscribe of all of ``subscription_ids``."""
         self._require_streaming("a batch of rows that leave")
-        if self._delivery is not None:
-            raise misuse("one delivery at a time")
-        if not lsn:
-            raise misuse("a device that is told an empty lsn starts from scratch")
+        self._require_position(lsn)
+        self._deliveries.require_none()
         for gone in gones:
             self._check_sent(gone)
         for subscription_id in subscription_ids:
-            self._undelivered.pop(subscription_id, None)
+            self._deliveries.forget(subscription_id)
         logs = [
             codec.oplog_message(codec.encode_ops(gones[start : start + GONES_PER_LOG]))
             for start in range(0, len(gones), GONES_PER_LOG)
@@ -437,10 +368,9 @@ class ServerSession:
         if self.state is not State.STREAMING:
             raise misuse(f"{what} is not possible while {self.state.value}")
 
-    def _require_delivery(self) -> _Delivery:
-        if self._delivery is None:
-            raise misuse("no delivery is open")
-        return self._delivery
+    def _require_position(self, lsn: bytes) -> None:
+        if not lsn:
+            raise misuse("a device that is told an empty lsn starts from scratch")
 
     def _check_sent(self, change: RowChange) -> None:
         check_width(self._relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, Conversation, streaming, writing
 
-from syncline.proto import codec, server_session
+from syncline.proto import codec, delivery, server_session
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import TransactionLimits
 from syncline.proto.errors import ErrorCode, Family, ProtocolError
@@ -444,7 +444,7 @@ def test_relations_and_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_check_of_deliveries_is_bounded_without_refusing_a_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_session, "UNDELIVERED_SUBSCRIPTIONS_MAX", 1)
+    monkeypatch.setattr(delivery, "EXPECTED_MAX", 1)
     session = streaming().server
     for n in (1, 2, 3):
         body = codec.subscribe_body(f"s{n}", [ShapeRequest("r", "items")])

@@ -1,0 +1,99 @@
+"""The bodies inside RPCs: what a device asks for, and what a server answers, as events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from syncline.proto import codec
+from syncline.proto import satellite_pb2 as pb
+from syncline.proto.errors import invalid
+from syncline.proto.events import (
+    AuthRequested,
+    ServerEvent,
+    StartRequested,
+    StopRequested,
+    StreamRefused,
+    StreamStarted,
+    Subscribed,
+    SubscribeRefused,
+    SubscribeRequested,
+    UnsubscribeRequested,
+)
+from syncline.proto.flow import WINDOW_TRANSACTIONS
+
+# Our tables keep client ids in varchar(64), as devices expect.
+CLIENT_ID_CHARS_MAX: Final = 64
+_DIALECTS: Final = {"sqlite": "SQLITE", "postgresql": "POSTGRES"}
+
+
+def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
+    """What a device asks for. Raises ProtocolError for a body that does not decode or lacks what it must have."""
+    match method:
+        case "authenticate":
+            auth = codec.decode_body(pb.SatAuthReq, body)
+            if not auth.id or not auth.token:
+                raise invalid("authenticate needs a client id and a token")
+            if len(auth.id) > CLIENT_ID_CHARS_MAX:
+                raise invalid(f"a client id of more than {CLIENT_ID_CHARS_MAX} characters")
+            return AuthRequested(request_id, auth.id, auth.token)
+        case "startReplication":
+            start = codec.decode_body(pb.SatInStartReplicationReq, body)
+            return StartRequested(
+                request_id,
+                start.lsn,
+                tuple(start.subscription_ids),
+                start.schema_version if start.HasField("schema_version") else None,
+                "postgresql" if start.sql_dialect == pb.SatInStartReplicationReq.POSTGRES else "sqlite",
+                tuple(start.observed_transaction_data),
+            )
+        case "subscribe":
+            subscribe = codec.decode_body(pb.SatSubsReq, body)
+            shapes = codec.shape_requests_of(subscribe)
+            return SubscribeRequested(request_id, subscribe.subscription_id, shapes)
+        case "unsubscribe":
+            unsubscribe = codec.decode_body(pb.SatUnsubsReq, body)
+            return UnsubscribeRequested(request_id, tuple(unsubscribe.subscription_ids))
+    codec.decode_body(pb.SatInStopReplicationReq, body)
+    return StopRequested(request_id)
+
+
+def start_body(
+    lsn: bytes,
+    subscription_ids: Sequence[str],
+    schema_version: str | None,
+    dialect: str,
+    observed_additional_data: Sequence[int],
+) -> bytes:
+    """A device's startReplication; see ``ClientSession.start``. The dialect is always written out."""
+    request = pb.SatInStartReplicationReq(lsn=lsn, sql_dialect=_DIALECTS[dialect])
+    if lsn:
+        request.subscription_ids.extend(subscription_ids)
+        request.observed_transaction_data.extend(observed_additional_data)
+    elif schema_version is not None:
+        request.schema_version = schema_version
+    return request.SerializeToString()
+
+
+def read_start_answer(body: bytes) -> StreamStarted | StreamRefused:
+    """A server's answer to startReplication. Raises ProtocolError for a body that does not decode."""
+    answer = codec.decode_body(pb.SatInStartReplicationResp, body)
+    if answer.HasField("err"):
+        codes = pb.SatInStartReplicationResp.ReplicationError.Code
+        return StreamRefused(codec.enum_name(codes, answer.err.code), answer.err.message)
+    return StreamStarted(answer.unacked_window_size or WINDOW_TRANSACTIONS)
+
+
+def read_subscribe_answer(body: bytes, subscription_id: str) -> Subscribed | SubscribeRefused:
+    """A server's answer to the subscribe of ``subscription_id``. Raises ProtocolError if it does not decode."""
+    answer = codec.decode_body(pb.SatSubsResp, body)
+    subscription_id = answer.subscription_id or subscription_id
+    if not answer.HasField("err"):
+        return Subscribed(subscription_id)
+    codes = pb.SatSubsResp.SatSubsError.Code
+    shape_codes = pb.SatSubsResp.SatSubsError.ShapeReqError.Code
+    errors = tuple(
+        (error.request_id, codec.enum_name(shape_codes, error.code), error.message)
+        for error in answer.err.shape_request_error
+    )
+    return SubscribeRefused(subscription_id, codec.enum_name(codes, answer.err.code), answer.err.message, errors)
