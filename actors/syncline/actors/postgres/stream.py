@@ -260,6 +260,7 @@ class ReplicationStream:
         messages.append(message)
         if isinstance(message, Commit):
             self._last_commit = message.commit_lsn
+            self._idle = max(self._idle, Lsn(message.end_lsn - 1))  # nothing else lies within a commit record
             self._transaction = None
             self._passed = 0
 

@@ -212,10 +212,12 @@ class Shard(Actor):
     async def _dispatch(self, dispatch: Dispatch) -> None:
         self._own.extend(dispatch.own)
         entries = {shape: pieces for shape, pieces in dispatch.entries.items() if shape in self._shapes}
-        self._progress.dispatched(max(dispatch.upto, self._progress.watermark), entries)
+        # After a restart the slot sends again what is durable here already: it counts as dispatched at the watermark.
+        upto = max(dispatch.upto, int(self._progress.watermark))
+        self._progress.dispatched(upto, entries)
         for shape, pieces in entries.items():
             self._unflushed.add(shape)
-            await self._shapes[shape].ref.send(Append(pieces, dispatch.upto))
+            await self._shapes[shape].ref.send(Append(pieces, upto))
         for shape, mark, lsn in dispatch.marks:
             if shape in self._shapes:
                 await self._shapes[shape].ref.send(MarkSeen(mark, lsn))
