@@ -69,15 +69,18 @@ ARROWS: Final[dict[tuple[State, str], State]] = {
     (_S.STREAMING, STOP): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, STOP): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, granted(STOP)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, refused(STOP)): _S.AUTHENTICATED,
     # Answers that were still owed when the stream stopped.
     (_S.AUTHENTICATED, granted(SUBSCRIBE)): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, refused(SUBSCRIBE)): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, granted(UNSUBSCRIBE)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, refused(UNSUBSCRIBE)): _S.AUTHENTICATED,
     (_S.STREAMING, SUBSCRIBE): _S.STREAMING,
     (_S.STREAMING, granted(SUBSCRIBE)): _S.STREAMING,
     (_S.STREAMING, refused(SUBSCRIBE)): _S.STREAMING,
     (_S.STREAMING, UNSUBSCRIBE): _S.STREAMING,
     (_S.STREAMING, granted(UNSUBSCRIBE)): _S.STREAMING,
+    (_S.STREAMING, refused(UNSUBSCRIBE)): _S.STREAMING,
 }
 
 # States in which nobody is known to the server yet.

@@ -159,18 +159,18 @@ def test_every_state_but_closed_is_left_by_some_arrow() -> None:
     assert {state for state, _ in ARROWS} == set(State) - {State.CLOSED}
 
 
-@pytest.mark.parametrize("method", ["authenticate", "subscribe"])
-def test_a_call_can_be_refused_with_an_rpc_error(method: str) -> None:
-    if method == "authenticate":
-        session = Conversation().server
-        session.receive(Conversation().client.authenticate("c1", "bad"))
-        frame = session.rpc_error(1, method, ErrorCode.AUTH_REQUIRED, "no")
-        assert session.state is State.CONNECTING
-    else:
-        talk = streaming()
-        talk.server.receive(talk.client.subscribe("s1", []))
-        frame = talk.server.rpc_error(3, method, ErrorCode.AUTH_REQUIRED, "no")
-    assert rpc_error_of(frame).message == "no"
+@pytest.mark.parametrize("method", ["subscribe", "unsubscribe", "stopReplication"])
+def test_any_call_can_be_refused_with_an_rpc_error(method: str) -> None:
+    session = streaming().server
+    session.receive(call(method, 9))
+    assert rpc_error_of(session.rpc_error(9, method, ErrorCode.INTERNAL, "no")).message == "no"
+
+
+def test_a_refused_token_leaves_the_device_unknown() -> None:
+    session = ServerSession()
+    session.receive(Conversation().client.authenticate("c1", "bad"))
+    session.rpc_error(1, "authenticate", ErrorCode.AUTH_REQUIRED, "no")
+    assert session.state is State.CONNECTING
 
 
 # --- what must not be sent --------------------------------------------------------------------------------------------
