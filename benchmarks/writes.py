@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import tempfile
 import time
 import uuid
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 
 from syncline.actors.postgres.bootstrap import SESSION_SETTINGS, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
@@ -97,44 +100,53 @@ async def copy(connection: asyncpg.Connection, keys: list[str]) -> float:
     return time.perf_counter() - started
 
 
-async def measure(dsn: str, count: int, batch: int) -> None:
+async def measure(dsn: str, count: int, batch: int, *, local: bool) -> None:
     connection = await asyncpg.connect(dsn, server_settings=SESSION_SETTINGS)
     await bootstrap(connection)
     await connection.execute(f"CREATE TABLE issues ({TABLE}); CREATE TABLE plain ({TABLE})")
     await connection.execute("CALL electric.electrify('public.issues')")
     relid = await connection.fetchval("SELECT 'issues'::regclass::oid")
+    backend = psutil.Process(connection.get_server_pid()) if local else None
     rates: dict[str, list[float]] = {}
+    per_cpu: dict[str, list[float]] = {}
 
-    def note(name: str, transactions: int, seconds: float) -> None:
-        rates.setdefault(name, []).append(transactions / seconds)
+    def cpu_s() -> float:
+        times = backend.cpu_times() if backend is not None else None
+        return times.user + times.system if times is not None else math.nan
+
+    async def note(name: str, transactions: int, work: Awaitable[float]) -> None:
+        before_s = cpu_s()
+        rates.setdefault(name, []).append(transactions / await work)
+        per_cpu.setdefault(name, []).append(transactions / max(0.01, cpu_s() - before_s))
 
     number = 1
     for _ in range(ROUNDS):
         keys = [str(uuid.uuid4()) for _ in range(count)]
         plain = [str(uuid.uuid4()) for _ in range(count // 10)]
-        note("plain inserts, one durable commit each", len(plain), await plain_inserts(connection, plain))
+        await note("plain inserts, one durable commit each", len(plain), plain_inserts(connection, plain))
         await connection.execute("SET synchronous_commit = off")
         plain = [str(uuid.uuid4()) for _ in range(count // 2)]
-        note("plain inserts, commits not waited for", len(plain), await plain_inserts(connection, plain))
+        await note("plain inserts, commits not waited for", len(plain), plain_inserts(connection, plain))
         await connection.execute("RESET synchronous_commit")
-        note("COPY, rows/s", count, await copy(connection, [str(uuid.uuid4()) for _ in range(count)]))
+        await note("COPY, rows/s", count, copy(connection, [str(uuid.uuid4()) for _ in range(count)]))
         work = inserts(relid, keys, number)
         number += count
-        note("electric.apply, one insert each", count, await apply_all(connection, work, batch))
+        await note("electric.apply, one insert each", count, apply_all(connection, work, batch))
         work = updates(relid, keys, number)
         tags = [
             [f"{a['client']}@{a['ms']}", f"device-{(number - count + i) % 50}@{1_700_000_000_000 + number - count + i}"]
             for i, a in enumerate(work)
         ]
         number += count
-        note("electric.apply, one update each", count, await apply_all(connection, work, batch))
+        await note("electric.apply, one update each", count, apply_all(connection, work, batch))
         work = deletes(relid, keys, number, tags)
         number += count
-        note("electric.apply, one delete each", count, await apply_all(connection, work, batch))
+        await note("electric.apply, one delete each", count, apply_all(connection, work, batch))
     left = await connection.fetchval("SELECT count(*) FROM issues")
     assert left == 0, f"{left} rows survived their deletes"
+    print(f"{'median of ' + str(ROUNDS):<42}{'a second':>10}{'a CPU second':>16}   (of the backend)")
     for name, values in rates.items():
-        print(f"{name:<42}{statistics.median(values):>10,.0f} /s   (of {', '.join(f'{v:,.0f}' for v in values)})")
+        print(f"{name:<42}{statistics.median(values):>10,.0f}{statistics.median(per_cpu[name]):>16,.0f}")
     await connection.close()
 
 
@@ -145,14 +157,14 @@ def main() -> None:
     parser.add_argument("--dsn", help="an empty database; default: an embedded Postgres")
     arguments = parser.parse_args()
     if arguments.dsn:
-        asyncio.run(measure(arguments.dsn, arguments.transactions, arguments.batch))
+        asyncio.run(measure(arguments.dsn, arguments.transactions, arguments.batch, local=False))
         return
     with tempfile.TemporaryDirectory(prefix="syncline-bench-") as folder:
         Path(folder).chmod(0o755)
         server = EmbeddedPostgres(Path(folder) / "postgres")
         dsn = server.start()
         try:
-            asyncio.run(measure(dsn, arguments.transactions, arguments.batch))
+            asyncio.run(measure(dsn, arguments.transactions, arguments.batch, local=True))
         finally:
             server.stop("immediate")
 

@@ -138,6 +138,16 @@ async def test_what_our_own_role_lacks_is_held_and_not_rejected(database: str) -
         assert await s.statuses(written("a", 1, s.insert("t", "1", "x"))) == ["applied"]
 
 
+async def test_a_replica_identity_taken_away_holds_updates_until_it_is_given_back(database: str) -> None:
+    async with scene(database, "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1)", "t") as s:
+        update = written("a", 1, s.update("t", "1", "x", changed=[1]))
+        await s.connection.execute("ALTER TABLE t REPLICA IDENTITY NOTHING")
+        (held,) = await s.apply(update)
+        assert (held["status"], held["sqlstate"]) == ("retry", "55000")
+        await s.connection.execute("ALTER TABLE t REPLICA IDENTITY FULL")
+        assert await s.statuses(update) == ["applied"]
+
+
 async def test_a_session_that_would_misspell_keys_is_refused(database: str) -> None:
     async with scene(database, SCHEMA, "parents", "items") as s:
         await s.connection.execute("SET TimeZone = 'Europe/Berlin'")

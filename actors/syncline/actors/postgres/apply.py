@@ -46,7 +46,8 @@ Operation = Literal["I", "U", "D", "C"]
 Status = Literal["applied", "duplicate", "rejected", "overloaded"]
 
 STATEMENT_TIMEOUT = "57014"
-OPERATORS_STATES = ("42501", "42P01", "42703", "42883")  # a right or an object our own role lacks
+# A right or an object that our own role lacks; 55000 is a table whose replica identity was taken away.
+OPERATORS_STATES = ("42501", "42P01", "42703", "42883", "55000")
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_STATES = ("55P03", "55006", "25006", *OPERATORS_STATES)
 

@@ -131,6 +131,9 @@ class WriteLoop:
             if _ended(connection, error):
                 self._lose(error)
             else:
+                log.error(
+                    "a batch of %d device writes failed as a whole, each is tried alone: %s", len(batch.writes), error
+                )
                 self._queue.failed(_rejection_of(error), self._clock.monotonic_s())
         except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
             self._lose(error)

@@ -166,12 +166,12 @@ $$;
 
 -- Whether an error says nothing about the transaction itself, so that it will pass: the connection (08), a conflict with
 -- others (40, 55P03, 55006), resources (53), an operator (57), the system (58), a standby (25006), a Postgres defect (XX,
--- the writer counts those), or something our own role lacks, which is the operator's to mend. An application's trigger
+-- the writer counts those), or a right or an object our own role lacks, which is the operator's to mend. An application's trigger
 -- may raise the last kind too: then the innermost function is not ours, and it is the transaction's fault.
 CREATE OR REPLACE FUNCTION electric.passes(state text, context text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
 SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P03', '55006', '25006')
-    OR state IN ('42501', '42P01', '42703', '42883') AND split_part(context, 'PL/pgSQL function ', 2) LIKE 'electric.%'
+    OR state IN ('42501', '42P01', '42703', '42883', '55000') AND split_part(context, 'PL/pgSQL function ', 2) LIKE 'electric.%'
 $$;
 
 -- The same operations with parents written before their children and deleted after them. Within a table the order stays,
