@@ -137,11 +137,7 @@ class _Table:
         self.converters = tuple(converters)
 
     def wire(self, row: TupleData) -> Row:
-        """The row in wire cells. Raises TransactionError when a value was not sent."""
-        if UNCHANGED in row:
-            raise TransactionError(
-                f"an UPDATE of {self.name} left out a large value: run ALTER TABLE {self.name} REPLICA IDENTITY FULL"
-            )
+        """The row in wire cells, all of which were sent."""
         if not self.converters:
             return row  # type: ignore[return-value]
         cells: list[Cell] = list(row)  # type: ignore[arg-type]
@@ -251,7 +247,7 @@ class TransactionAssembler:
         if table.electric is not None:
             self._own_row(tx, table, message)
             return []
-        keys = self._key_indexes(table.oid)
+        keys = self._key_indexes(table.oid) if tx.holding or isinstance(message, UpdateMessage) else None
         if isinstance(message, InsertMessage):
             self._add(tx, keys, message.row, Insert(table.oid, table.wire(message.row), tx.direct_tags))
         elif isinstance(message, DeleteMessage):
@@ -263,7 +259,12 @@ class TransactionAssembler:
 
     def _update(self, tx: _Open, table: _Table, keys: tuple[int, ...] | None, message: UpdateMessage) -> None:
         new, old = message.row, message.old
-        if old is not None and message.old_kind == "O" and UNCHANGED in new:
+        if UNCHANGED in new:
+            if old is None or message.old_kind != "O":
+                raise TransactionError(
+                    f"an UPDATE of {table.name} left out a large value: "
+                    f"run ALTER TABLE {table.name} REPLICA IDENTITY FULL"
+                )
             new = tuple(was if cell is UNCHANGED else cell for cell, was in zip(new, old, strict=True))
         row = table.wire(new)
         if old is not None and keys is not None and any(old[i] != new[i] for i in keys):
