@@ -247,11 +247,11 @@ async def test_over_a_link_that_is_cut_all_the_time_each_message_arrives_once_an
         edge = origin.connect("edge", f"unix:{tmp_path}/proxy.sock")
         reader = await probe(origin.context, mailbox_capacity=100_000)
         book = await edge.spawn(ChildSpec("echo", Factory(f"{HERE}:Book", (reader.ref,)), mailbox_capacity=100_000))
-        for number in range(0, 3000, 3):
+        for number in range(0, 1500, 3):
             await book.send(Note(number))
             assert book.cast(Note(number + 1))
             assert book.cast(Note(number + 2))
-        assert [(await reader.next(30)).number for _ in range(3000)] == list(range(3000))
+        assert [(await reader.next(30)).number for _ in range(1500)] == list(range(1500))
         assert reader.received == []
         assert cutter.cuts > 5
         cutter.calm = True
@@ -307,19 +307,18 @@ async def test_a_process_restarted_faster_than_anyone_noticed_is_noticed_at_its_
 async def test_a_frozen_process_is_given_up_and_learns_of_it_when_it_wakes(unix_edge: Process) -> None:
     async with local_host() as origin:
         edge = origin.connect("edge", unix_edge.address)
-        reader = await probe(origin.context)
-        book = await edge.spawn(ChildSpec("echo", Factory(f"{HERE}:Book", (reader.ref,))))
+        book = await edge.lookup("book")
+        assert book is not None
         watcher = await probe(origin.context)
         watcher.ref.monitor(book)
-        await edge.ref("small").call("pid")
+        await book.call("pid")
         unix_edge.process.send_signal(signal.SIGSTOP)
-        assert book.cast(Note(1))  # the socket takes it, nobody reads it yet
+        assert book.cast(Note(1))  # the socket takes it, and nobody can say whether it will be read
         assert isinstance(await watcher.next(10), Down)
         unix_edge.process.send_signal(signal.SIGCONT)
         await asyncio.wait_for(edge.reachable(), 10)
-        assert await edge.ref("small").call("pid") == unix_edge.process.pid
         await book.send(Note(2))
-        assert (await reader.next()).number in (1, 2)
+        assert await book.call("numbers") in ([2], [1, 2])
 
 
 async def test_an_orderly_end_is_exit_code_0_and_known_at_once(unix_edge: Process) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from syncline.cluster.link import (
+    Broken,
     Delivered,
     Established,
     Event,
@@ -26,6 +27,13 @@ from syncline.cluster.link import (
 )
 
 LIMITS = Limits(resend_bytes_max=400, resend_frames_max=20, ack_bytes=100, ack_frames=4)
+
+
+def sound(events: list[Event]) -> list[Event]:
+    """The events, or the error that broke the stream."""
+    if events and isinstance(events[-1], Broken):
+        raise events[-1].error
+    return events
 
 
 @dataclass
@@ -54,7 +62,7 @@ class End:
         events = self.link.receive(data)
         self.got += [int(event.payload) for event in events if isinstance(event, Delivered)]
         self.established += [event for event in events if isinstance(event, Established)]
-        return events
+        return sound(events)
 
 
 @dataclass
@@ -202,9 +210,10 @@ def test_fed_byte_by_byte_or_at_once_the_same_arrives(payloads: list[bytes]) -> 
 def test_whatever_a_stranger_sends_ends_in_link_error_or_nothing(data: bytes) -> None:
     link = Link("a", "a1", limits=Limits(frame_bytes_max=1000))
     link.connected()
-    for feed in (link.receive, opening_hello):
-        with suppress(LinkError, Superseded):
-            assert not feed(data)
+    with suppress(LinkError, Superseded):
+        assert sound(link.receive(data)) == []
+    with suppress(LinkError):
+        assert opening_hello(data) is None
 
 
 def established(pair: Pair) -> Pair:
@@ -212,6 +221,19 @@ def established(pair: Pair) -> Pair:
     pair.carry(pair.a)
     pair.carry(pair.b)
     return pair
+
+
+def test_what_arrived_before_the_stream_broke_is_not_lost() -> None:
+    pair = established(Pair())
+    for _ in range(3):
+        pair.a.send()
+    pair.a.flush()
+    first, _, third = whole_frames(pair.a.wire)
+    with pytest.raises(LinkError, match="arrived after"):
+        pair.b.receive(first + third)
+    assert pair.b.got == [0]
+    pair.settle()
+    assert pair.b.got == [0, 1, 2]
 
 
 def test_a_restarted_peer_is_a_new_session_and_gets_nothing_of_the_old() -> None:
@@ -298,7 +320,7 @@ def test_without_the_token_nobody_gets_in() -> None:
     inside.connected()
     outside.connected()
     with pytest.raises(LinkError, match="token"):
-        inside.receive(outside.take())
+        sound(inside.receive(outside.take()))
 
 
 def test_a_peer_that_leaves_in_order_says_so() -> None:

@@ -135,8 +135,8 @@ class Cell:
 
     def kill(self, exit: Exit | None = None) -> None:
         """Cancels whatever it is doing. ``terminate`` follows, bounded."""
-        if self._verdict is None and self.exit is None:
-            self._verdict = exit or Exit(ExitKind.KILLED)
+        if self.exit is None:
+            self._verdict = self._verdict or exit or Exit(ExitKind.KILLED)
             self.task.cancel()
 
     def watch(self, callback: Callable[[Exit], None]) -> Callable[[], None]:
@@ -176,7 +176,7 @@ class Cell:
                 _fail(cast("Call", oldest[1])[1], MailboxFull(f"{self.address} dropped the call for newer messages"))
             return mailbox.offer(entry)
         mailbox.dropped += 1
-        if mailbox.overflow is Overflow.CRASH:
+        if mailbox.overflow is Overflow.CRASH and self._verdict is None:
             error = MailboxOverflow(f"{self.address} has {mailbox.capacity} messages waiting")
             self.kill(Exit(ExitKind.CRASHED, error))
         return False
@@ -228,7 +228,7 @@ class Cell:
         if exit.kind is ExitKind.CRASHED:
             log.error("%s crashed: %r", self.address, exit.cause, exc_info=exit.cause, extra=self._facts())
         await self._leave(exit)
-        self._end(exit)
+        self._end(self._verdict or exit)
 
     async def _serve(self) -> Exit:
         mailbox, actor = self.mailbox, self.actor

@@ -119,7 +119,7 @@ class LocalHost(Host):
             self.context,
             Wire((*HOST_MESSAGES, *types)),
             epoch,
-            self._superseded,
+            self._end,
             token=token,
             timing=timing,
             limits=limits,
@@ -137,6 +137,7 @@ class LocalHost(Host):
             ChildSpec("host", lambda: _Front(self), Restart.TEMPORARY, None, name=HOST_NAME), self.context
         )
         await self._front.started()
+        self._front.watch(self._front_ended)
 
     async def close(self) -> None:
         """Stops everything in it and says goodbye to the other hosts."""
@@ -153,6 +154,8 @@ class LocalHost(Host):
             ref = await self._root.started()
         except ActorDown as down:
             raise StartFailed(f"{root.id} did not start: {down.exit}") from down.exit.cause
+        except Exception as error:
+            raise StartFailed(f"{root.id} cannot be started: {error!r}") from error
         self._root.watch(self._root_ended)
         return ref
 
@@ -197,11 +200,16 @@ class LocalHost(Host):
         return cast("_Front", self._front.actor)
 
     def _root_ended(self, exit: Exit) -> None:
-        """Escalation past the root ends the host: whoever runs it waits for ``ended`` and exits."""
-        if self._root is not None and not self.ended.done():
-            self.ended.set_result(exit)
+        """Escalation past the root ends the host."""
+        if self._root is not None:
+            self._end(exit)
 
-    def _superseded(self, exit: Exit) -> None:
+    def _front_ended(self, exit: Exit) -> None:
+        if exit.abnormal:
+            self._end(exit)
+
+    def _end(self, exit: Exit) -> None:
+        """Whoever runs this host waits for ``ended``, and closes it."""
         if not self.ended.done():
             self.ended.set_result(exit)
 

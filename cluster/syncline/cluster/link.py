@@ -111,7 +111,14 @@ class PeerLeft:
     """The peer said goodbye: it ends, and need not be waited for."""
 
 
-Event = Established | Delivered | PeerRefused | PeerLeft
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The stream is of no more use; always the last event. What came before it counts: it was received in order."""
+
+    error: LinkError | Superseded
+
+
+Event = Established | Delivered | PeerRefused | PeerLeft | Broken
 
 
 @dataclass(slots=True)
@@ -232,9 +239,16 @@ class Link:
         return b"".join(parts)
 
     def receive(self, data: bytes) -> list[Event]:
-        """Takes bytes as they come. Raises ``LinkError`` or ``Superseded``: close, ``disconnected``, connect again."""
+        """Takes bytes as they come. Never raises: after ``Broken`` close, ``disconnected``, and connect again."""
         self._inbuf += data
         events: list[Event] = []
+        try:
+            self._receive(events)
+        except (LinkError, Superseded) as error:
+            events.append(Broken(error))
+        return events
+
+    def _receive(self, events: list[Event]) -> None:
         for kind, sequence, epoch, ack, body in _frames(self._inbuf, self._limits.frame_bytes_max):
             if kind == REFUSED:
                 raise Superseded(epoch)
@@ -254,7 +268,6 @@ class Link:
                     events.append(PeerLeft())
                 else:
                     raise LinkError(f"frame of unknown kind {kind}")
-        return events
 
     def _on_hello(self, hello: Hello) -> Event:
         if self._established:
@@ -262,7 +275,7 @@ class Link:
         if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
             raise LinkError(f"{hello.host} does not know the token")
         if hello.epoch < self.fence:
-            self._control = [_frame(REFUSED, 0, self.fence, 0, None)]
+            self._control = [refusal(self.fence)]
             return PeerRefused(hello.epoch)
         self.fence = hello.epoch
         resumed = hello.session == self._peer_session
@@ -307,6 +320,11 @@ class Link:
 
     def _acknowledged_now(self) -> None:
         self._received_unacked = self._received_unacked_bytes = 0
+
+
+def refusal(epoch: int) -> bytes:
+    """What to write to a peer whose hello is below the fence ``epoch``, before closing."""
+    return _frame(REFUSED, 0, epoch, 0, None)
 
 
 def opening_hello(data: bytes, limits: Limits | None = None) -> Hello | None:

@@ -11,6 +11,7 @@ One side of each pair dials and the other listens. An address is ``unix:/path`` 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import itertools
 import logging
 import secrets
@@ -31,6 +32,7 @@ from syncline.cluster.link import (
     PeerRefused,
     Superseded,
     opening_hello,
+    refusal,
 )
 
 log = logging.getLogger(__name__)
@@ -225,8 +227,13 @@ class Links:
                     if not more or len(data) > HELLO_BYTES_MAX:
                         raise LinkError("no hello")
                     data += more
-            if self._token and hello.token != self._token:
+            if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
                 raise LinkError(f"{hello.host} does not know the token")
+            fence = self.peers[hello.host].link.fence if hello.host in self.peers else 0
+            if hello.epoch < fence:  # here already, so that a zombie cannot even displace the rightful connection
+                writer.write(refusal(fence))
+                await writer.drain()
+                raise LinkError(f"{hello.host} has the stale epoch {hello.epoch}")
         except (LinkError, OSError, TimeoutError) as error:
             log.warning("%s: a stranger was turned away: %s", self.host, error)
             writer.close()
@@ -282,6 +289,8 @@ class Links:
         self, peer: Peer, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
     ) -> None:
         while True:
+            if link is not peer.link:
+                raise LinkError("the peer was given up meanwhile")
             for event in link.receive(data):
                 if isinstance(event, Delivered):
                     self._callbacks.delivered(peer.id, event.payload)
@@ -294,8 +303,8 @@ class Links:
                 elif isinstance(event, PeerLeft):
                     self._declare_down(peer, "it said goodbye", logging.INFO)
                     return
-            if link is not peer.link:
-                raise LinkError("the peer was given up meanwhile")
+                else:
+                    raise event.error
             if link.room:
                 peer.roomy.set()
             peer.wake.set()

@@ -76,7 +76,7 @@ class Remotes:
         self._superseded = superseded
         callbacks = Callbacks(self._delivered, self._up, self._down, self._on_superseded)
         self._links = Links(context.host_id, epoch, callbacks, token=token, timing=timing, limits=limits)
-        self._ids = itertools.count(1)
+        self._ids = itertools.count(context.first_serial)  # random too: no answer to a predecessor can match
         self._asked: dict[str, dict[int, asyncio.Future[Any]]] = {}  # by peer
         self._watching: dict[str, dict[int, Callable[[Exit], None]]] = {}  # by peer: ends we wait for
         self._watched: dict[str, dict[int, Callable[[], None]]] = {}  # by peer: ends it waits for

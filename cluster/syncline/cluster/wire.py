@@ -18,11 +18,12 @@ from syncline.cluster.spec import ChildSpec, Exit, ExitKind, Factory, Overflow, 
 
 TUPLE: Final = 1
 RECORD: Final = 2
-ENUM: Final = 3
+ENUM: Final = 3  # and whatever else is made of one plain value
 REF: Final = 4
 FROZENSET: Final = 5
 BIG_INT: Final = 6
 
+SCALARS: Final = (int, str, bytes)
 OWN_TYPES: Final[tuple[type, ...]] = (Address, ChildSpec, Exit, ExitKind, Factory, Overflow, Restart, Strategy)
 
 
@@ -40,9 +41,9 @@ class Wire:
             self.declare(declared)
 
     def declare(self, declared: type) -> None:
-        """Lets a dataclass or enum cross. Raises ``ValueError`` for other types or when its name is in use."""
-        if not (dataclasses.is_dataclass(declared) or issubclass(declared, Enum)):
-            raise ValueError(f"{declared.__name__} is neither a dataclass nor an enum")
+        """Lets a type cross: a dataclass, an enum, or a kind of int, str or bytes. Raises ``ValueError`` for others."""
+        if not (dataclasses.is_dataclass(declared) or issubclass(declared, (Enum, *SCALARS))):
+            raise ValueError(f"{declared.__name__} is no dataclass, enum, int, str or bytes")
         name = f"{declared.__module__}.{declared.__qualname__}"
         if self._types.setdefault(name, declared) is not declared:
             raise ValueError(f"{name} is declared twice")
@@ -70,6 +71,8 @@ class Wire:
                 raise WireError(f"{type(item).__name__} may not cross a link: it was not declared")
             if isinstance(item, Enum):
                 return msgpack.ExtType(ENUM, pack([name, item.value]))
+            if isinstance(item, SCALARS):
+                return msgpack.ExtType(ENUM, pack([name, _plain(item)]))
             return msgpack.ExtType(RECORD, pack([name, *self._fields(item)]))
 
         try:
@@ -105,10 +108,17 @@ class Wire:
             return unpack(data)
         except WireError:
             raise
-        except (TypeError, ValueError, KeyError, AttributeError, msgpack.exceptions.UnpackException) as error:
+        except (TypeError, ValueError, KeyError, RecursionError, msgpack.exceptions.UnpackException) as error:
             raise WireError(f"not a message: {error}") from error
 
     def _fields(self, item: object) -> list[object]:
         if isinstance(item, Exit):
             return [item.kind, None, item.detail or (repr(item.cause) if item.cause is not None else "")]
         return [getattr(item, field.name) for field in dataclasses.fields(item) if field.init]  # type: ignore[arg-type]
+
+
+def _plain(item: int | str | bytes) -> int | str | bytes:
+    """A value of a declared kind of int, str or bytes, as what it is a kind of."""
+    if isinstance(item, int):
+        return int(item)
+    return str.__str__(item) if isinstance(item, str) else bytes(item)
