@@ -90,7 +90,7 @@ def needs_operator(error: Exception) -> bool:
     """Whether retrying is pointless."""
     if isinstance(error, ServerError):
         return error.sqlstate[:2] in _OPERATOR_CLASSES or error.sqlstate in _OPERATOR_STATES
-    return isinstance(error, WalsenderError | PgoutputError)
+    return isinstance(error, WalsenderError | PgoutputError | ssl.SSLCertVerificationError)
 
 
 def backoff_s(attempt: int, jitter: float) -> float:
@@ -428,6 +428,10 @@ class _Link:
 def _advice(error: Exception, slot: str) -> str:
     """The error with what to make of it."""
     text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"{text}: name the certificate of the server's authority with sslrootcert, and the host as it is certified"
+        )
     if not isinstance(error, ServerError):
         return text
     if error.sqlstate == SLOT_IN_USE:
