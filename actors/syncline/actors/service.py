@@ -20,7 +20,6 @@ from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.database import Database, connect_pool
 from syncline.actors.postgres.dialect import History
 from syncline.actors.postgres.embedded import EmbeddedPostgres
-from syncline.actors.postgres.lsn import ZERO
 from syncline.actors.postgres.replicator import ReadStreamState, StreamState
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name
 from syncline.actors.tree import PUBLICATION, Settings, root
@@ -120,7 +119,7 @@ class Service:
         settings = Settings(
             dsn=self.dsn,
             slot=slot.name,
-            start_lsn=int(slot.confirmed or ZERO),
+            start_lsn=int(slot.done),
             shapes_dir=self._config.data_dir / "shapes" / database,
             server_id=self._config.instance_id or identity.server_id,
         )
