@@ -25,8 +25,9 @@ from typing import Any
 import asyncpg
 import psutil
 
-from syncline.actors.postgres.bootstrap import SESSION_SETTINGS, bootstrap
+from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.postgres.typemap import SESSION_SETTINGS
 
 TABLE = "id uuid PRIMARY KEY, title text NOT NULL, body text, priority int4, done bool, created timestamptz"
 ROUNDS = 3

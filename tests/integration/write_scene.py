@@ -10,7 +10,8 @@ from typing import Any
 
 import asyncpg
 
-from syncline.actors.postgres.bootstrap import SESSION_SETTINGS, bootstrap
+from syncline.actors.postgres.bootstrap import bootstrap
+from syncline.actors.postgres.typemap import SESSION_SETTINGS
 
 Operation = dict[str, Any]
 

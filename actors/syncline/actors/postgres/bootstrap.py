@@ -28,14 +28,6 @@ BOOTSTRAP_LOCK = 0x53796E636C696E65  # advisory lock key: "Syncline" in ASCII
 STEPS: tuple[str, ...] = ("schema.sql",)
 PROCEDURES: tuple[str, ...] = ("merge.sql", "electrify.sql", "apply.sql")
 
-# Settings every connection that reads or writes rows as text shares: the wire's spelling of values depends on them.
-SESSION_SETTINGS: dict[str, str] = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, DMY",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-}
-
 # What an older version installed under another signature would make calls ambiguous.
 DROP_ROUTINES = """
 DO $$

@@ -24,7 +24,7 @@ from typing import Any
 import asyncpg
 
 from syncline.actors.postgres.apply import OPERATORS_STATES, Batch, Decision, Rejection, Status, Write, WriteQueue
-from syncline.actors.postgres.bootstrap import SESSION_SETTINGS
+from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.cluster.actor import Actor
 from syncline.cluster.clock import Clock
 from syncline.cluster.spec import Exit, ExitKind

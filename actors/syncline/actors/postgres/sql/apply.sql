@@ -15,7 +15,7 @@
 -- A transaction first says whose it is (the message syncline.tx and the device's row in electric.clients change
 -- together), so that the stream can attribute it, and so that a repetition finds itself done.
 --
--- Must be called outside a transaction, at READ COMMITTED, under the session settings in bootstrap.py.
+-- Must be called outside a transaction, at READ COMMITTED, under the session settings in typemap.py.
 
 CREATE OR REPLACE PROCEDURE electric.apply(batch jsonb, INOUT results jsonb)
 LANGUAGE plpgsql AS $$
