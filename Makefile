@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml requirements.txt
 demo: install
 	$(VENV)/bin/syncline demo
 
+# Two workers, a file at a time: each worker has its own Postgres.
 test: install
-	./.ci/test
+	$(PY) -m pytest -n 2 --dist loadfile -q
 
 check: install
 	$(VENV)/bin/ruff format --check .
@@ -44,8 +45,9 @@ proto: install
 	$(PY) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto proto/syncline/proto/satellite.proto
 
 requirements: pyproject.toml
+	$(PY) -m pip install --quiet pip-tools
 	$(PY) -m piptools compile --quiet --all-extras --generate-hashes --strip-extras --no-emit-index-url \
-	  --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate --allow-unsafe \
+	  --no-emit-find-links --no-emit-trusted-host --no-emit-options --no-header --no-annotate --allow-unsafe \
 	  --build-deps-for editable --output-file requirements.txt pyproject.toml
 
 clean:
