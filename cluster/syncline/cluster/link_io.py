@@ -38,6 +38,7 @@ from syncline.cluster.link import (
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 256 << 10
+WRITE_BUFFER_BYTES: Final = 256 << 10  # beyond it the writing task waits for the socket
 HELLO_BYTES_MAX: Final = 4096  # of a stranger, before we know who it is
 
 
@@ -74,6 +75,8 @@ class Peer:
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     roomy: asyncio.Event = field(default_factory=asyncio.Event)
+    writer: asyncio.StreamWriter | None = None
+    flushing: bool = False
     down_timer: asyncio.TimerHandle | None = None
 
 
@@ -133,7 +136,9 @@ class Links:
             peer.link.send(payload)
         except LinkFull:
             return False
-        peer.wake.set()
+        if not peer.flushing:  # once for all that is said in this turn of the loop
+            peer.flushing = True
+            asyncio.get_running_loop().call_soon(self._flush, peer)
         return True
 
     async def room(self, peer_id: str) -> bool:
@@ -267,6 +272,7 @@ class Links:
                 await asyncio.wait({previous})
             link = peer.link
             link.connected()
+            peer.writer = writer
             writing = asyncio.get_running_loop().create_task(self._write(peer, link, writer))
             await self._read(peer, link, reader, writer, data)
         except (LinkError, OSError, TimeoutError) as error:
@@ -279,6 +285,8 @@ class Links:
             if writing is not None:
                 writing.cancel()
                 link.disconnected()
+            if peer.writer is writer:
+                peer.writer = None
             if peer.connection is asyncio.current_task():
                 peer.connection = None
                 peer.connected.clear()
@@ -307,11 +315,24 @@ class Links:
                     raise event.error
             if link.room:
                 peer.roomy.set()
-            peer.wake.set()
+            self._flush(peer)
             async with asyncio.timeout(self._timing.silence_s):
                 data = await reader.read(READ_BYTES)
             if not data:
                 raise LinkError("closed by the peer")
+
+    def _flush(self, peer: Peer) -> None:
+        """Writes what there is, unless the socket is behind: then the writing task waits for it and goes on."""
+        peer.flushing = False
+        writer = peer.writer
+        while writer is not None and not writer.is_closing():
+            if writer.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES:
+                peer.wake.set()
+                return
+            data = peer.link.take()
+            if not data:
+                return
+            writer.write(data)
 
     async def _write(self, peer: Peer, link: Link, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):  # the reading side sees it too, and says so
