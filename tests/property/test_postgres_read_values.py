@@ -16,9 +16,9 @@ from hypothesis.strategies import SearchStrategy
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.pgoutput import InsertMessage, decode
-from syncline.actors.postgres.rowkey import key_sql, key_text, parse_key_text
+from syncline.actors.postgres.rowkey import key_sql, key_text
 from syncline.actors.postgres.snapshot import CopyText
-from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, parse_text_array, to_postgres, to_wire
+from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, parse_text_array, to_wire
 
 _numbers = itertools.count()
 
@@ -132,14 +132,12 @@ def test_every_value_is_the_same_in_stream_copy_and_key_and_comes_back_equal(nam
         assert [row[0] for row in session.copied("SELECT v FROM one ORDER BY ctid")] == streamed
         printed = run(app.fetch(f"SELECT format('%s', v) AS v, {key_sql(['v'])} AS k FROM one ORDER BY ctid"))
         assert [row["v"].encode() for row in printed] == streamed
-        there, back = to_wire(name), to_postgres(name)
+        convert = to_wire(name)
         again: list[str] = []
         for cell, row in zip(streamed, printed, strict=True):
             assert cell is not None
             assert row["k"] == key_text([cell.decode()])
-            assert parse_key_text(row["k"]) == [cell.decode()]
-            wire = there(cell) if there is not None else cell
-            assert (back(wire) if back is not None else wire) == cell
+            wire = convert(cell) if convert is not None else cell
             again.append(from_wire(name, wire, LABELS if name == "mood" else None))
         returned = run(app.fetch(f"SELECT format('%s', v::{name}) FROM unnest($1::text[]) AS t (v)", again))
         assert [row[0].encode() for row in returned] == streamed

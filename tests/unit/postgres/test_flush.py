@@ -69,29 +69,15 @@ def test_repeated_and_unknown_reports_are_harmless() -> None:
     assert progress.watermark == 10
 
 
-def test_an_idle_position_counts_only_while_nothing_is_owed() -> None:
+def test_an_idle_position_counts_once_all_before_it_is_done() -> None:
     progress = Progress(5)
-    assert progress.idle_before(8)
+    progress.dispatched(7, [])
     assert progress.watermark == 7
     progress.dispatched(10, ["a"])
-    assert not progress.idle_before(12)
+    progress.dispatched(12, [])
     assert progress.watermark == 7
     progress.done(10, "a")
-    assert progress.idle_before(12)
-    assert progress.watermark == 11
-
-
-def test_a_commit_exactly_at_the_idle_position_still_counts() -> None:
-    progress = Progress()
-    progress.idle_before(10)
-    progress.dispatched(10, ["a"])
-    assert progress.watermark == 9
-
-
-def test_the_watermark_never_falls() -> None:
-    progress = Progress(50)
-    progress.idle_before(40)
-    assert progress.watermark == 50
+    assert progress.watermark == 12
 
 
 def test_a_position_dispatched_twice_is_done_when_both_are() -> None:

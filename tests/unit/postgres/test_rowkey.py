@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.actors.postgres.rowkey import key_sql, key_text, key_text_of_cells, parse_key_text, quote_identifier
+from syncline.actors.postgres.rowkey import key_sql, key_text, key_text_of_cells, quote_identifier
 
 
 def test_a_key_is_a_json_array_of_texts_without_white_space() -> None:
@@ -20,16 +20,6 @@ def test_cells_of_the_stream_spell_the_same_key() -> None:
 def test_a_key_cell_is_never_null() -> None:
     with pytest.raises(ValueError, match="NULL"):
         key_text_of_cells([b"1", None])
-
-
-def test_a_key_reads_back() -> None:
-    assert parse_key_text(key_text(["a", '"'])) == ["a", '"']
-
-
-@pytest.mark.parametrize("text", ["", "1", "[1]", '{"a":"b"}', '["a"'])
-def test_other_json_is_no_key(text: str) -> None:
-    with pytest.raises(ValueError, match=r"not a row key|Expecting"):
-        parse_key_text(text)
 
 
 def test_the_sql_uses_output_functions_and_quotes_names() -> None:

@@ -6,8 +6,8 @@ LSN"; the answer is the watermark: the largest LSN such that everything dispatch
 
 Every dispatched LSN counts the targets still owing it; a target's debts are a queue in dispatch order, as is the whole
 list. A report pays off the front of one queue, then the front of the list is dropped while nobody owes it: amortised
-constant time, however many targets there are. While nothing is owed, the stream's own idle position (a keepalive's WAL
-end) may be taken over with ``idle_before``, which is how an idle database still advances its slot.
+constant time, however many targets there are. An idle position of the stream (``ReplicationStream.idle_lsn``)
+is dispatched to nobody: it counts once all before it is done, which is how an idle database still advances its slot.
 """
 
 from __future__ import annotations
@@ -77,17 +77,6 @@ class Progress:
         for dispatch in self._debts.pop(target, ()):
             dispatch.owing -= 1
         self._settle()
-
-    def idle_before(self, wal_end: int) -> bool:
-        """No transaction commits below ``wal_end`` but those dispatched. Taken over only while nothing is owed.
-
-        The next transaction's commit may stand exactly at ``wal_end``, so the watermark stays one below it.
-        """
-        if self._outstanding:
-            return False
-        self._watermark = max(self._watermark, Lsn(wal_end - 1))
-        self._last = max(self._last, self._watermark)
-        return True
 
     def _settle(self) -> None:
         outstanding = self._outstanding

@@ -19,8 +19,6 @@ from collections.abc import Iterable, Sequence
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
-KEY_COLUMNS_MAX = 32  # Postgres' own limit on the columns of an index (INDEX_MAX_KEYS)
-
 
 def key_text(values: Iterable[str]) -> str:
     """Key text of Postgres output texts, in key-column order: ``key_text(["a", "1"]) == '["a","1"]'``."""
@@ -38,14 +36,6 @@ def key_text_of_cells(cells: Iterable[bytes | None]) -> str:
             raise ValueError("a primary key cell is NULL")
         values.append(cell.decode())
     return _encode(values)
-
-
-def parse_key_text(text: str) -> list[str]:
-    """The Postgres output texts of a key text. Raises ValueError when it is not one."""
-    values = json.loads(text)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"not a row key: {text!r}")
-    return values
 
 
 def quote_identifier(name: str) -> str:

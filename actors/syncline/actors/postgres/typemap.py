@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from binascii import hexlify, unhexlify
+from binascii import unhexlify
 from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TypeAlias
@@ -46,11 +46,6 @@ _SQLITE_TYPES = {
     "jsonb": "TEXT_JSON",
 }
 
-_TEXTUAL = ("text", "varchar", "uuid", "json", "jsonb", "bytea")
-_TEMPORAL = ("date", "time", "timestamp", "timestamptz")
-SYNCED_TYPES = frozenset(("bool", "float4", "float8", *INTEGER_BITS, *_TEXTUAL, *_TEMPORAL))
-"""Base types a table may have to be synced; enums besides."""
-
 
 def sqlite_type(type_name: str) -> str:
     """The declared SQLite type for a Postgres type name (lower case, as in pg_type; arrays begin with ``_``)."""
@@ -70,27 +65,13 @@ def _zulu(text: bytes) -> bytes:
     return text.replace(b"+00", b"Z")
 
 
-def _hex(raw: bytes) -> bytes:
-    return b"\\x" + hexlify(raw)
-
-
-def _plus_zero(text: bytes) -> bytes:
-    return text.replace(b"Z", b"+00")
-
-
 _TO_WIRE: dict[str, Converter] = {"bytea": _unhex, "timestamptz": _zulu}
-_TO_POSTGRES: dict[str, Converter] = {"bytea": _hex, "timestamptz": _plus_zero}
 _OIDS = {17: "bytea", 1184: "timestamptz"}
 
 
 def to_wire(type_name: str) -> Converter | None:
     """Postgres output text -> wire cell, for non-NULL values; None when they are the same bytes."""
     return _TO_WIRE.get(type_name)
-
-
-def to_postgres(type_name: str) -> Converter | None:
-    """The inverse of ``to_wire``: the wire cell of a value from Postgres -> its output text, as row keys spell it."""
-    return _TO_POSTGRES.get(type_name)
 
 
 def to_wire_by_oid(type_oid: int) -> Converter | None:
