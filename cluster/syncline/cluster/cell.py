@@ -95,7 +95,7 @@ class Cell:
         self.address = Address(context.host_id, context.next_serial(), spec.id)
         self.ref = LocalRef(self)
         self._current: asyncio.Future[Any] | None = None  # of the call being handled
-        self._verdict: Exit | None = None  # the exit decided by whoever cancelled the task
+        self._verdict: Exit | None = None  # decided by whoever cancelled the task
         self._starting: asyncio.Future[None] | None = None
         self._watchers: dict[object, Callable[[Exit], None]] | None = None
         self._deferred: set[asyncio.Future[Any]] | None = None
@@ -221,7 +221,7 @@ class Cell:
             exit = await self._serve()
         except asyncio.CancelledError as error:
             exit = self._verdict or Exit(ExitKind.KILLED)
-            if self._verdict is None and not self._cancelled_from_outside():
+            if self._verdict is None and not self.task.cancelling():  # something it awaited was cancelled
                 exit = Exit(ExitKind.CRASHED, error)
         except Exception as error:
             exit = Exit(ExitKind.CRASHED, error)
@@ -303,9 +303,6 @@ class Cell:
         watchers, self._watchers = self._watchers, None
         for callback in list((watchers or {}).values()):
             callback(exit)
-
-    def _cancelled_from_outside(self) -> bool:
-        return self.task.cancelling() > 0
 
     def _facts(self) -> dict[str, object]:
         return {"host": self.address.host, "actor": self.spec.id, "serial": self.address.target}

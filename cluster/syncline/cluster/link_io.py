@@ -58,7 +58,6 @@ class Callbacks:
     """What the owner of the links wants to know. Called in the event loop, must not wait."""
 
     delivered: Callable[[str, bytes], None]  # peer, payload
-    up: Callable[[str], None]  # peer: payloads flow
     down: Callable[[str, str], None]  # peer, why: all it owed is lost
     superseded: Callable[[int], None]  # epoch of whoever took over our own host id
 
@@ -360,7 +359,7 @@ class Links:
             peer.down_timer = None
         peer.up = True
         peer.connected.set()
-        self._callbacks.up(peer.id)
+        log.info("%s: linked with %s%s", self.host, peer.id, ", resumed" if event.resumed else "")
 
     def _expect(self, peer: Peer) -> None:
         """Starts to wait for a connection, for so long and no longer."""

@@ -74,7 +74,7 @@ class Remotes:
         self._context = context
         self._wire = wire
         self._superseded = superseded
-        callbacks = Callbacks(self._delivered, self._up, self._down, self._on_superseded)
+        callbacks = Callbacks(self._delivered, self._down, self._on_superseded)
         self._links = Links(context.host_id, epoch, callbacks, token=token, timing=timing, limits=limits)
         self._ids = itertools.count(context.first_serial)  # random too: no answer to a predecessor can match
         self._asked: dict[str, dict[int, asyncio.Future[Any]]] = {}  # by peer
@@ -296,9 +296,6 @@ class Remotes:
         return address
 
     # ---------------------------------------------------------------- peers come and go
-
-    def _up(self, peer_id: str) -> None:
-        log.info("%s: linked with %s", self._context.host_id, peer_id)
 
     def _down(self, peer_id: str, why: str) -> None:
         exit = Exit(ExitKind.UNREACHABLE, detail=f"{peer_id}: {why}")

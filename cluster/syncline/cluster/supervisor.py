@@ -22,7 +22,7 @@ from syncline.cluster.cell import Cell, LocalRef, Reply
 from syncline.cluster.context import Context
 from syncline.cluster.ref import ActorDown, Ref, Refusal
 from syncline.cluster.spec import ChildSpec, Exit, ExitKind, Strategy
-from syncline.cluster.strategy import Child, Intensity, decide
+from syncline.cluster.strategy import Child, Decision, Intensity, decide
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,7 @@ class Supervisor(Actor):
             )
             if decision.escalate:
                 raise _too_many(ended, exit, self._intensity) from exit.cause
+            _report(self.ref, ended, exit, decision)
             for id in decision.stop:
                 await self._stop(self._slots[id])
             for id in decision.forget:
@@ -253,6 +254,7 @@ class DynamicSupervisor(Actor):
         )
         if decision.escalate:
             raise _too_many(slot.spec.id, exit, self._intensity) from exit.cause
+        _report(self.ref, slot.spec.id, exit, decision)
         if not decision.start:
             del self._slots[slot.spec.id]
             return
@@ -288,6 +290,18 @@ async def _ready(cell: Cell) -> Ref:
         return await cell.started()
     except ActorDown as down:
         raise StartFailed(f"{cell.spec.id} did not start: {down.exit}") from down.exit.cause
+
+
+def _report(supervisor: LocalRef, ended: str, exit: Exit, decision: Decision) -> None:
+    if decision.start:
+        log.warning(
+            "%s restarts %s, as %s ended: %s",
+            supervisor.address,
+            ", ".join(decision.start),
+            ended,
+            exit,
+            extra={"host": supervisor.address.host, "actor": ended, "restarted": decision.start},
+        )
 
 
 def _too_many(id: str, exit: Exit, intensity: Intensity) -> TooManyRestarts:

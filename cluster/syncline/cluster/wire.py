@@ -98,7 +98,7 @@ class Wire:
                 name, *fields = content
                 if name not in self._types:
                     raise WireError(f"{name} was not declared here")
-                return self._types[name](*fields)
+                return _build(self._types[name], fields) if code == RECORD else self._types[name](*fields)
             raise WireError(f"unknown extension {code}")
 
         def unpack(packed: bytes) -> Any:
@@ -114,7 +114,17 @@ class Wire:
     def _fields(self, item: object) -> list[object]:
         if isinstance(item, Exit):
             return [item.kind, None, item.detail or (repr(item.cause) if item.cause is not None else "")]
-        return [getattr(item, field.name) for field in dataclasses.fields(item) if field.init]  # type: ignore[arg-type]
+        return [getattr(item, name) for name in _field_names(type(item))]
+
+
+def _field_names(declared: type) -> list[str]:
+    """The fields that its constructor takes, in order."""
+    return [field.name for field in dataclasses.fields(declared) if field.init]
+
+
+def _build(declared: type, values: list[object]) -> object:
+    """A dataclass of its fields. Raises ``ValueError`` when the other end knows it with more or fewer."""
+    return declared(**dict(zip(_field_names(declared), values, strict=True)))
 
 
 def _plain(item: int | str | bytes) -> int | str | bytes:

@@ -59,6 +59,13 @@ def test_declared_types_keep_their_type() -> None:
     assert type(out.enclosed[1]) is Position
 
 
+def test_a_dataclass_known_with_other_fields_is_refused() -> None:
+    wire, other = Wire([Letter]), Wire()
+    other._types[wire._names[Letter]] = Address
+    with pytest.raises(WireError, match="not a message"):
+        other.decode(wire.encode(Letter("hello"), no_refs), no_refs)
+
+
 def test_a_child_spec_crosses_when_its_start_is_a_factory() -> None:
     spec = ChildSpec("id", Factory("package.module:name", (1, "two")), Restart.TRANSIENT, name="name")
     assert crossed(spec) == spec
