@@ -128,7 +128,7 @@ class Connection:
                 for answer in answers:
                     await self._transport.send(answer)
                 for event in events:
-                    await whole(self._handle(event))
+                    await self._handle(event)
                 if self._live and deadline.when() is not None:
                     deadline.reschedule(None)
 
@@ -149,7 +149,7 @@ class Connection:
 
     async def _on_stream_started(self, event: StreamStarted) -> None:
         self._acks = AckPolicy(event.window)
-        for subscription in await self._replica.renew_requests():
+        for subscription in await whole(self._replica.renew_requests()):
             await self._request(subscription)
         cancelled = to_cancel(self._replica.subscriptions.values())
         if cancelled:
@@ -175,10 +175,10 @@ class Connection:
     async def _on_subscribe_refused(self, event: SubscribeRefused) -> None:
         reasons = "; ".join(message for _, _, message in event.errors) or event.message
         code = event.errors[0][1] if event.errors else event.code
-        await self._drop(event.subscription_id, code, reasons)
+        await whole(self._drop(event.subscription_id, code, reasons))
 
     async def _on_shape_data_failed(self, event: ShapeDataFailed) -> None:
-        await self._drop(event.subscription_id, "SHAPE_DELIVERY_ERROR", event.message)
+        await whole(self._drop(event.subscription_id, "SHAPE_DELIVERY_ERROR", event.message))
 
     async def _on_unsubscribed(self, event: Unsubscribed) -> None:
         """Nothing to do yet: the rows leave with the batch that follows."""
@@ -188,7 +188,7 @@ class Connection:
 
     async def _on_transaction(self, event: TransactionReceived) -> None:
         transaction = event.transaction
-        await self._replica.apply_transaction(transaction, self._relations)
+        await whole(self._replica.apply_transaction(transaction, self._relations))
         self._progress.applied()
         if self._acks.applied(transaction.transaction_id or 0):
             await self._ack()
@@ -197,27 +197,30 @@ class Connection:
         self._replica.begin_delivery()
 
     async def _on_shape_rows(self, event: ShapeRows) -> None:
-        await self._replica.stage(event.inserts, self._relations)
+        await whole(self._replica.stage(event.inserts, self._relations))
 
     async def _on_shape_data_ended(self, event: ShapeDataEnded) -> None:
+        await whole(self._finish_delivery(event))
+        await self._ack(subscription_ids=[event.subscription_id])
+
+    async def _finish_delivery(self, event: ShapeDataEnded) -> None:
         subscription = self._subscription(event.subscription_id)
         await self._replica.apply_shape(subscription, event.lsn)
         self._progress.applied()
         if subscription is not None:
             self._progress.delivered(subscription)
-        await self._ack(subscription_ids=[event.subscription_id])
 
     async def _on_additional_data(self, event: AdditionalData) -> None:
         """Rows that a server of the old line fetched after the transaction which announced them."""
         self._replica.begin_delivery()
-        await self._replica.stage(event.inserts, self._relations)
-        await self._replica.apply_shape(None, self._replica.lsn)
+        await whole(self._replica.stage(event.inserts, self._relations))
+        await whole(self._replica.apply_shape(None, self._replica.lsn))
         self._progress.applied()
         await self._ack(additional_data_refs=[event.ref])
 
     async def _on_gone_batch(self, event: GoneBatch) -> None:
         cancelled = [s for s in map(self._subscription, event.subscription_ids) if s is not None]
-        await self._replica.apply_gone(cancelled, event.lsn, event.rows, self._relations)
+        await whole(self._replica.apply_gone(cancelled, event.lsn, event.rows, self._relations))
         self._progress.applied()
         await self._ack(gone_subscription_ids=event.subscription_ids)
 

@@ -29,6 +29,8 @@ OPEN_TIMEOUT_S = 10.0
 # Only while we wait: when we are slow to apply, its answer may be stuck behind what we have not read.
 SILENCE_S = 5.0
 PONG_TIMEOUT_S = 5.0
+# A peer that takes nothing for so long is given up; it may rest for a while when Postgres is slow.
+SEND_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 1.0
 
 
@@ -73,9 +75,12 @@ class WebSocketTransport:
 
     async def send(self, frame: bytes) -> None:
         try:
-            await self._connection.send(frame)
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._connection.send(frame)
         except ConnectionClosed as problem:
             raise _closed(problem) from problem
+        except TimeoutError:
+            raise TransportClosed(f"the server has taken nothing for {SEND_TIMEOUT_S:.0f} s") from None
 
     async def receive(self) -> bytes:
         try:
