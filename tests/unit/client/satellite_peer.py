@@ -7,7 +7,7 @@ writes, and does what a test tells it to: refuse, stay silent, cut the line.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -111,9 +111,8 @@ class Peer:
         assert self._server is not None
         return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    async def until(self, wanted: object) -> None:
+    async def until(self, wanted: Callable[[], bool]) -> None:
         """Wait until ``wanted()`` is true; checked after every frame."""
-        assert callable(wanted)
         async with asyncio.timeout(10), self._changed:
             await self._changed.wait_for(wanted)
 
@@ -249,9 +248,6 @@ class Peer:
                 self.rows[key.decode()] = (row, tags)
                 changes.append(Update(ITEMS.id, row, None, tags))
         await self.echo_write(write, *changes, client_id=self._client_id)
-
-    def __hash__(self) -> int:
-        return id(self)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from syncline.client.errors import DatabaseInUse, DatabaseUnusable, UsageError
 from syncline.client.schema import STORE_VERSION
-from syncline.client.store import Footprints, open_store
+from syncline.client.store import Footprints, Store, open_store
 
 HOLD = """
 import asyncio, sys
@@ -114,13 +114,12 @@ async def test_writing_inside_ones_own_turn_is_a_usage_error_not_a_deadlock(tmp_
     async with open_store(tmp_path / "app.db") as store, store.turn():
         with pytest.raises(UsageError, match="inside a transaction"):
             store.refuse_nested()
-        await asyncio.create_task(other_task(store.refuse_nested))
+        await asyncio.create_task(in_another_task(store))
 
 
-async def other_task(refuse_nested: object) -> None:
-    """Another task may wait for its turn."""
-    assert callable(refuse_nested)
-    refuse_nested()
+async def in_another_task(store: Store) -> None:
+    """Others may wait for their turn."""
+    store.refuse_nested()
 
 
 def test_a_footprint_reaches_through_views_triggers_and_cascades() -> None:
