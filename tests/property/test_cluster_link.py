@@ -236,6 +236,48 @@ def test_what_arrived_before_the_stream_broke_is_not_lost() -> None:
     assert pair.b.got == [0, 1, 2]
 
 
+def test_a_repeated_frame_is_dropped_and_breaks_nothing() -> None:
+    pair = established(Pair())
+    pair.a.send()
+    pair.a.flush()
+    assert pair.b.receive(pair.a.wire * 2) == [Delivered(b"0")]
+    assert pair.b.link.duplicates == 1
+
+
+def test_the_loss_of_the_last_frame_is_noticed_at_the_next_heartbeat() -> None:
+    pair = established(Pair())
+    pair.a.send()
+    pair.a.flush()
+    pair.a.wire = b""
+    pair.a.link.heartbeat()
+    pair.a.flush()
+    with pytest.raises(LinkError, match="up to 1 were sent, received 0"):
+        pair.b.receive(pair.a.wire)
+
+
+def test_after_a_reconnect_only_what_was_not_received_is_sent_again() -> None:
+    pair = established(Pair())
+    pair.a.send()
+    pair.carry(pair.a)
+    pair.a.send()
+    pair.cut()
+    established(pair)
+    pair.carry(pair.a)
+    assert pair.b.got == [0, 1]
+    assert pair.b.link.duplicates == 0
+
+
+def test_a_restarted_peer_counts_from_the_beginning() -> None:
+    pair = established(Pair())
+    pair.b.send()
+    pair.carry(pair.b)
+    pair.b = End(Link("b", "b2", limits=LIMITS))
+    established(pair)
+    pair.b.send()
+    pair.carry(pair.b)
+    assert pair.a.got == [0, 0]
+
+
 def test_a_restarted_peer_is_a_new_session_and_gets_nothing_of_the_old() -> None:
     pair = established(Pair())
     pair.a.send()
