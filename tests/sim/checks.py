@@ -1,0 +1,188 @@
+"""What must hold, on every device after everything it commits, and everywhere at the end.
+
+The strongest check: a device that stands at LSN L holds exactly the rows Postgres held at L, with their tags, in every
+table it is subscribed to, except where it has writes of its own on the way. That is atomic visibility, order and
+completeness in one: a part of a transaction, a lost or repeated one, one that came too early or too late all show.
+Tags of Postgres count as one: a row that came by snapshot has ``postgres_1@0`` where the stream has a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from syncline.client.schema import UNTRACKED_TAG
+from syncline.client.shapes import ShapeState
+from syncline.proto.values import POSTGRES_ORIGIN, Row
+from tests.sim.device import SimDevice
+from tests.sim.postgres import SimPostgres
+from tests.sim.schema import ISSUES, JOURNAL, NAMES, PROJECTS, TABLES
+
+Held = dict[str, tuple[Any, ...]]
+Tags = frozenset[str]
+COUNTER = "counter-"
+RANK = 3
+
+
+def held_tables(device: SimDevice) -> set[int]:
+    """The tables of the device's delivered shapes."""
+    delivered = (s for s in device.replica.subscriptions.values() if s.state is ShapeState.DELIVERED)
+    return closure(TABLES[subscription.spec.table] for subscription in delivered)
+
+
+def closure(tables: Iterable[int]) -> set[int]:
+    """``tables`` and what they refer to: an issue's projects come along."""
+    held = set(tables)
+    return held | {PROJECTS} if ISSUES in held else held
+
+
+def rows_of(device: SimDevice, relation_id: int) -> Held:
+    if NAMES[relation_id] not in device.replica.tables:
+        return {}
+    return {row[0]: row for row in device.store.connection.execute(f"SELECT * FROM {NAMES[relation_id]}")}
+
+
+def pending_of(device: SimDevice) -> set[tuple[str, str]]:
+    """(table, id) of rows with local writes on the way."""
+    rows = device.store.connection.execute("SELECT DISTINCT table_name, key FROM _syncline_oplog")
+    return {(table, json.loads(key)[0]) for table, key in rows}
+
+
+def tags_of(device: SimDevice) -> dict[tuple[str, str], Tags]:
+    rows = device.store.connection.execute("SELECT table_name, key, tags FROM _syncline_shadow")
+    return {(table, json.loads(key)[0]): plain(json.loads(tags)) for table, key, tags in rows}
+
+
+def plain(tags: Any) -> Tags:
+    """Tags with all of Postgres as one."""
+    return frozenset(UNTRACKED_TAG if tag.startswith(f"{POSTGRES_ORIGIN}@") else tag for tag in tags)
+
+
+def on_device(relation_id: int, row: Row) -> tuple[Any, ...]:
+    """A row of Postgres as SQLite holds it."""
+    numbers = {PROJECTS: 3, JOURNAL: 2}
+    values: list[Any] = [None if cell is None else cell.decode() for cell in row]
+    place = numbers.get(relation_id)
+    if place is not None and values[place] is not None:
+        values[place] = int(values[place])
+    return tuple(values)
+
+
+class Checks:
+    """``anomaly``: the first thing found wrong, None while all is well."""
+
+    def __init__(self, postgres: SimPostgres) -> None:
+        self._postgres = postgres
+        self.anomaly: str | None = None
+        self.resets = 0
+        self._counters_seen: dict[tuple[str, str], int] = {}
+
+    def report(self, text: str) -> None:
+        if self.anomaly is None:
+            self.anomaly = text
+
+    # --- along the way ------------------------------------------------------------------------------------------------
+
+    def reset(self, device: SimDevice) -> None:
+        """The device starts over; not wrong, but rare."""
+        self.resets += 1
+
+    def changed(self, device: SimDevice) -> None:
+        """The device has committed something."""
+        if self.anomaly is None:
+            self._never_backwards(device)
+            if device.replica.lsn:
+                self.at_position(device, int(device.replica.lsn))
+
+    def at_position(self, device: SimDevice, lsn: int) -> None:
+        """Exactly what Postgres held at ``lsn``."""
+        held = held_tables(device)
+        if not held:
+            return
+        pending, tags = pending_of(device), tags_of(device)
+        here = {relation_id: rows_of(device, relation_id) for relation_id in held}
+        for relation_id, key in self._postgres.versions:
+            if relation_id not in held:
+                continue
+            id = key[0].decode()  # type: ignore[union-attr]
+            row = here[relation_id].pop(id, None)
+            if (NAMES[relation_id], id) in pending:
+                continue
+            there = self._postgres.row_at((relation_id, key), lsn)
+            expected = None if there.row is None else on_device(relation_id, there.row)
+            if row != expected:
+                self.report(f"{device.name} at {lsn} has {NAMES[relation_id]} {id} as {row}, Postgres had {expected}")
+            elif row is not None:
+                has = tags.get((NAMES[relation_id], id), frozenset((UNTRACKED_TAG,)))
+                if has != plain(there.tags):
+                    self.report(
+                        f"{device.name} at {lsn} has tags {sorted(has)} on {NAMES[relation_id]} {id}, "
+                        f"Postgres had {sorted(plain(there.tags))}"
+                    )
+        for relation_id, rows in here.items():
+            for id in rows:
+                if (NAMES[relation_id], id) not in pending:
+                    self.report(f"{device.name} at {lsn} has {NAMES[relation_id]} {id}, which Postgres never had")
+
+    def _never_backwards(self, device: SimDevice) -> None:
+        """A counter has one writer and only grows: nobody may see it fall, its writer least of all."""
+        if "projects" not in device.replica.tables:
+            return
+        query = "SELECT id, rank FROM projects WHERE id LIKE 'counter-%'"
+        for id, rank in device.store.connection.execute(query):
+            seen = self._counters_seen.get((device.name, id), 0)
+            if rank is None or rank < seen:
+                self.report(f"{device.name} saw {id} fall from {seen} to {rank}")
+            else:
+                self._counters_seen[device.name, id] = rank
+            if id == COUNTER + device.name and rank is not None and rank < device.counter:
+                self.report(f"{device.name} does not read its own write of {id}: {rank} instead of {device.counter}")
+
+    def rows_left(self, device: SimDevice, tables: Sequence[str]) -> None:
+        """Subscriptions to ``tables`` have ended: nothing of Postgres' is here now that no other shape holds."""
+        leaving = closure(TABLES[table] for table in tables)
+        wanted = closure(TABLES[s.spec.table] for s in device.replica.subscriptions.values())
+        for relation_id in leaving - wanted:
+            pending = pending_of(device)
+            for id in rows_of(device, relation_id):
+                known = self._postgres.row_at((relation_id, (id.encode(),)), int(device.replica.lsn))
+                if known.row is not None and (NAMES[relation_id], id) not in pending:
+                    self.report(f"{device.name} unsubscribed from {NAMES[relation_id]} and still has {id}")
+
+    # --- at the end ---------------------------------------------------------------------------------------------------
+
+    def unfinished(self, device: SimDevice) -> str | None:
+        """What the device still lacks, None when it is in step with Postgres."""
+        if not device.live:
+            return "is not connected"
+        count = device.store.connection.execute("SELECT count(*) FROM _syncline_oplog").fetchone()[0]
+        if count:
+            return f"has {count} oplog entries"
+        for subscription in device.replica.subscriptions.values():
+            if subscription.state is not ShapeState.DELIVERED:
+                return f"has its subscription to {subscription.spec.table} {subscription.state.value}"
+        for relation_id in held_tables(device):
+            here = rows_of(device, relation_id)
+            there = {
+                key[0].decode(): on_device(relation_id, state.row)  # type: ignore[union-attr]
+                for (relation, key), state in self._postgres.rows.items()
+                if relation == relation_id and state.row is not None
+            }
+            if here != there:
+                different = sorted(id for id in here.keys() | there.keys() if here.get(id) != there.get(id))
+                first = different[0]
+                return f"differs in {NAMES[relation_id]} {different}: {here.get(first)} here, {there.get(first)} there"
+        return None
+
+    def at_the_end(self, devices: list[SimDevice]) -> None:
+        """Everything is in step; was every write carried out once?"""
+        rejected = {(client_id, ms) for client_id, _, ms in self._postgres.rejections}
+        for device in devices:
+            for entry, ms in device.journal.items():
+                expected = 0 if (device.name, ms) in rejected else 1
+                executed = self._postgres.executions[entry]
+                if executed != expected:
+                    self.report(f"transaction {entry} of {device.name} was executed {executed} times, not {expected}")
+            if device.replica.lsn:
+                self.at_position(device, int(device.replica.lsn))

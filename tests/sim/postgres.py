@@ -1,0 +1,360 @@
+"""Postgres as far as the service can tell: rows with their tags, a WAL, a slot, and what a crash does to them.
+
+Device transactions merge by ``syncline.proto.merge``, which is the oracle of the SQL that does it in production; direct
+SQL leaves a row with the one tag of Postgres. Every version of every row is kept with its LSN, so that what a device
+holds at a position can be compared with what Postgres held there, exactly.
+
+Three kinds of trouble are modelled because the service has to live with them: commits that are not on the disk yet (a
+crash takes them back; they were never streamed), commits that are in the WAL and not visible yet (a snapshot misses
+them, their rows are locked), and a slot whose confirmed position goes back after a crash.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
+from syncline.proto.merge import RowState, RowWrite, apply_write
+from syncline.proto.tags import UNRECORDED, Tag, format_tags, observe, parse_tags
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Key, Row, Update
+from tests.sim.schema import ISSUES, JOURNAL, PROJECTS, RELATIONS
+from tests.sim.waiting import Scheduler
+
+RowKey = tuple[int, Key]
+ABSENT = RowState()
+KINDS = {"I": "insert", "U": "update", "D": "delete", "C": "compensation"}
+
+
+class PostgresGone(ConnectionError):
+    """The server is down or has just gone down."""
+
+
+class Violation(Exception):
+    """A constraint does not hold. ``args``: SQLSTATE, message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A row from ``lsn`` on; ``row`` None: none."""
+
+    lsn: int
+    row: Row | None
+    tags: tuple[str, ...]
+
+
+NOTHING = Version(0, None, ())
+
+
+@dataclass(slots=True)
+class Commit:
+    head: TransactionHead
+    changes: list[StreamChange]
+    marks: tuple[str, ...] = ()
+    before: dict[RowKey, RowState] = field(default_factory=dict)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Work:
+    """A transaction being written: reads its own writes."""
+
+    def __init__(self, postgres: SimPostgres) -> None:
+        self._postgres = postgres
+        self.rows: dict[RowKey, RowState] = {}
+        self.changes: list[StreamChange] = []
+        self.journal: list[str] = []
+        self.conflicts = 0
+
+    def get(self, key: RowKey) -> RowState:
+        found = self.rows.get(key)
+        return found if found is not None else self._postgres.rows.get(key, ABSENT)
+
+    # --- direct SQL ---------------------------------------------------------------------------------------------------
+
+    def put(self, relation_id: int, row: Row) -> None:
+        """INSERT ... ON CONFLICT DO UPDATE."""
+        key = (relation_id, RELATIONS[relation_id].key_of(row))
+        before = self.get(key)
+        self.rows[key] = RowState(row, frozenset((UNRECORDED,)), before.column_tags)
+        if before.row is None:
+            self.changes.append(Insert(relation_id, row))
+        else:
+            self.changes.append(Update(relation_id, row, before.row))
+
+    def update(self, key: RowKey, column: int, value: Cell) -> None:
+        row = self.get(key).row
+        if row is not None:
+            self.put(key[0], (*row[:column], value, *row[column + 1 :]))
+
+    def delete(self, key: RowKey) -> None:
+        before = self.get(key)
+        if before.row is not None:
+            self.rows[key] = RowState(None, frozenset(), before.column_tags)
+            self.changes.append(Delete(key[0], before.row))
+
+    def truncate(self, relation_id: int) -> None:
+        for key in [*self._postgres.rows, *self.rows]:
+            if key[0] == relation_id and self.get(key).row is not None:
+                self.rows[key] = RowState(None, frozenset(), self.get(key).column_tags)
+        self.changes.append(Truncated((relation_id,)))
+
+    # --- a device's operation -----------------------------------------------------------------------------------------
+
+    def merge(self, op: dict[str, Any], client_id: str, ms: int) -> None:
+        relation_id = op["rel"]
+        row = tuple(None if cell is None else cell.encode() for cell in op["row"])
+        key = (relation_id, RELATIONS[relation_id].key_of(row))
+        before = self.get(key)
+        modified = (True,) * len(row) if op["op"] == "I" else tuple(op["modified"])
+        write = RowWrite(KINDS[op["op"]], row, modified, Tag(client_id, ms), parse_tags(op["tags"]))  # type: ignore[arg-type]
+        if relation_id == JOURNAL and op["op"] == "I":
+            self.journal.append(row[0].decode())  # type: ignore[union-attr]
+        if any(tag.origin != client_id for tag in observe(before.tags, write.observed, None)):
+            self.conflicts += 1
+        if before.row is None and op["op"] == "D":
+            return
+        after = self.rows[key] = apply_write(before, write)
+        if after.row is None:
+            self.changes.append(Delete(relation_id, before.row or row))
+        elif before.row is None:
+            self.changes.append(Insert(relation_id, after.row))
+        else:
+            self.changes.append(Update(relation_id, after.row, before.row))
+
+    # --- its end ------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises Violation when a foreign key does not hold."""
+        for (relation_id, key), state in self.rows.items():
+            if relation_id == ISSUES and state.row is not None and state.row[1] is not None:
+                if self.get((PROJECTS, (state.row[1],))).row is None:
+                    raise Violation("23503", f"issue {key[0]!r} refers to a project that does not exist")
+            elif relation_id == PROJECTS and state.row is None and self._referenced(key[0]):
+                raise Violation("23503", f"project {key[0]!r} is still referred to")
+
+    def _referenced(self, project: Cell) -> bool:
+        issues = {key for key in (*self._postgres.rows, *self.rows) if key[0] == ISSUES}
+        return any((row := self.get(key).row) is not None and row[1] == project for key in issues)
+
+    def locks(self) -> set[RowKey]:
+        """The rows this transaction has to lock: those it writes and the projects its issues refer to."""
+        locked = set(self.rows)
+        for (relation_id, _), state in self.rows.items():
+            if relation_id == ISSUES and state.row is not None and state.row[1] is not None:
+                locked.add((PROJECTS, (state.row[1],)))
+        return locked
+
+
+class SimPostgres:
+    """``wall_ms``: the server's clock. ``flushed``: called when more of the WAL can be streamed."""
+
+    def __init__(self, scheduler: Scheduler, wall_ms: Callable[[], int]) -> None:
+        self.scheduler = scheduler
+        self.rng = scheduler.rng
+        self.wall_ms = wall_ms
+        self.up = True
+        self.incarnation = 0
+        self.rows: dict[RowKey, RowState] = {}
+        self.versions: dict[RowKey, list[Version]] = {}
+        self.wal: list[Commit] = []
+        self.insert_lsn = 1000
+        self.flushed_lsn = 1000
+        self.confirmed_lsn = 1000
+        self.clients: dict[str, tuple[int, int]] = {}
+        self.rejections: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self.executions: Counter[str] = Counter()
+        self.subscriptions: dict[str, dict[str, Any]] = {}
+        self.invisible: dict[int, Commit] = {}
+        self.conflicts = 0
+        self.when_flushed: Callable[[], None] = lambda: None
+        self._xid = 100
+        self._unflushed: list[Commit] = []
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def row_at(self, key: RowKey, lsn: int) -> Version:
+        versions = self.versions.get(key)
+        if not versions:
+            return NOTHING
+        place = bisect.bisect_right(versions, lsn, key=lambda version: version.lsn)
+        return versions[place - 1] if place else NOTHING
+
+    def visible(self, key: RowKey) -> RowState:
+        """The row as a new snapshot sees it."""
+        state = self.rows.get(key, ABSENT)
+        for commit in reversed(self.invisible.values()):
+            state = commit.before.get(key, state)
+        return state
+
+    def snapshot(self, relation_id: int) -> list[tuple[Row, tuple[str, ...]]]:
+        rows = []
+        for key in self.rows:
+            if key[0] == relation_id and (state := self.visible(key)).row is not None:
+                rows.append((state.row, format_tags(state.tags)))
+        return rows
+
+    def streamable(self, after_lsn: int) -> list[Commit]:
+        """What is flushed and lies after ``after_lsn``."""
+        place = bisect.bisect_right(self.wal, after_lsn, key=lambda commit: int(commit.head.lsn))
+        return [commit for commit in self.wal[place:] if commit.head.lsn <= self.flushed_lsn]
+
+    def alive(self, relation_id: int) -> list[Key]:
+        return [key for (relation, key), state in self.rows.items() if relation == relation_id and state.row is not None]
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def direct(self, write: Callable[[Work], None]) -> bool:
+        """A transaction of direct SQL, durable at once. False: it met a lock or a constraint and did nothing."""
+        work = Work(self)
+        write(work)
+        try:
+            work.check()
+        except Violation:
+            return False
+        if not work.changes or work.locks() & self._locked():
+            return False
+        commit = self._commit(work, None, 0, 0)
+        if self.rng.random() < 0.3:
+            self.invisible[commit.head.xid] = commit
+            self.scheduler.soon(60_000, lambda: self.invisible.pop(commit.head.xid, None))
+        self.flush()
+        return True
+
+    def mark(self, mark: str) -> None:
+        self._append(Commit(self._head(None, 0, 0), [], (mark,)))
+        self.flush()
+
+    def apply(self, element: dict[str, Any]) -> dict[str, Any]:
+        """One transaction of the batch that ``electric.apply`` takes; not flushed yet."""
+        client_id, lsn, ms = element["client"], element["lsn"], element["ms"]
+        known = self.clients.get(client_id, (-1, -1))
+        if not (lsn > known[0] or ms > known[1]):
+            return self.rejections.get((client_id, lsn, ms), {"status": "duplicate"})
+        if "refuse" in element:
+            return self._reject(element, element["refuse"])
+        if self.rng.random() < 0.02:
+            return {"status": "retry", "sqlstate": "55P03", "message": "a lock was not available"}
+        work = Work(self)
+        for op in element["ops"]:
+            work.merge(op, client_id, ms)
+        if work.locks() & self._locked():
+            return {"status": "retry", "sqlstate": "55P03", "message": "a row is locked"}
+        try:
+            work.check()
+        except Violation as violation:
+            return self._reject(element, {"sqlstate": violation.args[0], "message": violation.args[1]})
+        self.conflicts += work.conflicts
+        commit = self._commit(work, client_id, ms, lsn)
+        self._advance(commit, client_id, lsn, ms)
+        return {"status": "applied"}
+
+    def flush(self) -> None:
+        """Everything so far is on the disk, and may be streamed."""
+        self.insert_lsn += self.rng.randrange(1, 30)
+        self.flushed_lsn = self.insert_lsn
+        for commit in self._unflushed:
+            commit.undo.clear()
+        self._unflushed.clear()
+        self.when_flushed()
+
+    def crash(self) -> None:
+        """What was not flushed is gone; the slot may remember an older position."""
+        for commit in reversed(self._unflushed):
+            for undo in reversed(commit.undo):
+                undo()
+            self.wal.remove(commit)
+        self._unflushed.clear()
+        self.invisible.clear()
+        self.insert_lsn = self.flushed_lsn
+        self.confirmed_lsn -= self.rng.randrange(0, 300)
+        self.up = False
+        self.incarnation += 1
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _locked(self) -> set[RowKey]:
+        return {key for commit in self.invisible.values() for key in commit.before}
+
+    def _head(self, client_id: str | None, ms: int, client_lsn: int) -> TransactionHead:
+        self.insert_lsn += self.rng.randrange(8, 100)
+        self._xid += 1
+        lsn = Lsn(self.insert_lsn)
+        if client_id is None:
+            return TransactionHead(lsn, self.wall_ms(), self._xid)
+        return TransactionHead(lsn, ms, self._xid, client_id, ms, client_lsn)
+
+    def _append(self, commit: Commit) -> None:
+        self.wal.append(commit)
+        self._unflushed.append(commit)
+
+    def _commit(self, work: Work, client_id: str | None, ms: int, client_lsn: int) -> Commit:
+        head = self._head(client_id, ms, client_lsn)
+        direct = (f"{POSTGRES_ORIGIN}@{head.commit_ms}",)
+        changes = [self._tagged(change, work, None if client_id else direct) for change in work.changes]
+        commit = Commit(head, changes)
+        for key, state in work.rows.items():
+            before = self.rows.get(key)
+            commit.before[key] = before if before is not None else ABSENT
+            self.rows[key] = state
+            tags = () if state.row is None else format_tags(state.tags)
+            versions = self.versions.setdefault(key, [])
+            versions.append(Version(int(head.lsn), state.row, tags))
+            commit.undo.append(lambda key=key, before=before, versions=versions: self._restore(key, before, versions))
+        for entry in work.journal:
+            self.executions[entry] += 1
+            commit.undo.append(lambda entry=entry: self.executions.subtract([entry]))
+        self._append(commit)
+        return commit
+
+    def _restore(self, key: RowKey, before: RowState | None, versions: list[Version]) -> None:
+        versions.pop()
+        if before is None:
+            del self.rows[key]
+        else:
+            self.rows[key] = before
+
+    @staticmethod
+    def _tagged(change: StreamChange, work: Work, direct: tuple[str, ...] | None) -> StreamChange:
+        if isinstance(change, Truncated):
+            return change
+        row = change.old_row if isinstance(change, Delete) else change.row
+        key = (change.relation_id, RELATIONS[change.relation_id].key_of(row))
+        tags = direct if direct is not None else format_tags(work.get(key).tags)
+        if isinstance(change, Delete):
+            return Delete(change.relation_id, change.old_row, () if direct is not None else tags)
+        if isinstance(change, Insert):
+            return Insert(change.relation_id, change.row, tags)
+        assert isinstance(change, Update)
+        return Update(change.relation_id, change.row, change.old_row, tags)
+
+    def _advance(self, commit: Commit, client_id: str, lsn: int, ms: int) -> None:
+        before = self.clients.get(client_id)
+        self.clients[client_id] = (lsn, max(ms, before[1] if before else -1))
+
+        def undo() -> None:
+            if before is None:
+                del self.clients[client_id]
+            else:
+                self.clients[client_id] = before
+
+        commit.undo.append(undo)
+
+    def _reject(self, element: dict[str, Any], reason: dict[str, Any]) -> dict[str, Any]:
+        client_id, lsn, ms = element["client"], element["lsn"], element["ms"]
+        answer = {**reason, "status": "rejected"}
+        commit = Commit(self._head(None, 0, 0), [])
+        self._append(commit)
+        self._advance(commit, client_id, lsn, ms)
+        self.rejections[client_id, lsn, ms] = answer
+        commit.undo.append(lambda: self.rejections.pop((client_id, lsn, ms), None) and None)
+        return answer
+
+
+def chunked(changes: Sequence[StreamChange], size: int) -> Iterable[list[StreamChange]]:
+    """Pieces of at most ``size``; at least one."""
+    for start in range(0, max(1, len(changes)), size):
+        yield list(changes[start : start + size])

@@ -1,0 +1,369 @@
+"""One life of the service: its real actors over the modelled Postgres, from boot to kill.
+
+The writer and the replicator are small here, because what they do in production is to wait for Postgres; what they
+decide is the product's (``WriteQueue``) or nothing. The disk is a real directory: after a kill of the process it is as
+it was, after a loss of the machine each log is cut somewhere behind what was last synced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from syncline.actors.devices.bundler import Bundler
+from syncline.actors.devices.device import Device, Surroundings
+from syncline.actors.devices.gateway import Gateway
+from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
+from syncline.actors.postgres.apply import Decision, Write, WriteQueue
+from syncline.actors.postgres.database import CurrentRow, Subscription
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.replicator import Confirm
+from syncline.actors.postgres.transaction import TransactionChunk
+from syncline.actors.postgres.writer import Written
+from syncline.actors.shapes.router import AddRoute, Router, Streamed
+from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.shard import Shard
+from syncline.cluster import Actor
+from syncline.proto.tags import format_tags
+from syncline.proto.values import Key, Relation, ShapeRequest
+from tests.sim.hosting import SimHost, SimRef
+from tests.sim.postgres import PostgresGone, SimPostgres, chunked
+from tests.sim.schema import CATALOG, RELATIONS, history
+from tests.sim.waiting import Event, Scheduler, Task, Waiting, at_once
+
+CHUNK_CHANGES = 3
+IDLE_EVERY_S = 0.2
+CHECKPOINT_EVERY_S = 0.05
+
+
+class Nothing(Actor):
+    """Has a name and does nothing: the supervisors, which are not simulated."""
+
+
+class SimDatabase:
+    """What ``syncline.actors.postgres.database.Database`` offers to devices."""
+
+    def __init__(self, postgres: SimPostgres, waiting: Waiting) -> None:
+        self._postgres = postgres
+        self._waiting = waiting
+        self.catalog = CATALOG
+        self.history = history()
+
+    def table(self, name: str) -> Any:
+        return self.catalog.named(name)
+
+    async def read(self) -> None:
+        await self._query()
+
+    async def device_seen(self, client_id: str, user_id: str) -> None:
+        await self._query()
+
+    async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
+        await self._query()
+        return dict(self._postgres.subscriptions.get(client_id, {}))
+
+    async def add_subscription(self, client_id: str, subscription_id: str, shapes: Iterable[ShapeRequest]) -> None:
+        await self._query()
+        known = self._postgres.subscriptions.setdefault(client_id, {})
+        known[subscription_id] = Subscription(subscription_id, tuple(shapes), cancelled=False)
+
+    async def cancel_subscriptions(self, client_id: str, ids: Iterable[str]) -> None:
+        await self._query()
+        known = self._postgres.subscriptions.get(client_id, {})
+        for id in ids:
+            if id in known:
+                known[id] = Subscription(id, known[id].shapes, cancelled=True)
+
+    async def forget_subscriptions(self, client_id: str) -> None:
+        await self._query()
+        self._postgres.subscriptions.pop(client_id, None)
+
+    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
+        await self._query()
+        position = Lsn(self._postgres.insert_lsn)
+        found = []
+        for key in keys:
+            state = self._postgres.visible(key)
+            found.append(CurrentRow(CATALOG.tables[key[0]], key[1], state.row, format_tags(state.tags)))
+        await self._waiting.pause_up_to(3_000)
+        return found, position
+
+    async def wal_position(self) -> Lsn:
+        await self._query()
+        return Lsn(self._postgres.flushed_lsn)
+
+    async def read_migrations(self, notices: Any) -> list[Any]:
+        return []
+
+    async def _query(self) -> None:
+        await self._waiting.pause_up_to(2_000)
+        if not self._postgres.up:
+            raise PostgresGone("Postgres is down")
+
+
+class SimSnapshot:
+    """Some table as of one moment; ``mark`` is committed after it."""
+
+    def __init__(self, rows: list[Any], mark: str, waiting: Waiting) -> None:
+        self.mark = mark
+        self._rows = rows
+        self._waiting = waiting
+
+    async def __aiter__(self) -> AsyncIterator[list[Any]]:
+        for chunk in chunked(self._rows, 3):
+            await self._waiting.pause_up_to(3_000)
+            yield chunk
+
+
+class SimReplicator(Actor):
+    """Reads the WAL after the slot's confirmed position, and again after a loss of the connection."""
+
+    def __init__(self, postgres: SimPostgres, waiting: Waiting) -> None:
+        self._postgres = postgres
+        self._waiting = waiting
+        self._more = Event()
+        self._passed = postgres.confirmed_lsn
+
+    async def init(self) -> None:
+        self._postgres.when_flushed = self._more.set
+        self._router = self.context.registry.ref(ROUTER)
+        self.background(self._run())
+        self.background(self._keep_alive())
+
+    async def handle_cast(self, message: Any) -> None:
+        assert isinstance(message, Confirm)
+        if self._postgres.up:
+            self._postgres.confirmed_lsn = max(self._postgres.confirmed_lsn, message.lsn)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await self._waiting.sleep(IDLE_EVERY_S)
+            self._more.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            await self._waiting.pause_up_to(3_000)
+            postgres = self._postgres
+            if not postgres.up:
+                continue
+            commits = postgres.streamable(self._passed)
+            taken = commits[: self.context.scheduler.rng.randrange(1, 6)]  # type: ignore[attr-defined]
+            chunks: list[TransactionChunk] = []
+            for commit in taken:
+                pieces = list(chunked(commit.changes, CHUNK_CHANGES))
+                for number, piece in enumerate(pieces):
+                    first, last = number == 0, number == len(pieces) - 1
+                    chunks.append(
+                        TransactionChunk(commit.head, piece, first, last, marks=commit.marks if last else ())
+                    )
+            if taken:
+                self._passed = int(taken[-1].head.lsn)
+            if len(taken) < len(commits):
+                self._more.set()
+                idle = self._passed
+            else:
+                idle = max(self._passed, postgres.flushed_lsn - 1)
+            # A piece of a transaction may arrive by itself.
+            cut = self.context.scheduler.rng.randrange(0, len(chunks) + 1)  # type: ignore[attr-defined]
+            if 0 < cut < len(chunks):
+                await self._router.send(Streamed(tuple(chunks[:cut]), 0))
+                chunks = chunks[cut:]
+            await self._router.send(Streamed(tuple(chunks), idle))
+
+
+class SimWriter(Actor):
+    """Batches of device transactions into Postgres."""
+
+    def __init__(self, postgres: SimPostgres, waiting: Waiting) -> None:
+        self._postgres = postgres
+        self._waiting = waiting
+        self._queue = WriteQueue()
+        self._work = Event()
+
+    async def init(self) -> None:
+        self.background(self._run())
+
+    async def handle_cast(self, message: Any) -> None:
+        assert isinstance(message, Write)
+        decision = self._queue.add(message)
+        if decision is None:
+            self._work.set()
+        else:
+            self._tell(decision, 0)
+
+    async def _run(self) -> None:
+        while True:
+            batch = self._queue.take(self.clock.monotonic_s())
+            if batch is None:
+                self._work.clear()
+                delay_s = self._queue.wait_s(self.clock.monotonic_s())
+                if delay_s is not None:
+                    self.clock.call_after(delay_s, self._work.set)
+                await self._work.wait()
+                continue
+            try:
+                results, position = await self._call(json.loads(batch.text))
+            except PostgresGone:
+                self._queue.lost(self.clock.monotonic_s())
+                await self._waiting.pause_up_to(300_000)
+                continue
+            for decision in self._queue.settle(results, self.clock.monotonic_s()):
+                self._tell(decision, position)
+
+    async def _call(self, elements: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        """``CALL electric.apply(batch)``: the connection may be lost before, within and after."""
+        postgres, incarnation = self._postgres, self._postgres.incarnation
+        results: list[dict[str, Any]] = []
+        held: set[str] = set()
+        for element in elements:
+            await self._pause(incarnation)
+            if element["client"] in held:
+                results.append({"status": "retry"})
+                continue
+            result = postgres.apply(element)
+            if result["status"] == "retry":
+                held.add(element["client"])
+            results.append(result)
+        await self._pause(incarnation)
+        postgres.flush()
+        await self._pause(incarnation)
+        return results, postgres.flushed_lsn
+
+    async def _pause(self, incarnation: int) -> None:
+        await self._waiting.pause_up_to(1_500)
+        if not self._postgres.up or self._postgres.incarnation != incarnation:
+            raise PostgresGone("the connection was lost")
+
+    @staticmethod
+    def _tell(decision: Decision, position: int) -> None:
+        write = decision.write
+        write.reply_to.cast(Written(write.lsn, write.ms, decision.status, position, decision.rejection))
+
+
+class Anyone:
+    """Every token is good."""
+
+    def authenticate(self, token: str, now_s: float) -> Any:
+        from syncline.actors.devices.auth import Identity
+
+        return Identity("user", {}, None)
+
+
+async def start_child_here(parent: SimRef, spec: Any) -> SimRef:
+    """In place of ``syncline.cluster.start_child``."""
+    return await parent.host.start(spec.start(), spec.id)
+
+
+async def stop_child_here(parent: SimRef, child_id: str) -> None:
+    """In place of ``syncline.cluster.stop_child``: the whole service goes at once here."""
+
+
+class Service:
+    """``crashed``: called when an actor of the service, other than a device, ended with an exception."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        waiting: Waiting,
+        postgres: SimPostgres,
+        directory: Path,
+        wall_ms: Callable[[], int],
+        crashed: Callable[[str, Exception], None],
+    ) -> None:
+        self._waiting = waiting
+        self._scheduler = scheduler
+        self._postgres = postgres
+        self._directory = directory
+        self._crashed = crashed
+        self.host = SimHost(scheduler, waiting, wall_ms, self._actor_crashed)
+        self.database = SimDatabase(postgres, waiting)
+        self.around = Surroundings(self.database, Anyone(), "sim")  # type: ignore[arg-type]
+        self.ready = False
+        self._numbers = iter(range(1, 1 << 30))
+        self._boot = Task(self._start())
+        self._boot.when_done(self._booted)
+        self._boot.run()
+
+    async def _start(self) -> None:
+        host, postgres = self.host, self._postgres
+        await host.start(SimWriter(postgres, self._waiting), WRITER, register=True)
+        await host.start(Nothing(), CONSUMERS, register=True)
+
+        def confirm(lsn: int) -> None:
+            host.ref(REPLICATOR).cast(Confirm(lsn))
+
+        def relation_of(relation_id: int) -> Relation | None:
+            return RELATIONS.get(relation_id)
+
+        shard = Shard(self._directory, self._take_snapshot, relation_of, postgres.confirmed_lsn, confirm)  # type: ignore[arg-type]
+        await host.start(shard, SHARD, register=True)
+        await host.start(Router(self.database.read_migrations, relation_of), ROUTER, register=True)
+        await host.start(SimReplicator(postgres, self._waiting), REPLICATOR, register=True)
+        await host.start(Bundler(), BUNDLER, register=True)
+        await host.start(Nothing(), DEVICES, register=True)
+        await host.start(Gateway(self.around), GATEWAY, register=True)
+        self.ready = True
+
+    def _booted(self) -> None:
+        if self.host.alive:
+            self._boot.result()
+
+    async def _take_snapshot(self, shape: Shape, relation: Relation) -> SimSnapshot:
+        mark = f"{shape.hash}:{next(self._numbers)}"
+        streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape, mark)))
+        while True:
+            await self._waiting.pause_up_to(3_000)
+            if not self._postgres.up:
+                raise PostgresGone("Postgres is down")
+            if not streamed & self._postgres.invisible.keys():
+                break
+        rows = self._postgres.snapshot(relation.id)
+        await self._waiting.pause_up_to(5_000)
+        if not self._postgres.up:
+            raise PostgresGone("Postgres is down")
+        self._postgres.mark(mark)
+        return SimSnapshot(rows, mark, self._waiting)
+
+    def accept(self, connection: Any) -> Device:
+        """A new socket."""
+        device = Device(connection, self.around)
+        at_once(self.host.start(device, f"device:{next(self._numbers)}"))
+        return device
+
+    def kill(self) -> None:
+        """kill -9: what was written to files stays."""
+        self.host.kill()
+        if not self._boot.done():
+            self._boot.cancel()
+        for ref in self.host._refs:
+            store = getattr(ref.actor, "_store", None)
+            if store is not None:
+                store.close()
+
+    def _actor_crashed(self, ref: SimRef, error: Exception) -> None:
+        if self.host.alive:
+            self._crashed(ref.address.target, error)  # type: ignore[arg-type]
+
+
+class Disk:
+    """What of the log files has been synced; ``lose`` takes back some of the rest."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._synced: dict[str, int] = {}
+
+    def fsync(self, descriptor: int) -> None:
+        """In place of ``os.fsync``."""
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        self._synced[path] = os.fstat(descriptor).st_size
+
+    def lose(self, rng: Any) -> None:
+        for path in sorted(self.directory.glob("*/log-*")):
+            size = path.stat().st_size
+            synced = min(size, self._synced.get(str(path), 0))
+            os.truncate(path, rng.randrange(synced, size + 1))

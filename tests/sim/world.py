@@ -1,0 +1,379 @@
+"""One run: Postgres, the service, some devices, a plan of what happens; then everything is healed and has to agree."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from syncline.proto.values import Cell
+from tests.sim.checks import COUNTER, RANK, Checks
+from tests.sim.device import SimDevice
+from tests.sim.limits import small
+from tests.sim.network import Link
+from tests.sim.plan import Item, Plan
+from tests.sim.postgres import PostgresGone, SimPostgres, Work
+from tests.sim.schema import ISSUES, JOURNAL, PROJECTS
+from tests.sim.service import Disk, Service, start_child_here, stop_child_here
+from tests.sim.waiting import Scheduler, Waiting, in_place_of_asyncio
+
+EPOCH_MS = 1_700_000_000_000
+DRAIN_US_MAX = 90_000_000
+EVENTS_MAX = 400_000
+STARTUP_US = 60_000
+PROJECTS_COUNT = 4
+ISSUES_COUNT = 7
+# Crashes of a device's actor that mean its connection is lost, nothing else.
+EXPECTED_OF_DEVICES = (ConnectionError,)
+
+
+# Files of a run are many and small.
+_MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+Mutation = Callable[[ExitStack], None]
+"""Breaks a rule until the stack is closed."""
+
+
+@dataclass(slots=True)
+class Result:
+    plan: Plan
+    anomaly: str | None
+    fired: Counter[str] = field(default_factory=Counter)
+    conflicts: int = 0
+    resets: int = 0
+    rejections: int = 0
+    events: int = 0
+    virtual_s: float = 0.0
+
+
+class World:
+    """``scheduler``, ``waiting`` and ``disk`` are the run's, and stand in for what the product uses already."""
+
+    def __init__(self, plan: Plan, scheduler: Scheduler, waiting: Waiting, disk: Disk) -> None:
+        self.plan = plan
+        self.rng = rng = scheduler.rng
+        self.scheduler = scheduler
+        self.waiting = waiting
+        self.disk = disk
+        self.postgres = SimPostgres(self.scheduler, self.wall_ms)
+        self.checks = Checks(self.postgres)
+        self.fired: Counter[str] = Counter()
+        self.service: Service | None = None
+        self.links: list[Link] = []
+        self.healed = False
+        self.healed_at_us = 0
+        self.crash: Exception | None = None
+        self._seed_rows()
+        self.start_service()
+        run = f"{plan.seed}-{id(self)}"
+        self.devices = [
+            SimDevice(
+                f"device-{letter}",
+                run,
+                self.scheduler,
+                self.dial,
+                self.wall_ms,
+                self.checks,
+                bundled=rng.random() < 0.5,
+            )
+            for letter in "abc"[: rng.choice((2, 2, 3))]
+        ]
+
+    def wall_ms(self) -> int:
+        return EPOCH_MS + self.scheduler.now_us // 1000
+
+    # --- the service --------------------------------------------------------------------------------------------------
+
+    def start_service(self) -> None:
+        self.service = Service(
+            self.scheduler, self.waiting, self.postgres, self.disk.directory, self.wall_ms, self._actor_crashed
+        )
+
+    def stop_service(self) -> None:
+        service, self.service = self.service, None
+        if service is not None:
+            service.kill()
+        for link in self.links:
+            link.lose_server()
+        self.links.clear()
+
+    def _actor_crashed(self, name: str, error: Exception) -> None:
+        if name.startswith("device:") and isinstance(error, EXPECTED_OF_DEVICES):
+            return
+        if isinstance(error, PostgresGone):
+            return
+        self.checks.report(f"the actor {name} crashed: {type(error).__name__}: {error}")
+        self.crash = error
+
+    def dial(self, device: SimDevice) -> Link:
+        if self.service is None or not self.service.ready:
+            raise ConnectionError("nobody listens")
+        link = Link(
+            self.scheduler,
+            self.service.accept,
+            lambda frame: device.on_frame(link, frame),
+            lambda reason: device.closed(link, reason),
+        )
+        self.links = [other for other in self.links if other.server_open]
+        self.links.append(link)
+        return link
+
+    # --- a run --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        for number, device in enumerate(self.devices):
+            tables = ("issues", "journal", "projects") if number else ("projects", "issues", "journal")
+            for table in tables[: self.rng.choice((1, 2, 3))]:
+                self.scheduler.soon(STARTUP_US, lambda device=device, table=table: device.subscribe(table))
+        for item in self.plan.actions:
+            self.scheduler.after(STARTUP_US + item.at_us, lambda item=item: self.act(item))
+        for item in self.plan.faults:
+            self.scheduler.after(STARTUP_US + item.at_us, lambda item=item: self.harm(item))
+        last = max((item.at_us for item in (*self.plan.actions, *self.plan.faults)), default=0)
+        self.scheduler.after(STARTUP_US + last + 1_000, self.heal)
+        while self.checks.anomaly is None and not self._finished():
+            self.scheduler.step()
+        if self.checks.anomaly is None:
+            self.checks.at_the_end(self.devices)
+
+    def _finished(self) -> bool:
+        if not self.healed or self.scheduler.events % 50:
+            return False
+        lacking = [(device, self.checks.unfinished(device)) for device in self.devices]
+        first = next(((device, lack) for device, lack in lacking if lack), None)
+        if first is None:
+            return True
+        if self.scheduler.now_us > self.healed_at_us + DRAIN_US_MAX or self.scheduler.events > EVENTS_MAX:
+            self.checks.report(f"wedged: {first[0].name} {first[1]}")
+        return False
+
+    def heal(self) -> None:
+        """Nothing goes wrong from here on."""
+        self.healed, self.healed_at_us = True, self.scheduler.now_us
+        self.postgres.up = True
+        if self.service is None:
+            self.start_service()
+        for link in self.links:
+            link.up.stalled_until_us = link.down.stalled_until_us = 0
+        for device in self.devices:
+            device.store.dies = None
+            device.go_online()
+            for table in ("projects", "issues", "journal"):
+                device.subscribe(table)
+        self.postgres.when_flushed()
+
+    def close(self) -> None:
+        if self.service is not None:
+            self.service.kill()
+        for device in self.devices:
+            device.store.close()
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def act(self, item: Item) -> None:
+        rng = random.Random(item.number)
+        device = rng.choice(self.devices)
+        if item.kind == "device writes":
+            self._write(device, rng)
+        elif item.kind == "poison":
+            self._write(device, rng, poison=True)
+        elif item.kind == "subscribe":
+            device.subscribe(rng.choice(("projects", "issues", "journal")))
+        elif item.kind == "unsubscribe":
+            device.unsubscribe(rng.choice(("projects", "issues", "journal")))
+        elif self.postgres.up:
+            write = {"direct SQL": _direct, "large direct SQL": _large, "truncate": _truncate}[item.kind]
+            if self.postgres.direct(lambda work: write(work, rng)):
+                self.fired[item.kind] += 1
+            return
+        self.fired[item.kind] += 1
+
+    def _write(self, device: SimDevice, rng: random.Random, *, poison: bool = False) -> None:
+        statements: list[tuple[str, tuple[Any, ...]]] = []
+        for _ in range(rng.randrange(1, 5)):
+            statements.append(_statement(rng))
+        counter = None
+        if rng.random() < 0.5:
+            counter = device.counter + 1
+            statements.append(
+                (
+                    "INSERT INTO projects (id, name, rank) VALUES (?, 'counter', ?) "
+                    "ON CONFLICT (id) DO UPDATE SET rank = excluded.rank",
+                    (COUNTER + device.name, counter),
+                )
+            )
+        if poison:
+            counter = None
+            project = rng.randrange(PROJECTS_COUNT)
+            statements = [s for s in statements if "counter" not in s[0]]
+            statements.append(("INSERT OR IGNORE INTO projects (id) VALUES (?)", (f"p{project}",)))
+            statements.append(("UPDATE projects SET rank = 'many' WHERE id = ?", (f"p{project}",)))
+        if rng.random() < 0.3 and not poison:
+            statements = []
+            counter = None
+        device.write(statements, counter)
+
+    def harm(self, item: Item) -> None:
+        rng = random.Random(item.number)
+        device = rng.choice(self.devices)
+        link = device.link
+        kind = item.kind
+        if kind in ("cut", "deaf", "stall", "half open") and link is None:
+            return
+        if kind == "cut" and link is not None:
+            link.cut()
+        elif kind == "half open":
+            device.forsake()
+        elif kind == "deaf" and link is not None:
+            link.close_server()
+            link.lose_server()
+        elif kind == "stall" and link is not None:
+            way = rng.choice((link.up, link.down))
+            way.stalled_until_us = self.scheduler.now_us + rng.randrange(50_000, 800_000)
+        elif kind == "device crash":
+            device.crash()
+        elif kind == "device crash in commit":
+            device.store.dies = rng.choice(("before commit", "after commit"))
+        elif kind == "offline":
+            device.go_offline()
+            self.scheduler.after(rng.randrange(50_000, 900_000), device.go_online)
+        elif kind == "clock jump":
+            device.clock_offset_ms += rng.choice((-1, 1)) * rng.choice((50, 2_000, 50_000, 3_600_000))
+        elif kind in ("service kill", "machine loss"):
+            if self.service is None:
+                return
+            self.stop_service()
+            if kind == "machine loss":
+                self.disk.lose(rng)
+            self._later(rng.randrange(5_000, 300_000), lambda: self.start_service() if not self.service else None)
+        elif kind == "postgres crash":
+            if not self.postgres.up:
+                return
+            self.postgres.crash()
+            self._later(rng.randrange(5_000, 300_000), self._postgres_back)
+        self.fired[kind] += 1
+
+    def _postgres_back(self) -> None:
+        self.postgres.up = True
+        self.postgres.when_flushed()
+
+    def _later(self, delay_us: int, work: Callable[[], None]) -> None:
+        self.scheduler.after(delay_us, work)
+
+    def _seed_rows(self) -> None:
+        def write(work: Work) -> None:
+            for number in range(PROJECTS_COUNT - 1):
+                work.put(PROJECTS, (b"p%d" % number, b"seed", None, b"0"))
+            for number in range(ISSUES_COUNT - 3):
+                work.put(ISSUES, (b"i%d" % number, b"p%d" % (number % 3), b"seed", b"open"))
+
+        self.postgres.direct(write)
+        self.postgres.invisible.clear()
+
+
+def _statement(rng: random.Random) -> tuple[str, tuple[Any, ...]]:
+    """What an application does on a device."""
+    project, issue = f"p{rng.randrange(PROJECTS_COUNT)}", f"i{rng.randrange(ISSUES_COUNT)}"
+    text = f"t{rng.randrange(100)}"
+    return rng.choice(
+        (
+            ("INSERT INTO projects (id, name, rank) VALUES (?, ?, 1) ON CONFLICT DO NOTHING", (project, text)),
+            ("UPDATE projects SET name = ? WHERE id = ?", (text, project)),
+            ("UPDATE projects SET note = ? WHERE id = ?", (text, project)),
+            ("DELETE FROM projects WHERE id = ?", (project,)),
+            ("INSERT INTO issues VALUES (?, ?, ?, 'open') ON CONFLICT DO NOTHING", (issue, project, text)),
+            ("UPDATE issues SET title = ? WHERE id = ?", (text, issue)),
+            ("UPDATE issues SET state = ? WHERE id = ?", (text, issue)),
+            ("UPDATE issues SET project = ? WHERE id = ?", (project, issue)),
+            ("DELETE FROM issues WHERE id = ?", (issue,)),
+            ("DELETE FROM issues WHERE project = ?", (project,)),
+        )
+    )
+
+
+def _direct(work: Work, rng: random.Random) -> None:
+    """What somebody does by SQL in Postgres."""
+    for _ in range(rng.randrange(1, 5)):
+        project, issue = b"p%d" % rng.randrange(PROJECTS_COUNT), b"i%d" % rng.randrange(ISSUES_COUNT)
+        text: Cell = b"d%d" % rng.randrange(100)
+        match rng.randrange(7):
+            case 0:
+                work.put(PROJECTS, (project, text, None, b"2"))
+            case 1:
+                work.update((PROJECTS, (project,)), rng.choice((1, 2)), text)
+            case 2:
+                work.delete((PROJECTS, (project,)))
+            case 3:
+                work.put(ISSUES, (issue, project, text, b"open"))
+            case 4:
+                work.update((ISSUES, (issue,)), rng.choice((2, 3)), text)
+            case 5:
+                work.update((ISSUES, (issue,)), 1, project)
+            case 6:
+                work.delete((ISSUES, (issue,)))
+
+
+def _large(work: Work, rng: random.Random) -> None:
+    """More than is sent live."""
+    for number in range(ISSUES_COUNT):
+        issue = b"i%d" % number
+        if work.get((ISSUES, (issue,))).row is None:
+            work.put(ISSUES, (issue, None, b"large", b"open"))
+        work.update((ISSUES, (issue,)), 2, b"large " + b"x" * rng.randrange(200, 400))
+    for number in range(PROJECTS_COUNT):
+        work.update((PROJECTS, (b"p%d" % number,)), 2, b"large %d" % rng.randrange(100))
+
+
+def _truncate(work: Work, rng: random.Random) -> None:
+    if rng.random() < 0.5:
+        work.put(ISSUES, (b"i0", None, b"before", b"open"))
+    work.truncate(ISSUES)
+    if rng.random() < 0.5:
+        work.put(ISSUES, (b"i1", None, b"after", b"open"))
+
+
+def simulate(plan: Plan, mutant: Mutation | None = None, *, verbose: bool = False) -> Result:
+    """Carries out ``plan``, with a rule broken if ``mutant`` is given."""
+    scheduler = Scheduler(random.Random(f"run {plan.seed}"))
+    waiting = Waiting(scheduler)
+    ids = random.Random(f"ids {plan.seed}")
+    directory = Path(tempfile.mkdtemp(prefix="syncline-sim-", dir=_MEMORY_DISK))
+    disk = Disk(directory)
+
+    def fresh_id() -> str:
+        return str(uuid.UUID(int=ids.getrandbits(128), version=4))
+
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        stack.enter_context(small())
+        stack.enter_context(in_place_of_asyncio(waiting))
+        stack.enter_context(mock.patch("syncline.actors.shapes.shard.start_child", start_child_here))
+        stack.enter_context(mock.patch("syncline.actors.shapes.shard.stop_child", stop_child_here))
+        stack.enter_context(mock.patch("syncline.client.replica._fresh_id", fresh_id))
+        stack.enter_context(mock.patch("os.fsync", disk.fsync))
+        if mutant is not None:
+            mutant(stack)
+        world = World(plan, scheduler, waiting, disk)
+        stack.callback(world.close)
+        world.run()
+        if verbose and world.crash is not None:
+            traceback.print_exception(world.crash)
+        return Result(
+            plan,
+            world.checks.anomaly,
+            world.fired,
+            world.postgres.conflicts,
+            world.checks.resets,
+            len(world.postgres.rejections),
+            scheduler.events,
+            scheduler.now_us / 1e6,
+        )
