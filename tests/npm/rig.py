@@ -162,6 +162,10 @@ class NpmDevice:
             self._process.send_signal(signal.SIGKILL)
         await self._ended()
 
+    def freeze(self) -> None:
+        """SIGSTOP: the process keeps its socket and says nothing more, as a sleeping phone does."""
+        self._process.send_signal(signal.SIGSTOP)
+
     async def _ended(self) -> None:
         await self._process.wait()
         await self._reading

@@ -39,6 +39,11 @@ class ServiceProcess:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "started"
+        return self._process.pid
+
     async def start(self) -> None:
         """Returns when the service has said that it is ready. Raises `ServiceFailedError`."""
         environment = {**os.environ, **self._settings, "HTTP_PORT": str(self.port)}
