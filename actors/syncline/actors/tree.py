@@ -98,7 +98,10 @@ def origin(settings: Settings, database: Database, context: Callable[[], Context
         ChildSpec(id=CONSUMERS, name=CONSUMERS, start=DynamicSupervisor, shutdown_s=None),
         ChildSpec(id=SHARD, name=SHARD, start=shard, mailbox_capacity=STREAM_MAILBOX, init_s=600.0),
         ChildSpec(
-            id=ROUTER, name=ROUTER, start=lambda: Router(database.read_migrations), mailbox_capacity=STREAM_MAILBOX
+            id=ROUTER,
+            name=ROUTER,
+            start=lambda: Router(database.read_migrations, relation_of),
+            mailbox_capacity=STREAM_MAILBOX,
         ),
         ChildSpec(id=REPLICATOR, name=REPLICATOR, start=lambda: Replicator(open_stream, key_indexes)),
     ]

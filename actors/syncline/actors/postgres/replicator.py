@@ -73,6 +73,8 @@ class Replicator(Actor):
         router = self.context.registry.ref(ROUTER)
         while True:
             messages = await self._stream.receive()
+            if self._stream.closed:
+                return
             chunks = [chunk for message in messages for chunk in assembler.feed(message)]
             await router.send(Streamed(tuple(chunks), int(self._stream.idle_lsn)))
             await asyncio.sleep(0)  # others get their turn also while the socket never runs dry

@@ -19,7 +19,7 @@ import asyncpg
 from syncline.actors.postgres.snapshot import Snapshot
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.actors.shapes.frames import LIVE_TRANSACTION_BYTES_MAX
-from syncline.actors.shapes.image import Overlay, key_bytes, overlay_of
+from syncline.actors.shapes.image import EMPTY, Overlay, key_bytes, overlay_of
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ImageChunk, ShapeStore
@@ -257,7 +257,7 @@ class Consumer(Actor):
 
     def _read_rows(self, lsn: int, cursor: int) -> tuple[ImageChunk | None, int]:
         """Cursors from 0 up are places in the stored image, those below 0 count chunks of the overlay."""
-        overlay, chunks = self._overlay(lsn)
+        overlay, chunks = self._overlays.get(lsn) or self._make_overlay(lsn)
         if cursor >= 0 and not overlay.truncated:
             chunk, following = self._store.read_image(cursor)
             if chunk is not None:
@@ -265,16 +265,17 @@ class Consumer(Actor):
         place = max(0, -cursor - 1)
         return (chunks[place], -(place + 2)) if place < len(chunks) else (None, cursor)
 
-    def _overlay(self, lsn: int) -> tuple[Overlay, tuple[ImageChunk, ...]]:
-        found = self._overlays.get(lsn)
-        if found is None:
-            assert self._relation is not None, "only table shapes have rows"
-            overlay = overlay_of(self._store.records(lsn), self._relation)
-            found = overlay, tuple(overlay.chunks())
-            while len(self._overlays) >= OVERLAYS_MAX:
-                del self._overlays[next(iter(self._overlays))]
-            self._overlays[lsn] = found
-        return found
+    def _make_overlay(self, lsn: int) -> tuple[Overlay, tuple[ImageChunk, ...]]:
+        """The overlay as of ``lsn``, from the newest one made before it and the records since."""
+        assert self._relation is not None, "only table shapes have rows"
+        base_lsn = max((known for known in self._overlays if known <= lsn), default=0)
+        base = self._overlays[base_lsn][0] if base_lsn else EMPTY
+        overlay = overlay_of(self._store.records(base_lsn, lsn), self._relation, base)
+        made = overlay, tuple(overlay.chunks())
+        while len(self._overlays) >= OVERLAYS_MAX:
+            del self._overlays[next(iter(self._overlays))]
+        self._overlays[lsn] = made
+        return made
 
     async def _join(self, edge: Ref) -> None:
         if self._store.ready_lsn is None:

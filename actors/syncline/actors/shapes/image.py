@@ -50,10 +50,13 @@ class Overlay:
             yield ImageChunk(tuple(key for key, _ in part), tuple(op for _, op in part))
 
 
-def overlay_of(records: Iterable[Record], relation: Relation) -> Overlay:
-    """The newest version of every key in ``records``, which are in log order."""
-    rows: dict[bytes, bytes | None] = {}
-    truncated = False
+EMPTY = Overlay({}, truncated=False)
+
+
+def overlay_of(records: Iterable[Record], relation: Relation, base: Overlay = EMPTY) -> Overlay:
+    """The newest version of every key in ``base`` and then ``records``, which are in log order."""
+    rows = dict(base.rows)
+    truncated = base.truncated
     for record in records:
         if record.truncates:
             rows.clear()

@@ -17,12 +17,18 @@ class Matcher:
 
     def __init__(self, shapes: Iterable[Shape] = ()) -> None:
         self._by_relation: dict[int, dict[str, None]] = {}
+        self._relations: dict[str, int] = {}
         for shape in shapes:
             self.add(shape)
 
     def add(self, shape: Shape) -> None:
         if shape.kind == "table":
             self._by_relation.setdefault(shape.relation_id, {})[shape.hash] = None
+            self._relations[shape.hash] = shape.relation_id
+
+    def relation_of(self, shape: str) -> int:
+        """The relation id of a live table shape."""
+        return self._relations[shape]
 
     def split(self, changes: Sequence[StreamChange]) -> dict[str, list[StreamChange]]:
         """Each touched shape's changes, in order."""

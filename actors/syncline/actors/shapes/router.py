@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from syncline.actors.names import SHARD
 from syncline.actors.postgres.history import MigrationSteps
-from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk, TransactionHead
+from syncline.actors.postgres.transaction import MigrationNotice, StreamChange, TransactionChunk, TransactionHead
 from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.matcher import Matcher
@@ -22,6 +22,7 @@ from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import DIALECTS, Dispatch, LiveShapes, OwnTransaction
 from syncline.cluster import Actor
 from syncline.proto import codec
+from syncline.proto.values import Delete, Insert, Relation, Row, Update
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,46 @@ class AddRoute:
 ReadMigrations = Callable[[Sequence[MigrationNotice]], Awaitable[Sequence[MigrationSteps]]]
 
 
-class Router(Actor):
-    """``read_migrations`` brings the catalogue up to the given notices and returns what they do to a device."""
+RelationOf = Callable[[int], Relation | None]
 
-    def __init__(self, read_migrations: ReadMigrations) -> None:
+
+Projection = tuple[int | None, ...]
+
+
+def projection(names: Sequence[str], wanted: Sequence[str]) -> Projection:
+    """Where each wanted column stands among ``names``; None for one that is not there."""
+    places = {name: place for place, name in enumerate(names)}
+    return tuple(places.get(name) for name in wanted)
+
+
+def project(change: StreamChange, places: Projection) -> StreamChange:
+    """``change`` with its rows in the order of ``places``; a column that is not there is NULL."""
+
+    def row_of(row: Row) -> Row:
+        return tuple(None if place is None else row[place] for place in places)
+
+    match change:
+        case Insert():
+            return replace(change, row=row_of(change.row))
+        case Update():
+            old_row = None if change.old_row is None else row_of(change.old_row)
+            return replace(change, row=row_of(change.row), old_row=old_row)
+        case Delete():
+            return replace(change, old_row=row_of(change.old_row))
+        case _:
+            return change
+
+
+class Router(Actor):
+    """``read_migrations`` brings the catalogue up to the given notices and returns what they do to a device.
+
+    ``relation_of``: the relation of a synced table as the catalogue has it now.
+    """
+
+    def __init__(self, read_migrations: ReadMigrations, relation_of: RelationOf) -> None:
+        self._relation_of = relation_of
+        self._streamed: dict[int, tuple[str, ...]] = {}
+        self._projections: dict[int, Projection | None] = {}
         self._read_migrations = read_migrations
         self._matcher = Matcher()
         self._marks: dict[str, str] = {}
@@ -94,10 +131,15 @@ class Router(Actor):
             head = chunk.head
             if chunk.first:
                 self._open.clear()
+            if chunk.relations:
+                self._streamed.update((r.oid, tuple(column.name for column in r.columns)) for r in chunk.relations)
+                self._projections.clear()
             if chunk.migrations:
                 await self._add_migrations(head, chunk.migrations, entries)
+                self._projections.clear()
             touched = self._matcher.split(chunk.changes)
             for shape, changes in touched.items():
+                changes = self._as_catalogued(shape, changes)
                 entries.setdefault(shape, []).append(Piece(head, changes, chunk.last))
             if not chunk.last:
                 self._open.update(dict.fromkeys(touched))
@@ -116,6 +158,16 @@ class Router(Actor):
         return Dispatch(
             self._upto, {shape: tuple(pieces) for shape, pieces in entries.items()}, tuple(own), tuple(marks)
         )
+
+    def _as_catalogued(self, shape: str, changes: list[StreamChange]) -> list[StreamChange]:
+        """``changes`` in the catalogue's columns: a column nobody told devices of may have come or gone meanwhile."""
+        relation_id = self._matcher.relation_of(shape)
+        if relation_id not in self._projections:
+            relation, names = self._relation_of(relation_id), self._streamed.get(relation_id)
+            same = relation is None or names is None or names == relation.names
+            self._projections[relation_id] = None if same else projection(names or (), relation.names)  # type: ignore[union-attr]
+        places = self._projections[relation_id]
+        return changes if places is None else [project(change, places) for change in changes]
 
     async def _add_migrations(
         self, head: TransactionHead, notices: Sequence[MigrationNotice], entries: dict[str, list[Piece | Record]]

@@ -189,13 +189,17 @@ class ShapeStore:
                 size += len(record.ops) + 64
         return Page(tuple(records), more=False)
 
-    def records(self, upto: int) -> Iterator[Record]:
-        """Every record at or below LSN ``upto``, from the beginning; of an unfinished transaction what is there."""
-        for segment in self._segments:
-            for record in _records_from(segment, 0):
+    def records(self, after: int, upto: int) -> Iterator[Record]:
+        """Every record after LSN ``after`` and at or below ``upto``; of an unfinished transaction what is there."""
+        for number, segment in enumerate(self._segments):
+            following = self._segments[number + 1].index if number + 1 < len(self._segments) else []
+            if following and following[0][0] <= after:
+                continue
+            for record in _records_from(segment, after):
                 if record.lsn > upto:
                     return
-                yield record
+                if record.lsn > after:
+                    yield record
 
     def flush(self) -> None:
         """Everything appended so far is on the disk when this returns. Safe to call from another thread."""
