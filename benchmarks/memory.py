@@ -1,0 +1,67 @@
+"""What a connected, subscribed, idle device costs the service in memory.
+
+    python -m benchmarks.memory [--devices N]
+
+Some devices connect first, so that what is allocated once does not count; then the resident size of the service's
+process is taken before and after the others connect and have all their rows. The kernel's socket buffers are not in it.
+The limit: the same number of plain TCP connections, kept by a bare uvloop server.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from benchmarks import bare
+from benchmarks.devices import Devices
+from benchmarks.figures import Figure
+from benchmarks.program import Program, run
+from benchmarks.side import beside
+from benchmarks.stand import COLUMNS, rows_sql, serving
+
+WARM_DEVICES = 200
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--devices", type=int, default=1_000, help="default 1000")
+
+
+async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
+    devices = options.devices
+    async with serving(folder, f"CREATE TABLE issues ({COLUMNS})", "issues") as (service, database):
+        await database.execute(rows_sql("issues", "1, 10"))
+        async with Devices.lead(service.url, ("issues",), WARM_DEVICES) as warm:
+            await warm.connect()
+            before = service.rss_bytes()
+            async with Devices.lead(service.url, ("issues",), devices) as held:
+                cpu_s = service.cpu_s()
+                await held.connect()
+                cpu_s = service.cpu_s() - cpu_s
+                grown = service.rss_bytes() - before
+    kib = Figure("resident memory a device", (grown / devices / 1024,), "KiB", goal="<= 32 KiB")
+    return [
+        kib.against(await _bare(devices)),
+        Figure("of a service without devices (the first 200 in)", (before / 2**20,), "MiB"),
+        Figure("connect, authenticate, subscribe, receive 10 rows", (devices / cpu_s,), "devices/CPU-s"),
+    ]
+
+
+async def _bare(devices: int) -> Figure:
+    async with beside(bare.serve) as server:
+        port, pid = await server.receive()
+        async with beside(bare.receive, port, WARM_DEVICES) as warm:
+            await warm.receive()
+            before = psutil.Process(pid).memory_info().rss
+            async with beside(bare.receive, port, devices) as held:
+                await held.receive()
+                grown = psutil.Process(pid).memory_info().rss - before
+    return Figure("bare server", (grown / devices / 1024,), "KiB")
+
+
+PROGRAM = Program("memory", __doc__, options, measure)
+
+if __name__ == "__main__":
+    run(PROGRAM)
