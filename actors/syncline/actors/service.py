@@ -23,8 +23,8 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.replicator import ReadStreamState, StreamState
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name
 from syncline.actors.tree import PUBLICATION, Settings, root
-from syncline.cluster import ActorDown, CallTimeout, Context, Exit
-from syncline.cluster.cell import Cell
+from syncline.cluster import ActorDown, CallTimeout, Exit
+from syncline.cluster.host import LocalHost
 from syncline.proto.codec import error_message
 from syncline.proto.errors import ErrorCode
 
@@ -36,18 +36,20 @@ DRAIN_S = 5.0
 
 
 class Service:
-    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises what Postgres' preparation raises."""
+    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises what Postgres' preparation raises.
+
+    Made in a running event loop.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._context = Context()
+        self._host = LocalHost("local")
         self._embedded: EmbeddedPostgres | None = None
-        self._root: Cell | None = None
         self._database: Database | None = None
         self._state = PostgresState.STARTING
         self._watching: asyncio.Task[None] | None = None
         self._edge = Edge(
-            on_open=lambda connection: welcome(self._context.registry.ref(GATEWAY), connection),
+            on_open=lambda connection: welcome(self._host.ref(GATEWAY), connection),
             ready=lambda: self._state is PostgresState.UP,
             api=Api(lambda: self._state, self._history),
             refusal=lambda reason: error_message(ErrorCode.INVALID_REQUEST, reason),
@@ -63,9 +65,8 @@ class Service:
         identity, settings = await self._prepare()
         self._database = Database(await connect_pool(self.dsn, "syncline"))
         await self._database.read()
-        spec = root(settings, self._database, self._config.authenticator, lambda: self._context)
-        self._root = Cell(spec, self._context)
-        await self._root.started()
+        await self._host.open()
+        await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
         self._state = PostgresState.UP
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")
         log.info("server %s, schema version %d", settings.server_id, identity.schema_version)
@@ -79,8 +80,7 @@ class Service:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await self._edge.close()
-        if self._root is not None:
-            await self._root.shutdown(DRAIN_S)
+        await self._host.close()
         if self._database is not None:
             self._database.pool.terminate()
         if self._embedded is not None:
@@ -88,11 +88,10 @@ class Service:
 
     async def ended(self) -> Exit:
         """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""
-        assert self._root is not None, "started"
-        return await self._root.ref.join()
+        return await asyncio.shield(self._host.ended)
 
     async def connected_devices(self) -> int:
-        count = await self._context.registry.ref(GATEWAY).call(ReadConnected())
+        count = await self._host.ref(GATEWAY).call(ReadConnected())
         assert isinstance(count, int)
         return count
 
@@ -130,7 +129,7 @@ class Service:
         while True:
             await asyncio.sleep(STATE_INTERVAL_S)
             with contextlib.suppress(ActorDown, CallTimeout):
-                stream = await self._context.registry.ref(REPLICATOR).call(ReadStreamState())
+                stream = await self._host.ref(REPLICATOR).call(ReadStreamState())
                 assert isinstance(stream, StreamState)
                 self._state = PostgresState.UP if stream.connected else PostgresState.DOWN
 
@@ -148,21 +147,27 @@ async def serve(config: Config, ready: Callable[[Service], None] | None = None) 
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):  # no signals on Windows' loops
             loop.add_signal_handler(number, asked.set)
+    stopping = asyncio.create_task(asked.wait())
+    starting = asyncio.create_task(service.start())
     try:
-        await service.start()
+        await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return 0
+        await starting
         print(f"Syncline is ready on port {service.port}, syncing {display(service.dsn)}", flush=True)
         if ready is not None:
             ready(service)
-        waits = {asyncio.create_task(asked.wait()), asyncio.create_task(service.ended())}
-        done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        gave_up = [task.result() for task in done if isinstance(task.result(), Exit)]
-        if gave_up:
-            log.error("the service gave up: %s", gave_up[0])
+        ending = asyncio.create_task(service.ended())
+        await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done():
+            log.error("the service gave up: %s", ending.result())
             return 1
+        ending.cancel()
         return 0
     finally:
+        stopping.cancel()
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
         await service.stop()
 
 

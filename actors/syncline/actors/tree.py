@@ -16,7 +16,6 @@ root  one_for_one
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,8 @@ from syncline.actors.postgres.writer import Writer
 from syncline.actors.shapes.router import AddRoute, Router
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
-from syncline.cluster import ChildSpec, Context, DynamicSupervisor, Strategy, Supervisor
+from syncline.cluster import ChildSpec, DynamicSupervisor, Strategy, Supervisor
+from syncline.cluster.host import Host
 from syncline.proto.values import Relation
 
 # The router's and the shard's messages are whole stretches of the stream: few of them are much.
@@ -55,15 +55,13 @@ class Settings:
     server_id: str
 
 
-def root(
-    settings: Settings, database: Database, authenticator: Authenticator, context: Callable[[], Context]
-) -> ChildSpec:
-    """The child spec of the root supervisor. ``context``: the host's, for the little that is not an actor."""
+def root(settings: Settings, database: Database, authenticator: Authenticator, host: Host) -> ChildSpec:
+    """The child spec of the root supervisor of ``host``."""
     return ChildSpec(
         id="root",
         start=lambda: Supervisor(
             Strategy.ONE_FOR_ONE,
-            [origin(settings, database, context), edge(settings, database, authenticator)],
+            [origin(settings, database, host), edge(settings, database, authenticator)],
             max_restarts=RESTARTS_MAX,
             max_seconds=RESTARTS_WITHIN_S,
         ),
@@ -71,17 +69,17 @@ def root(
     )
 
 
-def origin(settings: Settings, database: Database, context: Callable[[], Context]) -> ChildSpec:
+def origin(settings: Settings, database: Database, host: Host) -> ChildSpec:
     def relation_of(relation_id: int) -> Relation | None:
         table = database.catalog.tables.get(relation_id)
         return None if table is None else table.relation
 
     def confirm(lsn: int) -> None:
-        context().registry.ref(REPLICATOR).cast(Confirm(lsn))
+        host.ref(REPLICATOR).cast(Confirm(lsn))
 
     async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
         mark = f"{shape.hash}:{uuid.uuid4().hex}"
-        streamed = await context().registry.ref(ROUTER).call(AddRoute(shape, mark))
+        streamed = await host.ref(ROUTER).call(AddRoute(shape, mark))
         return await take_snapshot(database.pool, database.catalog.tables[relation.id], mark, lambda: streamed)
 
     def open_stream() -> ReplicationStream:
