@@ -280,6 +280,18 @@ async def test_a_text_message_is_answered_with_an_error_and_close_1007() -> None
         (masked(struct.pack("!H", 1000) + b"\xff", CLOSE), 1007),
         (b"\x82\xff" + struct.pack("!Q", 1 << 62), 1009),
     ],
+    ids=[
+        "not masked",
+        "compressed",
+        "unknown opcode",
+        "continues nothing",
+        "interrupts a message",
+        "ping in pieces",
+        "close of one byte",
+        "reserved close code",
+        "close reason not UTF-8",
+        "larger than anything",
+    ],
 )
 async def test_broken_frames_close_the_connection_with_the_fitting_code(frame: bytes, code: int) -> None:
     async with edge() as running:
