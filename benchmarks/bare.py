@@ -23,8 +23,10 @@ class _Kept(asyncio.Protocol):
 
 
 def serve(pipe: Connection) -> None:
-    """For a process of its own: sends its port and process id; then answers each (size, times) with the CPU seconds of writing so many
-    bytes to every connection, so many times."""
+    """For a process of its own: sends its port and process id; then answers each (size, times).
+
+    The answer: CPU seconds of writing so many bytes to every connection, so many times.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(pipe))
 
@@ -41,7 +43,7 @@ async def _serve(pipe: Connection) -> None:
             for transport in transports:
                 transport.write(data)
             await asyncio.sleep(0)
-        while any(transport.get_write_buffer_size() for transport in transports):
+        while any(transport.get_write_buffer_size() for transport in transports):  # noqa: ASYNC110 - nothing tells us
             await asyncio.sleep(0.001)
         pipe.send(time.process_time() - cpu_s)
 

@@ -1,23 +1,23 @@
 """How fast rows become Satellite bytes and come back, beside protobuf's own serializer in the same run.
 
-Prints rows per CPU-second, the median of several repeats. Run with ``python -m benchmarks.codec``.
+python -m benchmarks.codec [--rows N] [--repeats N]
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from benchmarks.figures import Figure
+from benchmarks.program import Program, run
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.values import Delete, Insert, RowChange, Update
 
-ROWS = 20_000
-REPEATS = 7
 
-
-def rows() -> list[RowChange]:
+def rows(count: int) -> list[RowChange]:
     """Six columns of everyday sizes, one of them null: a uuid, two texts, a number, a bool, a timestamp."""
     tags = ("postgres_1@1700000000000",)
     return [
@@ -33,7 +33,7 @@ def rows() -> list[RowChange]:
             ),
             tags,
         )
-        for n in range(ROWS)
+        for n in range(count)
     ]
 
 
@@ -71,35 +71,40 @@ def protobuf_decode(body: bytes) -> int:
     return seen
 
 
-def rows_per_cpu_second(run: Callable[[], object]) -> float:
-    rates = []
-    for _ in range(REPEATS):
-        started = time.process_time()
-        run()
-        rates.append(ROWS / (time.process_time() - started))
-    return statistics.median(rates)
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, default=20_000, help="default 20000")
+    parser.add_argument("--repeats", type=int, default=7, help="default 7")
 
 
-def main() -> None:
-    inserts = rows()
+async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
+    count = options.rows
+
+    def figure(name: str, work: Callable[[], object], goal: str = "") -> Figure:
+        rates = []
+        for _ in range(options.repeats):
+            started_s = time.process_time()
+            work()
+            rates.append(count / (time.process_time() - started_s))
+        return Figure(name, tuple(rates), "rows/CPU-s", goal=goal)
+
+    inserts = rows(count)
     body = codec.encode_ops(inserts)
     assert body == protobuf_encode(inserts), "the two encoders disagree"
     changed = updates(inserts)
     update_body = codec.encode_ops(changed)
     removed = deletes(inserts)
-    measures: list[tuple[str, Callable[[], object]]] = [
-        ("encode inserts", lambda: codec.encode_ops(inserts)),
-        ("encode inserts, protobuf", lambda: protobuf_encode(inserts)),
-        ("decode inserts", lambda: codec.decode_ops(body)),
-        ("decode inserts, protobuf", lambda: protobuf_decode(body)),
-        ("encode updates (two images)", lambda: codec.encode_ops(changed)),
-        ("decode updates (two images)", lambda: codec.decode_ops(update_body)),
-        ("encode deletes", lambda: codec.encode_ops(removed)),
+    encoder = figure("protobuf", lambda: protobuf_encode(inserts))
+    decoder = figure("protobuf", lambda: protobuf_decode(body))
+    return [
+        figure("encode inserts", lambda: codec.encode_ops(inserts), ">= 200,000").against(encoder),
+        figure("decode inserts", lambda: codec.decode_ops(body)).against(decoder),
+        figure("encode updates, two images each", lambda: codec.encode_ops(changed)),
+        figure("decode updates, two images each", lambda: codec.decode_ops(update_body)),
+        figure("encode deletes", lambda: codec.encode_ops(removed)),
     ]
-    print(f"{ROWS} rows of 6 columns, {len(body) / ROWS:.0f} bytes a row, median of {REPEATS}")
-    for name, run in measures:
-        print(f"  {name:<30} {rows_per_cpu_second(run):>12,.0f} rows per CPU-second")
 
+
+PROGRAM = Program("codec", __doc__, options, measure)
 
 if __name__ == "__main__":
-    main()
+    run(PROGRAM)

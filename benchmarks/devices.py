@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
+from benchmarks.side import Side, beside, now_ms
+from benchmarks.stand import TOKEN
 from syncline.proto.events import (
     Authenticated,
     PeerFailed,
@@ -27,9 +29,6 @@ from syncline.proto.events import (
 from syncline.proto.flow import AckPolicy
 from syncline.proto.session import ClientSession
 from syncline.proto.values import ShapeRequest
-
-from benchmarks.side import Side, beside, now_ms
-from benchmarks.stand import TOKEN
 
 CONNECTING_MAX = 50
 SUBPROTOCOL = "electric.0.12"
@@ -151,8 +150,9 @@ class Devices:
 def hold(pipe: Connection, url: str, tables: tuple[str, ...], devices: int) -> None:
     """For a process of its own: ``devices`` of them, and an answer to every question; see ``Devices``.
 
-    Sends "up", connects them when told so, and sends "ready" once all are synced. Then each message ``n`` is answered when every device has received ``n`` more
-    transactions: with the times (``now_ms``) at which they had, and with the rows received meanwhile.
+    Sends "up", connects them when told so, and sends "ready" once all are synced. Then each message ``n`` is answered
+    when every device has received ``n`` more transactions: with the times (``now_ms``) at which they had, and with the
+    rows received meanwhile.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_hold(pipe, url, tables, devices))

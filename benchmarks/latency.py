@@ -19,13 +19,12 @@ from pathlib import Path
 
 import asyncpg
 
-from syncline.client import open_db
-
 from benchmarks.figures import Figure, percentile
 from benchmarks.nullreader import time_inserts
 from benchmarks.program import Program, run
 from benchmarks.side import beside, now_ms
 from benchmarks.stand import TOKEN, serving
+from syncline.client import open_db
 
 TABLE = "CREATE TABLE probe (n int8 PRIMARY KEY, title text NOT NULL, body text, done bool, created timestamptz)"
 INSERT = "INSERT INTO probe VALUES ($1, 'a row', 'a few words of text, as people write them', false, now())"

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from benchmarks.side import now_ms
+from benchmarks.stand import PUBLICATION
 from syncline.actors.postgres.pgoutput import InsertMessage, decode
 from syncline.actors.postgres.stream import parse_dsn
 from syncline.actors.postgres.walsender import CopyStarted, Ready, ServerError, TlsMode, Walsender
-
-from benchmarks.side import now_ms
-from benchmarks.stand import PUBLICATION
 
 CORE, RAW = "core", "raw"
 READ_BYTES = 1 << 18

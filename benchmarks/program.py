@@ -56,6 +56,10 @@ async def _measured(program: Program, options: argparse.Namespace, folder: Path)
     try:
         return await program.measure(options, folder)
     except BaseException:
-        with contextlib.suppress(OSError):
-            sys.stderr.write("".join(log.read_text()[-4000:] for log in folder.glob("*.log")))
+        _show_logs(folder)
         raise
+
+
+def _show_logs(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write("".join(log.read_text()[-4000:] for log in folder.glob("*.log")))

@@ -102,9 +102,7 @@ class Bench:
         for how in (nullreader.CORE, nullreader.RAW):
             async with beside(read_to_end, self._service.dsn, SLOT, end, how) as reader:
                 readings.append(await reader.receive())
-        while await database.fetchval("SELECT active FROM pg_replication_slots WHERE slot_name = $1", SLOT):
-            await asyncio.sleep(0.02)
-        await database.execute("SELECT pg_drop_replication_slot($1)", SLOT)
+        await drop_slot(database)
         return readings[0], readings[1]
 
     async def backlog(self, count: int, tables: tuple[str, ...], rates: Rates) -> None:
@@ -116,13 +114,26 @@ class Bench:
             await self._database.execute(ONE_ROW_EACH.format(count=count))
             await self._database.execute("RESET synchronous_commit")
             starting = asyncio.create_task(service.start())
-            while not await self._database.fetchval("SELECT bool_or(active) FROM pg_replication_slots"):
-                await asyncio.sleep(0.005)
+            await until_a_slot_is_active(self._database)
             cpu_s, started_s = service.cpu_s(), time.monotonic()
             await starting
             await follower.connect()
             await self.pass_marker(follower)
             rates.add(count, time.monotonic() - started_s, service.cpu_s() - cpu_s)
+
+
+async def drop_slot(database: asyncpg.Connection) -> None:
+    """Drops ours, once Postgres has noticed that its reader has left."""
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = $1"
+    while await database.fetchval(active, SLOT):  # noqa: ASYNC110 - Postgres has no event for it
+        await asyncio.sleep(0.02)
+    await database.execute("SELECT pg_drop_replication_slot($1)", SLOT)
+
+
+async def until_a_slot_is_active(database: asyncpg.Connection) -> None:
+    active = "SELECT bool_or(active) FROM pg_replication_slots"
+    while not await database.fetchval(active):  # noqa: ASYNC110 - Postgres has no event for it
+        await asyncio.sleep(0.005)
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:

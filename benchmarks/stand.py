@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import psutil
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 
-TOKEN = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJiZW5jaCJ9."  # noqa: S105 - {"alg":"none"}.{"sub":"bench"}, for insecure auth
+TOKEN = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJiZW5jaCJ9."
 PUBLICATION = "electric_publication"
 COLUMNS = "id uuid PRIMARY KEY, title text NOT NULL, body text, priority int4, done bool, created timestamptz"
 """An everyday table: about 120 bytes a row on the wire."""
@@ -52,7 +51,7 @@ class ServiceProcess:
     def __init__(self, dsn: str, folder: Path) -> None:
         self.dsn = dsn
         self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
+        self._process: asyncio.subprocess.Process | None = None
         self.port = 0
 
     @property
@@ -76,32 +75,27 @@ class ServiceProcess:
             "LOG_LEVEL": "warning",
         }
         with (self._folder / "service.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("syncline")), "serve"],
+            self._process = await asyncio.create_subprocess_exec(
+                str(Path(sys.executable).with_name("syncline")),
+                "serve",
                 env=environment,
                 cwd=self._folder,
-                stdout=subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                text=True,
             )
-        async with asyncio.timeout(START_S):
-            self.port = await asyncio.to_thread(self._ready_port)
-
-    def _ready_port(self) -> int:
-        assert self._process is not None
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(READY):
-                return int(line.removeprefix(READY).split(",")[0])
+        async with asyncio.timeout(START_S):
+            while line := (await self._process.stdout.readline()).decode():
+                if line.startswith(READY):
+                    self.port = int(line.removeprefix(READY).split(",")[0])
+                    return
         raise RuntimeError("the service ended instead of becoming ready")
 
     async def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(process.wait)
-            assert process.stdout is not None
-            process.stdout.close()
+            await process.wait()
 
     def cpu_s(self) -> float:
         """CPU seconds the process has used."""

@@ -1,11 +1,14 @@
-"""Device transactions merged into Postgres, in transactions a second on one connection.
+"""How fast device transactions are merged into Postgres.
 
-    python -m benchmarks.writes [--transactions N] [--batch N] [--dsn DSN]
+    python -m benchmarks.writes [--transactions N] [--batch N] [--backlog N]
 
-Each device transaction inserts, updates or deletes one row of a six-column table through ``electric.apply``. The limits
-measured in the same run, on the same table shape without Syncline: plain single inserts, each its own durable commit,
-on one connection; the same with commits that do not wait for the disk; and COPY of the same rows. Without ``--dsn`` an
-embedded Postgres is started (fsync on) in a temporary folder.
+*electric.apply*: what the service's writer calls, on one connection and with the service stopped, each device
+transaction changing one row of a six-column table. *End to end*: one device of the Python library writes a backlog of
+one-row transactions while offline, connects, and has every one of them back as an echo, that is: merged, durable,
+streamed and applied again.
+
+Limits in the same run, on the same table without Syncline and on one connection: plain single inserts, each its own
+durable commit; the same with commits that do not wait for the disk; and COPY of the same rows.
 """
 
 from __future__ import annotations
@@ -13,24 +16,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
-import statistics
-import tempfile
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import psutil
 
-from syncline.actors.postgres.bootstrap import bootstrap
-from syncline.actors.postgres.embedded import EmbeddedPostgres
-from syncline.actors.postgres.typemap import SESSION_SETTINGS
+from benchmarks.figures import Figure
+from benchmarks.program import Program, run
+from benchmarks.side import beside
+from benchmarks.stand import COLUMNS, TOKEN, serving
+from syncline.actors.postgres.writer import WRITER_SETTINGS
+from syncline.client import open_db
 
-TABLE = "id uuid PRIMARY KEY, title text NOT NULL, body text, priority int4, done bool, created timestamptz"
 ROUNDS = 3
+INSERT = "INSERT INTO issues (id, title, body, priority, done, created) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 def row(number: int, key: str) -> list[str]:
@@ -101,74 +105,126 @@ async def copy(connection: asyncpg.Connection, keys: list[str]) -> float:
     return time.perf_counter() - started
 
 
-async def measure(dsn: str, count: int, batch: int, *, local: bool) -> None:
-    connection = await asyncpg.connect(dsn, server_settings=SESSION_SETTINGS)
-    await bootstrap(connection)
-    await connection.execute(f"CREATE TABLE issues ({TABLE}); CREATE TABLE plain ({TABLE})")
-    await connection.execute("CALL electric.electrify('public.issues')")
-    relid = await connection.fetchval("SELECT 'issues'::regclass::oid")
-    backend = psutil.Process(connection.get_server_pid()) if local else None
+def write_offline(pipe: Connection, path: str, url: str, count: int) -> None:
+    """The device: sends the seconds of writing locally, is told to connect, sends the seconds until all came back."""
+    asyncio.run(_write_offline(pipe, path, url, count))
+
+
+async def _write_offline(pipe: Connection, path: str, url: str, count: int) -> None:
+    async with open_db(path, url) as db:
+        await db.connect(TOKEN)
+        await (await db.sync("issues")).synced()
+        await db.disconnect()
+        started_s = time.monotonic()
+        for n in range(count):
+            await db.execute(INSERT, (str(uuid.uuid4()), f"issue {n}", "a few words of text", n % 5, 0, None))
+        pipe.send(time.monotonic() - started_s)
+        await asyncio.to_thread(pipe.recv)
+        started_s = time.monotonic()
+        await db.connect()
+        async for status in db.status_changes():
+            if status.pending_writes == 0:
+                break
+        pipe.send(time.monotonic() - started_s)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--transactions", type=int, default=3_000, help="of each kind and round (default 3000)")
+    parser.add_argument("--batch", type=int, default=500, help="transactions a call (default 500)")
+    parser.add_argument("--backlog", type=int, default=5_000, help="of the offline device (default 5000)")
+
+
+async def apply_and_limits(
+    database: asyncpg.Connection, relid: int, count: int, batch: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Transactions a second, and a CPU second of the backend, of each kind: one value a round."""
     rates: dict[str, list[float]] = {}
-    per_cpu: dict[str, list[float]] = {}
+    per_cpu_s: dict[str, list[float]] = {}
+    backend = psutil.Process(database.get_server_pid())
 
     def cpu_s() -> float:
-        times = backend.cpu_times() if backend is not None else None
-        return times.user + times.system if times is not None else math.nan
+        times = backend.cpu_times()
+        return float(times.user + times.system)
 
     async def note(name: str, transactions: int, work: Awaitable[float]) -> None:
         before_s = cpu_s()
         rates.setdefault(name, []).append(transactions / await work)
-        per_cpu.setdefault(name, []).append(transactions / max(0.01, cpu_s() - before_s))
+        per_cpu_s.setdefault(name, []).append(transactions / max(0.01, cpu_s() - before_s))
 
     number = 1
     for _ in range(ROUNDS):
         keys = [str(uuid.uuid4()) for _ in range(count)]
         plain = [str(uuid.uuid4()) for _ in range(count // 10)]
-        await note("plain inserts, one durable commit each", len(plain), plain_inserts(connection, plain))
-        await connection.execute("SET synchronous_commit = off")
+        await note("durable", len(plain), plain_inserts(database, plain))
+        await database.execute("SET synchronous_commit = off")
         plain = [str(uuid.uuid4()) for _ in range(count // 2)]
-        await note("plain inserts, commits not waited for", len(plain), plain_inserts(connection, plain))
-        await connection.execute("RESET synchronous_commit")
-        await note("COPY, rows/s", count, copy(connection, [str(uuid.uuid4()) for _ in range(count)]))
+        await note("unsafe", len(plain), plain_inserts(database, plain))
+        await database.execute("RESET synchronous_commit")
+        await note("copy", count, copy(database, [str(uuid.uuid4()) for _ in range(count)]))
         work = inserts(relid, keys, number)
         number += count
-        await note("electric.apply, one insert each", count, apply_all(connection, work, batch))
+        await note("insert", count, apply_all(database, work, batch))
         work = updates(relid, keys, number)
         tags = [
             [f"{a['client']}@{a['ms']}", f"device-{(number - count + i) % 50}@{1_700_000_000_000 + number - count + i}"]
             for i, a in enumerate(work)
         ]
         number += count
-        await note("electric.apply, one update each", count, apply_all(connection, work, batch))
+        await note("update", count, apply_all(database, work, batch))
         work = deletes(relid, keys, number, tags)
         number += count
-        await note("electric.apply, one delete each", count, apply_all(connection, work, batch))
-    left = await connection.fetchval("SELECT count(*) FROM issues")
+        await note("delete", count, apply_all(database, work, batch))
+    left = await database.fetchval("SELECT count(*) FROM issues")
     assert left == 0, f"{left} rows survived their deletes"
-    print(f"{'median of ' + str(ROUNDS):<42}{'a second':>10}{'a CPU second':>16}   (of the backend)")
-    for name, values in rates.items():
-        print(f"{name:<42}{statistics.median(values):>10,.0f}{statistics.median(per_cpu[name]):>16,.0f}")
-    await connection.close()
+    return rates, per_cpu_s
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--transactions", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--dsn", help="an empty database; default: an embedded Postgres")
-    arguments = parser.parse_args()
-    if arguments.dsn:
-        asyncio.run(measure(arguments.dsn, arguments.transactions, arguments.batch, local=False))
-        return
-    with tempfile.TemporaryDirectory(prefix="syncline-bench-") as folder:
-        Path(folder).chmod(0o755)
-        server = EmbeddedPostgres(Path(folder) / "postgres")
-        dsn = server.start()
-        try:
-            asyncio.run(measure(dsn, arguments.transactions, arguments.batch, local=True))
-        finally:
-            server.stop("immediate")
+async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
+    backlog = options.backlog
+    tables = f"CREATE TABLE issues ({COLUMNS}); CREATE TABLE plain ({COLUMNS})"
+    async with serving(folder, tables, "issues") as (service, database):
+        async with beside(write_offline, str(folder / "device.db"), service.url, backlog) as device:
+            local_s = await device.receive()
+            cpu_s = service.cpu_s()
+            device.send("connect")
+            drained_s = await device.receive()
+            cpu_s = service.cpu_s() - cpu_s
+        arrived = await database.fetchval("SELECT count(*) FROM issues")
+        assert arrived == backlog, f"{arrived} of {backlog} transactions are in Postgres"
+        await database.execute("TRUNCATE issues")
+        await service.stop()
+        caller = await asyncpg.connect(service.dsn, server_settings=WRITER_SETTINGS)
+        relid = await caller.fetchval("SELECT 'issues'::regclass::oid")
+        rates, per_cpu_s = await apply_and_limits(caller, relid, options.transactions, options.batch)
+        await caller.close()
+    durable = Figure("single inserts, durable", tuple(rates["durable"]), "tx/s")
+    unsafe = Figure("single inserts, not waiting for the disk", tuple(rates["unsafe"]), "tx/s")
+    copied = Figure("COPY", tuple(rates["copy"]), "rows/s")
+    end_to_end = Figure(
+        f"{backlog:,} offline transactions, end to end", (backlog / drained_s,), "tx/s", goal=">= 1,667"
+    )
+    merged = Figure("electric.apply, one insert each", tuple(rates["insert"]), "tx/s", goal=">= 5,000")
+    backend = [
+        Figure(f"electric.apply, one {kind} each", tuple(per_cpu_s[kind]), "tx/backend CPU-s").against(
+            Figure("single inserts, not waiting for the disk", tuple(per_cpu_s["unsafe"]), "tx/backend CPU-s")
+        )
+        for kind in ("insert", "update", "delete")
+    ]
+    return [
+        merged.against(durable),
+        merged.against(unsafe),
+        merged.against(copied),
+        Figure("electric.apply, one update each", tuple(rates["update"]), "tx/s", goal=">= 5,000").against(durable),
+        Figure("electric.apply, one delete each", tuple(rates["delete"]), "tx/s", goal=">= 5,000").against(durable),
+        *backend,
+        end_to_end.against(durable),
+        end_to_end.against(merged),
+        Figure("service, end to end", (backlog / cpu_s,), "tx/CPU-s"),
+        Figure("written locally meanwhile offline", (backlog / local_s,), "tx/s"),
+    ]
 
+
+PROGRAM = Program("writes", __doc__, options, measure)
 
 if __name__ == "__main__":
-    main()
+    run(PROGRAM)
