@@ -44,6 +44,10 @@ class ServiceProcess:
         assert self._process is not None, "started"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
         """Returns when the service has said that it is ready. Raises `ServiceFailedError`."""
         environment = {**os.environ, **self._settings, "HTTP_PORT": str(self.port)}
