@@ -1,7 +1,7 @@
 """The documentation as the tests read it: pages, their code blocks, their links.
 
-A block whose info string is a language and ``run`` is run: ``sql``, ``python`` or ``sh``. A block ``text output`` is
-what the block before it prints.
+A block whose info string is a language and ``run`` is run: ``sql``, ``python``, ``js`` or ``sh``. A block ``text
+output`` is what the block before it prints.
 """
 
 from __future__ import annotations

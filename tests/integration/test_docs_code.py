@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.integration.docs_pages import ROOT, Block, name, pages, runnable
+from tests.npm.install import ensure_npm
 from tests.npm.service import ServiceProcess, serving
 
 TODO = "CREATE TABLE items (id text PRIMARY KEY, title text NOT NULL, done bool NOT NULL)"
@@ -44,6 +45,12 @@ class Reader:
             script = self._folder / f"line_{block.line}.py"
             script.write_text(text)
             return await self.run(sys.executable, str(script))
+        if block.language == "js":
+            home = await asyncio.to_thread(ensure_npm)
+            (self._folder / "node_modules").symlink_to(home / "node_modules")
+            script = self._folder / f"line_{block.line}.mjs"
+            script.write_text(text)
+            return await self.run("node", str(script))
         return await self.run("sh", "-euc", text)
 
     async def run(self, *command: str) -> str:

@@ -13,6 +13,8 @@ from tests.integration.docs_pages import ROOT, anchors, blocks, links, name, pag
 from syncline.actors import names, tree
 from syncline.actors.cli import app
 from syncline.actors.config import SETTINGS, UNSUPPORTED
+from syncline.actors.devices.websocket import Limits
+from syncline.proto import calls, codec, errors, flow, server_session
 
 EVERYWHERE = pytest.mark.parametrize("page", pages(), ids=name)
 CLI = typer.main.get_command(app)
@@ -42,7 +44,7 @@ def test_a_page_speaks_of_nothing_on_one_machine(page: Path) -> None:
 
 @EVERYWHERE
 def test_a_block_to_run_is_in_a_language_that_can_be_run(page: Path) -> None:
-    assert {block.language for block, _ in runnable(page)} <= {"python", "sql", "sh"}
+    assert {block.language for block, _ in runnable(page)} <= {"python", "sql", "sh", "js"}
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
@@ -90,15 +92,85 @@ def test_make_targets_in_the_readme_exist() -> None:
     assert {"demo", "test", "check", "sim", "bench"} <= named <= targets
 
 
+def messages() -> list[str]:
+    """What the page about running it says the service says, with dots for what differs."""
+    section = page_text("docs/operations/running.md").partition("## Troubleshooting")[2]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_in_the_troubleshooting_table_is_one_of_ours(message: str) -> None:
+    said = {
+        node.value
+        for path in (ROOT / "actors").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    for part in message.split("..."):
+        assert any(part.strip() in text for text in said), part
+
+
+def test_the_tables_of_schema_electric_are_in_the_reference() -> None:
+    schema = page_text("actors/syncline/actors/postgres/sql/schema.sql")
+    documented = page_text("docs/reference/schema-electric.md")
+    tables = re.findall(r"CREATE TABLE (electric\.\w+)", schema)
+    assert len(tables) > 5
+    for table in tables:
+        assert f"| `{table}` |" in documented
+
+
+def test_the_bounds_in_the_wire_reference_are_those_of_the_code() -> None:
+    text = page_text("docs/reference/wire-protocol.md")
+    edge = Limits()
+    for what, bound in {
+        "the first message of a connection": f"{edge.first_message_bytes_max >> 10} KiB",
+        "any later message": f"{edge.message_bytes_max >> 20} MiB",
+        "a message that is not a `SatOpLog`": f"{codec.MESSAGE_BYTES_MAX >> 10} KiB",
+        "a transaction, over any number of messages": (
+            f"{server_session.TRANSACTION_LIMITS.ops_max:,} operations, "
+            f"{server_session.TRANSACTION_LIMITS.bytes_max >> 20} MiB"
+        ),
+        "relations": f"{server_session.RELATIONS_MAX:,}",
+        "shapes in a subscription": f"{codec.SHAPES_PER_SUBSCRIPTION_MAX:,}",
+        "calls without an answer": f"{server_session.OUTSTANDING_CALLS_MAX:,}",
+        "client id": f"{calls.CLIENT_ID_CHARS_MAX} characters",
+    }.items():
+        assert f"| {what} | {bound} |" in text
+    assert f"window of {flow.WINDOW_TRANSACTIONS} transactions" in text
+
+
+def test_the_message_table_of_the_wire_reference_names_every_type_byte() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \| (`Sat.+?`) \|", page_text("docs/reference/wire-protocol.md"), re.MULTILINE)
+    documented = {
+        int(number): name.strip("`")
+        for numbers, names in rows
+        for number, name in zip(numbers.split(", "), names.split(", "), strict=True)
+    }
+    head = page_text("proto/syncline/proto/satellite.proto").partition("\nsyntax")[0]
+    assert documented == {int(number): name for number, name in re.findall(r"\b(\d+) (Sat\w+)", head)}
+
+
+def test_every_error_code_is_in_a_family_of_the_wire_reference() -> None:
+    text = page_text("docs/reference/wire-protocol.md")
+    for family in errors.Family:
+        (row,) = re.findall(rf"^\| {family.value} \| (.+?) \|", text, re.MULTILINE)
+        for code in re.findall(r"`(\w+)`", row):
+            assert errors.family_of(code) is family, code
+    for code in errors.ErrorCode:
+        assert f"`{code.name}`" in text
+
+
 def rooms() -> tuple[set[str], str]:
     """The folders named in the README's map, and the map."""
     (plan,) = [block.text for block in blocks(ROOT / "README.md") if block.text.startswith("cluster/ ")]
     folders: set[str] = set()
-    top = ""
+    above: list[tuple[int, str]] = []
     for line in plan.splitlines():
         if match := re.match(r"( *)(\w+)/( |$)", line):
-            top = match[2] if not match[1] else top
-            folders.add(f"{top}/{match[2]}" if match[1] else top)
+            above = [(indent, folder) for indent, folder in above if indent < len(match[1])]
+            above.append((len(match[1]), match[2]))
+            folders.add("/".join(folder for _, folder in above))
     return folders, plan
 
 
@@ -115,30 +187,23 @@ def test_every_folder_in_the_readmes_map_exists() -> None:
         assert code_folder(folder).is_dir(), folder
 
 
-def test_every_module_is_in_the_readmes_map_and_every_module_in_it_exists() -> None:
-    _, plan = rooms()
+def test_every_module_in_the_readmes_map_exists_and_every_room_is_in_it() -> None:
+    folders, plan = rooms()
     named = set(re.findall(r"\b(\w+\.py)\b", plan))
-    modules = {
-        path.name
-        for folder in CODE_FOLDERS
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py" and path.parent.name != "demo" and not path.stem.endswith("_pb2")
-    }
-    assert named - modules == set(), "in the map, not in the tree"
-    assert modules - named == set(), "in the tree, not in the map"
+    modules = [path for folder in CODE_FOLDERS for path in (ROOT / folder / "syncline").rglob("*.py")]
+    assert named <= {path.name for path in modules}
+    assert {path.parent for path in modules} <= {code_folder(folder) for folder in folders}
 
 
 def test_modules_that_the_map_calls_pure_do_not_wait() -> None:
     _, plan = rooms()
     waiting = {"asyncio", "asyncpg", "aiosqlite", "socket", "time", "random", "websockets"}
-    pure = {
-        module
-        for line in plan.splitlines()
-        if re.search(r"\bpure\b", line)
-        for module in re.findall(r"\b\w+\.py\b", line)
-    }
-    for path in (path for folder in CODE_FOLDERS for path in (ROOT / folder).rglob("*.py")):
-        if path.name in pure and path.parent.name not in ("client",):
+    room = ""
+    for line in plan.splitlines():
+        if match := re.match(r" *(\w+)/( |$)", line):
+            room = match[1]
+        for module in re.findall(r"\b\w+\.py\b", line) if room == "proto" or re.search(r"\bpure\b", line) else ():
+            (path,) = [found for folder in CODE_FOLDERS for found in (ROOT / folder).rglob(f"{room}/{module}")]
             assert not imported(path) & waiting, path.relative_to(ROOT)
 
 
