@@ -12,12 +12,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from syncline.client.schema import UNTRACKED_TAG
-from syncline.client.shapes import ShapeState
-from syncline.proto.values import POSTGRES_ORIGIN, Row
 from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres
 from tests.sim.schema import ISSUES, JOURNAL, NAMES, PROJECTS, TABLES
+
+from syncline.client.schema import UNTRACKED_TAG
+from syncline.client.shapes import ShapeState
+from syncline.proto.values import POSTGRES_ORIGIN, Row
 
 Held = dict[str, tuple[Any, ...]]
 Tags = frozenset[str]
@@ -160,7 +161,7 @@ class Checks:
         if count:
             return f"has {count} oplog entries"
         for subscription in device.replica.subscriptions.values():
-            if subscription.state is not ShapeState.DELIVERED:
+            if subscription.state not in (ShapeState.DELIVERED, ShapeState.WITHDRAWN):
                 return f"has its subscription to {subscription.spec.table} {subscription.state.value}"
         for relation_id in held_tables(device):
             here = rows_of(device, relation_id)

@@ -11,16 +11,18 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from syncline.client.connection import Connection, ConnectionEnded
-from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
-from syncline.client.live import Changes
-from syncline.client.replica import Replica, Stamped, load_replica
-from syncline.client.shapes import ShapeSpec, ShapeState, find
-from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
-from syncline.proto.events import GoneBatch
 from tests.sim.network import Link
 from tests.sim.schema import history
 from tests.sim.waiting import Scheduler, Task, at_once
+
+from syncline.client.connection import Connection, ConnectionEnded
+from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
+from syncline.client.grouping import grouped
+from syncline.client.live import Changes
+from syncline.client.replica import Replica, Stamped, load_replica
+from syncline.client.shapes import ShapeSpec, find
+from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
+from syncline.proto.events import GoneBatch
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -179,8 +181,7 @@ class SimDevice:
         if subscription is None:
             return
         try:
-            delivered = subscription.state is ShapeState.DELIVERED
-            at_once((self.replica.cancel if delivered else self.replica.forget)(subscription))
+            at_once(self.replica.cancel(subscription))
         except PowerCut:
             self.crash()
             return
@@ -256,7 +257,7 @@ class SimDevice:
             events, answers = connection._session.receive(frame)
             for answer in answers:
                 link.send(answer)
-            for event in events:
+            for event in grouped(events, connection._relations):
                 leaving = self._tables_of(event.subscription_ids) if isinstance(event, GoneBatch) else ()
                 at_once(connection._handle(event))
                 self._watch.rows_left(self, leaving)

@@ -7,14 +7,16 @@ service is one unit that lives and dies together, except for devices, whose end 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from tests.sim.waiting import Future, Scheduler, Stopped, Task, Waiting, at_once
+
 from syncline.cluster import Actor, ActorDown, Exit
 from syncline.cluster.ref import Address, Down, Monitor
 from syncline.cluster.spec import NORMAL, ExitKind
-from tests.sim.waiting import Future, Scheduler, Stopped, Task, Waiting, at_once
 
 BETWEEN_MESSAGES_US = 300
 FULL_MAILBOX_US = 2_000
@@ -142,7 +144,7 @@ class SimRef:
             self._crash(error)
 
     def _crash(self, error: Exception) -> None:
-        self._end(Exit(ExitKind.CRASHED, cause=error) if hasattr(ExitKind, "CRASHED") else NORMAL)
+        self._end(Exit(ExitKind.CRASHED, cause=error))
         self.host.crashed(self, error)
 
     def _end(self, exit: Exit) -> None:
@@ -214,7 +216,7 @@ class SimHost:
 
     def call_after(self, delay_s: float, work: Callable[[], None]) -> Timer:
         timer = Timer()
-        self.scheduler.after(int(delay_s * 1e6), lambda: None if timer.cancelled or not self.alive else work())
+        self.scheduler.after(math.ceil(delay_s * 1e6), lambda: None if timer.cancelled or not self.alive else work())
         return timer
 
     async def start(self, actor: Actor, name: str, *, register: bool = False) -> SimRef:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from syncline.actors.devices.device import Device, DeviceReceiver
 from tests.sim.waiting import Scheduler
+
+from syncline.actors.devices.device import Device, DeviceReceiver
 
 LATENCY_US = 6_000
 BUFFER_FRAMES = 4

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.sim.schema import ISSUES, JOURNAL, PROJECTS, RELATIONS
+from tests.sim.waiting import Scheduler
+
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import UNRECORDED, Tag, format_tags, observe, parse_tags
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Key, Row, Update
-from tests.sim.schema import ISSUES, JOURNAL, PROJECTS, RELATIONS
-from tests.sim.waiting import Scheduler
 
 RowKey = tuple[int, Key]
 ABSENT = RowState()

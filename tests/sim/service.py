@@ -13,6 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.sim.hosting import SimHost, SimRef
+from tests.sim.postgres import PostgresGone, SimPostgres, chunked
+from tests.sim.schema import CATALOG, RELATIONS, history
+from tests.sim.waiting import Event, Scheduler, Task, Waiting, at_once
+
 from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.device import Device, Surroundings
 from syncline.actors.devices.gateway import Gateway
@@ -29,10 +34,6 @@ from syncline.actors.shapes.shard import Shard
 from syncline.cluster import Actor
 from syncline.proto.tags import format_tags
 from syncline.proto.values import Key, Relation, ShapeRequest
-from tests.sim.hosting import SimHost, SimRef
-from tests.sim.postgres import PostgresGone, SimPostgres, chunked
-from tests.sim.schema import CATALOG, RELATIONS, history
-from tests.sim.waiting import Event, Scheduler, Task, Waiting, at_once
 
 CHUNK_CHANGES = 3
 IDLE_EVERY_S = 0.2
