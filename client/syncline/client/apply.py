@@ -178,6 +178,13 @@ class Plan:
     def run_tags(self, sql: str, values: Values) -> None:
         _append(self.tag_steps, sql, values)
 
+    def followed_by(self, other: Plan) -> None:
+        """Add what ``other`` brings about, apart from its statements: they have been run."""
+        self.tables = other.tables
+        self.changed |= other.changed
+        self.versions += other.versions
+        self.redescribed |= other.redescribed
+
 
 def _append(steps: list[Step], sql: str, values: Values) -> None:
     if steps and steps[-1][0] is sql:

@@ -1,16 +1,22 @@
 """One connection to the server, from authentication to its end.
 
-Events of the session are handled strictly one after another, each to its commit before the next frame is read. The
-``Progress`` a connection reports to is the satellite: it outlives connections and knows who is waiting for what.
+What the server sends is handled strictly in its order, each group of events (``grouping``) to its commit before the
+next; frames behind it are read meanwhile (``inbox``). The ``Progress`` a connection reports to is the satellite: it
+outlives connections and knows who is waiting for what.
+
+A server that refuses a local transaction (INVALID_REQUEST with its position) hangs up, and would do so again. The
+connection after that one is told to withhold it and what follows, and stays up for everything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from syncline.client.connectivity import INVALID_AUTH_REQUEST
+from syncline.client.grouping import Arrived, TransactionBatch, grouped
+from syncline.client.inbox import Inbox
 from syncline.client.oplog import entry_id_of, transactions
 from syncline.client.replica import Replica
 from syncline.client.shapes import Subscription, resumable_ids, to_cancel
@@ -19,7 +25,6 @@ from syncline.client.transport import Transport
 from syncline.proto.events import (
     AdditionalData,
     Authenticated,
-    ClientEvent,
     GoneBatch,
     PeerFailed,
     RelationReceived,
@@ -33,14 +38,11 @@ from syncline.proto.events import (
     StreamStopped,
     Subscribed,
     SubscribeRefused,
-    TransactionReceived,
     Unsubscribed,
 )
 from syncline.proto.flow import AckPolicy
 from syncline.proto.session import ClientSession
-from syncline.proto.values import Relation
-
-E = TypeVar("E", bound=ClientEvent)
+from syncline.proto.values import Relation, Transaction
 
 DIALECT = "sqlite"
 
@@ -50,13 +52,23 @@ BACKLOG_ENTRIES = 2_000
 # From the open socket to the accepted stream. A server that answers nothing must not hold us for ever.
 START_TIMEOUT_S = 30.0
 
+# Applied transactions are acknowledged at the latest after this long, when too few come to fill the window.
+ACK_INTERVAL_S = 60.0
+
+# When a send finds the connection closed, what the server had said before may still have to be read.
+LAST_WORDS_S = 2.0
+
 
 class ConnectionEnded(Exception):
-    """The server ended it with a protocol message. ``code`` is what ``connectivity.after`` wants to know."""
+    """The server ended it with a protocol message. ``code`` is what ``connectivity.after`` wants to know.
 
-    def __init__(self, message: str, code: str) -> None:
+    ``refused_entry``: the last oplog entry of the local transaction that the server will not take, if it was about one.
+    """
+
+    def __init__(self, message: str, code: str, refused_entry: int | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.refused_entry = refused_entry
 
 
 class Progress(Protocol):
@@ -76,11 +88,16 @@ class Progress(Protocol):
 
 
 class Connection:
-    def __init__(self, transport: Transport, replica: Replica, progress: Progress, token: str) -> None:
+    """``withhold``: the last oplog entry of a transaction not to be sent on this connection, nor any after it."""
+
+    def __init__(
+        self, transport: Transport, replica: Replica, progress: Progress, token: str, withhold: int | None = None
+    ) -> None:
         self._transport = transport
         self._replica = replica
         self._progress = progress
         self._token = token
+        self._withhold = withhold
         self._session = ClientSession()
         self._relations: dict[int, Relation] = {}
         self._send_from: int | None = None
@@ -94,13 +111,17 @@ class Connection:
         Raises TransportClosed, ConnectionEnded, TimeoutError, ProtocolError; UnknownRelation, ValueError or
         sqlite3.Error when the stream cannot be applied.
         """
-        streams = [asyncio.ensure_future(self._down()), asyncio.ensure_future(self._up())]
+        inbox = Inbox(self._transport, self._session)
+        reading = asyncio.ensure_future(inbox.fill())
+        down = asyncio.ensure_future(self._down(inbox))
+        streams = [down, asyncio.ensure_future(self._up()), asyncio.ensure_future(self._ack_idly())]
         try:
             await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({down}, timeout=LAST_WORDS_S)
         finally:
-            for stream in streams:
+            for stream in (reading, *streams):
                 stream.cancel()
-            endings = await asyncio.gather(*streams, return_exceptions=True)
+            endings = await asyncio.gather(*streams, reading, return_exceptions=True)
         for ending in endings:
             if isinstance(ending, Exception):
                 raise ending
@@ -120,21 +141,18 @@ class Connection:
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
-    async def _down(self) -> None:
+    async def _down(self, inbox: Inbox) -> None:
         async with asyncio.timeout(START_TIMEOUT_S) as deadline:
             await self._transport.send(self._session.authenticate(self._replica.client_id, self._token))
             while True:
-                events, answers = self._session.receive(await self._transport.receive())
-                for answer in answers:
-                    await self._transport.send(answer)
-                for event in events:
-                    await self._handle(event)
+                for arrived in grouped(await inbox.take(), self._relations):
+                    await self._handle(arrived)
                 if self._live and deadline.when() is not None:
                     deadline.reschedule(None)
 
-    async def _handle(self, event: ClientEvent) -> None:
-        act: Callable[[Connection, ClientEvent], Awaitable[None]] = _ACTIONS[type(event)]
-        await act(self, event)
+    async def _handle(self, arrived: Arrived) -> None:
+        act: Callable[[Connection, Arrived], Awaitable[None]] = _ACTIONS[type(arrived)]
+        await act(self, arrived)
 
     async def _on_authenticated(self, event: Authenticated) -> None:
         replica = self._replica
@@ -186,11 +204,11 @@ class Connection:
     async def _on_relation(self, event: RelationReceived) -> None:
         self._relations[event.relation.id] = event.relation
 
-    async def _on_transaction(self, event: TransactionReceived) -> None:
-        transaction = event.transaction
-        await whole(self._replica.apply_transaction(transaction, self._relations))
+    async def _on_transactions(self, batch: TransactionBatch) -> None:
+        await whole(self._replica.apply_transactions(batch.transactions, self._relations))
         self._progress.applied()
-        if self._acks.applied(transaction.transaction_id or 0):
+        full = [self._acks.applied(transaction.transaction_id or 0) for transaction in batch.transactions]
+        if full[-1]:
             await self._ack()
 
     async def _on_shape_data_begun(self, event: ShapeDataBegun) -> None:
@@ -227,7 +245,12 @@ class Connection:
     async def _on_peer_failed(self, event: PeerFailed) -> None:
         unwelcome = (event.method, event.code) == ("authenticate", "INVALID_REQUEST")
         code = INVALID_AUTH_REQUEST if unwelcome else event.code
-        raise ConnectionEnded(f"the server reports {event.code}: {event.message}", code)
+        about_a_write = event.method is None and event.code == "INVALID_REQUEST" and event.lsn
+        raise ConnectionEnded(
+            f"the server reports {event.code}: {event.message}",
+            code,
+            entry_id_of(event.lsn) if about_a_write and event.lsn else None,
+        )
 
     async def _ack(
         self,
@@ -244,6 +267,13 @@ class Connection:
             gone_subscription_ids,
         )
         await self._transport.send(frame)
+
+    async def _ack_idly(self) -> None:
+        """A device that receives little acknowledges it all the same, so that the server need not keep it for ever."""
+        while True:
+            await asyncio.sleep(ACK_INTERVAL_S)
+            if self._live and self._acks.due:
+                await self._ack()
 
     def _subscription(self, subscription_id: str) -> Subscription | None:
         """None for one that was cancelled before it was delivered."""
@@ -274,12 +304,15 @@ class Connection:
             entries = await self._replica.backlog(sent, BACKLOG_ENTRIES)
             tables = self._replica.tables
             relations = {table.id: table.relation for table in tables.values()}
-            for transaction in transactions(entries, tables):
-                for frame in self._session.write(transaction, relations):
-                    await self._transport.send(frame)
+            writes = [write for write in transactions(entries, tables) if self._may_send(write)]
+            for frame in self._session.write_all(writes, relations):
+                await self._transport.send(frame)
             if entries:
                 sent = entries[-1].id
                 self._something_to_send.set()
+
+    def _may_send(self, write: Transaction) -> bool:
+        return self._withhold is None or entry_id_of(write.lsn) < self._withhold
 
 
 _ACTIONS: dict[type, Callable[..., Awaitable[None]]] = {
@@ -292,7 +325,7 @@ _ACTIONS: dict[type, Callable[..., Awaitable[None]]] = {
     SubscribeRefused: Connection._on_subscribe_refused,
     Unsubscribed: Connection._on_unsubscribed,
     RelationReceived: Connection._on_relation,
-    TransactionReceived: Connection._on_transaction,
+    TransactionBatch: Connection._on_transactions,
     ShapeDataBegun: Connection._on_shape_data_begun,
     ShapeRows: Connection._on_shape_rows,
     AdditionalData: Connection._on_additional_data,

@@ -18,6 +18,7 @@ from syncline.client.apply import (
     Bindings,
     Plan,
     RowId,
+    UnknownRelation,
     plan_gone,
     plan_migrations,
     plan_rows,
@@ -41,6 +42,8 @@ from syncline.client.oplog import (
 )
 from syncline.client.schema import Table, literal, quoted, table_from_json, table_to_json
 from syncline.client.shapes import (
+    ON_CANCEL,
+    ON_DELIVERY,
     ShapeSpec,
     ShapeState,
     Subscription,
@@ -52,6 +55,7 @@ from syncline.client.shapes import (
 from syncline.client.staging import StagingSql
 from syncline.client.store import Store
 from syncline.client.triggers import key_sql
+from syncline.proto.errors import ProtocolError
 from syncline.proto.values import Change, Insert, Migrate, Relation, RowChange, Transaction
 
 
@@ -144,31 +148,45 @@ class Replica:
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
-    async def apply_transaction(self, transaction: Transaction, relations: Mapping[int, Relation]) -> None:
-        """Apply a server transaction, its tags and its LSN. Our own, coming back, first releases its oplog entries.
+    async def apply_transactions(self, transactions: Sequence[Transaction], relations: Mapping[int, Relation]) -> None:
+        """Apply consecutive server transactions, their tags and the LSN of the last, at least one, in one commit.
 
-        Raises UnknownRelation and ValueError for a stream that makes no sense, sqlite3.Error for one SQLite refuses;
-        then nothing has changed.
+        The result is that of applying them one after another. Our own, coming back, first releases its oplog entries.
+        Raises UnknownRelation and ValueError for a stream that makes no sense, ProtocolError for a malformed tag,
+        sqlite3.Error for what SQLite refuses; then everything before that transaction has been applied, and no more.
         """
-        own = transaction.origin == self.client_id
+        try:
+            await self._apply_together(transactions, relations)
+        except (UnknownRelation, ValueError, ProtocolError, sqlite3.Error):
+            if len(transactions) == 1:
+                raise
+            for transaction in transactions:
+                await self._apply_together((transaction,), relations)
 
-        def work(connection: sqlite3.Connection) -> tuple[Plan, bool]:
-            self._begin_incoming(connection, transaction.lsn, transaction.commit_ms)
-            echoed = own and _release(connection, transaction.commit_ms)
-            pending = self._pending_of(connection, touched_rows(transaction.changes, relations, self.tables))
-            plan = plan_transaction(
-                transaction,
-                relations,
-                self.tables,
-                pending=pending,
-                tracked=_tracked(connection, _named(transaction.changes, relations)),
-                known_versions=frozenset(self.versions),
-            )
-            self._end_incoming(connection, plan)
-            return plan, echoed
+    async def _apply_together(self, transactions: Sequence[Transaction], relations: Mapping[int, Relation]) -> None:
+        def work(connection: sqlite3.Connection) -> tuple[Plan, int]:
+            seen_ms = [transaction.commit_ms for transaction in transactions]
+            self._begin_incoming(connection, transactions[-1].lsn, *seen_ms)
+            total = Plan(dict(self.tables))
+            echoed = 0
+            for transaction in transactions:
+                own = transaction.origin == self.client_id
+                echoed += own and _release(connection, transaction.commit_ms)
+                plan = plan_transaction(
+                    transaction,
+                    relations,
+                    total.tables,
+                    pending=self._pending_of(connection, transaction.changes, relations, total.tables),
+                    tracked=_tracked(connection, _named(transaction.changes, relations)),
+                    known_versions=frozenset((*self.versions, *total.versions)),
+                )
+                _run(connection, plan)
+                total.followed_by(plan)
+            self._end_incoming(connection, total)
+            return total, echoed
 
         plan, echoed = await self._store.write_unchecked(work)
-        self.lsn = transaction.lsn
+        self.lsn = transactions[-1].lsn
         self.pending_writes -= echoed
         self._adopt(plan)
 
@@ -193,26 +211,25 @@ class Replica:
         self._staged = {}
 
     async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> None:
-        """Apply the delivery that has been staged, and mark its subscription delivered.
+        """Apply the delivery that has been staged, and move its subscription on.
 
-        Without subscription (it was cancelled meanwhile) the rows are applied all the same: the server counts them as
-        ours, leaves them out of other deliveries, and will say which of them have to go.
+        Of a subscription given up meanwhile the rows are applied all the same: the server counts them as ours and
+        leaves them out of other deliveries. It is CANCELLING then, until the server has said which of them have to go.
         """
-        delivered = [] if subscription is None else [replace(subscription, state=ShapeState.DELIVERED)]
 
-        def work(connection: sqlite3.Connection) -> Plan:
-            self._begin_incoming(connection, lsn, 0)
+        def work(connection: sqlite3.Connection) -> tuple[ShapeState | None, Plan]:
+            self._begin_incoming(connection, lsn)
             for table in self._staged.values():
                 self._move_staged(connection, table)
-            _store_subscriptions(connection, delivered)
+            state = None if subscription is None else _move(connection, subscription, ON_DELIVERY)
             plan = Plan(dict(self.tables), changed=set(self._staged))
             self._end_incoming(connection, plan)
-            return plan
+            return state, plan
 
-        plan = await self._store.write_unchecked(work)
+        state, plan = await self._store.write_unchecked(work)
         self.lsn = lsn
         self._staged = {}
-        self.subscriptions.update({subscription.position: subscription for subscription in delivered})
+        self._moved(subscription, state)
         self._adopt(plan)
 
     def _move_staged(self, connection: sqlite3.Connection, table: Table) -> None:
@@ -224,7 +241,7 @@ class Replica:
                 for tags, *values in connection.execute(sql.pending).fetchall()
             ]
             relations = {table.id: table.relation}
-            pending = self._pending_of(connection, touched_rows(inserts, relations, self.tables))
+            pending = self._pending_of(connection, inserts, relations, self.tables)
             tracked = _tracked(connection, [table.name])
             _run(connection, plan_rows(inserts, relations, self.tables, pending=pending, tracked=tracked))
             connection.execute(sql.drop_pending)
@@ -245,8 +262,9 @@ class Replica:
         positions = [subscription.position for subscription in subscriptions]
 
         def work(connection: sqlite3.Connection) -> Plan:
-            self._begin_incoming(connection, lsn, 0)
+            self._begin_incoming(connection, lsn)
             plan = plan_gone(rows, relations, self.tables, _tracked(connection, _named(rows, relations)))
+            _run(connection, plan)
             _forget(connection, positions)
             self._end_incoming(connection, plan)
             return plan
@@ -262,6 +280,7 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> Plan:
             plan = plan_migrations(steps, self.tables, frozenset(self.versions))
+            _run(connection, plan)
             self._end_incoming(connection, plan)
             return plan
 
@@ -275,7 +294,7 @@ class Replica:
         """
 
         def work(connection: sqlite3.Connection) -> list[Subscription]:
-            self._begin_incoming(connection, b"", 0)
+            self._begin_incoming(connection, b"")
             for table in self.tables.values():
                 key = key_sql([quoted(column) for column in table.primary_key])
                 pending = f"SELECT key FROM _syncline_oplog WHERE table_name = {literal(table.name)}"
@@ -295,13 +314,16 @@ class Replica:
         self.subscriptions = {subscription.position: subscription for subscription in remaining}
         self._changes.publish_all()
 
-    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, seen_ms: int) -> None:
+    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, *seen_ms: int) -> None:
+        """Stop capturing, move to ``lsn``, and let the clock see the times of the transactions that follow."""
         (clock_ms,) = connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
-        clock_ms = observed_clock_ms(clock_ms, seen_ms, self._now_ms())
+        now_ms = self._now_ms()
+        for ms in seen_ms:
+            clock_ms = observed_clock_ms(clock_ms, ms, now_ms)
         connection.execute("UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?", (lsn, clock_ms))
 
     def _end_incoming(self, connection: sqlite3.Connection, plan: Plan) -> None:
-        _run(connection, plan)
+        """Note down what ``plan``, which has been run, has made of the schema; capture again."""
         connection.executemany(
             "INSERT OR REPLACE INTO _syncline_tables (id, name, description) VALUES (?, ?, ?)",
             [(table.id, table.name, table_to_json(table)) for table in plan.redescribed.values()],
@@ -311,13 +333,19 @@ class Replica:
         )
         connection.execute("UPDATE _syncline_state SET capture = 1")
 
-    def _pending_of(self, connection: sqlite3.Connection, rows: Iterable[RowId]) -> dict[RowId, Pending]:
-        """What is pending on each of ``rows``, found by key."""
+    def _pending_of(
+        self,
+        connection: sqlite3.Connection,
+        changes: Iterable[Change],
+        relations: Mapping[int, Relation],
+        tables: Mapping[str, Table],
+    ) -> dict[RowId, Pending]:
+        """What is pending on each row that ``changes`` touch, found by key."""
         (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
         pending: dict[RowId, Pending] = {}
         if some:
-            for row_id in rows:
-                table = self.tables[row_id[0]]
+            for row_id in touched_rows(changes, relations, tables):
+                table = tables[row_id[0]]
                 entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
                 if entries:
                     pending[row_id] = fold(entries, table, self.client_id)
@@ -351,23 +379,36 @@ class Replica:
         return subscription
 
     async def cancel(self, subscription: Subscription) -> None:
-        """Note down that a subscription is unwanted, CANCELLING."""
-        await self._change_subscriptions([replace(subscription, state=ShapeState.CANCELLING)])
+        """Note down that a subscription is unwanted: CANCELLING if its rows are here, else WITHDRAWN."""
+        state = await self._store.write(lambda connection: _move(connection, subscription, ON_CANCEL))
+        self._moved(subscription, state)
 
     async def renew_requests(self) -> list[Subscription]:
-        """Give every undelivered subscription a fresh id for a new connection, and return them."""
-        renewed = to_request(self.subscriptions.values(), _fresh_id)
-        await self._change_subscriptions(renewed)
+        """For a new connection: a fresh id for every undelivered subscription still wanted, the others forgotten.
+
+        Returns those to be requested.
+        """
+
+        def work(connection: sqlite3.Connection) -> tuple[list[Subscription], list[int]]:
+            renewed = to_request(self.subscriptions.values(), _fresh_id)
+            withdrawn = [s.position for s in self.subscriptions.values() if s.state is ShapeState.WITHDRAWN]
+            _store_subscriptions(connection, renewed)
+            _forget(connection, withdrawn)
+            return renewed, withdrawn
+
+        renewed, withdrawn = await self._store.write(work)
+        for position in withdrawn:
+            self.subscriptions.pop(position, None)
+        self.subscriptions.update({subscription.position: subscription for subscription in renewed})
         return renewed
 
     async def forget(self, subscription: Subscription) -> None:
         await self._store.write(lambda connection: _forget(connection, [subscription.position]))
         self.subscriptions.pop(subscription.position, None)
 
-    async def _change_subscriptions(self, subscriptions: Sequence[Subscription]) -> None:
-        if subscriptions:
-            await self._store.write(lambda connection: _store_subscriptions(connection, subscriptions))
-            self.subscriptions.update({subscription.position: subscription for subscription in subscriptions})
+    def _moved(self, subscription: Subscription | None, state: ShapeState | None) -> None:
+        if subscription is not None and state is not None:
+            self.subscriptions[subscription.position] = replace(subscription, state=state)
 
 
 async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]) -> Replica:
@@ -405,6 +446,20 @@ def _tracked(connection: sqlite3.Connection, tables: Iterable[str]) -> frozenset
     """Those of ``tables`` that have shadow entries."""
     probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
     return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
+
+
+def _move(
+    connection: sqlite3.Connection, subscription: Subscription, arrows: Mapping[ShapeState, ShapeState]
+) -> ShapeState | None:
+    """Move a subscription along ``arrows`` from the state it is in by now; None if it has been forgotten."""
+    row = connection.execute(
+        "SELECT state FROM _syncline_subscriptions WHERE position = ?", (subscription.position,)
+    ).fetchone()
+    if row is None:
+        return None
+    state = arrows.get(ShapeState(row[0]), ShapeState(row[0]))
+    _store_subscriptions(connection, [replace(subscription, state=state)])
+    return state
 
 
 def _store_subscriptions(connection: sqlite3.Connection, subscriptions: Iterable[Subscription]) -> None:

@@ -19,7 +19,7 @@ from syncline.client.connectivity import BACKOFF_MAX_S, EXPIRED_CLOSE_REASON, Ne
 from syncline.client.errors import AuthRefused, ServerRefused, ShapeRefused, SynclineError, UsageError
 from syncline.client.live import Watched
 from syncline.client.replica import Replica
-from syncline.client.shapes import ShapeSpec, ShapeState, Subscription, find, undelivered_count
+from syncline.client.shapes import WANTED, ShapeSpec, ShapeState, Subscription, find, undelivered_count
 from syncline.client.store import whole
 from syncline.client.transport import OpenTransport, TransportClosed
 
@@ -39,6 +39,7 @@ class Satellite:
         self._task: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._progressed = False
+        self._withhold: int | None = None
         self._decided: asyncio.Future[None] | None = None
         self._subscribing = asyncio.Lock()
         self._accepting: dict[int, asyncio.Future[None]] = {}
@@ -82,7 +83,7 @@ class Satellite:
     async def synced(self, position: int) -> None:
         """Wait until the subscription is delivered. Raises ShapeRefused, or UsageError once it is cancelled."""
         subscription = self._replica.subscriptions.get(position)
-        if subscription is None or subscription.state is ShapeState.CANCELLING:
+        if subscription is None or subscription.state not in WANTED:
             raise UsageError("this shape is not subscribed any more", hint="call sync again")
         if subscription.state is not ShapeState.DELIVERED:
             if position not in self._syncing:
@@ -92,12 +93,9 @@ class Satellite:
     async def unsubscribe(self, position: int) -> None:
         """Give a shape up. Its rows leave the device when the server has said which ones no other shape holds."""
         subscription = self._replica.subscriptions.get(position)
-        if subscription is None or subscription.state is ShapeState.CANCELLING:
+        if subscription is None or subscription.state not in WANTED:
             return
-        if subscription.state is ShapeState.DELIVERED:
-            await whole(self._replica.cancel(subscription))
-        else:
-            await whole(self._replica.forget(subscription))
+        await whole(self._replica.cancel(subscription))
         gone = UsageError("the shape was unsubscribed while it was awaited")
         self._answer(self._accepting, position, gone)
         self._answer(self._syncing, position, gone)
@@ -119,7 +117,9 @@ class Satellite:
     # --- reported by a connection (connection.Progress) ---------------------------------------------------------------
 
     def started(self) -> None:
-        self._show(connected=True, reason=None, last_error=None)
+        # What the server refuses to take stays worth knowing on a connection that only works because it is withheld.
+        last_error = None if self._withhold is None else self.status.value.last_error
+        self._show(connected=True, reason=None, last_error=last_error)
         self._decide(None)
 
     def applied(self) -> None:
@@ -150,6 +150,7 @@ class Satellite:
             problem = await self._attempt(token)
             connected_before = self.status.value.connected
             code = _code(problem)
+            self._withhold = problem.refused_entry if isinstance(problem, ConnectionEnded) else None
             step = after(code, token_renewable=not isinstance(token, str), token_fresh=token_fresh)
             token_fresh = step is Next.RENEW_TOKEN or not connected_before
             log.info("connection to %s ended: %s (next: %s)", self._url, problem, step.value)
@@ -172,7 +173,7 @@ class Satellite:
         try:
             text = token if isinstance(token, str) else await token()
             async with self._open_transport(self._url) as transport:
-                self._connection = Connection(transport, self._replica, self, text)
+                self._connection = Connection(transport, self._replica, self, text, self._withhold)
                 await self._connection.serve()
         except (TransportClosed, ConnectionEnded, TimeoutError) as problem:
             return problem

@@ -55,7 +55,7 @@ STORE_SQL: tuple[str, ...] = (
         position INTEGER PRIMARY KEY,
         version TEXT NOT NULL UNIQUE)""",
     """CREATE TABLE _syncline_subscriptions (
-        position INTEGER PRIMARY KEY,
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
         subscription_id TEXT NOT NULL UNIQUE,
         shape TEXT NOT NULL,
         state TEXT NOT NULL)""",

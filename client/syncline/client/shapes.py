@@ -5,9 +5,11 @@ A subscription is durable from the moment ``sync`` is called. Its states, and wh
     REQUESTED    not delivered yet           subscribe again, under a fresh id: the server may have seen the old one
     DELIVERED    its rows are here           name its id when resuming; only what is missing follows
     CANCELLING   unsubscribed by the app     name its id too (the server still counts it), then unsubscribe again
+    WITHDRAWN    unsubscribed undelivered    forget it: nothing of it has come, and the next connection will not ask
 
-It is forgotten when the server's batch of GONE rows has been applied, or at once if it had never been delivered.
-After a reset nothing that was delivered is here any more: DELIVERED turns into REQUESTED, CANCELLING is forgotten.
+A CANCELLING one is forgotten when the server's batch of GONE rows has been applied. A WITHDRAWN one cannot be forgotten
+at once, for its rows may be on their way: if they arrive, it is CANCELLING. After a reset nothing that was delivered is
+here any more: DELIVERED turns into REQUESTED, and what was unsubscribed is forgotten.
 """
 
 from __future__ import annotations
@@ -24,6 +26,16 @@ class ShapeState(Enum):
     REQUESTED = "requested"
     DELIVERED = "delivered"
     CANCELLING = "cancelling"
+    WITHDRAWN = "withdrawn"
+
+
+ON_CANCEL = {ShapeState.REQUESTED: ShapeState.WITHDRAWN, ShapeState.DELIVERED: ShapeState.CANCELLING}
+ON_DELIVERY = {ShapeState.REQUESTED: ShapeState.DELIVERED, ShapeState.WITHDRAWN: ShapeState.CANCELLING}
+
+# What the application still wants.
+WANTED = frozenset({ShapeState.REQUESTED, ShapeState.DELIVERED})
+# What the server counts as ours.
+HELD = frozenset({ShapeState.DELIVERED, ShapeState.CANCELLING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +69,13 @@ def spec_from_json(text: str) -> ShapeSpec:
 
 
 def find(subscriptions: Iterable[Subscription], spec: ShapeSpec) -> Subscription | None:
-    """The subscription that already covers ``spec``. One being cancelled does not count: its rows are leaving."""
-    wanted = (s for s in subscriptions if s.spec == spec and s.state is not ShapeState.CANCELLING)
-    return next(wanted, None)
+    """The subscription that already covers ``spec``. One given up does not count: its rows are leaving."""
+    return next((s for s in subscriptions if s.spec == spec and s.state in WANTED), None)
 
 
 def resumable_ids(subscriptions: Iterable[Subscription]) -> tuple[str, ...]:
     """The ids a resuming device names."""
-    return tuple(s.subscription_id for s in subscriptions if s.state is not ShapeState.REQUESTED)
+    return tuple(s.subscription_id for s in subscriptions if s.state in HELD)
 
 
 def to_request(subscriptions: Iterable[Subscription], fresh_id: Callable[[], str]) -> list[Subscription]:
@@ -73,15 +84,14 @@ def to_request(subscriptions: Iterable[Subscription], fresh_id: Callable[[], str
 
 
 def to_cancel(subscriptions: Iterable[Subscription]) -> tuple[str, ...]:
-    return tuple(s.subscription_id for s in subscriptions if s.state is ShapeState.CANCELLING)
+    """The ids to unsubscribe on a new connection, once it has been asked for the others."""
+    return tuple(s.subscription_id for s in subscriptions if s.state not in WANTED)
 
 
 def after_reset(subscriptions: Iterable[Subscription], fresh_id: Callable[[], str]) -> list[Subscription]:
     """What is left once all synced rows have been given up."""
     return [
-        replace(s, subscription_id=fresh_id(), state=ShapeState.REQUESTED)
-        for s in subscriptions
-        if s.state is not ShapeState.CANCELLING
+        replace(s, subscription_id=fresh_id(), state=ShapeState.REQUESTED) for s in subscriptions if s.state in WANTED
     ]
 
 

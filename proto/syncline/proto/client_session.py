@@ -10,7 +10,7 @@ A server is trusted more than a device is, so the limits are those of a device's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from google.protobuf.message import Message
@@ -46,6 +46,7 @@ from syncline.proto.events import (
     Unsubscribed,
 )
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
+from syncline.proto.outgoing import Outgoing
 from syncline.proto.states import ARROWS, AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE, State, granted, refused
 from syncline.proto.values import (
     Compensation,
@@ -79,7 +80,7 @@ class ClientSession:
         self._calls: dict[int, tuple[str, tuple[str, ...]]] = {}
         self._call_id = 0
         self._relations: dict[int, Relation] = {}
-        self._relations_sent: dict[int, Relation] = {}
+        self._outgoing = Outgoing()
         self._assembler = Assembler(TRANSACTION_LIMITS)
         self._delivery: OpenDelivery | None = None
         self._gone_batch: OpenGoneBatch | None = None
@@ -124,16 +125,11 @@ class ClientSession:
 
         ``relations``: this device's own numbering. Raises ProtocolError (INTERNAL) for a change without its relation.
         """
-        frames: list[bytes] = []
-        for change in tx.changes:
-            if isinstance(change, Migrate | Gone):
-                raise misuse(f"a device does not send {type(change).__name__}")
-            relation = check_width(relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)
-            if self._relations_sent.get(relation.id) != relation:
-                self._relations_sent[relation.id] = relation
-                frames.append(codec.relation_message(relation))
-        frames.append(codec.encode_transaction(tx))
-        return frames
+        return self._outgoing.frames((tx,), relations)
+
+    def write_all(self, transactions: Iterable[Transaction], relations: Mapping[int, Relation]) -> list[bytes]:
+        """``write`` of several, in their order and in as few messages as is good for both ends."""
+        return self._outgoing.frames(transactions, relations)
 
     def ack(
         self,
@@ -246,7 +242,7 @@ class ClientSession:
 
     def _read_error(self, message: Message) -> list[ClientEvent]:
         error = codec.expect(pb.SatErrorResp, message)
-        return [PeerFailed(error_name(error.error_type), error.message)]
+        return [PeerFailed(error_name(error.error_type), error.message, lsn=error.lsn or None)]
 
     def _read_relation(self, message: Message) -> list[ClientEvent]:
         relation = codec.relation_of(codec.expect(pb.SatRelation, message))

@@ -188,11 +188,15 @@ class GoneBatch:
 
 @dataclass(frozen=True, slots=True)
 class PeerFailed:
-    """A SatErrorResp, pushed or as the answer to an RPC of ours. ``code``: its name, "UNKNOWN" if new to us."""
+    """A SatErrorResp, pushed or as the answer to an RPC of ours. ``code``: its name, "UNKNOWN" if new to us.
+
+    ``lsn``: of the transaction of ours that it is about, if it is about one.
+    """
 
     code: str
     message: str
     method: str | None = None
+    lsn: bytes | None = None
 
 
 ServerEvent: TypeAlias = (

@@ -64,6 +64,11 @@ class AckPolicy:
         self._last_id = transaction_id
         return self._applied >= self._threshold
 
+    @property
+    def due(self) -> bool:
+        """Whether there is anything to ack."""
+        return self._last_id is not None
+
     def take(self) -> int | None:
         """The id to ack now, or None when there is nothing to ack that has not been acked already."""
         last_id, self._last_id = self._last_id, None
