@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from syncline.actors import names, tree
 from syncline.actors.cli import app
 from syncline.actors.config import SETTINGS, UNSUPPORTED
 from syncline.actors.devices.websocket import Limits
+from syncline.actors.postgres.slot import slot_name
 from syncline.proto import calls, codec, errors, flow, server_session
 
 EVERYWHERE = pytest.mark.parametrize("page", pages(), ids=name)
@@ -45,6 +47,20 @@ def test_a_page_speaks_of_nothing_on_one_machine(page: Path) -> None:
 @EVERYWHERE
 def test_a_block_to_run_is_in_a_language_that_can_be_run(page: Path) -> None:
     assert {block.language for block, _ in runnable(page)} <= {"python", "sql", "sh", "js"}
+
+
+@EVERYWHERE
+def test_python_on_a_page_is_python(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, f"{name(page)}, line {block.line}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("page", ["docs/operations/running.md", "docs/reference/schema-electric.md"])
+def test_the_slot_and_the_publication_are_called_by_their_names(page: str) -> None:
+    text = page_text(page)
+    assert slot_name("mydb") in text or slot_name("mydb").replace("mydb", "<database>") in text
+    assert page != "docs/reference/schema-electric.md" or f"`{tree.PUBLICATION}`" in text
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
@@ -98,16 +114,21 @@ def messages() -> list[str]:
     return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
 
 
-@pytest.mark.parametrize("message", messages())
-def test_a_message_in_the_troubleshooting_table_is_one_of_ours(message: str) -> None:
-    said = {
+@cache
+def said() -> set[str]:
+    """Every text in the service's modules."""
+    return {
         node.value
         for path in (ROOT / "actors").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
+
+
+@pytest.mark.parametrize("message", messages())
+def test_a_message_in_the_troubleshooting_table_is_one_of_ours(message: str) -> None:
     for part in message.split("..."):
-        assert any(part.strip() in text for text in said), part
+        assert any(part.strip() in text for text in said()), part
 
 
 def test_the_tables_of_schema_electric_are_in_the_reference() -> None:
