@@ -33,8 +33,13 @@ def server_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(server_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """The session's embedded Postgres, running. A test that stops it starts it again."""
-    server = EmbeddedPostgres(server_dir / "postgres", settings={"fsync": "off"})
+    """The session's embedded Postgres, running. A test that stops it starts it again.
+
+    ``SYNCLINE_TEST_POSTGRES``: the folder of another Postgres, with ``bin/initdb`` and the rest, to test on.
+    """
+    other = os.environ.get("SYNCLINE_TEST_POSTGRES")
+    installation = Path(other) if other else None
+    server = EmbeddedPostgres(server_dir / "postgres", settings={"fsync": "off"}, installation=installation)
     server.start()
     yield server
     server.stop("immediate")

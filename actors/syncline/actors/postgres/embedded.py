@@ -49,17 +49,19 @@ class EmbeddedPostgres:
     """One embedded server in ``data_dir``.
 
     ``settings`` are written over the base settings at every start. ``port`` None takes a free one and keeps it while
-    the server runs. Errors raised: EmbeddedPostgresError.
+    the server runs. ``installation``: a folder with ``bin/`` of another Postgres than the wheel's, which the server's
+    user can read. Errors raised: EmbeddedPostgresError.
     """
 
     data_dir: Path
     port: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    installation: Path | None = None
 
     def __post_init__(self) -> None:
         self._root = reachable_dir(self.data_dir)
         self._cluster = self._root / "cluster"
-        self._bin = binaries() / "bin"
+        self._bin = (self.installation or binaries()) / "bin"
 
     def start(self) -> str:
         """Create the cluster if there is none, start it if it is not running; returns the DSN of its ``postgres``."""
@@ -118,7 +120,7 @@ class EmbeddedPostgres:
         done = self._run(
             "initdb",
             *("--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"),
-            *("--encoding=UTF8", "--locale=C", "--no-instructions"),
+            *("--encoding=UTF8", "--locale=C"),
         )
         if done.returncode != 0:
             shutil.rmtree(self._cluster, ignore_errors=True)
