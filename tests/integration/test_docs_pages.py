@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from functools import cache
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -61,6 +64,21 @@ def test_the_slot_and_the_publication_are_called_by_their_names(page: str) -> No
     text = page_text(page)
     assert slot_name("mydb") in text or slot_name("mydb").replace("mydb", "<database>") in text
     assert page != "docs/reference/schema-electric.md" or f"`{tree.PUBLICATION}`" in text
+
+
+def test_the_device_library_needs_nothing_but_the_base_install() -> None:
+    program = "import sys, syncline.client; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    installed_by = packages_distributions()
+    in_use = {name.lower() for top in loaded for name in installed_by.get(top, [])}
+    extras = {
+        re.split(r"[^\w-]", need)[0].lower()
+        for need in requires("syncline") or ()
+        if re.search(r"extra == .server", need)
+    }
+    assert {"typer", "asyncpg"} <= extras
+    assert {"aiosqlite", "protobuf", "websockets"} <= in_use
+    assert not in_use & extras
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
