@@ -83,6 +83,11 @@ class Checks:
         if self.anomaly is None:
             self.anomaly = text
 
+    def wrote(self, device: SimDevice) -> None:
+        """The device has written. Rows of tables it does not hold are strays: nobody tells it when they are deleted."""
+        held = {NAMES[relation_id] for relation_id in held_tables(device)}
+        device.strays |= {(table, id) for table, id in pending_of(device) if table not in held}
+
     # --- along the way ------------------------------------------------------------------------------------------------
 
     def reset(self, device: SimDevice) -> None:
@@ -112,6 +117,10 @@ class Checks:
                 continue
             there = self._postgres.row_at((relation_id, key), lsn)
             expected = None if there.row is None else on_device(relation_id, there.row)
+            if (NAMES[relation_id], id) in device.strays:
+                if expected is None:
+                    continue
+                device.strays.discard((NAMES[relation_id], id))
             if row != expected:
                 self.report(f"{device.name} at {lsn} has {NAMES[relation_id]} {id} as {row}, Postgres had {expected}")
             elif row is not None:
@@ -123,7 +132,7 @@ class Checks:
                     )
         for relation_id, rows in here.items():
             for id in rows:
-                if (NAMES[relation_id], id) not in pending:
+                if (NAMES[relation_id], id) not in pending | device.strays:
                     self.report(f"{device.name} at {lsn} has {NAMES[relation_id]} {id}, which Postgres never had")
 
     def _never_backwards(self, device: SimDevice) -> None:
@@ -170,6 +179,9 @@ class Checks:
                 for (relation, key), state in self._postgres.rows.items()
                 if relation == relation_id and state.row is not None
             }
+            for table, id in device.strays:
+                if table == NAMES[relation_id] and id not in there:
+                    here.pop(id, None)
             if here != there:
                 different = sorted(id for id in here.keys() | there.keys() if here.get(id) != there.get(id))
                 first = different[0]

@@ -116,6 +116,7 @@ class SimDevice:
         self.writes = 0
         self.journal: dict[str, int] = {}
         self.counter = 0
+        self.strays: set[tuple[str, str]] = set()
         self._redial(RECONNECT_US)
 
     def now_ms(self) -> int:
@@ -162,6 +163,7 @@ class SimDevice:
         (ms,) = self.store.connection.execute("SELECT max(commit_ms) FROM _syncline_oplog").fetchone()
         self.writes = number
         self.journal[entry] = ms
+        self._watch.wrote(self)
         if counter is not None:
             self.counter = counter
 

@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from types import ModuleType
 from unittest import mock
 
 SMALL = {
-    "syncline.actors.shapes.frames.LIVE_TRANSACTION_BYTES_MAX": 600,
-    "syncline.actors.shapes.consumer.LIVE_TRANSACTION_BYTES_MAX": 600,
-    "syncline.actors.shapes.consumer.OVERLAYS_MAX": 2,
-    "syncline.actors.shapes.image.OVERLAY_CHUNK_ROWS": 3,
-    "syncline.actors.shapes.store.SEGMENT_BYTES_MAX": 4_000,
-    "syncline.actors.shapes.store.INDEX_EVERY_BYTES": 500,
-    "syncline.actors.shapes.store.READ_WINDOW_BYTES": 300,
-    "syncline.actors.devices.logreader.PAGE_BYTES": 400,
-    "syncline.actors.devices.outbound.LIVE_BYTES_MAX": 1_500,
-    "syncline.actors.devices.outbound.MESSAGE_BYTES": 500,
-    "syncline.actors.devices.device.WINDOW_TRANSACTIONS": 5,
-    "syncline.actors.devices.device.FRAMES_WAITING_MAX": 3,
-    "syncline.actors.devices.device.WRITES_OUT_MAX": 3,
-    "syncline.actors.devices.device.UP_WAITING_MAX": 4,
-    "syncline.client.connection.BACKLOG_ENTRIES": 4,
+    "LIVE_TRANSACTION_BYTES_MAX": 600,
+    "OVERLAYS_MAX": 2,
+    "OVERLAY_CHUNK_ROWS": 3,
+    "DELETE_ROWS_MAX": 3,
+    "SEGMENT_BYTES_MAX": 4_000,
+    "INDEX_EVERY_BYTES": 500,
+    "READ_WINDOW_BYTES": 300,
+    "PAGE_BYTES": 400,
+    "LIVE_BYTES_MAX": 1_500,
+    "MESSAGE_BYTES": 500,
+    "WINDOW_TRANSACTIONS": 5,
+    "FRAMES_WAITING_MAX": 3,
+    "WRITES_OUT_MAX": 3,
+    "UP_WAITING_MAX": 4,
+    "BACKLOG_ENTRIES": 4,
 }
+ROOMS = ("syncline.actors.devices", "syncline.actors.shapes", "syncline.client")
+
+
+@cache
+def modules() -> tuple[ModuleType, ...]:
+    """Every module that takes part."""
+    found = []
+    for room in ROOMS:
+        package = importlib.import_module(room)
+        found += [importlib.import_module(f"{room}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    return tuple(found)
+
+
+def having(name: str) -> list[ModuleType]:
+    """The modules that know ``name``, their own or imported. Raises LookupError when nobody does any more."""
+    found = [module for module in modules() if hasattr(module, name)]
+    if not found:
+        raise LookupError(f"no module has {name}: the simulator has to follow the product")
+    return found
 
 
 @contextmanager
 def small() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in SMALL.items():
-            stack.enter_context(mock.patch(name, value))
+            for module in having(name):
+                stack.enter_context(mock.patch.object(module, name, value))
         yield

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from tests.sim.waiting import Scheduler
 
-from syncline.actors.devices.device import Device, DeviceReceiver
+from syncline.actors.devices.device import Device
 
 LATENCY_US = 6_000
 BUFFER_FRAMES = 4
@@ -79,7 +79,7 @@ class Link:
         self.down = Direction(scheduler, to_device, self._drained)
         self.up = Direction(scheduler, self._at_server, lambda: None)
         self.server_end = ServerEnd(self)
-        self._receiver: DeviceReceiver = accept(self.server_end).receiver
+        self._receiver = accept(self.server_end).receiver
 
     def send(self, frame: bytes) -> None:
         """By the device."""
@@ -158,7 +158,7 @@ class ServerEnd:
         """False: the buffer is full, ``drained`` will be called."""
         link = self._link
         if not link.server_open:
-            return True
+            return False
         for message in (messages,) if isinstance(messages, bytes) else messages:
             link.down.send(message)
         # A peer that is gone drains nothing, and a buffer of a dead socket stays full.

@@ -11,20 +11,13 @@ import heapq
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+from tests.sim.limits import having
+
 Work = Callable[[], None]
-
-# The modules whose shells wait by asyncio.
-SHELLS = (
-    "syncline.actors.devices.device",
-    "syncline.actors.shapes.consumer",
-    "syncline.actors.shapes.shard",
-    "syncline.client.connection",
-)
-
 
 class Stopped(BaseException):
     """Thrown into a coroutine whose owner has ended; what ``asyncio.CancelledError`` is elsewhere."""
@@ -216,16 +209,13 @@ class Waiting:
 
 @contextmanager
 def in_place_of_asyncio(waiting: Waiting) -> Iterator[None]:
-    """Within the block the shells wait by virtual time."""
-    patches = [mock.patch(f"{shell}.asyncio", waiting) for shell in SHELLS]
-    patches.append(mock.patch("syncline.client.connection.whole", _as_it_is))
-    for patch in patches:
-        patch.start()
-    try:
+    """Within the block everything that takes part waits by virtual time."""
+    with ExitStack() as stack:
+        for module in having("asyncio"):
+            stack.enter_context(mock.patch.object(module, "asyncio", waiting))
+        for module in having("whole"):
+            stack.enter_context(mock.patch.object(module, "whole", _as_it_is))
         yield
-    finally:
-        for patch in reversed(patches):
-            patch.stop()
 
 
 async def _as_it_is(work: Coroutine[Any, Any, Any]) -> Any:

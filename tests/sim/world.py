@@ -201,28 +201,20 @@ class World:
         self.fired[item.kind] += 1
 
     def _write(self, device: SimDevice, rng: random.Random, *, poison: bool = False) -> None:
-        statements: list[tuple[str, tuple[Any, ...]]] = []
-        for _ in range(rng.randrange(1, 5)):
-            statements.append(_statement(rng))
+        statements = [_statement(rng) for _ in range(rng.randrange(1, 5))]
         counter = None
-        if rng.random() < 0.5:
-            counter = device.counter + 1
-            statements.append(
-                (
-                    "INSERT INTO projects (id, name, rank) VALUES (?, 'counter', ?) "
-                    "ON CONFLICT (id) DO UPDATE SET rank = excluded.rank",
-                    (COUNTER + device.name, counter),
-                )
-            )
         if poison:
-            counter = None
-            project = rng.randrange(PROJECTS_COUNT)
-            statements = [s for s in statements if "counter" not in s[0]]
-            statements.append(("INSERT OR IGNORE INTO projects (id) VALUES (?)", (f"p{project}",)))
-            statements.append(("UPDATE projects SET rank = 'many' WHERE id = ?", (f"p{project}",)))
-        if rng.random() < 0.3 and not poison:
-            statements = []
-            counter = None
+            project = f"p{rng.randrange(PROJECTS_COUNT)}"
+            statements.append(("INSERT OR IGNORE INTO projects (id) VALUES (?)", (project,)))
+            statements.append(("UPDATE projects SET rank = 'many' WHERE id = ?", (project,)))
+        elif rng.random() < 0.4:
+            # By itself: Postgres may reject the others, and with them what they counted.
+            counter = device.counter + 1
+            upsert = (
+                "INSERT INTO projects (id, name, rank) VALUES (?, 'counter', ?) "
+                "ON CONFLICT (id) DO UPDATE SET rank = excluded.rank"
+            )
+            statements = [(upsert, (COUNTER + device.name, counter))]
         device.write(statements, counter)
 
     def harm(self, item: Item) -> None:
