@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tests.sim.device import SimDevice
-from tests.sim.postgres import SimPostgres
+from tests.sim.postgres import RowKey, SimPostgres
 from tests.sim.schema import ISSUES, JOURNAL, NAMES, PROJECTS, TABLES
 
 from syncline.client.schema import UNTRACKED_TAG
@@ -77,6 +77,7 @@ class Checks:
         self._postgres = postgres
         self.anomaly: str | None = None
         self.resets = 0
+        self._deletes: list[tuple[str, int, RowKey, int]] = []
         self._counters_seen: dict[tuple[str, str], int] = {}
 
     def report(self, text: str) -> None:
@@ -87,6 +88,28 @@ class Checks:
         """The device has written. Rows of tables it does not hold are strays: nobody tells it when they are deleted."""
         held = {NAMES[relation_id] for relation_id in held_tables(device)}
         device.strays |= {(table, id) for table, id in pending_of(device) if table not in held}
+        self._note_deletes(device, held)
+
+    def _note_deletes(self, device: SimDevice, held: set[str]) -> None:
+        """Which rows the newest local transaction deletes having seen all there was to see, and what that was."""
+        rows = device.store.connection.execute(
+            "SELECT table_name, key, max(commit_ms), count(*), op FROM _syncline_oplog GROUP BY table_name, key"
+        )
+        for table, key, ms, count, op in rows:
+            if op == "D" and count == 1 and table in held and ms == max(device.journal.values()):
+                row_key = (TABLES[table], (json.loads(key)[0].encode(),))
+                seen = self._postgres.row_at(row_key, int(device.replica.lsn))
+                self._deletes.append((device.name, ms, row_key, seen.lsn))
+
+    def _deletes_count(self) -> None:
+        """A delete that had seen everything deletes."""
+        committed = {(c.head.origin, c.head.client_ms): int(c.head.lsn) for c in self._postgres.wal if c.head.origin}
+        for name, ms, row_key, seen_lsn in self._deletes:
+            lsn = committed.get((name, ms))
+            if lsn is None or self._postgres.row_at(row_key, lsn - 1).lsn != seen_lsn:
+                continue
+            if self._postgres.row_at(row_key, lsn).row is not None:
+                self.report(f"{name} deleted {NAMES[row_key[0]]} {row_key[1]} knowing all of it, and it is still there")
 
     # --- along the way ------------------------------------------------------------------------------------------------
 
@@ -190,6 +213,7 @@ class Checks:
 
     def at_the_end(self, devices: list[SimDevice]) -> None:
         """Everything is in step; was every write carried out once?"""
+        self._deletes_count()
         rejected = {(client_id, ms) for client_id, _, ms in self._postgres.rejections}
         for device in devices:
             for entry, ms in device.journal.items():

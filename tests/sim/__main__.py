@@ -1,0 +1,92 @@
+"""``python -m tests.sim``: many runs, one line of progress, a summary, and the smallest failure if there is one."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections import Counter
+
+from tests.sim.plan import ACTIONS, FAULTS, draw
+from tests.sim.shrink import shrink
+from tests.sim.world import Result, simulate
+
+STEPS = 40
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description="Simulated runs of service and devices.")
+    parser.add_argument("--seed", type=int, default=1, help="of the first run; each further run has the next one")
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=STEPS, help="actions in a run; there are faults in proportion")
+    parser.add_argument("--verbose", action="store_true", help="a line for each run")
+    options = parser.parse_args(arguments)
+    logging.disable(logging.CRITICAL)
+    total = _Total()
+    for number in range(options.runs):
+        result = simulate(draw(options.seed + number, options.steps))
+        total.add(result)
+        if options.verbose:
+            print(_line(result))
+        elif sys.stdout.isatty():
+            print(f"\r{number + 1} of {options.runs} runs", end="", flush=True)
+        if result.anomaly is not None:
+            _explain(result)
+            return 1
+    print(("" if options.verbose else "\r") + total.summary())
+    return 0
+
+
+class _Total:
+    def __init__(self) -> None:
+        self.runs = 0
+        self.sums: Counter[str] = Counter()
+        self.fired: Counter[str] = Counter()
+
+    def add(self, result: Result) -> None:
+        self.runs += 1
+        self.fired.update(result.fired)
+        self.sums.update(
+            {
+                "steps": len(result.plan.actions),
+                "events": result.events,
+                "conflicts": result.conflicts,
+                "rejections": result.rejections,
+                "resets": result.resets,
+            }
+        )
+
+    def summary(self) -> str:
+        sums = self.sums
+        lines = [
+            f"{self.runs} runs, no anomaly: {sums['steps']} steps, {sums['events']} events, {sums['conflicts']} "
+            f"conflicts, {sums['rejections']} rejections, {sums['resets']} devices that started over",
+            "actions: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in ACTIONS),
+            "faults: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in FAULTS),
+        ]
+        never = [kind for kind in (*ACTIONS, *FAULTS) if not self.fired[kind]]
+        if never:
+            lines.append(f"never happened: {', '.join(never)}; more runs would tell more")
+        return "\n".join(lines)
+
+
+def _line(result: Result) -> str:
+    return (
+        f"seed {result.plan.seed}: {result.events} events in {result.virtual_s:.1f} virtual s, "
+        f"{result.conflicts} conflicts, {sum(result.fired[kind] for kind in FAULTS)} faults"
+        + (f", ANOMALY {result.anomaly}" if result.anomaly else "")
+    )
+
+
+def _explain(result: Result) -> None:
+    print(f"\nseed {result.plan.seed}: {result.anomaly}")
+    print(f"repeat it with: python -m tests.sim --seed {result.plan.seed} --runs 1 --steps {len(result.plan.actions)}")
+    small = shrink(result, simulate)
+    actions = ", ".join(f"{action.kind} at {action.at_us // 1000} ms" for action in small.plan.actions)
+    print(f"still wrong with {len(small.plan.actions)} actions: {actions or 'none'}")
+    print(f"and {len(small.plan.faults)} faults: {small.plan.describe()}")
+    print(f"then: {small.anomaly}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

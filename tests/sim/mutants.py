@@ -1,0 +1,243 @@
+"""Rules broken on purpose. If the simulator does not notice, it is the simulator that is broken.
+
+Each mutant replaces one rule of the product for the length of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+from unittest import mock
+
+from syncline.actors.devices.bundle import Bundle
+from syncline.actors.devices.outbound import Outbound
+from syncline.actors.postgres.writer import Written
+from syncline.actors.shapes.frames import LogMerge, whole_frame
+from syncline.actors.shapes.image import Overlay
+from syncline.actors.shapes.shard import Shard
+from syncline.actors.shapes.store import ShapeStore
+from syncline.client.replica import Replica
+from syncline.proto.flow import Window
+from syncline.proto.tags import Tag
+from tests.sim.limits import having
+from tests.sim.postgres import SimPostgres
+from tests.sim.service import SimWriter
+from tests.sim.world import Mutation
+
+MUTANTS: dict[str, Mutation] = {}
+
+
+def mutant(name: str) -> Callable[[Mutation], Mutation]:
+    def add(mutation: Mutation) -> Mutation:
+        MUTANTS[name] = mutation
+        return mutation
+
+    return add
+
+
+def _method(stack: ExitStack, owner: type, name: str, change: Callable[..., Any]) -> None:
+    """``change(original, self, ...)`` in place of ``owner.name``."""
+    original = getattr(owner, name)
+
+    @wraps(original)
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return change(original, self, *args, **kwargs)
+
+    stack.enter_context(mock.patch.object(owner, name, changed))
+
+
+def _everywhere(stack: ExitStack, name: str, change: Callable[..., Any]) -> None:
+    """``change(original, ...)`` in place of the function ``name``, for everybody who has imported it."""
+    for module in having(name):
+        original = getattr(module, name)
+        stack.enter_context(
+            mock.patch.object(module, name, lambda *args, _original=original, **kw: change(_original, *args, **kw))
+        )
+
+
+# --- writes up --------------------------------------------------------------------------------------------------------
+
+
+@mutant("a repeated device transaction is applied again")
+def _(stack: ExitStack) -> None:
+    def apply(original: Any, self: SimPostgres, element: dict[str, Any]) -> Any:
+        known = self.clients.pop(element["client"], None)
+        try:
+            return original(self, element)
+        finally:
+            if known is not None and element["client"] not in self.clients:
+                self.clients[element["client"]] = known
+
+    _method(stack, SimPostgres, "apply", apply)
+
+
+@mutant("a write is echoed before it has come by in the stream")
+def _(stack: ExitStack) -> None:
+    def tell(decision: Any, position: int) -> None:
+        write = decision.write
+        status = "duplicate" if decision.status == "applied" else decision.status
+        write.reply_to.cast(Written(write.lsn, write.ms, status, 1, decision.rejection))
+
+    stack.enter_context(mock.patch.object(SimWriter, "_tell", staticmethod(tell)))
+
+
+@mutant("an echo releases everything that is pending")
+def _(stack: ExitStack) -> None:
+    def release(original: Any, connection: Any, *args: Any) -> bool:
+        return bool(connection.execute("DELETE FROM _syncline_oplog").rowcount > 0)
+
+    _everywhere(stack, "_release", release)
+
+
+@mutant("an echo releases nothing")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, "_release", lambda original, *args: False)
+
+
+@mutant("an echo of a transaction without rows is not sent")
+def _(stack: ExitStack) -> None:
+    _method(stack, Outbound, "note_echo", lambda original, self, echo: None)
+
+
+@mutant("a device skips what it had sent on an earlier connection")
+def _(stack: ExitStack) -> None:
+    def backlog(original: Any, self: Replica, after_id: int, entries_max: int) -> Any:
+        if after_id == 0:
+            rows = self._store.connection.execute("SELECT min(id) FROM _syncline_oplog").fetchone()  # type: ignore[attr-defined]
+            after_id = rows[0] or 0
+        return original(self, after_id, entries_max)
+
+    _method(stack, Replica, "backlog", backlog)
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+@mutant("a device does not say which tags it has observed")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, "change_of", lambda original, *args: replace(original(*args), tags=()))
+
+
+@mutant("the later write loses")
+def _(stack: ExitStack) -> None:
+    stack.enter_context(mock.patch.object(Tag, "__ge__", lambda self, other: self._rank <= other._rank))
+
+
+@mutant("a device ignores its own pending writes when rows come in")
+def _(stack: ExitStack) -> None:
+    _method(stack, Replica, "_pending_of", lambda original, self, *args: {})
+
+
+@mutant("tags of incoming rows are not stored")
+def _(stack: ExitStack) -> None:
+    from syncline.client.apply import Plan
+
+    _method(stack, Plan, "run_tags", lambda original, self, *args: None)
+
+
+@mutant("a device's clock may run backwards")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, "next_commit_ms", lambda original, now_ms, clock_ms: now_ms)
+
+
+# --- down -------------------------------------------------------------------------------------------------------------
+
+
+@mutant("the position is stored without the rows")
+def _(stack: ExitStack) -> None:
+    def run(original: Any, connection: Any, plan: Any) -> None:
+        if connection.total_changes % 5:
+            original(connection, plan)
+
+    _everywhere(stack, "_run", run)
+
+
+@mutant("a frame is left out when the logs are read")
+def _(stack: ExitStack) -> None:
+    def frames(original: Any, self: LogMerge) -> Any:
+        for number, frame in enumerate(list(original(self))):
+            if number != 1 or not (frame.starts and frame.ends):
+                yield frame
+
+    _method(stack, LogMerge, "frames", frames)
+
+
+@mutant("the logs are read from the wrong position")
+def _(stack: ExitStack) -> None:
+    def init(original: Any, self: LogMerge, shapes: Any, after: int, upto: int) -> None:
+        original(self, shapes, max(0, after - 150), upto)
+
+    _method(stack, LogMerge, "__init__", init)
+
+
+@mutant("what is dropped from the live queue is not read from the logs")
+def _(stack: ExitStack) -> None:
+    def drop(original: Any, self: Outbound) -> None:
+        original(self)
+        self._gap = False
+
+    def released(original: Any, self: Outbound, generation: int, frames: Any, upto: int) -> None:
+        original(self, generation, frames, upto)
+        self._gap = False
+
+    _method(stack, Outbound, "released", released)
+
+
+@mutant("a bundle releases before all its shapes have passed")
+def _(stack: ExitStack) -> None:
+    def arrived(original: Any, self: Bundle, records: Any) -> None:
+        original(self, records)
+        if records:
+            self._watermark = max(self._watermark, records[-1].lsn)
+
+    _method(stack, Bundle, "arrived", arrived)
+
+
+@mutant("a transaction loses the part of one of its shapes")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, "whole_frame", lambda original, records: whole_frame(list(records)[:1]))
+
+
+@mutant("the log since the snapshot is left out of an image")
+def _(stack: ExitStack) -> None:
+    _method(stack, Overlay, "chunks", lambda original, self: iter(()))
+
+
+@mutant("an image keeps rows that the log has replaced")
+def _(stack: ExitStack) -> None:
+    _method(stack, Overlay, "apply", lambda original, self, chunk: chunk)
+
+
+@mutant("a snapshot is not placed by its mark")
+def _(stack: ExitStack) -> None:
+    _method(stack, ShapeStore, "finish_image", lambda original, self, lsn: original(self, max(1, lsn - 400)))
+
+
+@mutant("a snapshot may miss what was streamed before its shape was")
+def _(stack: ExitStack) -> None:
+    from syncline.actors.shapes.router import Router
+
+    async def nothing(self: Any, message: Any) -> Any:
+        answer = await original(self, message)
+        return () if isinstance(answer, tuple) else answer
+
+    original = Router.handle_call
+    stack.enter_context(mock.patch.object(Router, "handle_call", nothing))
+
+
+@mutant("the slot is told of more than is on the disk")
+def _(stack: ExitStack) -> None:
+    async def advance(self: Shard) -> None:
+        await original(self)
+        self._confirm(self._watermark)
+
+    original = Shard._advance
+    stack.enter_context(mock.patch.object(Shard, "_advance", advance))
+
+
+@mutant("acks do not open the window")
+def _(stack: ExitStack) -> None:
+    _method(stack, Window, "acked", lambda original, self, transaction_id: False)
