@@ -128,7 +128,8 @@ class ReadRows:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Call. Answer: the LSN up to which everything appended is on the disk."""
+    """Call. Answer: work for a thread; once it is done, everything appended by now is on the disk. The shape itself does
+    not wait for the disk: changes go on to devices meanwhile."""
 
 
 TakeSnapshot = Callable[[Shape, Relation], Awaitable[Snapshot]]
@@ -191,9 +192,7 @@ class Consumer(Actor):
             case ReadRows(lsn, cursor):
                 return self._read_rows(lsn, cursor)
             case Flush():
-                appended = self._store.appended_lsn
-                await asyncio.to_thread(self._store.flush)
-                return appended
+                return self._store.flushing()
             case _:
                 raise TypeError(f"a shape does not understand {message!r}")
 

@@ -278,7 +278,8 @@ class Shard(Actor):
                 continue
             self._unflushed = set()
             for shape in shapes:
-                await self._shapes[shape].ref.call(Flush())
+                flush = await self._shapes[shape].ref.call(Flush())
+                await asyncio.to_thread(flush)
             await asyncio.to_thread(self._write_progress, target)
             self._durable = target
             self._confirm(target)

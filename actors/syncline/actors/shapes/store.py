@@ -18,7 +18,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class _Segment:
 
 
 class ShapeStore:
-    """The files of one shape. Not thread-safe except ``flush``, which only syncs.
+    """The files of one shape. Not thread-safe, except for what ``flushing`` returns.
 
     ``ready_lsn``: from here on an image can be given; None while the first snapshot is being written.
     ``appended_lsn``: the newest transaction that is whole in the log (0: none).
@@ -202,10 +202,25 @@ class ShapeStore:
                     yield record
 
     def flush(self) -> None:
-        """Everything appended so far is on the disk when this returns. Safe to call from another thread."""
-        descriptor = self._appending
-        if descriptor is not None:
-            os.fsync(descriptor)
+        """Everything appended so far is on the disk when this returns."""
+        self.flushing()()
+
+    def flushing(self) -> Callable[[], None]:
+        """The work of ``flush`` for what is appended by now, to be called once, from any thread.
+
+        It has a descriptor of its own: the log may grow, move on to its next segment or be closed meanwhile.
+        """
+        if self._appending is None:
+            return lambda: None
+        descriptor = os.dup(self._appending)
+
+        def flush() -> None:
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+        return flush
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
