@@ -6,28 +6,40 @@ A bundle is made when the first device asks for its set and dropped when the las
 
 from __future__ import annotations
 
-import logging
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.names import SHARD
 from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.frames import Frame
-from syncline.actors.shapes.shard import FindShapes, FollowWatermark, OwnTransaction, Watermark
-from syncline.cluster import Actor, Down, Ref
+from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
+from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind, Monitor, Ref
 
-log = logging.getLogger(__name__)
+# The shard starts anew at the same time as we do; it reads its files first.
+ATTACH_RETRY_S = 0.1
+ATTACH_TIMEOUT_S = 5.0
+OVERRUN = Exit(ExitKind.KILLED, detail="no room for what its shapes release")
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """``device`` is connected as ``client_id``: it is told when one of its transactions has passed (``OwnPassed``)."""
+
+    device: Ref
+    client_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class FollowSet:
-    """``device`` wants the releases of ``shapes`` instead of those it followed before. Answered with ``Followed`` when
-    the bundle is open, then with a ``Released`` for each release that has frames, or that passes ``AwaitLsn``."""
+    """``device`` wants the releases of ``shapes`` (hash -> actor) instead of those it followed before. Answered with
+    ``Followed`` when the bundle is open, then with a ``Released`` for each release that has frames, or that passes
+    ``AwaitLsn``."""
 
     device: Ref
-    client_id: str
     generation: int
-    shapes: frozenset[str]
+    shapes: Mapping[str, Ref]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,44 +76,54 @@ class OwnPassed:
     commit_ms: int
 
 
-class ShapeMissing(Exception):
-    """A set names a shape that does not live on the shard: the device must subscribe anew."""
+class _Attach:
+    """It is time to ask for the shard's watermark once more."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Member:
     device: Ref
-    client_id: str
     generation: int
     bundle: _Live
-    answered: bool = False
     awaited: int | None = None
 
 
 class _Live:
+    """A bundle and the devices that follow it."""
+
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.members: dict[Ref, _Member] = {}
+        self.unanswered: list[_Member] = []
+
+
+@dataclass(frozen=True, slots=True)
+class _Joining:
+    """A shape we asked to send us what it appends. ``number`` tells this asking from an earlier one."""
+
+    ref: Ref
+    number: int
 
 
 class Bundler(Actor):
-    """See the module."""
+    """See the module. It never waits for anybody: shapes and the shard wait for it, and they for each other."""
 
     def __init__(self) -> None:
         self._bundles: dict[frozenset[str], _Live] = {}
         self._by_shape: dict[str, dict[frozenset[str], _Live]] = {}
         self._members: dict[Ref, _Member] = {}
-        self._by_client: dict[str, Ref] = {}
+        self._authors: dict[str, Ref] = {}
+        self._client_ids: dict[Ref, str | None] = {}  # of every device that we monitor
+        self._awaiting: dict[Ref, None] = {}
+        self._shapes: dict[str, _Joining] = {}
         self._joined: dict[str, int] = {}
-        self._shapes: dict[str, Ref] = {}
+        self._numbers = itertools.count(1)
+        self._shard_watch: Monitor | None = None
         self._watermark = 0
 
     async def init(self) -> None:
         self._shard = self.context.registry.ref(SHARD)
-        self.monitor(self._shard)
-        watermark = await self._shard.call(FollowWatermark(self.ref))
-        assert isinstance(watermark, int)
-        self._watermark = watermark
+        await self._attach()
 
     async def handle_cast(self, message: object) -> None:
         match message:
@@ -110,15 +132,16 @@ class Bundler(Actor):
                     self._joined[shape] = max(self._joined[shape], records[-1].lsn)
                 for live in self._by_shape.get(shape, {}).values():
                     live.bundle.arrived(records)
+            case Joined(shape, _, appended):
+                self._shape_joined(shape, appended, self._shapes[shape].number if shape in self._shapes else 0)
             case Watermark(lsn, own):
                 self._pass(lsn, own)
-            case Joined(shape, _, appended):
-                self._joined[shape] = appended
-                for live in self._by_shape.get(shape, {}).values():
-                    live.bundle.joined(shape, appended)
-                    self._answer(live)
-            case FollowSet():
-                await self._follow(message)
+            case Author(device, client_id):
+                self._watch(device)
+                self._authors[client_id] = device
+                self._client_ids[device] = client_id
+            case FollowSet(device, generation, shapes):
+                self._follow(device, generation, shapes)
             case Unfollow(device):
                 self._leave(device)
             case AwaitLsn(device, lsn):
@@ -128,23 +151,38 @@ class Bundler(Actor):
 
     async def handle_info(self, message: object) -> None:
         match message:
-            case Down(ref=ref, exit=exit) if ref is self._shard:
+            case _Attach():
+                await self._attach()
+            case Down(exit=exit, monitor=monitor) if monitor is self._shard_watch:
                 raise ConnectionError(f"the shard ended: {exit}")
             case Down(ref=ref):
-                self._leave(ref)
+                self._forget(ref)
             case _:
                 pass
+
+    async def _attach(self) -> None:
+        """Follow the shard. It may be starting, for as long as it takes; devices wait, or come back."""
+        watch = self.monitor(self._shard)
+        try:
+            watermark = await self._shard.call(FollowWatermark(self.ref), ATTACH_TIMEOUT_S)
+        except (ActorDown, CallTimeout):
+            watch.cancel()
+            self.send_after(ATTACH_RETRY_S, _Attach())
+            return
+        assert isinstance(watermark, int)
+        self._shard_watch = watch
+        self._pass(watermark, ())
 
     # --- releases -----------------------------------------------------------------------------------------------------
 
     def _pass(self, lsn: int, own: tuple[OwnTransaction, ...]) -> None:
         self._watermark = max(self._watermark, lsn)
-        authors: set[Ref] = set()
+        told: dict[Ref, None] = {}
         for transaction in own:
-            device = self._by_client.get(transaction.client_id)
+            device = self._authors.get(transaction.client_id)
             if device is not None:
-                device.cast(OwnPassed(transaction.lsn, transaction.commit_ms))
-                authors.add(device)
+                _hand(device, OwnPassed(transaction.lsn, transaction.commit_ms))
+                told[device] = None
         for live in self._bundles.values():
             frames = live.bundle.watermark(self._watermark)
             self._answer(live)
@@ -155,84 +193,103 @@ class Bundler(Actor):
                     if message is None:
                         message = Released(member.generation, frames, live.bundle.released)
                         released[member.generation] = message
-                    member.device.cast(message)
-                    member.awaited = None
-                    authors.discard(member.device)
-        for device in authors:
-            self._tell(self._members[device])
-        for member in [m for m in self._members.values() if m.awaited is not None]:
-            if member.awaited is not None and member.awaited <= member.bundle.bundle.released:
-                self._tell(member)
+                    _hand(member.device, message)
+                    told.pop(member.device, None)
+        for device in {**told, **self._awaiting}:
+            follower = self._members.get(device)
+            if follower is not None and (device in told or _reached(follower)):
+                self._tell(follower)
 
     def _tell(self, member: _Member) -> None:
-        member.awaited = None
-        if member.answered:
-            member.device.cast(Released(member.generation, (), member.bundle.bundle.released))
+        if member not in member.bundle.unanswered:
+            member.awaited = None
+            self._awaiting.pop(member.device, None)
+            _hand(member.device, Released(member.generation, (), member.bundle.bundle.released))
 
     def _answer(self, live: _Live) -> None:
-        if not live.bundle.open:
-            return
-        for member in live.members.values():
-            if not member.answered:
-                member.answered = True
-                member.device.cast(Followed(member.generation, live.bundle.released))
+        if live.bundle.open and live.unanswered:
+            for member in live.unanswered:
+                _hand(member.device, Followed(member.generation, live.bundle.released))
+            live.unanswered.clear()
 
     # --- members ------------------------------------------------------------------------------------------------------
 
-    async def _follow(self, message: FollowSet) -> None:
-        live = self._bundles.get(message.shapes)
-        if live is None:
-            try:
-                live = await self._make(message.shapes)
-            except ShapeMissing as missing:
-                log.warning("device %s: %s", message.client_id, missing)
-                message.device.cast(missing)
-                return
-        self._leave(message.device, keep=live)
-        member = _Member(message.device, message.client_id, message.generation, live)
-        live.members[message.device] = self._members[message.device] = member
-        self._by_client[message.client_id] = message.device
-        self.monitor(message.device)
+    def _follow(self, device: Ref, generation: int, shapes: Mapping[str, Ref]) -> None:
+        live = self._bundles.get(frozenset(shapes)) or self._make(shapes)
+        self._leave(device, keep=live)
+        member = _Member(device, generation, live)
+        live.members[device] = self._members[device] = member
+        live.unanswered.append(member)
+        self._watch(device)
         self._answer(live)
 
-    async def _make(self, shapes: frozenset[str]) -> _Live:
-        unknown = shapes - self._shapes.keys()
-        if unknown:
-            found = await self._shard.call(FindShapes(frozenset(unknown)))
-            assert isinstance(found, dict)
-            if missing := unknown - found.keys():
-                raise ShapeMissing(f"no such shape here: {', '.join(sorted(missing))}")
-            for shape, ref in found.items():
-                self._shapes[shape] = ref
-                await ref.send(Join(self.ref))
+    def _make(self, shapes: Mapping[str, Ref]) -> _Live:
         live = _Live(Bundle(shapes, self._watermark))
-        self._bundles[shapes] = live
-        for shape in shapes:
-            self._by_shape.setdefault(shape, {})[shapes] = live
-            if shape in self._joined:
+        self._bundles[live.bundle.shapes] = live
+        for shape, ref in shapes.items():
+            self._by_shape.setdefault(shape, {})[live.bundle.shapes] = live
+            if shape not in self._shapes:
+                self._shapes[shape] = _Joining(ref, next(self._numbers))
+                ref.cast(Join(self.ref))
+            elif shape in self._joined:
                 live.bundle.joined(shape, self._joined[shape])
         return live
+
+    def _shape_joined(self, shape: str, appended: int, number: int) -> None:
+        """Only the answer to our newest Join counts: after an earlier one we left, and missed what came then."""
+        joining = self._shapes.get(shape)
+        if joining is None or joining.number != number:
+            return
+        self._joined[shape] = appended
+        for live in self._by_shape[shape].values():
+            live.bundle.joined(shape, appended)
+            self._answer(live)
 
     def _leave(self, device: Ref, keep: _Live | None = None) -> None:
         member = self._members.pop(device, None)
         if member is None:
             return
-        if self._by_client.get(member.client_id) == device:
-            del self._by_client[member.client_id]
+        self._awaiting.pop(device, None)
         live = member.bundle
         del live.members[device]
-        if not live.members and live is not keep:
-            del self._bundles[live.bundle.shapes]
-            for shape in live.bundle.shapes:
-                del self._by_shape[shape][live.bundle.shapes]
-                if not self._by_shape[shape]:
-                    del self._by_shape[shape]
-                    self._joined.pop(shape, None)
-                    self._shapes.pop(shape).cast(Leave(self.ref))
+        if member in live.unanswered:
+            live.unanswered.remove(member)
+        if live.members or live is keep:
+            return
+        del self._bundles[live.bundle.shapes]
+        for shape in live.bundle.shapes:
+            del self._by_shape[shape][live.bundle.shapes]
+            if not self._by_shape[shape]:
+                del self._by_shape[shape]
+                self._joined.pop(shape, None)
+                self._shapes.pop(shape).ref.cast(Leave(self.ref))
 
     def _await(self, device: Ref, lsn: int) -> None:
         member = self._members.get(device)
         if member is not None:
             member.awaited = lsn
-            if member.bundle.bundle.open and member.bundle.bundle.released >= lsn:
+            self._awaiting[device] = None
+            if _reached(member):
                 self._tell(member)
+
+    def _watch(self, device: Ref) -> None:
+        if device not in self._client_ids:
+            self._client_ids[device] = None
+            self.monitor(device)
+
+    def _forget(self, device: Ref) -> None:
+        self._leave(device)
+        client_id = self._client_ids.pop(device, None)
+        if client_id is not None and self._authors.get(client_id) == device:
+            del self._authors[client_id]
+
+
+def _reached(member: _Member) -> bool:
+    live = member.bundle.bundle
+    return member.awaited is not None and live.open and member.awaited <= live.released
+
+
+def _hand(device: Ref, message: object) -> None:
+    """A device that has no room has fallen behind too far, and misses nothing only if it starts again."""
+    if not device.cast(message) and device.alive:
+        device.stop(OVERRUN)

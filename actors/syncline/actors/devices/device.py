@@ -1,8 +1,8 @@
 """One connected device.
 
-Three things go on at once, each in order by itself: frames come in and are answered (the message loop), the outbound
-stream is carried out step by step (``_pump``), and writes go to Postgres (``_write_up``). ``ServerSession``,
-``Outbound`` and ``inbound`` decide; this actor waits.
+Two things go on at once, each in order by itself: frames come in and are answered, writes passed on (the message loop),
+and the outbound stream is carried out step by step (``_pump``). ``ServerSession``, ``Outbound`` and ``inbound`` decide;
+this actor waits.
 
 The actor lives as long as its connection. What must outlive it (subscriptions, the last write applied) is in Postgres.
 """
@@ -10,29 +10,26 @@ The actor lives as long as its connection. What must outlive it (subscriptions, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import asyncpg
+
 from syncline.actors.devices.auth import Authenticator, AuthError, Identity
-from syncline.actors.devices.bundler import (
-    AwaitLsn,
-    Followed,
-    FollowSet,
-    OwnPassed,
-    Released,
-    ShapeMissing,
-    Unfollow,
-)
-from syncline.actors.devices.inbound import WriteRefused, accept, touched_keys
+from syncline.actors.devices.bundler import Author, AwaitLsn, Followed, FollowSet, OwnPassed, Released, Unfollow
+from syncline.actors.devices.inbound import touched_keys
 from syncline.actors.devices.logreader import LogReader
-from syncline.actors.devices.outbound import (
+from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.reception import ConnectionClosed, DeviceReceiver, Drained, FrameArrived
+from syncline.actors.devices.starting import Places, StartRefused, start
+from syncline.actors.devices.steps import (
     Delivered,
+    Delivery,
     Echo,
     Follow,
     OpenLog,
-    Outbound,
     ReadImage,
     ReadMore,
     Send,
@@ -40,16 +37,13 @@ from syncline.actors.devices.outbound import (
     Wait,
 )
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
+from syncline.actors.devices.uplink import Uplink, healing
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
 from syncline.actors.names import BUNDLER, GATEWAY, SHARD, WRITER
-from syncline.actors.postgres.apply import Write
-from syncline.actors.postgres.database import CurrentRow, Database
-from syncline.actors.postgres.history import UnknownVersion
+from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeReady
-from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.shard import EnsureShape, FindShapes, ReadWatermark, ShapePlace
-from syncline.cluster import Actor, Exit, Ref
+from syncline.cluster import Actor, ActorDown, Exit, Ref
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.events import (
     AckReceived,
@@ -63,34 +57,20 @@ from syncline.proto.events import (
     WriteReceived,
     WriteStarted,
 )
-from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
+from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
-from syncline.proto.values import Gone, Relation, RowChange, ShapeRequest, Update
+from syncline.proto.values import ShapeRequest
 
 log = logging.getLogger(__name__)
 
 PROTOCOL_VIOLATED = 1007
 UNEXPECTED = 1011
+TRY_AGAIN_LATER = 1013
 REPLACED = 4001
-# Frames taken from the socket and not yet handled; beyond it the socket is not read.
-FRAMES_WAITING_MAX = 16
-# Writes sent to the writer and not yet decided; half of what it takes from one device.
-WRITES_OUT_MAX = 500
-# Writes taken from the socket and not yet sent to the writer.
-UP_WAITING_MAX = 1_000
 CLIENT_ID_CHARS_MAX = 64
 IMAGE_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class FrameArrived:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionClosed:
-    code: int
-    reason: str
+# What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,36 +102,6 @@ class _Expired:
     """The token's time is over."""
 
 
-class DeviceReceiver:
-    """What the socket calls: turns callbacks into messages for the device."""
-
-    def __init__(self, device: Ref) -> None:
-        self._device = device
-        self._waiting = 0
-
-    def frame(self, data: bytes) -> bool:
-        self._waiting += 1
-        self._device.inform(FrameArrived(data))
-        return self._waiting < FRAMES_WAITING_MAX
-
-    def handled(self) -> None:
-        """One frame has been handled."""
-        self._waiting -= 1
-
-    @property
-    def full(self) -> bool:
-        return self._waiting >= FRAMES_WAITING_MAX
-
-    def drained(self) -> None:
-        self._device.inform(_DRAINED)
-
-    def closed(self, code: int, reason: str) -> None:
-        self._device.inform(ConnectionClosed(code, reason))
-
-
-_DRAINED = object()
-
-
 class Device(Actor):
     """See the module."""
 
@@ -161,73 +111,82 @@ class Device(Actor):
         self._session = ServerSession()
         self._identity: Identity | None = None
         self._client_id = ""
-        self._dialect = "sqlite"
         self._outbound: Outbound | None = None
         self._subscriptions: dict[str, Planned] = {}
+        # Subscriptions whose shapes are not all ready, with the hashes of those that are not.
         self._preparing: dict[str, set[str]] = {}
+        self._generation = 0
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self._follow_answer: asyncio.Future[int] | None = None
         self._log: LogReader | None = None
-        self._up: deque[WriteReceived] = deque()
-        self._up_changed = asyncio.Event()
-        self._writes_out: dict[tuple[int, int], WriteReceived] = {}
+        self._uplink: Uplink | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._expiry: Callable[[], None] | None = None
 
     async def init(self) -> None:
         self.receiver = DeviceReceiver(self.ref)
         registry = self.context.registry
-        self._bundler, self._shard = registry.ref(BUNDLER), registry.ref(SHARD)
+        self._bundler, self._places = registry.ref(BUNDLER), Places(registry.ref(SHARD))
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
 
     async def terminate(self, reason: Exit) -> None:
         if self._expiry is not None:
             self._expiry()
-        if self._outbound is not None:
-            self._bundler.cast(Unfollow(self.ref))
         if reason.abnormal:
             self._connection.close(UNEXPECTED, "internal error")
         else:
             self._connection.close()
 
     async def handle_cast(self, message: object) -> None:
-        match message:
-            case Released(generation, frames, upto):
-                if self._outbound is not None:
-                    self._outbound.released(generation, frames, upto)
-                    self._changed.set()
-            case Followed(_, released):
-                if self._follow_answer is not None and not self._follow_answer.done():
-                    self._follow_answer.set_result(released)
-            case OwnPassed(lsn, commit_ms):
-                self._echo(Echo(lsn, commit_ms))
-            case ShapeReady(shape):
-                self._shape_ready(shape)
-            case Written():
-                await self._written(message)
-            case ShapeMissing():
-                self._close(UNEXPECTED, "a shape has to be rebuilt")
-            case Evict(by):
-                log.info("device %s: replaced by a connection from %s", self._client_id, by)
-                self._close(REPLACED, f"another connection of this client took over, from {by}")
-            case _:
-                raise TypeError(f"a device does not understand {message!r}")
+        with self._retreating():
+            match message:
+                case Released(generation, frames, upto):
+                    if self._outbound is not None:
+                        self._outbound.released(generation, frames, upto)
+                        self._changed.set()
+                case Followed(generation, released):
+                    answer = self._follow_answer
+                    if answer is not None and not answer.done() and generation == self._generation:
+                        answer.set_result(released)
+                case ShapeReady(shape):
+                    self._shape_ready(shape)
+                case OwnPassed(lsn, commit_ms):
+                    self._echo(Echo(lsn, commit_ms))
+                case Written():
+                    await self._written(message)
+                case _:
+                    raise TypeError(f"a device does not understand {message!r}")
 
     async def handle_info(self, message: object) -> None:
-        match message:
-            case FrameArrived(data):
-                await self._frame(data)
-                self.receiver.handled()
-                self._steer_reading()
-            case ConnectionClosed():
-                self.stop()
-            case _Expired():
-                self._close(JWT_EXPIRED, JWT_EXPIRED_REASON)
-            case _ if message is _DRAINED:
-                self._drained.set()
-            case _:
-                pass
+        with self._retreating():
+            match message:
+                case FrameArrived(data):
+                    await self._frame(data)
+                    self.receiver.handled()
+                    self._steer_reading()
+                case ShapeReady(shape):
+                    self._shape_ready(shape)
+                case ConnectionClosed():
+                    self.stop()
+                case Evict(by):
+                    log.info("device %s: replaced by a connection from %s", self._client_id, by)
+                    self._close(REPLACED, f"another connection of this client took over, from {by}")
+                case _Expired():
+                    self._close(JWT_EXPIRED, JWT_EXPIRED_REASON)
+                case Drained():
+                    self._drained.set()
+                case _:
+                    pass
+
+    @contextlib.contextmanager
+    def _retreating(self) -> Iterator[None]:
+        """What cannot be done at the moment ends the connection, in order: the device comes back and tries again."""
+        try:
+            yield
+        except AWAY as error:
+            log.warning("device %s has to come back later: %s", self._client_id or self._connection.remote, error)
+            self._close(TRY_AGAIN_LATER, "not possible at the moment, try again")
 
     # --- frames in ----------------------------------------------------------------------------------------------------
 
@@ -243,8 +202,8 @@ class Device(Actor):
     async def _on(self, event: ServerEvent) -> None:
         match event:
             case WriteReceived():
-                self._up.append(event)
-                self._up_changed.set()
+                if self._uplink is not None:
+                    await self._uplink.take(event)
             case AckReceived(transaction_id=transaction_id):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._changed.set()
@@ -270,9 +229,9 @@ class Device(Actor):
             if not event.client_id or len(event.client_id) > CLIENT_ID_CHARS_MAX:
                 raise AuthError(f"a client id has 1 to {CLIENT_ID_CHARS_MAX} characters")
             identity = self._around.authenticator.authenticate(event.token, self.clock.wall_ms() / 1000)
-            if self._identity is not None:
-                if (event.client_id, identity.user_id) != (self._client_id, self._identity.user_id):
-                    raise AuthError("a renewed token must be for the same client and user")
+            known = self._identity
+            if known is not None and (event.client_id, identity.user_id) != (self._client_id, known.user_id):
+                raise AuthError("a renewed token must be for the same client and user")
         except AuthError as refused:
             log.info("device at %s: %s", self._connection.remote, refused.reason)
             code = ErrorCode.AUTH_REQUIRED if self._identity is None and event.token else ErrorCode.INVALID_REQUEST
@@ -287,7 +246,7 @@ class Device(Actor):
         if not renewed:
             await self._gateway.call(Claim(self._client_id, self.ref, str(self._connection.remote)))
             await self._around.database.device_seen(self._client_id, identity.user_id)
-            self.background(self._write_up())
+            self._uplink = Uplink(self._client_id, self._writer, self.ref, self._around.database.table)
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))
 
     def _expire_at(self, expires_at_s: float | None) -> None:
@@ -300,9 +259,8 @@ class Device(Actor):
     # --- the stream out -----------------------------------------------------------------------------------------------
 
     async def _start(self, event: StartRequested) -> None:
-        self._dialect = event.dialect
         try:
-            self._outbound = await (self._resume(event) if event.lsn else self._fresh(event))
+            started = await start(self._client_id, event, self._around.database, self._places, self._generation)
         except StartRefused as refused:
             log.info("device %s cannot start: %s %s", self._client_id, refused.code, refused.message)
             if refused.code != "UNKNOWN_SCHEMA_VSN":
@@ -310,81 +268,30 @@ class Device(Actor):
             self._connection.send(self._session.start_refused(event.request_id, refused.code, refused.message))
             self._close(PROTOCOL_VIOLATED, refused.code)
             return
+        self._outbound, self._subscriptions = started.outbound, started.subscriptions
+        # Before any write is asked for, so that none of them can pass the bundler unnoticed.
+        await self._bundler.send(Author(self.ref, self._client_id))
         self._connection.send((self._session.start_accepted(event.request_id, WINDOW_TRANSACTIONS),))
         self._connection.send(self._session.start_write())
         self._pumping = self.background(self._pump(self._outbound))
-
-    async def _fresh(self, event: StartRequested) -> Outbound:
-        """A device that has nothing, or starts over: it gets the migrations it lacks and waits for subscriptions."""
-        if event.subscription_ids:
-            raise StartRefused("INVALID_POSITION", "subscriptions without a position")
-        await self._around.database.forget_subscriptions(self._client_id)
-        self._subscriptions.clear()
-        position = await self._shard.call(ReadWatermark())
-        assert isinstance(position, int)
-        try:
-            lacking = self._around.database.history.after(event.schema_version)
-        except UnknownVersion as unknown:
-            raise StartRefused("UNKNOWN_SCHEMA_VSN", str(unknown)) from unknown
-        migrations = [
-            (migration.created_ms, migration.steps[self._dialect])
-            for migration in lacking
-            if migration.steps[self._dialect]
-        ]
-        relations = {relation.id: relation for migration in lacking for relation in migration.relations}
-        return Outbound(
-            self._client_id,
-            max(1, position),
-            {schema_shape(self._dialect).hash: None},
-            Window(WINDOW_TRANSACTIONS),
-            migrations,
-            tuple(relations.values()),
-        )
-
-    async def _resume(self, event: StartRequested) -> Outbound:
-        if not event.lsn.isdigit():
-            raise StartRefused("BEHIND_WINDOW", "not a position of this server")
-        position = int(event.lsn)
-        database = self._around.database
-        known = await database.subscriptions(self._client_id)
-        shapes: dict[str, Shape] = {schema_shape(self._dialect).hash: schema_shape(self._dialect)}
-        relations: dict[str, Relation | None] = {schema_shape(self._dialect).hash: None}
-        for subscription_id in event.subscription_ids:
-            subscription = known.get(subscription_id)
-            if subscription is None:
-                raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
-            if subscription.cancelled:
-                continue
-            try:
-                planned = plan(subscription.shapes, database.catalog)
-            except PlanRefused as refused:
-                raise StartRefused("SUBSCRIPTION_NOT_FOUND", refused.message) from refused
-            self._subscriptions[subscription_id] = planned
-            shapes.update(planned.shapes)
-            relations.update(planned.relations)
-        if position > await database.wal_position():
-            raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
-        for shape in shapes.values():
-            place = await self._shard.call(EnsureShape(shape, relations[shape.hash]))
-            assert isinstance(place, ShapePlace)
-            if place.ready_lsn is None or place.ready_lsn > position:
-                raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
-        return Outbound(self._client_id, position, relations, Window(WINDOW_TRANSACTIONS))
 
     async def _stop_stream(self) -> None:
         if self._pumping is not None:
             self._pumping.cancel()
             await asyncio.gather(self._pumping, return_exceptions=True)
             self._pumping = None
-        self._bundler.cast(Unfollow(self.ref))
         self._outbound = None
+        self._subscriptions.clear()
+        self._preparing.clear()
+        await self._bundler.send(Unfollow(self.ref))
 
     async def _pump(self, outbound: Outbound) -> None:
         steps = outbound.steps()
         answer: object = None
-        while True:
-            step = steps.send(answer)
-            answer = await self._carry_out(step, outbound)
+        with self._retreating():
+            while True:
+                step = steps.send(answer)
+                answer = await self._carry_out(step, outbound)
 
     async def _carry_out(self, step: Step, outbound: Outbound) -> object:
         match step:
@@ -394,31 +301,25 @@ class Device(Actor):
                     await self._drained.wait()
             case Wait():
                 if outbound.awaited_lsn is not None:
-                    self._bundler.cast(AwaitLsn(self.ref, outbound.awaited_lsn))
+                    await self._bundler.send(AwaitLsn(self.ref, outbound.awaited_lsn))
                 await self._changed.wait()
                 self._changed.clear()
             case Follow(shapes, generation):
+                self._generation = generation
                 self._follow_answer = asyncio.get_running_loop().create_future()
-                await self._bundler.send(FollowSet(self.ref, self._client_id, generation, shapes))
+                await self._bundler.send(FollowSet(self.ref, generation, self._places.refs(shapes)))
                 return await self._follow_answer
             case OpenLog(shapes, after, upto):
-                self._log = LogReader(await self._refs(shapes), after, upto)
+                self._log = LogReader(self._places.refs(shapes), after, upto)
             case ReadMore():
                 assert self._log is not None
                 return await self._log.read()
             case ReadImage(shape, lsn, cursor):
-                refs = await self._refs(frozenset((shape,)))
-                return await refs[shape].call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+                (ref,) = self._places.refs((shape,)).values()
+                return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
             case Delivered(delivery, lsn):
                 log.debug("device %s: delivered %s at %d", self._client_id, delivery.subscription_ids, lsn)
         return None
-
-    async def _refs(self, shapes: frozenset[str]) -> dict[str, Ref]:
-        found = await self._shard.call(FindShapes(shapes))
-        assert isinstance(found, dict)
-        if missing := shapes - found.keys():
-            raise ConnectionError(f"shapes have gone: {', '.join(sorted(missing))}")
-        return found
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
@@ -439,8 +340,7 @@ class Device(Actor):
         self._connection.send(self._session.subscribed(event.request_id, event.subscription_id))
         waiting: set[str] = set()
         for shape in planned.shapes.values():
-            place = await self._shard.call(EnsureShape(shape, planned.relations[shape.hash]))
-            assert isinstance(place, ShapePlace)
+            place = await self._places.ensure(shape, planned.relations[shape.hash])
             if place.ready_lsn is None:
                 waiting.add(shape.hash)
                 place.ref.cast(NotifyReady(self.ref))
@@ -465,9 +365,7 @@ class Device(Actor):
             return
         for subscription_id in [id for id, waiting in self._preparing.items() if not waiting]:
             del self._preparing[subscription_id]
-            planned = self._subscriptions[subscription_id]
-            shapes = {**self._outbound.target_shapes, **planned.relations}
-            self._outbound.deliver(planned.delivery(subscription_id, shapes))
+            self._outbound.deliver(self._subscriptions[subscription_id].delivery(subscription_id))
             self._changed.set()
 
     async def _unsubscribe(self, event: UnsubscribeRequested) -> None:
@@ -483,34 +381,15 @@ class Device(Actor):
                 leaving.append(subscription_id)
         if not leaving:
             return
-        kept: dict[str, Relation | None] = {schema_shape(self._dialect).hash: None}
-        for id, planned in self._subscriptions.items():
-            if id not in self._preparing:
-                kept.update(planned.relations)
-        self._outbound.deliver(Planned.leaving(tuple(event.subscription_ids), kept))
+        self._outbound.deliver(Delivery(tuple(event.subscription_ids)))
         self._changed.set()
 
     # --- writes up ----------------------------------------------------------------------------------------------------
 
-    async def _write_up(self) -> None:
-        while True:
-            while not self._up or len(self._writes_out) >= WRITES_OUT_MAX:
-                self._up_changed.clear()
-                await self._up_changed.wait()
-            event = self._up.popleft()
-            self._steer_reading()
-            lsn = int.from_bytes(event.lsn, "big")
-            self._writes_out[(lsn, event.commit_ms)] = event
-            try:
-                changes = accept(event.changes, self._around.database.table)
-                write = Write(self._client_id, lsn, event.commit_ms, changes, self.ref)
-            except WriteRefused as refused:
-                write = Write(self._client_id, lsn, event.commit_ms, (), self.ref, refused.rejection)
-            await self._writer.send(write)
-
     async def _written(self, written: Written) -> None:
-        event = self._writes_out.pop((written.lsn, written.ms), None)
-        self._up_changed.set()
+        assert self._uplink is not None, "answers come to what was sent"
+        event = await self._uplink.decided(written)
+        self._steer_reading()
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "duplicate":
@@ -523,20 +402,9 @@ class Device(Actor):
                 touched_keys(event.changes, self._around.database.table)
             )
             at = max(int(position), written.position) - 1
-            self._echo(Echo(at, written.ms, self._healing(rows)))
-
-    def _healing(self, rows: list[CurrentRow]) -> tuple[RowChange, ...]:
-        """What puts the device's rows back to what they are in Postgres."""
-        held = self._outbound.target_shapes if self._outbound is not None else {}
-        tables = {relation.id for relation in held.values() if relation is not None}
-        changes: list[RowChange] = []
-        for current in rows:
-            relation = current.table.relation
-            if current.row is not None and relation.id in tables:
-                changes.append(Update(relation.id, current.row, None, current.tags))
-            else:
-                changes.append(Gone(relation.id, relation.key_row(current.key)))
-        return tuple(changes)
+            held = self._outbound.target_shapes.values() if self._outbound is not None else ()
+            tables = {relation.id for relation in held if relation is not None}
+            self._echo(Echo(at, written.ms, healing(rows, tables)))
 
     def _echo(self, echo: Echo) -> None:
         if self._outbound is not None:
@@ -545,7 +413,7 @@ class Device(Actor):
 
     def _steer_reading(self) -> None:
         """The socket is read only while what it brings can be taken: TCP then slows the device down."""
-        if self.receiver.full or len(self._up) >= UP_WAITING_MAX:
+        if self.receiver.full or (self._uplink is not None and self._uplink.full):
             self._connection.pause_reading()
         else:
             self._connection.resume_reading()
@@ -553,12 +421,3 @@ class Device(Actor):
     def _close(self, code: int, reason: str) -> None:
         self._connection.close(code, reason)
         self.stop()
-
-
-class StartRefused(Exception):
-    """``code``: a ReplicationError.Code name."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message

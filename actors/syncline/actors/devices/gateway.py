@@ -82,7 +82,7 @@ class Gateway(Actor):
             case Claim(client_id, device, remote):
                 older = self._by_client.get(client_id)
                 if older is not None and older != device:
-                    older.cast(Evict(remote))
+                    older.inform(Evict(remote))
                 self._by_client[client_id] = device
                 self.monitor(device)
                 return None

@@ -24,10 +24,21 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
+from syncline.actors.devices.steps import (
+    Delivered,
+    Delivery,
+    Echo,
+    Follow,
+    OpenLog,
+    ReadImage,
+    ReadMore,
+    Send,
+    Steps,
+    Subscriptions,
+    Wait,
+)
 from syncline.actors.shapes.frames import Frame, lsn_bytes
 from syncline.actors.shapes.store import ImageChunk
 from syncline.proto import codec
@@ -39,7 +50,6 @@ from syncline.proto.values import (
     Insert,
     Migrate,
     Relation,
-    RowChange,
     Transaction,
 )
 
@@ -51,107 +61,35 @@ MESSAGE_BYTES = 64 << 10
 SYNTHETIC_ID_MAX = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A change of the set of shapes. ``requests``: (request id, its shapes' hashes, referenced tables first) of a new
-    subscription, in its order.
-
-    ``subscription_ids``: the one that is new, or those that end (``requests`` empty then). ``shapes``: what the
-    device holds afterwards, hash -> relation (None for the schema shape).
-    """
-
-    subscription_ids: tuple[str, ...]
-    requests: tuple[tuple[str, tuple[str, ...]], ...]
-    shapes: Mapping[str, Relation | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Echo:
-    """A transaction of the device itself. ``changes`` restore the server's rows where it was rejected."""
-
-    lsn: int
-    commit_ms: int
-    changes: tuple[RowChange, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Follow:
-    """Join the bundle of ``shapes``. Answer: the LSN it has released (int); later releases go to ``released``."""
-
-    shapes: frozenset[str]
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenLog:
-    """Start reading ``shapes`` after ``after`` up to ``upto``. No answer; ``ReadMore`` follows."""
-
-    shapes: frozenset[str]
-    after: int
-    upto: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadMore:
-    """The next frames of the log reading under way. Answer: (tuple of Frame, done)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadImage:
-    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None at the end, next cursor)."""
-
-    shape: str
-    lsn: int
-    cursor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Messages for the socket, in order."""
-
-    messages: tuple[bytes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """A delivery has been sent whole. No answer."""
-
-    delivery: Delivery
-    lsn: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do until something changes."""
-
-
-Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | Send | Delivered | Wait
-Steps: TypeAlias = Generator[Step, object, None]
-
-
 class Outbound:
     """One device's way out.
 
-    ``position``: every transaction at or below it has been sent. ``shapes``: the hashes the device holds there, with
-    the relation of each table shape. ``migrations`` and their ``relations`` are sent first: what a first start lacks.
+    ``position``: every transaction at or below it has been sent. ``schema``: the hash of the schema shape, which every
+    device holds. ``subscriptions``: those whose rows it has there. ``migrations`` and their ``relations`` are sent
+    first: what a first start lacks. ``generation``: the last one used on this connection; what is released to an older
+    one may still be on its way and is ignored.
     """
 
     def __init__(
         self,
         client_id: str,
         position: int,
-        shapes: Mapping[str, Relation | None],
+        schema: str,
+        subscriptions: Subscriptions,
         window: Window,
         migrations: Sequence[tuple[int, tuple[Migrate, ...]]] = (),
         relations: Sequence[Relation] = (),
+        generation: int = 0,
     ) -> None:
         self.client_id = client_id
         self.position = position
-        self.shapes = dict(shapes)
         self.window = window
+        self.generation = generation
+        self._schema = schema
+        self._subscriptions = subscriptions
+        self.shapes = self._shapes_of(subscriptions)
         self._migrations = migrations
         self._relations = relations
-        self._generation = 0
         self._released = 0
         self._live: deque[Frame] = deque()
         self._live_bytes = 0
@@ -170,7 +108,16 @@ class Outbound:
     @property
     def target_shapes(self) -> Mapping[str, Relation | None]:
         """What the device will hold when every delivery asked so far is made."""
-        return self._deliveries[-1].shapes if self._deliveries else self.shapes
+        subscriptions = self._subscriptions
+        for delivery in self._deliveries:
+            subscriptions = delivery.after(subscriptions)
+        return self._shapes_of(subscriptions)
+
+    def _shapes_of(self, subscriptions: Subscriptions) -> dict[str, Relation | None]:
+        shapes: dict[str, Relation | None] = {self._schema: None}
+        for needed in subscriptions.values():
+            shapes.update(needed)
+        return shapes
 
     def cancel(self, subscription_id: str) -> bool:
         """Forget a subscription whose delivery has not begun; False when it has begun or is done."""
@@ -184,7 +131,7 @@ class Outbound:
 
     def released(self, generation: int, frames: tuple[Frame, ...], upto: int) -> None:
         """The bundle followed since ``generation`` released ``frames``, and with them everything up to ``upto``."""
-        if generation != self._generation:
+        if generation != self.generation:
             return
         for frame in frames:
             if frame.lsn <= self.position:
@@ -204,6 +151,8 @@ class Outbound:
     @property
     def awaited_lsn(self) -> int | None:
         """An LSN whose release the device must be told of although it may hold nothing of it."""
+        if self._delivering is not None and self._released < self.position:
+            return self.position
         return self._echoes[0].lsn if self._echoes and self._echoes[0].lsn > self._released else None
 
     # --- what to do ---------------------------------------------------------------------------------------------------
@@ -223,26 +172,31 @@ class Outbound:
                 self._deliveries.popleft()
                 self._delivering = None
             elif self._gap:
-                # What is released from now on is beyond ``upto`` and queues up behind this reading without a gap.
-                self._drop_live()
-                self._gap = False
-                yield from self._read_log(upto=self._released)
+                yield from self._read_log(self._released_from_log())
             elif self._live:
                 yield from self._send_run(self._live)
             elif self._echo_due(self._released):
-                yield from self._send_echoes(self._released)
-                self.position = max(self.position, self._released)
+                upto = self._released  # more may be released, and queued, while these are sent
+                yield from self._send_echoes(upto)
+                self.position = max(self.position, upto)
             else:
                 yield Wait()
 
     def _follow(self, shapes: Mapping[str, Relation | None]) -> Steps:
-        self._generation += 1
+        self.generation += 1
         self._drop_live()
         self._gap = False
         self._released = 0
-        released = yield Follow(frozenset(shapes), self._generation)
+        released = yield Follow(frozenset(shapes), self.generation)
         assert isinstance(released, int)
         self._released = max(self._released, released)
+
+    def _released_from_log(self) -> int:
+        """Where a reading of the logs has to end for what is released from now on to queue up behind it, no frame
+        missing and none twice: what is queued already will be read."""
+        self._drop_live()
+        self._gap = False
+        return self._released
 
     def _read_log(self, upto: int) -> Steps:
         if upto > self.position:
@@ -260,23 +214,29 @@ class Outbound:
 
     def _send_run(self, run: deque[Frame]) -> Steps:
         """Send the head of ``run`` and as many after it as make one message."""
-        frame = run.popleft()
+        frame = self._take(run)
         if frame.starts:
-            yield from self._send_echoes(frame.lsn - 1)
-            yield from self._await_window()
+            # While the window is shut, echoes may turn up that belong before this frame.
+            while self._echo_due(frame.lsn - 1) or not self.window.open:
+                yield from self._send_echoes(frame.lsn - 1)
+                yield from self._await_window()
         bodies = [self._count(frame)]
         size = len(bodies[0])
         while run and size < MESSAGE_BYTES and self._may_join(run[0]):
-            bodies.append(self._count(run.popleft()))
+            bodies.append(self._count(self._take(run)))
             size += len(bodies[-1])
-        if run is self._live:
-            self._live_bytes -= size
         yield Send((*frame.prelude, codec.oplog_message(*bodies)))
 
+    def _take(self, run: deque[Frame]) -> Frame:
+        frame = run.popleft()
+        if run is self._live:
+            self._live_bytes -= len(frame.body or b"")
+        return frame
+
     def _may_join(self, frame: Frame) -> bool:
-        if not frame.starts:
-            return True
-        return self.window.open and not frame.prelude and not self._echo_due(frame.lsn - 1)
+        if frame.prelude:
+            return False
+        return not frame.starts or (self.window.open and not self._echo_due(frame.lsn - 1))
 
     def _count(self, frame: Frame) -> bytes:
         if frame.starts:
@@ -284,7 +244,8 @@ class Outbound:
         if frame.ends:
             self.position = frame.lsn
             if frame.origin == self.client_id:
-                self._echoes = [echo for echo in self._echoes if echo.lsn != frame.lsn or echo.changes]
+                itself = Echo(frame.lsn, frame.commit_ms)
+                self._echoes = [echo for echo in self._echoes if echo != itself]
         return frame.body or b""
 
     def _await_window(self) -> Steps:
@@ -302,6 +263,7 @@ class Outbound:
 
     def _send_echoes(self, upto: int) -> Steps:
         while self._echo_due(upto):
+            yield from self._await_window()
             echo = self._echoes.pop(0)
             yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes)
 
@@ -317,15 +279,19 @@ class Outbound:
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
     def _make_delivery(self, delivery: Delivery) -> Steps:
-        before = set(self.shapes)
-        yield from self._follow(delivery.shapes)
-        at = max(self.position, self._released)
+        subscriptions = delivery.after(self._subscriptions)
+        shapes = self._shapes_of(subscriptions)
+        yield from self._follow(shapes)
+        # A device may stand beyond what a service that was just restarted has read again: there is no image of that.
+        while self._released < self.position:
+            yield Wait()
+        at = self._released_from_log()
         yield from self._read_log(upto=at)
         if delivery.requests:
-            yield from self._send_arriving(delivery, before, at)
+            yield from self._send_arriving(delivery, set(self.shapes), at)
         else:
-            yield from self._send_leaving(delivery, sorted(before - set(delivery.shapes)), at)
-        self.shapes = dict(delivery.shapes)
+            yield from self._send_leaving(delivery, sorted(self.shapes.keys() - shapes.keys()), at)
+        self._subscriptions, self.shapes = subscriptions, shapes
         yield Delivered(delivery, at)
 
     def _send_arriving(self, delivery: Delivery, held: set[str], at: int) -> Steps:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from syncline.actors.devices.outbound import Delivery
+from syncline.actors.devices.steps import Delivery
 from syncline.actors.postgres.catalog import Catalog, TableInfo
 from syncline.actors.shapes.shape import Shape
 from syncline.proto.values import Relation, ShapeRequest
@@ -37,12 +37,8 @@ class Planned:
     shapes: Mapping[str, Shape]
     relations: Mapping[str, Relation | None]
 
-    def delivery(self, subscription_id: str, held_afterwards: Mapping[str, Relation | None]) -> Delivery:
-        return Delivery((subscription_id,), self.requests, held_afterwards)
-
-    @staticmethod
-    def leaving(subscription_ids: tuple[str, ...], held_afterwards: Mapping[str, Relation | None]) -> Delivery:
-        return Delivery(subscription_ids, (), held_afterwards)
+    def delivery(self, subscription_id: str) -> Delivery:
+        return Delivery((subscription_id,), self.requests, self.relations)
 
 
 def table_shape(table: TableInfo) -> Shape:

@@ -1,0 +1,148 @@
+"""How a device's stream begins: afresh, or where an earlier connection ended.
+
+Both find the shapes a device holds, started if need be, and the position from which it has to be served. What cannot
+be served any more is refused by a code that makes the device drop its rows and start over; its own writes stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
+from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.history import UnknownVersion
+from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
+from syncline.cluster import Ref
+from syncline.proto.events import StartRequested
+from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
+from syncline.proto.values import Relation
+
+
+class StartRefused(Exception):
+    """``code``: a ReplicationError.Code name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Places:
+    """Where the shapes of one device live. A shape's actor and its shard end together, and devices with them, so what
+    was found once stays true for as long as anybody asks."""
+
+    def __init__(self, shard: Ref) -> None:
+        self._shard = shard
+        self._refs: dict[str, Ref] = {}
+
+    async def ensure(self, shape: Shape, relation: Relation | None) -> ShapePlace:
+        """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
+        place = await self._shard.call(EnsureShape(shape, relation))
+        assert isinstance(place, ShapePlace)
+        self._refs[shape.hash] = place.ref
+        return place
+
+    async def watermark(self) -> int:
+        """Everything up to here has reached the shapes. Raises what a call raises."""
+        position = await self._shard.call(ReadWatermark())
+        assert isinstance(position, int)
+        return position
+
+    def refs(self, shapes: Iterable[str]) -> dict[str, Ref]:
+        """The actors of shapes that were ensured before."""
+        return {shape: self._refs[shape] for shape in shapes}
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """``subscriptions``: those that the device has already."""
+
+    outbound: Outbound
+    subscriptions: dict[str, Planned]
+
+
+async def start(
+    client_id: str, event: StartRequested, database: Database, places: Places, generation: int = 0
+) -> Started:
+    """The stream that a device asked for. ``generation``: the last one followed on this connection.
+
+    Raises StartRefused, and what the database and calls raise.
+    """
+    schema = schema_shape(event.dialect)
+    place = await places.ensure(schema, None)
+    if event.lsn:
+        return await _resumed(client_id, event, database, places, place, generation)
+    return await _fresh(client_id, event, database, places, generation)
+
+
+async def _fresh(client_id: str, event: StartRequested, database: Database, places: Places, generation: int) -> Started:
+    """A device that has nothing, or starts over: it gets the migrations it lacks and waits for subscriptions."""
+    if event.subscription_ids:
+        raise StartRefused("INVALID_POSITION", "subscriptions without a position")
+    await database.forget_subscriptions(client_id)
+    position = await places.watermark()
+    # Read after the position: whatever migration the stream has passed by then is in the history.
+    try:
+        lacking = database.history.after(event.schema_version)
+    except UnknownVersion as unknown:
+        raise StartRefused("UNKNOWN_SCHEMA_VSN", str(unknown)) from unknown
+    migrations = [
+        (migration.created_ms, migration.steps[event.dialect])
+        for migration in lacking
+        if migration.steps[event.dialect]
+    ]
+    relations = {relation.id: relation for migration in lacking for relation in migration.relations}
+    outbound = Outbound(
+        client_id,
+        max(1, position),
+        schema_shape(event.dialect).hash,
+        {},
+        Window(WINDOW_TRANSACTIONS),
+        migrations,
+        tuple(relations.values()),
+        generation,
+    )
+    return Started(outbound, {})
+
+
+async def _resumed(
+    client_id: str,
+    event: StartRequested,
+    database: Database,
+    places: Places,
+    schema: ShapePlace,
+    generation: int,
+) -> Started:
+    if not event.lsn.isdigit():
+        raise StartRefused("BEHIND_WINDOW", "not a position of this server")
+    position = int(event.lsn)
+    known = await database.subscriptions(client_id)
+    subscriptions: dict[str, Planned] = {}
+    for subscription_id in event.subscription_ids:
+        subscription = known.get(subscription_id)
+        if subscription is None:
+            raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
+        if subscription.cancelled:
+            continue  # a device in the field lists it until it has unsubscribed once more
+        try:
+            subscriptions[subscription_id] = plan(subscription.shapes, database.catalog)
+        except PlanRefused as refused:
+            raise StartRefused("SUBSCRIPTION_NOT_FOUND", refused.message) from refused
+    if position > await database.wal_position():
+        raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
+    shapes = {hash: (shape, p.relations[hash]) for p in subscriptions.values() for hash, shape in p.shapes.items()}
+    held = [schema, *[await places.ensure(shape, relation) for shape, relation in shapes.values()]]
+    if any(place.ready_lsn is None or place.ready_lsn > position for place in held):
+        raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
+    outbound = Outbound(
+        client_id,
+        position,
+        schema_shape(event.dialect).hash,
+        {id: planned.relations for id, planned in subscriptions.items()},
+        Window(WINDOW_TRANSACTIONS),
+        generation=generation,
+    )
+    return Started(outbound, subscriptions)

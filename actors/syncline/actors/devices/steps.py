@@ -1,0 +1,99 @@
+"""What a device's stream is made of: the things asked of it, and the steps it asks of whoever carries it out.
+
+``outbound`` decides on the steps; the device actor performs them and sends the answers in. Pure values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from syncline.proto.values import Relation, RowChange
+
+# Subscription id -> the shapes it needs, hash -> relation (None for the schema shape).
+Subscriptions: TypeAlias = Mapping[str, Mapping[str, Relation | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A change of the set of subscriptions. ``requests``: (request id, its shapes' hashes, referenced tables first) of
+    a new one, in its order; ``shapes``: all of them, hash -> relation.
+
+    ``subscription_ids``: the one that is new, or those that end (``requests`` and ``shapes`` empty then). What the
+    device holds afterwards is worked out when the delivery is made: others may be made, or called off, before it.
+    """
+
+    subscription_ids: tuple[str, ...]
+    requests: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    shapes: Mapping[str, Relation | None] = field(default_factory=dict)
+
+    def after(self, subscriptions: Subscriptions) -> Subscriptions:
+        """The subscriptions of a device that has had this delivery on top of ``subscriptions``."""
+        if self.requests:
+            return {**subscriptions, self.subscription_ids[0]: self.shapes}
+        return {id: shapes for id, shapes in subscriptions.items() if id not in self.subscription_ids}
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A transaction of the device itself. ``changes`` restore the server's rows where it was rejected."""
+
+    lsn: int
+    commit_ms: int
+    changes: tuple[RowChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Join the bundle of ``shapes``. Answer: the LSN it has released (int); later releases go to ``released``."""
+
+    shapes: frozenset[str]
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLog:
+    """Start reading ``shapes`` after ``after`` up to ``upto``. No answer; ``ReadMore`` follows."""
+
+    shapes: frozenset[str]
+    after: int
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMore:
+    """The next frames of the log reading under way. Answer: (tuple of Frame, done)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None at the end, next cursor)."""
+
+    shape: str
+    lsn: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Messages for the socket, in order."""
+
+    messages: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A delivery has been sent whole. No answer."""
+
+    delivery: Delivery
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until something changes."""
+
+
+Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | Send | Delivered | Wait
+Steps: TypeAlias = Generator[Step, object, None]

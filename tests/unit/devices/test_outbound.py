@@ -1,0 +1,364 @@
+"""The way out of one device, step by step, against every interleaving of what may happen meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES, Device, World
+
+from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.steps import (
+    Delivered,
+    Delivery,
+    Echo,
+    Follow,
+    OpenLog,
+    ReadImage,
+    ReadMore,
+    Send,
+    Step,
+    Wait,
+)
+from syncline.proto.flow import Window
+from syncline.proto.values import Gone
+
+WINDOW = 3
+SMALL = {"LIVE_BYTES_MAX": 400, "MESSAGE_BYTES": 150}
+
+tables = st.sets(st.sampled_from(sorted(TABLES)), min_size=1)
+touched = st.sets(st.sampled_from([*sorted(TABLES), SCHEMA]), min_size=1)
+
+
+class Play:
+    """``Outbound``, the bundle it follows, the log it reads and the device it serves."""
+
+    def __init__(self, world: World, position: int = FIRST_LSN, subscribed: tuple[str, ...] = ()) -> None:
+        self.world = world
+        subscriptions = {f"old {name}": {name: TABLES[name]} for name in subscribed}
+        self.window = Window(WINDOW)
+        self.outbound = Outbound(ME, position, SCHEMA, subscriptions, self.window)
+        self.device = Device(world, position, subscriptions, WINDOW)
+        self.start = position
+        self.following: tuple[int, frozenset[str]] | None = None
+        self.mail: deque[Callable[[], None]] = deque()
+        self.answer: object = None
+        self.log: deque[object] = deque()
+        self.steps = self.outbound.steps()
+        self.step: Step = next(self.steps)
+        self.numbers = itertools.count(1)
+
+    # --- the world's side ---------------------------------------------------------------------------------------------
+
+    def release(self, count: int) -> None:
+        """The watermark passes ``count`` more transactions."""
+        passed = self.world.between(self.world.released, 1 << 62)[:count]
+        before, self.world.released = self.world.released, passed[-1].lsn if passed else self.world.released
+        for tx in passed:
+            if tx.mine:
+                self.mail.append(lambda tx=tx: self._own(tx.lsn, tx.commit_ms))  # type: ignore[misc]
+        if self.following is not None and passed:
+            generation, shapes = self.following
+            frames, upto = self.world.live(shapes, before, self.world.released), self.world.released
+            self.mail.append(lambda: self.outbound.released(generation, frames, upto))
+
+    def _own(self, lsn: int, ms: int) -> None:
+        if lsn > self.start:
+            self.device.expected_echoes.append((lsn, ms))
+            self.outbound.note_echo(Echo(lsn, ms))
+
+    def read_mail(self) -> None:
+        if self.mail:
+            self.mail.popleft()()
+
+    # --- the device's side --------------------------------------------------------------------------------------------
+
+    def subscribe(self, names: set[str]) -> str:
+        id = f"subscription {next(self.numbers)}"
+        requests = tuple((f"{id} {name}", (name,)) for name in sorted(names))
+        self.device.requests[id] = dict(requests)
+        self.outbound.deliver(Delivery((id,), requests, {name: TABLES[name] for name in sorted(names)}))
+        return id
+
+    def unsubscribe(self, id: str) -> None:
+        if self.outbound.cancel(id):
+            del self.device.requests[id]
+            return
+        self.device.unsubscribed.append((id,))
+        self.outbound.deliver(Delivery((id,)))
+
+    def ack(self, index: int) -> None:
+        unacked = self.device.unacked
+        if unacked:
+            index %= len(unacked)
+            assert self.window.acked(unacked[index])
+            del unacked[: index + 1]
+
+    # --- the steps ----------------------------------------------------------------------------------------------------
+
+    def advance(self) -> bool:
+        """Carries out one step; False when it can only wait."""
+        answer: object = None
+        match self.step:
+            case Send(messages):
+                for message in messages:
+                    self.device.receive(message)
+            case Follow(shapes, generation):
+                if self.following is None or self.following[0] != generation:
+                    self.following = generation, shapes
+                    released = self.world.released
+                    self.mail.append(lambda: setattr(self, "answer", released))
+                if self.answer is None:
+                    return False
+                answer, self.answer = self.answer, None
+            case OpenLog(shapes, after, upto):
+                self.log = deque(self.world.logged(shapes, after, upto))
+            case ReadMore():
+                page = tuple(self.log.popleft() for _ in range(min(2, len(self.log))))
+                answer = page, not self.log
+            case ReadImage(shape, lsn, cursor):
+                assert lsn <= self.world.released, "an image of what has not been appended yet"
+                answer = self.world.image(shape, lsn, cursor)
+            case Wait() | Delivered():
+                pass
+        waited = isinstance(self.step, Wait)
+        self.step = self.steps.send(answer)
+        return not (waited and isinstance(self.step, Wait))
+
+    def settle(self) -> None:
+        """Everything released, every mail read, every ack given: to the end."""
+        self.release(1 << 30)
+        for _ in range(10_000):
+            self.ack(-1)
+            moved = self.advance()
+            if self.mail:
+                self.read_mail()
+            elif not moved:
+                return
+        raise AssertionError("it never comes to rest")
+
+
+class Outward(RuleBasedStateMachine):
+    """Every frame of the shapes held, exactly once and in order; deliveries undisturbed; echoes in their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._patch = mock.patch.multiple("syncline.actors.devices.outbound", **SMALL)
+        self._patch.start()
+        self.active: list[str] = []
+        self.late = itertools.count(1)
+
+    @initialize(
+        before=st.lists(st.tuples(touched, st.booleans()), max_size=6),
+        released=st.integers(0, 6),
+        position=st.integers(0, 6),
+        subscribed=st.sets(st.sampled_from(sorted(TABLES))),
+    )
+    def begin(self, before: list[tuple[set[str], bool]], released: int, position: int, subscribed: set[str]) -> None:
+        world = World()
+        for names, large in before:
+            world.commit(names, large=large)
+        lsns = [FIRST_LSN, *(tx.lsn for tx in world.transactions)]
+        world.released = lsns[min(released, len(lsns) - 1)]
+        self.play = Play(world, lsns[min(position, len(lsns) - 1)], tuple(sorted(subscribed)))
+        self.active = list(self.play.device.subscriptions)
+
+    @rule(names=touched, mine=st.booleans(), large=st.booleans())
+    def commit(self, names: set[str], mine: bool, large: bool) -> None:
+        self.play.world.commit(names, mine=mine, large=large)
+
+    @rule(mine=st.booleans())
+    def commit_elsewhere(self, mine: bool) -> None:
+        self.play.world.commit((), mine=mine)
+
+    @rule(count=st.integers(1, 8))
+    def release(self, count: int) -> None:
+        self.play.release(count)
+
+    @rule(count=st.integers(1, 4))
+    def read_mail(self, count: int) -> None:
+        for _ in range(count):
+            self.play.read_mail()
+
+    @rule(count=st.integers(1, 12))
+    def advance(self, count: int) -> None:
+        for _ in range(count):
+            self.play.advance()
+
+    @rule(index=st.integers(0, WINDOW))
+    def ack(self, index: int) -> None:
+        self.play.ack(index)
+
+    @rule(names=tables)
+    def subscribe(self, names: set[str]) -> None:
+        self.active.append(self.play.subscribe(names))
+
+    @precondition(lambda self: self.active)
+    @rule(index=st.integers(0, 100))
+    def unsubscribe(self, index: int) -> None:
+        self.play.unsubscribe(self.active.pop(index % len(self.active)))
+
+    @rule(back=st.integers(0, 30))
+    def a_duplicate_is_answered(self, back: int) -> None:
+        ms = next(self.late)
+        self.play.device.expected_echoes.append((1 << 62, ms))  # at no particular place, but it must come
+        self.play.outbound.note_echo(Echo(self.play.world.released - back, ms))
+
+    @invariant()
+    def the_window_is_kept(self) -> None:
+        if hasattr(self, "play"):
+            assert self.play.window.unacked <= WINDOW
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "play"):
+                self.play.settle()
+                device, world = self.play.device, self.play.world
+                assert not device.requests, "every subscription is delivered"
+                assert not device.unsubscribed, "every unsubscription is answered"
+                assert sorted(device.subscriptions) == sorted(self.active)
+                for table in device.held:
+                    assert device.rows[table] == world.rows(table, world.released)
+                assert {ms for _, ms in device.expected_echoes} <= set(device.echoed)
+        finally:
+            self._patch.stop()
+
+
+Outward.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestOutward = Outward.TestCase
+
+
+# --- by name ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small() -> Iterator[None]:
+    with mock.patch.multiple("syncline.actors.devices.outbound", **SMALL):
+        yield
+
+
+def resting(position: int = FIRST_LSN, *subscribed: str) -> Play:
+    """A device that has caught up with a world."""
+    play = Play(World(), position, subscribed)
+    play.settle()
+    return play
+
+
+def test_what_is_released_before_the_answer_to_a_follow_is_carried_out_is_not_sent_twice() -> None:
+    play = resting()
+    play.subscribe({"a"})
+    while not isinstance(play.step, Follow):
+        play.advance()
+    play.advance()  # asks
+    play.world.commit({"a"})
+    play.release(1)
+    play.read_mail()
+    play.read_mail()  # both before the answer is taken
+    play.settle()
+    assert play.device.rows["a"] == play.world.rows("a", play.world.released)
+
+
+def test_a_subscription_called_off_before_its_turn_leaves_nothing_behind_in_the_next() -> None:
+    play = resting()
+    first, _ = play.subscribe({"a"}), play.subscribe({"b"})
+    play.unsubscribe(first)
+    play.settle()
+    assert set(play.outbound.shapes) == {SCHEMA, "b"}
+    play.subscribe({"a"})
+    play.world.commit({"a"})
+    play.settle()
+    assert set(play.device.rows) == {"a", "b"}
+
+
+def test_rows_two_subscriptions_hold_stay_when_one_of_them_ends() -> None:
+    play = resting()
+    play.world.commit({"a"})
+    first, second = play.subscribe({"a"}), play.subscribe({"a"})
+    play.settle()
+    play.unsubscribe(first)
+    play.settle()
+    assert play.device.rows["a"]
+    play.unsubscribe(second)
+    play.settle()
+    assert play.device.rows == {}
+
+
+def test_a_table_given_up_during_its_delivery_and_wanted_again_arrives_whole() -> None:
+    play = resting()
+    for _ in range(5):
+        play.world.commit({"a"})
+    play.release(5)
+    first = play.subscribe({"a"})
+    while not isinstance(play.step, ReadImage):
+        play.advance()
+        play.read_mail()
+    play.unsubscribe(first)
+    play.subscribe({"a"})
+    play.settle()
+    assert play.device.rows["a"] == play.world.rows("a", play.world.released)
+
+
+def test_what_an_earlier_stream_of_the_connection_was_sent_is_ignored() -> None:
+    play = resting(FIRST_LSN, "a")
+    old = play.outbound
+    play.world.commit({"a"})
+    again = Outbound(ME, FIRST_LSN, SCHEMA, {}, Window(WINDOW), generation=old.generation)
+    step = next(again.steps())
+    assert isinstance(step, Send)
+    again.released(old.generation, play.world.live(frozenset({"a"}), 0, 1 << 62), 1 << 62)
+    assert again.awaited_lsn is None
+    assert again.generation == old.generation
+
+
+def test_an_image_waits_until_the_stream_has_come_to_where_the_device_stands() -> None:
+    world = World()
+    for _ in range(3):
+        world.commit({"a", "b"})
+    world.released = world.transactions[0].lsn
+    play = Play(world, world.transactions[2].lsn, ("a",))
+    play.subscribe({"b"})
+    for _ in range(20):
+        play.advance()
+        play.read_mail()
+    assert isinstance(play.step, Wait)
+    assert play.outbound.awaited_lsn == world.transactions[2].lsn
+    play.settle()
+    assert play.device.rows["b"] == world.rows("b", world.released)
+
+
+def test_an_own_transaction_outside_the_shapes_comes_back_empty_and_in_its_place() -> None:
+    play = resting(FIRST_LSN, "a")
+    play.world.commit({"b"}, mine=True)
+    play.world.commit({"a"})
+    play.settle()
+    assert play.device.echoed == [play.world.transactions[0].commit_ms]
+
+
+def test_a_rejected_transaction_comes_back_with_what_heals_the_device() -> None:
+    play = resting()
+    heal = Gone(TABLES["a"].id, (b"1",))
+    play.outbound.note_echo(Echo(play.world.released, 5, (heal,)))
+    sent: list[bytes] = []
+    play.device.receive = sent.append  # type: ignore[method-assign,assignment]
+    play.settle()
+    assert any(b"device" in message for message in sent)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_device_that_does_not_ack_is_read_to_from_the_logs_afterwards() -> None:
+    play = resting(FIRST_LSN, "a")
+    for _ in range(50):
+        play.world.commit({"a"})
+        play.release(1)
+        play.read_mail()
+        play.advance()
+    assert len(play.device.unacked) == WINDOW
+    assert len(play.outbound._live) * 50 <= SMALL["LIVE_BYTES_MAX"]
+    play.settle()
+    assert play.device.rows["a"] == play.world.rows("a", play.world.released)
