@@ -28,7 +28,7 @@ _UNSTORABLE_FLOATS = {b"NaN": "NaN", b"Infinity": "Infinity", b"-Infinity": "-In
 _BOOLS = {b"t": 1, b"f": 0}
 
 
-def _decode_text(cell: Cell) -> Value:
+def decode_text(cell: Cell) -> Value:
     return None if cell is None else str(cell, "utf-8")
 
 
@@ -51,7 +51,7 @@ def _decode_float(cell: Cell) -> Value:
     return _UNSTORABLE_FLOATS.get(cell) or float(cell)
 
 
-def _decode_bytes(cell: Cell) -> Value:
+def decode_bytes(cell: Cell) -> Value:
     return cell
 
 
@@ -63,7 +63,7 @@ def decoder(pg_type: str) -> Decode:
         return _decode_integer
     if pg_type in FLOAT_TYPES:
         return _decode_float
-    return _decode_bytes if pg_type == "bytea" else _decode_text
+    return decode_bytes if pg_type == "bytea" else decode_text
 
 
 def _encode_any(value: Value) -> Cell:

@@ -47,7 +47,7 @@ from syncline.proto.values import Relation, Transaction
 DIALECT = "sqlite"
 
 # Entries read from the oplog at a time when a backlog is sent: enough to fill frames, few enough to hold.
-BACKLOG_ENTRIES = 2_000
+BACKLOG_ENTRIES = 500
 
 # From the open socket to the accepted stream. A server that answers nothing must not hold us for ever.
 START_TIMEOUT_S = 30.0

@@ -22,7 +22,7 @@ BATCH_TRANSACTIONS_MAX = 500
 # About 20 ms of SQLite's time.
 BATCH_ROWS_MAX = 2_000
 # Staging disturbs nobody who reads, and local writes only for as long.
-STAGE_ROWS_MAX = 5_000
+STAGE_ROWS_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)

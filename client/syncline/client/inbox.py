@@ -17,7 +17,7 @@ from syncline.proto.events import ClientEvent
 from syncline.proto.session import ClientSession
 
 # Some ten of the service's messages. Decoded, a byte of a frame takes several.
-READ_AHEAD_BYTES = 1 << 20
+READ_AHEAD_BYTES = 512 << 10
 
 
 class Inbox:

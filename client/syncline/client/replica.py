@@ -202,7 +202,8 @@ class Replica:
                     connection.execute(sql.drop)
                     connection.execute(sql.create)
                     self._staged[binding.table.name] = binding.table
-                connection.executemany(sql.put, [(tags_json(i.tags), *binding.values(i.row)) for i in group])
+                put = sql.values
+                connection.executemany(sql.put, (put(tags_json(i.tags), binding.row(i.row)) for i in group))
 
         await self._store.write(work)
 

@@ -316,10 +316,12 @@ class ClientSession:
 
     def _read_shape_rows(self, delivery: OpenDelivery, ops: list[Op]) -> list[ClientEvent]:
         inserts: list[Insert] = []
+        relation: Relation | None = None
         for op in ops:
             if not isinstance(op, Insert):
                 raise invalid(f"{type(op).__name__} inside a delivery, which is inserts alone")
-            self._check(op)
+            if relation is None or op.relation_id != relation.id or len(op.row) != len(relation.columns):
+                relation = check_width(self._relations.get(op.relation_id), op)
             inserts.append(op)
         return [ShapeRows(delivery.subscription_id, delivery.request_id, tuple(inserts))] if inserts else []
 
