@@ -4,8 +4,9 @@ import ssl
 
 import pytest
 
+from syncline.actors.postgres.dsn import parse_dsn
 from syncline.actors.postgres.pgoutput import PgoutputError
-from syncline.actors.postgres.stream import BACKOFF_MAX_S, backoff_s, needs_operator, parse_dsn
+from syncline.actors.postgres.stream import BACKOFF_MAX_S, backoff_s, needs_operator
 from syncline.actors.postgres.walsender import ServerError, TlsMode, WalsenderError
 
 

@@ -24,19 +24,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import logging
-import os
 import random
 import ssl
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
+from syncline.actors.postgres.dsn import Endpoint, parse_dsn
 from syncline.actors.postgres.lsn import ZERO, Lsn
 from syncline.actors.postgres.pgoutput import (
     Begin,
@@ -47,33 +43,24 @@ from syncline.actors.postgres.pgoutput import (
     TypeMessage,
     decode,
 )
-from syncline.actors.postgres.rowkey import quote_identifier
+from syncline.actors.postgres.replication_link import ReplicationLink
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.actors.postgres.walsender import (
     CopyEnded,
-    CopyStarted,
     Event,
     Keepalive,
-    Phase,
-    Ready,
     ServerError,
-    TlsAccepted,
-    TlsMode,
-    Walsender,
     WalsenderError,
 )
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 1 << 18
 STATUS_INTERVAL_S: Final = 2.0  # well below wal_sender_timeout (60 s), and soon enough for the slot to follow
 SILENCE_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 15.0
-CLOSE_TIMEOUT_S: Final = 1.0
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 2.0  # one connection a server: trying often harms nobody, and devices wait
 WAL_SENDER_TIMEOUT_MS: Final = 10_000  # how long the server lets a dead connection of ours hold the slot
-TERMINATE_TIMEOUT_MS: Final = 2_000
 
 SLOT_IN_USE: Final = "55006"
 # Classes and codes a retry cannot mend: authentication, unknown database, unknown slot or publication, bad option,
@@ -124,7 +111,7 @@ class ReplicationStream:
         self._application_name = application_name
         self._status_interval_s = status_interval_s
         self._silence_s = silence_s
-        self._link: _Link | None = None
+        self._link: ReplicationLink | None = None
         self._attempt = 0
         self._previous_pid: int | None = None
         self._ready: deque[Message] = deque()
@@ -266,14 +253,16 @@ class ReplicationStream:
 
     # --- connecting ---------------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> ReplicationLink:
         settings = {
             **SESSION_SETTINGS,
             "application_name": self._application_name,
             "client_encoding": "UTF8",
             "wal_sender_timeout": str(WAL_SENDER_TIMEOUT_MS),
         }
-        link = _Link(self._endpoint, settings, lambda: self.flush_position, self._status_interval_s, self._silence_s)
+        link = ReplicationLink(
+            self._endpoint, settings, lambda: self.flush_position, self._status_interval_s, self._silence_s
+        )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await link.open()
@@ -306,125 +295,6 @@ class ReplicationStream:
                 await self._closing.wait()
 
 
-class _Link:
-    """One connection: a socket, its protocol core and the timer that reports to the server."""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        settings: Mapping[str, str],
-        flush_position: Callable[[], Lsn],
-        status_interval_s: float,
-        silence_s: float,
-    ) -> None:
-        self._endpoint = endpoint
-        self._flush_position = flush_position
-        self._status_interval_s = status_interval_s
-        self._silence_s = silence_s
-        self._core = Walsender({**settings, **endpoint.startup}, endpoint.password, endpoint.tls)
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._timer: asyncio.Task[None] | None = None
-        self._heard_s = time.monotonic()
-        self._early: list[Event] = []
-
-    async def open(self) -> None:
-        """Connects and authenticates."""
-        if self._endpoint.socket_path is not None:
-            opening = asyncio.open_unix_connection(self._endpoint.socket_path, limit=READ_BYTES)
-        else:
-            opening = asyncio.open_connection(self._endpoint.host, self._endpoint.port, limit=READ_BYTES)
-        self._reader, self._writer = await opening
-        self._core.start()
-        await self._until(Ready)
-
-    @property
-    def backend_pid(self) -> int | None:
-        return self._core.backend_pid
-
-    async def terminate(self, pid: int) -> None:
-        """Ends the server's process ``pid`` if it is a replication connection, and waits until it is gone."""
-        self._core.query(
-            f"SELECT pg_terminate_backend(pid, {TERMINATE_TIMEOUT_MS}) FROM pg_stat_activity "  # noqa: S608 - integers
-            f"WHERE pid = {pid} AND backend_type = 'walsender' AND usename = current_user "
-            "AND datname = current_database()"
-        )
-        await self._until(Ready)
-
-    async def start_replication(self, slot: str, publication: str, start: Lsn) -> None:
-        names = quote_identifier(publication).replace("'", "''")
-        self._core.query(
-            f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL {start} "
-            f"(proto_version '1', publication_names '{names}', messages 'true')"
-        )
-        await self._until(CopyStarted)
-        self._timer = asyncio.create_task(self._report_regularly())
-
-    async def read(self) -> list[Event]:
-        """What arrives next. Raises TimeoutError (an OSError) when the server stays silent, EOFError when it left."""
-        assert self._reader is not None
-        if self._early:
-            events, self._early = self._early, []
-            return events
-        try:
-            async with asyncio.timeout(self._silence_s):
-                data = await self._reader.read(READ_BYTES)
-        except TimeoutError:
-            raise TimeoutError(f"the server has been silent for {self._silence_s:g} s") from None
-        if not data:
-            raise EOFError("the server closed the connection")
-        self._heard_s = time.monotonic()
-        return self._core.receive(data)
-
-    def report(self, *, reply: bool = False) -> None:
-        """Sends a standby status."""
-        if self._core.phase is Phase.COPYING and self._writer is not None:
-            flushed = self._flush_position()
-            self._core.status(max(flushed, self._core.wal_end), flushed, time.time_ns() // 1000, reply=reply)
-            self._writer.write(self._core.outgoing())
-
-    async def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            await asyncio.gather(self._timer, return_exceptions=True)
-        if self._writer is None:
-            return
-        with contextlib.suppress(OSError, AssertionError):
-            self.report()
-            self._core.terminate()
-            self._writer.write(self._core.outgoing())
-        self._writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._writer.wait_closed()
-
-    async def _until(self, wanted: type[Ready] | type[CopyStarted]) -> None:
-        """Talks until the wanted event; what arrived together with it is kept for ``read``."""
-        assert self._reader is not None
-        assert self._writer is not None
-        while True:
-            self._writer.write(self._core.outgoing())
-            data = await self._reader.read(READ_BYTES)
-            if not data:
-                raise EOFError("the server closed the connection during the handshake")
-            events = self._core.receive(data)
-            for event in events:
-                if isinstance(event, ServerError):
-                    raise event
-                if isinstance(event, TlsAccepted):
-                    await self._writer.start_tls(self._endpoint.tls_context(), server_hostname=self._endpoint.host)
-                    self._core.tls_established()
-            if any(isinstance(event, wanted) for event in events):
-                self._early = [event for event in events if not isinstance(event, wanted)]
-                return
-
-    async def _report_regularly(self) -> None:
-        interval_s = self._status_interval_s
-        while True:
-            await asyncio.sleep(interval_s)
-            self.report(reply=time.monotonic() - self._heard_s >= interval_s)
-
-
 def _advice(error: Exception, slot: str) -> str:
     """The error with what to make of it."""
     text = str(error) or type(error).__name__
@@ -443,80 +313,3 @@ def _advice(error: Exception, slot: str) -> str:
     if error.sqlstate.startswith("28"):
         return f"{text}: check user, password and pg_hba.conf, and that the role has REPLICATION"
     return text
-
-
-# --- where to connect -------------------------------------------------------------------------------------------------
-
-_DSN_FORM: Final = "postgresql://user:password@host:5432/database"
-_TLS_WORDS: Final = {mode.value: mode for mode in TlsMode} | {"allow": TlsMode.PREFER}
-_FILES: Final = ("sslrootcert", "sslcert", "sslkey")
-_CLIENT_SIDE: Final = frozenset({"connect_timeout", "target_session_attrs", "gssencmode", "channel_binding"})
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where and as whom to connect. ``socket_path`` instead of host and port for a unix socket.
-
-    ``startup``: startup parameters, ``user`` and ``database`` among them. ``files``: sslrootcert, sslcert, sslkey.
-    """
-
-    host: str
-    port: int
-    socket_path: str | None
-    password: str | None = field(repr=False)
-    tls: TlsMode
-    startup: Mapping[str, str]
-    files: Mapping[str, str] = field(default_factory=dict)
-
-    def tls_context(self) -> ssl.SSLContext:
-        """As libpq: ``require`` checks the certificate only when a root certificate is given."""
-        root = self.files.get("sslrootcert")
-        context = ssl.create_default_context(cafile=None if root == "system" else root)
-        context.check_hostname = self.tls is TlsMode.VERIFY_FULL
-        if self.tls in (TlsMode.PREFER, TlsMode.REQUIRE) and root is None:
-            context.verify_mode = ssl.CERT_NONE
-        if "sslcert" in self.files:
-            context.load_cert_chain(self.files["sslcert"], self.files.get("sslkey"))
-        return context
-
-
-def parse_dsn(dsn: str, environment: Mapping[str, str] = os.environ) -> Endpoint:
-    """Reads the URLs that asyncpg reads, with ``?host=/folder`` for unix sockets; ``PG*`` variables fill the gaps.
-
-    Raises ValueError, whose text never contains the password.
-    """
-    parts = urlsplit(dsn)
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise ValueError(f"not a Postgres URL: it must look like {_DSN_FORM}")
-    given = dict(parse_qsl(parts.query))
-    user_info, _, host_info = parts.netloc.rpartition("@")
-    user, _, password = user_info.partition(":")
-    if "," in host_info:
-        raise ValueError("the URL names several hosts: name the primary alone")
-    host, port = host_info, ""
-    if ":" in host_info[host_info.rfind("]") + 1 :]:
-        host, _, port = host_info.rpartition(":")
-    where = given.pop("host", "") or unquote(host).strip("[]") or environment.get("PGHOST", "") or "localhost"
-    port = given.pop("port", "") or port or environment.get("PGPORT", "") or "5432"
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"the port in the URL is not a number between 1 and 65535: {port!r}")
-    user = given.pop("user", "") or unquote(user) or environment.get("PGUSER", "") or getpass.getuser()
-    database = given.pop("database", "") or given.pop("dbname", "") or unquote(parts.path.lstrip("/"))
-    secret = given.pop("password", "") or unquote(password) or environment.get("PGPASSWORD", "")
-    local = where.startswith("/")
-    mode = given.pop("sslmode", "") or environment.get("PGSSLMODE", "") or "prefer"
-    if mode not in _TLS_WORDS:
-        raise ValueError(f"sslmode={mode} is unknown: use one of {', '.join(_TLS_WORDS)}")
-    return Endpoint(
-        host=where,
-        port=int(port),
-        socket_path=f"{where}/.s.PGSQL.{port}" if local else None,
-        password=secret or None,
-        tls=TlsMode.DISABLE if local else _TLS_WORDS[mode],
-        files={name: given.pop(name) for name in _FILES if name in given},
-        startup={
-            "user": user,
-            "database": database or environment.get("PGDATABASE", "") or user,
-            **{name: value for name, value in given.items() if name not in _CLIENT_SIDE},
-        },
-    )
