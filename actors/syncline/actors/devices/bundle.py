@@ -6,7 +6,8 @@ appended its part, and the frame is encoded once for all devices of the set.
 
 A shape joins with ``joined``: what it had appended by then is in its log, everything later arrives through ``arrived``.
 The bundle opens when all its shapes have joined and the watermark has reached the furthest of those positions: before
-that, a part of some transaction might be in a log only.
+that, a part of some transaction might be in a log only. It opens at the watermark: everything up to there is in the
+logs, and nothing may come for a long time that would bring it there later.
 """
 
 from __future__ import annotations
@@ -56,5 +57,5 @@ class Bundle:
         if self.open or self._missing or self._watermark < self._start:
             return
         self.open = True
-        self.released = self._start
-        self._pending = {lsn: records for lsn, records in self._pending.items() if lsn > self._start}
+        self.released = self._watermark
+        self._pending = {lsn: records for lsn, records in self._pending.items() if lsn > self._watermark}
