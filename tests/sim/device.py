@@ -19,8 +19,9 @@ from syncline.client.connection import Connection, ConnectionEnded
 from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
 from syncline.client.grouping import grouped
 from syncline.client.live import Changes
-from syncline.client.replica import Replica, Stamped, load_replica
+from syncline.client.replica import Replica, load_replica
 from syncline.client.shapes import ShapeSpec, find
+from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
 from syncline.proto.events import GoneBatch
 

@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 
 from syncline.client.connectivity import Status
 from syncline.client.live import Changes, Query, Results, Rows
-from syncline.client.replica import Replica, Stamped, load_replica
+from syncline.client.replica import Replica, load_replica
 from syncline.client.satellite import Satellite, Token
 from syncline.client.shapes import ShapeSpec
+from syncline.client.stamping import Stamped
 from syncline.client.store import Args, Connection, Footprints, Store, open_store, whole
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
 from syncline.proto.values import Migrate
@@ -127,7 +128,8 @@ class Database:
     async def execute(self, sql: str, args: Args = ()) -> int:
         """One statement as a transaction of its own; returns the number of rows it changed.
 
-        Raises sqlite3.Error (then nothing has changed), and UsageError inside a transaction of the same task.
+        Raises sqlite3.Error, and UsageError for one too large to be sent (then nothing has changed) or inside a
+        transaction of the same task.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
@@ -147,7 +149,8 @@ class Database:
         """Several statements, all or nothing, on the device as on the server: ``async with db.transaction() as tx``.
 
         Leaving the block commits; an exception rolls back and goes on. Others wait for their turn to write meanwhile,
-        incoming changes included, so do not hold it while waiting for a person or the network.
+        incoming changes included, so do not hold it while waiting for a person or the network. Raises UsageError, and
+        rolls back, if on leaving it turns out to be too large to be sent.
         """
         self._store.refuse_nested()
         async with self._store.turn() as connection:

@@ -11,6 +11,9 @@ moved beyond the timestamps seen in the stream, so that a write made after seein
 device's clock is behind; but not by a peer whose clock is absurd, which would drag every device along with it.
 
 On the wire a transaction's lsn is the id of its last entry, four bytes, big endian.
+
+A transaction larger than a server takes would be refused each time it is sent, for ever, with all that follows it; and
+one that is split is none. So it is refused before it is committed here (``too_large``).
 """
 
 # ruff: noqa: S608 - SQL is made of constants; values are parameters.
@@ -25,9 +28,16 @@ from typing import TypeAlias
 from syncline.client.cells import Value, encode_row
 from syncline.client.schema import UNTRACKED_TAG, Table
 from syncline.client.triggers import parse_image
+from syncline.proto.outgoing import LOG_BYTES
+from syncline.proto.server_session import FRAME_BYTES_MAX, TRANSACTION_LIMITS
 from syncline.proto.values import Compensation, Delete, Insert, Row, RowChange, Transaction, Update
 
 CLOCK_SKEW_MAX_MS = 60_000
+
+TRANSACTION_OPS_MAX = TRANSACTION_LIMITS.ops_max
+# Its first message may hold smaller transactions too, and counts as a whole.
+TRANSACTION_BYTES_MAX = TRANSACTION_LIMITS.bytes_max - 2 * LOG_BYTES
+OPERATION_BYTES_MAX = FRAME_BYTES_MAX - LOG_BYTES
 
 ENTRY_ID_MAX = 2**31 - 1
 
@@ -56,6 +66,12 @@ STAMP_SQL: tuple[str, ...] = (
     "UPDATE _syncline_oplog SET commit_ms = :commit_ms WHERE commit_ms IS NULL",
     "UPDATE _syncline_state SET clock_ms = :commit_ms",
 )
+
+# Entries, and bytes never less than their operations take on the wire: an image spells out the names of the columns.
+SIZE_SQL = """SELECT count(*), sum(octets), max(octets) FROM (
+        SELECT length(CAST(coalesce(new_row, '') AS BLOB)) + length(CAST(coalesce(old_row, '') AS BLOB))
+             + length(clear_tags) + 64 AS octets
+          FROM _syncline_oplog WHERE commit_ms = ?)"""
 
 UNSTAMPED_TABLES_SQL = "SELECT DISTINCT table_name FROM _syncline_oplog WHERE commit_ms IS NULL"
 
@@ -97,6 +113,21 @@ def next_commit_ms(now_ms: int, clock_ms: int) -> int:
 def observed_clock_ms(clock_ms: int, seen_ms: int, now_ms: int) -> int:
     """The device's clock after it has seen a transaction of ``seen_ms``: never less, never far in the future."""
     return max(clock_ms, seen_ms) if seen_ms <= now_ms + CLOCK_SKEW_MAX_MS else clock_ms
+
+
+def too_large(operations: int, octets: int, octets_of_largest: int) -> str | None:
+    """Why no server takes a transaction of this size, None if it does. Sizes are those on the wire."""
+    mib = 1 << 20
+    if operations > TRANSACTION_OPS_MAX:
+        return f"{operations:,} changed rows, and at most {TRANSACTION_OPS_MAX:,} can be sent as one transaction"
+    if octets > TRANSACTION_BYTES_MAX:
+        return f"{octets / mib:.1f} MiB, and at most {TRANSACTION_BYTES_MAX / mib:.1f} can be sent as one transaction"
+    if octets_of_largest > OPERATION_BYTES_MAX:
+        largest, most = octets_of_largest / mib, OPERATION_BYTES_MAX / mib
+        return (
+            f"a change of one row of {largest:.1f} MiB, and at most {most:.1f} can be sent (old and new row together)"
+        )
+    return None
 
 
 def lsn_bytes(entry_id: int) -> bytes:

@@ -11,33 +11,27 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 from syncline.client.apply import (
     Bindings,
     Plan,
-    RowId,
     UnknownRelation,
     plan_gone,
     plan_migrations,
     plan_rows,
     plan_transaction,
-    table_sql,
     tags_from_json,
     tags_json,
-    touched_rows,
 )
 from syncline.client.cells import encode_row
+from syncline.client.execution import named, pending_of, release, run, tracked
 from syncline.client.live import Changes
-from syncline.client.merging import Pending, fold
 from syncline.client.oplog import (
     ENTRY_COLUMNS,
-    STAMP_SQL,
-    UNSTAMPED_TABLES_SQL,
     Entry,
     entry_from_row,
-    next_commit_ms,
     observed_clock_ms,
 )
 from syncline.client.schema import Table, literal, quoted, table_from_json, table_to_json
@@ -53,30 +47,12 @@ from syncline.client.shapes import (
     to_request,
 )
 from syncline.client.staging import StagingSql
+from syncline.client.stamping import Stamped, stamp, stamp_local
 from syncline.client.store import Store
+from syncline.client.subscription_rows import forget, move, store
 from syncline.client.triggers import key_sql
 from syncline.proto.errors import ProtocolError
-from syncline.proto.values import Change, Insert, Migrate, Relation, RowChange, Transaction
-
-
-@dataclass(frozen=True, slots=True)
-class Stamped:
-    """A local transaction that has been given its timestamp. ``tables``: the synced tables it wrote."""
-
-    commit_ms: int
-    tables: frozenset[str]
-
-
-def stamp(connection: sqlite3.Connection, client_id: str, now_ms: int) -> Stamped | None:
-    """Turn the entries the triggers have written in this SQLite transaction into one device transaction, if any."""
-    tables = frozenset(name for (name,) in connection.execute(UNSTAMPED_TABLES_SQL))
-    if not tables:
-        return None
-    (clock_ms,) = connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
-    commit_ms = next_commit_ms(now_ms, clock_ms)
-    for sql in STAMP_SQL:
-        connection.execute(sql, {"tag": f"{client_id}@{commit_ms}", "commit_ms": commit_ms})
-    return Stamped(commit_ms, tables)
+from syncline.proto.values import Insert, Migrate, Relation, RowChange, Transaction
 
 
 class Replica:
@@ -121,8 +97,11 @@ class Replica:
     # --- local transactions -------------------------------------------------------------------------------------------
 
     def stamp(self, connection: sqlite3.Connection) -> Stamped | None:
-        """Called in the writer's thread at the end of a local transaction, before its COMMIT."""
-        return stamp(connection, self.client_id, self._now_ms())
+        """Called in the writer's thread at the end of a local transaction, before its COMMIT.
+
+        Raises UsageError for a transaction that could never be sent; the caller rolls back.
+        """
+        return stamp_local(connection, self.client_id, self._now_ms(), self.tables)
 
     def committed(self, stamped: Stamped | None, written: frozenset[str]) -> None:
         """A local transaction is committed: count it and wake the live queries."""
@@ -171,16 +150,16 @@ class Replica:
             echoed = 0
             for transaction in transactions:
                 own = transaction.origin == self.client_id
-                echoed += own and _release(connection, transaction.commit_ms)
+                echoed += own and release(connection, transaction.commit_ms)
                 plan = plan_transaction(
                     transaction,
                     relations,
                     total.tables,
-                    pending=self._pending_of(connection, transaction.changes, relations, total.tables),
-                    tracked=_tracked(connection, _named(transaction.changes, relations)),
+                    pending=pending_of(connection, self.client_id, transaction.changes, relations, total.tables),
+                    tracked=tracked(connection, named(transaction.changes, relations)),
                     known_versions=frozenset((*self.versions, *total.versions)),
                 )
-                _run(connection, plan)
+                run(connection, plan)
                 total.followed_by(plan)
             self._end_incoming(connection, total)
             return total, echoed
@@ -222,7 +201,7 @@ class Replica:
             self._begin_incoming(connection, lsn)
             for table in self._staged.values():
                 self._move_staged(connection, table)
-            state = None if subscription is None else _move(connection, subscription, ON_DELIVERY)
+            state = None if subscription is None else move(connection, subscription, ON_DELIVERY)
             plan = Plan(dict(self.tables), changed=set(self._staged))
             self._end_incoming(connection, plan)
             return state, plan
@@ -242,12 +221,12 @@ class Replica:
                 for tags, *values in connection.execute(sql.pending).fetchall()
             ]
             relations = {table.id: table.relation}
-            pending = self._pending_of(connection, inserts, relations, self.tables)
-            tracked = _tracked(connection, [table.name])
-            _run(connection, plan_rows(inserts, relations, self.tables, pending=pending, tracked=tracked))
+            pending = pending_of(connection, self.client_id, inserts, relations, self.tables)
+            have_tags = tracked(connection, [table.name])
+            run(connection, plan_rows(inserts, relations, self.tables, pending=pending, tracked=have_tags))
             connection.execute(sql.drop_pending)
         connection.execute(sql.move)
-        if _tracked(connection, [table.name]):
+        if tracked(connection, [table.name]):
             connection.execute(sql.drop_tags)
         connection.execute(sql.move_tags)
         connection.execute(sql.drop)
@@ -264,9 +243,9 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> Plan:
             self._begin_incoming(connection, lsn)
-            plan = plan_gone(rows, relations, self.tables, _tracked(connection, _named(rows, relations)))
-            _run(connection, plan)
-            _forget(connection, positions)
+            plan = plan_gone(rows, relations, self.tables, tracked(connection, named(rows, relations)))
+            run(connection, plan)
+            forget(connection, positions)
             self._end_incoming(connection, plan)
             return plan
 
@@ -281,7 +260,7 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> Plan:
             plan = plan_migrations(steps, self.tables, frozenset(self.versions))
-            _run(connection, plan)
+            run(connection, plan)
             self._end_incoming(connection, plan)
             return plan
 
@@ -305,8 +284,8 @@ class Replica:
                     (table.name,),
                 )
             remaining = after_reset(self.subscriptions.values(), _fresh_id)
-            _forget(connection, [p for p in self.subscriptions if p not in {s.position for s in remaining}])
-            _store_subscriptions(connection, remaining)
+            forget(connection, [p for p in self.subscriptions if p not in {s.position for s in remaining}])
+            store(connection, remaining)
             self._end_incoming(connection, Plan(dict(self.tables)))
             return remaining
 
@@ -333,24 +312,6 @@ class Replica:
             "INSERT OR IGNORE INTO _syncline_migrations (version) VALUES (?)", [(version,) for version in plan.versions]
         )
         connection.execute("UPDATE _syncline_state SET capture = 1")
-
-    def _pending_of(
-        self,
-        connection: sqlite3.Connection,
-        changes: Iterable[Change],
-        relations: Mapping[int, Relation],
-        tables: Mapping[str, Table],
-    ) -> dict[RowId, Pending]:
-        """What is pending on each row that ``changes`` touch, found by key."""
-        (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
-        pending: dict[RowId, Pending] = {}
-        if some:
-            for row_id in touched_rows(changes, relations, tables):
-                table = tables[row_id[0]]
-                entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
-                if entries:
-                    pending[row_id] = fold(entries, table, self.client_id)
-        return pending
 
     def _adopt(self, plan: Plan) -> None:
         self.versions += plan.versions
@@ -381,7 +342,7 @@ class Replica:
 
     async def cancel(self, subscription: Subscription) -> None:
         """Note down that a subscription is unwanted: CANCELLING if its rows are here, else WITHDRAWN."""
-        state = await self._store.write(lambda connection: _move(connection, subscription, ON_CANCEL))
+        state = await self._store.write(lambda connection: move(connection, subscription, ON_CANCEL))
         self._moved(subscription, state)
 
     async def renew_requests(self) -> list[Subscription]:
@@ -393,8 +354,8 @@ class Replica:
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], list[int]]:
             renewed = to_request(self.subscriptions.values(), _fresh_id)
             withdrawn = [s.position for s in self.subscriptions.values() if s.state is ShapeState.WITHDRAWN]
-            _store_subscriptions(connection, renewed)
-            _forget(connection, withdrawn)
+            store(connection, renewed)
+            forget(connection, withdrawn)
             return renewed, withdrawn
 
         renewed, withdrawn = await self._store.write(work)
@@ -404,7 +365,7 @@ class Replica:
         return renewed
 
     async def forget(self, subscription: Subscription) -> None:
-        await self._store.write(lambda connection: _forget(connection, [subscription.position]))
+        await self._store.write(lambda connection: forget(connection, [subscription.position]))
         self.subscriptions.pop(subscription.position, None)
 
     def _moved(self, subscription: Subscription | None, state: ShapeState | None) -> None:
@@ -423,57 +384,6 @@ async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]
 
     await store.write(work)
     return replica
-
-
-def _run(connection: sqlite3.Connection, plan: Plan) -> None:
-    for sql, rows in (*plan.steps, *plan.tag_steps):
-        if len(rows) == 1:
-            connection.execute(sql, rows[0])
-        else:
-            connection.executemany(sql, rows)
-
-
-def _release(connection: sqlite3.Connection, commit_ms: int) -> bool:
-    return connection.execute("DELETE FROM _syncline_oplog WHERE commit_ms = ?", (commit_ms,)).rowcount > 0
-
-
-def _named(changes: Iterable[Change], relations: Mapping[int, Relation]) -> set[str]:
-    """The tables whose rows are among ``changes``."""
-    ids = {change.relation_id for change in changes if not isinstance(change, Migrate)}
-    return {relations[relation_id].table for relation_id in ids & relations.keys()}
-
-
-def _tracked(connection: sqlite3.Connection, tables: Iterable[str]) -> frozenset[str]:
-    """Those of ``tables`` that have shadow entries."""
-    probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
-    return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
-
-
-def _move(
-    connection: sqlite3.Connection, subscription: Subscription, arrows: Mapping[ShapeState, ShapeState]
-) -> ShapeState | None:
-    """Move a subscription along ``arrows`` from the state it is in by now; None if it has been forgotten."""
-    row = connection.execute(
-        "SELECT state FROM _syncline_subscriptions WHERE position = ?", (subscription.position,)
-    ).fetchone()
-    if row is None:
-        return None
-    state = arrows.get(ShapeState(row[0]), ShapeState(row[0]))
-    _store_subscriptions(connection, [replace(subscription, state=state)])
-    return state
-
-
-def _store_subscriptions(connection: sqlite3.Connection, subscriptions: Iterable[Subscription]) -> None:
-    connection.executemany(
-        "UPDATE _syncline_subscriptions SET subscription_id = ?, state = ? WHERE position = ?",
-        [(s.subscription_id, s.state.value, s.position) for s in subscriptions],
-    )
-
-
-def _forget(connection: sqlite3.Connection, positions: Iterable[int]) -> None:
-    connection.executemany(
-        "DELETE FROM _syncline_subscriptions WHERE position = ?", [(position,) for position in positions]
-    )
 
 
 def _fresh_id() -> str:

@@ -1,0 +1,55 @@
+"""Plans of incoming changes (``apply``) meet SQLite: what they must know is looked up here, and here they are run."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from syncline.client.apply import Plan, RowId, table_sql, touched_rows
+from syncline.client.merging import Pending, fold
+from syncline.client.oplog import entry_from_row
+from syncline.client.schema import Table
+from syncline.proto.values import Change, Migrate, Relation
+
+
+def pending_of(
+    connection: sqlite3.Connection,
+    client_id: str,
+    changes: Iterable[Change],
+    relations: Mapping[int, Relation],
+    tables: Mapping[str, Table],
+) -> dict[RowId, Pending]:
+    """What is pending on each row that ``changes`` touch, found by key."""
+    (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
+    pending: dict[RowId, Pending] = {}
+    if some:
+        for row_id in touched_rows(changes, relations, tables):
+            table = tables[row_id[0]]
+            entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
+            if entries:
+                pending[row_id] = fold(entries, table, client_id)
+    return pending
+
+
+def run(connection: sqlite3.Connection, plan: Plan) -> None:
+    for sql, rows in (*plan.steps, *plan.tag_steps):
+        if len(rows) == 1:
+            connection.execute(sql, rows[0])
+        else:
+            connection.executemany(sql, rows)
+
+
+def release(connection: sqlite3.Connection, commit_ms: int) -> bool:
+    return connection.execute("DELETE FROM _syncline_oplog WHERE commit_ms = ?", (commit_ms,)).rowcount > 0
+
+
+def named(changes: Iterable[Change], relations: Mapping[int, Relation]) -> set[str]:
+    """The tables whose rows are among ``changes``."""
+    ids = {change.relation_id for change in changes if not isinstance(change, Migrate)}
+    return {relations[relation_id].table for relation_id in ids & relations.keys()}
+
+
+def tracked(connection: sqlite3.Connection, tables: Iterable[str]) -> frozenset[str]:
+    """Those of ``tables`` that have shadow entries."""
+    probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
+    return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
