@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
-from syncline.client.cells import Values, decode_row
+from syncline.client.cells import Values, decode_own_row, decode_row
 from syncline.client.merging import Pending, merged
 from syncline.client.oplog import ENTRY_COLUMNS
 from syncline.client.schema import UNTRACKED_TAG, Table, described, literal, quoted
@@ -303,9 +303,12 @@ class _RowPlanner:
         self._pending = pending
 
     def put(self, binding: Binding, row: Row, tags: Sequence[str]) -> None:
+        self._put(binding, row, decode_row(row, binding.table.decoders), tags)
+
+    def _put(self, binding: Binding, row: Row, values: Values, tags: Sequence[str]) -> None:
         table = binding.table
         self._plan.changed.add(table.name)
-        self._plan.run(binding.sql.put, decode_row(row, table.decoders))
+        self._plan.run(binding.sql.put, values)
         stored = tags_json(tags)
         if stored is None:
             if table.name in self._tracked:
@@ -328,7 +331,7 @@ class _RowPlanner:
         if row is None:
             self.drop(binding, row_id[1])
         else:
-            self.put(binding, row, tags)
+            self._put(binding, row, decode_own_row(row, binding.table.decoders), tags)
 
 
 def plan_migration_step(plan: Plan, step: Migrate) -> None:

@@ -98,5 +98,23 @@ def decode_row(row: Row, decoders: Sequence[Decode]) -> Values:
     return tuple([decode(cell) for decode, cell in zip(decoders, row, strict=True)])
 
 
+def decode_own_row(row: Row, decoders: Sequence[Decode]) -> Values:
+    """``decode_row`` for a row some cells of which this device has written. Never raises.
+
+    An application may write anything anywhere. Until the server has judged it, it is shown as it was written: what the
+    type of its column forbids stays text, or bytes.
+    """
+    return tuple([_decode_own(decode, cell) for decode, cell in zip(decoders, row, strict=True)])
+
+
+def _decode_own(decode: Decode, cell: Cell) -> Value:
+    for attempt in (decode, decode_text):
+        try:
+            return attempt(cell)
+        except ValueError:
+            continue
+    return cell
+
+
 def encode_row(values: Sequence[Value], encoders: Sequence[Encode]) -> Row:
     return tuple([encode(value) for encode, value in zip(encoders, values, strict=True)])
