@@ -12,7 +12,6 @@ from syncline.client.oplog import (
     ENTRY_COLUMNS,
     SIZE_SQL,
     STAMP_SQL,
-    TRANSACTION_OPS_MAX,
     UNSTAMPED_TABLES_SQL,
     change_of,
     entry_from_row,
@@ -55,8 +54,8 @@ def stamp_local(
         return None
     operations, octets, largest = connection.execute(SIZE_SQL, (stamped.commit_ms,)).fetchone()
     reason = too_large(operations, octets, largest)
-    if reason is not None and operations <= TRANSACTION_OPS_MAX:
-        # That was an estimate on the safe side; near the limit it has to be exact.
+    if reason is not None and too_large(operations, 0, 0) is None:
+        # Those sizes are an estimate on the safe side; near the limit it has to be exact.
         reason = too_large(operations, *_wire_size(connection, stamped.commit_ms, tables))
     if reason is not None:
         raise UsageError(f"the transaction is too large: {reason}", hint="write it as several transactions")

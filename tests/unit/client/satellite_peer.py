@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from syncline.proto import codec
 from syncline.proto.errors import ErrorCode
 from syncline.proto.events import (
     AckReceived,
@@ -90,6 +91,7 @@ class Peer:
         self.accepted_tokens: set[str] | None = None
         self.refuse_start_once: str | None = None
         self.refuse_subscribe = False
+        self.refuse_write: int | None = None
         self.half_delivered = asyncio.Event()
         self.may_finish = asyncio.Event()
         self.may_finish.set()
@@ -125,6 +127,15 @@ class Peer:
             await self._send(self._session.relation(ITEMS))
         transaction = Transaction(commit_ms, str(self.lsn).encode(), changes, origin, transaction_id=self.lsn)
         await self._send(self._session.transaction(transaction))
+
+    async def commit_together(self, *commits: tuple[int, Change], origin: str = POSTGRES_ORIGIN) -> None:
+        """Stream several transactions, each of one change at its time, in one message."""
+        logs: list[bytes] = []
+        for commit_ms, change in commits:
+            self.lsn += 1
+            transaction = Transaction(commit_ms, str(self.lsn).encode(), (change,), origin, self.lsn)
+            logs.append(self._session.transaction(transaction)[1:])
+        await self._send(codec.oplog_message(*logs))
 
     async def echo_write(self, write: WriteReceived, *changes: Change, client_id: str) -> None:
         await self.commit(*changes, origin=client_id, commit_ms=write.commit_ms, relation=True)
@@ -201,7 +212,10 @@ class Peer:
                 await self._send(*session.gone_batch(ids, str(self.lsn).encode(), gones))
             case WriteReceived():
                 self.writes.append(event)
-                if self.echo:
+                if event.lsn == (self.refuse_write or 0).to_bytes(4, "big"):
+                    await self._send(codec.error_message(ErrorCode.INVALID_REQUEST, "no such thing", event.lsn))
+                    await self.close(1007, "")
+                elif self.echo:
                     await self._merge(event)
             case AckReceived():
                 self.acks.append(event)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncline.client import Database, UsageError, open_db
+from syncline.client import oplog as oplog_module
 from syncline.proto.values import CREATE_TABLE, Migrate, MigrationColumn, MigrationForeignKey, MigrationTable
 
 URL = "ws://127.0.0.1:1"
@@ -231,3 +232,40 @@ async def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a server address"):
         async with open_db(tmp_path / "app.db", "localhost"):
             pass
+
+
+async def test_a_transaction_no_server_would_take_is_refused_and_changes_nothing(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oplog_module, "TRANSACTION_OPS_MAX", 3)
+    rows = [(str(number), "x") for number in range(4)]
+    with pytest.raises(UsageError, match="4 changed rows, and at most 3 can be sent"):
+        async with db.transaction() as tx:
+            await tx.execute_many("INSERT INTO projects VALUES (?, ?)", rows)
+    assert (await names(db), await oplog(db), db.status.pending_writes) == ([], [], 0)
+    async with db.transaction() as tx:
+        await tx.execute_many("INSERT INTO projects VALUES (?, ?)", rows[:3])
+    with pytest.raises(UsageError, match="write it as several transactions"):
+        await db.execute("INSERT INTO projects SELECT id || 'again', name FROM projects UNION SELECT 'a', 'b'")
+    assert len(await names(db)) == 3
+
+
+async def test_the_size_of_a_transaction_is_what_it_takes_on_the_wire(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oplog_module, "TRANSACTION_BYTES_MAX", 100_000)
+    insert = "INSERT INTO projects VALUES (?, ?)"
+    await db.execute(insert, ("escaped", "\n" * 99_000))  # twice as long as JSON
+    with pytest.raises(UsageError, match="MiB, and at most"):
+        await db.execute(insert, ("too long", "x" * 100_001))
+    monkeypatch.setattr(oplog_module, "OPERATION_BYTES_MAX", 50_000)
+    with pytest.raises(UsageError, match="a change of one row"):
+        await db.execute(insert, ("too long", "x" * 50_001))
+
+
+async def test_tables_of_the_application_itself_know_no_such_limit(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oplog_module, "TRANSACTION_OPS_MAX", 0)
+    await db.execute("CREATE TABLE notes (n INTEGER)")
+    assert await db.execute("INSERT INTO notes VALUES (1), (2)") == 2

@@ -26,6 +26,7 @@ SUBSCRIPTIONS = [
     Subscription(1, "r", ITEMS, ShapeState.REQUESTED),
     Subscription(2, "d", USERS, ShapeState.DELIVERED),
     Subscription(3, "c", ShapeSpec("old"), ShapeState.CANCELLING),
+    Subscription(4, "w", ShapeSpec("unwanted"), ShapeState.WITHDRAWN),
 ]
 
 
@@ -64,7 +65,7 @@ def test_backoff_doubles_up_to_its_limit_under_full_jitter() -> None:
 
 def test_a_resuming_device_names_what_the_server_has_delivered() -> None:
     assert resumable_ids(SUBSCRIPTIONS) == ("d", "c")
-    assert to_cancel(SUBSCRIPTIONS) == ("c",)
+    assert to_cancel(SUBSCRIPTIONS) == ("c", "w")
     assert undelivered_count(SUBSCRIPTIONS) == 1
 
 

@@ -111,6 +111,52 @@ async def test_live_changes_arrive(db: Database, peer: Peer) -> None:
     assert await items(db) == [("a", "better", None, None), ("end", None, None, None)]
 
 
+async def test_transactions_that_arrive_together_are_shown_together(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    seen: list[int] = []
+    async with db.sql("SELECT count(*) FROM items").live() as results:
+        await anext(results)
+        await peer.commit_together(*((1_000, Insert(ITEMS.id, item(str(number)), TAGS)) for number in range(200)))
+        async for rows in results:
+            seen.append(rows[0][0])
+            if seen[-1] == 200:
+                break
+    assert seen == [200]
+    ((lsn,),) = await db.sql("SELECT lsn FROM _syncline_state")
+    assert int(lsn) == peer.lsn
+
+
+async def test_echoes_that_arrive_together_release_their_own_writes_and_no_others(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    peer.echo = False
+    for title in ("one", "two", "three"):
+        await db.execute(
+            "INSERT INTO items (id, title) VALUES ('a', ?1) ON CONFLICT DO UPDATE SET title = ?1", (title,)
+        )
+    await peer.until(lambda: len(peer.writes) == 3)
+    tags = tuple(f"{db.client_id}@{write.commit_ms}" for write in peer.writes)
+    await peer.commit_together(
+        (peer.writes[0].commit_ms, Insert(ITEMS.id, item("a", "one"), tags[:1])),
+        (peer.writes[1].commit_ms, Update(ITEMS.id, item("a", "two"), item("a", "one"), tags[1:2])),
+        origin=db.client_id,
+    )
+    await status(db, pending_writes=1)
+    assert await items(db) == [("a", "three", None, None)]
+    await peer.echo_write(peer.writes[2], Update(ITEMS.id, item("a", "three"), None, tags[2:]), client_id=db.client_id)
+    await status(db, pending_writes=0)
+    assert [tuple(row) for row in await db.sql("SELECT tags FROM _syncline_shadow")] == [(f'["{tags[2]}"]',)]
+
+
+async def test_what_precedes_a_transaction_that_makes_no_sense_is_applied(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    nonsense = (b"c", None, b"a number", None)
+    await peer.commit_together(*((1_000, Insert(ITEMS.id, row, TAGS)) for row in (item("a"), item("b"), nonsense)))
+    await status(db, connected=False)
+    assert [row[0] for row in await items(db)] == ["a", "b"]
+    await status(db, connected=True)
+    assert int(peer.starts[-1].lsn) == peer.lsn - 1
+
+
 async def test_a_local_write_goes_up_and_its_echo_releases_it(db: Database, peer: Peer) -> None:
     await synced(db, peer)
     async with db.transaction() as tx:
@@ -146,6 +192,35 @@ async def test_writes_without_echo_are_sent_again_on_the_next_connection(db: Dat
     await peer.until(lambda: len(peer.writes) == 2)
     await status(db, pending_writes=0)
     assert peer.writes[0] == peer.writes[1]
+
+
+async def test_a_write_the_server_calls_invalid_is_withheld_on_the_next_connection(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    await db.disconnect()
+    for key in ("a", "b", "c"):
+        await db.execute("INSERT INTO items (id) VALUES (?)", (key,))
+    peer.refuse_write = 2
+    await db.connect()
+    await status(db, connected=False)
+    shown = await status(db, connected=True, pending_writes=2)
+    assert "no such thing" in (shown.last_error or "")
+    await peer.commit(Insert(ITEMS.id, item("theirs"), TAGS))
+    await until(db, "EXISTS (SELECT 1 FROM items WHERE id = 'theirs')")
+    assert [int.from_bytes(write.lsn, "big") for write in peer.writes][:2] == [1, 2]
+    assert len(peer.starts) == 3
+
+
+async def test_a_withheld_write_is_tried_again_on_the_connection_after_that(db: Database, peer: Peer) -> None:
+    await synced(db, peer)
+    peer.refuse_write = 1
+    await db.execute("INSERT INTO items (id) VALUES ('a')")
+    await peer.until(lambda: len(peer.starts) == 2)
+    await status(db, connected=True)
+    assert len(peer.writes) == 1
+    peer.refuse_write = None
+    await peer.cut()
+    await status(db, pending_writes=0)
+    assert (await status(db, connected=True)).last_error is None
 
 
 async def test_an_empty_echo_releases_a_write_too(db: Database, peer: Peer) -> None:
@@ -267,6 +342,41 @@ async def test_unsubscribing_offline_is_done_on_the_next_connection(db: Database
     assert len(peer.starts[-1].subscription_ids) == 1
 
 
+async def test_a_shape_given_up_while_it_arrives_leaves_although_the_line_was_lost(db: Database, peer: Peer) -> None:
+    peer.rows = {"a": (item("a"), TAGS), "b": (item("b"), TAGS)}
+    peer.may_finish.clear()
+    await db.connect("token")
+    shape = await db.sync("items")
+    await asyncio.wait_for(peer.half_delivered.wait(), 10)
+    await shape.unsubscribe()
+    peer.silent = True  # the unsubscribe is lost on its way
+    peer.may_finish.set()
+    await until(db, "(SELECT count(*) FROM items) = 2")
+    assert db.status.behind == 0
+    peer.silent = False
+    await peer.cut()
+    await until(db, "NOT EXISTS (SELECT 1 FROM items)")
+    assert len(peer.starts[-1].subscription_ids) == 1
+    assert await db.sql("SELECT * FROM _syncline_subscriptions") == []
+
+
+async def test_a_shape_given_up_before_it_arrived_is_not_asked_for_again(db: Database, peer: Peer) -> None:
+    peer.deliver = False
+    await db.connect("token")
+    shape = await db.sync("items")
+    await shape.unsubscribe()
+    peer.deliver = True
+    await peer.cut()
+    await peer.until(lambda: len(peer.starts) == 2)
+    other = await db.sync("items")
+    await other.synced()
+    assert [tuple(row) for row in await db.sql("SELECT position, state FROM _syncline_subscriptions")] == [
+        (2, "delivered")
+    ]
+    with pytest.raises(UsageError, match="not subscribed any more"):
+        await shape.synced()
+
+
 async def test_a_refused_token_raises_and_is_not_tried_again(db: Database, peer: Peer) -> None:
     peer.accepted_tokens = {"good"}
     with pytest.raises(AuthRefused):
@@ -314,6 +424,15 @@ async def test_transactions_are_acknowledged_before_the_window_is_full(db: Datab
         await peer.commit(Insert(ITEMS.id, item(str(number)), TAGS))
     await peer.until(lambda: any(ack.transaction_id >= peer.lsn - 30 for ack in peer.acks))
     assert len(peer.acks) < 40
+
+
+async def test_a_device_that_receives_little_acknowledges_it_in_time(
+    db: Database, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.client.connection.ACK_INTERVAL_S", 0.05)
+    await synced(db, peer)
+    await peer.commit(Insert(ITEMS.id, item("a"), TAGS))
+    await peer.until(lambda: bool(peer.acks) and peer.acks[-1].transaction_id == peer.lsn)
 
 
 async def test_a_delivery_is_acknowledged_with_its_subscription(db: Database, peer: Peer) -> None:

@@ -58,3 +58,12 @@ def test_a_device_never_acks_a_transaction_twice_nor_before_it_has_seen_one() ->
 
 def test_a_tiny_window_is_acked_every_time() -> None:
     assert AckPolicy(1).applied(1)
+
+
+def test_something_is_due_from_the_first_transaction_to_its_ack() -> None:
+    policy = AckPolicy(30)
+    before = policy.due
+    policy.applied(7)
+    between = policy.due
+    policy.take()
+    assert (before, between, policy.due) == (False, True, False)
