@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -82,14 +83,15 @@ async def test_subscriptions_survive_a_restart_of_both_and_only_what_is_missing_
 
 
 async def test_a_client_killed_while_it_writes_loses_nothing_and_repeats_nothing(database: str, tmp_path: Path) -> None:
-    path, written = tmp_path / "ann.db", []
+    path = tmp_path / "ann.db"
+    written: list[str] = []
     async with serving(database, tmp_path, sql=JOURNAL, electrified=("journal",)) as (service, postgres):
         for life in range(5):
             wanted = len(written) + 1 + 40 * life
             ann = await NpmDevice.open(path, service.url)
             connecting = asyncio.create_task(ann.connect("ann"))
             writing = asyncio.create_task(_write_journal(ann, f"life {life}", 1000, written))
-            await eventually(lambda wanted=wanted: _reached(written, wanted))
+            await eventually(partial(_reached, written, wanted))
             await ann.kill()
             await asyncio.gather(connecting, writing, return_exceptions=True)
         async with await NpmDevice.open(path, service.url) as ann:
@@ -114,7 +116,7 @@ async def test_a_service_killed_while_clients_write_loses_nothing_and_repeats_no
             _write_journal(bob, "bob", 200, written, pause_s=0.01),
         )
         for wanted in (20, 120, 250):
-            await eventually(lambda wanted=wanted: _reached(written, wanted))
+            await eventually(partial(_reached, written, wanted))
             await service.kill()
             await service.start()
         await writing

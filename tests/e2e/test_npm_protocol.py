@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import jwt
@@ -72,7 +73,7 @@ async def test_a_subscription_given_up_may_be_listed_and_given_up_again(database
                 await ann.connect("ann")
                 await eventually(lambda: _has_no("items", ann))
                 await postgres.execute(f"INSERT INTO notes VALUES ({51 + life}, 'new')")
-                await eventually(lambda life=life: _holds(ann, items=0, notes=51 + life))
+                await eventually(partial(_holds, ann, items=0, notes=51 + life))
                 assert ann.unhandled == []
         assert RESET not in ann.log.read_text()
 

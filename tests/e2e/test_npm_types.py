@@ -232,7 +232,7 @@ async def test_what_an_npm_device_writes_of_every_type_arrives_everywhere(databa
 
 async def test_what_a_python_device_writes_of_every_type_arrives_everywhere(database: str, tmp_path: Path) -> None:
     async with everybody(database, tmp_path, before={}) as all_of_us:
-        plain = {
+        plain: Values = {
             "id": "plain",
             "b": 1,
             "i2": -32768,
@@ -252,7 +252,16 @@ async def test_what_a_python_device_writes_of_every_type_arrives_everywhere(data
             "y": bytes(range(256)),
             "e": "very happy",
         }
-        least = {"id": "least", "b": 0, "i8": -(2**63), "f4": -3.4e38, "f8": 5e-324, "t": "", "y": b"", "jb": "null"}
+        least: Values = {
+            "id": "least",
+            "b": 0,
+            "i8": -(2**63),
+            "f4": -3.4e38,
+            "f8": 5e-324,
+            "t": "",
+            "y": b"",
+            "jb": "null",
+        }
         for row in (
             *(plain, least, {"id": "all null"}, {"id": "infinite", "f4": math.inf, "f8": math.inf}),
             *({"id": "minus infinite", "f4": -math.inf, "f8": -math.inf}, {"id": "nan", "f4": "NaN", "f8": "NaN"}),

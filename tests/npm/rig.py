@@ -290,6 +290,12 @@ class NpmDevice:
 
     # -- events
 
+    @property
+    def connected(self) -> bool:
+        """What the client said last."""
+        said = (event["status"] for event in reversed(self.events) if event["event"] == "connectivity")
+        return next(said, "") == "connected"
+
     async def event(
         self, wanted: str | Callable[[Event], bool], *, after: int = 0, within_s: float = DEADLINE_S, **fields: Any
     ) -> Event:
