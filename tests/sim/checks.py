@@ -116,6 +116,7 @@ class Checks:
     def reset(self, device: SimDevice) -> None:
         """The device starts over; not wrong, but rare."""
         self.resets += 1
+        device.strays |= pending_of(device)
 
     def changed(self, device: SimDevice) -> None:
         """The device has committed something."""
@@ -178,6 +179,7 @@ class Checks:
         wanted = closure(TABLES[s.spec.table] for s in device.replica.subscriptions.values())
         for relation_id in leaving - wanted:
             pending = pending_of(device)
+            device.strays |= {(table, id) for table, id in pending if table == NAMES[relation_id]}
             for id in rows_of(device, relation_id):
                 known = self._postgres.row_at((relation_id, (id.encode(),)), int(device.replica.lsn))
                 if known.row is not None and (NAMES[relation_id], id) not in pending:

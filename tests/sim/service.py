@@ -316,7 +316,7 @@ class Service:
 
     async def _take_snapshot(self, shape: Shape, relation: Relation) -> SimSnapshot:
         mark = f"{shape.hash}:{next(self._numbers)}"
-        streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape, mark)))
+        streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape)))
         while True:
             await self._waiting.pause_up_to(3_000)
             if not self._postgres.up:
