@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.steps import Delivery
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
@@ -120,20 +121,18 @@ async def _resumed(
         raise StartRefused("BEHIND_WINDOW", "not a position of this server")
     position = int(event.lsn)
     known = await database.subscriptions(client_id)
-    subscriptions: dict[str, Planned] = {}
+    held_there: dict[str, Planned] = {}
     for subscription_id in event.subscription_ids:
         subscription = known.get(subscription_id)
         if subscription is None:
             raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
-        if subscription.cancelled:
-            continue  # a device in the field lists it until it has unsubscribed once more
         try:
-            subscriptions[subscription_id] = plan(subscription.shapes, database.catalog)
+            held_there[subscription_id] = plan(subscription.shapes, database.catalog)
         except PlanRefused as refused:
             raise StartRefused("SUBSCRIPTION_NOT_FOUND", refused.message) from refused
     if position > await database.wal_position():
         raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
-    shapes = {hash: (shape, p.relations[hash]) for p in subscriptions.values() for hash, shape in p.shapes.items()}
+    shapes = {hash: (shape, p.relations[hash]) for p in held_there.values() for hash, shape in p.shapes.items()}
     held = [schema, *[await places.ensure(shape, relation) for shape, relation in shapes.values()]]
     if any(place.ready_lsn is None or place.ready_lsn > position for place in held):
         raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
@@ -141,8 +140,12 @@ async def _resumed(
         client_id,
         position,
         schema_shape(event.dialect).hash,
-        {id: planned.relations for id, planned in subscriptions.items()},
+        {id: planned.relations for id, planned in held_there.items()},
         Window(WINDOW_TRANSACTIONS),
         generation=generation,
     )
-    return Started(outbound, subscriptions)
+    cancelled = tuple(id for id in held_there if known[id].cancelled)
+    if cancelled:
+        # It lists what it still has the rows of: the connection broke before they had left.
+        outbound.deliver(Delivery(cancelled))
+    return Started(outbound, {id: planned for id, planned in held_there.items() if not known[id].cancelled})
