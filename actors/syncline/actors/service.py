@@ -17,7 +17,7 @@ from syncline.actors.devices.http import Api, PostgresState
 from syncline.actors.devices.websocket import Edge
 from syncline.actors.names import GATEWAY, REPLICATOR
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
-from syncline.actors.postgres.database import Database, connect_pool
+from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.dialect import History
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.replicator import ReadStreamState, StreamState
@@ -63,7 +63,7 @@ class Service:
         url = self._config.database_url
         self.dsn = url if url is not None else await asyncio.to_thread(self._start_embedded)
         identity, settings = await self._prepare()
-        self._database = Database(await connect_pool(self.dsn, "syncline"))
+        self._database = await connect(self.dsn, "syncline")
         await self._database.read()
         await self._host.open()
         await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
@@ -82,7 +82,7 @@ class Service:
                 await self._edge.close()
         await self._host.close()
         if self._database is not None:
-            self._database.pool.terminate()
+            self._database.terminate()
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 

@@ -15,9 +15,11 @@ root  one_for_one
 
 from __future__ import annotations
 
-import uuid
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+
+import asyncpg
 
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
@@ -29,7 +31,8 @@ from syncline.actors.postgres.replicator import Confirm, Replicator
 from syncline.actors.postgres.snapshot import Snapshot, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.writer import Writer
-from syncline.actors.shapes.router import AddRoute, Router
+from syncline.actors.shapes.consumer import TableGone
+from syncline.actors.shapes.router import AddRoute, Router, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.cluster import ChildSpec, DynamicSupervisor, Strategy, Supervisor
@@ -38,6 +41,7 @@ from syncline.proto.values import Relation
 
 # The router's and the shard's messages are whole stretches of the stream: few of them are much.
 STREAM_MAILBOX = 16
+ADD_ROUTE_TIMEOUT_S = 60.0  # it waits its turn in the stream
 PUBLICATION = "electric_publication"
 # Restarts in a minute, after which a part is not going to recover by itself and the process ends.
 RESTARTS_MAX = 10
@@ -77,10 +81,21 @@ def origin(settings: Settings, database: Database, host: Host) -> ChildSpec:
     def confirm(lsn: int) -> None:
         host.ref(REPLICATOR).cast(Confirm(lsn))
 
+    # Whoever takes a snapshot holds a connection and needs another for its mark: were there several, all connections
+    # might be held by those who wait for one more.
+    taking = asyncio.Lock()
+
     async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
-        mark = f"{shape.hash}:{uuid.uuid4().hex}"
-        streamed = await host.ref(ROUTER).call(AddRoute(shape, mark))
-        return await take_snapshot(database.pool, database.catalog.tables[relation.id], mark, lambda: streamed)
+        streamed = await host.ref(ROUTER).call(AddRoute(shape), ADD_ROUTE_TIMEOUT_S)
+        table = database.catalog.tables.get(relation.id)
+        if table is None:
+            raise TableGone(shape.table)
+        try:
+            async with taking:
+                return await take_snapshot(database.snapshot_pool, table, new_mark(shape), lambda: streamed)
+        except asyncpg.UndefinedTableError as error:
+            await database.read()
+            raise TableGone(shape.table) from error
 
     def open_stream() -> ReplicationStream:
         return ReplicationStream(settings.dsn, settings.slot, PUBLICATION)
@@ -94,7 +109,7 @@ def origin(settings: Settings, database: Database, host: Host) -> ChildSpec:
     children = [
         ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn)),
         ChildSpec(id=CONSUMERS, name=CONSUMERS, start=DynamicSupervisor, shutdown_s=None),
-        ChildSpec(id=SHARD, name=SHARD, start=shard, mailbox_capacity=STREAM_MAILBOX, init_s=600.0),
+        ChildSpec(id=SHARD, name=SHARD, start=shard, mailbox_capacity=STREAM_MAILBOX, init_s=600.0, shutdown_s=60.0),
         ChildSpec(
             id=ROUTER,
             name=ROUTER,

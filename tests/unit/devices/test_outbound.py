@@ -26,7 +26,9 @@ from syncline.actors.devices.steps import (
     Step,
     Wait,
 )
+from syncline.proto import codec
 from syncline.proto.flow import Window
+from syncline.proto.ops import Begin
 from syncline.proto.values import Gone
 
 WINDOW = 3
@@ -340,14 +342,19 @@ def test_an_own_transaction_outside_the_shapes_comes_back_empty_and_in_its_place
     assert play.device.echoed == [play.world.transactions[0].commit_ms]
 
 
-def test_a_rejected_transaction_comes_back_with_what_heals_the_device() -> None:
+def test_a_rejected_transaction_comes_back_with_what_heals_the_device_and_its_relation_before() -> None:
     play = resting()
-    heal = Gone(TABLES["a"].id, (b"1",))
-    play.outbound.note_echo(Echo(play.world.released, 5, (heal,)))
+    table = TABLES["a"]
+    play.outbound.note_echo(Echo(play.world.released, 5, (Gone(table.id, (b"1",)),), (table,)))
     sent: list[bytes] = []
     play.device.receive = sent.append  # type: ignore[method-assign,assignment]
     play.settle()
-    assert any(b"device" in message for message in sent)
+    relation, echo = sent
+    assert relation == codec.relation_message(table)
+    begin, gone, _ = codec.decode_ops(echo[1:])
+    assert isinstance(begin, Begin)
+    assert (begin.origin, begin.commit_ms) == (ME, 5)
+    assert gone == Gone(table.id, (b"1",))
 
 
 @pytest.mark.usefixtures("small")

@@ -132,8 +132,6 @@ class Bundler(Actor):
                     self._joined[shape] = max(self._joined[shape], records[-1].lsn)
                 for live in self._by_shape.get(shape, {}).values():
                     live.bundle.arrived(records)
-            case Joined(shape, _, appended):
-                self._shape_joined(shape, appended, self._shapes[shape].number if shape in self._shapes else 0)
             case Watermark(lsn, own):
                 self._pass(lsn, own)
             case Author(device, client_id):
@@ -151,6 +149,8 @@ class Bundler(Actor):
 
     async def handle_info(self, message: object) -> None:
         match message:
+            case Joined(shape, _, appended, number):
+                self._shape_joined(shape, appended, number)
             case _Attach():
                 await self._attach()
             case Down(exit=exit, monitor=monitor) if monitor is self._shard_watch:
@@ -184,21 +184,29 @@ class Bundler(Actor):
                 _hand(device, OwnPassed(transaction.lsn, transaction.commit_ms))
                 told[device] = None
         for live in self._bundles.values():
-            frames = live.bundle.watermark(self._watermark)
-            self._answer(live)
-            if frames:
-                released: dict[int, Released] = {}
-                for member in live.members.values():
+            for device in self._release(live):
+                told.pop(device, None)
+        for device in {**told, **self._awaiting}:
+            member = self._members.get(device)
+            if member is not None and (device in told or _reached(member)):
+                self._tell(member)
+
+    def _release(self, live: _Live) -> list[Ref]:
+        """What the watermark allows; the devices that were handed it."""
+        frames = live.bundle.watermark(self._watermark)
+        handed: list[Ref] = []
+        if frames:
+            released: dict[int, Released] = {}
+            for member in live.members.values():
+                if member not in live.unanswered:  # what comes before a Followed is left to the logs
                     message = released.get(member.generation)
                     if message is None:
                         message = Released(member.generation, frames, live.bundle.released)
                         released[member.generation] = message
                     _hand(member.device, message)
-                    told.pop(member.device, None)
-        for device in {**told, **self._awaiting}:
-            follower = self._members.get(device)
-            if follower is not None and (device in told or _reached(follower)):
-                self._tell(follower)
+                    handed.append(member.device)
+        self._answer(live)
+        return handed
 
     def _tell(self, member: _Member) -> None:
         if member not in member.bundle.unanswered:
@@ -221,7 +229,7 @@ class Bundler(Actor):
         live.members[device] = self._members[device] = member
         live.unanswered.append(member)
         self._watch(device)
-        self._answer(live)
+        self._release(live)
 
     def _make(self, shapes: Mapping[str, Ref]) -> _Live:
         live = _Live(Bundle(shapes, self._watermark))
@@ -229,8 +237,8 @@ class Bundler(Actor):
         for shape, ref in shapes.items():
             self._by_shape.setdefault(shape, {})[live.bundle.shapes] = live
             if shape not in self._shapes:
-                self._shapes[shape] = _Joining(ref, next(self._numbers))
-                ref.cast(Join(self.ref))
+                joining = self._shapes[shape] = _Joining(ref, next(self._numbers))
+                ref.inform(Join(self.ref, joining.number))
             elif shape in self._joined:
                 live.bundle.joined(shape, self._joined[shape])
         return live
@@ -243,7 +251,7 @@ class Bundler(Actor):
         self._joined[shape] = appended
         for live in self._by_shape[shape].values():
             live.bundle.joined(shape, appended)
-            self._answer(live)
+            self._release(live)
 
     def _leave(self, device: Ref, keep: _Live | None = None) -> None:
         member = self._members.pop(device, None)
@@ -262,7 +270,7 @@ class Bundler(Actor):
             if not self._by_shape[shape]:
                 del self._by_shape[shape]
                 self._joined.pop(shape, None)
-                self._shapes.pop(shape).ref.cast(Leave(self.ref))
+                self._shapes.pop(shape).ref.inform(Leave(self.ref))
 
     def _await(self, device: Ref, lsn: int) -> None:
         member = self._members.get(device)

@@ -42,7 +42,7 @@ from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, C
 from syncline.actors.names import BUNDLER, GATEWAY, SHARD, WRITER
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeReady
+from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Ref
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.events import (
@@ -149,8 +149,6 @@ class Device(Actor):
                     answer = self._follow_answer
                     if answer is not None and not answer.done() and generation == self._generation:
                         answer.set_result(released)
-                case ShapeReady(shape):
-                    self._shape_ready(shape)
                 case OwnPassed(lsn, commit_ms):
                     self._echo(Echo(lsn, commit_ms))
                 case Written():
@@ -167,6 +165,8 @@ class Device(Actor):
                     self._steer_reading()
                 case ShapeReady(shape):
                     self._shape_ready(shape)
+                case ShapeGone(shape):
+                    self._close(TRY_AGAIN_LATER, "a table was dropped meanwhile, ask again")
                 case ConnectionClosed():
                     self.stop()
                 case Evict(by):
@@ -343,7 +343,7 @@ class Device(Actor):
             place = await self._places.ensure(shape, planned.relations[shape.hash])
             if place.ready_lsn is None:
                 waiting.add(shape.hash)
-                place.ref.cast(NotifyReady(self.ref))
+                place.ref.inform(NotifyReady(self.ref))
         self._preparing[event.subscription_id] = waiting
         self._deliver_ready()
 
@@ -404,7 +404,8 @@ class Device(Actor):
             at = max(int(position), written.position) - 1
             held = self._outbound.target_shapes.values() if self._outbound is not None else ()
             tables = {relation.id for relation in held if relation is not None}
-            self._echo(Echo(at, written.ms, healing(rows, tables)))
+            relations = {row.table.relation.id: row.table.relation for row in rows}
+            self._echo(Echo(at, written.ms, healing(rows, tables), tuple(relations.values())))
 
     def _echo(self, echo: Echo) -> None:
         if self._outbound is not None:

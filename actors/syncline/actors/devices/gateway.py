@@ -6,20 +6,20 @@ refusing it until the old one times out is how users were locked out of their ow
 
 from __future__ import annotations
 
-import itertools
 import logging
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncline.actors.devices.device import Claim, Device, Evict, Surroundings
+from syncline.actors.devices.device import TRY_AGAIN_LATER, Claim, Device, Evict, Surroundings
 from syncline.actors.devices.websocket import Connection
 from syncline.actors.names import DEVICES
-from syncline.cluster import Actor, ChildSpec, Down, Exit, Ref, Restart, start_child
+from syncline.cluster import Actor, ActorDown, CallTimeout, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child
 
 log = logging.getLogger(__name__)
 
 # A device's mailbox: releases pile up here while it waits for Postgres or the disk; they are small, frames are shared.
 DEVICE_MAILBOX = 2_000
-TRY_AGAIN_LATER = 1013
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +32,48 @@ class Lobby:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.frames: list[bytes] = []
-        self.ended: tuple[int, str] | None = None
-        self.device: Device | None = None
+        self._frames: list[bytes] = []
+        self._ended: tuple[int, str] | None = None
+        self._device: Device | None = None
+        self._leave_gateway: Callable[[], None] = lambda: None
+
+    def wait_for(self, gateway: Ref) -> None:
+        """Asks ``gateway`` for a device. Should it end before there is one, the socket is closed: nobody would come."""
+        if gateway.alive:
+            self._leave_gateway = gateway.on_end(lambda _: self._turn_away())
+            gateway.inform(self)
+        else:
+            self._turn_away()
+
+    def admit(self, device: Device) -> None:
+        """Its device is there, and takes over."""
+        self._leave_gateway()
+        self._device = device
+        for frame in self._frames:
+            device.receiver.frame(frame)
+        self._frames.clear()
+        if self._ended is not None:
+            device.receiver.closed(*self._ended)
+        self.connection.resume_reading()
 
     def frame(self, data: bytes) -> bool:
-        if self.device is not None:
-            return self.device.receiver.frame(data)
-        self.frames.append(data)
+        if self._device is not None:
+            return self._device.receiver.frame(data)
+        self._frames.append(data)
         return False
 
     def drained(self) -> None:
-        if self.device is not None:
-            self.device.receiver.drained()
+        if self._device is not None:
+            self._device.receiver.drained()
 
     def closed(self, code: int, reason: str) -> None:
-        if self.device is not None:
-            self.device.receiver.closed(code, reason)
-        self.ended = (code, reason)
+        self._leave_gateway()
+        if self._device is not None:
+            self._device.receiver.closed(code, reason)
+        self._ended = (code, reason)
+
+    def _turn_away(self) -> None:
+        self.connection.close(TRY_AGAIN_LATER, "restarting")
 
 
 class Gateway(Actor):
@@ -57,7 +81,6 @@ class Gateway(Actor):
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._numbers = itertools.count(1)
         self._by_client: dict[str, Ref] = {}
 
     async def init(self) -> None:
@@ -94,25 +117,22 @@ class Gateway(Actor):
     async def _open(self, lobby: Lobby) -> None:
         device = Device(lobby.connection, self._around)
         spec = ChildSpec(
-            id=f"device:{next(self._numbers)}",
+            id=f"device:{uuid.uuid4().hex}",  # a gateway that starts again finds devices of the earlier one
             start=lambda: device,
             restart=Restart.TEMPORARY,
             mailbox_capacity=DEVICE_MAILBOX,
         )
-        await start_child(self._devices, spec)
-        lobby.device = device
-        for frame in lobby.frames:
-            device.receiver.frame(frame)
-        if lobby.ended is not None:
-            device.receiver.closed(*lobby.ended)
-        lobby.connection.resume_reading()
+        try:
+            await start_child(self._devices, spec)
+        except (Refusal, ActorDown, CallTimeout) as error:
+            log.warning("no device could be started for %s: %s", lobby.connection.remote, error)
+            lobby.connection.close(TRY_AGAIN_LATER, "no device could be started")
+            return
+        lobby.admit(device)
 
 
 def welcome(gateway: Ref, connection: Connection) -> Lobby:
     """What the edge calls for a new socket: its receiver."""
     lobby = Lobby(connection)
-    if gateway.alive:
-        gateway.inform(lobby)
-    else:
-        connection.close(TRY_AGAIN_LATER, "restarting")
+    lobby.wait_for(gateway)
     return lobby

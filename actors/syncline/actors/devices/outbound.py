@@ -244,9 +244,17 @@ class Outbound:
         if frame.ends:
             self.position = frame.lsn
             if frame.origin == self.client_id:
-                itself = Echo(frame.lsn, frame.commit_ms)
-                self._echoes = [echo for echo in self._echoes if echo != itself]
+                self._drop_echo(Echo(frame.lsn, frame.commit_ms))
         return frame.body or b""
+
+    def _drop_echo(self, itself: Echo) -> None:
+        """The frame at its place was the echo. It lies in front: a device with a backlog has thousands behind it."""
+        place = 0
+        while place < len(self._echoes) and self._echoes[place].lsn <= itself.lsn:
+            if self._echoes[place] == itself:
+                del self._echoes[place]
+            else:
+                place += 1
 
     def _await_window(self) -> Steps:
         while not self.window.open:
@@ -265,6 +273,8 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
+            if echo.relations:
+                yield Send(tuple(codec.relation_message(relation) for relation in echo.relations))
             yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes)
 
     def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:

@@ -37,11 +37,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A transaction of the device itself. ``changes`` restore the server's rows where it was rejected."""
+    """A transaction of the device itself. ``changes`` restore the server's rows where it was rejected; ``relations``
+    are their tables, some of which it may never have been told of."""
 
     lsn: int
     commit_ms: int
     changes: tuple[RowChange, ...] = ()
+    relations: tuple[Relation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

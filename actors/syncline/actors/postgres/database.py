@@ -22,6 +22,7 @@ from syncline.proto.values import Key, Row, ShapeRequest
 log = logging.getLogger(__name__)
 
 POOL_CONNECTIONS_MAX = 8
+SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
 VISIBLE_PAUSE_S = 0.01
 
 
@@ -45,10 +46,14 @@ class CurrentRow:
 
 
 class Database:
-    """A pool, and the newest reading of catalogue and history. All methods raise what asyncpg raises."""
+    """A pool, and the newest reading of catalogue and history. All methods raise what asyncpg raises.
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    ``snapshot_pool``: another one, for those who hold a connection long and need a second one meanwhile.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, snapshot_pool: asyncpg.Pool) -> None:
         self.pool = pool
+        self.snapshot_pool = snapshot_pool
         self.catalog = Catalog()
         self.history = SchemaHistory()
         self._reading = asyncio.Lock()
@@ -68,6 +73,11 @@ class Database:
             if len(found) == len(wanted):
                 return found
             await asyncio.sleep(VISIBLE_PAUSE_S)
+
+    def terminate(self) -> None:
+        """Drop every connection."""
+        self.pool.terminate()
+        self.snapshot_pool.terminate()
 
     def table(self, name: str) -> TableInfo | None:
         """The synced table of that name on devices."""
@@ -167,12 +177,18 @@ async def _current_row(connection: asyncpg.Connection, table: TableInfo, key: Ke
     return CurrentRow(table, key, wire, tuple(row["tags"] or UNTRACKED_TAGS))
 
 
-async def connect_pool(dsn: str, application_name: str) -> asyncpg.Pool:
+async def connect(dsn: str, application_name: str) -> Database:
+    """The database at ``dsn``, nothing read yet."""
+    pool = await connect_pool(dsn, application_name)
+    return Database(pool, await connect_pool(dsn, application_name, SNAPSHOT_CONNECTIONS_MAX))
+
+
+async def connect_pool(dsn: str, application_name: str, connections_max: int = POOL_CONNECTIONS_MAX) -> asyncpg.Pool:
     """A pool whose sessions print values as the stream does."""
     return await asyncpg.create_pool(
         dsn,
-        min_size=1,
-        max_size=POOL_CONNECTIONS_MAX,
+        min_size=0,
+        max_size=connections_max,
         server_settings={**SESSION_SETTINGS, "application_name": application_name},
     )
 

@@ -23,7 +23,7 @@ from syncline.actors.shapes.image import EMPTY, Overlay, key_bytes, overlay_of
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ImageChunk, ShapeStore
-from syncline.cluster import Actor, Exit, Ref
+from syncline.cluster import Actor, ActorDown, Exit, Ref
 from syncline.proto import codec
 from syncline.proto.values import Change, Delete, Insert, Relation, RowChange
 
@@ -40,16 +40,21 @@ LOAD_BACKOFF_MAX_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """This shape's changes in (a piece of) one transaction. ``last``: none of this transaction follow."""
+    """This shape's changes in (a piece of) one transaction.
+
+    ``first``: none came before them. The stream may have been cut off in the middle of the transaction and begin it
+    again: what came then does not count. ``last``: none of this transaction follow.
+    """
 
     head: TransactionHead
     changes: Sequence[StreamChange]
+    first: bool
     last: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Changes in stream order; answered to the shard with ``Appended(upto)``."""
+    """Changes in stream order; answered to the shard with the info ``Appended(upto)``."""
 
     pieces: tuple[Piece | Record, ...]
     upto: int
@@ -71,35 +76,49 @@ class MarkSeen:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Send ``edge`` a ``Joined``, once ready, and from then on ``Arrived`` for everything appended."""
+    """Info. Send ``edge`` a ``Joined``, once ready, and from then on ``Arrived`` for everything appended. ``number``
+    comes back in the answer."""
 
     edge: Ref
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
+    """Info. ``edge`` wants no more."""
+
     edge: Ref
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``shape`` is ready; what it appended up to ``appended`` is in its log. A device may stand no earlier than
+    """Info. ``shape`` is ready; what it appended up to ``appended`` is in its log. A device may stand no earlier than
     ``ready_lsn``."""
 
     shape: str
     ready_lsn: int
     appended: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
 class NotifyReady:
-    """Send ``device`` a ``ShapeReady`` as soon as the shape is."""
+    """Info. Send ``device`` a ``ShapeReady`` as soon as the shape is, or a ``ShapeGone`` when it never will be."""
 
     device: Ref
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeReady:
+    """Info."""
+
+    shape: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeGone:
+    """Info. The shape's table was dropped before its rows could be read."""
+
     shape: str
 
 
@@ -128,8 +147,12 @@ class ReadRows:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Call. Answer: work for a thread; once it is done, everything appended by now is on the disk. The shape itself does
-    not wait for the disk: changes go on to devices meanwhile."""
+    """Call. Answer: work for a thread; once it is done, everything appended by now is on the disk. The shape does not
+    wait for the disk itself: changes go on to devices meanwhile."""
+
+
+class TableGone(Exception):
+    """The table of a shape exists no more."""
 
 
 TakeSnapshot = Callable[[Shape, Relation], Awaitable[Snapshot]]
@@ -150,10 +173,10 @@ class Consumer(Actor):
         self._take_snapshot = take_snapshot
         self._shard = shard
         self._edges: dict[Ref, None] = {}
-        self._waiting: dict[Ref, None] = {}
+        self._waiting: dict[Ref, int] = {}
         self._to_notify: dict[Ref, None] = {}
-        self._open_lsn = 0
         self._next_index = 0
+        self._gone = False
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
         self._overlays: dict[int, tuple[Overlay, tuple[ImageChunk, ...]]] = {}
@@ -172,18 +195,21 @@ class Consumer(Actor):
             case MarkSeen():
                 self._mark = message
                 self._mark_seen.set()
-            case Join(edge):
-                await self._join(edge)
-            case NotifyReady(device):
-                if self._store.ready_lsn is None:
-                    self._to_notify[device] = None
-                else:
-                    device.cast(ShapeReady(self._hash))
+            case _:
+                raise TypeError(f"a shape does not understand {message!r}")
+
+    async def handle_info(self, message: object) -> None:
+        match message:
+            case Join(edge, number):
+                self._join(edge, number)
             case Leave(edge):
                 self._edges.pop(edge, None)
                 self._waiting.pop(edge, None)
+            case NotifyReady(device):
+                self._to_notify[device] = None
+                self._notify()
             case _:
-                raise TypeError(f"a shape does not understand {message!r}")
+                pass
 
     async def handle_call(self, message: object) -> object:
         match message:
@@ -200,35 +226,51 @@ class Consumer(Actor):
 
     async def _append(self, pieces: Iterable[Piece | Record], upto: int) -> None:
         fresh: list[Record] = []
-        appended: list[Record] = []
+        arrived: list[Record] = []
+
+        def write() -> None:
+            self._store.append(fresh)
+            arrived.extend(_for_edges(fresh))
+            fresh.clear()
+
         for piece in pieces:
             if (piece.lsn if isinstance(piece, Record) else piece.head.lsn) <= self._store.appended_lsn:
                 continue
             if isinstance(piece, Record):
                 fresh.append(piece)
                 continue
+            if piece.first:
+                while fresh and not fresh[-1].last:
+                    fresh.pop()
+                write()
+                self._store.discard_unfinished()
+                self._next_index = 0
             for rows in _split_at_truncates(piece.changes):
                 if rows is None:
                     # What a truncate removes depends on everything before it, so that must be in the log first.
-                    self._store.append(fresh)
-                    appended += fresh
-                    fresh = [self._record(piece.head, deletes, truncates=True) for deletes in self._deletes(piece.head)]
+                    write()
+                    for deletes in self._deletes(piece.head):
+                        write()
+                        fresh.append(self._record(piece.head, deletes, truncates=True))
+                        await asyncio.sleep(0)  # a large table is a long way
                 else:
                     fresh.append(self._record(piece.head, rows))
             if piece.last:
                 fresh[-1] = replace(fresh[-1], last=True)
-                self._next_index = 0
-        self._store.append(fresh)
-        appended += fresh
-        if appended and self._edges:
-            arrived = Arrived(self._hash, tuple(_for_edges(appended)))
-            for edge in self._edges:
+        write()
+        if arrived:
+            await self._tell_edges(Arrived(self._hash, tuple(arrived)))
+        # The shard waits for room here; were we to wait for room there, both might wait for ever.
+        self._shard.inform(Appended(self._hash, upto))
+
+    async def _tell_edges(self, arrived: Arrived) -> None:
+        for edge in tuple(self._edges):
+            try:
                 await edge.send(arrived)
-        await self._shard.send(Appended(self._hash, upto))
+            except ActorDown:
+                self._edges.pop(edge, None)
 
     def _record(self, head: TransactionHead, changes: Sequence[Change], *, truncates: bool = False) -> Record:
-        if head.lsn != self._open_lsn:
-            self._open_lsn, self._next_index = int(head.lsn), 0
         index = self._next_index
         self._next_index += 1
         ops = codec.encode_ops(changes)
@@ -276,13 +318,21 @@ class Consumer(Actor):
         self._overlays[lsn] = made
         return made
 
-    async def _join(self, edge: Ref) -> None:
+    def _join(self, edge: Ref, number: int) -> None:
         if self._store.ready_lsn is None:
-            self._waiting[edge] = None
+            self._waiting[edge] = number
             return
         self._edges[edge] = None
         appended = max(self._store.appended_lsn, self._store.ready_lsn)
-        await edge.send(Joined(self._hash, self._store.ready_lsn, appended))
+        edge.inform(Joined(self._hash, self._store.ready_lsn, appended, number))
+
+    def _notify(self) -> None:
+        """Tells the devices that asked, once there is something to tell."""
+        if self._store.ready_lsn is not None or self._gone:
+            told = ShapeGone(self._hash) if self._gone else ShapeReady(self._hash)
+            for device in self._to_notify:
+                device.inform(told)
+            self._to_notify.clear()
 
     # --- the first snapshot -------------------------------------------------------------------------------------------
 
@@ -294,18 +344,23 @@ class Consumer(Actor):
             try:
                 ready_lsn = await self._load_once(self._relation)
                 break
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except TableGone:
+                log.warning(
+                    "the table %s.%s was dropped before it could be read", self._shape.schema, self._shape.table
+                )
+                self._gone = True
+                self._notify()
+                return
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown) as error:
                 log.warning("snapshot of %s failed: %s; again in %.1f s", self._shape.table, error, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
         self._store.finish_image(ready_lsn)
         log.info("shape %s.%s ready: %d rows", self._shape.schema, self._shape.table, self._store.image_rows)
-        waiting, self._waiting = self._waiting, {}
-        for edge in waiting:
-            await self._join(edge)
-        for device in self._to_notify:
-            device.cast(ShapeReady(self._hash))
-        self._to_notify.clear()
+        for edge, number in self._waiting.items():
+            self._join(edge, number)
+        self._waiting.clear()
+        self._notify()
 
     async def _load_once(self, relation: Relation) -> int:
         self._store.restart_image()

@@ -8,6 +8,7 @@ shapes, one a dialect, so that they reach devices in the order of the stream, be
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,11 +42,15 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
-    """Call. From now on ``shape`` gets its changes, and word of ``mark`` when it passes. Answer: the xids of the
-    transactions streamed lately, which its snapshot must see because the shape was not sent them."""
+    """Call. From now on ``shape`` gets its changes. Answer: the xids of the transactions streamed lately, which its
+    snapshot must see because the shape was not sent them."""
 
     shape: Shape
-    mark: str
+
+
+def new_mark(shape: Shape) -> str:
+    """A mark for a snapshot of ``shape``. It names the shape, so that whichever router meets it knows who waits."""
+    return f"{shape.hash}:{uuid.uuid4().hex}"
 
 
 ReadMigrations = Callable[[Sequence[MigrationNotice]], Awaitable[Sequence[MigrationSteps]]]
@@ -93,9 +98,10 @@ class Router(Actor):
         self._projections: dict[int, Projection | None] = {}
         self._read_migrations = read_migrations
         self._matcher = Matcher()
-        self._marks: dict[str, str] = {}
         self._recent: deque[int] = deque(maxlen=RECENT_TRANSACTIONS_MAX)
+        # Of the transaction that is passing: the shapes it has touched, and the number of its migrations.
         self._open: dict[str, None] = {}
+        self._migrations = 0
         self._upto = 0
 
     async def init(self) -> None:
@@ -106,9 +112,8 @@ class Router(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case AddRoute(shape, mark):
+            case AddRoute(shape):
                 self._matcher.add(shape)
-                self._marks[mark] = shape.hash
                 return tuple(self._recent)
             case _:
                 raise TypeError(f"the router does not understand {message!r}")
@@ -131,6 +136,7 @@ class Router(Actor):
             head = chunk.head
             if chunk.first:
                 self._open.clear()
+                self._migrations = 0
             if chunk.relations:
                 self._streamed.update((r.oid, tuple(column.name for column in r.columns)) for r in chunk.relations)
                 self._projections.clear()
@@ -140,14 +146,15 @@ class Router(Actor):
             touched = self._matcher.split(chunk.changes)
             for shape, changes in touched.items():
                 changes = self._as_catalogued(shape, changes)
-                entries.setdefault(shape, []).append(Piece(head, changes, chunk.last))
+                piece = Piece(head, changes, first=shape not in self._open, last=chunk.last)
+                entries.setdefault(shape, []).append(piece)
+            marks += [(mark.partition(":")[0], mark, int(head.lsn)) for mark in chunk.marks]
             if not chunk.last:
                 self._open.update(dict.fromkeys(touched))
                 continue
             for shape in self._open.keys() - touched.keys():
-                entries.setdefault(shape, []).append(Piece(head, (), last=True))
-            passed = self._marks.keys() & set(chunk.marks)
-            marks += [(self._marks.pop(mark), mark, int(head.lsn)) for mark in passed]
+                entries.setdefault(shape, []).append(Piece(head, (), first=False, last=True))
+            self._end_migrations(head, entries)
             if head.origin is not None:
                 own.append(OwnTransaction(int(head.lsn), head.origin, head.commit_ms))
             self._recent.append(head.xid)
@@ -172,20 +179,30 @@ class Router(Actor):
     async def _add_migrations(
         self, head: TransactionHead, notices: Sequence[MigrationNotice], entries: dict[str, list[Piece | Record]]
     ) -> None:
-        for number, steps in enumerate(await self._read_migrations(notices)):
+        for steps in await self._read_migrations(notices):
             log.info("migration %s: %s", steps.version, ", ".join(relation.table for relation in steps.relations))
             prelude = tuple(codec.relation_message(relation) for relation in steps.relations)
-            last = number == len(notices) - 1
             for dialect in DIALECTS:
                 changes = steps.steps[dialect]
-                record = Record(
-                    int(head.lsn),
-                    head.commit_ms,
-                    head.author,
-                    number,
-                    last,
-                    len(changes),
-                    codec.encode_ops(changes),
-                    prelude,
-                )
+                ops = codec.encode_ops(changes)
+                record = _record(head, self._migrations, len(changes), ops, prelude)
                 entries.setdefault(schema_shape(dialect).hash, []).append(record)
+            self._migrations += 1
+
+    def _end_migrations(self, head: TransactionHead, entries: dict[str, list[Piece | Record]]) -> None:
+        """The transaction ends, and with it the schema shapes' part of it, if there is one."""
+        if not self._migrations:
+            return
+        for dialect in DIALECTS:
+            records = entries.setdefault(schema_shape(dialect).hash, [])
+            newest = records[-1] if records else None
+            if isinstance(newest, Record) and newest.lsn == head.lsn:
+                records[-1] = replace(newest, last=True)
+            else:
+                records.append(replace(_record(head, self._migrations), last=True))
+
+
+def _record(
+    head: TransactionHead, index: int, rows: int = 0, ops: bytes = b"", prelude: tuple[bytes, ...] = ()
+) -> Record:
+    return Record(int(head.lsn), head.commit_ms, head.author, index, False, rows, ops, prelude)

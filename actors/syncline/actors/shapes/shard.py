@@ -11,7 +11,6 @@ of it has been consumed by somebody else or was made anew: what our disk holds h
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -25,13 +24,14 @@ from syncline.actors.postgres.flush import Progress
 from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece, TakeSnapshot
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.store import ShapeStore
+from syncline.actors.shapes.store import ShapeStore, sync_file
 from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Restart, start_child, stop_child
 from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.5
+FLUSH_TIMEOUT_S = 60.0  # a shape may have a long transaction to append first
 DIALECTS = ("sqlite", "postgresql")
 CONSUMER_MAILBOX = 256
 
@@ -142,6 +142,7 @@ class Shard(Actor):
         self._watermark = 0
         self._own: list[OwnTransaction] = []
         self._durable = 0
+        self._dispatched = 0
         self._unflushed: set[str] = set()
 
     async def init(self) -> None:
@@ -156,6 +157,7 @@ class Shard(Actor):
             self._durable = self._start_lsn
             self._write_progress(self._durable)
         self._watermark = self._durable
+        self._dispatched = self._durable
         self._progress = Progress(self._durable)
         for path in sorted(self._directory.iterdir()):
             if path.is_dir():
@@ -165,17 +167,13 @@ class Shard(Actor):
         self.background(self._flush_regularly())
 
     async def terminate(self, reason: Exit) -> None:
-        for live in self._shapes.values():
-            with contextlib.suppress(ActorDown):
-                await stop_child(self._consumers, f"shape:{live.store.shape.hash}")
+        stops = [stop_child(self._consumers, _child_id(shape)) for shape in self._shapes]
+        await asyncio.gather(*stops, return_exceptions=True)
 
     async def handle_cast(self, message: object) -> None:
         match message:
             case Dispatch():
                 await self._dispatch(message)
-            case Appended(shape, upto):
-                self._progress.done(upto, shape)
-                await self._advance()
             case _:
                 raise TypeError(f"a shard does not understand {message!r}")
 
@@ -199,6 +197,9 @@ class Shard(Actor):
 
     async def handle_info(self, message: object) -> None:
         match message:
+            case Appended(shape, upto):
+                self._progress.done(upto, shape)
+                await self._advance()
             case Down(ref=ref, exit=exit) if any(live.ref == ref for live in self._shapes.values()):
                 # What was in its mailbox is lost: the whole chain starts again from the durable position.
                 raise ShapeLost(f"shape {ref} ended: {exit}")
@@ -212,8 +213,8 @@ class Shard(Actor):
     async def _dispatch(self, dispatch: Dispatch) -> None:
         self._own.extend(dispatch.own)
         entries = {shape: pieces for shape, pieces in dispatch.entries.items() if shape in self._shapes}
-        # After a restart the slot sends again what is durable here already: it counts as dispatched at the watermark.
-        upto = max(dispatch.upto, int(self._progress.watermark))
+        # After a restart or a reconnect the slot sends again what was dispatched before: it counts as part of the last.
+        upto = self._dispatched = max(dispatch.upto, self._dispatched)
         self._progress.dispatched(upto, entries)
         for shape, pieces in entries.items():
             self._unflushed.add(shape)
@@ -230,8 +231,11 @@ class Shard(Actor):
         self._watermark = lsn
         passed = tuple(own for own in self._own if own.lsn <= lsn)
         self._own = [own for own in self._own if own.lsn > lsn]
-        for edge in self._edges:
-            await edge.send(Watermark(lsn, passed))
+        for edge in tuple(self._edges):
+            try:
+                await edge.send(Watermark(lsn, passed))
+            except ActorDown:
+                self._edges.pop(edge, None)
 
     # --- shapes -------------------------------------------------------------------------------------------------------
 
@@ -239,6 +243,7 @@ class Shard(Actor):
         live = self._shapes.get(shape.hash)
         if live is None:
             directory = self._directory / shape.hash
+            await self._clear(shape.hash)
             shutil.rmtree(directory, ignore_errors=True)
             store = ShapeStore(directory, shape)
             if shape.kind == "schema":
@@ -246,7 +251,13 @@ class Shard(Actor):
             live = await self._start(store, relation)
         return live
 
+    async def _clear(self, shape: str) -> None:
+        """A shard that was killed leaves its shapes behind: two actors must not write to the same files."""
+        if await stop_child(self._consumers, _child_id(shape)):
+            log.warning("shape %s of an earlier shard was still there", shape)
+
     async def _resume(self, path: Path) -> None:
+        await self._clear(path.name)
         store = ShapeStore.load(path)
         relation = self._relation_of(store.shape.relation_id) if store is not None else None
         if store is None or (store.shape.kind == "table" and (relation is None or not _fits(store.shape, relation))):
@@ -258,7 +269,7 @@ class Shard(Actor):
     async def _start(self, store: ShapeStore, relation: Relation | None) -> _Live:
         consumer = Consumer(store, relation, self._take_snapshot, self.ref)
         spec = ChildSpec(
-            id=f"shape:{store.shape.hash}",
+            id=_child_id(store.shape.hash),
             start=lambda: consumer,
             restart=Restart.TEMPORARY,
             mailbox_capacity=CONSUMER_MAILBOX,
@@ -278,7 +289,7 @@ class Shard(Actor):
                 continue
             self._unflushed = set()
             for shape in shapes:
-                flush = await self._shapes[shape].ref.call(Flush())
+                flush = await self._shapes[shape].ref.call(Flush(), FLUSH_TIMEOUT_S)
                 await asyncio.to_thread(flush)
             await asyncio.to_thread(self._write_progress, target)
             self._durable = target
@@ -297,6 +308,11 @@ class Shard(Actor):
             file.flush()
             os.fsync(file.fileno())
         building.rename(self._directory / "progress.json")
+        sync_file(self._directory)  # the names of new shapes and of this file
+
+
+def _child_id(shape: str) -> str:
+    return f"shape:{shape}"
 
 
 def _fits(shape: Shape, relation: Relation) -> bool:

@@ -113,7 +113,7 @@ class ShapeStore:
     def finish_image(self, ready_lsn: int) -> None:
         """The snapshot is whole and placed: make the shape durable and ready."""
         self._image_path.touch()
-        _sync_file(self._image_path)
+        sync_file(self._image_path)
         self.flush()
         meta = {
             "format": FORMAT,
@@ -123,9 +123,9 @@ class ShapeStore:
         }
         building = self.directory / "shape.json.new"
         building.write_text(json.dumps(meta))
-        _sync_file(building)
+        sync_file(building)
         building.rename(self.directory / "shape.json")
-        _sync_file(self.directory)
+        sync_file(self.directory)
         self.ready_lsn = ready_lsn
 
     def read_image(self, cursor: int) -> tuple[ImageChunk | None, int]:
@@ -167,6 +167,11 @@ class ShapeStore:
                 self._partial = None
                 self.appended_lsn = record.lsn
         self._write(run)
+
+    def discard_unfinished(self) -> None:
+        """Forget the transaction that has begun and not ended, if there is one: it comes again from its beginning."""
+        if self._partial is not None:
+            self._truncate(self._partial)
 
     def read(self, after: tuple[int, int], upto: int, bytes_max: int) -> Page:
         """Records after position ``after`` = (lsn, index) and at or below LSN ``upto``, about ``bytes_max`` of them.
@@ -241,6 +246,7 @@ class ShapeStore:
             os.close(self._appending)
         path = self.directory / f"log-{number:06d}"
         self._appending = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        sync_file(self.directory)  # or a loss of the machine could take the new name with it
         self._segments.append(_Segment(path, os.fstat(self._appending).st_size, []))
 
     def _write(self, run: bytearray) -> None:
@@ -322,7 +328,8 @@ def _records_from(segment: _Segment, lsn: int) -> Iterator[Record]:
             position += used
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """What was written to ``path``, a file or a folder's list of names, is on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
