@@ -26,6 +26,8 @@ SMALL = {
     "WRITES_OUT_MAX": 3,
     "UP_WAITING_MAX": 4,
     "BACKLOG_ENTRIES": 4,
+    "BATCH_TRANSACTIONS_MAX": 3,
+    "STAGE_ROWS_MAX": 4,
 }
 ROOMS = ("syncline.actors.devices", "syncline.actors.shapes", "syncline.client")
 

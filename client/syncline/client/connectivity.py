@@ -72,10 +72,11 @@ class Status:
     """What an application can show its user.
 
     ``connected``: the stream from the server is live. ``pending_writes``: local transactions the server has not
-    confirmed. ``behind``: shapes whose data has been asked for and is not here yet. ``last_error``: the newest
-    problem, None once a connection has succeeded after it. ``reason``: why not connected: ``"never connected"``,
-    ``"disconnected"`` (asked for), ``"connecting"``, ``"unreachable"`` (retrying), ``"token refused"``, ``"refused"``
-    (see ``last_error``; both wait for the next ``connect``); None while connected.
+    confirmed. ``behind``: shapes whose data has been asked for and is not here yet; it does not count changes, for a
+    server does not say how far ahead it is. ``last_error``: the newest problem, None once a connection has succeeded
+    after it (but not while a write is withheld that the server calls invalid). ``reason``: why not connected: ``"never
+    connected"``, ``"disconnected"`` (asked for), ``"connecting"``, ``"unreachable"`` (retrying), ``"token refused"``,
+    ``"refused"`` (see ``last_error``; both wait for the next ``connect``); None while connected.
     """
 
     connected: bool = False
