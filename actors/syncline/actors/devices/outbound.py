@@ -273,6 +273,8 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
+            if echo.relations:
+                yield Send(tuple(codec.relation_message(relation) for relation in echo.relations))
             yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes)
 
     def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:
