@@ -29,6 +29,7 @@ FAULTS = {
     "clock jump": 5,
     "service kill": 5,
     "machine loss": 3,
+    "empty disk": 2,
     "postgres crash": 4,
 }
 STEP_US = 40_000

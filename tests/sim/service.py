@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,13 @@ class SimDatabase:
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
         await self._query()
+        wanted = list(keys)
+        # Rows and position are taken as one here; in Postgres a commit may be in the WAL and not visible for a moment.
+        while any(key in commit.before for commit in self._postgres.invisible.values() for key in wanted):
+            await self._query()
         position = Lsn(self._postgres.insert_lsn)
         found = []
-        for key in keys:
+        for key in wanted:
             state = self._postgres.visible(key)
             found.append(CurrentRow(CATALOG.tables[key[0]], key[1], state.row, format_tags(state.tags)))
         await self._waiting.pause_up_to(3_000)
@@ -152,7 +157,8 @@ class SimReplicator(Actor):
             postgres = self._postgres
             if not postgres.up:
                 continue
-            commits = postgres.streamable(self._passed)
+            before = self._passed
+            commits = postgres.streamable(before)
             taken = commits[: self.context.scheduler.rng.randrange(1, 6)]  # type: ignore[attr-defined]
             chunks: list[TransactionChunk] = []
             for commit in taken:
@@ -169,10 +175,16 @@ class SimReplicator(Actor):
                 idle = self._passed
             else:
                 idle = max(self._passed, postgres.flushed_lsn - 1)
-            # A piece of a transaction may arrive by itself.
+            # A piece of a transaction may arrive by itself, and the rest of it only with a new connection, from its start.
             cut = self.context.scheduler.rng.randrange(0, len(chunks) + 1)  # type: ignore[attr-defined]
             if 0 < cut < len(chunks):
+                incarnation = postgres.incarnation
                 await self._router.send(Streamed(tuple(chunks[:cut]), 0))
+                await self._waiting.pause_up_to(3_000)
+                if not postgres.up or postgres.incarnation != incarnation:
+                    whole = [int(chunk.head.lsn) for chunk in chunks[:cut] if chunk.last]
+                    self._passed = whole[-1] if whole else before
+                    continue
                 chunks = chunks[cut:]
             await self._router.send(Streamed(tuple(chunks), idle))
 
@@ -363,7 +375,14 @@ class Disk:
         path = os.readlink(f"/proc/self/fd/{descriptor}")
         self._synced[path] = os.fstat(descriptor).st_size
 
+    def wipe(self) -> None:
+        """Another machine with nothing on it takes over."""
+        for path in self.directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._synced.clear()
+
     def lose(self, rng: Any) -> None:
+        """The machine goes down: behind what was synced, anything may be left of a log."""
         for path in sorted(self.directory.glob("*/log-*")):
             size = path.stat().st_size
             synced = min(size, self._synced.get(str(path), 0))

@@ -243,12 +243,14 @@ class World:
             self.scheduler.after(rng.randrange(50_000, 900_000), device.go_online)
         elif kind == "clock jump":
             device.clock_offset_ms += rng.choice((-1, 1)) * rng.choice((50, 2_000, 50_000, 3_600_000))
-        elif kind in ("service kill", "machine loss"):
+        elif kind in ("service kill", "machine loss", "empty disk"):
             if self.service is None:
                 return
             self.stop_service()
             if kind == "machine loss":
                 self.disk.lose(rng)
+            elif kind == "empty disk":
+                self.disk.wipe()
             self._later(rng.randrange(5_000, 300_000), lambda: self.start_service() if not self.service else None)
         elif kind == "postgres crash":
             if not self.postgres.up:

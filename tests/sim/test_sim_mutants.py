@@ -1,0 +1,51 @@
+"""A simulator that finds nothing proves nothing: every rule broken on purpose has to be noticed, and soon."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from tests.sim.mutants import MUTANTS
+from tests.sim.plan import Plan, draw
+from tests.sim.shrink import shrink
+from tests.sim.world import Result, simulate
+
+RUNS_MAX = 60
+STEPS = 40
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def first_anomaly(name: str) -> Result | None:
+    results = (simulate(draw(seed, STEPS), MUTANTS[name]) for seed in range(1, RUNS_MAX + 1))
+    return next((result for result in results if result.anomaly is not None), None)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    assert first_anomaly(name) is not None, f"{RUNS_MAX} runs and nobody noticed that {name}"
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(MUTANTS) >= 10
+
+
+def test_a_failing_run_is_made_smaller() -> None:
+    name = "a transaction loses the part of one of its shapes"
+    found = first_anomaly(name)
+    assert found is not None
+
+    def again(plan: Plan) -> Result:
+        return simulate(plan, MUTANTS[name])
+
+    small = shrink(found, again)
+    assert small.anomaly is not None
+    assert len(small.plan.actions) < len(found.plan.actions)
+    assert len(small.plan.faults) <= len(found.plan.faults)
+    assert again(small.plan).anomaly == small.anomaly
