@@ -1,0 +1,144 @@
+"""The stream's crossing, with a shard that only keeps what it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from tests.unit.shapes.shape_scene import ITEMS, SHAPE, chunk, insert
+
+from syncline.actors.names import SHARD
+from syncline.actors.postgres.history import MigrationSteps
+from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
+from syncline.actors.shapes.consumer import Piece
+from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.router import AddRoute, Router, Streamed, new_mark
+from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction
+from syncline.cluster import Context
+from syncline.cluster.testing import Probe, crash, spawn
+from syncline.proto.values import Migrate, Relation
+
+OTHER = replace(SHAPE, table="others", relation_id=8)
+SQLITE, POSTGRES = schema_shape("sqlite").hash, schema_shape("postgresql").hash
+
+
+class Scene:
+    """A router in front of a shard that has ``shapes``."""
+
+    def __init__(self, *shapes: Shape) -> None:
+        self.context = Context()
+        self.shard = Probe(lambda message: shapes if isinstance(message, LiveShapes) else None)
+
+    async def start(self) -> Scene:
+        if self.context.registry.lookup(SHARD) is None:
+            await spawn(self.shard, self.context, name=SHARD)
+        self.router = await spawn(Router(read_migrations, lambda relation_id: ITEMS), self.context)
+        await self.shard.next()  # the question which shapes there are
+        return self
+
+    async def stream(self, *chunks: TransactionChunk, idle: int = 0) -> Dispatch:
+        await self.router.send(Streamed(chunks, idle))
+        dispatch = await self.shard.next()
+        assert isinstance(dispatch, Dispatch)
+        return dispatch
+
+
+async def read_migrations(notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
+    steps = []
+    for notice in notices:
+        relation = Relation(100 + notice.id, "public", f"t{notice.id}", ITEMS.columns)
+        step = (Migrate(notice.version, ((0, f"CREATE TABLE t{notice.id} (id)"),)),)
+        steps.append(
+            MigrationSteps(notice.id, notice.version, 1, (), (relation,), {"sqlite": step, "postgresql": step})
+        )
+    return steps
+
+
+def pieces(dispatch: Dispatch, shape: Shape = SHAPE) -> list[tuple[int, int, bool, bool]]:
+    """(LSN, number of changes, first, last) of what goes to ``shape``."""
+    found = []
+    for entry in dispatch.entries.get(shape.hash, ()):
+        assert isinstance(entry, Piece)
+        found.append((int(entry.head.lsn), len(entry.changes), entry.first, entry.last))
+    return found
+
+
+def migrations(dispatch: Dispatch, schema: str = SQLITE) -> list[tuple[int, int, bool]]:
+    """(index, rows, last) of the records of a schema shape."""
+    return [(e.index, e.rows, e.last) for e in dispatch.entries.get(schema, ()) if isinstance(e, Record)]
+
+
+async def test_a_transaction_goes_to_the_shapes_it_touches_and_to_nobody_else() -> None:
+    scene = await Scene(SHAPE, OTHER).start()
+    dispatch = await scene.stream(chunk(110, insert(1), insert(2)), chunk(120))
+    assert dispatch.upto == 120
+    assert pieces(dispatch) == [(110, 2, True, True)]
+    assert not pieces(dispatch, OTHER)
+
+
+async def test_a_shape_touched_by_an_early_piece_is_told_of_the_end() -> None:
+    scene = await Scene(SHAPE).start()
+    first = await scene.stream(chunk(110, insert(1), last=False))
+    assert (first.upto, pieces(first)) == (0, [(110, 1, True, False)])
+    last = await scene.stream(chunk(110, first=False))
+    assert (last.upto, pieces(last)) == (110, [(110, 0, False, True)])
+
+
+async def test_a_transaction_that_is_cut_off_begins_anew_for_every_shape() -> None:
+    scene = await Scene(SHAPE).start()
+    await scene.stream(chunk(110, insert(1), last=False))
+    again = await scene.stream(chunk(110, insert(1), last=False), chunk(110, insert(2), first=False))
+    assert pieces(again) == [(110, 1, True, False), (110, 1, False, True)]
+
+
+async def test_an_idle_stretch_moves_on_and_repeats_of_it_are_not_passed() -> None:
+    scene = await Scene().start()
+    assert (await scene.stream(idle=200)).upto == 200
+    await scene.router.send(Streamed((), 200))
+    assert (await scene.stream(idle=300)).upto == 300
+
+
+async def test_a_new_shape_hears_which_transactions_its_snapshot_must_see() -> None:
+    scene = await Scene().start()
+    await scene.stream(chunk(110), chunk(120))
+    assert await scene.router.call(AddRoute(SHAPE)) == (110, 120)
+    assert pieces(await scene.stream(chunk(130, insert(1)))) == [(130, 1, True, True)]
+
+
+async def test_a_mark_is_passed_on_also_by_a_router_that_started_again_meanwhile() -> None:
+    scene = await Scene(SHAPE).start()
+    mark = new_mark(SHAPE)
+    await scene.router.call(AddRoute(SHAPE))
+    crash(scene.router)
+    await scene.router.join()
+    await scene.start()
+    assert (await scene.stream(chunk(110, marks=(mark,)))).marks == ((SHAPE.hash, mark, 110),)
+
+
+async def test_a_device_is_told_of_by_its_transaction() -> None:
+    scene = await Scene(SHAPE).start()
+    dispatch = await scene.stream(chunk(110, insert(1), origin="me"), chunk(120))
+    assert dispatch.own == (OwnTransaction(110, "me", 110),)
+
+
+def migrating(lsn: int, *ids: int, first: bool = True, last: bool = True) -> TransactionChunk:
+    notices = tuple(MigrationNotice(id, f"2026{id}") for id in ids)
+    return replace(chunk(lsn, first=first, last=last), migrations=notices)
+
+
+@pytest.mark.parametrize("schema", [SQLITE, POSTGRES])
+async def test_migrations_become_one_transaction_of_the_schema_shapes(schema: str) -> None:
+    scene = await Scene().start()
+    assert migrations(await scene.stream(migrating(110, 1)), schema) == [(0, 1, True)]
+    assert migrations(await scene.stream(migrating(120, 2, 3)), schema) == [(0, 1, False), (1, 1, True)]
+
+
+async def test_migrations_in_several_pieces_of_a_transaction_all_count() -> None:
+    scene = await Scene(SHAPE).start()
+    first = await scene.stream(migrating(110, 1, last=False), chunk(110, insert(1), first=False, last=False))
+    assert migrations(first) == [(0, 1, False)]
+    assert migrations(await scene.stream(migrating(110, 2, first=False, last=False))) == [(1, 1, False)]
+    assert migrations(await scene.stream(chunk(110, insert(2), first=False))) == [(2, 0, True)]
+    assert not migrations(await scene.stream(chunk(120, insert(3))))
