@@ -19,6 +19,7 @@ from syncline.actors.devices.steps import (
     Delivery,
     Echo,
     Follow,
+    Healed,
     OpenLog,
     ReadImage,
     ReadMore,
@@ -29,7 +30,7 @@ from syncline.actors.devices.steps import (
 from syncline.proto import codec
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin
-from syncline.proto.values import Gone
+from syncline.proto.values import Gone, Update
 
 WINDOW = 3
 SMALL = {"LIVE_BYTES_MAX": 400, "MESSAGE_BYTES": 150}
@@ -345,7 +346,7 @@ def test_an_own_transaction_outside_the_shapes_comes_back_empty_and_in_its_place
 def test_a_rejected_transaction_comes_back_with_what_heals_the_device_and_its_relation_before() -> None:
     play = resting()
     table = TABLES["a"]
-    play.outbound.note_echo(Echo(play.world.released, 5, (Gone(table.id, (b"1",)),), (table,)))
+    play.outbound.note_echo(Echo(play.world.released, 5, (Healed(table, (b"1",), None),)))
     sent: list[bytes] = []
     play.device.receive = sent.append  # type: ignore[method-assign,assignment]
     play.settle()
@@ -355,6 +356,13 @@ def test_a_rejected_transaction_comes_back_with_what_heals_the_device_and_its_re
     assert isinstance(begin, Begin)
     assert (begin.origin, begin.commit_ms) == (ME, 5)
     assert gone == Gone(table.id, (b"1",))
+
+
+def test_what_heals_a_device_is_decided_by_the_shapes_it_holds_when_it_is_sent() -> None:
+    table = TABLES["a"]
+    healed = Healed(table, (b"1",), (b"1",), ("postgres_1@7",))
+    assert healed.change({table.id}) == Update(table.id, (b"1",), None, ("postgres_1@7",))
+    assert healed.change(()) == Gone(table.id, (b"1",))
 
 
 @pytest.mark.usefixtures("small")

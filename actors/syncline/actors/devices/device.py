@@ -29,6 +29,7 @@ from syncline.actors.devices.steps import (
     Delivery,
     Echo,
     Follow,
+    Healed,
     OpenLog,
     ReadImage,
     ReadMore,
@@ -37,7 +38,7 @@ from syncline.actors.devices.steps import (
     Wait,
 )
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
-from syncline.actors.devices.uplink import Uplink, healing
+from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
 from syncline.actors.names import BUNDLER, GATEWAY, SHARD, WRITER
 from syncline.actors.postgres.database import Database
@@ -398,14 +399,19 @@ class Device(Actor):
             log.warning(
                 "device %s: its transaction %d was rejected: %s", self._client_id, written.lsn, written.rejection
             )
-            rows, position = await self._around.database.current_rows(
-                touched_keys(event.changes, self._around.database.table)
-            )
+            await self._heal(event, written)
+
+    async def _heal(self, event: WriteReceived, written: Written) -> None:
+        """Send the rows a rejected transaction named as they are. They count for one position of the stream; a device
+        that has passed it by the time they are read may have newer ones."""
+        keys = touched_keys(event.changes, self._around.database.table)
+        while True:
+            rows, position = await self._around.database.current_rows(keys)
             at = max(int(position), written.position) - 1
-            held = self._outbound.target_shapes.values() if self._outbound is not None else ()
-            tables = {relation.id for relation in held if relation is not None}
-            relations = {row.table.relation.id: row.table.relation for row in rows}
-            self._echo(Echo(at, written.ms, healing(rows, tables), tuple(relations.values())))
+            if self._outbound is None or self._outbound.position <= at:
+                break
+        healed = tuple(Healed(current.table.relation, current.key, current.row, current.tags) for current in rows)
+        self._echo(Echo(at, written.ms, healed))
 
     def _echo(self, echo: Echo) -> None:
         if self._outbound is not None:

@@ -273,9 +273,13 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
-            if echo.relations:
-                yield Send(tuple(codec.relation_message(relation) for relation in echo.relations))
-            yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes)
+            if echo.healed:
+                # Their tables may be some that the device was never told of.
+                relations = {healed.relation.id: healed.relation for healed in echo.healed}
+                yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
+            held = {relation.id for relation in self.shapes.values() if relation is not None}
+            changes = tuple(healed.change(held) for healed in echo.healed)
+            yield from self._send_synthetic(echo.commit_ms, self.client_id, changes)
 
     def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:
         yield from self._await_window()

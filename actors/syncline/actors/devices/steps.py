@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from syncline.proto.values import Relation, RowChange
+from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 
 # Subscription id -> the shapes it needs, hash -> relation (None for the schema shape).
 Subscriptions: TypeAlias = Mapping[str, Mapping[str, Relation | None]]
@@ -36,14 +36,32 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Healed:
+    """A row as Postgres has it; ``row`` None: there is none."""
+
+    relation: Relation
+    key: Key
+    row: Row | None
+    tags: tuple[str, ...] = ()
+
+    def change(self, held: Collection[int]) -> RowChange:
+        """What puts a device's row right. ``held``: the relation ids it is subscribed to; a row of any other table does
+        not belong on it."""
+        if self.row is not None and self.relation.id in held:
+            return Update(self.relation.id, self.row, None, self.tags)
+        return Gone(self.relation.id, self.relation.key_row(self.key))
+
+
+@dataclass(frozen=True, slots=True)
 class Echo:
-    """A transaction of the device itself. ``changes`` restore the server's rows where it was rejected; ``relations``
-    are their tables, some of which it may never have been told of."""
+    """A transaction of the device itself. ``healed``: where it was rejected, the rows it named as they are at ``lsn``.
+
+    What they mean to the device is decided when the echo is sent: by then it may hold other shapes.
+    """
 
     lsn: int
     commit_ms: int
-    changes: tuple[RowChange, ...] = ()
-    relations: tuple[Relation, ...] = ()
+    healed: tuple[Healed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

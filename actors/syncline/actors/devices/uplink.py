@@ -1,4 +1,4 @@
-"""A device's writes on their way to the writer, and what it has to be told when one is refused.
+"""A device's writes on their way to the writer, in the order in which it made them.
 
 Some are with the writer, in the device's order, and the rest wait here; the device's socket is not read while too many
 do. Whatever is not yet decided when the connection ends is sent again by the device itself.
@@ -7,15 +7,12 @@ do. Whatever is not yet decided when the connection ends is sent again by the de
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
 
 from syncline.actors.devices.inbound import Lookup, WriteRefused, accept
 from syncline.actors.postgres.apply import Write
-from syncline.actors.postgres.database import CurrentRow
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Gone, RowChange, Update
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
@@ -60,16 +57,3 @@ class Uplink:
             except WriteRefused as refused:
                 write = Write(self._client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
             await self._writer.send(write)
-
-
-def healing(rows: list[CurrentRow], held: Collection[int]) -> tuple[RowChange, ...]:
-    """What puts a device's rows back to what they are in Postgres. ``held``: the relation ids it is subscribed to; a
-    row of any other table does not belong on it."""
-    changes: list[RowChange] = []
-    for current in rows:
-        relation = current.table.relation
-        if current.row is not None and relation.id in held:
-            changes.append(Update(relation.id, current.row, None, current.tags))
-        else:
-            changes.append(Gone(relation.id, relation.key_row(current.key)))
-    return tuple(changes)
