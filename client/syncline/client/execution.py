@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from syncline.client.apply import Plan, RowId, table_sql, touched_rows
+from syncline.client.cells import Value
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import entry_from_row
 from syncline.client.schema import Table
+from syncline.client.staging import StagingSql
 from syncline.proto.values import Change, Migrate, Relation
+
+# Rows one statement puts; more of them gain nothing.
+STAGED_AT_ONCE = 100
 
 
 def pending_of(
@@ -53,3 +59,14 @@ def tracked(connection: sqlite3.Connection, tables: Iterable[str]) -> frozenset[
     """Those of ``tables`` that have shadow entries."""
     probe = "SELECT EXISTS (SELECT 1 FROM _syncline_shadow WHERE table_name = ?)"
     return frozenset(name for name in tables if connection.execute(probe, (name,)).fetchone()[0])
+
+
+def put_staged(connection: sqlite3.Connection, sql: StagingSql, rows: Sequence[Sequence[Value]]) -> None:
+    """Put rows of a delivery, as their parameters, where they wait."""
+    limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    at_once = max(1, min(STAGED_AT_ONCE, limit // sql.parameters))
+    whole = len(rows) - len(rows) % at_once
+    statement = sql.put(at_once)
+    for start in range(0, whole, at_once):
+        connection.execute(statement, list(chain.from_iterable(rows[start : start + at_once])))
+    connection.executemany(sql.put(1), rows[whole:])

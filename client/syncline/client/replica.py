@@ -26,7 +26,7 @@ from syncline.client.apply import (
     tags_json,
 )
 from syncline.client.cells import encode_row
-from syncline.client.execution import named, pending_of, release, run, tracked
+from syncline.client.execution import named, pending_of, put_staged, release, run, tracked
 from syncline.client.live import Changes
 from syncline.client.oplog import (
     ENTRY_COLUMNS,
@@ -181,8 +181,7 @@ class Replica:
                     connection.execute(sql.drop)
                     connection.execute(sql.create)
                     self._staged[binding.table.name] = binding.table
-                put = sql.values
-                connection.executemany(sql.put, (put(tags_json(i.tags), binding.row(i.row)) for i in group))
+                put_staged(connection, sql, [sql.values(tags_json(i.tags), binding.row(i.row)) for i in group])
 
         await self._store.write(work)
 

@@ -9,7 +9,8 @@ clean up.
 
 A staged row is its tags (JSON, NULL for an untracked row) and its values in the order of the table's columns. Columns
 that hold text are bound as the bytes that came, and become text in SQLite, which is much faster than making a ``str``
-of each: most of a first sync is text.
+of each: most of a first sync is text. For the same reason one statement puts many rows: Python's interpreter lock is
+given up and taken again for each execution, and meanwhile the next rows want to be decoded.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class StagingSql:
         self.drop = f"DROP TABLE IF EXISTS {staged}"
         self.create = f"CREATE TEMP TABLE _syncline_staged_{table.id} (_syncline_tags, {columns})"
         marks = ", ".join("CAST(? AS TEXT)" if decode is decode_text else "?" for decode in table.decoders)
-        self.put = f"INSERT INTO {staged} VALUES (?, {marks})"
+        self._put = f"INSERT INTO {staged} VALUES "
+        self._row = f"(?, {marks})"
+        self.parameters = len(table.columns) + 1
         self._decoders = [(i, decode) for i, decode in enumerate(table.decoders) if decode not in _BOUND_AS_BYTES]
         self.has_pending = f"SELECT EXISTS (SELECT 1 FROM _syncline_oplog WHERE table_name = {name})"
         self.pending = f"SELECT * FROM {staged} WHERE {is_pending}"
@@ -49,8 +52,12 @@ class StagingSql:
             f"SELECT {name}, {key}, _syncline_tags FROM {staged} WHERE _syncline_tags IS NOT NULL"
         )
 
+    def put(self, rows: int) -> str:
+        """The statement for so many rows; each has ``parameters`` of them."""
+        return self._put + ", ".join([self._row] * rows)
+
     def values(self, tags: str | None, row: Row) -> list[Value]:
-        """The parameters of ``put``. Raises ValueError for cells their types forbid."""
+        """The parameters of one row. Raises ValueError for cells their types forbid."""
         values: list[Value] = [tags, *row]
         for index, decode in self._decoders:
             values[index + 1] = decode(row[index])
