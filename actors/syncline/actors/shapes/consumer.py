@@ -242,8 +242,8 @@ class Consumer(Actor):
             if piece.first:
                 while fresh and not fresh[-1].last:
                     fresh.pop()
-                write()
-                self._store.discard_unfinished()
+                if not fresh:  # else what is to be written ends with a whole transaction, whatever the log ends with
+                    self._store.discard_unfinished()
                 self._next_index = 0
             for rows in _split_at_truncates(piece.changes):
                 if rows is None:
@@ -256,7 +256,7 @@ class Consumer(Actor):
                 else:
                     fresh.append(self._record(piece.head, rows))
             if piece.last:
-                fresh[-1] = replace(fresh[-1], last=True)
+                fresh[-1].last = True
         write()
         if arrived:
             await self._tell_edges(Arrived(self._hash, tuple(arrived)))

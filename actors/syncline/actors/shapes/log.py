@@ -20,9 +20,9 @@ import msgpack
 _FRAME = struct.Struct("<II")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
-    """One shape's part of a transaction.
+    """One shape's part of a transaction. A value, once it is appended; freezing it would double the cost of making one.
 
     ``lsn``: commit LSN. ``commit_ms``: as the wire carries it. ``origin``: the device that wrote it, or Postgres.
     ``index``: 0, 1, ... within the transaction. ``last``: no record of this shape follows in it. ``rows``: number of
