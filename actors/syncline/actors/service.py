@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 CONNECT_RETRY_S = 1.0
 STATE_INTERVAL_S = 1.0
 DRAIN_S = 5.0
+# Python looks for cycles each time 700 more objects live. A stretch of the stream is tens of thousands of rows that
+# hold none and are gone in a moment; walking them took a tenth to a quarter of the CPU time of replication.
+GC_THRESHOLDS = (50_000, 20, 50)
 
 
 class Service:
@@ -154,6 +158,9 @@ async def serve(config: Config, ready: Callable[[Service], None] | None = None) 
         if not starting.done():
             return 0
         await starting
+        gc.collect()
+        gc.freeze()  # what the start has made stays to the end: no collection walks it again
+        gc.set_threshold(*GC_THRESHOLDS)
         print(f"Syncline is ready on port {service.port}, syncing {display(service.dsn)}", flush=True)
         if ready is not None:
             ready(service)
