@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from tests.sim.device import SimDevice
@@ -47,15 +48,28 @@ def rows_of(device: SimDevice, relation_id: int) -> Held:
 def pending_of(device: SimDevice) -> set[tuple[str, str]]:
     """(table, id) of rows with local writes on the way."""
     rows = device.store.connection.execute("SELECT DISTINCT table_name, key FROM _syncline_oplog")
-    return {(table, json.loads(key)[0]) for table, key in rows}
+    return {(table, id_of(key)) for table, key in rows}
 
 
 def tags_of(device: SimDevice) -> dict[tuple[str, str], Tags]:
     rows = device.store.connection.execute("SELECT table_name, key, tags FROM _syncline_shadow")
-    return {(table, json.loads(key)[0]): plain(json.loads(tags)) for table, key, tags in rows}
+    return {(table, id_of(key)): plain_json(tags) for table, key, tags in rows}
 
 
-def plain(tags: Any) -> Tags:
+@lru_cache(maxsize=10_000)
+def id_of(key: str) -> str:
+    """The id in a key as the device stores it."""
+    id: str = json.loads(key)[0]
+    return id
+
+
+@lru_cache(maxsize=10_000)
+def plain_json(tags: str) -> Tags:
+    return plain(tuple(json.loads(tags)))
+
+
+@lru_cache(maxsize=10_000)
+def plain(tags: tuple[str, ...]) -> Tags:
     """Tags with all of Postgres as one."""
     return frozenset(UNTRACKED_TAG if tag.startswith(f"{POSTGRES_ORIGIN}@") else tag for tag in tags)
 
@@ -97,7 +111,7 @@ class Checks:
         )
         for table, key, ms, count, op in rows:
             if op == "D" and count == 1 and table in held and ms == max(device.journal.values()):
-                row_key = (TABLES[table], (json.loads(key)[0].encode(),))
+                row_key = (TABLES[table], (id_of(key).encode(),))
                 seen = self._postgres.row_at(row_key, int(device.replica.lsn))
                 self._deletes.append((device.name, ms, row_key, seen.lsn))
 

@@ -12,20 +12,22 @@ from functools import wraps
 from typing import Any
 from unittest import mock
 
+from tests.sim.limits import having
+from tests.sim.postgres import SimPostgres
+from tests.sim.service import SimWriter
+from tests.sim.world import Mutation
+
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.frames import LogMerge, whole_frame
 from syncline.actors.shapes.image import Overlay
-from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.store import ShapeStore
+from syncline.client.execution import pending_of, release, run
+from syncline.client.oplog import change_of, next_commit_ms
 from syncline.client.replica import Replica
 from syncline.proto.flow import Window
 from syncline.proto.tags import Tag
-from tests.sim.limits import having
-from tests.sim.postgres import SimPostgres
-from tests.sim.service import SimWriter
-from tests.sim.world import Mutation
 
 MUTANTS: dict[str, Mutation] = {}
 
@@ -49,13 +51,16 @@ def _method(stack: ExitStack, owner: type, name: str, change: Callable[..., Any]
     stack.enter_context(mock.patch.object(owner, name, changed))
 
 
-def _everywhere(stack: ExitStack, name: str, change: Callable[..., Any]) -> None:
-    """``change(original, ...)`` in place of the function ``name``, for everybody who has imported it."""
-    for module in having(name):
-        original = getattr(module, name)
-        stack.enter_context(
-            mock.patch.object(module, name, lambda *args, _original=original, **kw: change(_original, *args, **kw))
-        )
+def _everywhere(stack: ExitStack, function: Callable[..., Any], change: Callable[..., Any]) -> None:
+    """``change(function, ...)`` in place of ``function``, for everybody who has imported it."""
+
+    @wraps(function)
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return change(function, *args, **kwargs)
+
+    for module in having(function.__name__):
+        if getattr(module, function.__name__) is function:
+            stack.enter_context(mock.patch.object(module, function.__name__, changed))
 
 
 # --- writes up --------------------------------------------------------------------------------------------------------
@@ -86,15 +91,15 @@ def _(stack: ExitStack) -> None:
 
 @mutant("an echo releases everything that is pending")
 def _(stack: ExitStack) -> None:
-    def release(original: Any, connection: Any, *args: Any) -> bool:
+    def release_all(original: Any, connection: Any, *args: Any) -> bool:
         return bool(connection.execute("DELETE FROM _syncline_oplog").rowcount > 0)
 
-    _everywhere(stack, "_release", release)
+    _everywhere(stack, release, release_all)
 
 
 @mutant("an echo releases nothing")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, "_release", lambda original, *args: False)
+    _everywhere(stack, release, lambda original, *args: False)
 
 
 @mutant("an echo of a transaction without rows is not sent")
@@ -118,7 +123,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device does not say which tags it has observed")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, "change_of", lambda original, *args: replace(original(*args), tags=()))
+    _everywhere(stack, change_of, lambda original, *args: replace(original(*args), tags=()))
 
 
 @mutant("the later write loses")
@@ -128,7 +133,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device ignores its own pending writes when rows come in")
 def _(stack: ExitStack) -> None:
-    _method(stack, Replica, "_pending_of", lambda original, self, *args: {})
+    _everywhere(stack, pending_of, lambda original, *args: {})
 
 
 @mutant("tags of incoming rows are not stored")
@@ -140,7 +145,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device's clock may run backwards")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, "next_commit_ms", lambda original, now_ms, clock_ms: now_ms)
+    _everywhere(stack, next_commit_ms, lambda original, now_ms, clock_ms: now_ms)
 
 
 # --- down -------------------------------------------------------------------------------------------------------------
@@ -148,11 +153,11 @@ def _(stack: ExitStack) -> None:
 
 @mutant("the position is stored without the rows")
 def _(stack: ExitStack) -> None:
-    def run(original: Any, connection: Any, plan: Any) -> None:
+    def run_mostly(original: Any, connection: Any, plan: Any) -> None:
         if connection.total_changes % 5:
             original(connection, plan)
 
-    _everywhere(stack, "_run", run)
+    _everywhere(stack, run, run_mostly)
 
 
 @mutant("a frame is left out when the logs are read")
@@ -198,7 +203,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a transaction loses the part of one of its shapes")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, "whole_frame", lambda original, records: whole_frame(list(records)[:1]))
+    _everywhere(stack, whole_frame, lambda original, records: whole_frame(list(records)[:1]))
 
 
 @mutant("the log since the snapshot is left out of an image")
@@ -211,9 +216,9 @@ def _(stack: ExitStack) -> None:
     _method(stack, Overlay, "apply", lambda original, self, chunk: chunk)
 
 
-@mutant("a snapshot is not placed by its mark")
+@mutant("a bundle opens before its shapes' snapshots have passed in the stream")
 def _(stack: ExitStack) -> None:
-    _method(stack, ShapeStore, "finish_image", lambda original, self, lsn: original(self, max(1, lsn - 400)))
+    _method(stack, Bundle, "joined", lambda original, self, shape, appended: original(self, shape, 0))
 
 
 @mutant("a snapshot may miss what was streamed before its shape was")
@@ -228,14 +233,9 @@ def _(stack: ExitStack) -> None:
     stack.enter_context(mock.patch.object(Router, "handle_call", nothing))
 
 
-@mutant("the slot is told of more than is on the disk")
+@mutant("logs are taken for durable without having been synced")
 def _(stack: ExitStack) -> None:
-    async def advance(self: Shard) -> None:
-        await original(self)
-        self._confirm(self._watermark)
-
-    original = Shard._advance
-    stack.enter_context(mock.patch.object(Shard, "_advance", advance))
+    _method(stack, ShapeStore, "flushing", lambda original, self: lambda: None)
 
 
 @mutant("acks do not open the window")

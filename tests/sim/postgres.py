@@ -28,6 +28,9 @@ from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Key, Ro
 
 RowKey = tuple[int, Key]
 ABSENT = RowState()
+# Commits that are in the WAL, and streamed, before anybody sees them; for how long at most.
+INVISIBLE_SHARE = 0.4
+INVISIBLE_US = 150_000
 KINDS = {"I": "insert", "U": "update", "D": "delete", "C": "compensation"}
 
 
@@ -192,19 +195,13 @@ class SimPostgres:
         return state
 
     def snapshot(self, relation_id: int) -> list[tuple[Row, tuple[str, ...]]]:
-        rows = []
-        for key in self.rows:
-            if key[0] == relation_id and (state := self.visible(key)).row is not None:
-                rows.append((state.row, format_tags(state.tags)))
-        return rows
+        seen = (self.visible(key) for key in self.rows if key[0] == relation_id)
+        return [(state.row, format_tags(state.tags)) for state in seen if state.row is not None]
 
     def streamable(self, after_lsn: int) -> list[Commit]:
         """What is flushed and lies after ``after_lsn``."""
         place = bisect.bisect_right(self.wal, after_lsn, key=lambda commit: int(commit.head.lsn))
         return [commit for commit in self.wal[place:] if commit.head.lsn <= self.flushed_lsn]
-
-    def alive(self, relation_id: int) -> list[Key]:
-        return [key for (relation, key), state in self.rows.items() if relation == relation_id and state.row is not None]
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -219,9 +216,9 @@ class SimPostgres:
         if not work.changes or work.locks() & self._locked():
             return False
         commit = self._commit(work, None, 0, 0)
-        if self.rng.random() < 0.3:
+        if self.rng.random() < INVISIBLE_SHARE:
             self.invisible[commit.head.xid] = commit
-            self.scheduler.soon(60_000, lambda: self.invisible.pop(commit.head.xid, None))
+            self.scheduler.soon(INVISIBLE_US, lambda: self.invisible.pop(commit.head.xid, None))
         self.flush()
         return True
 

@@ -165,9 +165,7 @@ class SimReplicator(Actor):
                 pieces = list(chunked(commit.changes, CHUNK_CHANGES))
                 for number, piece in enumerate(pieces):
                     first, last = number == 0, number == len(pieces) - 1
-                    chunks.append(
-                        TransactionChunk(commit.head, piece, first, last, marks=commit.marks if last else ())
-                    )
+                    chunks.append(TransactionChunk(commit.head, piece, first, last, marks=commit.marks if last else ()))
             if taken:
                 self._passed = int(taken[-1].head.lsn)
             if len(taken) < len(commits):
@@ -175,7 +173,7 @@ class SimReplicator(Actor):
                 idle = self._passed
             else:
                 idle = max(self._passed, postgres.flushed_lsn - 1)
-            # A piece of a transaction may arrive by itself, and the rest of it only with a new connection, from its start.
+            # A piece of a transaction may arrive by itself, and the whole of it again after a loss of the connection.
             cut = self.context.scheduler.rng.randrange(0, len(chunks) + 1)  # type: ignore[attr-defined]
             if 0 < cut < len(chunks):
                 incarnation = postgres.incarnation

@@ -11,7 +11,7 @@ from tests.sim.plan import Plan, draw
 from tests.sim.shrink import shrink
 from tests.sim.world import Result, simulate
 
-RUNS_MAX = 60
+RUNS_MAX = 200
 STEPS = 40
 
 

@@ -11,13 +11,14 @@ import heapq
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest import mock
 
 from tests.sim.limits import having
 
 Work = Callable[[], None]
+
 
 class Stopped(BaseException):
     """Thrown into a coroutine whose owner has ended; what ``asyncio.CancelledError`` is elsewhere."""
@@ -130,10 +131,8 @@ class Task(Future):
         if self._done:
             return
         if not self._running:
-            try:
+            with suppress(Stopped, StopIteration, Exception):
                 self._coroutine.throw(Stopped())
-            except (Stopped, StopIteration, Exception):
-                pass
             self._coroutine.close()
         self.set_exception(Stopped())
 
