@@ -1,0 +1,356 @@
+"""One connected device between its socket and the rest of the service."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from tests.tokens import insecure_token
+from tests.unit.devices.edge_scene import (
+    CATALOG,
+    REQUEST,
+    SUBSCRIPTION,
+    WATERMARK,
+    EdgeScene,
+    FakeConnection,
+    OneDevice,
+)
+
+from syncline.actors.devices.bundler import AwaitLsn, Followed, OwnPassed, Released, Unfollow
+from syncline.actors.devices.device import Device
+from syncline.actors.names import GATEWAY, SHARD
+from syncline.actors.postgres.apply import Rejection, Write
+from syncline.actors.postgres.database import CurrentRow
+from syncline.actors.postgres.writer import Written
+from syncline.actors.shapes.consumer import NotifyReady, ShapeGone, ShapeReady
+from syncline.actors.shapes.shape import schema_shape
+from syncline.cluster.testing import crash, spawn
+from syncline.proto import events
+from syncline.proto.values import Column, Gone, Insert, Relation, Transaction, Update
+
+ITEMS = CATALOG.tables[7].relation
+DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "INTEGER"), Column("body", "TEXT"), Column("n", "INTEGER")))
+TRY_AGAIN_LATER = 1013
+
+
+@pytest.fixture
+async def scene() -> EdgeScene:
+    return await EdgeScene().start()
+
+
+# --- beginning --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fresh_device_follows_the_schema_from_where_the_stream_is(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    await scene.bundler_followed(1)
+    assert set(scene.bundler.followed[0].shapes) == {schema_shape("sqlite").hash}
+    assert scene.bundler.authors[0].client_id == device.client_id
+
+
+async def test_writes_are_asked_for_only_after_the_bundler_knows_their_author(scene: EdgeScene) -> None:
+    crash(scene.bundler.ref)
+    await scene.bundler.ref.join()
+    device = OneDevice(scene)
+    await device.authenticate()
+    device.say(device.connection.client.start(b"", [], None, "sqlite"))
+    assert (await device.connection.ended())[0] == TRY_AGAIN_LATER
+    assert device.connection.events.empty(), "it has not been asked for its writes"
+
+
+async def test_a_resumed_device_follows_the_shapes_of_its_subscriptions(scene: EdgeScene) -> None:
+    first = await OneDevice.streaming(scene)
+    first.subscribe(table="notes")
+    await first.connection.expect(events.ShapeDataEnded)
+    second = OneDevice(scene)
+    await second.authenticate()
+    await second.start(b"%d" % WATERMARK, SUBSCRIPTION)
+    await scene.bundler_followed(3)
+    tables = {scene.ensured[shape].table for shape in scene.bundler.followed[-1].shapes}
+    assert tables == {"migrations", "notes", "items"}, "notes refer to items"
+
+
+@pytest.mark.parametrize(
+    ("lsn", "subscriptions", "code"),
+    [
+        (b"1000", ("unknown",), "SUBSCRIPTION_NOT_FOUND"),
+        (b"no position", (), "BEHIND_WINDOW"),
+        (b"999999", (), "BEHIND_WINDOW"),
+        (b"499", (), "BEHIND_WINDOW"),
+    ],
+)
+async def test_what_cannot_be_resumed_is_refused_by_name(
+    scene: EdgeScene, lsn: bytes, subscriptions: tuple[str, ...], code: str
+) -> None:
+    device = OneDevice(scene)
+    await device.authenticate()
+    device.say(device.connection.client.start(lsn, list(subscriptions), None, "sqlite"))
+    refused = await device.connection.expect(events.StreamRefused)
+    assert refused.code == code
+    assert (await device.connection.ended())[0] == 1007
+
+
+async def test_a_shape_that_is_still_being_read_cannot_be_resumed(scene: EdgeScene) -> None:
+    first = await OneDevice.streaming(scene)
+    first.subscribe()
+    await first.connection.expect(events.ShapeDataEnded)
+    scene.ready = None
+    second = OneDevice(scene)
+    await second.authenticate()
+    second.say(second.connection.client.start(b"%d" % WATERMARK, [SUBSCRIPTION], None, "sqlite"))
+    assert (await second.connection.expect(events.StreamRefused)).code == "BEHIND_WINDOW"
+
+
+# --- what is away -----------------------------------------------------------------------------------------------------
+
+AWAY = [
+    ConnectionRefusedError("refused"),
+    asyncpg.ConnectionDoesNotExistError("closed in the middle"),
+    asyncpg.InterfaceError("the pool is closing"),
+    TimeoutError(),
+]
+
+
+async def in_order(device: OneDevice) -> None:
+    """The device has closed by itself, and not crashed."""
+    assert (await device.connection.ended())[0] == TRY_AGAIN_LATER
+    assert not (await device.ref.join()).abnormal
+
+
+@pytest.mark.parametrize("error", AWAY)
+async def test_postgres_away_at_authentication_closes_in_order(scene: EdgeScene, error: Exception) -> None:
+    scene.database.away = error
+    device = OneDevice(scene)
+    device.ref = await spawn(device.device, scene.context)
+    device.say(device.connection.client.authenticate("client", insecure_token("user")))
+    await in_order(device)
+
+
+@pytest.mark.parametrize("error", AWAY)
+async def test_postgres_away_at_the_start_closes_in_order(scene: EdgeScene, error: Exception) -> None:
+    device = OneDevice(scene)
+    await device.authenticate()
+    scene.database.away = error
+    device.say(device.connection.client.start(b"", [], None, "sqlite"))
+    await in_order(device)
+
+
+@pytest.mark.parametrize("error", AWAY)
+async def test_postgres_away_while_a_device_subscribes_closes_in_order(scene: EdgeScene, error: Exception) -> None:
+    device = await OneDevice.streaming(scene)
+    scene.database.away = error
+    device.subscribe()
+    await in_order(device)
+
+
+async def test_postgres_away_when_a_rejected_write_has_to_be_healed_closes_in_order(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    write = await written(scene, device)
+    scene.database.away = OSError("away")
+    device.ref.cast(Written(write.lsn, write.ms, "rejected", 2_000, Rejection("23514", "no")))
+    await in_order(device)
+
+
+@pytest.mark.parametrize("name", [GATEWAY, SHARD])
+async def test_a_part_of_the_service_that_starts_again_closes_in_order(scene: EdgeScene, name: str) -> None:
+    lost = {GATEWAY: scene.gateway, SHARD: scene.shard}[name]
+    device = OneDevice(scene)
+    device.ref = await spawn(device.device, scene.context)
+    crash(lost.ref)
+    await lost.ref.join()
+    device.say(device.connection.client.authenticate("client", insecure_token("user")))
+    if name == SHARD:
+        await device.connection.expect(events.Authenticated)
+        device.say(device.connection.client.start(b"", [], None, "sqlite"))
+    await in_order(device)
+
+
+async def test_a_shape_that_ends_while_it_is_read_closes_in_order(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    await scene.bundler_followed(1)
+    crash(scene.shape.ref)
+    device.subscribe()
+    await in_order(device)
+
+
+# --- subscriptions ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_subscription_is_delivered_when_its_shapes_are_ready(scene: EdgeScene) -> None:
+    scene.ready = None
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    asked = await scene.shape.next()
+    assert isinstance(asked, NotifyReady)
+    asked.device.inform(ShapeReady(next(h for h, shape in scene.ensured.items() if shape.kind == "table")))
+    delivered = await device.connection.expect(events.ShapeDataEnded)
+    assert delivered.lsn == b"%d" % WATERMARK
+
+
+async def test_a_table_dropped_before_it_was_read_sends_the_device_to_ask_again(scene: EdgeScene) -> None:
+    scene.ready = None
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    asked = await scene.shape.next()
+    asked.device.inform(ShapeGone("whatever"))
+    await in_order(device)
+
+
+async def test_a_subscription_given_up_before_it_was_ready_is_never_delivered(scene: EdgeScene) -> None:
+    scene.ready = None
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    asked = await scene.shape.next()
+    device.unsubscribe(SUBSCRIPTION)
+    await device.connection.expect(events.Unsubscribed)
+    asked.device.inform(ShapeReady(next(h for h, shape in scene.ensured.items() if shape.kind == "table")))
+    scene.ready = WATERMARK
+    device.subscribe()  # the same id once more
+    delivered = await device.connection.expect(events.ShapeDataEnded)
+    assert delivered.subscription_id == SUBSCRIPTION
+    assert scene.database.known[SUBSCRIPTION].cancelled is False
+
+
+async def test_an_active_id_is_refused_and_the_connection_stays(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    device.subscribe()
+    assert (await device.connection.expect(events.SubscribeRefused)).code == "SUBSCRIPTION_ID_ALREADY_EXISTS"
+    assert device.connection.closed is None
+
+
+async def test_what_was_never_subscribed_is_unsubscribed_with_an_empty_batch(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    device.unsubscribe(REQUEST)
+    await device.connection.expect(events.Unsubscribed)
+    gone = await device.connection.expect(events.GoneBatch)
+    assert (gone.subscription_ids, gone.rows) == ((REQUEST,), ())
+
+
+async def test_a_stream_stopped_with_a_subscription_on_its_way_starts_again_without_it(scene: EdgeScene) -> None:
+    scene.ready = None
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    asked = await scene.shape.next()
+    device.say(device.connection.client.stop())
+    assert isinstance(await scene.bundler.next(), Unfollow)
+    await device.start()
+    asked.device.inform(ShapeReady(next(h for h, shape in scene.ensured.items() if shape.kind == "table")))
+    await scene.bundler_followed(2)
+    first, second = scene.bundler.followed[:2]
+    assert second.generation > first.generation
+    assert device.ref.alive
+
+
+async def test_an_answer_to_an_earlier_follow_is_not_taken_for_the_newest(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    await scene.bundler_followed(1)
+    scene.bundler.silent = True
+    device.subscribe()
+    await scene.bundler_followed(2)
+    newest = scene.bundler.followed[-1].generation
+    device.ref.cast(Followed(newest - 1, 7))
+    device.ref.cast(Released(newest - 1, (), 8))
+    device.ref.cast(Followed(newest, 1_500))
+    assert (await device.connection.expect(events.ShapeDataEnded)).lsn == b"1500"
+
+
+# --- writes -----------------------------------------------------------------------------------------------------------
+
+
+async def written(scene: EdgeScene, device: OneDevice, number: int = 1) -> Write:
+    """The device writes, and the writer gets it."""
+    transaction = Transaction(number, number.to_bytes(4, "big"), (Insert(0, (b"1", b"x", b"2")),))
+    for frame in device.connection.client.write(transaction, {0: DEVICE_ITEMS}):
+        device.say(frame)
+    write = await scene.writer.next()
+    assert isinstance(write, Write)
+    return write
+
+
+async def test_a_duplicate_is_echoed_once_the_stream_has_passed_it(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    write = await written(scene, device)
+    device.ref.cast(Written(write.lsn, write.ms, "duplicate", 2_001))
+    assert await scene.bundler.next() == AwaitLsn(device.ref, 2_000)
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), 2_000))
+    echo = await device.connection.expect(events.TransactionReceived)
+    assert (echo.transaction.origin, echo.transaction.commit_ms) == ("client", 1)
+
+
+async def test_an_own_transaction_no_shape_holds_comes_back_empty(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    await scene.bundler_followed(1)
+    device.ref.cast(OwnPassed(1_200, 5))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), 1_200))
+    echo = await device.connection.expect(events.TransactionReceived)
+    assert (echo.transaction.commit_ms, echo.transaction.changes) == (5, ())
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+async def test_a_rejected_write_is_healed_with_the_row_or_by_taking_it_away(scene: EdgeScene, subscribed: bool) -> None:
+    device = await OneDevice.streaming(scene)
+    if subscribed:
+        device.subscribe()
+        await device.connection.expect(events.ShapeDataEnded)
+    write = await written(scene, device)
+    now = (b"1", b"theirs", b"3")
+    scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), now, ("postgres_1@9",))]
+    device.ref.cast(Written(write.lsn, write.ms, "rejected", WATERMARK, Rejection("23514", "no")))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    (change,) = (await device.connection.expect(events.TransactionReceived)).transaction.changes
+    if subscribed:
+        assert change == Update(ITEMS.id, now, None, ("postgres_1@9",))
+    else:
+        assert change == Gone(ITEMS.id, (b"1", None, None))
+
+
+async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    write = await written(scene, device)
+    device.ref.cast(Written(write.lsn, write.ms, "overloaded", 0))
+    assert (await device.connection.ended())[0] == 1011
+
+
+async def test_a_backlog_waits_here_and_the_socket_is_not_read_meanwhile(
+    scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.devices.uplink.WRITES_OUT_MAX", 2)
+    monkeypatch.setattr("syncline.actors.devices.uplink.UP_WAITING_MAX", 3)
+    device = await OneDevice.streaming(scene)
+    for number in range(1, 6):
+        transaction = Transaction(number, number.to_bytes(4, "big"), (Insert(0, (b"1", b"x", b"2")),))
+        for frame in device.connection.client.write(transaction, {0: DEVICE_ITEMS}):
+            device.say(frame)
+    first, second = await scene.writer.next(), await scene.writer.next()
+    await device.connection.paused()
+    for write in (first, second):
+        device.ref.cast(Written(write.lsn, write.ms, "applied", 1))
+    assert [(await scene.writer.next()).lsn, (await scene.writer.next()).lsn] == [3, 4]
+    assert device.connection.reading
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_device_stops_while_its_stream_waits_for_room_or_an_answer(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    await scene.bundler_followed(1)
+    device.connection.writable = False
+    device.subscribe()
+    await device.connection.expect(events.Subscribed)
+    device.device.receiver.closed(1006, "cut")
+    assert not (await device.ref.join()).abnormal
+
+
+async def test_a_second_token_must_be_for_the_same_client(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    device.say(device.connection.client.authenticate("another", insecure_token("user")))
+    assert (await device.connection.ended())[0] == 1007
+
+
+async def test_a_crash_tells_the_device_that_it_was_not_its_fault(scene: EdgeScene) -> None:
+    connection = FakeConnection()
+    ref = await spawn(Device(connection, scene.around), scene.context)  # type: ignore[arg-type]
+    crash(ref)
+    assert await connection.ended() == (1011, "internal error")
