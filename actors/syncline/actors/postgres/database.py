@@ -134,14 +134,19 @@ class Database:
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
-        """The rows with these (relation id, key) as of now, and a WAL position no later than what they show."""
+        """The rows with these (relation id, key) as of now, and a WAL position no later than what they show.
+
+        The position is read first, by itself: a transaction that is in the WAL but not flushed is not visible yet, nor
+        is one that commits between a statement's snapshot and its look at the position.
+        """
         found: list[CurrentRow] = []
-        async with self.pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
-            position = Lsn.parse(await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
-            for relation_id, key in keys:
-                table = self.catalog.tables.get(relation_id)
-                if table is not None:
-                    found.append(await _current_row(connection, table, key))
+        async with self.pool.acquire() as connection:
+            position = Lsn.parse(await connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                for relation_id, key in keys:
+                    table = self.catalog.tables.get(relation_id)
+                    if table is not None:
+                        found.append(await _current_row(connection, table, key))
         return found, position
 
 
@@ -161,7 +166,9 @@ async def _current_row(connection: asyncpg.Connection, table: TableInfo, key: Ke
         for number, name in enumerate(table.key_names, 1)
     )
     row = await connection.fetchrow(
-        f"SELECT ARRAY[{cells}] AS cells, s.tags FROM {table.sql_name} t "  # noqa: S608 - identifiers, quoted
+        # As in a snapshot, an entry of shadow counts only while it describes this version of the row.
+        f"SELECT ARRAY[{cells}] AS cells, "  # noqa: S608 - identifiers, quoted
+        f"CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END AS tags FROM {table.sql_name} t "
         f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')} "
         f"WHERE {matches}",
         *texts,
