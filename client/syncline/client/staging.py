@@ -42,7 +42,12 @@ class StagingSql:
         self.has_pending = f"SELECT EXISTS (SELECT 1 FROM _syncline_oplog WHERE table_name = {name})"
         self.pending = f"SELECT * FROM {staged} WHERE {is_pending}"
         self.drop_pending = f"DELETE FROM {staged} WHERE {is_pending}"
-        self.move = f"INSERT OR REPLACE INTO main.{quoted(table.name)} ({columns}) SELECT {columns} FROM {staged}"
+        # In the order of its key a table grows at its end; in another, all over the place. The newest of a key is last.
+        order = ", ".join((*(quoted(column) for column in table.primary_key), "rowid"))
+        self.move = (
+            f"INSERT OR REPLACE INTO main.{quoted(table.name)} ({columns}) "
+            f"SELECT {columns} FROM {staged} ORDER BY {order}"
+        )
         self.drop_tags = (
             f"DELETE FROM _syncline_shadow WHERE table_name = {name} "
             f"AND key IN (SELECT {key} FROM {staged} WHERE _syncline_tags IS NULL)"
