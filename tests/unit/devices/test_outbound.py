@@ -346,7 +346,7 @@ def test_an_own_transaction_outside_the_shapes_comes_back_empty_and_in_its_place
 def test_a_rejected_transaction_comes_back_with_what_heals_the_device_and_its_relation_before() -> None:
     play = resting()
     table = TABLES["a"]
-    play.outbound.note_echo(Echo(play.world.released, 5, (Healed(table, (b"1",), None),)))
+    play.outbound.note_echo(Echo(play.world.released, 5, (Healed(table, (b"1",), None),), rejected=True))
     sent: list[bytes] = []
     play.device.receive = sent.append  # type: ignore[method-assign,assignment]
     play.settle()
@@ -363,6 +363,17 @@ def test_what_heals_a_device_is_decided_by_the_shapes_it_holds_when_it_is_sent()
     healed = Healed(table, (b"1",), (b"1",), ("postgres_1@7",))
     assert healed.change({table.id}) == Update(table.id, (b"1",), None, ("postgres_1@7",))
     assert healed.change(()) == Gone(table.id, (b"1",))
+
+
+def test_a_repeated_transaction_brings_its_rows_in_held_tables_and_leaves_the_others_alone() -> None:
+    # A device that starts over merges what it is delivered with writes that are in there already.
+    held, other = TABLES["a"], TABLES["b"]
+    rows = (Healed(held, (b"1",), (b"1",)), Healed(held, (b"2",), None), Healed(other, (b"1",), (b"1",)))
+    assert Echo(9, 5, rows).changes({held.id}) == (
+        Update(held.id, (b"1",), None, ()),
+        Gone(held.id, (b"2",)),
+    )
+    assert Echo(9, 5, rows, rejected=True).changes({held.id})[2] == Gone(other.id, (b"1",))
 
 
 @pytest.mark.usefixtures("small")

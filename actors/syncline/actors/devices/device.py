@@ -393,8 +393,8 @@ class Device(Actor):
         self._steer_reading()
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
-        elif written.status == "duplicate":
-            self._echo(Echo(written.position - 1, written.ms))  # what committed before a position lies below it
+        elif written.status == "duplicate" and event is not None:
+            await self._heal(event, written)
         elif written.status == "rejected" and event is not None:
             log.warning(
                 "device %s: its transaction %d was rejected: %s", self._client_id, written.lsn, written.rejection
@@ -402,16 +402,18 @@ class Device(Actor):
             await self._heal(event, written)
 
     async def _heal(self, event: WriteReceived, written: Written) -> None:
-        """Send the rows a rejected transaction named as they are. They count for one position of the stream; a device
-        that has passed it by the time they are read may have newer ones."""
+        """Echo a transaction that no frame will: rejected, or applied before the device's position. Its rows go along
+        as they are: what the device shows may be its own guess of what comes out of both, and nothing else will set it
+        right. They count for one position of the stream; a device that has passed it by the time they are read may
+        have newer ones."""
         keys = touched_keys(event.changes, self._around.database.table)
         while True:
             rows, position = await self._around.database.current_rows(keys)
-            at = max(int(position), written.position) - 1
+            at = max(int(position), written.position) - 1  # what committed before a position lies below it
             if self._outbound is None or self._outbound.position <= at:
                 break
         healed = tuple(Healed(current.table.relation, current.key, current.row, current.tags) for current in rows)
-        self._echo(Echo(at, written.ms, healed))
+        self._echo(Echo(at, written.ms, healed, rejected=written.status == "rejected"))
 
     def _echo(self, echo: Echo) -> None:
         if self._outbound is not None:

@@ -278,8 +278,7 @@ class Outbound:
                 relations = {healed.relation.id: healed.relation for healed in echo.healed}
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
             held = {relation.id for relation in self.shapes.values() if relation is not None}
-            changes = tuple(healed.change(held) for healed in echo.healed)
-            yield from self._send_synthetic(echo.commit_ms, self.client_id, changes)
+            yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes(held))
 
     def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:
         yield from self._await_window()

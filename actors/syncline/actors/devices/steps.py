@@ -54,7 +54,8 @@ class Healed:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A transaction of the device itself. ``healed``: where it was rejected, the rows it named as they are at ``lsn``.
+    """A transaction of the device itself. ``healed``: where no frame brings them, the rows it named as they are at
+    ``lsn``. ``rejected``: none of it is in Postgres; else it is, and only tables the device holds are of interest.
 
     What they mean to the device is decided when the echo is sent: by then it may hold other shapes.
     """
@@ -62,6 +63,11 @@ class Echo:
     lsn: int
     commit_ms: int
     healed: tuple[Healed, ...] = ()
+    rejected: bool = False
+
+    def changes(self, held: Collection[int]) -> tuple[RowChange, ...]:
+        """What the echo does to a device that is subscribed to the relation ids ``held``."""
+        return tuple(row.change(held) for row in self.healed if self.rejected or row.relation.id in held)
 
 
 @dataclass(frozen=True, slots=True)
