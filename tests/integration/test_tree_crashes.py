@@ -58,6 +58,42 @@ async def test_a_crash_costs_a_device_a_reconnect_at_most(database: str, tmp_pat
             await device.close()
 
 
+EDGE = (BUNDLER, DEVICES, GATEWAY)
+TAKES_DOWN = {
+    WRITER: NAMED,
+    CONSUMERS: (CONSUMERS, SHARD, ROUTER, REPLICATOR, *EDGE),
+    SHARD: (SHARD, ROUTER, REPLICATOR, *EDGE),
+    "consumer": (SHARD, ROUTER, REPLICATOR, *EDGE),
+    ROUTER: (ROUTER, REPLICATOR),
+    REPLICATOR: (REPLICATOR,),
+    BUNDLER: EDGE,
+    DEVICES: (DEVICES, GATEWAY),
+    GATEWAY: (GATEWAY,),
+    "device": (),
+}
+
+
+@pytest.mark.parametrize("name", ACTORS)
+async def test_a_crash_takes_down_those_who_need_the_crashed_and_nobody_else(
+    database: str, tmp_path: Path, name: str
+) -> None:
+    async with running(database, tmp_path) as tree:
+        await tree.insert(10)
+        device = Stubborn(tree.url, "items")
+        try:
+            await device.resumed.wait()
+            before = {other: tree.actor(other) for other in NAMED}
+            crash(await tree.victim(name))
+            for start in range(10, 100, 10):
+                await tree.insert(10, start)  # whoever still speaks to the dead finds out now
+            await equal(tree, device)
+            await whole(tree)
+            changed = {other for other in NAMED if tree.actor(other) is not before[other]}
+            assert changed == set(TAKES_DOWN[name])
+        finally:
+            await device.close()
+
+
 async def write(tree: Tree, number: int) -> None:
     """Many small transactions, some rows gone again."""
     for step in range(40):
