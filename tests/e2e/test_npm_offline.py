@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
+from tests.e2e.proxy import Proxy
 from tests.npm.rig import NpmDevice, devices, eventually
 from tests.npm.service import serving
 
@@ -124,6 +125,31 @@ async def test_a_service_killed_while_clients_write_loses_nothing_and_repeats_no
         await _assert_exactly_once(postgres, written, ann)
 
 
+async def test_a_network_that_cuts_again_and_again_loses_nothing_and_repeats_nothing(
+    database: str, tmp_path: Path
+) -> None:
+    written: list[str] = []
+    async with serving(database, tmp_path, sql=JOURNAL, electrified=("journal",)) as (service, postgres):
+        network = Proxy(service.port)
+        await network.start()
+        try:
+            async with devices(tmp_path, f"http://127.0.0.1:{network.port}", "ann", "bob") as [ann, bob]:
+                await ann.sync("journal")
+                await bob.sync("journal")
+                writing = asyncio.gather(
+                    _write_journal(ann, "ann", 200, written, pause_s=0.01),
+                    _write_journal(bob, "bob", 200, written, pause_s=0.01),
+                )
+                for wanted in range(20, 400, 40):
+                    await eventually(partial(_reached, written, wanted))
+                    network.cut()
+                await writing
+                await eventually(lambda: _agree_once_connected("journal", postgres, ann, bob))
+                await _assert_exactly_once(postgres, written, ann)
+        finally:
+            await network.stop()
+
+
 async def test_a_service_killed_while_it_sends_a_shape_sends_it_after_its_return(database: str, tmp_path: Path) -> None:
     sql = f"{ITEMS} INSERT INTO items SELECT i, repeat('long ', 20), i FROM generate_series(1001, 20000) i"
     async with (
@@ -218,6 +244,13 @@ async def _assert_exactly_once(postgres: asyncpg.Connection, written: Sequence[s
     carried_out = [row["id"] for row in await postgres.fetch("SELECT id FROM carried_out ORDER BY id")]
     assert set(written) <= set(carried_out)
     assert carried_out == sorted(await device.dump("journal"))
+
+
+async def _agree_once_connected(table: str, postgres: asyncpg.Connection, *npm: NpmDevice) -> bool:
+    """Cut off while it starts to replicate, the client believes for ever that it is connected: it has to be told."""
+    for device in npm:
+        await device.connect()
+    return await _agree(table, postgres, *npm)
 
 
 async def _agree(table: str, postgres: asyncpg.Connection, *npm: NpmDevice) -> bool:
