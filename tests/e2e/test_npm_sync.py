@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import asyncpg
@@ -98,6 +99,25 @@ async def test_a_transaction_in_postgres_is_never_seen_in_part(database: str, tm
         assert seen == {1}
 
 
+async def test_a_transaction_across_two_shapes_is_seen_whole(database: str, tmp_path: Path) -> None:
+    sql = f"{ITEMS} CREATE TABLE totals (id int PRIMARY KEY, rank int); INSERT INTO totals VALUES (1, 1);"
+    sql += "UPDATE items SET rank = 1;"
+    async with (
+        serving(database, tmp_path, sql=sql, electrified=("items", "totals")) as (service, postgres),
+        devices(tmp_path, service.url, "ann") as [ann],
+    ):
+        await ann.sync("items")
+        changing = asyncio.create_task(_raise_ranks(postgres, 30))
+        await ann.sync("totals")
+        apart = set()
+        while not changing.done():
+            [row] = await ann.query("SELECT (SELECT max(rank) FROM items) - (SELECT rank FROM totals) AS apart")
+            apart.add(row["apart"])
+        await eventually(lambda: _agree(postgres, ann, table="totals"))
+        await eventually(lambda: _agree(postgres, ann))
+        assert apart == {0}
+
+
 async def test_a_shape_that_cannot_be_served_is_refused_and_the_connection_stays(database: str, tmp_path: Path) -> None:
     async with (
         serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, _),
@@ -173,6 +193,14 @@ async def test_rows_that_reference_each_other_arrive_and_leave_in_any_order(data
         await eventually(lambda: _agree(postgres, ann, bob, table="issues"))
         await eventually(lambda: _agree(postgres, ann, bob, table="projects"))
         assert await postgres.fetchval("SELECT count(*) FROM issues WHERE id = 201 AND project_id = 21") == 1
+
+
+async def _raise_ranks(postgres: asyncpg.Connection, times: int) -> None:
+    for _ in range(times):
+        async with postgres.transaction():
+            await postgres.execute("UPDATE items SET rank = rank + 1 WHERE id <= 100 OR id > 900")
+            await postgres.execute("UPDATE totals SET rank = rank + 1")
+        await asyncio.sleep(0.02)
 
 
 async def _items(postgres: asyncpg.Connection, table: str = "items") -> dict[int, dict[str, object]]:
