@@ -89,7 +89,7 @@ class SimDatabase:
         # Rows and position are taken as one here; in Postgres a commit may be in the WAL and not visible for a moment.
         while any(key in commit.before for commit in self._postgres.invisible.values() for key in wanted):
             await self._query()
-        position = Lsn(self._postgres.insert_lsn)
+        position = Lsn(self._postgres.insert_lsn + 1)  # behind the newest commit's record
         found = []
         for key in wanted:
             state = self._postgres.visible(key)
