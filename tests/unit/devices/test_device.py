@@ -219,6 +219,14 @@ async def test_an_active_id_is_refused_and_the_connection_stays(scene: EdgeScene
     assert device.connection.closed is None
 
 
+async def test_an_id_that_is_no_uuid_is_refused_and_the_connection_stays(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    device.subscribe("no uuid")
+    assert (await device.connection.expect(events.SubscribeRefused)).code == "CODE_UNSPECIFIED"
+    assert device.connection.closed is None
+    assert not scene.database.known
+
+
 async def test_what_was_never_subscribed_is_unsubscribed_with_an_empty_batch(scene: EdgeScene) -> None:
     device = await OneDevice.streaming(scene)
     device.unsubscribe(REQUEST)
@@ -268,12 +276,13 @@ async def written(scene: EdgeScene, device: OneDevice, number: int = 1) -> Write
     return write
 
 
-async def test_a_duplicate_is_echoed_once_the_stream_has_passed_it(scene: EdgeScene) -> None:
+async def test_a_duplicate_is_echoed_with_its_rows_once_the_stream_has_passed_what_they_show(scene: EdgeScene) -> None:
     device = await OneDevice.streaming(scene)
     write = await written(scene, device)
     device.ref.cast(Written(write.lsn, write.ms, "duplicate", 2_001))
-    assert await scene.bundler.next() == AwaitLsn(device.ref, 2_000)
-    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), 2_000))
+    shown = int(scene.database.flushed) - 1
+    assert await scene.bundler.next() == AwaitLsn(device.ref, shown)
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), shown))
     echo = await device.connection.expect(events.TransactionReceived)
     assert (echo.transaction.origin, echo.transaction.commit_ms) == ("client", 1)
 

@@ -37,7 +37,7 @@ from syncline.actors.devices.steps import (
     Step,
     Wait,
 )
-from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
+from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, plan
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
 from syncline.actors.names import BUNDLER, GATEWAY, SHARD, WRITER
@@ -328,6 +328,7 @@ class Device(Actor):
         try:
             if event.subscription_id in self._subscriptions:
                 raise PlanRefused("SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already")
+            check_ids(event.subscription_id, event.shapes)
             planned = await self._plan(event.shapes)
         except PlanRefused as refused:
             self._connection.send(

@@ -92,7 +92,7 @@ def _accept_update(
     server = table.relation
     cells = _in_catalogue_order(relation, row, table)
     if old_row is None:
-        modified = tuple(not column.primary_key for column in server.columns)
+        modified = tuple(not column.primary_key and column.name in relation.names for column in server.columns)
     else:
         old = _in_catalogue_order(relation, old_row, table)
         if server.key_of(old) != server.key_of(cells):
