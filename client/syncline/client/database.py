@@ -154,9 +154,9 @@ class Database:
         """
         self._store.refuse_nested()
         async with self._store.turn() as connection:
-            await whole(connection.run(_begin))
             transaction = Transaction(connection, self._write_footprints)
             try:
+                await whole(connection.run(_begin))
                 yield transaction
             except BaseException:
                 await whole(connection.run(_rollback))
