@@ -20,8 +20,9 @@ from tests.sim.schema import CATALOG, RELATIONS, history
 from tests.sim.waiting import Event, Scheduler, Task, Waiting, at_once
 
 from syncline.actors.devices.bundler import Bundler
-from syncline.actors.devices.device import Device, Surroundings
+from syncline.actors.devices.device import Device
 from syncline.actors.devices.gateway import Gateway
+from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.apply import Decision, Write, WriteQueue
 from syncline.actors.postgres.database import CurrentRow, Subscription
@@ -89,7 +90,7 @@ class SimDatabase:
         # Rows and position are taken as one here; in Postgres a commit may be in the WAL and not visible for a moment.
         while any(key in commit.before for commit in self._postgres.invisible.values() for key in wanted):
             await self._query()
-        position = Lsn(self._postgres.insert_lsn + 1)  # behind the newest commit's record
+        position = Lsn(self._postgres.insert_lsn)
         found = []
         for key in wanted:
             state = self._postgres.visible(key)

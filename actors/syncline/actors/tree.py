@@ -23,8 +23,8 @@ import asyncpg
 
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
-from syncline.actors.devices.device import Surroundings
 from syncline.actors.devices.gateway import Gateway
+from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.replicator import Confirm, Replicator

@@ -10,7 +10,8 @@ from tests.tokens import insecure_token
 
 from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.bundler import Author, Followed, FollowSet
-from syncline.actors.devices.device import Claim, Device, Surroundings
+from syncline.actors.devices.device import Device
+from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, SHARD, WRITER
 from syncline.actors.postgres.catalog import Catalog, catalog_of
 from syncline.actors.postgres.database import CurrentRow, Subscription

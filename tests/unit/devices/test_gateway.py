@@ -7,8 +7,8 @@ import asyncio
 from tests.tokens import insecure_token
 from tests.unit.devices.edge_scene import EdgeScene, FakeConnection
 
-from syncline.actors.devices.device import Claim, Evict
 from syncline.actors.devices.gateway import Gateway, Lobby, ReadConnected, welcome
+from syncline.actors.devices.reception import Claim, Evict
 from syncline.actors.names import DEVICES, GATEWAY
 from syncline.cluster import Context
 from syncline.cluster.cell import LocalRef

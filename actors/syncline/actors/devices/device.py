@@ -1,8 +1,7 @@
 """One connected device.
 
 Two things go on at once, each in order by itself: frames come in and are answered, writes passed on (the message loop),
-and the outbound stream is carried out step by step (``_pump``). ``ServerSession``, ``Outbound`` and ``inbound`` decide;
-this actor waits.
+and the outbound stream is carried out step by step (``_pump``). ``ServerSession`` and ``Outbound`` decide; this waits.
 
 The actor lives as long as its connection. What must outlive it (subscriptions, the last write applied) is in Postgres.
 """
@@ -13,17 +12,24 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import asyncpg
 
-from syncline.actors.devices.auth import Authenticator, AuthError, Identity
+from syncline.actors.devices.auth import AuthError, Identity
 from syncline.actors.devices.bundler import Author, AwaitLsn, Followed, FollowSet, OwnPassed, Released, Unfollow
 from syncline.actors.devices.inbound import touched_keys
 from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.outbound import Outbound
-from syncline.actors.devices.reception import ConnectionClosed, DeviceReceiver, Drained, FrameArrived
-from syncline.actors.devices.starting import Places, StartRefused, start
+from syncline.actors.devices.reception import (
+    Claim,
+    ConnectionClosed,
+    DeviceReceiver,
+    Drained,
+    Evict,
+    FrameArrived,
+    Surroundings,
+)
+from syncline.actors.devices.starting import Places, StartRefused, plan_now, start
 from syncline.actors.devices.steps import (
     Delivered,
     Delivery,
@@ -37,14 +43,13 @@ from syncline.actors.devices.steps import (
     Step,
     Wait,
 )
-from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, plan
+from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
 from syncline.actors.names import BUNDLER, GATEWAY, SHARD, WRITER
-from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeGone, ShapeReady
-from syncline.cluster import Actor, ActorDown, Exit, Ref
+from syncline.actors.shapes.consumer import ReadRows, ShapeGone, ShapeReady
+from syncline.cluster import Actor, ActorDown, Exit
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.events import (
     AckReceived,
@@ -60,7 +65,6 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
-from syncline.proto.values import ShapeRequest
 
 log = logging.getLogger(__name__)
 
@@ -72,31 +76,6 @@ CLIENT_ID_CHARS_MAX = 64
 IMAGE_TIMEOUT_S = 60.0
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """Another connection of the same client has authenticated."""
-
-    by: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Call to the gateway: ``client_id`` is connected as ``device`` from now on; an older one is evicted."""
-
-    client_id: str
-    device: Ref
-    remote: str
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a device needs of its host."""
-
-    database: Database
-    authenticator: Authenticator
-    server_id: str
 
 
 class _Expired:
@@ -329,7 +308,7 @@ class Device(Actor):
             if event.subscription_id in self._subscriptions:
                 raise PlanRefused("SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already")
             check_ids(event.subscription_id, event.shapes)
-            planned = await self._plan(event.shapes)
+            planned = await plan_now(event.shapes, self._around.database)
         except PlanRefused as refused:
             self._connection.send(
                 self._session.subscribe_refused(
@@ -340,22 +319,9 @@ class Device(Actor):
         await self._around.database.add_subscription(self._client_id, event.subscription_id, event.shapes)
         self._subscriptions[event.subscription_id] = planned
         self._connection.send(self._session.subscribed(event.request_id, event.subscription_id))
-        waiting: set[str] = set()
-        for shape in planned.shapes.values():
-            place = await self._places.ensure(shape, planned.relations[shape.hash])
-            if place.ready_lsn is None:
-                waiting.add(shape.hash)
-                place.ref.inform(NotifyReady(self.ref))
+        waiting = await self._places.prepare(planned, self.ref)
         self._preparing[event.subscription_id] = waiting
         self._deliver_ready()
-
-    async def _plan(self, requests: tuple[ShapeRequest, ...]) -> Planned:
-        """A table opened a moment ago may not have passed the stream yet: who asks for it is not refused for that."""
-        try:
-            return plan(requests, self._around.database.catalog)
-        except PlanRefused:
-            await self._around.database.read()
-            return plan(requests, self._around.database.catalog)
 
     def _shape_ready(self, shape: str) -> None:
         for waiting in self._preparing.values():

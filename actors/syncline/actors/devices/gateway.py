@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncline.actors.devices.device import TRY_AGAIN_LATER, Claim, Device, Evict, Surroundings
+from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
+from syncline.actors.devices.reception import Claim, Evict, Surroundings
 from syncline.actors.devices.websocket import Connection
 from syncline.actors.names import DEVICES
 from syncline.cluster import Actor, ActorDown, CallTimeout, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child

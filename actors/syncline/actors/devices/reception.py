@@ -1,10 +1,13 @@
-"""Where a socket's callbacks become messages for its device."""
+"""What a device meets from outside: its surroundings, its place among the connections, and its socket, whose callbacks
+become messages here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+from syncline.actors.devices.auth import Authenticator
+from syncline.actors.postgres.database import Database
 from syncline.cluster import Ref
 
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
@@ -28,6 +31,31 @@ class Drained:
 
 
 DRAINED: Final = Drained()
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """Another connection of the same client has authenticated."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Call to the gateway: ``client_id`` is connected as ``device`` from now on; an older one is evicted."""
+
+    client_id: str
+    device: Ref
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a device needs of its host."""
+
+    database: Database
+    authenticator: Authenticator
+    server_id: str
 
 
 class DeviceReceiver:

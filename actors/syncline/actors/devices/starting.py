@@ -14,12 +14,13 @@ from syncline.actors.devices.steps import Delivery
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
+from syncline.actors.shapes.consumer import NotifyReady
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.cluster import Ref
 from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
-from syncline.proto.values import Relation
+from syncline.proto.values import Relation, ShapeRequest
 
 
 class StartRefused(Exception):
@@ -46,6 +47,17 @@ class Places:
         self._refs[shape.hash] = place.ref
         return place
 
+    async def prepare(self, planned: Planned, device: Ref) -> set[str]:
+        """The hashes of those shapes that are still being read; ``device`` will be told of each. Raises what a call
+        raises."""
+        waiting: set[str] = set()
+        for shape in planned.shapes.values():
+            place = await self.ensure(shape, planned.relations[shape.hash])
+            if place.ready_lsn is None:
+                waiting.add(shape.hash)
+                place.ref.inform(NotifyReady(device))
+        return waiting
+
     async def watermark(self) -> int:
         """Everything up to here has reached the shapes. Raises what a call raises."""
         position = await self._shard.call(ReadWatermark())
@@ -55,6 +67,18 @@ class Places:
     def refs(self, shapes: Iterable[str]) -> dict[str, Ref]:
         """The actors of shapes that were ensured before."""
         return {shape: self._refs[shape] for shape in shapes}
+
+
+async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
+    """``plan`` with the newest catalogue if need be: a table opened a moment ago may not have passed the stream yet.
+
+    Raises PlanRefused, and what the database raises.
+    """
+    try:
+        return plan(requests, database.catalog)
+    except PlanRefused:
+        await database.read()
+        return plan(requests, database.catalog)
 
 
 @dataclass(frozen=True, slots=True)
