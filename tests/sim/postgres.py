@@ -281,6 +281,7 @@ class SimPostgres:
         self.insert_lsn += self.rng.randrange(8, 100)
         self._xid += 1
         lsn = Lsn(self.insert_lsn)
+        self.insert_lsn += 5  # the commit's record; its LSN is where that begins
         if client_id is None:
             return TransactionHead(lsn, self.wall_ms(), self._xid)
         return TransactionHead(lsn, ms, self._xid, client_id, ms, client_lsn)
