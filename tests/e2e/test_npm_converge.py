@@ -93,8 +93,12 @@ class Scene:
                 await asyncio.sleep(self.random.random() / 10)
 
     async def connect_all(self) -> None:
-        """Also those that believe they are connected: cut off at the wrong moment, the client reports that for ever."""
+        """Also those that believe they are: cut off while it starts to replicate, the npm client does so for ever."""
         await asyncio.gather(*(device.connect() for device in self.npm.values()), self.eve.connect())
+
+    async def agree_once_connected(self) -> bool:
+        await self.connect_all()
+        return await self.agree()
 
     async def agree(self) -> bool:
         there = [tuple(row) for row in await self.postgres.fetch("SELECT * FROM things ORDER BY id")]
@@ -127,8 +131,7 @@ async def test_all_hold_the_same_rows_in_the_end(seed: int, database: str, tmp_p
             for _ in range(ROUNDS):
                 await scene.round()
                 await scene.mishap()
-            await scene.connect_all()
-            await eventually(scene.agree)
+            await eventually(scene.agree_once_connected)
             assert service.is_running
         finally:
             for device in scene.npm.values():
