@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,9 @@ settings.register_profile("syncline", deadline=None, suppress_health_check=[Heal
 settings.load_profile("syncline")
 
 _numbers = itertools.count(1)
+
+# Some tests hold a thousand sockets at both ends; the usual soft limit is 1,024 files.
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ class Writer:
         self.written: list[str] = []
         self._random = random.Random(seed)
         self._writing: asyncio.Task[None] | None = None
+        self._stopped = False
 
     async def start(self, token: str) -> None:
         await self.db.connect(token)
@@ -52,12 +53,13 @@ class Writer:
         self._writing = asyncio.create_task(self._write())
 
     async def stop(self) -> None:
-        assert self._writing is not None, "started"
-        self._writing.cancel()
-        await asyncio.gather(self._writing, return_exceptions=True)
+        """Returns when the last transaction is committed and counted."""
+        self._stopped = True
+        if self._writing is not None:
+            await self._writing
 
     async def _write(self) -> None:
-        while True:
+        while not self._stopped:
             id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
             async with self.db.transaction() as transaction:
                 await transaction.execute(

@@ -34,9 +34,14 @@ log = logging.getLogger(__name__)
 CONNECT_RETRY_S = 1.0
 STATE_INTERVAL_S = 1.0
 DRAIN_S = 5.0
+STREAM_POLL_S = 0.02
 # Python looks for cycles each time 700 more objects live. A stretch of the stream is tens of thousands of rows that
 # hold none and are gone in a moment; walking them took a tenth to a quarter of the CPU time of replication.
 GC_THRESHOLDS = (50_000, 20, 50)
+
+
+class ServiceGaveUp(Exception):
+    """The tree ended before the service was ready; the message says why."""
 
 
 class Service:
@@ -71,6 +76,7 @@ class Service:
         await self._database.read()
         await self._host.open()
         await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
+        await self._streaming()
         self._state = PostgresState.UP
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")
         log.info("server %s, schema version %d", settings.server_id, identity.schema_version)
@@ -128,6 +134,22 @@ class Service:
         )
         return identity, settings
 
+    async def _streaming(self) -> None:
+        """Waits for the replication stream: until then another service may hold the slot, and nothing would be live."""
+        said = ""
+        while True:
+            with contextlib.suppress(ActorDown, CallTimeout):
+                stream = await self._host.ref(REPLICATOR).call(ReadStreamState())
+                assert isinstance(stream, StreamState)
+                if stream.connected:
+                    return
+                if stream.error and stream.error != said:
+                    said = stream.error
+                    log.warning("not ready yet: %s", said)
+            if self._host.ended.done():
+                raise ServiceGaveUp(str(self._host.ended.result()))
+            await asyncio.sleep(STREAM_POLL_S)
+
     async def _watch(self) -> None:
         """What ``/api/status`` answers follows the replication stream."""
         while True:
@@ -146,6 +168,7 @@ class Service:
 async def serve(config: Config, ready: Callable[[Service], None] | None = None) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code: 0 when asked to end, 1 when the service gave up."""
     service = Service(config)
+    _raise_open_files()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -171,11 +194,26 @@ async def serve(config: Config, ready: Callable[[Service], None] | None = None) 
             return 1
         ending.cancel()
         return 0
+    except ServiceGaveUp as gave_up:
+        log.error("the service gave up: %s", gave_up)
+        return 1
     finally:
         stopping.cancel()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await service.stop()
+
+
+def _raise_open_files() -> None:
+    """Every device is an open file, and the usual soft limit is 1,024: take what the hard limit allows."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def display(dsn: str) -> str:
