@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 POOL_CONNECTIONS_MAX = 8
 SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
+QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
 VISIBLE_PAUSE_S = 0.01
+VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,22 @@ class Database:
             await self.history.read(self.pool)
 
     async def read_migrations(self, notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
-        """Read until the noticed migrations are there: the stream may run a little ahead of what is visible."""
+        """Read until the noticed migrations are there: the stream may run a little ahead of what is visible.
+
+        One that does not turn up has been deleted since, and is left out: the stream must go on.
+        """
         wanted = {notice.id for notice in notices}
+        tries = 0
         while True:
             await self.read()
             found = [migration for migration in self.history.migrations if migration.id in wanted]
             if len(found) == len(wanted):
                 return found
+            if tries * VISIBLE_PAUSE_S >= VISIBLE_WITHIN_S:
+                missing = wanted - {migration.id for migration in found}
+                log.error("migrations %s are not in electric.migrations: devices do without", sorted(missing))
+                return found
+            tries += 1
             await asyncio.sleep(VISIBLE_PAUSE_S)
 
     def terminate(self) -> None:
@@ -186,16 +197,19 @@ async def _current_row(connection: asyncpg.Connection, table: TableInfo, key: Ke
 
 async def connect(dsn: str, application_name: str) -> Database:
     """The database at ``dsn``, nothing read yet."""
-    pool = await connect_pool(dsn, application_name)
+    pool = await connect_pool(dsn, application_name, timeout_s=QUERY_TIMEOUT_S)
     return Database(pool, await connect_pool(dsn, application_name, SNAPSHOT_CONNECTIONS_MAX))
 
 
-async def connect_pool(dsn: str, application_name: str, connections_max: int = POOL_CONNECTIONS_MAX) -> asyncpg.Pool:
-    """A pool whose sessions print values as the stream does."""
+async def connect_pool(
+    dsn: str, application_name: str, connections_max: int = POOL_CONNECTIONS_MAX, timeout_s: float | None = None
+) -> asyncpg.Pool:
+    """A pool whose sessions print values as the stream does. ``timeout_s``: for each query, then TimeoutError."""
     return await asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=connections_max,
+        command_timeout=timeout_s,
         server_settings={**SESSION_SETTINGS, "application_name": application_name},
     )
 
