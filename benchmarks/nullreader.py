@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection
 
 from benchmarks.side import now_ms
 from benchmarks.stand import PUBLICATION
-from syncline.actors.postgres.pgoutput import InsertMessage, decode
 from syncline.actors.postgres.dsn import parse_dsn
+from syncline.actors.postgres.pgoutput import InsertMessage, decode
 from syncline.actors.postgres.walsender import CopyStarted, Ready, ServerError, TlsMode, Walsender
 
 CORE, RAW = "core", "raw"

@@ -241,7 +241,8 @@ async def test_snapshot_and_stream_print_every_value_alike(scene: Scene) -> None
             SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'SQL, DMY'; SET bytea_output = 'escape';
             SET extra_float_digits = 0; SET IntervalStyle = 'iso_8601';
             INSERT INTO every VALUES
-            (gen_random_uuid(), true, -32768, -2147483648, -9223372036854775808, 'NaN', 'Infinity', E'\t\n\\N\r\b\f\x0B"',
+            (gen_random_uuid(), true, -32768, -2147483648, -9223372036854775808, 'NaN', 'Infinity',
+             E'\t\n\\N\r\b\f\x0B"',
              '', '4713-01-01 BC', '24:00:00', 'infinity', '0044-03-15 00:00:00.000001+00 BC', '{"a" : [1,  null]}',
              '{"a" : [1,  null]}', '\x', 'sad'),
             (gen_random_uuid(), false, 32767, 2147483647, 9223372036854775807, 3.4028235e38, 5e-324, 'é😀',

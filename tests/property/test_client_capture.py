@@ -90,9 +90,7 @@ def test_a_server_that_merges_the_oplog_ends_with_the_rows_that_are_here(
 
 
 @settings(max_examples=200)
-@given(
-    st.one_of(TEXT, INTEGERS, FLOATS, st.binary(max_size=20)), st.sampled_from(["", "TEXT", "INT", "REAL", "BLOB"])
-)
+@given(st.one_of(TEXT, INTEGERS, FLOATS, st.binary(max_size=20)), st.sampled_from(["", "TEXT", "INT", "REAL", "BLOB"]))
 def test_a_key_bound_as_a_parameter_finds_what_a_trigger_wrote(value: Value, declared: str) -> None:
     keyed = Table(0, "keyed", ("id", "v"), ("text", "text"), ("id",))
     connection = captured_database([keyed])
