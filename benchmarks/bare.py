@@ -23,9 +23,10 @@ class _Kept(asyncio.Protocol):
 
 
 def serve(pipe: Connection) -> None:
-    """For a process of its own: sends its port and process id; then answers each (size, times).
+    """For a process of its own: sends its port and process id; then answers each (size, times, connections).
 
-    The answer: CPU seconds of writing so many bytes to every connection, so many times.
+    The answer: CPU seconds of writing so many bytes so many times to every connection, once there are so many of them
+    (a connection counts for its other end before it does here).
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(pipe))
@@ -36,7 +37,9 @@ async def _serve(pipe: Connection) -> None:
     server = await asyncio.get_running_loop().create_server(lambda: _Kept(transports), "127.0.0.1", 0, backlog=4096)
     pipe.send((server.sockets[0].getsockname()[1], os.getpid()))
     while True:
-        size, times = await asyncio.to_thread(pipe.recv)
+        size, times, connections = await asyncio.to_thread(pipe.recv)
+        while len(transports) < connections:  # noqa: ASYNC110 - as often as it takes, and it takes a moment
+            await asyncio.sleep(0.001)
         cpu_s = time.process_time()
         data = bytes(size)
         for _ in range(times):

@@ -67,7 +67,7 @@ async def write(database: asyncpg.Connection, rate: float, rows: int) -> dict[in
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=200, help="rows a second (default 200)")
-    parser.add_argument("--seconds", type=float, default=20, help="for how long (default 20)")
+    parser.add_argument("--seconds", type=float, default=15, help="for how long (default 15)")
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:

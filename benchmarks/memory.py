@@ -54,9 +54,13 @@ async def _bare(devices: int) -> Figure:
         port, pid = await server.receive()
         async with beside(bare.receive, port, WARM_DEVICES) as warm:
             await warm.receive()
+            server.send((0, 0, WARM_DEVICES))
+            await server.receive()
             before = psutil.Process(pid).memory_info().rss
             async with beside(bare.receive, port, devices) as held:
                 await held.receive()
+                server.send((0, 0, WARM_DEVICES + devices))
+                await server.receive()
                 grown = psutil.Process(pid).memory_info().rss - before
     return Figure("bare server", (grown / devices / 1024,), "KiB")
 

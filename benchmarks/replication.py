@@ -41,8 +41,8 @@ END LOOP; END $$
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=200_000, help="rows of the large transaction (default 200000)")
-    parser.add_argument("--transactions", type=int, default=50_000, help="one-row transactions (default 50000)")
+    parser.add_argument("--rows", type=int, default=100_000, help="rows of the large transaction (default 100000)")
+    parser.add_argument("--transactions", type=int, default=30_000, help="one-row transactions (default 30000)")
     parser.add_argument("--repeats", type=int, default=3, help="default 3")
 
 

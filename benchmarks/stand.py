@@ -94,7 +94,8 @@ class ServiceProcess:
     async def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGTERM)
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
             await process.wait()
 
     def cpu_s(self) -> float:
