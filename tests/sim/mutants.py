@@ -14,12 +14,10 @@ from unittest import mock
 
 from tests.sim.limits import having
 from tests.sim.postgres import SimPostgres
-from tests.sim.service import SimWriter
 from tests.sim.world import Mutation
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
-from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.frames import LogMerge, whole_frame
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.store import ShapeStore
@@ -79,14 +77,17 @@ def _(stack: ExitStack) -> None:
     _method(stack, SimPostgres, "apply", apply)
 
 
-@mutant("a write is echoed before it has come by in the stream")
+@mutant("an echo does not wait for its place in the stream")
 def _(stack: ExitStack) -> None:
-    def tell(decision: Any, position: int) -> None:
-        write = decision.write
-        status = "duplicate" if decision.status == "applied" else decision.status
-        write.reply_to.cast(Written(write.lsn, write.ms, status, 1, decision.rejection))
+    _method(stack, Outbound, "note_echo", lambda original, self, echo: original(self, replace(echo, lsn=0)))
 
-    stack.enter_context(mock.patch.object(SimWriter, "_tell", staticmethod(tell)))
+
+@mutant("a repeated transaction is echoed without its rows")
+def _(stack: ExitStack) -> None:
+    def note(original: Any, self: Outbound, echo: Any) -> None:
+        original(self, echo if echo.rejected else replace(echo, healed=()))
+
+    _method(stack, Outbound, "note_echo", note)
 
 
 @mutant("an echo releases everything that is pending")
