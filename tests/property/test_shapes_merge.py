@@ -122,6 +122,8 @@ def test_a_bundle_releases_every_transaction_whole_and_once_from_where_it_opened
                 bundle.joined(shape, max((r.lsn for r in history.logs[shape] if r.lsn <= lsn), default=0))
             elif joins[shape] < number:
                 bundle.arrived([r for r in history.logs[shape] if r.lsn == lsn])
+        if opened_at is None and bundle.open:
+            opened_at = bundle.released
         # The watermark passes when every shape has appended; it may lag behind, and then jump.
         if number > len(transactions) or data.draw(st.booleans()):
             frames += bundle.watermark(lsn)
