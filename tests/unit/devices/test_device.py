@@ -321,6 +321,18 @@ async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: Ed
     assert (await device.connection.ended())[0] == 1011
 
 
+async def test_a_device_that_sends_again_and_again_and_acknowledges_nothing_is_sent_away(
+    scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.devices.outbound.ECHO_BYTES_MAX", 2_000)
+    device = await OneDevice.streaming(scene)
+    scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), (b"1", b"x" * 500, b"3"), ())]
+    for number in range(1, 4):
+        write = await written(scene, device, number)
+        device.ref.cast(Written(write.lsn, write.ms, "duplicate", 2_000))
+    await in_order(device)
+
+
 async def test_a_backlog_waits_here_and_the_socket_is_not_read_meanwhile(
     scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -363,9 +363,7 @@ class Device(Actor):
         elif written.status == "duplicate" and event is not None:
             await self._heal(event, written)
         elif written.status == "rejected" and event is not None:
-            log.warning(
-                "device %s: its transaction %d was rejected: %s", self._client_id, written.lsn, written.rejection
-            )
+            log.warning("device %s: transaction %d rejected: %s", self._client_id, written.lsn, written.rejection)
             await self._heal(event, written)
 
     async def _heal(self, event: WriteReceived, written: Written) -> None:
@@ -384,7 +382,8 @@ class Device(Actor):
 
     def _echo(self, echo: Echo) -> None:
         if self._outbound is not None:
-            self._outbound.note_echo(echo)
+            if not self._outbound.note_echo(echo):
+                self._close(TRY_AGAIN_LATER, "too many writes wait to be acknowledged")
             self._changed.set()
 
     def _steer_reading(self) -> None:

@@ -57,6 +57,8 @@ from syncline.proto.values import (
 LIVE_BYTES_MAX = 1 << 20
 # Frames are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
 MESSAGE_BYTES = 64 << 10
+# Echoes that wait, with the rows they carry: twice what a device may send in one transaction.
+ECHO_BYTES_MAX = 64 << 20
 # Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
 SYNTHETIC_ID_MAX = 1 << 20
 
@@ -97,6 +99,7 @@ class Outbound:
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
         self._echoes: list[Echo] = []
+        self._echo_bytes = 0
         self._synthetic_id = 0
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -144,9 +147,14 @@ class Outbound:
                 self._live_bytes += len(frame.body)
         self._released = max(self._released, upto)
 
-    def note_echo(self, echo: Echo) -> None:
-        """A transaction of this device has, or passes for, ``echo.lsn``; see that it comes back."""
+    def note_echo(self, echo: Echo) -> bool:
+        """A transaction of this device has, or passes for, ``echo.lsn``; see that it comes back.
+
+        False: too many wait for the device's acks. It has to come back: what was echoed by then it sends no more.
+        """
         bisect.insort(self._echoes, echo, key=lambda other: other.lsn)
+        self._echo_bytes += echo.size_bytes
+        return self._echo_bytes <= ECHO_BYTES_MAX
 
     @property
     def awaited_lsn(self) -> int | None:
@@ -252,7 +260,7 @@ class Outbound:
         place = 0
         while place < len(self._echoes) and self._echoes[place].lsn <= itself.lsn:
             if self._echoes[place] == itself:
-                del self._echoes[place]
+                self._echo_bytes -= self._echoes.pop(place).size_bytes
             else:
                 place += 1
 
@@ -273,6 +281,7 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
+            self._echo_bytes -= echo.size_bytes
             if echo.healed:
                 # Their tables may be some that the device was never told of.
                 relations = {healed.relation.id: healed.relation for healed in echo.healed}

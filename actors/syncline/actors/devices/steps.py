@@ -52,6 +52,11 @@ class Healed:
         return Gone(self.relation.id, self.relation.key_row(self.key))
 
 
+# What an echo and a cell cost beside the values themselves.
+ECHO_BYTES = 200
+CELL_BYTES = 40
+
+
 @dataclass(frozen=True, slots=True)
 class Echo:
     """A transaction of the device itself. ``healed``: where no frame brings them, the rows it named as they are at
@@ -64,6 +69,11 @@ class Echo:
     commit_ms: int
     healed: tuple[Healed, ...] = ()
     rejected: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes to remember it."""
+        return ECHO_BYTES + sum(len(cell or b"") + CELL_BYTES for row in self.healed for cell in row.row or row.key)
 
     def changes(self, held: Collection[int]) -> tuple[RowChange, ...]:
         """What the echo does to a device that is subscribed to the relation ids ``held``."""
