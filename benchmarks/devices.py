@@ -35,7 +35,7 @@ SUBPROTOCOL = "electric.0.12"
 FRAME_BYTES_MAX = 64 << 20
 
 
-class WireDevice(WSListener):  # type: ignore[misc]
+class WireDevice(WSListener):
     """One device. ``transactions`` and ``rows``: applied so far; ``last_ms``: when the last frame came.
 
     ``on_applied`` is called after each frame that held a whole transaction.
