@@ -262,11 +262,12 @@ async def test_what_a_python_device_writes_of_every_type_arrives_everywhere(data
             "y": b"",
             "jb": "null",
         }
-        for row in (
+        rows: tuple[Values, ...] = (
             *(plain, least, {"id": "all null"}, {"id": "infinite", "f4": math.inf, "f8": math.inf}),
             *({"id": "minus infinite", "f4": -math.inf, "f8": -math.inf}, {"id": "nan", "f4": "NaN", "f8": "NaN"}),
             {"id": "a megabyte", "t": MEGABYTE, "y": b"\xff" * 300_000},
-        ):
+        )
+        for row in rows:
             names = ", ".join(row)
             marks = ", ".join("?" * len(row))
             await all_of_us.eve.execute(f"INSERT INTO everything ({names}) VALUES ({marks})", tuple(row.values()))
