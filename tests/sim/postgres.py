@@ -12,6 +12,7 @@ them, their rows are locked), and a slot whose confirmed position goes back afte
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -175,6 +176,7 @@ class SimPostgres:
         self.invisible: dict[int, Commit] = {}
         self.conflicts = 0
         self.when_flushed: Callable[[], None] = lambda: None
+        self.mark_numbers = itertools.count(1)
         self._xid = 100
         self._unflushed: list[Commit] = []
 

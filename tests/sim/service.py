@@ -326,7 +326,9 @@ class Service:
             self._boot.result()
 
     async def _take_snapshot(self, shape: Shape, relation: Relation) -> SimSnapshot:
-        mark = f"{shape.hash}:{next(self._numbers)}"
+        # As in ``new_mark``, no two are ever the same, across restarts either: a slot that sends again from an old
+        # position brings the marks of earlier lives, and those must not be taken for this snapshot's.
+        mark = f"{shape.hash}:{next(self._postgres.mark_numbers)}"
         streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape)))
         while True:
             await self._waiting.pause_up_to(3_000)
