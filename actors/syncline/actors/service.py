@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from syncline.actors.config import Config
+from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, shapes_folder
 from syncline.actors.devices.gateway import ReadConnected, welcome
 from syncline.actors.devices.http import Api, PostgresState
 from syncline.actors.devices.websocket import Edge
@@ -22,7 +23,7 @@ from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.dialect import History
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.replicator import ReadStreamState, StreamState
-from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name
+from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.tree import PUBLICATION, Settings, root
 from syncline.cluster import ActorDown, CallTimeout, Exit
 from syncline.cluster.host import LocalHost
@@ -54,6 +55,7 @@ class Service:
         self._config = config
         self._host = LocalHost("local")
         self._embedded: EmbeddedPostgres | None = None
+        self._lock: FolderLock | None = None
         self._database: Database | None = None
         self._state = PostgresState.STARTING
         self._watching: asyncio.Task[None] | None = None
@@ -72,6 +74,7 @@ class Service:
         url = self._config.database_url
         self.dsn = url if url is not None else await asyncio.to_thread(self._start_embedded)
         identity, settings = await self._prepare()
+        self._lock = FolderLock(settings.shapes_dir)
         self._database = await connect(self.dsn, "syncline")
         await self._database.read()
         await self._host.open()
@@ -91,6 +94,8 @@ class Service:
             async with asyncio.timeout(DRAIN_S):
                 await self._edge.close()
         await self._host.close()
+        if self._lock is not None:
+            self._lock.release()
         if self._database is not None:
             self._database.terminate()
         if self._embedded is not None:
@@ -122,14 +127,18 @@ class Service:
             identity = await bootstrap(connection)
             await ensure_publication(connection, PUBLICATION)
             database = await connection.fetchval("SELECT current_database()")
-            slot = await ensure_slot(connection, slot_name(database))
+            name = slot_name(database)
+            if await slot_state(connection, name) is None:
+                await new_lineage(connection)
+            slot = await ensure_slot(connection, name)
+            shapes_dir = await shapes_folder(connection, self._config.data_dir, identity.server_id)
         finally:
             await connection.close()
         settings = Settings(
             dsn=self.dsn,
             slot=slot.name,
             start_lsn=int(slot.done),
-            shapes_dir=self._config.data_dir / "shapes" / database,
+            shapes_dir=shapes_dir,
             server_id=self._config.instance_id or identity.server_id,
         )
         return identity, settings
@@ -194,7 +203,7 @@ async def serve(config: Config, ready: Callable[[Service], None] | None = None) 
             return 1
         ending.cancel()
         return 0
-    except ServiceGaveUp as gave_up:
+    except (ServiceGaveUp, FolderInUse) as gave_up:
         log.error("the service gave up: %s", gave_up)
         return 1
     finally:
