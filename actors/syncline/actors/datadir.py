@@ -24,7 +24,11 @@ class FolderInUse(Exception):
 
 
 async def new_lineage(connection: asyncpg.Connection) -> None:
-    """The slot is about to be made: nothing on any disk continues into what it will stream."""
+    """The slot is about to be made: nothing on any disk continues into what it will stream, and no device's position.
+
+    Subscriptions that a restored copy brought along are forgotten: their devices are told to start over.
+    """
+    await connection.execute("DELETE FROM electric.subscriptions")
     await connection.execute(
         "INSERT INTO electric.meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         _LINEAGE,
@@ -43,9 +47,19 @@ async def shapes_folder(connection: asyncpg.Connection, data_dir: Path, server_i
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # it holds the rows of every table devices asked for
     for former in folder.parent.glob(f"{base}.*"):
-        if former != folder:
-            shutil.rmtree(former, ignore_errors=True)
+        if former.is_dir() and former != folder:
+            _remove_unused(former)
     return folder
+
+
+def _remove_unused(folder: Path) -> None:
+    """A copied database has its original's server id, and the original may well be served from here."""
+    try:
+        lock = FolderLock(folder)
+    except FolderInUse:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
 
 
 class FolderLock:

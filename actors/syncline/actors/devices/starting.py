@@ -23,6 +23,9 @@ from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
 
 
+LSN_CHARS_MAX = 20  # a 64-bit number in decimal
+
+
 class StartRefused(Exception):
     """``code``: a ReplicationError.Code name."""
 
@@ -141,7 +144,7 @@ async def _resumed(
     schema: ShapePlace,
     generation: int,
 ) -> Started:
-    if not event.lsn.isdigit():
+    if len(event.lsn) > LSN_CHARS_MAX or not event.lsn.isdigit():
         raise StartRefused("BEHIND_WINDOW", "not a position of this server")
     position = int(event.lsn)
     known = await database.subscriptions(client_id)

@@ -12,12 +12,26 @@ from syncline.actors.devices.inbound import Lookup, WriteRefused, accept
 from syncline.actors.postgres.apply import Write
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
+from syncline.proto.errors import invalid
 from syncline.proto.events import WriteReceived
+from syncline.proto.values import Gone
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
 # Writes taken from the socket and not yet sent to the writer.
 UP_WAITING_MAX = 1_000
+LSN_BYTES_MAX = 8
+BIGINT_MAX = 2**63 - 1
+COMMIT_MS_MAX = 2**53 - 1  # devices count in doubles of JavaScript, exact up to here
+
+
+def _check(event: WriteReceived) -> None:
+    if len(event.lsn) > LSN_BYTES_MAX or int.from_bytes(event.lsn, "big") > BIGINT_MAX:
+        raise invalid("a position of a device is a number below 2^63")
+    if not 0 < event.commit_ms <= COMMIT_MS_MAX:
+        raise invalid(f"no time in milliseconds: {event.commit_ms}", lsn=event.lsn)
+    if any("\x00" in tag for _, change in event.changes if not isinstance(change, Gone) for tag in change.tags):
+        raise invalid("a tag contains U+0000", lsn=event.lsn)
 
 
 class Uplink:
@@ -36,7 +50,9 @@ class Uplink:
         return len(self._waiting) >= UP_WAITING_MAX
 
     async def take(self, event: WriteReceived) -> None:
-        """A transaction has come from the device. Raises ActorDown when there is no writer."""
+        """A transaction has come from the device. Raises ActorDown when there is no writer, and ProtocolError for
+        numbers and tags that Postgres cannot hold: the writer serves everybody, and must not stumble over them."""
+        _check(event)
         self._waiting.append(event)
         await self._send()
 
