@@ -15,7 +15,7 @@ from syncline.actors.postgres.catalog import load_catalog
 from syncline.actors.postgres.slot import ensure_slot
 from syncline.actors.postgres.snapshot import emit_mark, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.transaction import TransactionAssembler, TransactionChunk
+from syncline.actors.postgres.transaction import DEVICE_ROWS_MAX, TransactionAssembler, TransactionChunk
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.values import Delete, Insert, Update
 
@@ -92,6 +92,22 @@ async def test_a_devices_update_and_delete_carry_the_tags_that_remain(scene: Sce
     assert isinstance(updated, Update)
     assert set(updated.tags) == {"postgres_1@0", f"{DEVICE}@10"}
     assert deleted == Delete(scene.items, (b"a", None, b"v" if updated.row[2] == b"v" else b"w"), ())
+
+
+async def test_each_row_of_a_very_large_write_carries_the_tags_its_shadow_row_has(scene: Scene) -> None:
+    count = DEVICE_ROWS_MAX + 20_000
+    rows = [{"op": "I", "row": [str(n), None, None], "modified": [True] * 3} for n in range(count - 1)]
+    await scene.pool.execute("INSERT INTO items VALUES ('last', NULL, 'v')")
+    update = {"op": "U", "row": ["last", None, "w"], "modified": [False, False, True]}
+    assert await scene.apply(1, 10, *rows, update) == "applied"
+    chunks = [chunk for chunk in await scene.stream() if chunk.head.origin]
+    assert {chunk.head.origin for chunk in chunks} == {DEVICE}
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    *inserts, last = [change for chunk in chunks for change in chunk.changes]
+    assert len(inserts) == count - 1
+    assert {change.tags for change in inserts if isinstance(change, Insert)} == {(f"{DEVICE}@10",)}
+    assert isinstance(last, Update)
+    assert set(last.tags) == {"postgres_1@0", f"{DEVICE}@10"}
 
 
 async def test_a_rejected_write_is_not_taken_for_an_echo(scene: Scene) -> None:

@@ -295,13 +295,38 @@ def test_definitions_between_the_rows_of_a_device_write_do_not_cut_it() -> None:
     assert len(chunk.changes) == 2
 
 
-def test_an_oversized_device_write_is_passed_on_with_what_is_known() -> None:
-    rows = [insert(b"%d" % i, b"") for i in range(5)]
+def test_an_oversized_device_write_is_passed_on_in_chunks_each_row_with_the_tags_before_it() -> None:
+    rows = []
+    for i in range(5):
+        rows += [shadow_row(b'["%d"]' % i, b"{device@42,other@%d}" % i), insert(b"%d" % i, b"")]
     chunks = transaction(claim(), client_row(), *rows, device_rows_max=2, chunk_rows_max=2)
     assert [(chunk.head.origin, len(chunk.changes), chunk.first, chunk.last) for chunk in chunks] == [
         ("device", 2, True, False),
         ("device", 2, False, False),
         ("device", 1, False, True),
+    ]
+    assert [change for chunk in chunks for change in chunk.changes] == [
+        Insert(ITEMS, (b"%d" % i, b""), ("device@42", f"other@{i}")) for i in range(5)
+    ]
+
+
+def test_in_the_rest_of_an_oversized_device_write_the_newest_shadow_row_counts_and_none_means_direct() -> None:
+    chunks = transaction(
+        claim(),
+        client_row(),
+        shadow_row(b'["1"]', b"{device@42}"),
+        insert(b"1", b"a"),
+        insert(b"2", b"by a trigger"),
+        update((b"1", b"a"), (b"1", b"b")),
+        shadow_row(b'["1"]', b"{}"),
+        DeleteMessage(ITEMS, (b"1", b"b"), "O"),
+        device_rows_max=1,
+    )
+    assert [change.tags for chunk in chunks for change in chunk.changes] == [  # type: ignore[union-attr]
+        ("device@42",),
+        DIRECT,
+        ("device@42",),
+        (),
     ]
 
 

@@ -8,11 +8,12 @@ Transactions that carry out a device's write are the exception. The writer opens
 (client, its milliseconds, its LSN), and for every row it changes it also writes the row of ``electric.shadow`` that
 holds the row's tags. Two things are unknown until the end: whether to believe the claim (anyone may emit a message; it
 counts only if the same transaction also changes that client's row in ``electric.clients``), and the tags of each row.
-So such a transaction is held whole, up to a bound no device write reaches; beyond it the claim stands or falls with
-what was seen so far, and rows go out in chunks as others do.
+So such a transaction is held whole, up to a bound of memory. Beyond it the claim stands or falls with what was seen so
+far, and rows go out in chunks as others do, each with the tags of the shadow row before it: the writer advances the
+device first and writes a row's shadow before the row, so nothing is missing but what is yet to come.
 
-Tags: a row written by a device has those of its shadow row after the transaction. Any other row, be it direct SQL or an
-application's trigger inside a device's transaction, has the one tag of Postgres at the commit time. Deletes have none.
+Tags: a row written by a device has those of its shadow row after the transaction (or so far, see above). Any
+other row, be it direct SQL or an application's trigger inside a device's transaction, has the one tag of Postgres at the commit time. Deletes have none.
 
 Everything else in schema ``electric`` stays hidden, except that rows inserted into ``electric.migrations`` are reported
 and so are ``syncline.mark`` messages, by which a snapshot finds its place in the stream.
@@ -49,7 +50,7 @@ ELECTRIC_SCHEMA: Final = "electric"
 
 CHUNK_ROWS_MAX = 5_000
 CHUNK_BYTES_MAX = 8 << 20  # 5,000 ordinary rows are 1 to 2 MB; wide rows make shorter chunks
-DEVICE_ROWS_MAX = 100_000  # far above what one frame of a device can carry
+DEVICE_ROWS_MAX = 100_000  # held at once: some 100 MB of objects
 DEVICE_BYTES_MAX = 128 << 20
 
 
@@ -164,10 +165,11 @@ class _Open:
         self.claim: _Claim | None = None
         self.clients: set[str] = set()  # whose row in electric.clients this transaction changed
         self.holding = False
+        self.tagging = False  # the claim was believed, and rows take their tags as they come
         self.touched = False
         self.changes: list[StreamChange] = []
         self.keys: list[str | None] = []  # while holding: the key text of each change, None when it has none
-        self.tags: dict[tuple[int, str], tuple[str, ...]] = {}
+        self.tags: dict[tuple[int, str], tuple[str, ...]] = {}  # of the shadow rows so far
         self.bytes = 0
         self.first = True
         self.migrations: list[MigrationNotice] = []
@@ -247,7 +249,8 @@ class TransactionAssembler:
         if table.electric is not None:
             self._own_row(tx, table, message)
             return []
-        keys = self._key_indexes(table.oid) if tx.holding or isinstance(message, UpdateMessage) else None
+        keyed = tx.holding or tx.tagging or isinstance(message, UpdateMessage)
+        keys = self._key_indexes(table.oid) if keyed else None
         if isinstance(message, InsertMessage):
             self._add(tx, keys, message.row, Insert(table.oid, table.wire(message.row), tx.direct_tags))
         elif isinstance(message, DeleteMessage):
@@ -276,9 +279,14 @@ class TransactionAssembler:
 
     def _add(self, tx: _Open, keys: tuple[int, ...] | None, cells: TupleData, change: RowChange) -> None:
         tx.touched = True
+        if tx.holding or tx.tagging:
+            key = None if keys is None else key_text_of_cells(cells[i] for i in keys)  # type: ignore[misc]
+            if tx.holding:
+                tx.keys.append(key)
+            else:
+                tx.changes.append(_tagged(change, key, tx.tags))
+                return
         tx.changes.append(change)
-        if tx.holding:
-            tx.keys.append(None if keys is None else key_text_of_cells(cells[i] for i in keys))  # type: ignore[misc]
 
     def _own_row(self, tx: _Open, table: _Table, message: InsertMessage | UpdateMessage | DeleteMessage) -> None:
         """A row of a table in schema ``electric``."""
@@ -288,7 +296,7 @@ class TransactionAssembler:
             if client is not None:
                 tx.clients.add(client)
         elif table.electric == "shadow":
-            if tx.holding:
+            if tx.holding or tx.tagging:
                 relid, key, tags = (table.text(row, column) for column in ("relid", "key", "tags"))
                 if relid is not None and key is not None:
                     gone = tags is None or isinstance(message, DeleteMessage)
@@ -342,8 +350,8 @@ class TransactionAssembler:
             claim = tx.claim
             tx.head = TransactionHead(tx.head.lsn, claim.ms, tx.head.xid, claim.client, claim.ms, claim.lsn)
             tx.changes = [_tagged(change, key, tx.tags) for change, key in zip(tx.changes, tx.keys, strict=True)]
+            tx.tagging = True
         tx.keys.clear()
-        tx.tags.clear()
         held, size = tx.changes, self._chunk_rows_max
         pieces = [held[i : i + size] for i in range(0, len(held), size)] or [[]]
         chunks = []

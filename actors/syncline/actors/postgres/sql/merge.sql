@@ -121,14 +121,6 @@ BEGIN
             END IF;
             RETURN;
         END IF;
-        IF tags_now = '{}' THEN
-            INSERT INTO electric.tombstones (relid, key, "row", deleted_ms)
-                SELECT %RELID%, row_key, ARRAY[%IMAGE%], ms FROM %TABLE% t WHERE %IS_ROW%
-                ON CONFLICT (relid, key) DO UPDATE SET "row" = excluded."row", deleted_ms = excluded.deleted_ms;
-            DELETE FROM %TABLE% t WHERE %IS_ROW%;
-        ELSE
-            UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else's write keeps it: tell the author
-        END IF;
     ELSE
         IF NOT tag = ANY (tags_now) THEN
             tags_now := tags_now || tag;
@@ -150,28 +142,37 @@ BEGIN
                 END IF;
             END LOOP;
         END IF;
-        IF NOT alive THEN
-            DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key RETURNING "row" INTO grave;
-            INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
-            IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
-                RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
-            END IF;
-        ELSIF true = ANY (wins) AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> '') THEN
-            -- A trigger that is for certain columns shall not see the others named.
-            SELECT string_agg(setter, ', ') INTO setters
-                FROM unnest(%SETTERS%, wins) AS winning (setter, wins) WHERE winning.wins;
-            EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING cells;
-        ELSIF true = ANY (wins) THEN
-            UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
-        ELSE
-            UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
-        END IF;
     END IF;
 
+    -- Before the row itself: whoever reads the stream then has a row's tags when the row comes.
     INSERT INTO electric.shadow (relid, key, tags, column_tags)
         VALUES (%RELID%, row_key, tags_now, column_tags_now)
         ON CONFLICT (relid, key) DO UPDATE
         SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL;
+
+    IF op = 'D' AND tags_now = '{}' THEN
+        INSERT INTO electric.tombstones (relid, key, "row", deleted_ms)
+            SELECT %RELID%, row_key, ARRAY[%IMAGE%], ms FROM %TABLE% t WHERE %IS_ROW%
+            ON CONFLICT (relid, key) DO UPDATE SET "row" = excluded."row", deleted_ms = excluded.deleted_ms;
+        DELETE FROM %TABLE% t WHERE %IS_ROW%;
+    ELSIF op = 'D' THEN
+        UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else's write keeps it: tell the author
+    ELSIF NOT alive THEN
+        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key RETURNING "row" INTO grave;
+        INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
+        IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
+            RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
+    ELSIF true = ANY (wins) AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> '') THEN
+        -- A trigger that is for certain columns shall not see the others named.
+        SELECT string_agg(setter, ', ') INTO setters
+            FROM unnest(%SETTERS%, wins) AS winning (setter, wins) WHERE winning.wins;
+        EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING cells;
+    ELSIF true = ANY (wins) THEN
+        UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
+    ELSE
+        UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
+    END IF;
 END
 $merge$;
 $template$;
