@@ -96,6 +96,7 @@ class Service:
         await self._host.close()
         if self._lock is not None:
             self._lock.release()
+            self._lock = None
         if self._database is not None:
             self._database.terminate()
         if self._embedded is not None:
