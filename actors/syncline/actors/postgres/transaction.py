@@ -13,7 +13,8 @@ far, and rows go out in chunks as others do, each with the tags of the shadow ro
 device first and writes a row's shadow before the row, so nothing is missing but what is yet to come.
 
 Tags: a row written by a device has those of its shadow row after the transaction (or so far, see above). Any
-other row, be it direct SQL or an application's trigger inside a device's transaction, has the one tag of Postgres at the commit time. Deletes have none.
+other row, be it direct SQL or an application's trigger inside a device's transaction, has the one tag of Postgres at
+the commit time. Deletes have none.
 
 Everything else in schema ``electric`` stays hidden, except that rows inserted into ``electric.migrations`` are reported
 and so are ``syncline.mark`` messages, by which a snapshot finds its place in the stream.
