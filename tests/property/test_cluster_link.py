@@ -43,7 +43,8 @@ class End:
     link: Link
     got: list[int] = field(default_factory=list)
     sent: int = 0
-    wire: bytes = b""
+    begun: bytes = b""  # the rest of a frame whose beginning the peer has: nothing may come in between
+    frames: list[bytes] = field(default_factory=list)
     established: list[Established] = field(default_factory=list)
 
     def send(self) -> bool:
@@ -56,7 +57,21 @@ class End:
 
     def flush(self) -> None:
         while data := self.link.take():
-            self.wire += data
+            self.frames += whole_frames(data)
+
+    def drop(self) -> None:
+        self.begun = b""
+        self.frames.clear()
+
+    def on_the_way(self, size: int | None) -> bytes:
+        """Takes all, or the next ``size`` bytes, off the wire."""
+        wire = self.begun + b"".join(self.frames)
+        size = len(wire) if size is None else min(size, len(wire))
+        end = len(self.begun)
+        while end < size:
+            end += len(self.frames.pop(0))
+        self.begun = wire[size:end]
+        return wire[:size]
 
     def receive(self, data: bytes) -> list[Event]:
         events = self.link.receive(data)
@@ -75,20 +90,19 @@ class Pair:
     def connect(self) -> None:
         for end in (self.a, self.b):
             end.link.connected()
-            end.wire = b""
+            end.drop()
 
     def cut(self) -> None:
         for end in (self.a, self.b):
             end.link.disconnected()
-            end.wire = b""
+            end.drop()
 
     def carry(self, source: End, size: int | None = None) -> list[Event]:
         """Moves bytes of ``source``; a link that finds the stream broken cuts it, as its shell would."""
         source.flush()
         target = self.b if source is self.a else self.a
-        data, source.wire = source.wire[:size], source.wire[size:] if size is not None else b""
         try:
-            return target.receive(data)
+            return target.receive(source.on_the_way(size))
         except LinkError:
             self.cut()
             self.connect()
@@ -135,17 +149,13 @@ class LossyLink(RuleBasedStateMachine):
     def lose_a_frame(self, first: bool, index: int) -> None:
         end = self.end(first)
         end.flush()
-        frames = whole_frames(end.wire)
-        if index < len(frames):
-            end.wire = b"".join(frames[:index] + frames[index + 1 :])
+        del end.frames[index : index + 1]
 
     @rule(first=st.booleans(), index=st.integers(0, 20))
     def repeat_a_frame(self, first: bool, index: int) -> None:
         end = self.end(first)
         end.flush()
-        frames = whole_frames(end.wire)
-        if index < len(frames):
-            end.wire = b"".join([*frames[: index + 1], *frames[index:]])
+        end.frames[index:index] = end.frames[index : index + 1]
 
     @rule()
     def cut(self) -> None:
@@ -179,7 +189,7 @@ TestLossyLink = LossyLink.TestCase
 
 
 def whole_frames(wire: bytes) -> list[bytes]:
-    """The frames in ``wire``, the last one perhaps cut short (then the rest of it is in the peer already)."""
+    """The frames in ``wire``, which ends with the last of them."""
     frames = []
     while wire:
         size = 4 + int.from_bytes(wire[:4], "big")
@@ -228,7 +238,7 @@ def test_what_arrived_before_the_stream_broke_is_not_lost() -> None:
     for _ in range(3):
         pair.a.send()
     pair.a.flush()
-    first, _, third = whole_frames(pair.a.wire)
+    first, _, third = pair.a.frames
     with pytest.raises(LinkError, match="arrived after"):
         pair.b.receive(first + third)
     assert pair.b.got == [0]
@@ -240,7 +250,7 @@ def test_a_repeated_frame_is_dropped_and_breaks_nothing() -> None:
     pair = established(Pair())
     pair.a.send()
     pair.a.flush()
-    assert pair.b.receive(pair.a.wire * 2) == [Delivered(b"0")]
+    assert pair.b.receive(pair.a.on_the_way(None) * 2) == [Delivered(b"0")]
     assert pair.b.link.duplicates == 1
 
 
@@ -248,11 +258,11 @@ def test_the_loss_of_the_last_frame_is_noticed_at_the_next_heartbeat() -> None:
     pair = established(Pair())
     pair.a.send()
     pair.a.flush()
-    pair.a.wire = b""
+    pair.a.drop()
     pair.a.link.heartbeat()
     pair.a.flush()
     with pytest.raises(LinkError, match="up to 1 were sent, received 0"):
-        pair.b.receive(pair.a.wire)
+        pair.b.receive(pair.a.on_the_way(None))
 
 
 def test_after_a_reconnect_only_what_was_not_received_is_sent_again() -> None:
@@ -329,7 +339,7 @@ def test_a_lower_epoch_is_refused_and_told_who_came_after_it() -> None:
     for end in (edge, zombie):
         end.link.connected()
     zombie.flush()
-    assert edge.receive(zombie.wire) == [PeerRefused(6)]
+    assert edge.receive(zombie.on_the_way(None)) == [PeerRefused(6)]
     with pytest.raises(Superseded) as caught:
         zombie.receive(edge.link.take())
     assert caught.value.epoch == 7
