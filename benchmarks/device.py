@@ -113,15 +113,15 @@ class Peer:
                         await connection.send(session.start_accepted(request_id))
                         await connection.send(session.start_write())
                         for relation in (ITEMS, FINISHED):
-                            await connection.send(session.relation(relation))
+                            await connection.send(codec.relation_message(relation))
                     case SubscribeRequested(request_id, subscription_id, shapes):
                         await connection.send(session.subscribed(request_id, subscription_id))
-                        await connection.send(session.shape_data_begin(subscription_id, b"999"))
-                        await connection.send(session.shape_begin(shapes[0].request_id))
+                        await connection.send(codec.subs_data_begin(subscription_id, b"999"))
+                        await connection.send(codec.shape_data_begin(shapes[0].request_id))
                         for rows in self.shape:
                             await connection.send(rows)
-                        await connection.send(session.shape_end())
-                        await connection.send(session.shape_data_end())
+                        await connection.send(codec.shape_data_end())
+                        await connection.send(codec.subs_data_end())
                     case WriteReceived():
                         ((_, change),) = event.changes
                         assert isinstance(change, Insert)

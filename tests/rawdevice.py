@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import websockets
+from tests.outgoing_rules import OutgoingRules
 from tests.tokens import insecure_token
 
 from syncline.proto import events
+from syncline.proto.errors import ProtocolError
 from syncline.proto.events import ClientEvent
 from syncline.proto.session import ClientSession
 from syncline.proto.values import Insert, Row, RowChange, ShapeRequest, Transaction
@@ -20,10 +22,26 @@ E = TypeVar("E", bound=ClientEvent)
 WITHIN_S = 15.0
 
 
-class RawDevice:
-    """``rows`` holds what the device has been given, by relation id and first column."""
+class WatchedConnection(websockets.ClientConnection):
+    """Tells ``rules`` what the device sends."""
 
-    def __init__(self, socket: websockets.ClientConnection, client_id: str) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rules = OutgoingRules()
+
+    async def send(self, message: Any, text: bool | None = None) -> None:
+        if isinstance(message, bytes):
+            self.rules.heard(message)
+        await super().send(message, text)
+
+
+class RawDevice:
+    """``rows`` holds what the device has been given, by relation id and first column.
+
+    Every frame of the service is held against the rules of what a device may be sent; closing raises what broke them.
+    """
+
+    def __init__(self, socket: WatchedConnection, client_id: str) -> None:
         self.socket = socket
         self.client_id = client_id
         self.session = ClientSession()
@@ -46,7 +64,9 @@ class RawDevice:
             subprotocols=[websockets.Subprotocol("electric.0.12")],
             max_size=None,
             ping_interval=None,
+            create_connection=WatchedConnection,
         )
+        assert isinstance(socket, WatchedConnection)
         device = cls(socket, client_id or str(uuid.uuid4()))
         try:
             if token != "":
@@ -58,8 +78,10 @@ class RawDevice:
 
     async def close(self) -> None:
         self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        (ended,) = await asyncio.gather(self._reading, return_exceptions=True)
         await self.socket.close()
+        if isinstance(ended, ProtocolError):
+            raise ended
 
     async def start(self, lsn: bytes = b"", subscriptions: tuple[str, ...] = ()) -> events.StreamStarted:
         await self.socket.send(self.session.start(lsn, list(subscriptions), None, "sqlite"))
@@ -94,6 +116,7 @@ class RawDevice:
             async for frame in self.socket:
                 assert isinstance(frame, bytes)
                 self.frames += 1
+                self.socket.rules.check(frame)
                 told, answers = self.session.receive(frame)
                 for answer in answers:
                     await self.socket.send(answer)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from tests.outgoing_rules import OutgoingRules
 from tests.sim.waiting import Scheduler
 
 from syncline.actors.devices.device import Device
+from syncline.proto.errors import ProtocolError
 
 LATENCY_US = 6_000
 BUFFER_FRAMES = 4
@@ -63,7 +65,10 @@ class Direction:
 
 
 class Link:
-    """One connection of a device. ``to_device`` and ``device_closed`` are the device's callbacks."""
+    """One connection of a device. ``to_device`` and ``device_closed`` are the device's callbacks.
+
+    ``broken`` is told of a frame that no device must be sent.
+    """
 
     def __init__(
         self,
@@ -71,20 +76,31 @@ class Link:
         accept: Callable[[ServerEnd], Device],
         to_device: Callable[[bytes], None],
         device_closed: Callable[[str], None],
+        broken: Callable[[str], None],
     ) -> None:
         self._scheduler = scheduler
         self._device_closed = device_closed
+        self._broken = broken
         self.device_open = True
         self.server_open = True
         self.down = Direction(scheduler, to_device, self._drained)
         self.up = Direction(scheduler, self._at_server, lambda: None)
+        self.rules = OutgoingRules()
         self.server_end = ServerEnd(self)
         self._receiver = accept(self.server_end).receiver
 
     def send(self, frame: bytes) -> None:
         """By the device."""
         if self.device_open:
+            self.rules.heard(frame)
             self.up.send(frame)
+
+    def check(self, frame: bytes) -> None:
+        """A frame of the server's, by the rules of what a device may be sent."""
+        try:
+            self.rules.check(frame)
+        except ProtocolError as error:
+            self._broken(error.message)
 
     def _at_server(self, frame: bytes) -> None:
         if self.server_open and not self._receiver.frame(frame):
@@ -160,6 +176,7 @@ class ServerEnd:
         if not link.server_open:
             return False
         for message in (messages,) if isinstance(messages, bytes) else messages:
+            link.check(message)
             link.down.send(message)
         # A peer that is gone drains nothing, and a buffer of a dead socket stays full.
         return not link.down.full

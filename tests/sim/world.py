@@ -123,6 +123,7 @@ class World:
             self.service.accept,
             lambda frame: device.on_frame(link, frame),
             lambda reason: device.closed(link, reason),
+            lambda why: self.checks.report(f"{device.name} was sent what it must not be sent: {why}"),
         )
         self.links = [other for other in self.links if other.server_open]
         self.links.append(link)

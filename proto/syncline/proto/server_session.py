@@ -1,9 +1,9 @@
 """The server's end of a connection, without the connection: frames in, events out; answers in, frames out.
 
 ``receive`` reads what a device sent and says what it wants; the methods named after answers make the frames that go
-back. The session knows the order in which things may be said, so it refuses a device that breaks it (ProtocolError,
-the device's fault) and a caller of ours that would (ProtocolError INTERNAL): a relation before the stream is accepted,
-a transaction in the middle of a delivery, a shape that was asked for and left out.
+back. The session knows the order in which calls may be made and answered, so it refuses a device that breaks it
+(ProtocolError, the device's fault) and a caller of ours that would (ProtocolError INTERNAL). What is streamed besides,
+relations, transactions and deliveries, is made by whoever has the rows; the tests hold its rules (outgoing_rules).
 
 After a ProtocolError from ``receive`` the connection cannot go on: send ``error_frame`` and close with 1007.
 
@@ -12,7 +12,7 @@ Everything a device can make us keep has a limit below.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from google.protobuf.message import Message
@@ -22,13 +22,11 @@ from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import Assembler, TransactionLimits, check_width
 from syncline.proto.calls import read_call
 from syncline.proto.codec import MessageType
-from syncline.proto.delivery import Deliveries
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
     AckReceived,
     PeerFailed,
     ServerEvent,
-    SubscribeRequested,
     WriteReceived,
     WriteStarted,
 )
@@ -50,12 +48,9 @@ from syncline.proto.states import (
 from syncline.proto.values import (
     Compensation,
     Delete,
-    Gone,
     Insert,
-    Migrate,
     Relation,
     RowChange,
-    Transaction,
     Update,
 )
 
@@ -66,8 +61,6 @@ TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=200_000, bytes_max=64 << 2
 RELATIONS_MAX: Final = 2048
 # Calls that wait for our answer. Devices send one at a time.
 OUTSTANDING_CALLS_MAX: Final = 1024
-# Large batches of rows that leave are cut into logs of this many.
-GONES_PER_LOG: Final = 5000
 
 # Old devices are known to accept exactly this request: an empty position and its two empty packed fields.
 _START_WRITE_BODY: Final = b"\x12\x00\x32\x00"
@@ -84,10 +77,8 @@ class ServerSession:
         self._own_calls: dict[int, str] = {}
         self._own_call_id = 0
         self._device_relations: dict[int, Relation] = {}
-        self._relations: dict[int, Relation] = {}
         self._assembler = Assembler(TRANSACTION_LIMITS)
         self._named_changes: list[tuple[Relation, RowChange]] = []
-        self._deliveries = Deliveries()
 
     # --- what the device says -----------------------------------------------------------------------------------------
 
@@ -168,8 +159,6 @@ class ServerSession:
         self._calls[request_id] = method
         if method == STOP:
             self._assembler.clear()
-        if isinstance(event, SubscribeRequested):
-            self._deliveries.expect(event.subscription_id, {shape.request_id for shape in event.shapes})
         self._failed_call = None
         return event
 
@@ -278,8 +267,6 @@ class ServerSession:
             ],
         )
         self._step(SUBSCRIBE, request_id, refused(SUBSCRIBE))
-        if code != "SUBSCRIPTION_ID_ALREADY_EXISTS":
-            self._deliveries.forget(subscription_id)
         body = pb.SatSubsResp(subscription_id=subscription_id, err=error).SerializeToString()
         return codec.rpc_response(SUBSCRIBE, request_id, body)
 
@@ -299,78 +286,3 @@ class ServerSession:
             raise misuse(f"the answer {step} is not possible while {self.state.value}")
         del self._calls[request_id]
         self.state = target
-
-    # --- what the server streams --------------------------------------------------------------------------------------
-
-    def relation(self, relation: Relation) -> bytes:
-        """A table, before the first row of it and whenever wanted again."""
-        self._require_streaming("a relation")
-        self._relations[relation.id] = relation
-        return codec.relation_message(relation)
-
-    def transaction(self, tx: Transaction) -> bytes:
-        """A whole transaction. It needs an origin, a transaction id, a position, and its relations sent before."""
-        self._require_streaming("a transaction")
-        if self._deliveries.open:
-            raise misuse("a transaction inside a delivery would be taken for rows of it")
-        if tx.origin is None or tx.transaction_id is None or not tx.lsn:
-            raise misuse("a transaction for a device needs origin, transaction id and lsn")
-        for change in tx.changes:
-            if isinstance(change, Compensation):
-                raise misuse("a device ignores compensations; send the row")
-            if not isinstance(change, Migrate):
-                self._check_sent(change)
-        return codec.encode_transaction(tx)
-
-    def shape_data_begin(self, subscription_id: str, lsn: bytes) -> bytes:
-        """Open the delivery of a subscription: its rows as of ``lsn``, which becomes the device's position."""
-        self._require_streaming("a delivery")
-        self._require_position(lsn)
-        self._deliveries.begin(subscription_id)
-        return codec.subs_data_begin(subscription_id, lsn)
-
-    def shape_begin(self, request_id: str) -> bytes:
-        self._deliveries.begin_shape(request_id)
-        return codec.shape_data_begin(request_id)
-
-    def rows(self, inserts: Sequence[Insert]) -> bytes:
-        """Rows of the shape that is open."""
-        self._deliveries.require_shape()
-        for insert in inserts:
-            self._check_sent(insert)
-        return codec.oplog_message(codec.encode_ops(inserts))
-
-    def shape_end(self) -> bytes:
-        self._deliveries.end_shape()
-        return codec.shape_data_end()
-
-    def shape_data_end(self) -> bytes:
-        """Close the delivery. Every request of the subscription must have had its begin and end."""
-        self._deliveries.end()
-        return codec.subs_data_end()
-
-    def gone_batch(self, subscription_ids: Sequence[str], lsn: bytes, gones: Sequence[Gone]) -> list[bytes]:
-        """The rows that no remaining subscription holds, after an unsubscribe of all of ``subscription_ids``."""
-        self._require_streaming("a batch of rows that leave")
-        self._require_position(lsn)
-        self._deliveries.require_none()
-        for gone in gones:
-            self._check_sent(gone)
-        for subscription_id in subscription_ids:
-            self._deliveries.forget(subscription_id)
-        logs = [
-            codec.oplog_message(codec.encode_ops(gones[start : start + GONES_PER_LOG]))
-            for start in range(0, len(gones), GONES_PER_LOG)
-        ]
-        return [codec.unsubs_data_begin(subscription_ids, lsn), *logs, codec.unsubs_data_end()]
-
-    def _require_streaming(self, what: str) -> None:
-        if self.state is not State.STREAMING:
-            raise misuse(f"{what} is not possible while {self.state.value}")
-
-    def _require_position(self, lsn: bytes) -> None:
-        if not lsn:
-            raise misuse("a device that is told an empty lsn starts from scratch")
-
-    def _check_sent(self, change: RowChange) -> None:
-        check_width(self._relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)

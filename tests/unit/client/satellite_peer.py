@@ -124,9 +124,9 @@ class Peer:
         """Stream a transaction to the device."""
         self.lsn += 1
         if relation:
-            await self._send(self._session.relation(ITEMS))
+            await self._send(codec.relation_message(ITEMS))
         transaction = Transaction(commit_ms, str(self.lsn).encode(), changes, origin, transaction_id=self.lsn)
-        await self._send(self._session.transaction(transaction))
+        await self._send(codec.encode_transaction(transaction))
 
     async def commit_together(self, *commits: tuple[int, Change], origin: str = POSTGRES_ORIGIN) -> None:
         """Stream several transactions, each of one change at its time, in one message."""
@@ -134,7 +134,7 @@ class Peer:
         for commit_ms, change in commits:
             self.lsn += 1
             transaction = Transaction(commit_ms, str(self.lsn).encode(), (change,), origin, self.lsn)
-            logs.append(self._session.transaction(transaction)[1:])
+            logs.append(codec.encode_transaction(transaction)[1:])
         await self._send(codec.oplog_message(*logs))
 
     async def echo_write(self, write: WriteReceived, *changes: Change, client_id: str) -> None:
@@ -209,7 +209,11 @@ class Peer:
                 await self._send(session.unsubscribed(request_id))
                 gones = [Gone(ITEMS.id, ITEMS.key_row((key.encode(),))) for key in self.rows]
                 self.lsn += 1
-                await self._send(*session.gone_batch(ids, str(self.lsn).encode(), gones))
+                await self._send(
+                    codec.unsubs_data_begin(ids, str(self.lsn).encode()),
+                    codec.oplog_message(codec.encode_ops(gones)),
+                    codec.unsubs_data_end(),
+                )
             case WriteReceived():
                 self.writes.append(event)
                 if event.lsn == (self.refuse_write or 0).to_bytes(4, "big"):
@@ -231,20 +235,19 @@ class Peer:
         if not event.lsn and event.schema_version is None:
             await self.commit(ITEMS_MIGRATION, relation=True)
         else:
-            await self._send(self._session.relation(ITEMS))
+            await self._send(codec.relation_message(ITEMS))
 
     async def deliver_items(self, subscription_id: str, request_ids: Sequence[str]) -> None:
         """All rows; after the first frame of them the delivery waits if a test has cleared ``may_finish``."""
-        session = self._session
         self.lsn += 1
         inserts = [Insert(ITEMS.id, row, tags) for row, tags in self.rows.values()]
-        await self._send(session.relation(ITEMS), session.shape_data_begin(subscription_id, str(self.lsn).encode()))
+        await self._send(codec.relation_message(ITEMS), codec.subs_data_begin(subscription_id, str(self.lsn).encode()))
         for request_id in request_ids:
-            await self._send(session.shape_begin(request_id), session.rows(inserts[:1]))
+            await self._send(codec.shape_data_begin(request_id), codec.oplog_message(codec.encode_ops(inserts[:1])))
             self.half_delivered.set()
             await self.may_finish.wait()
-            await self._send(session.rows(inserts[1:]), session.shape_end())
-        await self._send(session.shape_data_end())
+            await self._send(codec.oplog_message(codec.encode_ops(inserts[1:])), codec.shape_data_end())
+        await self._send(codec.subs_data_end())
 
     async def _merge(self, write: WriteReceived) -> None:
         """The last writer wins, whole rows: enough for one device."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from unittest import mock
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.outgoing_rules import OutgoingRules
 from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES, Device, World
 
 from syncline.actors.devices.outbound import Outbound
@@ -28,15 +29,27 @@ from syncline.actors.devices.steps import (
     Wait,
 )
 from syncline.proto import codec
+from syncline.proto.calls import start_body
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin
-from syncline.proto.values import Gone, Update
+from syncline.proto.session import ClientSession
+from syncline.proto.values import Gone, ShapeRequest, Update
 
 WINDOW = 3
 SMALL = {"LIVE_BYTES_MAX": 400, "MESSAGE_BYTES": 150}
 
 tables = st.sets(st.sampled_from(sorted(TABLES)), min_size=1)
 touched = st.sets(st.sampled_from([*sorted(TABLES), SCHEMA]), min_size=1)
+
+
+def streaming_rules(subscriptions: Iterable[str]) -> OutgoingRules:
+    """The rules of a connection on which a device resumes with ``subscriptions``."""
+    rules, device = OutgoingRules(), ClientSession()
+    rules.heard(device.authenticate(ME, "token"))
+    rules.check(codec.rpc_response("authenticate", 1, b""))
+    rules.heard(codec.rpc_request("startReplication", 2, start_body(b"1", list(subscriptions), None, "sqlite", ())))
+    rules.check(codec.rpc_response("startReplication", 2, b""))
+    return rules
 
 
 class Play:
@@ -48,6 +61,7 @@ class Play:
         self.window = Window(WINDOW)
         self.outbound = Outbound(ME, position, SCHEMA, subscriptions, self.window)
         self.device = Device(world, position, subscriptions, WINDOW)
+        self.rules = streaming_rules(subscriptions)
         self.start = position
         self.following: tuple[int, frozenset[str]] | None = None
         self.mail: deque[Callable[[], None]] = deque()
@@ -86,6 +100,9 @@ class Play:
         id = f"subscription {next(self.numbers)}"
         requests = tuple((f"{id} {name}", (name,)) for name in sorted(names))
         self.device.requests[id] = dict(requests)
+        shapes = [ShapeRequest(request_id, name) for request_id, (name,) in requests]
+        self.rules.heard(codec.rpc_request("subscribe", 9, codec.subscribe_body(id, shapes)))
+        self.rules.check(codec.rpc_response("subscribe", 9, b""))
         self.outbound.deliver(Delivery((id,), requests, {name: TABLES[name] for name in sorted(names)}))
         return id
 
@@ -111,6 +128,7 @@ class Play:
         match self.step:
             case Send(messages):
                 for message in messages:
+                    self.rules.check(message)
                     self.device.receive(message)
             case Follow(shapes, generation):
                 if self.following is None or self.following[0] != generation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from syncline.proto import codec
 from syncline.proto.session import ClientSession, ServerSession
 from syncline.proto.values import Column, Relation, ShapeRequest
 
@@ -34,7 +35,7 @@ class Conversation:
         return self
 
     def relation(self, relation: Relation = ITEMS) -> Conversation:
-        self.client.receive(self.server.relation(relation))
+        self.client.receive(codec.relation_message(relation))
         return self
 
     def subscribe(self, subscription_id: str = "s1") -> Conversation:

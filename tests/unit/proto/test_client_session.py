@@ -140,10 +140,11 @@ def test_a_conversation_as_a_legacy_server_holds_it() -> None:
     assert events(talk.client, server.start_accepted(2, 12)) == [StreamStarted(12)]
     server.receive(talk.client.subscribe("s1", SHAPES))
     assert events(talk.client, server.subscribed(3, "s1")) == [Subscribed("s1")]
-    frames = [server.relation(ITEMS), server.shape_data_begin("s1", b"40")]
+    frames = [codec.relation_message(ITEMS), codec.subs_data_begin("s1", b"40")]
+    rows = codec.oplog_message(codec.encode_ops([Insert(ITEMS.id, ROW)]))
     for request_id in ("r1", "r2"):
-        frames += [server.shape_begin(request_id), server.rows([Insert(ITEMS.id, ROW)]), server.shape_end()]
-    assert events(talk.client, *frames, server.shape_data_end()) == [
+        frames += [codec.shape_data_begin(request_id), rows, codec.shape_data_end()]
+    assert events(talk.client, *frames, codec.subs_data_end()) == [
         RelationReceived(ITEMS),
         ShapeDataBegun("s1", b"40"),
         ShapeRows("s1", "r1", (Insert(ITEMS.id, ROW),)),
@@ -153,7 +154,8 @@ def test_a_conversation_as_a_legacy_server_holds_it() -> None:
     server.receive(talk.client.unsubscribe(["s1"]))
     assert events(talk.client, server.unsubscribed(4)) == [Unsubscribed(("s1",))]
     gone = Gone(ITEMS.id, (b"1", None))
-    assert events(talk.client, *server.gone_batch(["s1"], b"42", [gone])) == [GoneBatch(("s1",), b"42", (gone,))]
+    frames = [codec.unsubs_data_begin(["s1"], b"42"), codec.oplog_message(codec.encode_ops([gone]))]
+    assert events(talk.client, *frames, codec.unsubs_data_end()) == [GoneBatch(("s1",), b"42", (gone,))]
     server.receive(talk.client.stop())
     assert events(talk.client, server.stopped(5)) == [StreamStopped()]
 
@@ -313,8 +315,7 @@ def test_all_row_changes_arrive_as_they_were_sent() -> None:
         Gone(ITEMS.id, (b"1", None)),
     )
     tx = Transaction(1000, b"42", changes, "postgres_1", 42)
-    talk = streaming()
-    assert events(talk.client, talk.server.transaction(tx)) == [TransactionReceived(tx)]
+    assert events(streaming().client, codec.encode_transaction(tx)) == [TransactionReceived(tx)]
 
 
 def test_a_relation_may_be_repeated_and_replaced() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, Conversation, streaming, writing
 
-from syncline.proto import codec, delivery, server_session
+from syncline.proto import codec, server_session
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import TransactionLimits
 from syncline.proto.errors import ErrorCode, Family, ProtocolError
@@ -176,92 +176,6 @@ def test_a_refused_token_leaves_the_device_unknown() -> None:
 # --- what must not be sent --------------------------------------------------------------------------------------------
 
 
-def test_a_relation_is_never_sent_before_the_start_is_accepted() -> None:
-    talk = Conversation().authenticate()
-    talk.server.receive(talk.client.start(b""))
-    with pytest.raises(ProtocolError, match="not possible while starting") as caught:
-        talk.server.relation(ITEMS)
-    assert caught.value.code is ErrorCode.INTERNAL
-
-
-def test_a_transaction_is_never_sent_before_the_start_is_accepted() -> None:
-    with pytest.raises(ProtocolError, match="authenticated"):
-        Conversation().authenticate().server.transaction(transaction())
-
-
-def test_a_transaction_is_never_sent_inside_a_delivery() -> None:
-    session = streaming().subscribe().server
-    session.shape_data_begin("s1", b"10")
-    with pytest.raises(ProtocolError, match="inside a delivery"):
-        session.transaction(transaction())
-    with pytest.raises(ProtocolError, match="one delivery at a time"):
-        session.gone_batch(["s0"], b"10", [])
-
-
-def test_two_deliveries_are_never_interleaved() -> None:
-    session = streaming().subscribe().server
-    session.shape_data_begin("s1", b"10")
-    with pytest.raises(ProtocolError, match="one delivery at a time"):
-        session.shape_data_begin("s2", b"10")
-
-
-def test_a_delivery_is_not_closed_before_every_request_had_its_begin_and_end() -> None:
-    session = streaming().subscribe().server
-    session.shape_data_begin("s1", b"10")
-    session.shape_begin("r1")
-    session.shape_end()
-    with pytest.raises(ProtocolError, match="left out: r2"):
-        session.shape_data_end()
-    session.shape_begin("r2")
-    session.shape_end()
-    session.shape_data_end()
-
-
-def test_rows_stay_between_the_begin_and_the_end_of_their_shape() -> None:
-    session = streaming().subscribe().server
-    with pytest.raises(ProtocolError, match="no delivery is open"):
-        session.rows([])
-    session.shape_data_begin("s1", b"10")
-    with pytest.raises(ProtocolError, match="outside a shape"):
-        session.rows([])
-    with pytest.raises(ProtocolError, match="no shape has begun"):
-        session.shape_end()
-    session.shape_begin("r1")
-    with pytest.raises(ProtocolError, match="has not ended"):
-        session.shape_begin("r2")
-    with pytest.raises(ProtocolError, match="has not ended"):
-        session.shape_data_end()
-
-
-def test_an_empty_lsn_is_never_sent() -> None:
-    session = streaming().subscribe().server
-    with pytest.raises(ProtocolError, match="empty lsn"):
-        session.shape_data_begin("s1", b"")
-    with pytest.raises(ProtocolError, match="empty lsn"):
-        session.gone_batch(["s1"], b"", [])
-    with pytest.raises(ProtocolError, match="needs origin"):
-        session.transaction(Transaction(1, b"", (), "o", 1))
-
-
-@pytest.mark.parametrize(("origin", "transaction_id"), [(None, 1), ("o", None)])
-def test_a_transaction_never_lacks_its_origin_or_its_id(origin: str | None, transaction_id: int | None) -> None:
-    with pytest.raises(ProtocolError, match="needs origin"):
-        streaming().server.transaction(Transaction(1, b"1", (), origin, transaction_id))
-
-
-def test_a_row_is_never_sent_before_its_relation_or_with_another_width() -> None:
-    session = streaming().server
-    with pytest.raises(ProtocolError, match="unknown relation 5"):
-        session.transaction(transaction(Insert(5, ROW)))
-    with pytest.raises(ProtocolError, match="2 columns"):
-        session.transaction(transaction(Gone(ITEMS.id, (b"1",))))
-
-
-def test_a_compensation_is_never_sent_to_a_device() -> None:
-    with pytest.raises(ProtocolError, match="ignores compensations"):
-        streaming().server.transaction(transaction(Compensation(ITEMS.id, ROW)))
-
-
 def test_malformed_lsn_is_never_sent() -> None:
     talk = Conversation().authenticate()
     talk.server.receive(talk.client.start(b"?"))
@@ -297,38 +211,25 @@ def decoded_ops(frame: bytes) -> list[object]:
 
 def test_begin_and_commit_repeat_time_position_and_additional_data() -> None:
     tx = Transaction(1000, b"42", (Insert(ITEMS.id, ROW),), "postgres_1", 42, additional_data_ref=7)
-    begin, _, commit = decoded_ops(streaming().server.transaction(tx))
+    begin, _, commit = decoded_ops(codec.encode_transaction(tx))
     assert begin == Begin(1000, b"42", "postgres_1", 42, 7, False)
     assert commit == Commit(1000, b"42", 7)
 
 
 def test_an_empty_echo_is_a_begin_and_a_commit_with_origin_and_milliseconds() -> None:
-    begin, commit = decoded_ops(streaming().server.transaction(Transaction(1234, b"42", (), "c1", 3)))
+    begin, commit = decoded_ops(codec.encode_transaction(Transaction(1234, b"42", (), "c1", 3)))
     assert begin == Begin(1234, b"42", "c1", 3, 0, False)
     assert commit == Commit(1234, b"42", 0)
 
 
 def test_a_transaction_with_a_migration_says_so() -> None:
-    begin, *_ = decoded_ops(streaming().server.transaction(transaction(Migrate("1", ((0, "CREATE TABLE t ()"),)))))
+    begin, *_ = decoded_ops(codec.encode_transaction(transaction(Migrate("1", ((0, "CREATE TABLE t ()"),)))))
     assert isinstance(begin, Begin)
     assert begin.is_migration
 
 
-def test_a_batch_of_rows_that_leave_lists_every_id_and_is_gones_alone() -> None:
-    begin, log, end = streaming().server.gone_batch(["s1", "s2"], b"42", [Gone(ITEMS.id, (b"1", None))])
-    assert codec.decode(begin)[1] == pb.SatUnsubsDataBegin(subscription_ids=["s1", "s2"], lsn=b"42")
-    assert decoded_ops(log) == [Gone(ITEMS.id, (b"1", None))]
-    assert codec.decode(end)[0] == codec.MessageType.UNSUBS_DATA_END
-
-
-def test_a_large_batch_of_rows_that_leave_is_cut_into_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_session, "GONES_PER_LOG", 2)
-    gones = [Gone(ITEMS.id, (b"%d" % n, None)) for n in range(5)]
-    assert len(streaming().server.gone_batch(["s1"], b"42", gones)) == 5
-
-
 def test_primary_key_flags_are_sent() -> None:
-    message = codec.decode(streaming().server.relation(ITEMS))[1]
+    message = codec.decode(codec.relation_message(ITEMS))[1]
     assert isinstance(message, pb.SatRelation)
     assert [column.primaryKey for column in message.columns] == [True, False]
     assert message.table_type == pb.SatRelation.TABLE
@@ -441,14 +342,6 @@ def test_relations_and_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         session.receive(codec.relation_message(ITEMS))
     with pytest.raises(ProtocolError, match="more than 1000 bytes"):
         writing().server.receive(bytes(1001))
-
-
-def test_the_check_of_deliveries_is_bounded_without_refusing_a_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "EXPECTED_MAX", 1)
-    session = streaming().server
-    for n in (1, 2, 3):
-        body = codec.subscribe_body(f"s{n}", [ShapeRequest("r", "items")])
-        assert session.receive(call("subscribe", 10 + n, body))
 
 
 def test_a_device_that_refuses_our_start_is_reported() -> None:

@@ -22,7 +22,6 @@ from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
 
-
 LSN_CHARS_MAX = 20  # a 64-bit number in decimal
 
 

@@ -1,0 +1,225 @@
+"""What a server may send a device, and in which order: the rules, as a check over the frames of one connection.
+
+A device throws its data away when a delivery lacks one of its shapes, takes whatever comes in the middle for rows of
+it, starts from scratch when it is told an empty position, and overlooks a compensation. It says nothing of all this, so
+a mistake here shows as data that quietly differs. The frames are made in several places, by whoever has the rows; so
+the rules look at what is really sent, byte for byte, wherever a test can listen: between the outgoing half and a
+device of its tests, on the links of the simulator, on the sockets of a real service.
+
+``heard`` is told what the device sent (its calls say what it may be sent), ``check`` everything the server sends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Set as AbstractSet
+
+from syncline.proto import codec
+from syncline.proto import satellite_pb2 as pb
+from syncline.proto.assembly import check_width
+from syncline.proto.calls import read_call, read_start_answer, read_subscribe_answer
+from syncline.proto.codec import MessageType
+from syncline.proto.errors import ErrorCode, ProtocolError, misuse
+from syncline.proto.events import StartRequested, StreamRefused, Subscribed, SubscribeRequested
+from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
+from syncline.proto.states import AUTHENTICATE, METHODS, START, STOP, SUBSCRIBE
+from syncline.proto.values import Compensation, Gone, Insert, Migrate, Relation, RowChange
+
+
+class OutgoingRules:
+    """The rules of one connection. ``check`` raises ProtocolError (INTERNAL) for a frame that must not be sent."""
+
+    def __init__(self) -> None:
+        self._authenticated = False
+        self._streaming = False
+        self._relations: dict[int, Relation] = {}
+        self._begin: Begin | None = None
+        # Calls of the device without an answer: the method by the request id, and what was subscribed to.
+        self._calls: dict[int, str] = {}
+        self._asked: dict[int, SubscribeRequested] = {}
+        # Deliveries that may come: the request ids each must have, None for one asked for on an earlier connection.
+        self._owed: dict[str, AbstractSet[str] | None] = {}
+        self._delivering = False
+        self._leaving = False
+        self._shape: str | None = None
+        self._shapes_made: set[str] = set()
+        self._shapes_due: AbstractSet[str] | None = None
+
+    def heard(self, frame: bytes) -> None:
+        """What the device sent, before the server reads it. What it must not have sent is not our matter."""
+        with contextlib.suppress(ProtocolError):
+            if frame[:1] == bytes((MessageType.RPC_REQUEST,)):
+                self._heard_call(codec.expect(pb.SatRpcRequest, codec.decode(frame)[1]))
+
+    def _heard_call(self, request: pb.SatRpcRequest) -> None:
+        if request.method not in METHODS:
+            return
+        self._calls[request.request_id] = request.method
+        event = read_call(request.method, request.request_id, request.message)
+        if isinstance(event, SubscribeRequested):
+            self._asked[request.request_id] = event
+        elif isinstance(event, StartRequested):
+            self._owed = dict.fromkeys(event.subscription_ids)
+
+    def check(self, frame: bytes) -> None:
+        """The next frame that the server sends."""
+        kind, message = codec.decode(frame)
+        match kind:
+            case MessageType.OP_LOG:
+                self._require_streaming("an operation")
+                assert isinstance(message, list)
+                for op in message:
+                    self._check_op(op)
+            case MessageType.RELATION:
+                self._require_streaming("a relation")
+                relation = codec.relation_of(codec.expect(pb.SatRelation, message))
+                self._relations[relation.id] = relation
+            case MessageType.RPC_RESPONSE:
+                self._check_answer(codec.expect(pb.SatRpcResponse, message))
+            case MessageType.RPC_REQUEST:
+                self._check_call(codec.expect(pb.SatRpcRequest, message))
+            case MessageType.SUBS_DATA_BEGIN:
+                begin = codec.expect(pb.SatSubsDataBegin, message)
+                self._enter(begin.lsn, "a delivery")
+                self._begin_delivery(begin.subscription_id)
+            case MessageType.SHAPE_DATA_BEGIN:
+                self._begin_shape(codec.expect(pb.SatShapeDataBegin, message).request_id)
+            case MessageType.SHAPE_DATA_END:
+                if self._shape is None:
+                    raise misuse("no shape has begun")
+                self._shape = None
+            case MessageType.SUBS_DATA_END:
+                self._end_delivery()
+            case MessageType.UNSUBS_DATA_BEGIN:
+                gone = codec.expect(pb.SatUnsubsDataBegin, message)
+                self._enter(gone.lsn, "a batch of rows that leave")
+                if not gone.subscription_ids:
+                    raise misuse("a batch of rows that leave names the subscriptions that ended")
+                self._leaving = True
+            case MessageType.UNSUBS_DATA_END:
+                if not self._leaving:
+                    raise misuse("no batch of rows that leave has begun")
+                self._leaving = False
+            case MessageType.OP_LOG_ACK:
+                raise misuse("an ack is a device's message")
+            case MessageType.ERROR | MessageType.SUBS_DATA_ERROR:
+                pass
+
+    # --- answers ------------------------------------------------------------------------------------------------------
+
+    def _check_call(self, request: pb.SatRpcRequest) -> None:
+        if not self._authenticated:
+            raise misuse("writes are asked for after authentication")
+        if request.method != START:
+            raise misuse(f"a server does not call {request.method}")
+        if codec.decode_body(pb.SatInStartReplicationReq, request.message).lsn:
+            raise misuse("a device is asked for all that it has not seen echoed: by an empty position")
+
+    def _check_answer(self, response: pb.SatRpcResponse) -> None:
+        method, request_id = response.method, response.request_id
+        if self._calls.pop(request_id, None) != method and response.WhichOneof("result") != "error":
+            raise misuse(f"no {method} with id {request_id} waits for an answer")
+        asked = self._asked.pop(request_id, None)
+        if response.WhichOneof("result") == "error":
+            return
+        if method == AUTHENTICATE:
+            self._authenticated = True
+        elif method == START:
+            started = read_start_answer(response.message)
+            if not isinstance(started, StreamRefused):
+                self._streaming = True
+            elif started.code == "MALFORMED_LSN":
+                raise misuse("MALFORMED_LSN leaves an old device connected to nothing")
+        elif method == STOP:
+            self._streaming = self._delivering = self._leaving = False
+            self._begin = self._shape = None
+        elif (
+            method == SUBSCRIBE
+            and asked is not None
+            and isinstance(read_subscribe_answer(response.message, asked.subscription_id), Subscribed)
+        ):
+            self._owed[asked.subscription_id] = {shape.request_id for shape in asked.shapes}
+
+    def _require_streaming(self, what: str) -> None:
+        if not self._streaming:
+            raise misuse(f"{what} before the start was accepted")
+
+    # --- transactions and rows ----------------------------------------------------------------------------------------
+
+    def _check_op(self, op: Op) -> None:
+        match op:
+            case Begin():
+                if self._delivering or self._leaving:
+                    raise misuse("a transaction inside a delivery would be taken for rows of it")
+                if self._begin is not None:
+                    raise misuse("a transaction begins inside another")
+                if op.origin is None or op.transaction_id is None or not op.lsn:
+                    raise misuse("a transaction for a device needs origin, transaction id and lsn")
+                self._begin = op
+            case Commit():
+                if self._begin is None:
+                    raise misuse("a commit without a begin")
+                if (op.commit_ms, op.lsn) != (self._begin.commit_ms, self._begin.lsn):
+                    raise misuse("a commit repeats the time and the position of its begin")
+                self._begin = None
+            case Compensation():
+                raise misuse("a device ignores compensations; send the row")
+            case Migrate():
+                if self._begin is None:
+                    raise misuse("a migration outside a transaction")
+            case AdditionalBegin() | AdditionalCommit():
+                raise misuse("additional data was not asked for")
+            case _:
+                self._check_row(op)
+
+    def _check_row(self, change: RowChange) -> None:
+        if self._delivering:
+            if self._shape is None:
+                raise misuse("rows outside a shape")
+            if not isinstance(change, Insert):
+                raise misuse("a delivery is inserts alone")
+        elif self._leaving:
+            if not isinstance(change, Gone):
+                raise misuse("a batch of rows that leave is gones alone")
+        elif self._begin is None:
+            raise misuse("a row outside a transaction and a delivery")
+        check_width(self._relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)
+
+    # --- deliveries ---------------------------------------------------------------------------------------------------
+
+    def _enter(self, lsn: bytes, what: str) -> None:
+        self._require_streaming(what)
+        if not lsn:
+            raise misuse("a device that is told an empty lsn starts from scratch")
+        if self._delivering or self._leaving:
+            raise misuse("one delivery at a time")
+        if self._begin is not None:
+            raise misuse(f"{what} inside a transaction")
+
+    def _begin_delivery(self, subscription_id: str) -> None:
+        if subscription_id not in self._owed:
+            raise misuse(f"the delivery of {subscription_id} before the answer to its subscribe")
+        self._delivering = True
+        self._shapes_due, self._shapes_made = self._owed.pop(subscription_id), set()
+
+    def _begin_shape(self, request_id: str) -> None:
+        self._require_between_shapes()
+        if request_id in self._shapes_made:
+            raise misuse(f"shape {request_id} comes twice in its delivery")
+        if self._shapes_due is not None and request_id not in self._shapes_due:
+            raise misuse(f"shape {request_id} was not asked for")
+        self._shapes_made.add(request_id)
+        self._shape = request_id
+
+    def _end_delivery(self) -> None:
+        self._require_between_shapes()
+        missing = (self._shapes_due or set()) - self._shapes_made
+        if missing:
+            raise misuse(f"shapes asked for and left out: {', '.join(sorted(missing))}")
+        self._delivering = False
+
+    def _require_between_shapes(self) -> None:
+        if not self._delivering:
+            raise misuse("no delivery is open")
+        if self._shape is not None:
+            raise misuse("the last shape has not ended")
