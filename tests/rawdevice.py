@@ -29,10 +29,10 @@ class WatchedConnection(websockets.ClientConnection):
         super().__init__(*args, **kwargs)
         self.rules = OutgoingRules()
 
-    async def send(self, message: Any, text: bool | None = None) -> None:
+    async def send(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(message, bytes):
             self.rules.heard(message)
-        await super().send(message, text)
+        await super().send(message, *args, **kwargs)
 
 
 class RawDevice:
