@@ -17,9 +17,10 @@ import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from syncline.actors.devices.edge import Edge
 from syncline.actors.devices.framing import ABNORMAL, BINARY, CLOSE, CONTINUATION, PING, PONG, header, unmask
 from syncline.actors.devices.request import Request, Response
-from syncline.actors.devices.websocket import Connection, Edge, Limits
+from syncline.actors.devices.websocket import Connection, Limits
 
 REFUSAL = b"\x00refused"
 # Nothing here waits for a time limit unless it asks for a short one.

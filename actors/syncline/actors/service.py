@@ -14,9 +14,9 @@ import asyncpg
 
 from syncline.actors.config import Config
 from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, shapes_folder
+from syncline.actors.devices.edge import Edge
 from syncline.actors.devices.gateway import ReadConnected, welcome
 from syncline.actors.devices.http import Api, PostgresState
-from syncline.actors.devices.websocket import Edge
 from syncline.actors.names import GATEWAY, REPLICATOR
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.database import Database, connect

@@ -1,7 +1,7 @@
-"""The edge's sockets: one port for ``/ws`` and for plain HTTP, every connection with its limits.
+"""One device's socket, from the moment it is a WebSocket, with its limits. How it became one: ``edge``.
 
-The framing and the request head are pure (``framing``, ``request``); this shell moves bytes, keeps time and tells a
-``Receiver``, one a device, what happened. Why not a WebSocket library: docs/decisions/0003-edge-transport.md.
+The framing is pure (``framing``); this shell moves bytes, keeps time and tells a ``Receiver``, one a device, what
+happened. Why not a WebSocket library: docs/decisions/0003-edge-transport.md.
 
 Back-pressure goes both ways and is explicit:
 
@@ -21,17 +21,13 @@ connection simply broke.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from syncline.actors.devices.framing import (
     ABNORMAL,
-    GOING_AWAY,
     INTERNAL_ERROR,
     INVALID_DATA,
     NO_CODE,
@@ -46,18 +42,9 @@ from syncline.actors.devices.framing import (
     close_frame,
     header,
 )
-from syncline.actors.devices.request import (
-    HEAD_BYTES_MAX,
-    Request,
-    RequestRefused,
-    Response,
-    accept_upgrade,
-    parse_head,
-)
 
 log = logging.getLogger(__name__)
 
-WEBSOCKET_PATH = "/ws"
 JWT_EXPIRED = 4000  # sent with exactly the reason "JWT-expired", by which the published client knows it
 JWT_EXPIRED_REASON = "JWT-expired"
 # Below this a copy into one buffer is cheaper than a second element for the kernel.
@@ -99,95 +86,32 @@ class Receiver(Protocol):
         ...
 
 
-OnOpen = Callable[["Connection"], Receiver]
+class Owner(Protocol):
+    """Who accepted the socket."""
 
-
-class Edge:
-    """Listens, upgrades ``/ws`` and passes every other request to ``api``.
-
-    ``ready``: whether devices may connect (503 until then). ``on_open``: gets each new Connection and returns its
-    Receiver. ``refusal``: builds the last message a peer gets before it is closed for what it sent (a SatErrorResp).
-    ``api``: answers a plain request; its exceptions become a 500.
-    """
-
-    def __init__(
-        self,
-        *,
-        on_open: OnOpen,
-        ready: Callable[[], bool],
-        api: Callable[[Request], Awaitable[Response]],
-        refusal: Callable[[str], bytes],
-        limits: Limits | None = None,
-    ) -> None:
-        self.on_open = on_open
-        self.ready = ready
-        self.api = api
-        self.refusal = refusal
-        self.limits = limits or Limits()
-        self.connections: set[Connection] = set()
-        self._servers: list[asyncio.Server] = []
-        self._answers: set[asyncio.Task[None]] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    async def listen(self, host: str | Sequence[str], port: int, *, reuse_port: bool = False) -> int:
-        """Starts listening and returns the port (``port`` 0 takes a free one). Raises OSError, port in use and such.
-
-        ``reuse_port``: SO_REUSEPORT, so that several edges share the port and the kernel spreads the connects.
-        """
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: Connection(self), host, port, reuse_port=reuse_port or None, backlog=4096
-        )
-        self._servers.append(server)
-        bound: int = server.sockets[0].getsockname()[1]
-        return bound
-
-    def stop_listening(self) -> None:
-        """No new connections; those that live go on."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-
-    async def close(self, code: int = GOING_AWAY, reason: str = "the server is shutting down") -> None:
-        """Stops listening, closes every connection and returns when all are gone, after ``closing_s`` at the latest."""
-        self.stop_listening()
-        for connection in list(self.connections):
-            connection.close(code, reason)
-        await self._empty.wait()
-
-    def joined(self, connection: Connection) -> bool:
-        """Counts the connection in; False when there are too many."""
-        self.connections.add(connection)
-        self._empty.clear()
-        return len(self.connections) <= self.limits.connections_max
+    limits: Limits
+    refusal: Callable[[str], bytes]
 
     def left(self, connection: Connection) -> None:
-        self.connections.discard(connection)
-        if not self.connections:
-            self._empty.set()
-
-    def answer_soon(self, answer: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(answer)
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
-        return task
+        """The connection is over."""
+        ...
 
 
 class Connection(asyncio.Protocol):
-    """One accepted socket: first a request head, then either an HTTP answer or a WebSocket until the end."""
+    """A WebSocket until its end. ``protocol``: the agreed subprotocol. ``remote``: "address:port" of the peer.
+
+    ``start`` begins it.
+    """
 
     __slots__ = (
         "__weakref__",
         "_alive",
-        "_answer",
         "_close_code",
         "_close_reason",
         "_closing",
         "_deaf",
-        "_edge",
         "_half_closed",
-        "_head",
+        "_owner",
         "_paused",
         "_pinged",
         "_reader",
@@ -201,14 +125,11 @@ class Connection(asyncio.Protocol):
         "remote",
     )
 
-    _transport: asyncio.Transport
-
-    def __init__(self, edge: Edge) -> None:
-        self._edge = edge
-        self._head: bytearray | None = bytearray()
-        self._reader: FrameReader | None = None
+    def __init__(self, owner: Owner, transport: asyncio.Transport, protocol: str, remote: str) -> None:
+        self._owner = owner
+        self._transport = transport
+        self._reader = FrameReader(owner.limits.message_bytes_max, owner.limits.first_message_bytes_max)
         self._receiver: Receiver | None = None
-        self._answer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
         self._deaf = False  # what still arrives is thrown away
@@ -217,12 +138,24 @@ class Connection(asyncio.Protocol):
         self._close_reason = ""
         self._paused = False
         self._writable = True
-        self._alive = False
+        self._alive = True  # it has just asked for this
         self._pinged = False
         self._sent_bytes = 0
         self._taken_bytes = -1  # of those sent, by the kernel at the last tick; -1 when none were waiting then
-        self.protocol = ""  # the agreed subprotocol
-        self.remote = ""  # "address:port" of the peer
+        self.protocol = protocol
+        self.remote = remote
+
+    def start(self, on_open: Callable[[Connection], Receiver], rest: bytes) -> None:
+        """Asks ``on_open`` for the receiver. ``rest``: what came behind the request, the first frames perhaps."""
+        self._restart_timer(self._owner.limits.silence_s, self._tick)
+        try:
+            self._receiver = on_open(self)
+        except Exception:
+            log.exception("no device could be started for %s", self.remote)
+            self.close(INTERNAL_ERROR)
+            return
+        if rest:
+            self.data_received(rest)
 
     # --- what a receiver uses -----------------------------------------------------------------------------------------
 
@@ -234,7 +167,7 @@ class Connection(asyncio.Protocol):
     @property
     def open(self) -> bool:
         """Whether ``send`` still reaches the peer: False from the first sign of the end."""
-        return self._reader is not None and not self._closing
+        return not self._closing
 
     def send(self, frame: bytes | Sequence[bytes]) -> bool:
         """Sends one binary message, or several in order, in one write.
@@ -248,7 +181,7 @@ class Connection(asyncio.Protocol):
             parts.append(header(len(payload)))
             parts.append(payload)
         self._write(parts)
-        if self._transport.get_write_buffer_size() > self._edge.limits.unsent_bytes_max:
+        if self._transport.get_write_buffer_size() > self._owner.limits.unsent_bytes_max:
             log.warning("%s is cut off: it leaves too much unread", self.remote)
             self._end(ABNORMAL, "too much was left unread")
             self._transport.abort()
@@ -273,48 +206,23 @@ class Connection(asyncio.Protocol):
         """Sends what was sent before, then a close frame; ``closed`` follows when the peer answered or time is up."""
         if self._closing:
             return
-        if self._reader is None:  # not a WebSocket yet: there is nobody to take leave of
-            self._closing = True
-            self._transport.abort()
-            return
         self._end(code, reason)
         self._transport.write(close_frame(code, reason))
         self._await_end()
 
     # --- what the event loop calls ------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's own class derives from neither
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
-            self.remote = f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-        raw = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # it may be gone already
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        limits = self._edge.limits
-        transport.set_write_buffer_limits(high=limits.high_water_bytes)
-        self._timer = asyncio.get_running_loop().call_later(limits.request_s, transport.abort)
-        if not self._edge.joined(self):
-            self._respond(Response(HTTPStatus.SERVICE_UNAVAILABLE, b"Too many connections"))
-
     def data_received(self, data: bytes) -> None:
         self._alive = True
-        if self._deaf:
-            return
-        if self._reader is not None:
+        if not self._deaf:
             self._reader.feed(data)
             self._pass_on()
-        elif self._head is not None:
-            self._head += data
-            self._read_head(self._head)
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> None:
         self._half_closed = True
-        if self._reader is not None and not self._closing:  # no close frame came, so nobody waits for one
+        if not self._closing:  # no close frame came, so nobody waits for one
             self._end(ABNORMAL, "the connection ended without a close frame")
-            self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
-        # An HTTP client may stop sending and still wait for its answer.
-        return self._answer is not None and not self._closing
+            self._restart_timer(self._owner.limits.closing_s, self._transport.abort)
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -328,74 +236,16 @@ class Connection(asyncio.Protocol):
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._answer is not None:
-            self._answer.cancel()
-        self._edge.left(self)
+        self._owner.left(self)
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.closed(self._close_code, self._close_reason)
 
-    # --- the request --------------------------------------------------------------------------------------------------
-
-    def _read_head(self, head: bytearray) -> None:
-        end = head.find(b"\r\n\r\n")
-        if end > HEAD_BYTES_MAX or (end < 0 and len(head) > HEAD_BYTES_MAX):
-            too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self._respond(Response(too_large, f"More than {HEAD_BYTES_MAX} bytes of headers".encode()))
-            return
-        if end < 0:
-            return
-        try:
-            request = parse_head(bytes(head[:end]))
-            if request.path == WEBSOCKET_PATH:
-                self._upgrade(request, bytes(head[end + 4 :]))
-            else:
-                self._head = None
-                self._answer = self._edge.answer_soon(self._respond_to(request))
-        except RequestRefused as refused:
-            self._respond(refused.response)
-
-    def _upgrade(self, request: Request, rest: bytes) -> None:
-        protocol, answer = accept_upgrade(request)
-        if not self._edge.ready():
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "Not connected to Postgres yet, try again soon")
-        limits = self._edge.limits
-        self.protocol = protocol
-        self._head = None
-        self._reader = FrameReader(limits.message_bytes_max, limits.first_message_bytes_max)
-        self._transport.write(answer)
-        self._restart_timer(limits.silence_s, self._tick)
-        try:
-            self._receiver = self._edge.on_open(self)
-        except Exception:
-            log.exception("no device could be started for %s", self.remote)
-            self.close(INTERNAL_ERROR)
-            return
-        if rest:
-            self._reader.feed(rest)
-            self._pass_on()
-
-    async def _respond_to(self, request: Request) -> None:
-        self._restart_timer(self._edge.limits.request_s, self._transport.abort)
-        try:
-            response = await self._edge.api(request)
-        except Exception:
-            log.exception("the answer to %s %s failed", request.method, request.path)
-            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, b"Internal server error")
-        self._respond(response, head_only=request.method == "HEAD")
-
-    def _respond(self, response: Response, *, head_only: bool = False) -> None:
-        self._head = None
-        self._closing = True
-        self._transport.write(response.encode(head_only=head_only))
-        self._hang_up()
-
-    # --- the WebSocket ------------------------------------------------------------------------------------------------
+    # --- in, out, and the end -----------------------------------------------------------------------------------------
 
     def _pass_on(self) -> None:
         """Hands out whole messages until there is none, or somebody asks to wait, or the end."""
         reader, receiver = self._reader, self._receiver
-        assert reader is not None
         try:
             while not self._paused:
                 message = reader.next()
@@ -420,7 +270,7 @@ class Connection(asyncio.Protocol):
         if not self._closing:
             log.info("%s is closed: %s", self.remote, refused.reason)
             if refused.code == INVALID_DATA:
-                self.send(self._edge.refusal(refused.reason))
+                self.send(self._owner.refusal(refused.reason))
             self.close(refused.code, refused.reason)
         self._hang_up()  # what follows a broken frame cannot be read
 
@@ -432,16 +282,9 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def _hang_up(self) -> None:
-        """Says that no more will come and waits, without listening, for the peer to go.
-
-        Closing at once, with input unread, would send a reset that can overtake what was just written.
-        """
         self._deaf = True
-        if self._half_closed:
-            self._transport.close()
-        elif self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
-        self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
+        half_close(self._transport, self._half_closed)
+        self._restart_timer(self._owner.limits.closing_s, self._transport.abort)
 
     def _end(self, code: int, reason: str) -> None:
         self._closing = True
@@ -451,10 +294,10 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        self._restart_timer(self._edge.limits.closing_s, self._transport.abort)
+        self._restart_timer(self._owner.limits.closing_s, self._transport.abort)
 
     def _tick(self) -> None:
-        if self._reader is not None and not self._reader.spoken:
+        if not self._reader.spoken:
             self.close(POLICY_VIOLATION, "no request to authenticate came")
             return
         waiting = self._transport.get_write_buffer_size()
@@ -464,14 +307,14 @@ class Connection(asyncio.Protocol):
         if self._alive or takes or self._paused:
             self._alive = self._pinged = False
         elif self._pinged:
-            log.info("%s is closed: silent for %s s", self.remote, 2 * self._edge.limits.silence_s)
+            log.info("%s is closed: silent for %s s", self.remote, 2 * self._owner.limits.silence_s)
             self._end(ABNORMAL, "no answer to a ping")
             self._transport.abort()
             return
         else:
             self._pinged = True
             self._write([header(0, PING)])
-        self._restart_timer(self._edge.limits.silence_s, self._tick)
+        self._restart_timer(self._owner.limits.silence_s, self._tick)
 
     def _write(self, parts: list[bytes]) -> None:
         size = sum(map(len, parts))
@@ -485,3 +328,14 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(delay_s, callback)
+
+
+def half_close(transport: asyncio.Transport, peer_is_done: bool) -> None:
+    """Says that no more will come; the caller then waits, without listening, for the peer to go.
+
+    Closing at once, with input unread, would send a reset that can overtake what was just written.
+    """
+    if peer_is_done:
+        transport.close()
+    elif transport.can_write_eof() and not transport.is_closing():
+        transport.write_eof()
