@@ -17,7 +17,8 @@ from benchmarks.side import now_ms
 from benchmarks.stand import PUBLICATION
 from syncline.actors.postgres.dsn import parse_dsn
 from syncline.actors.postgres.pgoutput import InsertMessage, decode
-from syncline.actors.postgres.walsender import CopyStarted, Ready, ServerError, TlsMode, Walsender
+from syncline.actors.postgres.server_messages import CopyStarted, Ready, ServerError
+from syncline.actors.postgres.walsender import TlsMode, Walsender
 
 CORE, RAW = "core", "raw"
 READ_BYTES = 1 << 18

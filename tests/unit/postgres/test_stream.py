@@ -6,8 +6,9 @@ import pytest
 
 from syncline.actors.postgres.dsn import parse_dsn
 from syncline.actors.postgres.pgoutput import PgoutputError
+from syncline.actors.postgres.server_messages import ServerError, WalsenderError
 from syncline.actors.postgres.stream import BACKOFF_MAX_S, backoff_s, needs_operator
-from syncline.actors.postgres.walsender import ServerError, TlsMode, WalsenderError
+from syncline.actors.postgres.walsender import TlsMode
 
 
 def test_a_url_says_where_and_as_whom() -> None:

@@ -8,21 +8,18 @@ import pytest
 from scramp import ScramMechanism
 
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.walsender import (
-    SSL_REQUEST,
+from syncline.actors.postgres.server_messages import (
     CopyEnded,
     CopyStarted,
     Event,
     Keepalive,
-    Phase,
     QueryResult,
     Ready,
     ServerError,
     TlsAccepted,
-    TlsMode,
-    Walsender,
     WalsenderError,
 )
+from syncline.actors.postgres.walsender import SSL_REQUEST, Phase, TlsMode, Walsender
 
 
 def frame(kind: bytes, body: bytes = b"") -> bytes:

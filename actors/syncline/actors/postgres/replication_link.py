@@ -11,7 +11,8 @@ from typing import Final
 from syncline.actors.postgres.dsn import Endpoint
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import quote_identifier
-from syncline.actors.postgres.walsender import CopyStarted, Event, Phase, Ready, ServerError, TlsAccepted, Walsender
+from syncline.actors.postgres.server_messages import CopyStarted, Event, Ready, ServerError, TlsAccepted
+from syncline.actors.postgres.walsender import Phase, Walsender
 
 READ_BYTES: Final = 1 << 18
 CLOSE_TIMEOUT_S: Final = 1.0

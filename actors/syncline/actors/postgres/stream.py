@@ -44,14 +44,8 @@ from syncline.actors.postgres.pgoutput import (
     decode,
 )
 from syncline.actors.postgres.replication_link import ReplicationLink
+from syncline.actors.postgres.server_messages import CopyEnded, Event, Keepalive, ServerError, WalsenderError
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
-from syncline.actors.postgres.walsender import (
-    CopyEnded,
-    Event,
-    Keepalive,
-    ServerError,
-    WalsenderError,
-)
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """A replication connection to Postgres without the connection: bytes in, events and bytes out.
 
 The client side of the frontend/backend protocol, version 3.0, as far as a replication stream needs it: the TLS request,
-startup, authentication (SCRAM-SHA-256, MD5, and a plain password only inside TLS), simple queries, and the CopyBoth
-mode in which WAL flows one way and standby status messages the other. A shell owns the socket:
+startup, ``authentication``, simple queries, and the CopyBoth mode in which WAL flows one way and standby status
+messages the other. What the server says is in ``server_messages``. A shell owns the socket:
 
     send what ``start`` returns; feed what arrives to ``receive``; after each call send what ``outgoing`` holds;
     on ``TlsAccepted`` do the handshake and call ``tls_established``; on ``Ready`` issue a ``query`` or a command.
@@ -15,18 +15,28 @@ path every row takes, and an object around each would cost as much as finding it
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from struct import Struct
 from struct import error as StructError
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Final
 
-from scramp import ScramClient, ScramException  # type: ignore[import-untyped]
-
+from syncline.actors.postgres.authentication import Authentication
 from syncline.actors.postgres.lsn import ZERO, Lsn
 from syncline.actors.postgres.pgoutput import POSTGRES_EPOCH_MS
+from syncline.actors.postgres.server_messages import (
+    CopyEnded,
+    CopyStarted,
+    Event,
+    Keepalive,
+    QueryResult,
+    Ready,
+    TlsAccepted,
+    WalsenderError,
+    column_names,
+    row_values,
+    server_error,
+)
 
 PROTOCOL_VERSION: Final = 196608  # 3.0
 SSL_REQUEST: Final = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
@@ -50,66 +60,6 @@ class TlsMode(Enum):
         return self not in (TlsMode.DISABLE, TlsMode.PREFER)
 
 
-class WalsenderError(Exception):
-    """The connection cannot go on: the peer broke the protocol, or asks for what we refuse. Says what to do."""
-
-
-class ServerError(Exception):
-    """An ErrorResponse. ``sqlstate`` is five characters; ``detail`` and ``hint`` may be empty."""
-
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self.severity = fields.get("V") or fields.get("S", "ERROR")
-        self.sqlstate = fields.get("C", "XX000")
-        self.message = fields.get("M", "")
-        self.detail = fields.get("D", "")
-        self.hint = fields.get("H", "")
-        text = f"{self.severity} {self.sqlstate}: {self.message}"
-        for name, more in (("detail", self.detail), ("hint", self.hint)):
-            if more:
-                text += f" ({name}: {more})"
-        super().__init__(text)
-
-
-@dataclass(frozen=True, slots=True)
-class TlsAccepted:
-    """The server agreed: do the handshake now, before another byte is read, then call ``tls_established``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The server waits for a command: authentication is done, or the last query is."""
-
-
-@dataclass(frozen=True, slots=True)
-class QueryResult:
-    """One result of a simple query, values in text form. ``tag``: the command tag, such as ``SELECT 1``."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str | None, ...], ...]
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class CopyStarted:
-    """From here on the stream flows."""
-
-
-@dataclass(frozen=True, slots=True)
-class CopyEnded:
-    """The server ended the stream in good order, as it does when it shuts down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keepalive:
-    """``wal_end``: everything before it has been sent. ``reply_requested``: the server waits for a status."""
-
-    wal_end: Lsn
-    reply_requested: bool
-
-
-Event: TypeAlias = bytes | TlsAccepted | Ready | QueryResult | CopyStarted | CopyEnded | Keepalive | ServerError
-
-
 class Phase(Enum):
     NEW = auto()
     TLS_ASKED = auto()
@@ -121,15 +71,7 @@ class Phase(Enum):
     CLOSED = auto()
 
 
-class _Scram(Protocol):
-    def get_client_first(self) -> str: ...
-    def set_server_first(self, message: str) -> None: ...
-    def get_client_final(self) -> str: ...
-    def set_server_final(self, message: str) -> None: ...
-
-
 _UINT32 = Struct(">I")
-_INT16 = Struct(">h")
 _WAL_HEAD = Struct(">QQq")
 _KEEPALIVE = Struct(">QqB")
 _STATUS = Struct(">cIcQQQqB")
@@ -149,7 +91,7 @@ class Walsender:
 
     def __init__(self, parameters: Mapping[str, str], password: str | None, tls: TlsMode = TlsMode.PREFER) -> None:
         self._parameters = dict(parameters)
-        self._password = password
+        self._who = Authentication(self._parameters.get("user", ""), password)
         self._tls = tls
         self._encrypted = False
         self._phase = Phase.NEW
@@ -157,8 +99,6 @@ class Walsender:
         self._held = 0
         self._needed = 1
         self._out = bytearray()
-        self._scram: _Scram | None = None
-        self._scram_verified = False
         self._columns: tuple[str, ...] = ()
         self._rows: list[tuple[str | None, ...]] = []
         self.server_parameters: dict[str, str] = {}
@@ -323,9 +263,16 @@ class Walsender:
         events.append(Ready())
 
     def _error(self, body: bytes, events: list[Event]) -> None:
-        events.append(ServerError(_fields(body)))
+        events.append(server_error(body))
         if self._phase is Phase.COPYING:
             self._phase = Phase.QUERYING
+
+    def _authentication(self, body: bytes, events: list[Event]) -> None:
+        if self._phase is not Phase.AUTHENTICATING:
+            raise WalsenderError(f"a request to authenticate while {self._phase.name}")
+        answer = self._who.answer(body, encrypted=self._encrypted)
+        if answer is not None:
+            self._out += _frame(b"p", answer)
 
     def _parameter(self, body: bytes, events: list[Event]) -> None:
         name, value, _ = body.decode(errors="replace").split("\0")
@@ -337,99 +284,16 @@ class Walsender:
     def _ignore(self, body: bytes, events: list[Event]) -> None:
         """Notices and empty answers say nothing we act on."""
 
-    # --- authentication -----------------------------------------------------------------------------------------------
-
-    def _authentication(self, body: bytes, events: list[Event]) -> None:
-        if self._phase is not Phase.AUTHENTICATING:
-            raise WalsenderError(f"a request to authenticate while {self._phase.name}")
-        (code,) = _UINT32.unpack(body[:4])
-        data = body[4:]
-        if code == 0:
-            if self._scram is not None and not self._scram_verified:
-                raise WalsenderError("the server let us in without proving that it knows the password")
-        elif code == 3:
-            if not self._encrypted:
-                raise WalsenderError(
-                    "the server asks for the password in the clear on an unencrypted connection: "
-                    "use sslmode=require, or set password_encryption = 'scram-sha-256' on the server"
-                )
-            self._out += _frame(b"p", self._need_password().encode() + b"\0")
-        elif code == 5:
-            self._out += _frame(b"p", _md5(self._parameters.get("user", ""), self._need_password(), data[:4]))
-        elif code in (10, 11, 12):
-            try:
-                self._sasl(code, data)
-            except ScramException as cause:
-                raise WalsenderError(f"SCRAM authentication failed: {cause}") from cause
-        else:
-            raise WalsenderError(
-                f"the server wants authentication method {code}, which is not supported: "
-                "allow scram-sha-256 for this user in pg_hba.conf"
-            )
-
-    def _sasl(self, code: int, data: bytes) -> None:
-        if code == 10:
-            offered = [name.decode() for name in data.split(b"\0") if name]
-            if "SCRAM-SHA-256" not in offered:
-                raise WalsenderError(f"the server offers only {', '.join(offered)}: SCRAM-SHA-256 is needed")
-            user = self._parameters.get("user", "")
-            self._scram = cast(_Scram, ScramClient(["SCRAM-SHA-256"], user, self._need_password()))
-            first = self._scram.get_client_first().encode()
-            self._out += _frame(b"p", b"SCRAM-SHA-256\0" + _UINT32.pack(len(first)) + first)
-        elif self._scram is None:
-            raise WalsenderError("a SCRAM message out of turn")
-        elif code == 11:
-            self._scram.set_server_first(data.decode())
-            self._out += _frame(b"p", self._scram.get_client_final().encode())
-        else:
-            self._scram.set_server_final(data.decode())
-            self._scram_verified = True
-
-    def _need_password(self) -> str:
-        if self._password is None:
-            raise WalsenderError(f"the server wants a password for {self._parameters.get('user')!r}: put it in the URL")
-        return self._password
-
-    # --- results of simple queries ------------------------------------------------------------------------------------
-
     def _row_description(self, body: bytes, events: list[Event]) -> None:
-        (count,) = _INT16.unpack_from(body)
-        names = []
-        position = 2
-        for _ in range(count):
-            end = body.index(b"\0", position)
-            names.append(body[position:end].decode())
-            position = end + 19  # the name's terminator and 18 bytes about the type
-        self._columns = tuple(names)
+        self._columns = column_names(body)
 
     def _data_row(self, body: bytes, events: list[Event]) -> None:
-        (count,) = _INT16.unpack_from(body)
-        values: list[str | None] = []
-        position = 2
-        for _ in range(count):
-            length = int.from_bytes(body[position : position + 4], "big", signed=True)
-            position += 4
-            values.append(None if length < 0 else body[position : position + length].decode())
-            position += max(length, 0)
-        if position != len(body):
-            raise ValueError("a row of another length than its columns add up to")
-        self._rows.append(tuple(values))
+        self._rows.append(row_values(body))
 
     def _command_complete(self, body: bytes, events: list[Event]) -> None:
         events.append(QueryResult(self._columns, tuple(self._rows), body.rstrip(b"\0").decode()))
         self._columns = ()
         self._rows = []
-
-
-def _fields(body: bytes) -> dict[str, str]:
-    """The fields of an ErrorResponse by their one-letter codes."""
-    parts = body.decode(errors="replace").split("\0")
-    return {part[0]: part[1:] for part in parts if part}
-
-
-def _md5(user: str, password: str, salt: bytes) -> bytes:
-    inner = hashlib.md5(password.encode() + user.encode(), usedforsecurity=False).hexdigest()
-    return b"md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest().encode() + b"\0"
 
 
 _MESSAGES: dict[int, Callable[[Walsender, bytes, list[Event]], None]] = {
