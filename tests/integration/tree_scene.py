@@ -16,7 +16,7 @@ from syncline.actors.config import load
 from syncline.actors.names import CONSUMERS, DEVICES
 from syncline.actors.service import Service
 from syncline.cluster import ActorDown, CallTimeout
-from syncline.cluster.cell import LocalRef
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.proto import events
 

@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from syncline.cluster.actor import Actor
-from syncline.cluster.cell import LocalRef, MailboxOverflow, Reply
+from syncline.cluster.cell import MailboxOverflow, Reply
 from syncline.cluster.clock import Clock, SystemClock, Timer, VirtualClock
 from syncline.cluster.context import Context
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.mailbox import MailboxFull
 from syncline.cluster.pubsub import PubSub
 from syncline.cluster.ref import ActorDown, Address, CallTimeout, Down, Monitor, Ref, Refusal

@@ -16,9 +16,10 @@ from syncline.cluster.ref import Down
 from syncline.cluster.spec import NORMAL, Exit
 
 if TYPE_CHECKING:
-    from syncline.cluster.cell import Cell, LocalRef, Reply
+    from syncline.cluster.cell import Cell, Reply
     from syncline.cluster.clock import Clock, Timer
     from syncline.cluster.context import Context
+    from syncline.cluster.local_ref import LocalRef
     from syncline.cluster.ref import Monitor, Ref
 
 __all__ = ["Actor", "Down"]  # what almost every module with an actor in it needs

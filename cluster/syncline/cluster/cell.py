@@ -22,8 +22,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
 from syncline.cluster.context import Context
+from syncline.cluster.local_ref import LocalRef, fail
 from syncline.cluster.mailbox import CALL, CAST, STOP, Entry, Mailbox, MailboxFull
-from syncline.cluster.ref import CALL_TIMEOUT_S, ActorDown, Address, CallTimeout, Ref, Refusal
+from syncline.cluster.ref import ActorDown, Address, Refusal
 from syncline.cluster.spec import NORMAL, SHUTDOWN, ChildSpec, Exit, ExitKind, Overflow
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ class Cell:
         if mailbox.overflow is Overflow.DROP_OLDEST:
             oldest = mailbox.drop_oldest()
             if oldest is not None and oldest[0] == CALL:
-                _fail(cast("Call", oldest[1])[1], MailboxFull(f"{self.address} dropped the call for newer messages"))
+                fail(cast("Call", oldest[1])[1], MailboxFull(f"{self.address} dropped the call for newer messages"))
             return mailbox.offer(entry)
         mailbox.dropped += 1
         if mailbox.overflow is Overflow.CRASH and self._verdict is None:
@@ -262,7 +263,7 @@ class Cell:
         try:
             answer = await self.actor.handle_call(message)
         except Refusal as refusal:
-            _fail(future, refusal)
+            fail(future, refusal)
         else:
             if not isinstance(answer, Reply) and not future.done():
                 future.set_result(answer)
@@ -297,7 +298,7 @@ class Cell:
             self.context.registry.unregister(self.spec.name, self.ref)
         unheard = [cast("Call", content)[1] for kind, content in self.mailbox.close() if kind == CALL]
         for future in (*unheard, *(self._deferred or ()), *([self._current] if self._current is not None else ())):
-            _fail(future, ActorDown(self.address, exit))
+            fail(future, ActorDown(self.address, exit))
         if self._starting is not None and not self._starting.done():
             self._starting.set_result(None)
         watchers, self._watchers = self._watchers, None
@@ -306,99 +307,3 @@ class Cell:
 
     def _facts(self) -> dict[str, object]:
         return {"host": self.address.host, "actor": self.spec.id, "serial": self.address.target}
-
-
-class LocalRef(Ref):
-    """A ref to an actor in this event loop. Use from the loop's thread only."""
-
-    __slots__ = ("__weakref__", "_cell")
-
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
-
-    def __repr__(self) -> str:
-        return f"<ref {self._cell.address}>"
-
-    @property
-    def address(self) -> Address:
-        return self._cell.address
-
-    @property
-    def alive(self) -> bool:
-        return self._cell.exit is None
-
-    @property
-    def exit(self) -> Exit | None:
-        """How it ended; ``None`` while it lives."""
-        return self._cell.exit
-
-    def cast(self, message: object) -> bool:
-        cell = self._cell
-        if cell.mailbox.offer((CAST, message)):
-            return True
-        return cell.overflow_now((CAST, message))
-
-    async def send(self, message: object) -> None:
-        entry = (CAST, message)
-        if not self._cell.mailbox.offer(entry):
-            await self._cell.overflow(entry)
-
-    async def call(self, message: object, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        cell = self._cell
-        if asyncio.current_task() is cell.task:
-            raise RuntimeError(f"{cell.address} calls itself, and would wait for itself")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        entry = (CALL, (message, future))
-        timer = loop.call_later(timeout_s, _expire, future, cell.address, timeout_s)
-        try:
-            if not cell.mailbox.offer(entry):
-                await self._enter(entry, future)
-            return await future
-        finally:
-            timer.cancel()
-
-    async def _enter(self, entry: Entry, future: asyncio.Future[Any]) -> None:
-        """Waits for room no longer than for the answer: the timeout covers both."""
-        if self._cell.mailbox.overflow is not Overflow.BLOCK:
-            await self._cell.overflow(entry)  # decides without waiting
-            return
-        entering = asyncio.ensure_future(self._cell.overflow(entry))
-        try:
-            await asyncio.wait({entering, future}, return_when=asyncio.FIRST_COMPLETED)
-            if entering.done() and (error := entering.exception()) is not None:
-                future.cancel()
-                raise error
-        finally:
-            entering.cancel()
-
-    def ask(self, message: object) -> asyncio.Future[Any] | None:
-        """A call without waiting, for links: the answer to come, or ``None`` when it would have to wait for room."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._cell.exit is not None:
-            future.set_exception(ActorDown(self._cell.address, self._cell.exit))
-        elif not self._cell.mailbox.offer((CALL, (message, future))):
-            return None
-        return future
-
-    def inform(self, message: object) -> None:
-        self._cell.mailbox.inform(message)
-
-    def on_end(self, callback: Callable[[Exit], None]) -> Callable[[], None]:
-        return self._cell.watch(callback)
-
-    def stop(self, exit: Exit = SHUTDOWN) -> None:
-        self._cell.mailbox.stop(exit)
-
-    def interrupt(self, exit: Exit) -> None:
-        """Ends the actor now, in the middle of whatever it does: its handler is cancelled."""
-        self._cell.kill(exit)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def _expire(future: asyncio.Future[Any], address: Address, timeout_s: float) -> None:
-    _fail(future, CallTimeout(address, timeout_s))

@@ -27,10 +27,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
-from syncline.cluster.cell import LocalRef
 from syncline.cluster.context import Context
 from syncline.cluster.link import Limits
 from syncline.cluster.link_io import Callbacks, Links, Timing
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.mailbox import MailboxFull
 from syncline.cluster.ref import CALL_TIMEOUT_S, ActorDown, Address, CallTimeout, Ref, Refusal
 from syncline.cluster.registry import NamedRef

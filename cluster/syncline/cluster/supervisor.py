@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from syncline.cluster.actor import Actor
-from syncline.cluster.cell import Cell, LocalRef, Reply
+from syncline.cluster.cell import Cell, Reply
 from syncline.cluster.context import Context
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.ref import ActorDown, Ref, Refusal
 from syncline.cluster.spec import ChildSpec, Exit, ExitKind, Strategy
 from syncline.cluster.strategy import Child, Decision, Intensity, decide

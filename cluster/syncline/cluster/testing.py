@@ -13,9 +13,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from syncline.cluster.actor import Actor
-from syncline.cluster.cell import Cell, LocalRef
+from syncline.cluster.cell import Cell
 from syncline.cluster.clock import VirtualClock
 from syncline.cluster.context import Context
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.spec import ChildSpec, Exit, ExitKind
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from syncline.cluster import Actor, ActorDown, CallTimeout, Exit, ExitKind, MailboxFull, MailboxOverflow, Overflow
-from syncline.cluster.cell import LocalRef
 from syncline.cluster.clock import VirtualClock
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import run_virtual, spawn
 
 

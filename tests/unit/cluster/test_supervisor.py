@@ -26,7 +26,7 @@ from syncline.cluster import (
     start_child,
     stop_child,
 )
-from syncline.cluster.cell import LocalRef
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import crash, kill, run_virtual, spawn
 

@@ -21,7 +21,7 @@ from syncline.actors.shapes.consumer import ReadPage
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.cluster import Context, DynamicSupervisor
-from syncline.cluster.cell import LocalRef
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, spawn
 from syncline.proto import events
 from syncline.proto.events import ClientEvent

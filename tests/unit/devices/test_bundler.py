@@ -20,8 +20,8 @@ from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.cluster import Context, ExitKind
-from syncline.cluster.cell import LocalRef
 from syncline.cluster.clock import VirtualClock
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, crash, probe, run_virtual, spawn
 
 

@@ -11,7 +11,7 @@ from syncline.actors.devices.gateway import Gateway, Lobby, ReadConnected, welco
 from syncline.actors.devices.reception import Claim, Evict
 from syncline.actors.names import DEVICES, GATEWAY
 from syncline.cluster import Context
-from syncline.cluster.cell import LocalRef
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import Probe, crash, probe, spawn
 from syncline.proto import events

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, FakeSnapshot, ids, insert, piece, row
@@ -30,12 +30,13 @@ from syncline.actors.shapes.image import key_bytes
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.store import END_OF_TRANSACTION, ImageChunk, ShapeStore
 from syncline.cluster import ActorDown, Address, Context, Exit, ExitKind
-from syncline.cluster.cell import LocalRef
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, crash, probe, spawn
 from syncline.proto import codec
 from syncline.proto.values import Delete, Insert
 
 READY = 100
+T = TypeVar("T")
 
 
 class Scene:
@@ -196,6 +197,84 @@ async def test_rows_as_of_a_position_are_the_image_and_what_the_log_says_since(s
     await scene.append(piece(110, Delete(ITEMS.id, row(1)), insert(3)), piece(120, insert(4)))
     assert await scene.rows(110) == {2, 3}
     assert await scene.rows(120) == {2, 3, 4}
+
+
+# --- the loop is everybody's ------------------------------------------------------------------------------------------
+
+MANY = 4_000
+
+
+async def turns_while(work: Awaitable[T]) -> tuple[T, int]:
+    """What ``work`` gives, and how often somebody else had a turn in the event loop meanwhile."""
+    turns, over = 0, False
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(somebody_else())
+    result = await work
+    over = True
+    await task
+    return result, turns
+
+
+@pytest.mark.parametrize("transactions", [1, MANY // 5, MANY])
+async def test_others_have_their_turn_while_a_long_log_is_laid_over_the_image(scene: Scene, transactions: int) -> None:
+    await scene.start()
+    size = MANY // transactions
+    for lsn in range(transactions):
+        changes = [insert(id) for id in range(lsn * size, (lsn + 1) * size)]
+        await scene.append(piece(1_000 + lsn, *changes))
+    rows, turns = await turns_while(scene.rows(9_000))
+    assert rows == set(range(MANY))
+    assert turns > MANY / 100
+
+
+async def test_others_have_their_turn_while_a_large_table_is_emptied(scene: Scene) -> None:
+    await scene.start()
+    await scene.append(piece(110, *[insert(id) for id in range(MANY)]))
+    _, turns = await turns_while(scene.append(piece(120, TRUNCATED)))
+    assert turns > MANY / 100
+    assert sorted(ids((await scene.logged()).records, Delete)) == list(range(MANY))
+    assert await scene.rows(120) == set()
+
+
+async def test_others_have_their_turn_while_a_large_transaction_is_encoded(scene: Scene) -> None:
+    await scene.start()
+    changes = [insert(id) for id in range(MANY)]
+    _, turns = await turns_while(scene.append(piece(110, *changes)))
+    assert turns > MANY / 1_000
+    (record,) = (await scene.logged()).records
+    assert ids([record]) == list(range(MANY))
+
+
+async def test_devices_that_ask_at_the_same_time_share_one_reading_of_the_log(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.start()
+    await scene.append(piece(110, *[insert(id) for id in range(3, MANY)]))
+    readings, records = [], scene.store.records
+    monkeypatch.setattr(scene.store, "records", lambda *place: readings.append(place) or records(*place))
+    found = await asyncio.gather(*[scene.rows(110) for _ in range(5)])
+    assert found == [set(range(1, MANY))] * 5
+    assert len(readings) == 1
+
+
+async def test_what_is_appended_while_rows_are_put_together_does_not_get_among_them(scene: Scene) -> None:
+    await scene.start()
+    await scene.append(piece(110, *[insert(id) for id in range(3, MANY)]))
+    reading = asyncio.create_task(scene.rows(110))
+    await asyncio.sleep(0)
+    for lsn in range(111, 131):
+        await scene.append(piece(lsn, Delete(ITEMS.id, row(lsn)), insert(MANY + lsn)))
+        await scene.append(piece(lsn + 1, insert(9), last=False), upto=lsn)
+    later = asyncio.create_task(scene.rows(120))
+    await scene.append(piece(131, insert(9)))
+    assert await reading == set(range(1, MANY))
+    assert await later == set(range(1, MANY)) - set(range(111, 121)) | {MANY + lsn for lsn in range(111, 121)}
 
 
 # --- being read for the first time ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from syncline.actors.shapes.shard import (
 )
 from syncline.actors.shapes.store import END_OF_TRANSACTION
 from syncline.cluster import Context, DynamicSupervisor, ExitKind
-from syncline.cluster.cell import LocalRef
+from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import Probe, crash, kill, probe, spawn
 from syncline.proto.values import Relation
