@@ -142,6 +142,25 @@ def test_encoded_operations_concatenate(first: list[Change], second: list[Change
     assert codec.encode_ops(first) + codec.encode_ops(second) == codec.encode_ops(first + second)
 
 
+@EXAMPLES
+@given(st.lists(changes, max_size=8), st.integers(1, 4))
+def test_operations_are_cut_into_parts_without_being_read(written: list[Change], most: int) -> None:
+    parts = [codec.decode_ops(part, most) for part in codec.cut_ops(codec.encode_ops(written), most)]
+    assert [change for part in parts for change in part] == written
+    assert all(parts)
+    assert len(parts) == -(-len(written) // most)
+
+
+@EXAMPLES
+@given(st.binary(max_size=30), st.integers(1, 3))
+def test_cutting_refuses_what_is_not_a_row_of_whole_operations(body: bytes, most: int) -> None:
+    try:
+        assert b"".join(codec.cut_ops(body, most)) == body
+    except ProtocolError:
+        with pytest.raises(ProtocolError):
+            codec.decode_ops(body)
+
+
 @settings(max_examples=40, deadline=None)
 @given(row_changes, st.binary(min_size=1, max_size=3))
 def test_an_operation_larger_than_a_chunk_is_read_by_hand_with_the_same_result(change: RowChange, fill: bytes) -> None:

@@ -23,6 +23,16 @@ FULL_MAILBOX_US = 2_000
 FULL_MAILBOX_SHARE = 0.03
 
 
+class SimReply:
+    """An answer owed."""
+
+    def __init__(self, future: Future) -> None:
+        self.future = future
+
+    def set(self, value: object) -> None:
+        self.future.set_result(value)
+
+
 class SimRef:
     """The address of an actor, with its mailbox behind it."""
 
@@ -33,8 +43,10 @@ class SimRef:
         self.alive = True
         self._mailbox: deque[tuple[str, Any, Future | None]] = deque()
         self._handling: Task | None = None
+        self._answering: Future | None = None  # of the call being handled
         self._scheduled = False
         self._background: list[Task] = []
+        self._owed: list[SimReply] = []
         self._on_end: list[Callable[[Exit], None]] = []
         self._stopping: Exit | None = None
 
@@ -90,6 +102,10 @@ class SimRef:
     def context(self) -> SimHost:
         return self.host
 
+    def defer(self) -> SimReply:
+        assert self._answering is not None, "only a call can be answered later"
+        return SimReply(self._answering)
+
     def background(self, work: Coroutine[Any, Any, None]) -> Task:
         task = Task(work)
         self._background.append(task)
@@ -114,6 +130,7 @@ class SimRef:
             return
         kind, message, answer = self._mailbox.popleft()
         handler = {"cast": self.actor.handle_cast, "call": self.actor.handle_call, "info": self.actor.handle_info}[kind]
+        self._answering = answer
         task = self._handling = Task(handler(message))
         task.run()
         task.when_done(lambda: self._handled(task, answer))
@@ -127,7 +144,9 @@ class SimRef:
         except Exception as error:
             self._crash(error)
             return
-        if answer is not None:
+        if isinstance(result, SimReply):
+            self._owed = [owed for owed in (*self._owed, result) if not owed.future.done()]
+        elif answer is not None:
             answer.set_result(result)
         if self._stopping is not None:
             self._end(self._stopping)
@@ -156,7 +175,7 @@ class SimRef:
         try:
             at_once(self.actor.terminate(exit))
         finally:
-            for _, _, answer in self._mailbox:
+            for answer in (*(answer for _, _, answer in self._mailbox), *(owed.future for owed in self._owed)):
                 if answer is not None:
                     answer.set_exception(ActorDown(self.address, exit))
             self._mailbox.clear()

@@ -7,6 +7,7 @@ than a chunk must be a row with large cells and is read by hand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -83,6 +84,30 @@ def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
         chunk_start, chunk_ops = pos, 0
     _read_chunk(body[chunk_start:], ops)
     return ops
+
+
+def cut_ops(body: bytes, ops_max: int) -> Iterator[bytes]:
+    """``body`` in parts of at most ``ops_max`` operations each, for those who cannot read a long one at a stretch.
+
+    Raises ProtocolError (INVALID_REQUEST) for what is not a row of whole operations.
+    """
+    start = pos = count = 0
+    try:
+        while pos < len(body):
+            if body[pos] != 0x0A:
+                raise invalid("a SatOpLog holds something that is not an operation")
+            length, pos = _read_varint(body, pos + 1)
+            pos += length
+            count += 1
+            if count == ops_max:
+                yield body[start:pos]
+                start, count = pos, 0
+    except IndexError:
+        raise invalid("a SatOpLog is cut off") from None
+    if pos > len(body):
+        raise invalid("an operation claims to be longer than its SatOpLog")
+    if start < pos:
+        yield body[start:]
 
 
 def _read_chunk(body: bytes, ops: list[Op]) -> None:

@@ -11,26 +11,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
 from syncline.actors.postgres.snapshot import Snapshot
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
-from syncline.actors.shapes.frames import LIVE_TRANSACTION_BYTES_MAX
-from syncline.actors.shapes.image import EMPTY, Overlay, key_bytes, overlay_of
+from syncline.actors.shapes.frames import for_edges
+from syncline.actors.shapes.image import chunk_of
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.rows import Rows
 from syncline.actors.shapes.shape import Shape
-from syncline.actors.shapes.store import ImageChunk, ShapeStore
+from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, Exit, Ref
+from syncline.cluster.cell import Reply
 from syncline.proto import codec
 from syncline.proto.values import Change, Delete, Insert, Relation, RowChange
 
 log = logging.getLogger(__name__)
 
-OVERLAYS_MAX = 4
-DELETE_ROWS_MAX = 1_000
+# Rows encoded or decoded between two pauses: a few milliseconds' worth.
+ENCODE_ROWS = 500
+DELETE_ROWS_MAX = 50
 LOAD_BACKOFF_FIRST_S = 0.2
 LOAD_BACKOFF_MAX_S = 10.0
 
@@ -179,7 +182,10 @@ class Consumer(Actor):
         self._gone = False
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
-        self._overlays: dict[int, tuple[Overlay, tuple[ImageChunk, ...]]] = {}
+        self._rows = None if relation is None else Rows(store, relation)
+        self._asked: dict[int, list[tuple[int, Reply]]] = {}  # LSN -> the readers that wait for its rows
+        self._answering = False
+        self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
         if self._store.ready_lsn is None:
@@ -216,7 +222,7 @@ class Consumer(Actor):
             case ReadPage(after, upto, bytes_max):
                 return self._store.read(after, upto, bytes_max)
             case ReadRows(lsn, cursor):
-                return self._read_rows(lsn, cursor)
+                return self._read_rows(self._table_rows, lsn, cursor)
             case Flush():
                 return self._store.flushing()
             case _:
@@ -230,7 +236,7 @@ class Consumer(Actor):
 
         def write() -> None:
             self._store.append(fresh)
-            arrived.extend(_for_edges(fresh))
+            arrived.extend(for_edges(fresh))
             fresh.clear()
 
         for piece in pieces:
@@ -249,12 +255,11 @@ class Consumer(Actor):
                 if rows is None:
                     # What a truncate removes depends on everything before it, so that must be in the log first.
                     write()
-                    for deletes in self._deletes(piece.head):
+                    async for deletes in self._deletes(piece.head):
                         write()
-                        fresh.append(self._record(piece.head, deletes, truncates=True))
-                        await asyncio.sleep(0)  # a large table is a long way
+                        fresh.append(await self._record(piece.head, deletes, truncates=True))
                 else:
-                    fresh.append(self._record(piece.head, rows))
+                    fresh.append(await self._record(piece.head, rows))
             if piece.last:
                 fresh[-1].last = True
         write()
@@ -270,53 +275,59 @@ class Consumer(Actor):
             except ActorDown:
                 self._edges.pop(edge, None)
 
-    def _record(self, head: TransactionHead, changes: Sequence[Change], *, truncates: bool = False) -> Record:
+    async def _record(self, head: TransactionHead, changes: Sequence[Change], *, truncates: bool = False) -> Record:
         index = self._next_index
         self._next_index += 1
-        ops = codec.encode_ops(changes)
+        parts = [await self._encode(changes[at : at + ENCODE_ROWS]) for at in range(0, len(changes), ENCODE_ROWS)]
+        ops = b"".join(parts)
         return Record(int(head.lsn), head.commit_ms, head.author, index, False, len(changes), ops, (), truncates)
 
-    def _deletes(self, head: TransactionHead) -> Iterator[list[Change]]:
+    async def _encode(self, changes: Sequence[Change]) -> bytes:
+        self._encoded += len(changes)
+        if self._encoded >= ENCODE_ROWS:
+            self._encoded = 0
+            await asyncio.sleep(0)
+        return codec.encode_ops(changes)
+
+    async def _deletes(self, head: TransactionHead) -> AsyncIterator[list[Change]]:
         """Deletes of every row the shape has at this point of the transaction; one empty list if it has none."""
         relation, some = self._relation, False
         if relation is not None and self._store.ready_lsn is not None:
-            cursor: int = 0
-            while True:
-                chunk, cursor = self._read_rows(int(head.lsn), cursor)
-                if chunk is None:
-                    break
-                inserts = codec.decode_ops(b"".join(chunk.ops))
-                rows = [change.row for change in inserts if isinstance(change, Insert)]
-                if rows:
+            async for chunk in self._table_rows.all(int(head.lsn)):
+                for at in range(0, len(chunk.ops), DELETE_ROWS_MAX):
+                    inserts = codec.decode_ops(b"".join(chunk.ops[at : at + DELETE_ROWS_MAX]))
                     some = True
-                    yield [Delete(relation.id, row) for row in rows]
-            self._overlays.pop(int(head.lsn), None)  # the transaction is not over: it may insert again
+                    yield [Delete(relation.id, change.row) for change in inserts if isinstance(change, Insert)]
+                    await asyncio.sleep(0)  # a large table is a long way
         if not some:
             yield []
 
     # --- rows out -----------------------------------------------------------------------------------------------------
 
-    def _read_rows(self, lsn: int, cursor: int) -> tuple[ImageChunk | None, int]:
-        """Cursors from 0 up are places in the stored image, those below 0 count chunks of the overlay."""
-        overlay, chunks = self._overlays.get(lsn) or self._make_overlay(lsn)
-        if cursor >= 0 and not overlay.truncated:
-            chunk, following = self._store.read_image(cursor)
-            if chunk is not None:
-                return overlay.apply(chunk), following
-        place = max(0, -cursor - 1)
-        return (chunks[place], -(place + 2)) if place < len(chunks) else (None, cursor)
+    @property
+    def _table_rows(self) -> Rows:
+        assert self._rows is not None, "only table shapes have rows"
+        return self._rows
 
-    def _make_overlay(self, lsn: int) -> tuple[Overlay, tuple[ImageChunk, ...]]:
-        """The overlay as of ``lsn``, from the newest one made before it and the records since."""
-        assert self._relation is not None, "only table shapes have rows"
-        base_lsn = max((known for known in self._overlays if known <= lsn), default=0)
-        base = self._overlays[base_lsn][0] if base_lsn else EMPTY
-        overlay = overlay_of(self._store.records(base_lsn, lsn), self._relation, base)
-        made = overlay, tuple(overlay.chunks())
-        while len(self._overlays) >= OVERLAYS_MAX:
-            del self._overlays[next(iter(self._overlays))]
-        self._overlays[lsn] = made
-        return made
+    def _read_rows(self, rows: Rows, lsn: int, cursor: int) -> object:
+        if rows.ready(lsn):
+            return rows.read(lsn, cursor)
+        answer = self.defer()
+        self._asked.setdefault(lsn, []).append((cursor, answer))
+        if not self._answering:
+            self._answering = True
+            self.background(self._answer(rows))
+        return answer
+
+    async def _answer(self, rows: Rows) -> None:
+        """Those who asked, the earliest position first: the others begin with what was made for it."""
+        while self._asked:
+            lsn = min(self._asked)
+            await rows.make(lsn)
+            for cursor, answer in self._asked.pop(lsn):
+                answer.set(rows.read(lsn, cursor))
+                await asyncio.sleep(0)
+        self._answering = False
 
     def _join(self, edge: Ref, number: int) -> None:
         if self._store.ready_lsn is None:
@@ -367,9 +378,9 @@ class Consumer(Actor):
         self._mark_seen.clear()
         snapshot = await self._take_snapshot(self._shape, relation)
         async for rows in snapshot:
-            keys = tuple(key_bytes(relation.key_of(row)) for row, _ in rows)
-            ops = tuple(codec.encode_ops((Insert(relation.id, row, tags),)) for row, tags in rows)
-            self._store.write_image_chunk(ImageChunk(keys, ops))
+            for at in range(0, len(rows), ENCODE_ROWS):
+                self._store.write_image_chunk(chunk_of(rows[at : at + ENCODE_ROWS], relation))
+                await asyncio.sleep(0)
         while self._mark is None or self._mark.mark != snapshot.mark:
             await self._mark_seen.wait()
             self._mark_seen.clear()
@@ -389,12 +400,3 @@ def _split_at_truncates(changes: Sequence[StreamChange]) -> Iterator[list[RowCha
             run.append(change)
     if run or not changes:
         yield run
-
-
-def _for_edges(records: Iterable[Record]) -> Iterator[Record]:
-    """Records as edges get them: of a large transaction only that it exists, its content is read from the log."""
-    for record in records:
-        if record.last and record.index == 0 and len(record.ops) <= LIVE_TRANSACTION_BYTES_MAX:
-            yield record
-        elif record.last:
-            yield replace(record, index=max(1, record.index), ops=b"", rows=0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from syncline.actors.shapes.log import Page, Record
 from syncline.actors.shapes.store import END_OF_TRANSACTION
@@ -64,6 +64,15 @@ def whole_frame(records: Iterable[Record]) -> Frame:
         )
     )
     return Frame(head.lsn, head.commit_ms, head.origin, body, prelude=prelude)
+
+
+def for_edges(records: Iterable[Record]) -> Iterator[Record]:
+    """Records as edges get them: of a large transaction only that it exists, its content is read from the log."""
+    for record in records:
+        if record.last and record.index == 0 and len(record.ops) <= LIVE_TRANSACTION_BYTES_MAX:
+            yield record
+        elif record.last:
+            yield replace(record, index=max(1, record.index), ops=b"", rows=0)
 
 
 @dataclass(slots=True)

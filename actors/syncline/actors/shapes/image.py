@@ -6,23 +6,33 @@ The overlay is computed once per (shape, LSN) and shared by the devices that are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import msgpack
 
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.store import ImageChunk
 from syncline.proto import codec
-from syncline.proto.values import Delete, Insert, Key, Relation, Update
+from syncline.proto.values import Delete, Insert, Key, Relation, Row, Update
 
 OVERLAY_CHUNK_ROWS = 1_000
+# What is done between two pauses: a few milliseconds' worth.
+STEP_ROWS = 50
+STEP_COPIED_ROWS = 20_000
 
 
 def key_bytes(key: Key) -> bytes:
     """A key as bytes, equal for equal keys and only for them."""
     packed: bytes = msgpack.packb(key)
     return packed
+
+
+def chunk_of(rows: Sequence[tuple[Row, tuple[str, ...]]], relation: Relation) -> ImageChunk:
+    """Rows with their tags as a chunk of an image."""
+    keys = tuple(key_bytes(relation.key_of(row)) for row, _ in rows)
+    return ImageChunk(keys, tuple(codec.encode_ops((Insert(relation.id, row, tags),)) for row, tags in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +54,54 @@ class Overlay:
 
     def chunks(self) -> Iterator[ImageChunk]:
         """The rows the log knows, as image chunks."""
-        alive = [(key, op) for key, op in self.rows.items() if op is not None]
-        for start in range(0, len(alive), OVERLAY_CHUNK_ROWS):
-            part = alive[start : start + OVERLAY_CHUNK_ROWS]
+        alive = ((key, op) for key, op in self.rows.items() if op is not None)
+        while part := tuple(islice(alive, OVERLAY_CHUNK_ROWS)):
             yield ImageChunk(tuple(key for key, _ in part), tuple(op for _, op in part))
 
 
 EMPTY = Overlay({}, truncated=False)
 
 
-def overlay_of(records: Iterable[Record], relation: Relation, base: Overlay = EMPTY) -> Overlay:
-    """The newest version of every key in ``base`` and then ``records``, which are in log order."""
-    rows = dict(base.rows)
+def overlaying(records: Iterable[Record], relation: Relation, base: Overlay = EMPTY) -> Generator[None, None, Overlay]:
+    """The newest version of every key in ``base`` and then ``records``, which are in log order.
+
+    A long log is a long way: it yields after every ``STEP_ROWS`` rows, for whoever wants to pause, and returns the
+    overlay.
+    """
+    rows: dict[bytes, bytes | None] = {}
+    known = iter(base.rows.items())
+    while part := dict(islice(known, STEP_COPIED_ROWS)):
+        rows.update(part)
+        yield
     truncated = base.truncated
+    walked = 0
     for record in records:
         if record.truncates:
             rows.clear()
             truncated = True
-        for change in codec.decode_ops(record.ops):
-            match change:
-                case Insert(_, row, tags) | Update(_, row, _, tags):
-                    op = codec.encode_ops((Insert(relation.id, row, tags),))
-                    rows[key_bytes(relation.key_of(row))] = op
-                case Delete(_, old_row, _):
-                    rows[key_bytes(relation.key_of(old_row))] = None
-                case _:
-                    raise ValueError(f"a shape's log holds rows only, not {change}")
+        for ops in (record.ops,) if record.rows <= STEP_ROWS else codec.cut_ops(record.ops, STEP_ROWS):
+            for change in codec.decode_ops(ops):
+                match change:
+                    case Insert(_, row, tags) | Update(_, row, _, tags):
+                        op = codec.encode_ops((Insert(relation.id, row, tags),))
+                        rows[key_bytes(relation.key_of(row))] = op
+                    case Delete(_, old_row, _):
+                        rows[key_bytes(relation.key_of(old_row))] = None
+                    case _:
+                        raise ValueError(f"a shape's log holds rows only, not {change}")
+                walked += 1
+            if walked >= STEP_ROWS:
+                yield
+                walked = 0
     return Overlay(rows, truncated)
+
+
+def overlay_of(records: Iterable[Record], relation: Relation, base: Overlay = EMPTY) -> Overlay:
+    """``overlaying`` at a stretch."""
+    steps = overlaying(records, relation, base)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            overlay: Overlay = end.value
+            return overlay

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from syncline.actors.names import SHARD
 from syncline.actors.postgres.history import MigrationSteps
+from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, StreamChange, TransactionChunk, TransactionHead
 from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
@@ -46,6 +47,15 @@ class AddRoute:
     snapshot must see because the shape was not sent them."""
 
     shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class ShownUpTo:
+    """Call. Whether a snapshot of this ``visibility`` sees every transaction that was streamed lately and lies at or
+    below ``lsn``, which the stream has passed. Answer: bool."""
+
+    visibility: Visibility
+    lsn: int
 
 
 def new_mark(shape: Shape) -> str:
@@ -98,7 +108,7 @@ class Router(Actor):
         self._projections: dict[int, Projection | None] = {}
         self._read_migrations = read_migrations
         self._matcher = Matcher()
-        self._recent: deque[int] = deque(maxlen=RECENT_TRANSACTIONS_MAX)
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_TRANSACTIONS_MAX)  # (LSN, xid)
         # Of the transaction that is passing: the shapes it has touched, and the number of its migrations.
         self._open: dict[str, None] = {}
         self._migrations = 0
@@ -114,7 +124,9 @@ class Router(Actor):
         match message:
             case AddRoute(shape):
                 self._matcher.add(shape)
-                return tuple(self._recent)
+                return tuple(xid for _, xid in self._recent)
+            case ShownUpTo(visibility, lsn):
+                return visibility.sees_all(xid for at, xid in self._recent if at <= lsn)
             case _:
                 raise TypeError(f"the router does not understand {message!r}")
 
@@ -157,7 +169,7 @@ class Router(Actor):
             self._end_migrations(head, entries)
             if head.origin is not None:
                 own.append(OwnTransaction(int(head.lsn), head.origin, head.commit_ms))
-            self._recent.append(head.xid)
+            self._recent.append((int(head.lsn), head.xid))
             self._upto = int(head.lsn)
         self._upto = max(self._upto, idle_lsn)
         if not entries and not marks and self._upto <= before:
