@@ -19,7 +19,7 @@ from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
 from syncline.client.oplog import entry_id_of, transactions
 from syncline.client.replica import Replica
-from syncline.client.shapes import Subscription, resumable_ids, to_cancel
+from syncline.client.shapes import ShapeState, Subscription, resumable_ids, to_cancel
 from syncline.client.store import whole
 from syncline.client.transport import Transport
 from syncline.proto.events import (
@@ -102,8 +102,11 @@ class Connection:
         self._relations: dict[int, Relation] = {}
         self._send_from: int | None = None
         self._something_to_send = asyncio.Event()
-        self._live = False
+        self.live = False
         self._acks = AckPolicy()
+        # What has been asked on this connection, by subscription id.
+        self._requested: set[str] = set()
+        self._given_up: set[str] = set()
 
     async def serve(self) -> None:
         """Run until the connection ends; it always ends with an exception that says why.
@@ -132,12 +135,13 @@ class Connection:
 
     async def subscribe(self, subscription: Subscription) -> None:
         """Ask for a shape, if the stream is live; else it will be asked for when it is."""
-        if self._live:
+        if self.live:
             await self._request(subscription)
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        if self._live:
-            await self._transport.send(self._session.unsubscribe([subscription.subscription_id]))
+        """Give a shape up, if the stream is live; else it will be given up when it is."""
+        if self.live:
+            await self._give_up([subscription.subscription_id])
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ class Connection:
             while True:
                 for arrived in grouped(await inbox.take(), self._relations):
                     await self._handle(arrived)
-                if self._live and deadline.when() is not None:
+                if self.live and deadline.when() is not None:
                     deadline.reschedule(None)
 
     async def _handle(self, arrived: Arrived) -> None:
@@ -167,13 +171,11 @@ class Connection:
 
     async def _on_stream_started(self, event: StreamStarted) -> None:
         self._acks = AckPolicy(event.window)
-        for subscription in await whole(self._replica.renew_requests()):
-            await self._request(subscription)
-        cancelled = to_cancel(self._replica.subscriptions.values())
-        if cancelled:
-            await self._transport.send(self._session.unsubscribe(cancelled))
-        self._live = True
+        await whole(self._replica.renew_requests())
+        await self._ask_all()
+        self.live = True
         self._progress.started()
+        await self._ask_all()  # what the application wanted while we asked, before it could send for itself
 
     async def _on_stream_refused(self, event: StreamRefused) -> None:
         raise ConnectionEnded(f"the server does not resume the stream: {event.code} {event.message}", event.code)
@@ -272,7 +274,7 @@ class Connection:
         """A device that receives little acknowledges it all the same, so that the server need not keep it for ever."""
         while True:
             await asyncio.sleep(ACK_INTERVAL_S)
-            if self._live and self._acks.due:
+            if self.live and self._acks.due:
                 await self._ack()
 
     def _subscription(self, subscription_id: str) -> Subscription | None:
@@ -280,9 +282,25 @@ class Connection:
         known = self._replica.subscriptions.values()
         return next((s for s in known if s.subscription_id == subscription_id), None)
 
+    async def _ask_all(self) -> None:
+        """Request every shape that is wanted and not here, give up every one that is not wanted any more."""
+        for subscription in tuple(self._replica.subscriptions.values()):
+            if subscription.state is ShapeState.REQUESTED:
+                await self._request(subscription)
+        await self._give_up(to_cancel(self._replica.subscriptions.values()))
+
     async def _request(self, subscription: Subscription) -> None:
+        if subscription.subscription_id in self._requested:
+            return
+        self._requested.add(subscription.subscription_id)
         request = subscription.spec.request(subscription.subscription_id)
         await self._transport.send(self._session.subscribe(subscription.subscription_id, [request]))
+
+    async def _give_up(self, subscription_ids: Sequence[str]) -> None:
+        new = [subscription_id for subscription_id in subscription_ids if subscription_id not in self._given_up]
+        if new:
+            self._given_up.update(new)
+            await self._transport.send(self._session.unsubscribe(new))
 
     async def _drop(self, subscription_id: str, code: str, message: str) -> None:
         subscription = self._subscription(subscription_id)

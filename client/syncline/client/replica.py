@@ -344,11 +344,8 @@ class Replica:
         state = await self._store.write(lambda connection: move(connection, subscription, ON_CANCEL))
         self._moved(subscription, state)
 
-    async def renew_requests(self) -> list[Subscription]:
-        """For a new connection: a fresh id for every undelivered subscription still wanted, the others forgotten.
-
-        Returns those to be requested.
-        """
+    async def renew_requests(self) -> None:
+        """For a new connection: a fresh id for every undelivered subscription still wanted, the others forgotten."""
 
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], list[int]]:
             renewed = to_request(self.subscriptions.values(), _fresh_id)
@@ -361,7 +358,6 @@ class Replica:
         for position in withdrawn:
             self.subscriptions.pop(position, None)
         self.subscriptions.update({subscription.position: subscription for subscription in renewed})
-        return renewed
 
     async def forget(self, subscription: Subscription) -> None:
         await self._store.write(lambda connection: forget(connection, [subscription.position]))

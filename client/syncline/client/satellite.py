@@ -72,7 +72,7 @@ class Satellite:
             if known is None:
                 known = await whole(self._replica.subscribe(spec))
                 self._show()
-                if self._connection is not None and self.status.value.connected:
+                if self._connection is not None and self._connection.live:
                     self._accepting[known.position] = asyncio.get_running_loop().create_future()
                     await self._send(self._connection.subscribe(known))
         answer = self._accepting.get(known.position)

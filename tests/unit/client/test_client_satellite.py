@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from tests.unit.client.satellite_peer import ITEMS, Peer, item, running_peer
 
 from syncline.client import AuthRefused, Database, ServerRefused, ShapeRefused, Status, UsageError, open_db
+from syncline.client.transport import Transport, open_websocket
+from syncline.proto.codec import MessageType
 from syncline.proto.values import Delete, Gone, Insert, Update
 
 TAGS = ("postgres_1@0",)
@@ -72,6 +75,40 @@ async def test_a_local_write_does_not_wait_for_a_delivery_and_merges_with_it(db:
     await shape.synced()
     assert await items(db) == [("a", "theirs", 1, None), ("b", "mine", 2, None), ("c", "theirs", 1, None)]
     await status(db, pending_writes=0)
+
+
+async def test_a_shape_wanted_while_the_others_are_being_asked_for_is_asked_for_too(peer: Peer, tmp_path: Path) -> None:
+    asking, may_ask = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        """A line that takes the first subscribe when it is told to."""
+
+        def __init__(self, line: Transport) -> None:
+            self._line = line
+            self.receive = line.receive
+
+        async def send(self, frame: bytes) -> None:
+            if frame[:1] == bytes((MessageType.RPC_REQUEST,)) and b"subscribe" in frame and not asking.is_set():
+                asking.set()
+                await may_ask.wait()
+            await self._line.send(frame)
+
+    @asynccontextmanager
+    async def open_slow(url: str) -> AsyncIterator[Transport]:
+        async with open_websocket(url) as line:
+            yield Slow(line)
+
+    async with asyncio.timeout(20), open_db(tmp_path / "app.db", peer.url, open_transport=open_slow) as db:
+        early = await db.sync("items")
+        connecting = asyncio.create_task(db.connect("token"))
+        await asyncio.wait_for(asking.wait(), 10)
+        late = await db.sync("items", "this.rank > 0")
+        unwanted = await db.sync("items", "this.rank > 1")
+        may_ask.set()
+        await unwanted.unsubscribe()
+        await connecting
+        await early.synced()
+        await late.synced()
 
 
 async def test_a_delivery_that_breaks_in_the_middle_leaves_nothing_and_comes_again(db: Database, peer: Peer) -> None:
