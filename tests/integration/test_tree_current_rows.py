@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import asyncpg
+import pytest
 from tests.integration.write_scene import scene, written
 
 from syncline.actors.postgres.database import connect
@@ -18,15 +22,53 @@ async def test_a_row_has_the_tags_of_the_device_that_wrote_it_until_direct_sql_w
         reading = await connect(database, "test")
         await reading.read()
         key = (writes.relids["items"], (b"1",))
-        (row,), _ = await reading.current_rows([key])
+        (row,) = (await reading.current_rows([key])).rows
         assert (row.row, row.tags) == ((b"1", b"ann's"), ("ann@5",))
         await writes.connection.execute("UPDATE items SET body = 'direct'")
-        (row,), _ = await reading.current_rows([key])
+        (row,) = (await reading.current_rows([key])).rows
         assert (row.row, row.tags) == ((b"1", b"direct"), UNTRACKED_TAGS)
         await writes.connection.execute("DELETE FROM items")
-        (row,), _ = await reading.current_rows([key])
+        (row,) = (await reading.current_rows([key])).rows
         assert row.row is None
         reading.terminate()
+
+
+async def test_a_table_is_asked_once_for_a_thousand_keys(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = """
+    CREATE TABLE pairs (a uuid, b timestamptz, note text, PRIMARY KEY (a, b));
+    INSERT INTO pairs SELECT '00000000-0000-4000-8000-00000000000a', to_timestamp(n), NULLIF(n, 3)
+        FROM generate_series(1, 20) n;
+    """
+    asked: list[str] = []
+    async with scene(database, ITEMS + ";" + sql, "items", "pairs") as writes:
+        await writes.connection.execute("INSERT INTO items SELECT n, n FROM generate_series(1, 20) n")
+        reading = await connect(database, "test")
+        await reading.read()
+        items, pairs = writes.relids["items"], writes.relids["pairs"]
+        numbers = [(items, (b"%d" % n,)) for n in (5, 1_000, 2, 2**40)]
+        letters = [(pairs, (b"00000000-0000-4000-8000-00000000000%c" % c, b"1970-01-01 00:00:03+00")) for c in b"ab"]
+        async with reading.pool.acquire() as connection:
+            connection.add_query_logger(lambda query: asked.append(query.query))
+            # asyncpg forgets a logger when a connection goes back to its pool
+            with monkeypatch.context() as patch:
+                patch.setattr(reading, "pool", Lending(connection))
+                rows = (await reading.current_rows([*numbers, (0, (b"1",)), *letters])).rows
+        assert [(row.table.oid, row.key) for row in rows] == [*numbers, *letters]
+        note = (b"00000000-0000-4000-8000-00000000000a", b"1970-01-01 00:00:03Z", None)
+        assert [row.row for row in rows] == [(b"5", b"5"), None, (b"2", b"2"), None, note, None]
+        assert len([query for query in asked if "unnest" in query]) == 2
+        reading.terminate()
+
+
+class Lending:
+    """A pool of the one connection."""
+
+    def __init__(self, connection: object) -> None:
+        self._connection = connection
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[object]:
+        yield self._connection
 
 
 async def test_their_position_is_one_whose_transactions_they_show(database: str) -> None:
@@ -40,7 +82,7 @@ async def test_their_position_is_one_whose_transactions_they_show(database: str)
         for _ in range(3):
             await busy.execute("INSERT INTO items SELECT n, 'x' FROM generate_series(1, 50) n")
             before = Lsn.parse(await writes.connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
-            _, position = await reading.current_rows([(writes.relids["items"], (b"1",))])
+            position = (await reading.current_rows([(writes.relids["items"], (b"1",))])).position
             after = Lsn.parse(await writes.connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
             assert before <= position <= after
             await busy.execute("DELETE FROM items")

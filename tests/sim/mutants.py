@@ -18,6 +18,7 @@ from tests.sim.world import Mutation
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.shapes.frames import LogMerge, whole_frame
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.store import ShapeStore
@@ -88,6 +89,15 @@ def _(stack: ExitStack) -> None:
         original(self, echo if echo.rejected else replace(echo, healed=()))
 
     _method(stack, Outbound, "note_echo", note)
+
+
+@mutant("rows that heal a device may be older than their place")
+def _(stack: ExitStack) -> None:
+    async def shows(original: Any, self: RowReader, snapshot: object, lsn: int) -> bool:
+        await original(self, snapshot, lsn)
+        return True
+
+    _method(stack, RowReader, "shows", shows)
 
 
 @mutant("an echo releases everything that is pending")

@@ -22,6 +22,7 @@ from tests.sim.schema import ISSUES, JOURNAL, PROJECTS, RELATIONS
 from tests.sim.waiting import Scheduler
 
 from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import UNRECORDED, Tag, format_tags, observe, parse_tags
@@ -195,6 +196,11 @@ class SimPostgres:
         for commit in reversed(self.invisible.values()):
             state = commit.before.get(key, state)
         return state
+
+    def visibility(self) -> Visibility:
+        """What a new snapshot sees."""
+        upto = self._xid + 1
+        return Visibility(min(self.invisible, default=upto), upto, frozenset(self.invisible))
 
     def snapshot(self, relation_id: int) -> list[tuple[Row, tuple[str, ...]]]:
         seen = (self.visible(key) for key in self.rows if key[0] == relation_id)

@@ -25,7 +25,7 @@ from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.apply import Decision, Write, WriteQueue
-from syncline.actors.postgres.database import CurrentRow, Subscription
+from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.replicator import Confirm
 from syncline.actors.postgres.transaction import TransactionChunk
@@ -84,19 +84,17 @@ class SimDatabase:
         await self._query()
         self._postgres.subscriptions.pop(client_id, None)
 
-    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
+    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
         await self._query()
-        wanted = list(keys)
-        # Rows and position are taken as one here; in Postgres a commit may be in the WAL and not visible for a moment.
-        while any(key in commit.before for commit in self._postgres.invisible.values() for key in wanted):
-            await self._query()
-        position = Lsn(self._postgres.insert_lsn)
+        # Rows and position are taken as one here, so that a device can be held against the rows of its position; what
+        # is in the WAL and not visible yet is missing all the same.
+        position, visibility = Lsn(self._postgres.insert_lsn), self._postgres.visibility()
         found = []
-        for key in wanted:
+        for key in keys:
             state = self._postgres.visible(key)
             found.append(CurrentRow(CATALOG.tables[key[0]], key[1], state.row, format_tags(state.tags)))
         await self._waiting.pause_up_to(3_000)
-        return found, position
+        return Reading(tuple(found), position, visibility)
 
     async def wal_position(self) -> Lsn:
         await self._query()
@@ -383,8 +381,8 @@ class Disk:
         self._synced.clear()
 
     def lose(self, rng: Any) -> None:
-        """The machine goes down: behind what was synced, anything may be left of a log."""
-        for path in sorted(self.directory.glob("*/log-*")):
+        """The machine goes down: behind what was synced, anything may be left of a log or an image."""
+        for path in sorted((*self.directory.glob("*/log-*"), *self.directory.glob("*/image*"))):
             size = path.stat().st_size
             synced = min(size, self._synced.get(str(path), 0))
             os.truncate(path, rng.randrange(synced, size + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.bundler import Author, Followed, FollowSet
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.reception import Claim, Surroundings
-from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, SHARD, WRITER
+from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.catalog import Catalog, catalog_of
-from syncline.actors.postgres.database import CurrentRow, Subscription
+from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.consumer import ReadPage
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
@@ -48,7 +50,8 @@ CATALOG = catalog_of([described(7, "items"), described(8, "notes", "items")])
 
 
 class FakeDatabase:
-    """What devices use of ``Database``. ``away``: raised by everything from now on."""
+    """What devices use of ``Database``. ``away``: raised by everything from now on. ``reading``: cleared, it reads no
+    rows. ``asked``: the keys of each reading."""
 
     def __init__(self) -> None:
         self.catalog: Catalog = CATALOG
@@ -57,6 +60,9 @@ class FakeDatabase:
         self.known: dict[str, Subscription] = {}
         self.flushed = Lsn(10_000)
         self.current: list[CurrentRow] = []
+        self.asked: list[list[tuple[int, Key]]] = []
+        self.began, self.reading = asyncio.Event(), asyncio.Event()
+        self.reading.set()
 
     def table(self, name: str) -> Any:
         return self.catalog.named(name)
@@ -84,9 +90,12 @@ class FakeDatabase:
         self._reach()
         self.known.clear()
 
-    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
+    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
+        self.began.set()
+        await self.reading.wait()
         self._reach()
-        return self.current, self.flushed
+        self.asked.append(list(keys))
+        return Reading(tuple(self.current), self.flushed, Visibility(1, 2, frozenset()))
 
     async def wal_position(self) -> Lsn:
         self._reach()
@@ -161,7 +170,8 @@ class Anyone:
 
 
 class EdgeScene:
-    """Everything around devices. ``ready``: where new shapes stand; None while they are being read."""
+    """Everything around devices. ``ready``: where new shapes stand; None while they are being read. ``shown``: whether
+    the next readings of rows show all that was streamed; yes when it is empty."""
 
     def __init__(self) -> None:
         self.context = Context()
@@ -174,12 +184,15 @@ class EdgeScene:
         self.shard = Probe(self._shard)
         self.bundler = AnsweringBundler(self)
         self.writer = Probe()
+        self.shown: deque[bool] = deque()
+        self.router = Probe(lambda message: self.shown.popleft() if self.shown else True)
         self.gateway = Probe(lambda message: None)
 
     async def start(self, *, gateway: bool = True) -> EdgeScene:
         await spawn(self.shard, self.context, name=SHARD)
         await spawn(self.bundler, self.context, name=BUNDLER)
         await spawn(self.writer, self.context, name=WRITER)
+        await spawn(self.router, self.context, name=ROUTER)
         if gateway:
             await spawn(self.gateway, self.context, name=GATEWAY)
         await spawn(DynamicSupervisor(), self.context, name=DEVICES, shutdown_s=None)

@@ -22,6 +22,7 @@ from syncline.actors.postgres.apply import Rejection, Write
 from syncline.actors.postgres.database import CurrentRow
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import NotifyReady, ShapeGone, ShapeReady
+from syncline.actors.shapes.router import ShownUpTo
 from syncline.actors.shapes.shape import schema_shape
 from syncline.cluster.testing import crash, spawn
 from syncline.proto import events
@@ -314,6 +315,33 @@ async def test_a_rejected_write_is_healed_with_the_row_or_by_taking_it_away(scen
         assert change == Gone(ITEMS.id, (b"1", None, None))
 
 
+async def test_a_device_is_listened_to_while_the_rows_that_heal_it_are_read(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    write = await written(scene, device)
+    scene.database.reading.clear()
+    device.ref.cast(Written(write.lsn, write.ms, "rejected", WATERMARK, Rejection("23514", "no")))
+    await scene.database.began.wait()
+    assert (await written(scene, device, 2)).lsn == 2
+    scene.database.reading.set()
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    echo = await device.connection.expect(events.TransactionReceived)
+    assert echo.transaction.commit_ms == 1
+
+
+async def test_rows_that_lack_what_was_streamed_are_read_again(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    write = await written(scene, device)
+    scene.shown.extend((False, False))
+    device.ref.cast(Written(write.lsn, write.ms, "duplicate", WATERMARK))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    await device.connection.expect(events.TransactionReceived)
+    assert scene.database.asked == [[(ITEMS.id, (b"1",))]] * 3
+    asked = [await scene.router.next() for _ in range(3)]
+    assert {type(message) for message in asked} == {ShownUpTo}
+
+
 async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: EdgeScene) -> None:
     device = await OneDevice.streaming(scene)
     write = await written(scene, device)
@@ -324,7 +352,7 @@ async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: Ed
 async def test_a_device_that_sends_again_and_again_and_acknowledges_nothing_is_sent_away(
     scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncline.actors.devices.outbound.ECHO_BYTES_MAX", 2_000)
+    monkeypatch.setattr("syncline.actors.devices.outbound.ECHO_BYTES_MAX", 500)
     device = await OneDevice.streaming(scene)
     scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), (b"1", b"x" * 500, b"3"), ())]
     for number in range(1, 4):

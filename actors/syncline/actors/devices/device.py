@@ -29,24 +29,27 @@ from syncline.actors.devices.reception import (
     FrameArrived,
     Surroundings,
 )
+from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import Places, StartRefused, plan_now, start
 from syncline.actors.devices.steps import (
     Delivered,
     Delivery,
     Echo,
     Follow,
-    Healed,
+    Heal,
     OpenLog,
+    ReadCurrent,
     ReadImage,
     ReadMore,
     Send,
+    Shows,
     Step,
     Wait,
 )
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
-from syncline.actors.names import BUNDLER, GATEWAY, SHARD, WRITER
+from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import ReadRows, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit
@@ -82,6 +85,10 @@ class _Expired:
     """The token's time is over."""
 
 
+class _HealAgain:
+    """Rows that a commit under way may have changed can be read once more."""
+
+
 class Device(Actor):
     """See the module."""
 
@@ -109,6 +116,7 @@ class Device(Actor):
         registry = self.context.registry
         self._bundler, self._places = registry.ref(BUNDLER), Places(registry.ref(SHARD))
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
+        self._rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
 
     async def terminate(self, reason: Exit) -> None:
         if self._expiry is not None:
@@ -156,6 +164,10 @@ class Device(Actor):
                     self._close(JWT_EXPIRED, JWT_EXPIRED_REASON)
                 case Drained():
                     self._drained.set()
+                case _HealAgain():
+                    if self._outbound is not None:
+                        self._outbound.heal_again()
+                        self._changed.set()
                 case _:
                     pass
 
@@ -297,6 +309,10 @@ class Device(Actor):
             case ReadImage(shape, lsn, cursor):
                 (ref,) = self._places.refs((shape,)).values()
                 return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+            case ReadCurrent(keys):
+                return await self._rows.read(keys)
+            case Shows(snapshot, lsn):
+                return await self._rows.shows(snapshot, lsn)
             case Delivered(delivery, lsn):
                 log.debug("device %s: delivered %s at %d", self._client_id, delivery.subscription_ids, lsn)
         return None
@@ -361,30 +377,29 @@ class Device(Actor):
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "duplicate" and event is not None:
-            await self._heal(event, written)
+            self._heal(event, written)
         elif written.status == "rejected" and event is not None:
             log.warning("device %s: transaction %d rejected: %s", self._client_id, written.lsn, written.rejection)
-            await self._heal(event, written)
+            self._heal(event, written)
 
-    async def _heal(self, event: WriteReceived, written: Written) -> None:
-        """Echo a transaction that no frame will: rejected, or applied before the device's position. Its rows go along
-        as they are: what the device shows may be its own guess of what comes out of both, and nothing else will set it
-        right. They count for one position of the stream; a device that has passed it by the time they are read may
-        have newer ones."""
+    def _heal(self, event: WriteReceived, written: Written) -> None:
         keys = touched_keys(event.changes, self._around.database.table)
-        while True:
-            rows, position = await self._around.database.current_rows(keys)
-            at = max(int(position), written.position) - 1  # what committed before a position lies below it
-            if self._outbound is None or self._outbound.position <= at:
-                break
-        healed = tuple(Healed(current.table.relation, current.key, current.row, current.tags) for current in rows)
-        self._echo(Echo(at, written.ms, healed, rejected=written.status == "rejected"))
+        if self._outbound is not None:
+            rejected = written.status == "rejected"
+            self._bounded(self._outbound.heal(Heal(written.position, written.ms, keys, rejected)))
+
+    def _heal_after(self, delay_s: float) -> None:
+        self.send_after(delay_s, _HealAgain())
 
     def _echo(self, echo: Echo) -> None:
         if self._outbound is not None:
-            if not self._outbound.note_echo(echo):
-                self._close(TRY_AGAIN_LATER, "too many writes wait to be acknowledged")
-            self._changed.set()
+            self._bounded(self._outbound.note_echo(echo))
+
+    def _bounded(self, within: bool) -> None:
+        """One more echo waits; ``within`` False: and they are too many."""
+        if not within:
+            self._close(TRY_AGAIN_LATER, "too many writes wait to be acknowledged")
+        self._changed.set()
 
     def _steer_reading(self) -> None:
         """The socket is read only while what it brings can be taken: TCP then slows the device down."""

@@ -12,7 +12,8 @@ From there it can move in three ways, and this module decides which:
   rows leaving instead of arriving. Nothing else is ever sent between the begin and the end of a delivery.
 
 Own transactions come back as echoes. Usually the frame itself is the echo; one of which no row is in the device's
-shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place.
+shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place. One that
+was rejected, or applied before the device's position, comes back with its rows as they are (``heal``; see ``healing``).
 
 The window: at most ``window.size`` transactions may be unacknowledged; then the stream rests until an ack comes.
 
@@ -26,11 +27,14 @@ import bisect
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from syncline.actors.devices.healing import Healing
 from syncline.actors.devices.steps import (
+    ECHO_BYTES,
     Delivered,
     Delivery,
     Echo,
     Follow,
+    Heal,
     OpenLog,
     ReadImage,
     ReadMore,
@@ -57,7 +61,7 @@ from syncline.proto.values import (
 LIVE_BYTES_MAX = 1 << 20
 # Frames are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
 MESSAGE_BYTES = 64 << 10
-# Echoes that wait, with the rows they carry: twice what a device may send in one transaction.
+# Echoes that wait, with the keys of the rows they still need: twice what a device may send in one transaction.
 ECHO_BYTES_MAX = 64 << 20
 # Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
 SYNTHETIC_ID_MAX = 1 << 20
@@ -99,7 +103,7 @@ class Outbound:
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
         self._echoes: list[Echo] = []
-        self._echo_bytes = 0
+        self._healing = Healing()
         self._synthetic_id = 0
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -153,8 +157,21 @@ class Outbound:
         False: too many wait for the device's acks. It has to come back: what was echoed by then it sends no more.
         """
         bisect.insort(self._echoes, echo, key=lambda other: other.lsn)
-        self._echo_bytes += echo.size_bytes
         return self._echo_bytes <= ECHO_BYTES_MAX
+
+    def heal(self, heal: Heal) -> bool:
+        """A transaction of this device comes back by itself, with its rows. False: as ``note_echo`` says."""
+        self._healing.add(heal)
+        return self._echo_bytes <= ECHO_BYTES_MAX
+
+    def heal_again(self) -> None:
+        """The rows that were read too early may be read again."""
+        self._healing.rested()
+
+    @property
+    def _echo_bytes(self) -> int:
+        # Not the rows: they are those of one reading.
+        return ECHO_BYTES * len(self._echoes) + self._healing.waiting_bytes
 
     @property
     def awaited_lsn(self) -> int | None:
@@ -174,7 +191,10 @@ class Outbound:
         yield from self._follow(self.shapes)
         self._gap = self.position < self._released
         while True:
-            if self._deliveries:
+            if self._healing.due:
+                for echo in (yield from self._healing.read(self.position)):
+                    self.note_echo(echo)
+            elif self._deliveries:
                 self._delivering = self._deliveries[0]
                 yield from self._make_delivery(self._delivering)
                 self._deliveries.popleft()
@@ -260,7 +280,7 @@ class Outbound:
         place = 0
         while place < len(self._echoes) and self._echoes[place].lsn <= itself.lsn:
             if self._echoes[place] == itself:
-                self._echo_bytes -= self._echoes.pop(place).size_bytes
+                self._echoes.pop(place)
             else:
                 place += 1
 
@@ -281,7 +301,8 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
-            self._echo_bytes -= echo.size_bytes
+            if echo.heal is not None and not (yield from self._healing.shown(echo, echo.heal)):
+                continue
             if echo.healed:
                 # Their tables may be some that the device was never told of.
                 relations = {healed.relation.id: healed.relation for healed in echo.healed}

@@ -11,6 +11,9 @@ from typing import TypeAlias
 
 from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 
+RowKey: TypeAlias = tuple[int, Key]
+"""Relation id and key."""
+
 # Subscription id -> the shapes it needs, hash -> relation (None for the schema shape).
 Subscriptions: TypeAlias = Mapping[str, Mapping[str, Relation | None]]
 
@@ -52,9 +55,37 @@ class Healed:
         return Gone(self.relation.id, self.relation.key_row(self.key))
 
 
-# What an echo and a cell cost beside the values themselves.
+# What an echo and a key's cell cost beside the values themselves.
 ECHO_BYTES = 200
 CELL_BYTES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Heal:
+    """A transaction of the device itself that no frame brings back: rejected, or applied before the device's position.
+    The rows it named (``keys``) go along with its echo as they are, for what the device shows may be its own guess of
+    what comes out of both, and nothing else would set it right. Not before ``lsn``, from where on it counts as decided.
+    """
+
+    lsn: int
+    commit_ms: int
+    keys: tuple[RowKey, ...]
+    rejected: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes to remember it."""
+        return ECHO_BYTES + sum(len(cell or b"") + CELL_BYTES for _, key in self.keys for cell in key)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Current:
+    """Rows as one snapshot of Postgres shows them, and ``position``, up to which the WAL was flushed before it.
+    ``snapshot`` is what ``Shows`` asks about."""
+
+    rows: Mapping[RowKey, Healed]
+    position: int
+    snapshot: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +93,16 @@ class Echo:
     """A transaction of the device itself. ``healed``: where no frame brings them, the rows it named as they are at
     ``lsn``. ``rejected``: none of it is in Postgres; else it is, and only tables the device holds are of interest.
 
-    What they mean to the device is decided when the echo is sent: by then it may hold other shapes.
+    What they mean to the device is decided when the echo is sent: by then it may hold other shapes. ``heal`` and
+    ``current``: what the rows were read for, and with.
     """
 
     lsn: int
     commit_ms: int
     healed: tuple[Healed, ...] = ()
     rejected: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes to remember it."""
-        return ECHO_BYTES + sum(len(cell or b"") + CELL_BYTES for row in self.healed for cell in row.row or row.key)
+    heal: Heal | None = None
+    current: Current | None = None
 
     def changes(self, held: Collection[int]) -> tuple[RowChange, ...]:
         """What the echo does to a device that is subscribed to the relation ids ``held``."""
@@ -112,6 +141,22 @@ class ReadImage:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCurrent:
+    """Read these rows as they are now. Answer: Current."""
+
+    keys: tuple[RowKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shows:
+    """Does ``snapshot`` show every transaction at or below ``lsn``, which the stream has passed? Answer: bool. After a
+    no, ``heal_again`` has to be called some time."""
+
+    snapshot: object
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Messages for the socket, in order."""
 
@@ -131,5 +176,5 @@ class Wait:
     """Nothing to do until something changes."""
 
 
-Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | Send | Delivered | Wait
+Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | ReadCurrent | Shows | Send | Delivered | Wait
 Steps: TypeAlias = Generator[Step, object, None]

@@ -14,7 +14,7 @@ from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import UNTRACKED_TAGS
+from syncline.actors.postgres.snapshot import UNTRACKED_TAGS, Visibility
 from syncline.actors.postgres.transaction import MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
 from syncline.proto.values import Key, Row, ShapeRequest
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 POOL_CONNECTIONS_MAX = 8
 SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
 QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
+KEYS_AT_ONCE = 1_000  # rows asked for in one query
 VISIBLE_PAUSE_S = 0.01
 VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
 
@@ -45,6 +46,17 @@ class CurrentRow:
     key: Key
     row: Row | None
     tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Rows as a snapshot of this ``visibility`` shows them. ``position``: the WAL was flushed up to there before it was
+    taken. That does not say that it shows everything below: a commit is flushed some time before it is visible, with
+    synchronous standbys a long time. Who needs that asks the stream, which knows what lies below."""
+
+    rows: tuple[CurrentRow, ...]
+    position: Lsn
+    visibility: Visibility
 
 
 class Database:
@@ -144,55 +156,69 @@ class Database:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> tuple[list[CurrentRow], Lsn]:
-        """The rows with these (relation id, key) as of now, and a WAL position no later than what they show.
-
-        The position is read first, by itself: a transaction that is in the WAL but not flushed is not visible yet, nor
-        is one that commits between a statement's snapshot and its look at the position.
-        """
-        found: list[CurrentRow] = []
+    async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
+        """The rows with these (relation id, key) as one snapshot shows them. A table that is not synced is left out."""
+        wanted: dict[int, list[Key]] = {}
+        for relation_id, key in keys:
+            wanted.setdefault(relation_id, []).append(key)
+        rows: list[CurrentRow] = []
         async with self.pool.acquire() as connection:
             position = Lsn.parse(await connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
             async with connection.transaction(isolation="repeatable_read", readonly=True):
-                for relation_id, key in keys:
+                visibility = Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+                for relation_id, of_table in wanted.items():
                     table = self.catalog.tables.get(relation_id)
-                    if table is not None:
-                        found.append(await _current_row(connection, table, key))
-        return found, position
+                    for start in range(0, len(of_table) if table is not None else 0, KEYS_AT_ONCE):
+                        assert table is not None
+                        rows += await _current_rows(connection, table, of_table[start : start + KEYS_AT_ONCE])
+        return Reading(tuple(rows), position, visibility)
 
 
-async def _current_row(connection: asyncpg.Connection, table: TableInfo, key: Key) -> CurrentRow:
-    gone = CurrentRow(table, key, None, ())
-    texts: list[str] = []
-    for name, cell in zip(table.key_names, key, strict=True):
+async def _current_rows(connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key]) -> list[CurrentRow]:
+    """One for each key, in order."""
+    found = [CurrentRow(table, key, None, ()) for key in keys]
+    names, types = table.key_names, [table.types[name] for name in table.key_names]
+    texts: list[list[str]] = [[] for _ in names]
+    places: list[int] = []
+    for place, key in enumerate(keys):
         try:
-            texts.append(from_wire(table.types[name], cell or b"", table.enum_labels.get(name)))
+            cells = [
+                from_wire(type_name, cell or b"", table.enum_labels.get(name))
+                for name, type_name, cell in zip(names, types, key, strict=True)
+            ]
         except ValueError:
-            return gone  # no row can have such a key
+            continue  # no row can have such a key
+        places.append(place)
+        for column, text in zip(texts, cells, strict=True):
+            column.append(text)
+    arrays = ", ".join(f"${number}::text[]" for number in range(2, len(names) + 2))
+    wanted = ", ".join(f"k{number}" for number in range(len(names)))
+    matches = " AND ".join(
+        f"t.{quote_identifier(name)} = w.k{number}::{quote_identifier(type_name)}"
+        for number, (name, type_name) in enumerate(zip(names, types, strict=True))
+    )
     # format('%s') prints as the type's output function does, which is what the stream sends; it prints NULL as ''.
     columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
-    cells = ", ".join(f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END" for column in columns)
-    matches = " AND ".join(
-        f"t.{quote_identifier(name)} = ${number}::text::{quote_identifier(table.types[name])}"
-        for number, name in enumerate(table.key_names, 1)
-    )
-    row = await connection.fetchrow(
+    cells_sql = ", ".join(f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END" for column in columns)
+    rows = await connection.fetch(
         # As in a snapshot, an entry of shadow counts only while it describes this version of the row.
-        f"SELECT ARRAY[{cells}] AS cells, "  # noqa: S608 - identifiers, quoted
-        f"CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END AS tags FROM {table.sql_name} t "
-        f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')} "
-        f"WHERE {matches}",
+        f"SELECT w.place, ARRAY[{cells_sql}] AS cells, "  # noqa: S608 - identifiers, quoted
+        "CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END AS tags "
+        f"FROM unnest($1::int4[], {arrays}) AS w (place, {wanted}) JOIN {table.sql_name} t ON {matches} "
+        f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(names, 't')}",
+        places,
         *texts,
     )
-    if row is None:
-        return gone
     converters = [to_wire(column.type_name) for column in table.relation.columns]
-    encoded = [None if text is None else text.encode() for text in row["cells"]]
-    wire = tuple(
-        convert(cell) if cell is not None and convert is not None else cell
-        for cell, convert in zip(encoded, converters, strict=True)
-    )
-    return CurrentRow(table, key, wire, tuple(row["tags"] or UNTRACKED_TAGS))
+    for row in rows:
+        encoded = [None if text is None else text.encode() for text in row["cells"]]
+        wire = tuple(
+            convert(cell) if cell is not None and convert is not None else cell
+            for cell, convert in zip(encoded, converters, strict=True)
+        )
+        place = row["place"]
+        found[place] = CurrentRow(table, keys[place], wire, tuple(row["tags"] or UNTRACKED_TAGS))
+    return found
 
 
 async def connect(dsn: str, application_name: str) -> Database:

@@ -81,6 +81,11 @@ class Visibility:
         wide = self.widen(xid)
         return wide < self.xmin or (wide < self.xmax and wide not in self.running)
 
+    def sees_all(self, xids: Iterable[int]) -> bool:
+        """Whether each of these (low 32 bits) is ``visible``; made for thousands of them."""
+        edge, running = self.xmax & 0xFFFFFFFF, {xid & 0xFFFFFFFF for xid in self.running}
+        return not any(xid in running or (xid - edge) & 0xFFFFFFFF <= 1 << 31 for xid in xids)
+
 
 # --- COPY text --------------------------------------------------------------------------------------------------------
 

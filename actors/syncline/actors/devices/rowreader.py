@@ -1,0 +1,48 @@
+"""Rows as Postgres has them now, for devices that no frame sets right (see ``healing``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from syncline.actors.devices.steps import Current, Healed, RowKey
+from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.shapes.router import ShownUpTo
+from syncline.cluster import Ref
+
+SHOWN_TIMEOUT_S = 60.0  # it waits its turn in the stream
+# Between two readings, when a commit under way may have changed the rows.
+PAUSE_FIRST_S = 0.01
+PAUSE_MAX_S = 1.0
+
+
+class RowReader:
+    """``again_after``: called with the seconds after which a reading that was too early is worth repeating."""
+
+    def __init__(self, database: Database, router: Ref, again_after: Callable[[float], object]) -> None:
+        self._database = database
+        self._router = router
+        self._again_after = again_after
+        self._pause_s = PAUSE_FIRST_S
+
+    async def read(self, keys: Iterable[RowKey]) -> Current:
+        """These rows. Raises what the database raises."""
+        reading = await self._database.current_rows(keys)
+        rows = {
+            (row.table.relation.id, row.key): Healed(row.table.relation, row.key, row.row, row.tags)
+            for row in reading.rows
+        }
+        return Current(rows, int(reading.position), reading.visibility)
+
+    async def shows(self, snapshot: object, lsn: int) -> bool:
+        """Whether the ``snapshot`` of a reading shows all that the stream has brought up to ``lsn``. Raises what a call
+        raises."""
+        assert isinstance(snapshot, Visibility)
+        shown = await self._router.call(ShownUpTo(snapshot, lsn), SHOWN_TIMEOUT_S)
+        assert isinstance(shown, bool)
+        if shown:
+            self._pause_s = PAUSE_FIRST_S
+        else:
+            self._again_after(self._pause_s)
+            self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
+        return shown

@@ -1,0 +1,157 @@
+"""The rows a device is given back with its own transactions: read together, in the right place, never from before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES
+
+from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.steps import Current, Follow, Heal, Healed, ReadCurrent, RowKey, Send, Shows, Step, Wait
+from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
+from syncline.proto import codec
+from syncline.proto.flow import Window
+from syncline.proto.ops import Begin
+from syncline.proto.values import Insert, Update
+
+TABLE = TABLES["a"]
+
+
+class Stream:
+    """A device's way out. Rows are flushed one position after the last, and named by the number of their reading.
+
+    ``sent``: (commit ms, its rows) of what came. ``shown``: whether the snapshots show what was streamed.
+    """
+
+    def __init__(self) -> None:
+        self.outbound = Outbound(ME, FIRST_LSN, SCHEMA, {"s": {"a": TABLE}}, Window(100))
+        self.readings: list[tuple[RowKey, ...]] = []
+        self.asked: list[tuple[object, int]] = []
+        self.sent: list[tuple[int, tuple[bytes | None, ...]]] = []
+        self.shown = True
+        self.flushed = FIRST_LSN
+        self._steps = self.outbound.steps()
+        self._step: Step = next(self._steps)
+        self.run()
+
+    def heal(self, ms: int, *keys: int) -> bool:
+        return self.outbound.heal(Heal(FIRST_LSN, ms, tuple(map(row_key, keys)), rejected=True))
+
+    def release(self, upto: int, *frames: Frame) -> None:
+        self.outbound.released(self.outbound.generation, frames, upto)
+
+    def run(self) -> None:
+        """Until it waits."""
+        if isinstance(self._step, Wait):
+            self._step = self._steps.send(None)
+        while not isinstance(self._step, Wait):
+            self._step = self._steps.send(self._answer(self._step))
+
+    def _answer(self, step: Step) -> object:
+        match step:
+            case Follow():
+                return FIRST_LSN
+            case ReadCurrent(keys):
+                self.readings.append(keys)
+                self.flushed += 10
+                number = len(self.readings)
+                rows = {key: Healed(TABLE, key[1], (b"%d" % number,)) for key in keys}
+                return Current(rows, self.flushed, number)
+            case Shows(snapshot, lsn):
+                self.asked.append((snapshot, lsn))
+                return self.shown
+            case Send(messages):
+                for message in messages:
+                    self._take(message)
+                return None
+            case _:
+                raise AssertionError(step)
+
+    def _take(self, message: bytes) -> None:
+        if message[:1] == b"\x09":
+            begin, *changes, _ = codec.decode_ops(message[1:])
+            assert isinstance(begin, Begin)
+            rows = tuple(change.row[0] for change in changes if isinstance(change, Insert | Update))
+            self.sent.append((begin.commit_ms, rows))
+
+
+def row_key(number: int) -> RowKey:
+    return TABLE.id, (b"%d" % number,)
+
+
+def frame(lsn: int) -> Frame:
+    body = begin_of(lsn, lsn, "postgres_1") + codec.encode_ops((Insert(TABLE.id, (b"frame",), ()),))
+    return Frame(lsn, lsn, "postgres_1", body + codec.encode_commit(lsn, lsn_bytes(lsn)))
+
+
+def test_the_rows_of_many_transactions_are_one_reading_and_come_at_its_place() -> None:
+    stream = Stream()
+    for ms in (1, 2, 3):
+        stream.heal(ms, ms, 7)
+    stream.run()
+    assert stream.readings == [tuple(map(row_key, (1, 7, 2, 3)))]
+    before, after = frame(FIRST_LSN + 5), frame(FIRST_LSN + 10)
+    stream.release(FIRST_LSN + 10, before, after)
+    stream.run()
+    assert [ms for ms, _ in stream.sent] == [before.lsn, 1, 2, 3, after.lsn]
+    assert stream.asked == [(1, FIRST_LSN + 9)], "once a reading"
+
+
+def test_of_what_waits_only_one_reading_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 3)
+    stream = Stream()
+    for ms, keys in enumerate([(1, 2), (3,), (4, 5, 6, 7), (8,)], 1):
+        stream.heal(ms, *keys)
+    sizes = []
+    while len(stream.sent) < 4:
+        stream.run()
+        sizes.append(len(stream.readings[-1]))
+        stream.release(stream.flushed)
+        stream.run()
+    assert sizes == [3, 4, 1]
+    assert [ms for ms, _ in stream.sent] == [1, 2, 3, 4]
+
+
+def test_rows_from_before_their_place_are_read_again_after_a_rest_and_frames_go_on() -> None:
+    stream = Stream()
+    stream.shown = False
+    stream.heal(1, 1)
+    stream.heal(2, 2)
+    stream.run()
+    later = frame(FIRST_LSN + 20)
+    stream.release(later.lsn, later)
+    stream.run()
+    assert stream.sent == [(later.lsn, (b"frame",))]
+    stream.release(later.lsn + 100)
+    stream.run()
+    assert len(stream.readings) == 1, "it rests"
+    stream.shown, stream.flushed = True, later.lsn + 100
+    stream.outbound.heal_again()
+    stream.run()
+    stream.release(stream.flushed)
+    stream.run()
+    assert stream.sent[1:] == [(1, (b"2",)), (2, (b"2",))]
+
+
+def test_what_is_to_be_healed_and_never_acknowledged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.devices.outbound.ECHO_BYTES_MAX", 2_000)
+    stream = Stream()
+    within: Sequence[bool] = [stream.heal(ms, 1) for ms in range(1, 12)]
+    assert within[0]
+    assert not within[-1]
+
+
+@given(
+    xmax=st.integers(10, 1 << 40),
+    running=st.sets(st.integers(1, 50)),
+    back=st.lists(st.integers(-50, 100), max_size=5),
+)
+def test_thousands_of_transactions_are_seen_as_each_alone(xmax: int, running: set[int], back: list[int]) -> None:
+    among = frozenset(xmax - step for step in running if step < xmax)
+    visibility = Visibility(min(among, default=xmax), xmax, among)
+    xids = [(xmax - step) & 0xFFFFFFFF for step in back]
+    assert visibility.sees_all(xids) == all(map(visibility.visible, xids))
