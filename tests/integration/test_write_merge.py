@@ -327,3 +327,24 @@ async def test_a_row_that_a_trigger_keeps_out_is_no_error(database: str) -> None
             written("a", 102, s.delete("t", "1", "second", seen=["a@102"])),
         )
         assert await s.rows("t") == []
+
+
+async def test_a_long_transaction_is_put_in_order_within_the_time_a_batch_has(s: Scene) -> None:
+    kept = [
+        op
+        for n in range(10_000)
+        for op in (s.update("children", str(n), str(n), changed=[1]), s.keep("parents", str(n), None))
+    ]
+    deleted = [
+        op
+        for n in range(5_000)
+        for op in (s.delete("parents", f"d{n}", "n", seen=[f"a@{n}"]), s.insert("parents", f"d{n}", "n"))
+    ]
+    await s.connection.execute("SET statement_timeout = '60s'")
+    ordered = json.loads(
+        await s.connection.fetchval("SELECT electric.parents_first($1)", json.dumps([*kept, *deleted, kept[1]]))
+    )
+    parents, children = ordered[: len(ordered) - 10_000], ordered[len(ordered) - 10_000 :]
+    assert {op["op"] for op in children} == {"U"}
+    assert [op["op"] for op in parents] == ["C"] * 10_001 + ["I"] * 5_000
+    assert parents[10_001]["tags"] == ["a@0"]

@@ -10,7 +10,7 @@ from typing import Any, cast
 import asyncpg
 from tests.integration.write_scene import Scene, scene
 
-from syncline.actors.postgres.apply import RowOperation, Write
+from syncline.actors.postgres.apply import LARGE_OPERATIONS, RowOperation, Write
 from syncline.actors.postgres.writer import WriteLoop, Writer, Written
 from syncline.cluster import Actor, ChildSpec, Context, Ref, Strategy, Supervisor
 from syncline.cluster.cell import Cell
@@ -22,11 +22,24 @@ CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN IF NEW.name = 'slow' THEN PERFORM pg_sleep(30); END IF; RETURN NEW; END $$;
 CREATE TRIGGER slow BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION slow();
 """
+HELD = """
+CREATE TABLE released (flag bool);
+CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN WHILE NOT EXISTS (SELECT FROM released) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW; END $$;
+CREATE TRIGGER held BEFORE INSERT ON items FOR EACH ROW WHEN (NEW.name = 'held') EXECUTE FUNCTION held();
+"""
 NOBODY = cast(Ref, object())
 
 
 def insert(s: Scene, client: str, lsn: int, key: str, name: str | None = "n", reply_to: Ref = NOBODY) -> Write:
     return Write(client, lsn, 1_000 + lsn, (RowOperation(s.relids["items"], "I", (key, name)),), reply_to)
+
+
+def many(s: Scene, client: str, lsn: int, name: str = "n") -> Write:
+    """A large transaction; ``name`` is its last row's."""
+    rows = [(str(lsn * 1_000_000 + n), "n") for n in range(LARGE_OPERATIONS)] + [("0", name)]
+    changes = tuple(RowOperation(s.relids["items"], "I", row) for row in rows)
+    return Write(client, lsn, 1_000 + lsn, changes, NOBODY)
 
 
 class Ear:
@@ -113,6 +126,32 @@ async def test_a_transaction_that_never_ends_is_found_out_and_rejected_alone(dat
         assert {outcome[other] for other in (("a", 1), ("b", 2), ("c", 1))} <= {"applied", "duplicate"}
         assert [row[0] for row in await s.rows("items")] == [1, 3, 4]
         assert await s.connection.fetchval("SELECT sqlstate FROM electric.rejections") == "57014"
+
+
+async def test_nobody_waits_for_a_large_transaction_but_its_own_device(database: str) -> None:
+    async with scene(database, SCHEMA + ";" + HELD, "items") as s, writing(s) as (loop, ear):
+        loop.add(many(s, "a", 1, "held"))
+        loop.add(insert(s, "a", 2, "2"))
+        for lsn in range(1, 4):
+            loop.add(insert(s, "b", lsn, str(10 + lsn)))
+        assert await ear.until(3) == [("b", lsn, "applied") for lsn in range(1, 4)]
+        await s.connection.execute("INSERT INTO released VALUES (true)")
+        assert (await ear.until(5))[3:] == [("a", 1, "applied"), ("a", 2, "applied")]
+
+
+async def test_a_large_transaction_has_time_for_each_of_its_operations(database: str) -> None:
+    async with scene(database, SCHEMA, "items") as s, writing(s, statement_timeout_s=0.2) as (loop, ear):
+        loop.add(many(s, "a", 1))
+        assert await ear.until(1) == [("a", 1, "applied")]
+
+
+async def test_a_number_beyond_bigint_is_rejected_alone(database: str) -> None:
+    async with scene(database, SCHEMA, "items") as s, writing(s) as (loop, ear):
+        loop.add(insert(s, "a", 1, "1"))
+        loop.add(insert(s, "b", 2**64, "2"))
+        loop.add(insert(s, "b", 3, "3"))
+        assert await ear.until(3) == [("a", 1, "applied"), ("b", 2**64, "rejected"), ("b", 3, "applied")]
+        assert [row[0] for row in await s.rows("items")] == [1, 3]
 
 
 async def test_a_right_taken_away_holds_writes_until_it_is_given_back(database: str) -> None:

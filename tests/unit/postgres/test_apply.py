@@ -11,16 +11,19 @@ from syncline.actors.postgres.apply import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
     DEVICE_PENDING_MAX,
+    LARGE_OPERATIONS,
     LOSSES_TOGETHER_MAX,
     RETRY_FIRST_S,
     RETRY_MAX_S,
     TRIES_ALONE_MAX,
     Batch,
+    Lane,
     Rejection,
     RowOperation,
     Write,
     WriteQueue,
 )
+from syncline.actors.postgres.write import Encoded, encode_operations
 from syncline.cluster.ref import Ref
 
 NOBODY = cast(Ref, object())
@@ -41,8 +44,13 @@ def queue(*writes: Write) -> WriteQueue:
     return filled
 
 
-def take(writes: WriteQueue, now_s: float = 0.0) -> list[tuple[str, int]]:
-    return names(writes.take(now_s))
+def large(client: str, lsn: int, reply_to: Ref = NOBODY) -> Write:
+    operations = encode_operations([RowOperation(1, "I", ("k", "v"))] * (LARGE_OPERATIONS + 1))
+    return Write(client, lsn, lsn, (), reply_to, encoded=Encoded((operations,), LARGE_OPERATIONS + 1))
+
+
+def take(writes: WriteQueue, now_s: float = 0.0, lane: Lane = Lane.BATCHES) -> list[tuple[str, int]]:
+    return names(writes.take(now_s, lane))
 
 
 def names(batch: Batch | None) -> list[tuple[str, int]]:
@@ -108,6 +116,58 @@ def test_a_batch_is_bounded_in_bytes_but_a_large_transaction_still_goes() -> Non
     assert take(q) == [("b", 1)]
     q.settle([APPLIED], 0)
     assert take(q) == [("c", 1)]
+
+
+def test_a_large_transaction_goes_beside_the_batches_and_its_device_keeps_its_order() -> None:
+    q = queue(write("a", 1), large("a", 2), write("a", 3), write("b", 1))
+    assert take(q) == [("a", 1), ("b", 1)]
+    assert take(q, lane=Lane.LARGE) == []
+    q.settle([APPLIED, APPLIED], 0)
+    q.add(write("b", 2))
+    assert take(q, lane=Lane.LARGE) == [("a", 2)]
+    assert take(q) == [("b", 2)]
+    q.settle([APPLIED], 0)
+    assert take(q) == []
+    q.settle([APPLIED], 0, Lane.LARGE)
+    assert take(q) == [("a", 3)]
+
+
+def test_a_large_transaction_goes_alone() -> None:
+    q = queue(large("a", 1), large("b", 1))
+    for client in "ab":
+        assert take(q, lane=Lane.LARGE) == [(client, 1)]
+        q.settle([APPLIED], 0, Lane.LARGE)
+    assert q.pending_bytes == 0
+
+
+def test_a_large_transaction_is_taken_whatever_its_size_and_leaves_room_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for limit in ("PENDING_BYTES_MAX", "LARGE_PENDING_BYTES_MAX"):
+        monkeypatch.setattr(f"syncline.actors.postgres.apply.{limit}", 1_000)
+    q = queue(large("a", 1), write("b", 1))
+    refused = q.add(large("c", 1))
+    assert refused is not None
+    assert refused.status == "overloaded"
+    take(q, lane=Lane.LARGE)
+    q.settle([APPLIED], 0, Lane.LARGE)
+    assert q.add(large("d", 1)) is None
+
+
+def test_a_large_transaction_that_must_try_again_stays_in_its_lane() -> None:
+    q = queue(large("a", 1), write("b", 1))
+    assert take(q, lane=Lane.LARGE) == [("a", 1)]
+    q.settle([LOCKED], 0, Lane.LARGE)
+    assert take(q) == [("b", 1)]
+    assert take(q, lane=Lane.LARGE) == []
+    assert take(q, q.wait_s(0, Lane.LARGE) or 0.0, Lane.LARGE) == [("a", 1)]
+
+
+def test_what_cannot_be_written_down_is_rejected_and_disturbs_nobody() -> None:
+    q = queue(write("a", 1, "half a surrogate \ud800"), write("b", 1))
+    first, second = sent(q.take(0))
+    assert first["refuse"]["sqlstate"] == "XX000"
+    assert "refuse" not in second
 
 
 def test_a_device_that_must_try_again_waits_alone_and_longer_each_time() -> None:
@@ -186,6 +246,16 @@ def test_any_other_error_of_a_call_with_one_transaction_is_that_transactions_fau
     q.take(0)
     q.failed(Rejection("22P05", "unsupported Unicode escape"), 0)
     assert sent(q.take(1))[0]["refuse"]["sqlstate"] == "22P05"
+
+
+def test_what_failed_alone_is_refused_without_its_operations_for_they_may_be_why() -> None:
+    for lane, given in ((Lane.BATCHES, write("a", 1)), (Lane.LARGE, large("a", 1))):
+        q = queue(given)
+        assert sent(q.take(0, lane))[0]["ops"]
+        q.failed(Rejection("54000", "total size of jsonb array elements exceeds the maximum"), 0, lane)
+        assert sent(q.take(1, lane))[0]["ops"] == []
+        q.settle([{"status": "rejected", "sqlstate": "54000", "message": "too large"}], 1, lane)
+        assert q.pending_bytes == 0
 
 
 def test_a_lost_batch_is_sent_again_as_it_was() -> None:

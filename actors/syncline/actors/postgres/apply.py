@@ -2,7 +2,8 @@
 
 Order is kept per device and nowhere else. Each device has a queue; a batch takes turns among the devices that are
 ready, so a device with a long backlog does not starve the others, and a device whose first transaction has to be tried
-again waits alone, holding up nobody.
+again waits alone, holding up nobody. A large transaction may take minutes: it goes by a lane of its own, beside the
+batches of all others.
 
 An attempt can end in four ways:
 
@@ -11,7 +12,7 @@ An attempt can end in four ways:
   longer each time. A defect of Postgres (class XX) is tried a few times alone, then rejected: it may be the data.
 * The whole call failed with an error of Postgres, so it is not known whose fault it was: everything in it is tried
   again alone. What then fails alone with statement_timeout or class XX is rejected after a few tries, with a passing
-  error never, with any other at once.
+  error never, with any other at once. It is sent as rejected without its operations: they may be why it failed.
 * The connection was lost: nobody knows how far it came, so everything is sent again. Postgres recognises what it had
   decided by (client, lsn, ms). What was in flight at several losses in a row goes alone from then on, but is never
   rejected for it.
@@ -22,14 +23,22 @@ Pure: the time comes in, decisions come out.
 from __future__ import annotations
 
 import heapq
-import json
+import logging
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
+
+from syncline.actors.postgres.write import Rejection as Rejection
+from syncline.actors.postgres.write import RowOperation as RowOperation
+from syncline.actors.postgres.write import Write as Write
+from syncline.actors.postgres.write import encode_write, unstorable
 
 if TYPE_CHECKING:
     from syncline.cluster.ref import Ref
+
+log = logging.getLogger(__name__)
 
 BATCH_TRANSACTIONS_MAX = 500  # a tenth of a second of work: the latency a batch may add to whoever comes after it
 BATCH_BYTES_MAX = 1 << 20
@@ -37,12 +46,16 @@ TURN_TRANSACTIONS_MAX = 50  # taken from one device before it is another's turn
 DEVICE_PENDING_MAX = 1_000  # unanswered transactions of one device: twenty turns
 PENDING_MAX = 20_000  # of all devices together: some seconds of work
 PENDING_BYTES_MAX = 64 << 20
+# Beyond either a transaction is large. Postgres merges some thousand operations a second.
+LARGE_OPERATIONS = 5_000
+LARGE_BYTES = 8 << 20
+# Of large ones together; the first is taken whatever its size.
+LARGE_PENDING_BYTES_MAX = 256 << 20
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
 LOSSES_TOGETHER_MAX = 3
 
-Operation = Literal["I", "U", "D", "C"]
 Status = Literal["applied", "duplicate", "rejected", "overloaded"]
 
 STATEMENT_TIMEOUT = "57014"
@@ -52,47 +65,11 @@ _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_STATES = ("55P03", "55006", "25006", *OPERATORS_STATES)
 
 
-@dataclass(frozen=True, slots=True)
-class RowOperation:
-    """One operation of a device on one row of an electrified table.
+class Lane(Enum):
+    """A way to Postgres, with a connection of its own and one batch out at a time."""
 
-    ``relation_id``: table oid. ``row``: Postgres input text per column of the table's description; cells of no meaning
-    (a compensation's, apart from the key) are None. ``modified``: for an update, which columns it changed. ``tags``:
-    the tags it had observed.
-    """
-
-    relation_id: int
-    op: Operation
-    row: tuple[str | None, ...]
-    modified: tuple[bool, ...] = ()
-    tags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code."""
-
-    sqlstate: str
-    message: str
-    detail: str | None = None
-    hint: str | None = None
-    table: str | None = None
-    constraint: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's.
-
-    ``refusal``: it was found unacceptable already; it takes its place in the device's order and is rejected untried.
-    """
-
-    client_id: str
-    lsn: int
-    ms: int
-    changes: tuple[RowOperation, ...]
-    reply_to: Ref
-    refusal: Rejection | None = None
+    BATCHES = "batches"
+    LARGE = "large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +84,10 @@ class Decision:
 @dataclass(slots=True, eq=False)
 class _Pending:
     write: Write
-    text: str
+    text: tuple[bytes, ...]
     size: int
+    operations: int
+    lane: Lane
     alone: bool = False
     tries_alone: int = 0
     losses: int = 0
@@ -118,6 +97,7 @@ class _Pending:
 class _Device:
     pending: deque[_Pending] = field(default_factory=deque)
     retries: int = 0
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +107,16 @@ class Batch:
     pending: tuple[_Pending, ...]
 
     @property
-    def text(self) -> str:
-        return f"[{','.join(pending.text for pending in self.pending)}]"
+    def text(self) -> bytes:
+        pieces = [b"["]
+        for pending in self.pending:
+            pieces += (*pending.text, b",")
+        pieces[-1] = b"]"
+        return b"".join(pieces)
+
+    @property
+    def operations(self) -> int:
+        return sum(pending.operations for pending in self.pending)
 
     @property
     def writes(self) -> tuple[Write, ...]:
@@ -136,16 +124,20 @@ class Batch:
 
 
 class WriteQueue:
-    """The writes not yet decided. At most one batch is out at a time: take, then settle, failed or lost."""
+    """The writes not yet decided. A lane has at most one batch out at a time: take, then settle, failed or lost.
+
+    A device is in at most one batch: its writes follow one another also from lane to lane.
+    """
 
     def __init__(self) -> None:
         self._devices: dict[str, _Device] = {}
-        self._ready: OrderedDict[str, None] = OrderedDict()  # a set with an order: whose turn is next
+        # Sets with an order: whose turn is next, by the lane of its next write.
+        self._ready: dict[Lane, OrderedDict[str, None]] = {lane: OrderedDict() for lane in Lane}
         self._waiting: list[tuple[float, str]] = []
-        self._out: Batch | None = None
+        self._out: dict[Lane, Batch] = {}
         self._shed: dict[str, Ref] = {}
         self.pending = 0
-        self.pending_bytes = 0
+        self._bytes = dict.fromkeys(Lane, 0)
 
     def add(self, write: Write) -> Decision | None:
         """Takes ``write``, or answers that there is no room for it.
@@ -158,55 +150,69 @@ class WriteQueue:
             if self._shed[client_id] == write.reply_to:
                 return Decision(write, "overloaded")
             del self._shed[client_id]
+        pending = _pending(write)
         device = self._devices.get(client_id)
-        full = self.pending >= PENDING_MAX or self.pending_bytes >= PENDING_BYTES_MAX
-        if full or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
+        if self._full(pending) or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
             self._shed[client_id] = write.reply_to
             return Decision(write, "overloaded")
         if device is None:
             device = self._devices[client_id] = _Device()
-            self._ready[client_id] = None
-        text = encode_write(write, write.refusal or _unstorable(write))
-        device.pending.append(_Pending(write, text, len(text)))
+            self._ready[pending.lane][client_id] = None
+        device.pending.append(pending)
         self.pending += 1
-        self.pending_bytes += len(text)
+        self._bytes[pending.lane] += pending.size
         return None
 
-    def take(self, now_s: float) -> Batch | None:
-        """The next batch, or None when no device is ready. A suspect transaction makes a batch by itself."""
-        assert self._out is None, "a batch is out already"
+    @property
+    def pending_bytes(self) -> int:
+        """Of the text of all that is pending."""
+        return sum(self._bytes.values())
+
+    def _full(self, pending: _Pending) -> bool:
+        held = self._bytes[pending.lane]
+        if pending.lane is Lane.LARGE:
+            return held > 0 and held + pending.size > LARGE_PENDING_BYTES_MAX
+        return self.pending >= PENDING_MAX or held >= PENDING_BYTES_MAX
+
+    def take(self, now_s: float, lane: Lane = Lane.BATCHES) -> Batch | None:
+        """The lane's next batch, or None when no device is ready. A suspect transaction makes a batch by itself."""
+        assert lane not in self._out, "a batch is out already"
         self._wake(now_s)
         taken: list[_Pending] = []
         size = 0
-        turns = len(self._ready)
-        while self._ready and turns:
-            turns -= 1
-            client_id = next(iter(self._ready))
+        ready = self._ready[lane]
+        for client_id in tuple(ready):
             queue = self._devices[client_id].pending
             used = 0
-            while used < min(len(queue), TURN_TRANSACTIONS_MAX) and len(taken) < BATCH_TRANSACTIONS_MAX:
+            full = False
+            while used < min(len(queue), TURN_TRANSACTIONS_MAX) and queue[used].lane is lane:
                 pending = queue[used]
-                if taken and (pending.alone or size + pending.size > BATCH_BYTES_MAX):
-                    turns = 0
+                full = bool(taken) and (
+                    lane is Lane.LARGE
+                    or pending.alone
+                    or size + pending.size > BATCH_BYTES_MAX
+                    or len(taken) == BATCH_TRANSACTIONS_MAX
+                )
+                if full:
                     break
                 taken.append(pending)
                 used += 1
                 size += pending.size
-                if pending.alone:
-                    turns = 0
+                full = pending.alone
+                if full:
                     break
             if used:
-                self._ready.move_to_end(client_id)
-            if len(taken) == BATCH_TRANSACTIONS_MAX:
+                del ready[client_id]
+            if full:
                 break
         if not taken:
             return None
-        self._out = Batch(tuple(taken))
-        return self._out
+        self._out[lane] = Batch(tuple(taken))
+        return self._out[lane]
 
-    def settle(self, results: Sequence[dict[str, Any]], now_s: float) -> list[Decision]:
-        """Takes Postgres' answers to the batch that is out, one a transaction in its order."""
-        batch = self._back()
+    def settle(self, results: Sequence[dict[str, Any]], now_s: float, lane: Lane = Lane.BATCHES) -> list[Decision]:
+        """Takes Postgres' answers to the lane's batch that is out, one a transaction in its order."""
+        batch = self._out.pop(lane)
         assert len(results) == len(batch.pending), "electric.apply answers every transaction"
         decisions = []
         for pending, result in zip(batch.pending, results, strict=True):
@@ -219,41 +225,44 @@ class WriteQueue:
             self._decided(pending)
             rejection = _rejection(result) if status == "rejected" else None
             decisions.append(Decision(pending.write, status, rejection))
+        self._in_line_again(batch)
         return decisions
 
-    def failed(self, error: Rejection, now_s: float) -> None:
+    def failed(self, error: Rejection, now_s: float, lane: Lane = Lane.BATCHES) -> None:
         """The call ended with an error of Postgres: some of the batch may have been applied, none is known to be."""
-        batch = self._back()
-        if len(batch.pending) > 1:
-            for pending in batch.pending:
-                pending.alone = True
-            return
-        (pending,) = batch.pending
-        pending.alone = True
-        if not passes(error.sqlstate) and not _suspicious(error.sqlstate):
-            pending.text = encode_write(pending.write, error)
-        self._again(pending, error, now_s, alone=True)
+        batch = self._out.pop(lane)
+        for pending in batch.pending:
+            pending.alone = True
+        if len(batch.pending) == 1:
+            (pending,) = batch.pending
+            if not passes(error.sqlstate) and not _suspicious(error.sqlstate):
+                self._refuse(pending, error)
+            self._again(pending, error, now_s, alone=True)
+        self._in_line_again(batch)
 
-    def lost(self, now_s: float) -> None:
+    def lost(self, now_s: float, lane: Lane = Lane.BATCHES) -> None:
         """The connection went away with the batch: it is in doubt, and is sent again."""
-        batch = self._back()
+        batch = self._out.pop(lane)
         for pending in batch.pending:
             pending.losses += 1
             if pending.losses >= LOSSES_TOGETHER_MAX:
                 pending.alone = True
         if len(batch.pending) == 1 and batch.pending[0].alone:
             self._wait(batch.pending[0].write.client_id, now_s)
+        self._in_line_again(batch)
 
-    def wait_s(self, now_s: float) -> float | None:
+    def wait_s(self, now_s: float, lane: Lane = Lane.BATCHES) -> float | None:
         """Seconds until ``take`` may find something; 0 when it will now, None when there is nothing to wait for."""
-        if self._ready:
+        if self._ready[lane]:
             return 0.0
         return max(0.0, self._waiting[0][0] - now_s) if self._waiting else None
 
-    def _back(self) -> Batch:
-        assert self._out is not None, "no batch is out"
-        batch, self._out = self._out, None
-        return batch
+    def _in_line_again(self, batch: Batch) -> None:
+        """The devices of a batch that is back are ready again, those that have to wait in their time."""
+        for client_id in dict.fromkeys(pending.write.client_id for pending in batch.pending):
+            device = self._devices.get(client_id)
+            if device is not None and not device.waits:
+                self._ready[device.pending[0].lane][client_id] = None
 
     def _decided(self, pending: _Pending) -> None:
         client_id = pending.write.client_id
@@ -262,46 +271,50 @@ class WriteQueue:
         assert first is pending, "decided in the device's order"
         device.retries = 0
         self.pending -= 1
-        self.pending_bytes -= pending.size
+        self._bytes[pending.lane] -= pending.size
         if not device.pending:
             del self._devices[client_id]
-            del self._ready[client_id]
 
     def _again(self, pending: _Pending, error: Rejection, now_s: float, *, alone: bool) -> None:
         if _suspicious(error.sqlstate):
             pending.alone = True
             pending.tries_alone += alone
             if pending.tries_alone >= TRIES_ALONE_MAX:
-                pending.text = encode_write(pending.write, error)
+                self._refuse(pending, error)
         self._wait(pending.write.client_id, now_s)
+
+    @staticmethod
+    def _refuse(pending: _Pending, error: Rejection) -> None:
+        pending.write = replace(pending.write, changes=(), encoded=None)
+        pending.text = encode_write(pending.write, error)
 
     def _wait(self, client_id: str, now_s: float) -> None:
         device = self._devices[client_id]
         delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2 ** min(device.retries, 16))
         device.retries += 1
-        del self._ready[client_id]
+        device.waits = True
         heapq.heappush(self._waiting, (now_s + delay_s, client_id))
 
     def _wake(self, now_s: float) -> None:
         while self._waiting and self._waiting[0][0] <= now_s:
-            self._ready[heapq.heappop(self._waiting)[1]] = None
+            client_id = heapq.heappop(self._waiting)[1]
+            device = self._devices[client_id]
+            device.waits = False
+            self._ready[device.pending[0].lane][client_id] = None
 
 
-def encode_write(write: Write, refusal: Rejection | None = None) -> str:
-    """One element of the batch that ``electric.apply`` takes, as JSON text; with ``refusal`` it is rejected untried."""
-    changes = write.changes if refusal is None else tuple(map(_storable, write.changes))
-    element: dict[str, Any] = {
-        "client": write.client_id,
-        "lsn": write.lsn,
-        "ms": write.ms,
-        "ops": [
-            {"rel": c.relation_id, "op": c.op, "row": c.row, "modified": c.modified, "tags": c.tags} for c in changes
-        ],
-    }
-    if refusal is not None:
-        fields = ("sqlstate", "message", "detail", "hint", "table", "constraint")
-        element["refuse"] = {name: getattr(refusal, name) for name in fields if getattr(refusal, name) is not None}
-    return json.dumps(element, ensure_ascii=False, separators=(",", ":"))
+def _pending(write: Write) -> _Pending:
+    try:
+        text = encode_write(write, write.refusal or unstorable(write.changes))
+    except (TypeError, ValueError) as defect:
+        log.exception("a transaction of device %s is rejected because it cannot be written down", write.client_id)
+        write = replace(write, changes=(), encoded=None)
+        text = encode_write(write, Rejection("XX000", f"the transaction cannot be written down: {defect}"))
+    size = sum(map(len, text))
+    if write.operations <= LARGE_OPERATIONS and size <= LARGE_BYTES:
+        return _Pending(write, text, size, write.operations, Lane.BATCHES)
+    # Its text is all that is needed of it: it is held once.
+    return _Pending(replace(write, changes=(), encoded=None), text, size, write.operations, Lane.LARGE)
 
 
 def passes(sqlstate: str) -> bool:
@@ -311,19 +324,6 @@ def passes(sqlstate: str) -> bool:
 
 def _suspicious(sqlstate: str) -> bool:
     return sqlstate == STATEMENT_TIMEOUT or sqlstate.startswith("XX")
-
-
-def _unstorable(write: Write) -> Rejection | None:
-    """Postgres has no U+0000 in text. Found here, because it would fail the whole batch before it began."""
-    texts: Iterable[str] = (cell for change in write.changes for cell in change.row if cell is not None)
-    if any("\x00" in text for text in texts):
-        return Rejection("22021", "a text contains U+0000, which Postgres cannot store")
-    return None
-
-
-def _storable(change: RowOperation) -> RowOperation:
-    row = tuple(cell if cell is None else cell.replace("\x00", "\N{REPLACEMENT CHARACTER}") for cell in change.row)
-    return RowOperation(change.relation_id, change.op, row, change.modified, change.tags)
 
 
 def _rejection(result: dict[str, Any]) -> Rejection:

@@ -1,8 +1,9 @@
 """The Writer: transactions of devices into Postgres, in batches, each exactly once.
 
 One connection, one batch out at a time; what arrives meanwhile makes the next batch, so batches grow with the load and
-an idle server answers at once. What goes into a batch and what an answer means is decided in ``apply``; the merging is
-done by Postgres (``sql/apply.sql``). Here is only the waiting: connecting, calling, coming back after a loss.
+an idle server answers at once. Large transactions have a second connection, so that nobody waits for them. What goes
+into a batch and what an answer means is decided in ``apply``; the merging is done by Postgres (``sql/apply.sql``). Here
+is only the waiting: connecting, calling, coming back after a loss.
 
 Exactly once needs nothing of this process. Postgres advances the device's row in the same transaction as the data, so
 whatever is in doubt after a loss is sent again, and what had been committed is answered as a duplicate. That holds
@@ -23,7 +24,17 @@ from typing import Any
 
 import asyncpg
 
-from syncline.actors.postgres.apply import OPERATORS_STATES, Batch, Decision, Rejection, Status, Write, WriteQueue
+from syncline.actors.postgres.apply import (
+    LARGE_OPERATIONS,
+    OPERATORS_STATES,
+    Batch,
+    Decision,
+    Lane,
+    Rejection,
+    Status,
+    Write,
+    WriteQueue,
+)
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.cluster.actor import Actor
 from syncline.cluster.clock import Clock
@@ -35,6 +46,7 @@ CONNECT_TIMEOUT_S = 10.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 5.0
 STATEMENT_TIMEOUT_S = 60.0  # for a whole batch, of which 500 transactions take a tenth of a second
+OPERATION_TIMEOUT_S = 0.005  # more for each operation: on a busy machine one takes a tenth of that
 ANSWER_GRACE_S = 10.0  # beyond the statement timeout; then the connection is taken for dead
 
 # Session settings beside those that fix the spelling of values. A database may have other defaults; the application's
@@ -46,7 +58,8 @@ WRITER_SETTINGS = {
     "jit": "off",
 }
 
-APPLY = "CALL electric.apply($1, NULL)"
+# As bytes: a single character beyond Latin would blow up a long text fourfold.
+APPLY = "CALL electric.apply(convert_from($1, 'UTF8')::jsonb, NULL)"
 POSITION = "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8"
 UNANSWERED = Exit(ExitKind.KILLED, detail="no room for the answer to a write")
 
@@ -78,102 +91,82 @@ class WriteLoop:
         application_name: str = "syncline-writer",
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> None:
-        self._dsn = dsn
-        self._clock = clock
         self._answer = answer
-        self._settings = WRITER_SETTINGS | {
-            "application_name": application_name,
-            "statement_timeout": f"{round(statement_timeout_s * 1000)}ms",
-        }
-        self._answer_timeout_s = statement_timeout_s + ANSWER_GRACE_S
-        self._last_complaint = ""
+        self._clock = clock
         self._queue = WriteQueue()
-        self._work = asyncio.Event()
-        self._connection: asyncpg.Connection | None = None
+        self._work = {lane: asyncio.Event() for lane in Lane}
+        self._last_complaint = ""
+        settings = WRITER_SETTINGS | {"application_name": application_name}
+        self._links = {lane: _Link(dsn, clock, settings, statement_timeout_s) for lane in Lane}
 
     def add(self, write: Write) -> None:
         """Takes a write; never waits."""
         decision = self._queue.add(write)
         if decision is None:
-            self._work.set()
+            self._wake()
         else:
             self._tell(decision, 0)
 
     async def run(self) -> None:
         """Works until cancelled."""
         try:
-            while True:
-                batch = self._queue.take(self._clock.monotonic_s())
-                if batch is None:
-                    await self._wait()
-                else:
-                    await self._carry_out(batch)
+            async with asyncio.TaskGroup() as lanes:
+                for lane in Lane:
+                    lanes.create_task(self._serve(lane))
         finally:
-            self._disconnect()
+            for link in self._links.values():
+                link.cut()
 
-    async def _wait(self) -> None:
+    async def _serve(self, lane: Lane) -> None:
+        while True:
+            batch = self._queue.take(self._clock.monotonic_s(), lane)
+            if batch is None:
+                await self._wait(lane)
+            else:
+                await self._carry_out(batch, lane)
+                self._wake()  # the next write of a device may go by another lane
+
+    def _wake(self) -> None:
+        for work in self._work.values():
+            work.set()
+
+    async def _wait(self, lane: Lane) -> None:
         """Until a write arrives or a device's time to try again has come."""
-        self._work.clear()
-        delay_s = self._queue.wait_s(self._clock.monotonic_s())
-        timer = None if delay_s is None else self._clock.call_after(delay_s, self._work.set)
+        work = self._work[lane]
+        work.clear()
+        delay_s = self._queue.wait_s(self._clock.monotonic_s(), lane)
+        timer = None if delay_s is None else self._clock.call_after(delay_s, work.set)
         try:
-            await self._work.wait()
+            await work.wait()
         finally:
             if timer is not None:
                 timer.cancel()
 
-    async def _carry_out(self, batch: Batch) -> None:
-        connection = await self._connected()
+    async def _carry_out(self, batch: Batch, lane: Lane) -> None:
+        link = self._links[lane]
+        await link.connect()
         try:
-            answers = await connection.fetchval(APPLY, batch.text, timeout=self._answer_timeout_s)
-            position = await connection.fetchval(POSITION, timeout=self._answer_timeout_s)
+            answers, position = await link.apply(batch)
         except asyncpg.PostgresError as error:
-            if _ended(connection, error):
-                self._lose(error)
+            if link.ended(error):
+                self._lose(error, lane)
             else:
                 log.error(
                     "a batch of %d device writes failed as a whole, each is tried alone: %s", len(batch.writes), error
                 )
-                self._queue.failed(_rejection_of(error), self._clock.monotonic_s())
+                self._queue.failed(_rejection_of(error), self._clock.monotonic_s(), lane)
         except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
-            self._lose(error)
+            self._lose(error, lane)
         else:
             results = json.loads(answers)
             self._complain(results)
-            for decision in self._queue.settle(results, self._clock.monotonic_s()):
+            for decision in self._queue.settle(results, self._clock.monotonic_s(), lane):
                 self._tell(decision, position)
 
-    async def _connected(self) -> asyncpg.Connection:
-        """The connection, a new one when there is none. Tries for ever: without Postgres there is nothing to do."""
-        delay_s = RECONNECT_FIRST_S
-        while self._connection is None or self._connection.is_closed():
-            try:
-                self._connection = await asyncpg.connect(
-                    self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._settings
-                )
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-                log.warning("the writer has no connection to Postgres, next try in %.1f s: %s", delay_s, error)
-                await self._sleep(delay_s)
-                delay_s = min(RECONNECT_MAX_S, 2 * delay_s)
-        return self._connection
-
-    async def _sleep(self, delay_s: float) -> None:
-        over = asyncio.Event()
-        timer = self._clock.call_after(delay_s, over.set)
-        try:
-            await over.wait()
-        finally:
-            timer.cancel()
-
-    def _lose(self, error: BaseException) -> None:
+    def _lose(self, error: BaseException, lane: Lane) -> None:
         log.warning("the writer lost its connection to Postgres, the batch is sent again: %s", error)
-        self._disconnect()
-        self._queue.lost(self._clock.monotonic_s())
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
+        self._links[lane].cut()
+        self._queue.lost(self._clock.monotonic_s(), lane)
 
     def _complain(self, results: list[dict[str, Any]]) -> None:
         """What is held until an operator mends it goes to the log, once until something else is wrong."""
@@ -187,6 +180,67 @@ class WriteLoop:
     def _tell(self, decision: Decision, position: int) -> None:
         write = decision.write
         self._answer(write, Written(write.lsn, write.ms, decision.status, position, decision.rejection))
+
+
+class _Link:
+    """A connection of the writer, made when it is needed. A batch gets more time the more operations it has."""
+
+    def __init__(self, dsn: str, clock: Clock, settings: dict[str, str], statement_timeout_s: float) -> None:
+        self._dsn = dsn
+        self._clock = clock
+        self._settings = settings
+        self._statement_timeout_s = statement_timeout_s
+        self._timeout_set = ""
+        self._connection: asyncpg.Connection | None = None
+
+    async def connect(self) -> None:
+        """Returns with a connection, a new one when there is none. Tries for ever: without Postgres there is nothing
+        to do."""
+        delay_s = RECONNECT_FIRST_S
+        while self._connection is None or self._connection.is_closed():
+            try:
+                self._timeout_set = ""
+                self._connection = await asyncpg.connect(
+                    self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._settings
+                )
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                log.warning("the writer has no connection to Postgres, next try in %.1f s: %s", delay_s, error)
+                await self._sleep(delay_s)
+                delay_s = min(RECONNECT_MAX_S, 2 * delay_s)
+
+    async def apply(self, batch: Batch) -> tuple[str, int]:
+        """Postgres' answers, as JSON text, and the position behind them. Raises what asyncpg raises."""
+        assert self._connection is not None, "connected"
+        timeout_s = self._statement_timeout_s
+        if batch.operations > LARGE_OPERATIONS:
+            timeout_s += batch.operations * OPERATION_TIMEOUT_S
+        setting = f"SET statement_timeout = '{round(timeout_s * 1000)}ms'"
+        if setting != self._timeout_set:
+            await self._connection.execute(setting, timeout=ANSWER_GRACE_S)
+            self._timeout_set = setting
+        answers = await self._connection.fetchval(APPLY, batch.text, timeout=timeout_s + ANSWER_GRACE_S)
+        position = await self._connection.fetchval(POSITION, timeout=timeout_s + ANSWER_GRACE_S)
+        return answers, position
+
+    def ended(self, error: asyncpg.PostgresError) -> bool:
+        """Whether ``error`` was the end of the connection. Postgres says why (57P01, 57P02) before it closes it; 57014
+        is a mere time-out."""
+        sqlstate = error.sqlstate or ""
+        return self._connection is None or self._connection.is_closed() or sqlstate.startswith(("08", "57P"))
+
+    def cut(self) -> None:
+        """Drops the connection."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _sleep(self, delay_s: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_after(delay_s, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
 
 
 class Writer(Actor):
@@ -213,12 +267,6 @@ def _answer(write: Write, written: Written) -> None:
     """To the device; one that has no room even for an answer ends, and hears of its writes when it comes back."""
     if not write.reply_to.cast(written) and write.reply_to.alive:
         write.reply_to.stop(UNANSWERED)
-
-
-def _ended(connection: asyncpg.Connection, error: asyncpg.PostgresError) -> bool:
-    """Whether the connection is gone. Postgres says why (57P01, 57P02) before it closes; 57014 is a mere time-out."""
-    sqlstate = error.sqlstate or ""
-    return connection.is_closed() or sqlstate.startswith(("08", "57P"))
 
 
 def _rejection_of(error: asyncpg.PostgresError) -> Rejection:

@@ -4,6 +4,7 @@
 --          row: Postgres input texts in the column order of the description, null in cells a compensation leaves out;
 --          modified: what an update changed; tags: what the operation had observed.
 --          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
+--          One whose lsn or ms is no bigint is rejected too, but cannot be recorded.
 --          A transaction that comes again is a duplicate, or rejected if it was.
 -- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry", "sqlstate", "message", ...}
 --
@@ -56,8 +57,13 @@ BEGIN
             answers := answers || '{"status": "retry", "message": "waits for an earlier transaction of its device"}'::jsonb;
             CONTINUE;
         END IF;
-        client_lsn := tx -> 'lsn';
-        client_ms := tx -> 'ms';
+        BEGIN
+            client_lsn := tx -> 'lsn';
+            client_ms := tx -> 'ms';
+        EXCEPTION WHEN data_exception OR cannot_coerce THEN
+            answers := answers || jsonb_build_object('status', 'rejected', 'sqlstate', SQLSTATE, 'message', SQLERRM);
+            CONTINUE;
+        END;
         ops := tx -> 'ops';
         reordered := false;
         repeated := false;
@@ -177,32 +183,35 @@ $$;
 -- The same operations with parents written before their children and deleted after them. Within a table the order stays,
 -- but parents kept alive by compensation come first unless this transaction itself inserts them. A delete that a later
 -- write to the same row takes back is left out; that write then has observed what the delete had.
+--
+-- There may be hundreds of thousands of them, which the planner cannot know: every join of theirs is to be a hash join.
 CREATE OR REPLACE FUNCTION electric.parents_first(ops jsonb) RETURNS jsonb
-LANGUAGE sql STABLE AS $$
-WITH op AS (
+LANGUAGE sql STABLE SET enable_nestloop = off AS $$
+WITH op AS MATERIALIZED (
     SELECT o.op, o.place, o.op ->> 'op' AS kind, t.relid, coalesce(t.depth, 0) AS depth,
         (SELECT jsonb_agg(o.op -> 'row' -> (c.i - 1)::integer ORDER BY c.i)
          FROM jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS c (column_, i)
          WHERE c.column_ ->> 'pk' IS NOT NULL) AS key
     FROM jsonb_array_elements(ops) WITH ORDINALITY AS o (op, place)
     LEFT JOIN electric.tables t ON t.relid = (o.op ->> 'rel')::oid
-), taken_back AS (
-    SELECT a.place, max(b.place) AS by
-    FROM op a JOIN op b ON b.relid = a.relid AND b.key = a.key AND b.place > a.place AND b.kind <> 'D'
+), inserted AS (
+    SELECT relid, key, min(place) AS place FROM op WHERE kind = 'I' GROUP BY relid, key
+), written AS (
+    SELECT relid, key, max(place) AS place FROM op WHERE kind <> 'D' GROUP BY relid, key
+), taken_back AS MATERIALIZED (
+    SELECT a.op, a.place, b.place AS by
+    FROM op a JOIN written b ON b.relid = a.relid AND b.key = a.key AND b.place > a.place
     WHERE a.kind = 'D'
-    GROUP BY a.place
+), back AS (
+    SELECT by, jsonb_agg(seen) AS tags FROM taken_back, jsonb_array_elements(op -> 'tags') AS seen GROUP BY by
 )
 SELECT jsonb_agg(
     CASE WHEN back.tags IS NULL THEN op.op ELSE jsonb_set(op.op, '{tags}', (op.op -> 'tags') || back.tags) END
     ORDER BY op.kind = 'D', CASE WHEN op.kind = 'D' THEN -op.depth ELSE op.depth END,
-        op.kind <> 'C' OR EXISTS (
-            SELECT FROM op own WHERE own.relid = op.relid AND own.key = op.key AND own.kind = 'I' AND own.place < op.place),
-        op.place)
+        op.kind <> 'C' OR own.place IS NOT NULL, op.place)
 FROM op
-LEFT JOIN LATERAL (
-    SELECT jsonb_agg(seen) AS tags FROM taken_back b JOIN op gone ON gone.place = b.place,
-        jsonb_array_elements(gone.op -> 'tags') AS seen
-    WHERE b.by = op.place
-) back ON true
-WHERE NOT EXISTS (SELECT FROM taken_back b WHERE b.place = op.place)
+LEFT JOIN back ON back.by = op.place
+LEFT JOIN inserted own ON own.relid = op.relid AND own.key = op.key AND own.place < op.place
+LEFT JOIN taken_back gone ON gone.place = op.place
+WHERE gone.place IS NULL
 $$;

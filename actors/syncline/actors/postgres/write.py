@@ -1,0 +1,120 @@
+"""A device transaction as the writer takes it, and as ``electric.apply`` does: JSON.
+
+The text of a large transaction takes long to make. Whoever has one makes it piece by piece, pausing in between, and
+hands over the pieces.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from syncline.cluster.ref import Ref
+
+Operation = Literal["I", "U", "D", "C"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowOperation:
+    """One operation of a device on one row of an electrified table.
+
+    ``relation_id``: table oid. ``row``: Postgres input text per column of the table's description; cells of no meaning
+    (a compensation's, apart from the key) are None. ``modified``: for an update, which columns it changed. ``tags``:
+    the tags it had observed.
+    """
+
+    relation_id: int
+    op: Operation
+    row: tuple[str | None, ...]
+    modified: tuple[bool, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code."""
+
+    sqlstate: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+    table: str | None = None
+    constraint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Operations as text already: each of ``pieces`` is what ``encode_operations`` returns for some of them."""
+
+    pieces: tuple[bytes, ...]
+    operations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's.
+
+    ``refusal``: it was found unacceptable already; it takes its place in the device's order and is rejected untried.
+    ``encoded``: its operations where they are not in ``changes``.
+    """
+
+    client_id: str
+    lsn: int
+    ms: int
+    changes: tuple[RowOperation, ...]
+    reply_to: Ref
+    refusal: Rejection | None = None
+    encoded: Encoded | None = None
+
+    @property
+    def operations(self) -> int:
+        return len(self.changes) if self.encoded is None else self.encoded.operations
+
+
+def encode_write(write: Write, refusal: Rejection | None = None) -> tuple[bytes, ...]:
+    """One element of the batch that ``electric.apply`` takes, in pieces; with ``refusal`` it is rejected untried."""
+    element: dict[str, Any] = {"client": write.client_id, "lsn": write.lsn, "ms": write.ms}
+    if refusal is not None:
+        fields = ("sqlstate", "message", "detail", "hint", "table", "constraint")
+        element["refuse"] = {name: getattr(refusal, name) for name in fields if getattr(refusal, name) is not None}
+    if write.encoded is not None:
+        operations = write.encoded.pieces
+    elif write.changes:
+        changes = write.changes if refusal is None else tuple(map(_storable, write.changes))
+        operations = (encode_operations(changes),)
+    else:
+        operations = ()
+    text = [_json(element)[:-1], b',"ops":[']
+    for piece in operations:
+        text += (piece, b",")
+    return (*(text[:-1] if operations else text), b"]}")
+
+
+def encode_operations(changes: Iterable[RowOperation]) -> bytes:
+    """At least one operation as the inside of a JSON array."""
+    operations = [
+        {"rel": c.relation_id, "op": c.op, "row": c.row, "modified": c.modified, "tags": c.tags} for c in changes
+    ]
+    return _json(operations)[1:-1]
+
+
+def unstorable(changes: Iterable[RowOperation]) -> Rejection | None:
+    """Postgres has no U+0000 in text. Found here, because it would fail the whole batch before it began."""
+    texts: Iterable[str] = (cell for change in changes for cell in change.row if cell is not None)
+    if any("\x00" in text for text in texts):
+        return Rejection("22021", "a text contains U+0000, which Postgres cannot store")
+    return None
+
+
+def _storable(change: RowOperation) -> RowOperation:
+    row = tuple(cell if cell is None else cell.replace("\x00", "\N{REPLACEMENT CHARACTER}") for cell in change.row)
+    return RowOperation(change.relation_id, change.op, row, change.modified, change.tags)
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
