@@ -164,7 +164,7 @@ def test_an_image_comes_back_in_the_chunks_it_was_written_in(chunks: list[list[t
         read: list[ImageChunk] = []
         cursor = 0
         while True:
-            found, cursor = loaded.read_image(cursor)
+            found, cursor = loaded.image_at(5).read(cursor)
             if found is None:
                 break
             read.append(found)

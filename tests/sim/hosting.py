@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.sim.waiting import Future, Scheduler, Stopped, Task, Waiting, at_once
 
-from syncline.cluster import Actor, ActorDown, Exit
+from syncline.cluster import Actor, ActorDown, Exit, Refusal
 from syncline.cluster.ref import Address, Down, Monitor
 from syncline.cluster.spec import NORMAL, ExitKind
 
@@ -31,6 +31,9 @@ class SimReply:
 
     def set(self, value: object) -> None:
         self.future.set_result(value)
+
+    def refuse(self, error: Refusal) -> None:
+        self.future.set_exception(error)
 
 
 class SimRef:
@@ -142,7 +145,11 @@ class SimRef:
         except Stopped:
             return
         except Exception as error:
-            self._crash(error)
+            if answer is not None and isinstance(error, Refusal):
+                answer.set_exception(error)
+                self._schedule()
+            else:
+                self._crash(error)
             return
         if isinstance(result, SimReply):
             self._owed = [owed for owed in (*self._owed, result) if not owed.future.done()]

@@ -45,9 +45,7 @@ class Scene:
     def __init__(self, directory: Path) -> None:
         self.context = Context()
         self.store = ShapeStore(directory, SHAPE)
-        self.store.write_image_chunk(
-            ImageChunk(tuple(key_bytes((b"%d" % id,)) for id in (1, 2)), tuple(_ops(id) for id in (1, 2)))
-        )
+        self.store.write_image_chunk(image_chunk(1, 2))
         self.store.finish_image(READY)
 
     async def start(self, take_snapshot: Any = None) -> LocalRef:
@@ -76,14 +74,16 @@ class Scene:
             chunk, cursor = await self.shape.call(ReadRows(lsn, cursor))
             if chunk is None:
                 return found
-            found |= set(_ids_of(chunk))
+            found |= set(ids_of(chunk))
 
 
-def _ops(id: int) -> bytes:
-    return codec.encode_ops((insert(id),))
+def image_chunk(*ids: int) -> ImageChunk:
+    return ImageChunk(
+        tuple(key_bytes((b"%d" % id,)) for id in ids), tuple(codec.encode_ops((insert(id),)) for id in ids)
+    )
 
 
-def _ids_of(chunk: ImageChunk) -> list[int]:
+def ids_of(chunk: ImageChunk) -> list[int]:
     return [int(change.row[0] or b"") for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert)]
 
 

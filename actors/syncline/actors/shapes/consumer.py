@@ -10,6 +10,7 @@ every row a device may hold, because the wire knows no truncate.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from syncline.actors.postgres.snapshot import Snapshot
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.image import chunk_of
+from syncline.actors.shapes.imagefile import ImageChunk
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.rows import Rows
+from syncline.actors.shapes.rows import Reading, Rows, RowsGone
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, Exit, Ref
@@ -183,13 +185,14 @@ class Consumer(Actor):
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
         self._rows = None if relation is None else Rows(store, relation)
-        self._asked: dict[int, list[tuple[int, Reply]]] = {}  # LSN -> the readers that wait for its rows
-        self._answering = False
+        self._asked: dict[Reading, list[tuple[int, Reply]]] = {}  # those who wait for what is being made
+        self._answering = self._folding = False
         self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
         if self._store.ready_lsn is None:
             self.background(self._load())
+        self._fold_if_due()
 
     async def terminate(self, reason: Exit) -> None:
         self._store.close()
@@ -265,6 +268,7 @@ class Consumer(Actor):
         write()
         if arrived:
             await self._tell_edges(Arrived(self._hash, tuple(arrived)))
+        self._fold_if_due()
         # The shard waits for room here; were we to wait for room there, both might wait for ever.
         self._shard.inform(Appended(self._hash, upto))
 
@@ -310,10 +314,11 @@ class Consumer(Actor):
         return self._rows
 
     def _read_rows(self, rows: Rows, lsn: int, cursor: int) -> object:
-        if rows.ready(lsn):
-            return rows.read(lsn, cursor)
+        reading = rows.reading(lsn, cursor)
+        if rows.ready(reading):
+            return rows.read(reading, cursor)
         answer = self.defer()
-        self._asked.setdefault(lsn, []).append((cursor, answer))
+        self._asked.setdefault(reading, []).append((cursor, answer))
         if not self._answering:
             self._answering = True
             self.background(self._answer(rows))
@@ -322,12 +327,31 @@ class Consumer(Actor):
     async def _answer(self, rows: Rows) -> None:
         """Those who asked, the earliest position first: the others begin with what was made for it."""
         while self._asked:
-            lsn = min(self._asked)
-            await rows.make(lsn)
-            for cursor, answer in self._asked.pop(lsn):
-                answer.set(rows.read(lsn, cursor))
+            reading = min(self._asked)
+            with contextlib.suppress(RowsGone):  # reading says so too
+                await rows.make(reading)
+            for cursor, answer in self._asked.pop(reading):
+                try:
+                    answer.set(rows.read(reading, cursor))
+                except RowsGone as gone:
+                    answer.refuse(gone)
                 await asyncio.sleep(0)
         self._answering = False
+
+    def _fold_if_due(self) -> None:
+        if self._rows is not None and not self._folding and self._store.fold_due:
+            self._folding = True
+            self.background(self._fold(self._rows))
+
+    async def _fold(self, rows: Rows) -> None:
+        try:
+            await rows.fold()
+        except OSError as error:
+            log.warning("no new image of %s could be written, the old one stays: %s", self._shape.table, error)
+        else:
+            log.info("new image of %s.%s: %d rows", self._shape.schema, self._shape.table, self._store.image_rows)
+        self._folding = False
+        self._fold_if_due()
 
     def _join(self, edge: Ref, number: int) -> None:
         if self._store.ready_lsn is None:
@@ -366,7 +390,9 @@ class Consumer(Actor):
                 log.warning("snapshot of %s failed: %s; again in %.1f s", self._shape.table, error, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
-        self._store.finish_image(ready_lsn)
+        snapshot = self._store.snapshot_at(ready_lsn)
+        await asyncio.to_thread(self._store.finishing(snapshot))
+        self._store.finished(snapshot)
         log.info("shape %s.%s ready: %d rows", self._shape.schema, self._shape.table, self._store.image_rows)
         for edge, number in self._waiting.items():
             self._join(edge, number)
@@ -378,9 +404,11 @@ class Consumer(Actor):
         self._mark_seen.clear()
         snapshot = await self._take_snapshot(self._shape, relation)
         async for rows in snapshot:
+            parts = []
             for at in range(0, len(rows), ENCODE_ROWS):
-                self._store.write_image_chunk(chunk_of(rows[at : at + ENCODE_ROWS], relation))
+                parts.append(chunk_of(rows[at : at + ENCODE_ROWS], relation))
                 await asyncio.sleep(0)
+            self._store.write_image_chunk(ImageChunk.joined(parts))
         while self._mark is None or self._mark.mark != snapshot.mark:
             await self._mark_seen.wait()
             self._mark_seen.clear()

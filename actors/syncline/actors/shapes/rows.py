@@ -5,7 +5,8 @@ else in between. (A thread would take the interpreter's lock for longer at a str
 happens meanwhile matters to it: it reads the log up to its own position, and what is there never changes.
 
 Devices that ask for the same position wait for one making, and a later position begins with the overlay of an earlier
-one.
+one. What they read begins with the newest image that is not beyond their position, and goes on with it to the end,
+whatever newer image there is by then.
 """
 
 from __future__ import annotations
@@ -13,13 +14,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from syncline.actors.shapes.image import EMPTY, Overlay, overlaying
-from syncline.actors.shapes.store import ImageChunk, ShapeStore
+from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, Overlay, overlaying
+from syncline.actors.shapes.imagefile import ImageChunk
+from syncline.actors.shapes.store import ShapeStore
+from syncline.cluster import Refusal
 from syncline.proto.values import Relation
 
 # Positions of which the overlay is kept. They share their rows; each has a table of its own.
 OVERLAYS_MAX = 16
+FOLD_CHUNK_BYTES = 1 << 20
+# A cursor, from the top: the image's number and one, whether the image is done, the place in it or in the overlay.
+_IMAGE_SHIFT = 48
+_IN_OVERLAY = 1 << 47
+_PLACE_MASK = _IN_OVERLAY - 1
+
+
+class RowsGone(Refusal):
+    """The image somebody was in the middle of has been replaced more than once since: it has to begin anew."""
+
+
+class Reading(NamedTuple):
+    """What is read: the rows as of ``lsn``, from the image of number ``image`` on."""
+
+    lsn: int
+    image: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +56,95 @@ class Rows:
     def __init__(self, store: ShapeStore, relation: Relation) -> None:
         self._store = store
         self._relation = relation
-        self._made: dict[int, Laid] = {}  # the one not read for longest is first
+        self._made: dict[Reading, Laid] = {}  # the one not read for longest is first
 
-    def ready(self, lsn: int) -> bool:
+    def reading(self, lsn: int, cursor: int) -> Reading:
+        """What somebody reads who asks for ``cursor`` (0: the beginning)."""
+        return Reading(lsn, (cursor >> _IMAGE_SHIFT) - 1 if cursor else self._store.image_at(lsn).number)
+
+    def ready(self, reading: Reading) -> bool:
         """Whether ``read`` can answer at once."""
-        return lsn in self._made
+        return reading in self._made
 
-    async def make(self, lsn: int) -> None:
-        """Put together what ``read`` needs at ``lsn``; the log must hold every transaction up to there."""
-        if lsn in self._made:
+    async def make(self, reading: Reading) -> None:
+        """Put together what ``read`` needs; the log must hold every transaction up to there. Raises RowsGone."""
+        if reading in self._made:
             return
-        made = await self._lay(lsn)
+        made = await self._lay(reading)
         while len(self._made) >= OVERLAYS_MAX:
             del self._made[next(iter(self._made))]
-        self._made[lsn] = made
+        self._made[reading] = made
 
-    def read(self, lsn: int, cursor: int) -> tuple[ImageChunk | None, int]:
-        """Some rows as of ``lsn``, and the next cursor; None after the last. The first cursor is 0.
-
-        Cursors from 0 up are places in the stored image, those below 0 count chunks of the overlay."""
-        made = self._made[lsn] = self._made.pop(lsn)
-        return self._read(made, cursor)
+    def read(self, reading: Reading, cursor: int) -> tuple[ImageChunk | None, int]:
+        """Some rows, and the next cursor; None after the last. Raises RowsGone, and OSError for a damaged file."""
+        made = self._made.pop(reading, None)
+        if made is None:
+            raise self._gone(reading)
+        self._made[reading] = made
+        return self._read(reading, made, cursor)
 
     async def all(self, lsn: int) -> AsyncIterator[ImageChunk]:
         """Every row as of ``lsn``, of which the log may hold a part only: then it is as of that part."""
-        made = await self._lay(lsn)
-        chunk, cursor = self._read(made, 0)
+        reading = self.reading(lsn, 0)
+        made = await self._lay(reading)
+        chunk, cursor = self._read(reading, made, 0)
         while chunk is not None:
             yield chunk
-            chunk, cursor = self._read(made, cursor)
+            chunk, cursor = self._read(reading, made, cursor)
 
-    def _read(self, made: Laid, cursor: int) -> tuple[ImageChunk | None, int]:
-        if cursor >= 0 and not made.overlay.truncated:
-            chunk, following = self._store.read_image(cursor)
+    async def fold(self) -> None:
+        """Write an image of the rows at the newest whole transaction; whoever begins to read from now on, begins
+        there. Raises OSError when the disk has no room or a file is damaged; then everything stays as it was."""
+        store = self._store
+        image = store.begin_fold()
+        try:
+            parts: list[ImageChunk] = []
+            rows = size = 0
+            async for chunk in self.all(image.lsn):
+                parts.append(chunk)
+                rows += len(chunk.keys)
+                size += sum(map(len, chunk.ops))
+                if rows >= OVERLAY_CHUNK_ROWS or size >= FOLD_CHUNK_BYTES:
+                    image.write(ImageChunk.joined(parts))
+                    parts, rows, size = [], 0, 0
+                await asyncio.sleep(0)
+            if rows:
+                image.write(ImageChunk.joined(parts))
+            await asyncio.to_thread(store.finishing(image))
+        except OSError:
+            store.abandon_fold(image)
+            raise
+        store.finished(image)
+        self._made = {reading: laid for reading, laid in self._made.items() if store.image(reading.image) is not None}
+
+    def _read(self, reading: Reading, made: Laid, cursor: int) -> tuple[ImageChunk | None, int]:
+        place = cursor & _PLACE_MASK
+        before = (reading.image + 1) << _IMAGE_SHIFT
+        if not cursor & _IN_OVERLAY:
+            image = self._store.image(reading.image)
+            if image is None:
+                raise self._gone(reading)
+            chunk, following = (None, 0) if made.overlay.truncated else image.read(place)
             if chunk is not None:
-                return made.overlay.apply(chunk), following
-        place = max(0, -cursor - 1)
-        return (made.chunks[place], -(place + 2)) if place < len(made.chunks) else (None, cursor)
+                return made.overlay.apply(chunk), before | following
+            place = 0
+        if place < len(made.chunks):
+            return made.chunks[place], before | _IN_OVERLAY | (place + 1)
+        return None, before | _IN_OVERLAY | place
 
-    async def _lay(self, lsn: int) -> Laid:
-        base_lsn = max((known for known in self._made if known <= lsn), default=0)
-        base = self._made[base_lsn].overlay if base_lsn else EMPTY
-        steps = overlaying(self._store.records(base_lsn, lsn), self._relation, base)
+    def _gone(self, reading: Reading) -> RowsGone:
+        return RowsGone(f"the rows of {self._relation.table} at {reading.lsn} have to be read anew")
+
+    async def _lay(self, reading: Reading) -> Laid:
+        image = self._store.image(reading.image)
+        if image is None:
+            raise self._gone(reading)
+        known = [made for made in self._made if made.image == image.number and made.lsn <= reading.lsn]
+        after, base = image.covers, EMPTY
+        if known:
+            newest = max(known)
+            after, base = newest.lsn, self._made[newest].overlay
+        steps = overlaying(self._store.records(after, reading.lsn), self._relation, base)
         while True:
             try:
                 next(steps)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from pathlib import Path
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
 from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece, TakeSnapshot
+from syncline.actors.shapes.disk import replace_file
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.store import ShapeStore, sync_file
+from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Restart, start_child, stop_child
 from syncline.proto.values import Relation
 
@@ -302,13 +302,8 @@ class Shard(Actor):
             return 0
 
     def _write_progress(self, lsn: int) -> None:
-        building = self._directory / "progress.json.new"
-        with building.open("w") as file:
-            json.dump({"durable_lsn": lsn}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        building.rename(self._directory / "progress.json")
-        sync_file(self._directory)  # the names of new shapes and of this file
+        # With it the names of new shapes are on the disk too.
+        replace_file(self._directory / "progress.json", json.dumps({"durable_lsn": lsn}))
 
 
 def _child_id(shape: str) -> str:

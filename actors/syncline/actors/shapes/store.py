@@ -1,13 +1,17 @@
-"""One shape on disk: an image at a known position and the log of everything after it.
+"""One shape on disk: images at known positions and the log of everything after the first.
 
-    <dir>/shape.json        the shape, its ready position and row count; written last, so its presence means "ready"
-    <dir>/image             the rows of the snapshot, in chunks, encoded as inserts, with their keys
+    <dir>/shape.json        the shape, its ready position and its images; written last, so its presence means "ready"
+    <dir>/image             the rows of the snapshot
+    <dir>/image-<n>         the rows at a later position: an earlier image and the log up to there, folded into one
     <dir>/log-<n>           segments of the log
 
-The image and the log overlap on purpose: the log starts where the router began to send us changes, before the snapshot
-was taken. For every key the newest version in the log is the truth, and the image is the truth for keys the log does
-not mention, from the ready position on. Appends go to the page cache at once and to the disk at ``flush``; after a kill
-of the process nothing is lost, after a loss of the machine the slot sends again what was not flushed.
+The snapshot and the log overlap on purpose: the log starts where the router began to send us changes, before the
+snapshot was taken. For every key the newest version in the log is the truth, and the image is the truth for keys the
+log does not mention, from the ready position on. A folded image is exact: the log counts from its position on.
+
+Appends go to the page cache at once and to the disk at ``flush``; after a kill of the process nothing is lost, after a
+loss of the machine the slot sends again what was not flushed. An image counts once ``shape.json`` names it, and is
+named once it and the log up to its position are on the disk.
 """
 
 from __future__ import annotations
@@ -16,30 +20,24 @@ import bisect
 import json
 import os
 import shutil
-import struct
-import zlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgpack
-
+from syncline.actors.shapes.disk import private, replace_file, sync_file
+from syncline.actors.shapes.imagefile import Image as Image
+from syncline.actors.shapes.imagefile import ImageChunk as ImageChunk
 from syncline.actors.shapes.log import Page, Record, encode_record, scan
 from syncline.actors.shapes.shape import Shape
 
 SEGMENT_BYTES_MAX = 64 << 20
 INDEX_EVERY_BYTES = 64 << 10
 READ_WINDOW_BYTES = 256 << 10
-_CHUNK = struct.Struct("<II")
+# A new image is written when the log since the last one is larger than both that one and this.
+FOLD_BYTES_MIN = 16 << 20
+FOLDS_KEPT = 2
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ImageChunk:
-    """Some rows of an image: ``keys`` as canonical bytes, ``ops`` one encoded insert each, in the same order."""
-
-    keys: tuple[bytes, ...]
-    ops: tuple[bytes, ...]
 
 
 @dataclass(slots=True)
@@ -53,16 +51,20 @@ class _Segment:
 class ShapeStore:
     """The files of one shape. Not thread-safe, except for what ``flushing`` returns.
 
-    ``ready_lsn``: from here on an image can be given; None while the first snapshot is being written.
     ``appended_lsn``: the newest transaction that is whole in the log (0: none).
     """
 
     def __init__(self, directory: Path, shape: Shape) -> None:
         self.directory = directory
         self.shape = shape
-        self.ready_lsn: int | None = None
-        self.image_rows = 0
         self.appended_lsn = 0
+        self._snapshot = Image(directory, 0)  # being written, until it is the first of the images
+        self._images: list[Image] = []
+        # Of the log: what the newest image does not cover; of that, what the one being written will; and when the last
+        # attempt to write one has failed.
+        self._unfolded_bytes = self._folding_bytes = self._postponed_bytes = 0
+        self._naming = threading.Lock()
+        self._closed = False
         self._segments: list[_Segment] = []
         self._appending: int | None = None
         # Where the transaction being appended began: (segment number, offset); None between transactions.
@@ -80,8 +82,10 @@ class ShapeStore:
             if meta["format"] != FORMAT:
                 return None
             store = ShapeStore(directory, Shape.from_json(meta["shape"]))
-            store.ready_lsn, store.image_rows = meta["ready_lsn"], meta["image_rows"]
-        except (OSError, ValueError, KeyError):
+            snapshot = Image(directory, 0, meta["ready_lsn"], meta["image_rows"])
+            folds = [Image(directory, *fold) for fold in meta.get("folds", ())]
+            store._take_images([snapshot, *(fold for fold in folds if fold.path.exists())])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         store._load_segments()
         return store
@@ -92,59 +96,112 @@ class ShapeStore:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
+        """Nothing of this store writes to the folder any more when this returns."""
+        with self._naming:
+            self._closed = True
         if self._appending is not None:
             os.close(self._appending)
             self._appending = None
 
-    # --- image ----------------------------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ready_lsn(self) -> int | None:
+        """From here on rows can be given; None while the first snapshot is being written."""
+        return self._images[0].lsn if self._images else None
+
+    @property
+    def image_rows(self) -> int:
+        """How many rows the newest image has."""
+        return self._images[-1].rows if self._images else self._snapshot.rows
 
     def restart_image(self) -> None:
-        """Forget the rows of an image that was never finished."""
-        self._image_path.unlink(missing_ok=True)
-        self.image_rows = 0
+        """Forget the rows of a snapshot that was never finished."""
+        self._snapshot = Image(self.directory, 0)
+        self._snapshot.path.unlink(missing_ok=True)
 
     def write_image_chunk(self, chunk: ImageChunk) -> None:
-        """Add rows to the image being written. The image counts only once ``finish_image`` has returned."""
-        body: bytes = msgpack.packb((chunk.keys, chunk.ops))
-        with self._image_path.open("ab") as file:
-            file.write(_CHUNK.pack(len(body), zlib.crc32(body)) + body)
-        self.image_rows += len(chunk.keys)
+        """Add rows to the snapshot being written."""
+        self._snapshot.write(chunk)
 
     def finish_image(self, ready_lsn: int) -> None:
-        """The snapshot is whole and placed: make the shape durable and ready."""
-        self._image_path.touch()
-        sync_file(self._image_path)
-        self.flush()
+        """``finishing`` and ``finished`` of the snapshot, where nobody minds waiting for the disk."""
+        self.finishing(self.snapshot_at(ready_lsn))()
+        self.finished(self._snapshot)
+
+    def snapshot_at(self, ready_lsn: int) -> Image:
+        """The snapshot is whole, and this is its place. It counts once it is ``finished``."""
+        self._snapshot.lsn = ready_lsn
+        self._snapshot.path.touch(0o600)
+        return self._snapshot
+
+    @property
+    def fold_due(self) -> bool:
+        """Whether so much was appended since the newest image that it is better to write a new one."""
+        if not self._images or self.shape.kind != "table" or self.appended_lsn <= self._images[-1].lsn:
+            return False
+        return self._unfolded_bytes - self._postponed_bytes > max(FOLD_BYTES_MIN, self._images[-1].size_bytes)
+
+    def begin_fold(self) -> Image:
+        """A new image to be written, as of the newest whole transaction. It counts once it is ``finished``."""
+        self._folding_bytes = self._unfolded_bytes
+        image = Image(self.directory, self._images[-1].number + 1, self.appended_lsn)
+        image.path.unlink(missing_ok=True)
+        image.path.touch(0o600)
+        return image
+
+    def abandon_fold(self, image: Image) -> None:
+        """It could not be written. Another is due when as much again was appended."""
+        image.path.unlink(missing_ok=True)
+        self._postponed_bytes = self._unfolded_bytes
+
+    def finishing(self, image: Image) -> Callable[[], None]:
+        """Makes ``image``, which is whole, and with it the shape durable: work for any thread, to be done once.
+
+        Whatever happens on the way, ``shape.json`` names images only that are on the disk, and never none.
+        """
+        flush = self.flushing()
+        kept = self._kept_with(image)
         meta = {
             "format": FORMAT,
             "shape": self.shape.to_json(),
-            "ready_lsn": ready_lsn,
-            "image_rows": self.image_rows,
+            "ready_lsn": kept[0].lsn,
+            "image_rows": kept[0].rows,
+            "folds": [[fold.number, fold.lsn, fold.rows] for fold in kept[1:]],
         }
-        building = self.directory / "shape.json.new"
-        building.write_text(json.dumps(meta))
-        sync_file(building)
-        building.rename(self.directory / "shape.json")
-        sync_file(self.directory)
-        self.ready_lsn = ready_lsn
 
-    def read_image(self, cursor: int) -> tuple[ImageChunk | None, int]:
-        """The chunk at byte ``cursor`` (0 is the first) and the next cursor; None after the last."""
-        with self._image_path.open("rb") as file:
-            file.seek(cursor)
-            frame = file.read(_CHUNK.size)
-            if len(frame) < _CHUNK.size:
-                return None, cursor
-            length, checksum = _CHUNK.unpack(frame)
-            body = file.read(length)
-        if len(body) != length or zlib.crc32(body) != checksum:
-            raise OSError(f"{self._image_path} is damaged at byte {cursor}: remove {self.directory} and restart")
-        keys, ops = msgpack.unpackb(body, use_list=False)
-        return ImageChunk(keys, ops), cursor + _CHUNK.size + length
+        def finish() -> None:
+            sync_file(image.path)
+            flush()
+            with self._naming:
+                if not self._closed:
+                    replace_file(self.directory / "shape.json", json.dumps(meta))
 
-    @property
-    def _image_path(self) -> Path:
-        return self.directory / "image"
+        return finish
+
+    def finished(self, image: Image) -> None:
+        """``finishing`` is done: rows are given with ``image`` from now on."""
+        kept = self._kept_with(image)
+        for former in self._images:
+            if former not in kept:
+                former.path.unlink(missing_ok=True)
+        self._images = kept
+        self._unfolded_bytes -= self._folding_bytes
+        self._folding_bytes = self._postponed_bytes = 0
+
+    def image_at(self, lsn: int) -> Image:
+        """The newest image from which rows can be given as of ``lsn``, which is not below ``ready_lsn``."""
+        return next((image for image in reversed(self._images) if image.lsn <= lsn), self._images[0])
+
+    def image(self, number: int) -> Image | None:
+        """The image of that number, if it is there still."""
+        return next((image for image in self._images if image.number == number), None)
+
+    def _kept_with(self, image: Image) -> list[Image]:
+        """The snapshot stays: with the whole log it gives the rows at any position. So do the newest folds, of which
+        somebody may be in the middle."""
+        images = [*self._images, image]
+        return [images[0], *images[1:][-FOLDS_KEPT:]]
 
     # --- log ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +219,9 @@ class ShapeStore:
                 self._begin_transaction(record.lsn, run)
             elif self._partial is None:
                 raise ValueError(f"record {record.position} continues a transaction that never began")
-            run += encode_record(record)
+            encoded = encode_record(record)
+            run += encoded
+            self._unfolded_bytes += len(encoded)
             if record.last:
                 self._partial = None
                 self.appended_lsn = record.lsn
@@ -245,7 +304,7 @@ class ShapeStore:
             os.fsync(self._appending)
             os.close(self._appending)
         path = self.directory / f"log-{number:06d}"
-        self._appending = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._appending = private(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         sync_file(self.directory)  # or a loss of the machine could take the new name with it
         self._segments.append(_Segment(path, os.fstat(self._appending).st_size, []))
 
@@ -275,6 +334,15 @@ class ShapeStore:
         segment.index = [entry for entry in segment.index if entry[1] < offset]
         self._partial = None
 
+    def _take_images(self, images: list[Image]) -> None:
+        for image in images:
+            image.size_bytes = image.path.stat().st_size
+        named = {image.path for image in images}
+        for path in self.directory.glob("image*"):
+            if path not in named:  # one that was never finished, or no longer needed
+                path.unlink()
+        self._images = images
+
     def _load_segments(self) -> None:
         paths = sorted(self.directory.glob("log-*"))
         for number, path in enumerate(paths):
@@ -291,6 +359,8 @@ class ShapeStore:
                 if record.last:
                     self._partial = None
                     self.appended_lsn = record.lsn
+                if record.lsn > self._images[-1].covers:
+                    self._unfolded_bytes += end - offset
                 segment.size = end
             if segment.size < len(data):
                 for later in paths[number + 1 :]:
@@ -326,12 +396,3 @@ def _records_from(segment: _Segment, lsn: int) -> Iterator[Record]:
                     return
                 window *= 4  # one record larger than the window
             position += used
-
-
-def sync_file(path: Path) -> None:
-    """What was written to ``path``, a file or a folder's list of names, is on the disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
