@@ -21,8 +21,10 @@ from syncline.actors.names import GATEWAY, SHARD
 from syncline.actors.postgres.apply import Rejection, Write
 from syncline.actors.postgres.database import CurrentRow
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.consumer import NotifyReady, ShapeGone, ShapeReady
+from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeGone, ShapeReady
+from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.router import ShownUpTo
+from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.shape import schema_shape
 from syncline.cluster.testing import crash, spawn
 from syncline.proto import events
@@ -174,6 +176,20 @@ async def test_a_shape_that_ends_while_it_is_read_closes_in_order(scene: EdgeSce
 
 
 # --- subscriptions ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_image_replaced_while_it_is_read_closes_in_order(
+    scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replaced(message: object) -> object:
+        if isinstance(message, ReadRows):
+            raise RowsGone("begin anew")
+        return Page((), more=False)
+
+    monkeypatch.setattr(scene.shape, "_answer", replaced)
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await in_order(device)
 
 
 async def test_a_subscription_is_delivered_when_its_shapes_are_ready(scene: EdgeScene) -> None:

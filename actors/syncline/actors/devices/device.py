@@ -52,7 +52,7 @@ from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, C
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import ReadRows, ShapeGone, ShapeReady
-from syncline.cluster import Actor, ActorDown, Exit
+from syncline.cluster import Actor, ActorDown, Exit, Refusal
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.events import (
     AckReceived,
@@ -78,7 +78,7 @@ REPLACED = 4001
 CLIENT_ID_CHARS_MAX = 64
 IMAGE_TIMEOUT_S = 60.0
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, Refusal)
 
 
 class _Expired:
