@@ -12,6 +12,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncline.actors.shapes import segment as segment_module
 from syncline.actors.shapes import store as store_module
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape
@@ -41,8 +42,9 @@ def records_of(transactions: list[tuple[int, list[int]]]) -> list[Record]:
 @contextmanager
 def directory() -> Iterator[Path]:
     """A place for one store, with limits so small that a few records meet all of them."""
-    small = mock.patch.multiple(store_module, SEGMENT_BYTES_MAX=400, INDEX_EVERY_BYTES=100, READ_WINDOW_BYTES=64)
-    with tempfile.TemporaryDirectory() as place, small, mock.patch("os.fsync"):
+    small = mock.patch.object(store_module, "SEGMENT_BYTES_MAX", 400)
+    near = mock.patch.multiple(segment_module, INDEX_EVERY_BYTES=100, READ_WINDOW_BYTES=64)
+    with tempfile.TemporaryDirectory() as place, small, near, mock.patch("os.fsync"):
         yield Path(place) / SHAPE.hash
 
 

@@ -10,7 +10,6 @@ every row a device may hold, because the wire knows no truncate.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,10 @@ from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.image import chunk_of
 from syncline.actors.shapes.imagefile import ImageChunk
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.rows import Reading, Rows, RowsGone
+from syncline.actors.shapes.readers import Readers
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, Exit, Ref
-from syncline.cluster.cell import Reply
 from syncline.proto import codec
 from syncline.proto.values import Change, Delete, Insert, Relation, RowChange
 
@@ -184,15 +182,14 @@ class Consumer(Actor):
         self._gone = False
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
-        self._rows = None if relation is None else Rows(store, relation)
-        self._asked: dict[Reading, list[tuple[int, Reply]]] = {}  # those who wait for what is being made
-        self._answering = self._folding = False
+        self._readers = None if relation is None else Readers(store, relation, self.background)
         self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
         if self._store.ready_lsn is None:
             self.background(self._load())
-        self._fold_if_due()
+        if self._readers is not None:
+            self._readers.fold_if_due()
 
     async def terminate(self, reason: Exit) -> None:
         self._store.close()
@@ -225,7 +222,8 @@ class Consumer(Actor):
             case ReadPage(after, upto, bytes_max):
                 return self._store.read(after, upto, bytes_max)
             case ReadRows(lsn, cursor):
-                return self._read_rows(self._table_rows, lsn, cursor)
+                assert self._readers is not None, "only table shapes have rows"
+                return self._readers.ask(lsn, cursor, self.defer)
             case Flush():
                 return self._store.flushing()
             case _:
@@ -237,7 +235,9 @@ class Consumer(Actor):
         fresh: list[Record] = []
         arrived: list[Record] = []
 
-        def write() -> None:
+        async def write() -> None:
+            if self._store.segment_full:
+                await asyncio.to_thread(self._store.flushing())
             self._store.append(fresh)
             arrived.extend(for_edges(fresh))
             fresh.clear()
@@ -257,18 +257,19 @@ class Consumer(Actor):
             for rows in _split_at_truncates(piece.changes):
                 if rows is None:
                     # What a truncate removes depends on everything before it, so that must be in the log first.
-                    write()
+                    await write()
                     async for deletes in self._deletes(piece.head):
-                        write()
+                        await write()
                         fresh.append(await self._record(piece.head, deletes, truncates=True))
                 else:
                     fresh.append(await self._record(piece.head, rows))
             if piece.last:
                 fresh[-1].last = True
-        write()
+        await write()
         if arrived:
             await self._tell_edges(Arrived(self._hash, tuple(arrived)))
-        self._fold_if_due()
+        if self._readers is not None:
+            self._readers.fold_if_due()
         # The shard waits for room here; were we to wait for room there, both might wait for ever.
         self._shard.inform(Appended(self._hash, upto))
 
@@ -295,9 +296,9 @@ class Consumer(Actor):
 
     async def _deletes(self, head: TransactionHead) -> AsyncIterator[list[Change]]:
         """Deletes of every row the shape has at this point of the transaction; one empty list if it has none."""
-        relation, some = self._relation, False
-        if relation is not None and self._store.ready_lsn is not None:
-            async for chunk in self._table_rows.all(int(head.lsn)):
+        relation, readers, some = self._relation, self._readers, False
+        if relation is not None and readers is not None and self._store.ready_lsn is not None:
+            async for chunk in readers.rows.all(int(head.lsn)):
                 for at in range(0, len(chunk.ops), DELETE_ROWS_MAX):
                     inserts = codec.decode_ops(b"".join(chunk.ops[at : at + DELETE_ROWS_MAX]))
                     some = True
@@ -306,52 +307,7 @@ class Consumer(Actor):
         if not some:
             yield []
 
-    # --- rows out -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _table_rows(self) -> Rows:
-        assert self._rows is not None, "only table shapes have rows"
-        return self._rows
-
-    def _read_rows(self, rows: Rows, lsn: int, cursor: int) -> object:
-        reading = rows.reading(lsn, cursor)
-        if rows.ready(reading):
-            return rows.read(reading, cursor)
-        answer = self.defer()
-        self._asked.setdefault(reading, []).append((cursor, answer))
-        if not self._answering:
-            self._answering = True
-            self.background(self._answer(rows))
-        return answer
-
-    async def _answer(self, rows: Rows) -> None:
-        """Those who asked, the earliest position first: the others begin with what was made for it."""
-        while self._asked:
-            reading = min(self._asked)
-            with contextlib.suppress(RowsGone):  # reading says so too
-                await rows.make(reading)
-            for cursor, answer in self._asked.pop(reading):
-                try:
-                    answer.set(rows.read(reading, cursor))
-                except RowsGone as gone:
-                    answer.refuse(gone)
-                await asyncio.sleep(0)
-        self._answering = False
-
-    def _fold_if_due(self) -> None:
-        if self._rows is not None and not self._folding and self._store.fold_due:
-            self._folding = True
-            self.background(self._fold(self._rows))
-
-    async def _fold(self, rows: Rows) -> None:
-        try:
-            await rows.fold()
-        except OSError as error:
-            log.warning("no new image of %s could be written, the old one stays: %s", self._shape.table, error)
-        else:
-            log.info("new image of %s.%s: %d rows", self._shape.schema, self._shape.table, self._store.image_rows)
-        self._folding = False
-        self._fold_if_due()
+    # --- edges and devices -------------------------------------------------------------------------------------------
 
     def _join(self, edge: Ref, number: int) -> None:
         if self._store.ready_lsn is None:

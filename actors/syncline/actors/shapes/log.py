@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import msgpack
 
 _FRAME = struct.Struct("<II")
+FRAME_BYTES = _FRAME.size
 
 
 @dataclass(slots=True)
@@ -60,6 +61,12 @@ def encode_record(record: Record) -> bytes:
         )
     )
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def frame_size(data: bytes) -> int:
+    """The bytes that the record at the beginning of ``data`` takes, by what its head says."""
+    length, _ = _FRAME.unpack_from(data)
+    return FRAME_BYTES + int(length)
 
 
 def scan(data: bytes, start: int = 0) -> Iterator[tuple[Record, int, int]]:

@@ -258,7 +258,7 @@ class Shard(Actor):
 
     async def _resume(self, path: Path) -> None:
         await self._clear(path.name)
-        store = ShapeStore.load(path)
+        store = await asyncio.to_thread(ShapeStore.load, path)  # it reads the whole log
         relation = self._relation_of(store.shape.relation_id) if store is not None else None
         if store is None or (store.shape.kind == "table" and (relation is None or not _fits(store.shape, relation))):
             log.info("shape files in %s are no longer of use: removed", path.name)

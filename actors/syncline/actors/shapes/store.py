@@ -3,7 +3,7 @@
     <dir>/shape.json        the shape, its ready position and its images; written last, so its presence means "ready"
     <dir>/image             the rows of the snapshot
     <dir>/image-<n>         the rows at a later position: an earlier image and the log up to there, folded into one
-    <dir>/log-<n>           segments of the log
+    <dir>/log-<n>           segments of the log; the next one begins once one is full, within a transaction if need be
 
 The snapshot and the log overlap on purpose: the log starts where the router began to send us changes, before the
 snapshot was taken. For every key the newest version in the log is the truth, and the image is the truth for keys the
@@ -16,36 +16,28 @@ named once it and the log up to its position are on the disk.
 
 from __future__ import annotations
 
-import bisect
 import json
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from syncline.actors.shapes.disk import private, replace_file, sync_file
 from syncline.actors.shapes.imagefile import Image as Image
 from syncline.actors.shapes.imagefile import ImageChunk as ImageChunk
-from syncline.actors.shapes.log import Page, Record, encode_record, scan
+from syncline.actors.shapes.log import Page, Record, encode_record
+from syncline.actors.shapes.segment import Segment
 from syncline.actors.shapes.shape import Shape
 
 SEGMENT_BYTES_MAX = 64 << 20
-INDEX_EVERY_BYTES = 64 << 10
-READ_WINDOW_BYTES = 256 << 10
+# An index larger than any record's: "after the whole transaction with this LSN".
+END_OF_TRANSACTION = 1 << 62
 # A new image is written when the log since the last one is larger than both that one and this.
 FOLD_BYTES_MIN = 16 << 20
 FOLDS_KEPT = 2
 FORMAT = 1
-
-
-@dataclass(slots=True)
-class _Segment:
-    path: Path
-    size: int
-    # Offsets of transaction starts, thinned out: (lsn, offset), ascending.
-    index: list[tuple[int, int]]
 
 
 class ShapeStore:
@@ -65,11 +57,10 @@ class ShapeStore:
         self._unfolded_bytes = self._folding_bytes = self._postponed_bytes = 0
         self._naming = threading.Lock()
         self._closed = False
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._appending: int | None = None
         # Where the transaction being appended began: (segment number, offset); None between transactions.
         self._partial: tuple[int, int] | None = None
-        self._since_index = INDEX_EVERY_BYTES
         directory.mkdir(parents=True, exist_ok=True)
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -216,9 +207,9 @@ class ShapeStore:
                 if self._partial is not None:
                     self._write(run)
                     self._truncate(self._partial)
-                self._begin_transaction(record.lsn, run)
             elif self._partial is None:
                 raise ValueError(f"record {record.position} continues a transaction that never began")
+            self._place(record, run)
             encoded = encode_record(record)
             run += encoded
             self._unfolded_bytes += len(encoded)
@@ -238,32 +229,23 @@ class ShapeStore:
         To read after whole transactions pass an index larger than any (``END_OF_TRANSACTION``)."""
         records: list[Record] = []
         size = 0
-        for number, segment in enumerate(self._segments):
-            following = self._segments[number + 1].index if number + 1 < len(self._segments) else []
-            if following and following[0][0] <= after[0]:
-                continue
-            for record in _records_from(segment, after[0]):
-                if record.position <= after:
-                    continue
-                if record.lsn > upto:
-                    return Page(tuple(records), more=False)
-                if size >= bytes_max:
-                    return Page(tuple(records), more=True)
-                records.append(record)
-                size += len(record.ops) + 64
+        for record in self._records_after(after):
+            if record.lsn > upto:
+                break
+            if size >= bytes_max:
+                return Page(tuple(records), more=True)
+            records.append(record)
+            size += len(record.ops) + 64
         return Page(tuple(records), more=False)
 
     def records(self, after: int, upto: int) -> Iterator[Record]:
         """Every record after LSN ``after`` and at or below ``upto``; of an unfinished transaction what is there."""
-        for number, segment in enumerate(self._segments):
-            following = self._segments[number + 1].index if number + 1 < len(self._segments) else []
-            if following and following[0][0] <= after:
-                continue
-            for record in _records_from(segment, after):
-                if record.lsn > upto:
-                    return
-                if record.lsn > after:
-                    yield record
+        return takewhile(lambda record: record.lsn <= upto, self._records_after((after, END_OF_TRANSACTION)))
+
+    @property
+    def segment_full(self) -> bool:
+        """The next append moves on to another file, for which everything in this one has to be on the disk."""
+        return bool(self._segments) and self._segments[-1].size >= SEGMENT_BYTES_MAX
 
     def flush(self) -> None:
         """Everything appended so far is on the disk when this returns."""
@@ -288,16 +270,21 @@ class ShapeStore:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _begin_transaction(self, lsn: int, run: bytearray) -> None:
+    def _records_after(self, position: tuple[int, int]) -> Iterator[Record]:
+        for number, segment in enumerate(self._segments):
+            rest = self._segments[number + 1 : number + 2]
+            if not (rest and rest[0].begins_at_or_before(position)):
+                yield from segment.after(position)
+
+    def _place(self, record: Record, run: bytearray) -> None:
+        """``record`` is written next, behind ``run``."""
         if not self._segments or self._segments[-1].size + len(run) >= SEGMENT_BYTES_MAX:
             self._write(run)
             self._open_segment(len(self._segments))
         segment = self._segments[-1]
-        offset = segment.size + len(run)
-        if self._since_index >= INDEX_EVERY_BYTES or not segment.index:
-            segment.index.append((lsn, offset))
-            self._since_index = 0
-        self._partial = (len(self._segments) - 1, offset)
+        segment.note(record.position, segment.size + len(run))
+        if record.index == 0:
+            self._partial = (len(self._segments) - 1, segment.size + len(run))
 
     def _open_segment(self, number: int) -> None:
         if self._appending is not None:
@@ -306,7 +293,7 @@ class ShapeStore:
         path = self.directory / f"log-{number:06d}"
         self._appending = private(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         sync_file(self.directory)  # or a loss of the machine could take the new name with it
-        self._segments.append(_Segment(path, os.fstat(self._appending).st_size, []))
+        self._segments.append(Segment(path, os.fstat(self._appending).st_size))
 
     def _write(self, run: bytearray) -> None:
         if not run:
@@ -317,7 +304,6 @@ class ShapeStore:
         while view:
             view = view[os.write(self._appending, view) :]
         self._segments[-1].size += len(run)
-        self._since_index += len(run)
         run.clear()
 
     def _truncate(self, position: tuple[int, int]) -> None:
@@ -330,8 +316,7 @@ class ShapeStore:
             os.close(self._appending)
         self._appending = os.open(segment.path, os.O_RDWR | os.O_APPEND)
         os.ftruncate(self._appending, offset)
-        segment.size = offset
-        segment.index = [entry for entry in segment.index if entry[1] < offset]
+        segment.cut(offset)
         self._partial = None
 
     def _take_images(self, images: list[Image]) -> None:
@@ -346,23 +331,17 @@ class ShapeStore:
     def _load_segments(self) -> None:
         paths = sorted(self.directory.glob("log-*"))
         for number, path in enumerate(paths):
-            data = path.read_bytes()
-            segment = _Segment(path, 0, [])
-            last_index = -INDEX_EVERY_BYTES
+            segment = Segment(path)
             self._segments.append(segment)
-            for record, offset, end in scan(data):
+            for record, offset, end in segment.load():
                 if record.index == 0:
                     self._partial = (number, offset)
-                    if offset - last_index >= INDEX_EVERY_BYTES:
-                        segment.index.append((record.lsn, offset))
-                        last_index = offset
                 if record.last:
                     self._partial = None
                     self.appended_lsn = record.lsn
                 if record.lsn > self._images[-1].covers:
                     self._unfolded_bytes += end - offset
-                segment.size = end
-            if segment.size < len(data):
+            if segment.size < path.stat().st_size:
                 for later in paths[number + 1 :]:
                     later.unlink()
                 break
@@ -372,27 +351,3 @@ class ShapeStore:
             os.ftruncate(self._appending, last.size)
             if self._partial is not None:
                 self._truncate(self._partial)
-
-
-# An index larger than any record's: "after the whole transaction with this LSN".
-END_OF_TRANSACTION = 1 << 62
-
-
-def _records_from(segment: _Segment, lsn: int) -> Iterator[Record]:
-    """The segment's records from the last indexed transaction at or below ``lsn``, read a window at a time."""
-    place = bisect.bisect_right(segment.index, (lsn, 1 << 62)) - 1
-    position = segment.index[place][1] if place >= 0 else 0
-    window = READ_WINDOW_BYTES
-    with segment.path.open("rb") as file:
-        while position < segment.size:
-            file.seek(position)
-            data = file.read(min(window, segment.size - position))
-            used = 0
-            for record, _, end in scan(data):
-                used = end
-                yield record
-            if used == 0:
-                if window >= segment.size - position:
-                    return
-                window *= 4  # one record larger than the window
-            position += used
