@@ -231,6 +231,9 @@ class SimPostgres:
         return True
 
     def mark(self, mark: str) -> None:
+        # A slot that goes back brings old marks again: one that is used twice is taken for the wrong snapshot's.
+        if any(mark in commit.marks for commit in self.wal):
+            raise AssertionError(f"the mark {mark} is not the first of its name")
         self._append(Commit(self._head(None, 0, 0), [], (mark,)))
         self.flush()
 

@@ -48,6 +48,18 @@ def test_a_seed_always_makes_the_same_run(results: list[Result], seed: int) -> N
         logging.disable(logging.NOTSET)
 
 
+def test_snapshots_have_marks_of_their_own_in_every_life_of_the_service() -> None:
+    """The run of this seed starts the service on an empty disk while the slot still brings the marks of before."""
+    logging.disable(logging.CRITICAL)
+    try:
+        result = simulate(draw(2049, STEPS))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert result.anomaly is None
+    assert result.fired["empty disk"]
+    assert result.fired["postgres crash"]
+
+
 def test_the_command_sums_up_what_happened(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         assert main(["--seed", "1", "--runs", "2", "--steps", "10", "--verbose"]) == 0
