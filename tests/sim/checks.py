@@ -91,6 +91,8 @@ class Checks:
         self._postgres = postgres
         self.anomaly: str | None = None
         self.resets = 0
+        self._empty_disks = 0
+        self._started_over_at: dict[str, int] = {}
         self._deletes: list[tuple[str, int, RowKey, int]] = []
         self._counters_seen: dict[tuple[str, str], int] = {}
 
@@ -127,10 +129,17 @@ class Checks:
 
     # --- along the way ------------------------------------------------------------------------------------------------
 
-    def reset(self, device: SimDevice) -> None:
-        """The device starts over; not wrong, but rare."""
+    def disk_emptied(self) -> None:
+        """The service has lost all that it had on its disk: each device may have to start over, once."""
+        self._empty_disks += 1
+
+    def reset(self, device: SimDevice, code: str | None) -> None:
+        """The device has given up its rows because of ``code``: wrong unless the service had lost its disk."""
         self.resets += 1
         device.strays |= pending_of(device)
+        if self._started_over_at.get(device.name, 0) == self._empty_disks:
+            self.report(f"{device.name} had to start over ({code}), and the service had lost nothing of its disk")
+        self._started_over_at[device.name] = self._empty_disks
 
     def changed(self, device: SimDevice) -> None:
         """The device has committed something."""

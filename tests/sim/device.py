@@ -299,12 +299,15 @@ class SimDevice:
             self._watch.report(f"{self.name} gave up: {code}")
             return
         if step is Next.RESET:
-            self._watch.reset(self)
+            dies = self.store.dies
             try:
                 at_once(self.replica.reset())
             except PowerCut:
+                if dies == "after commit":
+                    self._watch.reset(self, code)
                 self.crash()
                 return
+            self._watch.reset(self, code)
         lasted = self.scheduler.now_us - self._connected_at_us > BACKOFF_MAX_S * 1e6
         self._failures = 1 if self._progressed or lasted else self._failures + 1
         delay_us = int(backoff_s(self._failures, self.scheduler.rng.random()) * 1e6)

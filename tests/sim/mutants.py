@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any
 from unittest import mock
 
+from tests.sim.device import SimDevice
 from tests.sim.limits import having
 from tests.sim.postgres import SimPostgres
 from tests.sim.world import Mutation
@@ -19,6 +20,8 @@ from tests.sim.world import Mutation
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.rowreader import RowReader
+from syncline.actors.devices.starting import StartRefused
+from syncline.actors.devices.starting import start as start_stream
 from syncline.actors.shapes.frames import LogMerge, whole_frame
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.store import ShapeStore
@@ -242,6 +245,25 @@ def _(stack: ExitStack) -> None:
 
     original = Router.handle_call
     stack.enter_context(mock.patch.object(Router, "handle_call", nothing))
+
+
+@mutant("a device that has missed something starts over instead of getting it")
+def _(stack: ExitStack) -> None:
+    async def start(original: Any, client_id: str, event: Any, database: Any, places: Any, *rest: Any) -> Any:
+        started = await original(client_id, event, database, places, *rest)
+        if event.lsn and event.subscription_ids and await places.watermark() > int(event.lsn):
+            raise StartRefused("BEHIND_WINDOW", "what changed since is too much to look up")
+        return started
+
+    _everywhere(stack, start_stream, start)
+
+
+@mutant("a device starts over when its connection was lost")
+def _(stack: ExitStack) -> None:
+    def ended(original: Any, self: SimDevice, code: str | None) -> None:
+        original(self, "BEHIND_WINDOW" if code is None and self.replica.lsn else code)
+
+    _method(stack, SimDevice, "_ended", ended)
 
 
 @mutant("logs are taken for durable without having been synced")

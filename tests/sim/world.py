@@ -252,6 +252,7 @@ class World:
                 self.disk.lose(rng)
             elif kind == "empty disk":
                 self.disk.wipe()
+                self.checks.disk_emptied()
             self._later(rng.randrange(5_000, 300_000), lambda: self.start_service() if not self.service else None)
         elif kind == "postgres crash":
             if not self.postgres.up:
