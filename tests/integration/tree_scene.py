@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -90,18 +90,23 @@ class Tree:
 
 @contextlib.asynccontextmanager
 async def running(
-    dsn: str, folder: Path, sql: str = ITEMS, tables: tuple[str, ...] = ("items",)
+    dsn: str,
+    folder: Path,
+    sql: str = ITEMS,
+    tables: tuple[str, ...] = ("items",),
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Tree]:
-    """A service on ``dsn`` after ``sql``, with ``tables`` open to devices."""
-    environment = {
+    """A service on ``dsn`` after ``sql``, with ``tables`` open to devices. ``environment``: settings of its own."""
+    settings = {
         "DATABASE_URL": dsn,
         "AUTH_MODE": "insecure",
         "SYNCLINE_HTTP_HOST": "127.0.0.1",
         "HTTP_PORT": "0",
         "SYNCLINE_DATA_DIR": str(folder / "data"),
+        **(environment or {}),
     }
     postgres = await asyncpg.connect(dsn)
-    service = Service(load({}, environment))
+    service = Service(load({}, settings))
     try:
         await postgres.execute(sql)
         await service.start()

@@ -61,8 +61,9 @@ class SimDatabase:
     async def read(self) -> None:
         await self._query()
 
-    async def device_seen(self, client_id: str, user_id: str) -> None:
+    async def device_seen(self, client_id: str, user_id: str, *, proven: bool) -> bool:
         await self._query()
+        return True
 
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
         await self._query()
@@ -261,7 +262,7 @@ class Anyone:
     def authenticate(self, token: str, now_s: float) -> Any:
         from syncline.actors.devices.auth import Identity
 
-        return Identity("user", {}, None)
+        return Identity("user", {}, None, proven=True)
 
 
 async def start_child_here(parent: SimRef, spec: Any) -> SimRef:

@@ -70,8 +70,9 @@ class FakeDatabase:
     async def read(self) -> None:
         self._reach()
 
-    async def device_seen(self, client_id: str, user_id: str) -> None:
+    async def device_seen(self, client_id: str, user_id: str, *, proven: bool) -> bool:
         self._reach()
+        return True
 
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
         self._reach()
@@ -166,7 +167,7 @@ class Anyone:
     """Every token is good, for the user it names."""
 
     def authenticate(self, token: str, now_s: float) -> Identity:
-        return Identity("user", {}, None)
+        return Identity("user", {}, None, proven=True)
 
 
 class EdgeScene:

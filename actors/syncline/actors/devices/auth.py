@@ -64,12 +64,14 @@ class Identity:
     """A user as the token names it.
 
     ``expires_at``: seconds since the epoch from which the token no longer counts (``exp`` plus the tolerated skew),
-    None for a token without ``exp`` (insecure mode only). ``claims``: the whole payload.
+    None for a token without ``exp`` (insecure mode only). ``claims``: the whole payload. ``proven``: somebody who holds
+    the key says so; else the device itself.
     """
 
     user_id: str
     claims: Mapping[str, Any]
     expires_at: float | None
+    proven: bool
 
 
 class Authenticator(Protocol):
@@ -125,7 +127,7 @@ class SecureAuth:
             raise AuthError("iss is not the configured issuer")
         if self._audience is not None and not _names_audience(claims.get("aud"), self._audience):
             raise AuthError("aud does not include the configured audience")
-        return Identity(_user_id(claims, self._namespace), claims, expires_at)
+        return Identity(_user_id(claims, self._namespace), claims, expires_at, proven=True)
 
 
 class InsecureAuth:
@@ -142,7 +144,7 @@ class InsecureAuth:
         _json_object(parts[0], "header")
         claims = _json_object(parts[1], "payload")
         expires_at = _check_times(claims, now_s, required=())
-        return Identity(_user_id(claims, self._namespace), claims, expires_at)
+        return Identity(_user_id(claims, self._namespace), claims, expires_at, proven=False)
 
 
 def _secret(algorithm: str, raw: bytes) -> bytes:

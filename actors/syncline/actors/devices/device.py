@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 
 import asyncpg
 
-from syncline.actors.devices.auth import AuthError, Identity
+from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmit
+from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.bundler import Author, AwaitLsn, Followed, FollowSet, OwnPassed, Released, Unfollow
 from syncline.actors.devices.inbound import touched_keys
 from syncline.actors.devices.logreader import LogReader
@@ -42,6 +43,7 @@ from syncline.actors.devices.steps import (
     ReadImage,
     ReadMore,
     Send,
+    StartOver,
     Shows,
     Step,
     Wait,
@@ -53,7 +55,7 @@ from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import ReadRows, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
-from syncline.proto.errors import ErrorCode, ProtocolError
+from syncline.proto.errors import ProtocolError
 from syncline.proto.events import (
     AckReceived,
     AuthRequested,
@@ -75,8 +77,11 @@ PROTOCOL_VIOLATED = 1007
 UNEXPECTED = 1011
 TRY_AGAIN_LATER = 1013
 REPLACED = 4001
-CLIENT_ID_CHARS_MAX = 64
 IMAGE_TIMEOUT_S = 60.0
+# A longer frame is read with pauses.
+PART_BYTES = 64 << 10
+# Of a transaction whose rows go along with its echo.
+HEALED_CHANGES_MAX = 20_000
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, Refusal)
 
@@ -140,7 +145,7 @@ class Device(Actor):
                 case OwnPassed(lsn, commit_ms):
                     self._echo(Echo(lsn, commit_ms))
                 case Written():
-                    await self._written(message)
+                    self._written(message)
                 case _:
                     raise TypeError(f"a device does not understand {message!r}")
 
@@ -184,8 +189,11 @@ class Device(Actor):
 
     async def _frame(self, data: bytes) -> None:
         try:
-            for event in self._session.receive(data):
-                await self._on(event)
+            for part in self._session.receive_in_parts(data):
+                for event in part:
+                    await self._on(event)
+                if len(data) > PART_BYTES:
+                    await asyncio.sleep(0)
         except ProtocolError as error:
             log.info("device %s at %s: %s", self._client_id or "?", self._connection.remote, error)
             self._connection.send(self._session.error_frame(error))
@@ -195,7 +203,7 @@ class Device(Actor):
         match event:
             case WriteReceived():
                 if self._uplink is not None:
-                    await self._uplink.take(event)
+                    self._uplink.take(event)
             case AckReceived(transaction_id=transaction_id):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._changed.set()
@@ -217,28 +225,25 @@ class Device(Actor):
                 self._close(1000, "")
 
     async def _authenticate(self, event: AuthRequested) -> None:
+        now_s, known = self.clock.wall_ms() / 1000, self._identity
         try:
-            if not event.client_id or len(event.client_id) > CLIENT_ID_CHARS_MAX:
-                raise AuthError(f"a client id has 1 to {CLIENT_ID_CHARS_MAX} characters")
-            identity = self._around.authenticator.authenticate(event.token, self.clock.wall_ms() / 1000)
-            known = self._identity
-            if known is not None and (event.client_id, identity.user_id) != (self._client_id, known.user_id):
-                raise AuthError("a renewed token must be for the same client and user")
-        except AuthError as refused:
+            if known is None:
+                identity = await admit(event.client_id, event.token, self._around, now_s)
+            else:
+                identity = readmit(event.client_id, event.token, (self._client_id, known), self._around, now_s)
+        except NotAdmitted as refused:
             log.info("device at %s: %s", self._connection.remote, refused.reason)
-            code = ErrorCode.AUTH_REQUIRED if self._identity is None and event.token else ErrorCode.INVALID_REQUEST
             self._connection.send(
-                self._session.rpc_error(event.request_id, "authenticate", code, "authentication failed")
+                self._session.rpc_error(event.request_id, "authenticate", refused.code, refused.message)
             )
-            self._close(PROTOCOL_VIOLATED, "authentication failed")
+            self._close(PROTOCOL_VIOLATED, FAILED)
             return
-        renewed = self._identity is not None
         self._identity, self._client_id = identity, event.client_id
         self._expire_at(identity.expires_at)
-        if not renewed:
+        if known is None:
             await self._gateway.call(Claim(self._client_id, self.ref, str(self._connection.remote)))
-            await self._around.database.device_seen(self._client_id, identity.user_id)
             self._uplink = Uplink(self._client_id, self._writer, self.ref, self._around.database.table)
+            self.background(self._send_up(self._uplink))
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))
 
     def _expire_at(self, expires_at_s: float | None) -> None:
@@ -313,6 +318,10 @@ class Device(Actor):
                 return await self._rows.read(keys)
             case Shows(snapshot, lsn):
                 return await self._rows.shows(snapshot, lsn)
+            case StartOver():
+                await self._around.database.forget_subscriptions(self._client_id)
+                self._close(TRY_AGAIN_LATER, "a large transaction is undone, start over")
+                await asyncio.Event().wait()
             case Delivered(delivery, lsn):
                 log.debug("device %s: delivered %s at %d", self._client_id, delivery.subscription_ids, lsn)
         return None
@@ -370,9 +379,13 @@ class Device(Actor):
 
     # --- writes up ----------------------------------------------------------------------------------------------------
 
-    async def _written(self, written: Written) -> None:
+    async def _send_up(self, uplink: Uplink) -> None:
+        with self._retreating():
+            await uplink.run()
+
+    def _written(self, written: Written) -> None:
         assert self._uplink is not None, "answers come to what was sent"
-        event = await self._uplink.decided(written)
+        event = self._uplink.decided(written)
         self._steer_reading()
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
@@ -383,10 +396,14 @@ class Device(Actor):
             self._heal(event, written)
 
     def _heal(self, event: WriteReceived, written: Written) -> None:
-        keys = touched_keys(event.changes, self._around.database.table)
         if self._outbound is not None:
             rejected = written.status == "rejected"
-            self._bounded(self._outbound.heal(Heal(written.position, written.ms, keys, rejected)))
+            if event.excess or len(event.changes) > HEALED_CHANGES_MAX:
+                heal = Heal(written.position, written.ms, (), rejected, starts_over=True)
+            else:
+                keys = touched_keys(event.changes, self._around.database.table)
+                heal = Heal(written.position, written.ms, keys, rejected)
+            self._bounded(self._outbound.heal(heal))
 
     def _heal_after(self, delay_s: float) -> None:
         self.send_after(delay_s, _HealAgain())

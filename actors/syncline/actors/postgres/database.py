@@ -112,13 +112,17 @@ class Database:
 
     # --- devices ------------------------------------------------------------------------------------------------------
 
-    async def device_seen(self, client_id: str, user_id: str) -> None:
-        """The device has authenticated."""
-        await self.pool.execute(
-            "INSERT INTO electric.clients (client_id, user_id, last_seen) VALUES ($1, $2, now()) "
-            "ON CONFLICT (client_id) DO UPDATE SET user_id = excluded.user_id, last_seen = now()",
-            client_id,
-            user_id,
+    async def device_seen(self, client_id: str, user_id: str, *, proven: bool) -> bool:
+        """The device comes with a token of ``user_id``. False: it is another user's, and this one ``proven``."""
+        return bool(
+            await self.pool.fetchval(
+                "INSERT INTO electric.clients AS c (client_id, user_id, last_seen) VALUES ($1, $2, now()) "
+                "ON CONFLICT (client_id) DO UPDATE SET user_id = excluded.user_id, last_seen = now() "
+                "WHERE c.user_id IS NULL OR c.user_id = excluded.user_id OR NOT $3 RETURNING true",
+                client_id,
+                user_id,
+                proven,
+            )
         )
 
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
