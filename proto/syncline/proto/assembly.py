@@ -16,20 +16,23 @@ from syncline.proto.values import Change, Delete, Insert, Relation, RowChange, T
 
 @dataclass(frozen=True, slots=True)
 class TransactionLimits:
-    """How much of an unfinished transaction is held. ``bytes_max`` counts the frames it arrived in."""
+    """How much of a transaction is held. ``bytes_max`` is its size on the wire."""
 
     ops_max: int
     bytes_max: int
 
 
 class Assembler:
-    """Collects one transaction at a time."""
+    """Collects one transaction at a time.
 
-    def __init__(self, limits: TransactionLimits) -> None:
+    One that is beyond the limits breaks the protocol; or, with ``lets_go``, loses its operations and is followed to its
+    end all the same, so that it can be refused by its name.
+    """
+
+    def __init__(self, limits: TransactionLimits, *, lets_go: bool = False) -> None:
         self._limits = limits
-        self._begin: Begin | None = None
-        self._changes: list[Change] = []
-        self._bytes = 0
+        self._lets_go = lets_go
+        self.clear()
 
     @property
     def open(self) -> bool:
@@ -41,11 +44,23 @@ class Assembler:
         """Of the transaction under way."""
         return None if self._begin is None else self._begin.lsn
 
+    @property
+    def excess(self) -> str:
+        """Which limit the transaction under way is beyond, for a human; empty while it is beyond none."""
+        return self._excess
+
+    @property
+    def octets(self) -> int:
+        """Of the transaction under way, as far as ``arrived`` told."""
+        return self._bytes
+
     def clear(self) -> None:
         """Forget the pieces of an unfinished transaction."""
-        self._begin = None
-        self._changes = []
+        self._begin: Begin | None = None
+        self._changes: list[Change] = []
+        self._count = 0
         self._bytes = 0
+        self._excess = ""
 
     def begin(self, begin: Begin) -> None:
         """Raises ProtocolError inside a transaction."""
@@ -57,12 +72,20 @@ class Assembler:
         """Raises ProtocolError outside a transaction and beyond its limit."""
         if self._begin is None:
             raise invalid(f"{_name(change)} outside a transaction")
-        if len(self._changes) >= self._limits.ops_max:
-            raise invalid(f"a transaction of more than {self._limits.ops_max} operations", lsn=self._begin.lsn)
-        self._changes.append(change)
+        self._count += 1
+        if self._count > self._limits.ops_max:
+            self._exceeds(f"a transaction of more than {self._limits.ops_max} operations", self._begin)
+        if not self._excess:
+            self._changes.append(change)
+
+    def _exceeds(self, excess: str, begin: Begin) -> None:
+        if not self._lets_go:
+            raise invalid(excess, lsn=begin.lsn)
+        self._excess = self._excess or excess
+        self._changes.clear()
 
     def commit(self, commit: Commit) -> Transaction:
-        """The whole transaction. Raises ProtocolError outside one.
+        """The whole transaction, without changes if it is beyond the limits. Raises ProtocolError outside one.
 
         Times and position are the begin's: some devices leave the commit empty. The ref is the commit's where it is
         set, for that is where devices read it.
@@ -81,13 +104,14 @@ class Assembler:
         self.clear()
         return transaction
 
-    def end_of_log(self, frame_bytes: int) -> None:
-        """A SatOpLog of this size has been read. Raises ProtocolError when too much waits for its commit."""
+    def arrived(self, octets: int) -> None:
+        """A SatOpLog, or a part of one, of this size has been read. Raises ProtocolError when too much waits for its
+        commit."""
         if self._begin is None:
             return
-        self._bytes += frame_bytes
+        self._bytes += octets
         if self._bytes > self._limits.bytes_max:
-            raise invalid(f"a transaction of more than {self._limits.bytes_max} bytes", lsn=self._begin.lsn)
+            self._exceeds(f"a transaction of more than {self._limits.bytes_max} bytes", self._begin)
 
 
 @dataclass(slots=True)

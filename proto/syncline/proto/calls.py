@@ -7,6 +7,8 @@ from typing import Final
 
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
+from syncline.proto.bounds import CLIENT_ID_CHARS_MAX as CLIENT_ID_CHARS_MAX
+from syncline.proto.bounds import check_client_id, check_ids
 from syncline.proto.errors import invalid
 from syncline.proto.events import (
     AuthRequested,
@@ -22,8 +24,6 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 
-# Our tables keep client ids in varchar(64), as devices expect.
-CLIENT_ID_CHARS_MAX: Final = 64
 _DIALECTS: Final = {"sqlite": "SQLITE", "postgresql": "POSTGRES"}
 
 
@@ -34,11 +34,11 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
             auth = codec.decode_body(pb.SatAuthReq, body)
             if not auth.id or not auth.token:
                 raise invalid("authenticate needs a client id and a token")
-            if len(auth.id) > CLIENT_ID_CHARS_MAX:
-                raise invalid(f"a client id of more than {CLIENT_ID_CHARS_MAX} characters")
+            check_client_id(auth.id)
             return AuthRequested(request_id, auth.id, auth.token)
         case "startReplication":
             start = codec.decode_body(pb.SatInStartReplicationReq, body)
+            check_ids("subscription", start.subscription_ids)
             return StartRequested(
                 request_id,
                 start.lsn,
@@ -50,9 +50,12 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
         case "subscribe":
             subscribe = codec.decode_body(pb.SatSubsReq, body)
             shapes = codec.shape_requests_of(subscribe)
+            check_ids("subscription", (subscribe.subscription_id,))
+            check_ids("shape request", (shape.request_id for shape in shapes))
             return SubscribeRequested(request_id, subscribe.subscription_id, shapes)
         case "unsubscribe":
             unsubscribe = codec.decode_body(pb.SatUnsubsReq, body)
+            check_ids("subscription", unsubscribe.subscription_ids)
             return UnsubscribeRequested(request_id, tuple(unsubscribe.subscription_ids))
     codec.decode_body(pb.SatInStopReplicationReq, body)
     return StopRequested(request_id)

@@ -311,7 +311,7 @@ class ClientSession:
         events: list[ClientEvent] = []
         for op in ops:
             self._read_op(op, events)
-        self._assembler.end_of_log(len(frame))
+        self._assembler.arrived(len(frame))
         return events
 
     def _read_shape_rows(self, delivery: OpenDelivery, ops: list[Op]) -> list[ClientEvent]:

@@ -22,6 +22,7 @@ from syncline.proto.op_reader import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
 from syncline.proto.op_reader import cut_ops as cut_ops
 from syncline.proto.op_reader import decode_ops as decode_ops
 from syncline.proto.op_reader import decode_row as decode_row
+from syncline.proto.op_reader import read_ops as read_ops
 from syncline.proto.ops import Op as Op
 from syncline.proto.ops import encode_begin as encode_begin
 from syncline.proto.ops import encode_commit as encode_commit

@@ -58,11 +58,17 @@ class WriteStarted:
 
 @dataclass(frozen=True, slots=True)
 class WriteReceived:
-    """A whole transaction of the device. ``changes`` name columns through ``relations``, the client's own numbering."""
+    """A whole transaction of the device. ``changes`` name columns through the device's own relations.
+
+    ``excess``: more than the session holds, as this says, so there are no changes. ``octets``: its size on the wire,
+    less what came together with its end.
+    """
 
     commit_ms: int
     lsn: bytes
     changes: tuple[tuple[Relation, RowChange], ...]
+    excess: str = ""
+    octets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,15 @@ def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
     Raises ProtocolError (INVALID_REQUEST) for anything that is not such a body or holds more than ``ops_max`` of them.
     """
     ops: list[Op] = []
+    for part, _ in read_ops(body):
+        if len(ops) + len(part) > ops_max:
+            raise invalid(f"a SatOpLog of more than {ops_max} operations")
+        ops += part
+    return ops
+
+
+def read_ops(body: bytes) -> Iterator[tuple[list[Op], int]]:
+    """The same, in parts that take a few milliseconds to read, each with its size in bytes; as many as there are."""
     chunk_start = chunk_ops = pos = 0
     end = len(body)
     while pos < end:
@@ -72,18 +81,15 @@ def decode_ops(body: bytes, ops_max: int = OPS_PER_LOG_MAX) -> list[Op]:
         if pos > end:
             raise invalid("an operation claims to be longer than its SatOpLog")
         chunk_ops += 1
-        if len(ops) + chunk_ops > ops_max:
-            raise invalid(f"a SatOpLog of more than {ops_max} operations")
         if n > CHUNK_BYTES_MAX:
-            _read_chunk(body[chunk_start:start], ops)
-            ops.append(_read_large_op(body, content, pos))
+            yield [*_read_chunk(body[chunk_start:start]), _read_large_op(body, content, pos)], pos - chunk_start
         elif chunk_ops < CHUNK_OPS_MAX and pos - chunk_start < CHUNK_BYTES_MAX:
             continue
         else:
-            _read_chunk(body[chunk_start:pos], ops)
+            yield _read_chunk(body[chunk_start:pos]), pos - chunk_start
         chunk_start, chunk_ops = pos, 0
-    _read_chunk(body[chunk_start:], ops)
-    return ops
+    if chunk_start < end:
+        yield _read_chunk(body[chunk_start:]), end - chunk_start
 
 
 def cut_ops(body: bytes, ops_max: int) -> Iterator[bytes]:
@@ -110,12 +116,13 @@ def cut_ops(body: bytes, ops_max: int) -> Iterator[bytes]:
         yield body[start:]
 
 
-def _read_chunk(body: bytes, ops: list[Op]) -> None:
-    """Append the operations of ``body``, which is small enough for protobuf's parser."""
+def _read_chunk(body: bytes) -> list[Op]:
+    """The operations of ``body``, which is small enough for protobuf's parser."""
     try:
         log = pb.SatOpLog.FromString(body)
     except DecodeError:
         raise invalid("an operation cannot be decoded") from None
+    ops: list[Op] = []
     append = ops.append
     for op in log.ops:
         kind = op.WhichOneof("op")
@@ -124,6 +131,7 @@ def _read_chunk(body: bytes, ops: list[Op]) -> None:
             append(Insert(insert.relation_id, decode_row(insert.row_data), tuple(insert.tags)))
         else:
             append(_op_of(op, kind))
+    return ops
 
 
 def _read_large_op(data: bytes, pos: int, end: int) -> RowChange:

@@ -7,12 +7,14 @@ relations, transactions and deliveries, is made by whoever has the rows; the tes
 
 After a ProtocolError from ``receive`` the connection cannot go on: send ``error_frame`` and close with 1007.
 
-Everything a device can make us keep has a limit below.
+Everything a device can make us keep has a limit below. A transaction beyond its limit is no fault: an app may have
+loaded a whole catalogue while it was offline, and a device that is closed for it could never send anything again. Its
+operations are dropped, and it is reported without them, to be refused in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from google.protobuf.message import Message
@@ -20,6 +22,7 @@ from google.protobuf.message import Message
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import Assembler, TransactionLimits, check_width
+from syncline.proto.bounds import check_begin, check_ids, check_tags
 from syncline.proto.calls import read_call
 from syncline.proto.codec import MessageType
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
@@ -54,9 +57,9 @@ from syncline.proto.values import (
     Update,
 )
 
-# A device may have been offline for weeks and sends it all as one transaction; more than this it must split.
-FRAME_BYTES_MAX: Final = 32 << 20
-TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=200_000, bytes_max=64 << 20)
+# A device may have been offline for weeks and sends it all as one transaction, the published client in one message.
+FRAME_BYTES_MAX: Final = 64 << 20
+TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=500_000, bytes_max=128 << 20)
 # Far above the tables of any schema a device holds; a relation is a few kilobytes.
 RELATIONS_MAX: Final = 2048
 # Calls that wait for our answer. Devices send one at a time.
@@ -77,7 +80,7 @@ class ServerSession:
         self._own_calls: dict[int, str] = {}
         self._own_call_id = 0
         self._device_relations: dict[int, Relation] = {}
-        self._assembler = Assembler(TRANSACTION_LIMITS)
+        self._assembler = Assembler(TRANSACTION_LIMITS, lets_go=True)
         self._named_changes: list[tuple[Relation, RowChange]] = []
 
     # --- what the device says -----------------------------------------------------------------------------------------
@@ -88,10 +91,22 @@ class ServerSession:
         Raises ProtocolError: INVALID_REQUEST for bytes or steps that are not allowed, AUTH_REQUIRED for anything before
         authentication. The session is CLOSED then and reports nothing more.
         """
+        return [event for part in self.receive_in_parts(frame) for event in part]
+
+    def receive_in_parts(self, frame: bytes) -> Iterator[list[ServerEvent]]:
+        """The same, a few milliseconds of work at a time: a frame may be one that takes a second or two.
+
+        One frame is to be read to its end, or its error, before the next.
+        """
         if self.state is State.CLOSED:
-            return []
+            return
         try:
-            return self._receive(frame)
+            if len(frame) > FRAME_BYTES_MAX:
+                raise invalid(f"a message of more than {FRAME_BYTES_MAX} bytes")
+            if frame[:1] == b"\x09":
+                yield from self._read_op_log(frame)
+            else:
+                yield self._receive(frame)
         except ProtocolError:
             self.state = State.CLOSED
             self._assembler.clear()
@@ -105,10 +120,6 @@ class ServerSession:
         return codec.error_message(error.code, error.message, error.lsn)
 
     def _receive(self, frame: bytes) -> list[ServerEvent]:
-        if len(frame) > FRAME_BYTES_MAX:
-            raise invalid(f"a message of more than {FRAME_BYTES_MAX} bytes")
-        if frame[:1] == b"\x09":
-            return self._read_op_log(frame)
         kind, message = codec.decode(frame)
         match kind:
             case MessageType.RPC_REQUEST:
@@ -125,6 +136,7 @@ class ServerSession:
                 return []
             case MessageType.OP_LOG_ACK:
                 ack = codec.expect(pb.SatOpLogAck, message)
+                check_ids("subscription", (*ack.subscription_ids, *ack.gone_subscription_ids))
                 return [
                     AckReceived(
                         ack.transaction_id,
@@ -180,33 +192,46 @@ class ServerSession:
             raise invalid(f"more than {RELATIONS_MAX} relations")
         self._device_relations[relation.id] = relation
 
-    def _read_op_log(self, frame: bytes) -> list[ServerEvent]:
+    def _read_op_log(self, frame: bytes) -> Iterator[list[ServerEvent]]:
         self._require_authenticated("a write")
         if not self.writes_started:
-            return []
-        events: list[ServerEvent] = []
-        # A log may hold several transactions; what is decoded at once is bounded by the size of one.
-        for op in codec.decode_ops(frame[1:], TRANSACTION_LIMITS.ops_max):
-            written = self._read_op(op)
-            if written is not None:
-                events.append(written)
-        self._assembler.end_of_log(len(frame))
-        return events
+            return
+        whole = 0
+        for ops, octets in codec.read_ops(frame[1:]):
+            # A log may hold several transactions; all but the last are bounded by the size of one.
+            if whole > TRANSACTION_LIMITS.ops_max:
+                raise invalid(f"transactions of more than {TRANSACTION_LIMITS.ops_max} operations in one message")
+            events: list[ServerEvent] = []
+            for op in ops:
+                written = self._read_op(op)
+                if written is not None:
+                    events.append(written)
+                    whole += len(written.changes) + 1
+            self._assembler.arrived(octets)
+            if self._assembler.excess:
+                self._named_changes.clear()
+            yield events
 
     def _read_op(self, op: Op) -> WriteReceived | None:
         match op:
             case Begin():
+                check_begin(op.lsn, op.commit_ms)
                 self._assembler.begin(op)
                 self._named_changes = []
             case Commit():
+                excess, octets = self._assembler.excess, self._assembler.octets
                 transaction = self._assembler.commit(op)
-                if transaction.changes:
-                    named, self._named_changes = tuple(self._named_changes), []
-                    return WriteReceived(transaction.commit_ms, transaction.lsn, named)
+                named, self._named_changes = tuple(self._named_changes), []
+                if excess:
+                    return WriteReceived(transaction.commit_ms, transaction.lsn, (), excess, octets)
+                if named:
+                    return WriteReceived(transaction.commit_ms, transaction.lsn, named, octets=octets)
             case Insert() | Update() | Delete() | Compensation():
                 relation = check_width(self._device_relations.get(op.relation_id), op, self._assembler.lsn)
+                check_tags(op.tags, self._assembler.lsn)
                 self._assembler.add(op)
-                self._named_changes.append((relation, op))
+                if not self._assembler.excess:
+                    self._named_changes.append((relation, op))
             case _:
                 raise invalid(f"a device does not send {type(op).__name__}", lsn=self._assembler.lsn)
         return None

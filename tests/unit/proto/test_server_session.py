@@ -316,20 +316,46 @@ def test_an_invalid_write_names_the_transaction_at_fault() -> None:
     assert error.lsn == b"\x00\x00\x00\x07"
 
 
-def test_an_unfinished_transaction_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+LARGE = codec.encode_ops([Insert(0, (b"1", bytes(90)))])
+
+
+@pytest.mark.parametrize(
+    ("log", "excess"),
+    [(device_log(*[ONE] * 5), "more than 10 operations"), (device_log(LARGE), "more than 300 bytes")],
+)
+def test_a_transaction_beyond_the_limits_loses_its_operations_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, log: bytes, excess: str
+) -> None:
     monkeypatch.setattr(server_session, "TRANSACTION_LIMITS", TransactionLimits(ops_max=10, bytes_max=300))
-    large = codec.encode_ops([Insert(0, (b"1", bytes(90)))])
-    for log, message in (
-        (device_log(*[ONE] * 5), "more than 10 operations"),
-        (device_log(large), "more than 300 bytes"),
-    ):
-        session = writing().server
-        session.receive(codec.relation_message(DEVICE_ITEMS))
-        session.receive(device_log(BEGIN))
-        session.receive(log)
-        session.receive(log)
-        with pytest.raises(ProtocolError, match=message):
-            session.receive(log)
+    session = writing().server
+    session.receive(codec.relation_message(DEVICE_ITEMS))
+    session.receive(device_log(BEGIN))
+    for _ in range(5):
+        assert session.receive(log) == []
+    (refused,) = session.receive(device_log(COMMIT))
+    assert isinstance(refused, WriteReceived)
+    assert (refused.lsn, refused.changes) == (b"\x00\x00\x00\x07", ())
+    assert excess in refused.excess
+    (whole,) = session.receive(device_log(BEGIN, ONE, COMMIT))
+    assert isinstance(whole, WriteReceived)
+    assert (len(whole.changes), whole.excess) == (1, "")
+
+
+def test_a_long_message_is_read_in_parts_whose_transactions_are_bounded_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = writing().server
+    session.receive(codec.relation_message(DEVICE_ITEMS))
+    log = device_log(BEGIN, *[ONE] * 3_000, COMMIT, BEGIN, ONE, COMMIT)
+    parts = list(session.receive_in_parts(log))
+    assert len(parts) == 4
+    assert [len(written.changes) for part in parts for written in part if isinstance(written, WriteReceived)] == [
+        3_000,
+        1,
+    ]
+    monkeypatch.setattr(server_session, "TRANSACTION_LIMITS", TransactionLimits(ops_max=2_000, bytes_max=1 << 20))
+    with pytest.raises(ProtocolError, match="more than 2000 operations in one message"):
+        session.receive(device_log(*[BEGIN, ONE, COMMIT] * 4_000))
 
 
 def test_relations_and_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

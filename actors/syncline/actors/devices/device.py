@@ -43,12 +43,12 @@ from syncline.actors.devices.steps import (
     ReadImage,
     ReadMore,
     Send,
-    StartOver,
     Shows,
+    StartOver,
     Step,
     Wait,
 )
-from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids
+from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, check_room
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, SHARD, WRITER
@@ -154,7 +154,7 @@ class Device(Actor):
             match message:
                 case FrameArrived(data):
                     await self._frame(data)
-                    self.receiver.handled()
+                    self.receiver.handled(data)
                     self._steer_reading()
                 case ShapeReady(shape):
                     self._shape_ready(shape)
@@ -242,7 +242,9 @@ class Device(Actor):
         self._expire_at(identity.expires_at)
         if known is None:
             await self._gateway.call(Claim(self._client_id, self.ref, str(self._connection.remote)))
-            self._uplink = Uplink(self._client_id, self._writer, self.ref, self._around.database.table)
+            self._uplink = Uplink(
+                self._client_id, self._writer, self.ref, self._around.database.table, self._steer_reading
+            )
             self.background(self._send_up(self._uplink))
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))
 
@@ -333,6 +335,7 @@ class Device(Actor):
             if event.subscription_id in self._subscriptions:
                 raise PlanRefused("SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already")
             check_ids(event.subscription_id, event.shapes)
+            check_room(self._subscriptions, event.shapes)
             planned = await plan_now(event.shapes, self._around.database)
         except PlanRefused as refused:
             self._connection.send(
@@ -386,7 +389,6 @@ class Device(Actor):
     def _written(self, written: Written) -> None:
         assert self._uplink is not None, "answers come to what was sent"
         event = self._uplink.decided(written)
-        self._steer_reading()
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "duplicate" and event is not None:

@@ -39,6 +39,7 @@ from syncline.actors.devices.steps import (
     ReadImage,
     ReadMore,
     Send,
+    StartOver,
     Steps,
     Subscriptions,
     Wait,
@@ -54,7 +55,6 @@ from syncline.proto.values import (
     Insert,
     Migrate,
     Relation,
-    Transaction,
 )
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
@@ -309,15 +309,25 @@ class Outbound:
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
             held = {relation.id for relation in self.shapes.values() if relation is not None}
             yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes(held))
+            if echo.heal is not None and echo.heal.starts_over:
+                yield StartOver()
 
     def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:
         yield from self._await_window()
         self._synthetic_id = self._synthetic_id % SYNTHETIC_ID_MAX + 1
         self.window.sent(self._synthetic_id, self.position)
-        transaction = Transaction(
-            commit_ms, lsn_bytes(self.position), changes, origin=origin, transaction_id=self._synthetic_id
-        )
-        yield Send((codec.encode_transaction(transaction),))
+        lsn = lsn_bytes(self.position)
+        is_migration = any(isinstance(change, Migrate) for change in changes)
+        bodies = [codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration)]
+        size = 0
+        for change in changes:
+            body = codec.encode_ops((change,))
+            bodies.append(body)
+            size += len(body)
+            if size >= MESSAGE_BYTES:
+                yield Send((codec.oplog_message(*bodies),))
+                bodies, size = [], 0
+        yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from syncline.cluster import Ref
 
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
 FRAMES_WAITING_MAX = 16
+FRAMES_WAITING_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +65,22 @@ class DeviceReceiver:
     def __init__(self, device: Ref) -> None:
         self._device = device
         self._waiting = 0
+        self._waiting_bytes = 0
 
     def frame(self, data: bytes) -> bool:
         self._waiting += 1
+        self._waiting_bytes += len(data)
         self._device.inform(FrameArrived(data))
-        return self._waiting < FRAMES_WAITING_MAX
+        return not self.full
 
-    def handled(self) -> None:
-        """One frame has been handled."""
+    def handled(self, data: bytes) -> None:
+        """A frame has been handled."""
         self._waiting -= 1
+        self._waiting_bytes -= len(data)
 
     @property
     def full(self) -> bool:
-        return self._waiting >= FRAMES_WAITING_MAX
+        return self._waiting >= FRAMES_WAITING_MAX or self._waiting_bytes >= FRAMES_WAITING_BYTES_MAX
 
     def drained(self) -> None:
         self._device.inform(DRAINED)

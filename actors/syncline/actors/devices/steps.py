@@ -65,12 +65,16 @@ class Heal:
     """A transaction of the device itself that no frame brings back: rejected, or applied before the device's position.
     The rows it named (``keys``) go along with its echo as they are, for what the device shows may be its own guess of
     what comes out of both, and nothing else would set it right. Not before ``lsn``, from where on it counts as decided.
+
+    ``starts_over``: it named more rows than can go along. The device is sent away behind the echo, and reads its
+    subscriptions anew when it comes back.
     """
 
     lsn: int
     commit_ms: int
     keys: tuple[RowKey, ...]
     rejected: bool
+    starts_over: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -172,9 +176,14 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
+class StartOver:
+    """The device has to read everything anew. No answer, and no further step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing to do until something changes."""
 
 
-Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | ReadCurrent | Shows | Send | Delivered | Wait
+Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | ReadCurrent | Shows | Send | Delivered | StartOver | Wait
 Steps: TypeAlias = Generator[Step, object, None]

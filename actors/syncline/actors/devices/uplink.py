@@ -2,74 +2,130 @@
 
 Some are with the writer, in the device's order, and the rest wait here; the device's socket is not read while too many
 do. Whatever is not yet decided when the connection ends is sent again by the device itself.
+
+They are made ready beside the device's messages, a large one in slices: nobody else in this process waits for it. And
+it goes to the writer only when nothing else of this device is there.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from syncline.actors.devices.inbound import Lookup, WriteRefused, accept
-from syncline.actors.postgres.apply import Write
+from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations, unstorable
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
-from syncline.proto.errors import invalid
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Gone
+from syncline.proto.values import Delete
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
+OUT_BYTES_MAX = 8 << 20
 # Writes taken from the socket and not yet sent to the writer.
 UP_WAITING_MAX = 1_000
-LSN_BYTES_MAX = 8
-BIGINT_MAX = 2**63 - 1
-COMMIT_MS_MAX = 2**53 - 1  # devices count in doubles of JavaScript, exact up to here
+UP_WAITING_BYTES_MAX = 16 << 20
+# Operations made ready at a stretch: some ten milliseconds.
+SLICE_OPERATIONS = 500
+# What an operation costs beside its cells.
+OPERATION_BYTES = 50
+# SQLSTATE program_limit_exceeded.
+TOO_LARGE = "54000"
 
 
-def _check(event: WriteReceived) -> None:
-    if len(event.lsn) > LSN_BYTES_MAX or int.from_bytes(event.lsn, "big") > BIGINT_MAX:
-        raise invalid("a position of a device is a number below 2^63")
-    if not 0 < event.commit_ms <= COMMIT_MS_MAX:
-        raise invalid(f"no time in milliseconds: {event.commit_ms}", lsn=event.lsn)
-    if any("\x00" in tag for _, change in event.changes if not isinstance(change, Gone) for tag in change.tags):
-        raise invalid("a tag contains U+0000", lsn=event.lsn)
+@dataclass(slots=True)
+class _Waiting:
+    event: WriteReceived
+    size: int
 
 
 class Uplink:
-    """The writes of ``client_id``; the writer answers to ``device``. ``lookup`` finds a table by its name there."""
+    """The writes of ``client_id``; the writer answers to ``device``. ``lookup`` finds a table by its name there.
+    ``moved`` is called when one has left, and ``full`` may have changed."""
 
-    def __init__(self, client_id: str, writer: Ref, device: Ref, lookup: Lookup) -> None:
+    def __init__(self, client_id: str, writer: Ref, device: Ref, lookup: Lookup, moved: Callable[[], object]) -> None:
         self._client_id = client_id
         self._writer = writer
         self._device = device
         self._lookup = lookup
-        self._waiting: deque[WriteReceived] = deque()
-        self._out: dict[tuple[int, int], WriteReceived] = {}
+        self._moved = moved
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._out: dict[tuple[int, int], _Waiting] = {}
+        self._out_bytes = 0
+        self._news = asyncio.Event()
 
     @property
     def full(self) -> bool:
-        return len(self._waiting) >= UP_WAITING_MAX
+        return len(self._waiting) >= UP_WAITING_MAX or self._waiting_bytes >= UP_WAITING_BYTES_MAX
 
-    async def take(self, event: WriteReceived) -> None:
-        """A transaction has come from the device. Raises ActorDown when there is no writer, and ProtocolError for
-        numbers and tags that Postgres cannot hold: the writer serves everybody, and must not stumble over them."""
-        _check(event)
-        self._waiting.append(event)
-        await self._send()
+    def take(self, event: WriteReceived) -> None:
+        """A transaction has come from the device."""
+        write = _Waiting(event, _size(event))
+        self._waiting.append(write)
+        self._waiting_bytes += write.size
+        self._news.set()
 
-    async def decided(self, written: Written) -> WriteReceived | None:
-        """The writer has answered; the transaction it is about. Raises ActorDown when there is no writer."""
-        event = self._out.pop((written.lsn, written.ms), None)
-        await self._send()
-        return event
+    def decided(self, written: Written) -> WriteReceived | None:
+        """The writer has answered; the transaction it is about."""
+        write = self._out.pop((written.lsn, written.ms), None)
+        if write is None:
+            return None
+        self._out_bytes -= write.size
+        self._news.set()
+        return write.event
 
-    async def _send(self) -> None:
-        while self._waiting and len(self._out) < WRITES_OUT_MAX:
-            event = self._waiting.popleft()
-            lsn = int.from_bytes(event.lsn, "big")
-            self._out[(lsn, event.commit_ms)] = event
-            try:
+    async def run(self) -> None:
+        """Sends, until cancelled. Raises ActorDown when there is no writer."""
+        while True:
+            if not self._may_send():
+                self._news.clear()
+                await self._news.wait()
+                continue
+            write = self._waiting[0]
+            ready = await self._made_ready(write.event)
+            self._waiting.popleft()
+            self._waiting_bytes -= write.size
+            self._out[(ready.lsn, ready.ms)] = write
+            self._out_bytes += write.size
+            self._moved()
+            await self._writer.send(ready)
+
+    def _may_send(self) -> bool:
+        if not self._waiting or not self._out:
+            return bool(self._waiting)
+        return len(self._out) < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
+
+    async def _made_ready(self, event: WriteReceived) -> Write:
+        lsn = int.from_bytes(event.lsn, "big")
+        try:
+            if event.excess:
+                raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))
+            if len(event.changes) <= SLICE_OPERATIONS:
                 changes = accept(event.changes, self._lookup)
-                write = Write(self._client_id, lsn, event.commit_ms, changes, self._device)
-            except WriteRefused as refused:
-                write = Write(self._client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
-            await self._writer.send(write)
+                return Write(self._client_id, lsn, event.commit_ms, changes, self._device)
+            encoded = await self._encoded(event)
+            return Write(self._client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
+        except WriteRefused as refused:
+            return Write(self._client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
+
+    async def _encoded(self, event: WriteReceived) -> Encoded:
+        pieces: list[bytes] = []
+        for start in range(0, len(event.changes), SLICE_OPERATIONS):
+            changes = accept(event.changes[start : start + SLICE_OPERATIONS], self._lookup)
+            refused = unstorable(changes)
+            if refused is not None:
+                raise WriteRefused(refused)
+            pieces.append(encode_operations(changes))
+            await asyncio.sleep(0)
+        return Encoded(tuple(pieces), len(event.changes))
+
+
+def _size(event: WriteReceived) -> int:
+    """About what the writer gets."""
+    if len(event.changes) > SLICE_OPERATIONS:
+        return event.octets + OPERATION_BYTES * len(event.changes)
+    rows = (change.old_row if isinstance(change, Delete) else change.row for _, change in event.changes)
+    return sum(OPERATION_BYTES + sum(len(cell or b"") for cell in row) for row in rows)

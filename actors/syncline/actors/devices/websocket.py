@@ -60,7 +60,7 @@ class Limits:
     bytes above which ``send`` answers False. ``unsent_bytes_max``: unsent bytes above which the connection is cut.
     """
 
-    message_bytes_max: int = 32 * 1024 * 1024
+    message_bytes_max: int = 64 * 1024 * 1024
     first_message_bytes_max: int = 64 * 1024
     high_water_bytes: int = 256 * 1024
     unsent_bytes_max: int = 64 * 1024 * 1024

@@ -81,7 +81,9 @@ def encode_write(write: Write, refusal: Rejection | None = None) -> tuple[bytes,
     element: dict[str, Any] = {"client": write.client_id, "lsn": write.lsn, "ms": write.ms}
     if refusal is not None:
         fields = ("sqlstate", "message", "detail", "hint", "table", "constraint")
-        element["refuse"] = {name: getattr(refusal, name) for name in fields if getattr(refusal, name) is not None}
+        texts = ((name, getattr(refusal, name)) for name in fields)
+        # It may quote what the device sent.
+        element["refuse"] = {name: _without_nul(text) for name, text in texts if text is not None}
     if write.encoded is not None:
         operations = write.encoded.pieces
     elif write.changes:
@@ -112,8 +114,12 @@ def unstorable(changes: Iterable[RowOperation]) -> Rejection | None:
 
 
 def _storable(change: RowOperation) -> RowOperation:
-    row = tuple(cell if cell is None else cell.replace("\x00", "\N{REPLACEMENT CHARACTER}") for cell in change.row)
+    row = tuple(cell if cell is None else _without_nul(cell) for cell in change.row)
     return RowOperation(change.relation_id, change.op, row, change.modified, change.tags)
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def _json(value: object) -> bytes:
