@@ -81,6 +81,12 @@ class SimDatabase:
             if id in known:
                 known[id] = Subscription(id, known[id].shapes, cancelled=True)
 
+    async def forget_others(self, client_id: str, held: Iterable[str]) -> None:
+        await self._query()
+        known = self._postgres.subscriptions.get(client_id, {})
+        for id in known.keys() - set(held):
+            del known[id]
+
     async def forget_subscriptions(self, client_id: str) -> None:
         await self._query()
         self._postgres.subscriptions.pop(client_id, None)

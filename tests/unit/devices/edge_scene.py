@@ -87,6 +87,10 @@ class FakeDatabase:
         for id in set(ids) & self.known.keys():
             self.known[id] = Subscription(id, self.known[id].shapes, cancelled=True)
 
+    async def forget_others(self, client_id: str, held: Iterable[str]) -> None:
+        self._reach()
+        self.known = {id: self.known[id] for id in held if id in self.known}
+
     async def forget_subscriptions(self, client_id: str) -> None:
         self._reach()
         self.known.clear()

@@ -162,6 +162,8 @@ async def _resumed(
     held = [schema, *[await places.ensure(shape, relation) for shape, relation in shapes.values()]]
     if any(place.ready_lsn is None or place.ready_lsn > position for place in held):
         raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
+    if known.keys() - held_there.keys():
+        await database.forget_others(client_id, held_there)
     outbound = Outbound(
         client_id,
         position,

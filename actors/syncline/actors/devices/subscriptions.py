@@ -17,6 +17,9 @@ from syncline.proto.values import Relation, ShapeRequest
 
 SUBSCRIPTION_ID_CHARS_MAX = 128
 TABLE_NAME_CHARS_MAX = 64
+# Of one device at a time, and the shapes that all of them ask for.
+SUBSCRIPTIONS_MAX = 1_000
+SHAPES_MAX = 10_000
 
 
 class PlanRefused(Exception):
@@ -59,6 +62,14 @@ def check_ids(subscription_id: str, requests: tuple[ShapeRequest, ...]) -> None:
         raise PlanRefused("CODE_UNSPECIFIED", "a subscription asks for at least one shape")
     if len({request.request_id for request in requests}) != len(requests):
         raise PlanRefused("CODE_UNSPECIFIED", "request ids must be unique")
+
+
+def check_room(held: Mapping[str, Planned], requests: tuple[ShapeRequest, ...]) -> None:
+    """Raises PlanRefused when a device that has ``held`` asks for more than we keep for one."""
+    if len(held) >= SUBSCRIPTIONS_MAX:
+        raise PlanRefused("CODE_UNSPECIFIED", f"a device has at most {SUBSCRIPTIONS_MAX:,} subscriptions: end some")
+    if sum(len(planned.requests) for planned in held.values()) + len(requests) > SHAPES_MAX:
+        raise PlanRefused("CODE_UNSPECIFIED", f"a device has at most {SHAPES_MAX:,} shapes: end some subscriptions")
 
 
 def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:

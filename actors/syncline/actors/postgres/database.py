@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 POOL_CONNECTIONS_MAX = 8
 SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
 QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
+CANCELLED_MAX = 1_000  # of a device's subscriptions
 KEYS_AT_ONCE = 1_000  # rows asked for in one query
 VISIBLE_PAUSE_S = 0.01
 VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
@@ -147,11 +148,28 @@ class Database:
         )
 
     async def cancel_subscriptions(self, client_id: str, ids: Iterable[str]) -> None:
+        """Of all that the device has cancelled, the newest are remembered."""
+        async with self.pool.acquire() as connection:
+            await connection.execute(
+                "UPDATE electric.subscriptions SET state = 'cancelled' "
+                "WHERE client_id = $1 AND subscription_id = ANY ($2::text[])",
+                client_id,
+                list(ids),
+            )
+            await connection.execute(
+                "DELETE FROM electric.subscriptions WHERE client_id = $1 AND state = 'cancelled' AND created_at < ("
+                "SELECT created_at FROM electric.subscriptions WHERE client_id = $1 AND state = 'cancelled' "
+                "ORDER BY created_at DESC OFFSET $2 LIMIT 1)",
+                client_id,
+                CANCELLED_MAX - 1,
+            )
+
+    async def forget_others(self, client_id: str, held: Iterable[str]) -> None:
+        """The device has resumed with the subscriptions ``held``: of others it has no rows, nor will it come to any."""
         await self.pool.execute(
-            "UPDATE electric.subscriptions SET state = 'cancelled' "
-            "WHERE client_id = $1 AND subscription_id = ANY ($2::text[])",
+            "DELETE FROM electric.subscriptions WHERE client_id = $1 AND subscription_id <> ALL ($2::text[])",
             client_id,
-            list(ids),
+            list(held),
         )
 
     async def forget_subscriptions(self, client_id: str) -> None:
