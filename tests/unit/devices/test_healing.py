@@ -24,7 +24,8 @@ TABLE = TABLES["a"]
 class Stream:
     """A device's way out. Rows are flushed one position after the last, and named by the number of their reading.
 
-    ``sent``: (commit ms, its rows) of what came. ``shown``: whether the snapshots show what was streamed.
+    ``sent``: (commit ms, its rows) of what came; ``healed``: (commit ms, the keys of those that heal). ``shown``:
+    whether the snapshots show what was streamed.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,7 @@ class Stream:
         self.readings: list[tuple[RowKey, ...]] = []
         self.asked: list[tuple[object, int]] = []
         self.sent: list[tuple[int, tuple[bytes | None, ...]]] = []
+        self.healed: list[tuple[int, list[int]]] = []
         self.shown = True
         self.flushed = FIRST_LSN
         self._steps = self.outbound.steps()
@@ -59,7 +61,7 @@ class Stream:
                 self.readings.append(keys)
                 self.flushed += 10
                 number = len(self.readings)
-                rows = {key: Healed(TABLE, key[1], (b"%d" % number,)) for key in keys}
+                rows = {key: Healed(TABLE, key[1], (b"%d" % number, *key[1])) for key in keys}
                 return Current(rows, self.flushed, number)
             case Shows(snapshot, lsn):
                 self.asked.append((snapshot, lsn))
@@ -77,6 +79,8 @@ class Stream:
             assert isinstance(begin, Begin)
             rows = tuple(change.row[0] for change in changes if isinstance(change, Insert | Update))
             self.sent.append((begin.commit_ms, rows))
+            healed = [int(change.row[1] or b"") for change in changes if isinstance(change, Update)]
+            self.healed.append((begin.commit_ms, healed))
 
 
 def row_key(number: int) -> RowKey:
@@ -99,6 +103,18 @@ def test_the_rows_of_many_transactions_are_one_reading_and_come_at_its_place() -
     stream.run()
     assert [ms for ms, _ in stream.sent] == [before.lsn, 1, 2, 3, after.lsn]
     assert stream.asked == [(1, FIRST_LSN + 9)], "once a reading"
+
+
+def test_a_row_that_several_transactions_name_comes_with_the_last_of_them() -> None:
+    """With an earlier one it would meet the later ones' writes, which it has in it already, and go back behind them."""
+    stream = Stream()
+    stream.heal(1, 1, 7)
+    stream.heal(2, 7, 2)
+    stream.heal(3, 2, 3)
+    stream.run()
+    stream.release(stream.flushed)
+    stream.run()
+    assert stream.healed == [(1, [1]), (2, [7]), (3, [2, 3])]
 
 
 def test_of_what_waits_only_one_reading_is_held(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ class Healing:
         # What committed before a position in the WAL lies below it.
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
         self._unsent = len(heals)
+        last = {key: number for number, heal in enumerate(heals) for key in heal.keys}
         return [
             Echo(
                 at,
@@ -65,8 +66,9 @@ class Healing:
                 heal.rejected,
                 heal,
                 current,
+                frozenset(key for key in heal.keys if last[key] > number),
             )
-            for heal in heals
+            for number, heal in enumerate(heals)
         ]
 
     def shown(self, echo: Echo, heal: Heal) -> Generator[Step, object, bool]:

@@ -98,7 +98,9 @@ class Echo:
     ``lsn``. ``rejected``: none of it is in Postgres; else it is, and only tables the device holds are of interest.
 
     What they mean to the device is decided when the echo is sent: by then it may hold other shapes. ``heal`` and
-    ``current``: what the rows were read for, and with.
+    ``current``: what the rows were read for, and with. ``later``: the rows that an echo of the same reading behind this
+    one names too. They wait for it: they have its write in them, which the device still holds to be pending, and older
+    than what it is given here, as which it would win over what followed it.
     """
 
     lsn: int
@@ -107,10 +109,16 @@ class Echo:
     rejected: bool = False
     heal: Heal | None = None
     current: Current | None = None
+    later: frozenset[RowKey] = frozenset()
 
     def changes(self, held: Collection[int]) -> tuple[RowChange, ...]:
         """What the echo does to a device that is subscribed to the relation ids ``held``."""
-        return tuple(row.change(held) for row in self.healed if self.rejected or row.relation.id in held)
+        return tuple(row.change(held) for row in self.healed if self._brings(row, held))
+
+    def _brings(self, row: Healed, held: Collection[int]) -> bool:
+        if row.relation.id in held:
+            return (row.relation.id, row.key) not in self.later
+        return self.rejected
 
 
 @dataclass(frozen=True, slots=True)
