@@ -24,6 +24,7 @@ from syncline.cluster.supervisor import (
     start_child,
     stop_child,
 )
+from syncline.cluster.wire import Form, Forms
 
 __all__ = [
     "Actor",
@@ -38,6 +39,8 @@ __all__ = [
     "Exit",
     "ExitKind",
     "Factory",
+    "Form",
+    "Forms",
     "LocalRef",
     "MailboxFull",
     "MailboxOverflow",

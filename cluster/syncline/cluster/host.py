@@ -29,7 +29,7 @@ from syncline.cluster.registry import Registry
 from syncline.cluster.remote import Remotes
 from syncline.cluster.spec import ChildSpec, Exit, Restart
 from syncline.cluster.supervisor import DynamicSupervisor, StartFailed
-from syncline.cluster.wire import Wire
+from syncline.cluster.wire import Forms, Wire
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ class Host(ABC):
 class LocalHost(Host):
     """The host that is this process. ``open`` first, ``close`` last; between them it has a loop and may have links.
 
-    ``epoch`` is the claim of the owner this host works for; ``types`` are the messages that may cross links.
+    ``epoch`` is the claim of the owner this host works for; ``types`` are the messages that may cross links, ``forms``
+    those that do so in a form of their own.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class LocalHost(Host):
         *,
         epoch: int = 0,
         types: Iterable[type] = (),
+        forms: Forms | None = None,
         clock: Clock | None = None,
         token: str = "",
         timing: Timing | None = None,
@@ -117,7 +119,7 @@ class LocalHost(Host):
         self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._remotes = Remotes(
             self.context,
-            Wire((*HOST_MESSAGES, *types)),
+            Wire((*HOST_MESSAGES, *types), forms),
             epoch,
             self._end,
             token=token,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from syncline.cluster.ref import Address, Ref
 from syncline.cluster.spec import ChildSpec, Exit, ExitKind, Factory, Restart
 from syncline.cluster.testing import probe
-from syncline.cluster.wire import Wire, WireError
+from syncline.cluster.wire import Form, Wire, WireError
 
 
 class Colour(Enum):
@@ -95,6 +95,19 @@ def test_an_undeclared_type_is_refused_by_both_ends() -> None:
         crossed(Letter("hello"))
     with pytest.raises(WireError, match="not declared"):
         Wire().decode(Wire([Letter]).encode(Letter("hello"), no_refs), no_refs)
+
+
+def test_a_type_with_a_form_of_its_own_crosses_in_it() -> None:
+    forms = {Letter: Form(lambda letter: (letter.text, letter.enclosed), lambda plain: Letter(*plain))}
+    wire, letter = Wire([Colour], forms), Letter("hello", ((b"a", None, 2**63), ("nested", -1)))
+    assert wire.decode(wire.encode([Colour.RED, letter], no_refs), no_refs) == [Colour.RED, letter]
+    with pytest.raises(WireError, match="no form"):
+        Wire([Letter, Colour]).decode(wire.encode(letter, no_refs), no_refs)
+    with pytest.raises(WireError, match="cannot be encoded"):
+        wire.encode(Letter("hello", (object(),)), no_refs)
+    other = Wire((), {Letter: Form(lambda letter: letter.text, lambda plain: Letter(*plain))})
+    with pytest.raises(WireError, match="not a message"):
+        wire.decode(other.encode(Letter("hello"), no_refs), no_refs)
 
 
 @given(st.binary(max_size=60))

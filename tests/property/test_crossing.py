@@ -1,0 +1,91 @@
+"""Rows cross from host to host as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.actors.crossing import FORMS
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
+from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.shapes.consumer import Piece
+from syncline.actors.shapes.log import Record
+from syncline.cluster.wire import Wire, WireError
+from syncline.proto.values import Delete, Insert, Update
+
+WIRE = Wire((), FORMS)
+ids = st.integers(0, 2**32 - 1)
+positions = st.integers(0, 2**63 - 1)
+rows = st.lists(st.none() | st.binary(max_size=20), max_size=4).map(tuple)
+tags = st.lists(st.text(max_size=10), max_size=2).map(tuple)
+changes = st.lists(
+    st.builds(Insert, ids, rows, tags)
+    | st.builds(Update, ids, rows, st.none() | rows, tags)
+    | st.builds(Delete, ids, rows, tags)
+    | st.builds(Truncated, st.lists(ids, max_size=3).map(tuple)),
+    max_size=5,
+)
+heads = st.builds(
+    TransactionHead,
+    positions.map(Lsn),
+    positions,
+    ids,
+    st.none() | st.text(max_size=36),
+    st.none() | positions,
+    st.none() | positions,
+)
+columns = st.builds(RelationColumn, st.text(max_size=5), ids, st.integers(-1, 2**31 - 1), st.booleans())
+relations = st.builds(
+    RelationMessage,
+    ids,
+    st.text(max_size=5),
+    st.text(max_size=5),
+    st.sampled_from("dnfi"),
+    st.lists(columns, max_size=3).map(tuple),
+)
+chunks = st.builds(
+    TransactionChunk,
+    heads,
+    changes,
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.builds(MigrationNotice, ids, st.text(max_size=14)), max_size=2).map(tuple),
+    st.lists(st.text(max_size=20), max_size=2).map(tuple),
+    st.lists(relations, max_size=2).map(tuple),
+)
+pieces = st.builds(Piece, heads, changes, st.booleans(), st.booleans())
+records = st.builds(
+    Record,
+    positions,
+    positions,
+    st.text(max_size=36),
+    ids,
+    st.booleans(),
+    ids,
+    st.binary(max_size=50),
+    st.lists(st.binary(max_size=5), max_size=2).map(tuple),
+    st.booleans(),
+)
+
+
+def no_refs(_: Any) -> Any:
+    raise AssertionError("no ref was expected")
+
+
+@given(chunks | pieces | records)
+def test_what_arrives_is_what_was_sent(message: object) -> None:
+    arrived = WIRE.decode(WIRE.encode((message,), no_refs), no_refs)
+    assert arrived == (message,)
+    assert type(arrived[0]) is type(message)
+    if isinstance(message, TransactionChunk | Piece):
+        assert type(arrived[0].head.lsn) is Lsn
+
+
+def test_what_the_stream_cannot_bring_is_refused() -> None:
+    head = TransactionHead(Lsn(1), 1, 1)
+    with pytest.raises(WireError, match="no str"):
+        WIRE.encode(Piece(head, ["text"], first=True, last=True), no_refs)  # type: ignore[list-item]
