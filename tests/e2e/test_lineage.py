@@ -56,6 +56,15 @@ async def test_two_services_do_not_share_a_data_folder(database: str, tmp_path: 
 
 
 async def test_only_the_owner_can_read_what_is_on_the_disk(database: str, tmp_path: Path) -> None:
-    async with serving(database, tmp_path):
+    async with serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, sql):
+        await sql.execute("INSERT INTO items VALUES (1, 'secret')")
+        async with RawDevice.connected(service.url) as device:
+            await device.start()
+            await device.subscribe("items")
+            await sql.execute("INSERT INTO items VALUES (2, 'secret')")
+            await device.expect(events.TransactionReceived)
         (folder,) = [path for path in (tmp_path / "data" / "shapes").iterdir() if path.is_dir()]
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        files = [path for path in folder.parent.rglob("*") if path.is_file()]
+        assert {path.name for path in files} >= {"image", "shape.json", "log-000000", "progress.json"}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}

@@ -1,55 +1,138 @@
 """Which folder holds the shapes of a database, and that only one service uses it.
 
 Shapes are only true of the history they were cut from: this database, read by this slot. A database made anew under the
-same name, or a slot made anew after a gap, is another history, at positions that mean nothing in the old one. So the
-folder is named by both: the server id in ``electric.meta``, which is lost with the database, and a lineage written
-there whenever the slot has to be made. Another history finds another folder, and starts afresh.
+same name, a slot made anew after a gap, a server restored to an earlier moment is another history, at positions that
+mean nothing in the old one. So the folder is named by both: the server id in ``electric.meta``, which is lost with the
+database, and a lineage written there whenever another history begins. Another history finds another folder, and starts
+afresh.
+
+What is restored or copied with everything in it looks the same from inside. It is told apart where Postgres tells:
+by the server's identifier and timeline and the database's oid, which are noted beside the lineage, and by a server
+whose WAL ends before what is on our disk.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 
 import asyncpg
 
+from syncline.actors.shapes.progress import read_progress
+
+log = logging.getLogger(__name__)
+
 _LINEAGE = "slot_lineage"
+_HISTORY = "slot_history"
+# The timeline is the one written now; that of the last checkpoint may be the former one still.
+_HISTORY_PARTS = {
+    "system": "SELECT system_identifier FROM pg_control_system()",
+    "timeline": "SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)",
+    "database": "SELECT oid FROM pg_database WHERE datname = current_database()",
+}
+
+
+def open_data_dir(data_dir: Path) -> None:
+    """Makes sure that there is a data folder and that shapes can be written in it. Raises OSError."""
+    shapes = data_dir / "shapes"
+    shapes.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=shapes):
+        pass
 
 
 class FolderInUse(Exception):
     """Another service works in the folder; the message says which and what to do."""
 
 
-async def new_lineage(connection: asyncpg.Connection) -> None:
-    """The slot is about to be made: nothing on any disk continues into what it will stream, and no device's position.
+async def new_lineage(connection: asyncpg.Connection, why: str = "the replication slot is made anew") -> None:
+    """Another history begins: nothing on any disk continues into what will be streamed, and no device's position.
 
     Subscriptions that a restored copy brought along are forgotten: their devices are told to start over.
     """
-    await connection.execute("DELETE FROM electric.subscriptions")
-    await connection.execute(
-        "INSERT INTO electric.meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        _LINEAGE,
-        uuid.uuid4().hex,
-    )
+    if await _read(connection, _LINEAGE) is not None:
+        log.warning("%s, so a new history begins here: devices fetch their tables anew, and then send what waits", why)
+    async with connection.transaction():
+        await connection.execute("DELETE FROM electric.subscriptions")
+        await _write(connection, _LINEAGE, uuid.uuid4().hex)
+        await _write(connection, _HISTORY, json.dumps(await read_history(connection)))
+
+
+async def read_history(connection: asyncpg.Connection) -> dict[str, str]:
+    """What tells a server and its database from a copy: ``system``, ``timeline``, ``database``. Any role may ask; what
+    a hosted Postgres does not tell is empty."""
+    history = {}
+    for part, query in _HISTORY_PARTS.items():
+        try:
+            async with connection.transaction():
+                history[part] = str(await connection.fetchval(query))
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError, asyncpg.FeatureNotSupportedError):
+            history[part] = ""
+    return history
 
 
 async def shapes_folder(connection: asyncpg.Connection, data_dir: Path, server_id: str) -> Path:
     """The folder for the shapes of this database and slot, made if need be; those of its former slots are removed."""
-    lineage = await connection.fetchval("SELECT value FROM electric.meta WHERE key = $1", _LINEAGE)
-    if lineage is None:
+    base = _in_a_name(server_id)
+    shapes = data_dir / "shapes"
+    lineage = await _read(connection, _LINEAGE)
+    if lineage is not None:
+        why = await _another_history(connection, shapes / f"{base}.{_in_a_name(lineage)}")
+        if why is not None:
+            await new_lineage(connection, why)
+            lineage = await _read(connection, _LINEAGE)
+    else:
         await new_lineage(connection)
-        lineage = await connection.fetchval("SELECT value FROM electric.meta WHERE key = $1", _LINEAGE)
-    base = re.sub(r"[^A-Za-z0-9-]", "_", server_id)
-    folder = data_dir / "shapes" / f"{base}.{re.sub(r'[^A-Za-z0-9-]', '_', lineage)}"
-    folder.mkdir(parents=True, exist_ok=True)
+        lineage = await _read(connection, _LINEAGE)
+    assert lineage is not None, "it was written just now"
+    folder = shapes / f"{base}.{_in_a_name(lineage)}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)  # it holds the rows of every table devices asked for
-    for former in folder.parent.glob(f"{base}.*"):
-        if former.is_dir() and former != folder:
+    for former in {path.with_name(path.name.removesuffix(".lock")) for path in shapes.glob(f"{base}.*")}:
+        if former != folder:
             _remove_unused(former)
     return folder
+
+
+async def _another_history(connection: asyncpg.Connection, folder: Path) -> str | None:
+    """Why what ``folder`` holds, and devices were sent, is not of the history that ``connection`` sees; None if it may
+    be. What was noted without being known is noted now."""
+    noted = json.loads(await _read(connection, _HISTORY) or "{}")
+    now = await read_history(connection)
+    for part, value in now.items():
+        if value and noted.get(part) and noted[part] != value:
+            return f"Postgres was restored, copied or failed over ({part} {noted[part]} is {value} now)"
+    ahead = await connection.fetchval(
+        "SELECT ($1::numeric > pg_current_wal_flush_lsn() - '0/0')", read_progress(folder)
+    )
+    if ahead:
+        return "Postgres was set back behind what is on this disk"
+    if now != noted:
+        await _write(connection, _HISTORY, json.dumps({**noted, **{part: now[part] for part in now if now[part]}}))
+    return None
+
+
+async def _read(connection: asyncpg.Connection, key: str) -> str | None:
+    value: str | None = await connection.fetchval("SELECT value FROM electric.meta WHERE key = $1", key)
+    return value
+
+
+async def _write(connection: asyncpg.Connection, key: str, value: str) -> None:
+    await connection.execute(
+        "INSERT INTO electric.meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        key,
+        value,
+    )
+
+
+def _in_a_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "_", text)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -59,15 +142,33 @@ def _remove_unused(folder: Path) -> None:
     except FolderInUse:
         return
     shutil.rmtree(folder, ignore_errors=True)
+    lock.path.unlink(missing_ok=True)
     lock.release()
 
 
 class FolderLock:
-    """Held while the process lives, whatever its end. Raises FolderInUse when another process holds it."""
+    """Held while the process lives, whatever its end. Raises FolderInUse when another process holds it.
+
+    The file stays as long as its folder: it means nothing unless somebody holds it.
+    """
 
     def __init__(self, folder: Path) -> None:
-        path = folder.with_name(f"{folder.name}.lock")
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.path = folder.with_name(f"{folder.name}.lock")
+        while True:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._take(folder)
+            # Whoever removes a folder takes the file along, maybe between our two steps: then this is nobody's lock.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
+                    break
+            self.release()
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+    def _take(self, folder: Path) -> None:
         try:
             import fcntl
 
@@ -80,8 +181,3 @@ class FolderLock:
             raise FolderInUse(
                 f"another service (process {owner or 'unknown'}) works in {folder}: stop it, or set SYNCLINE_DATA_DIR"
             ) from held
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
-
-    def release(self) -> None:
-        os.close(self._descriptor)

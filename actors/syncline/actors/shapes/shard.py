@@ -11,7 +11,6 @@ of it has been consumed by somebody else or was made anew: what our disk holds h
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,8 +20,8 @@ from pathlib import Path
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
 from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece, TakeSnapshot
-from syncline.actors.shapes.disk import replace_file
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Restart, start_child, stop_child
@@ -148,14 +147,14 @@ class Shard(Actor):
     async def init(self) -> None:
         self._consumers = self.context.registry.ref(CONSUMERS)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._durable = self._read_progress()
+        self._durable = read_progress(self._directory)
         if self._durable < self._start_lsn:
             if self._durable:
                 log.warning("the slot is ahead of what is on this disk: shapes start afresh, devices sync again")
             for path in self._directory.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             self._durable = self._start_lsn
-            self._write_progress(self._durable)
+            write_progress(self._directory, self._durable)
         self._watermark = self._durable
         self._dispatched = self._durable
         self._progress = Progress(self._durable)
@@ -291,19 +290,9 @@ class Shard(Actor):
             for shape in shapes:
                 flush = await self._shapes[shape].ref.call(Flush(), FLUSH_TIMEOUT_S)
                 await asyncio.to_thread(flush)
-            await asyncio.to_thread(self._write_progress, target)
+            await asyncio.to_thread(write_progress, self._directory, target)
             self._durable = target
             self._confirm(target)
-
-    def _read_progress(self) -> int:
-        try:
-            return int(json.loads((self._directory / "progress.json").read_text())["durable_lsn"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
-
-    def _write_progress(self, lsn: int) -> None:
-        # With it the names of new shapes are on the disk too.
-        replace_file(self._directory / "progress.json", json.dumps({"durable_lsn": lsn}))
 
 
 def _child_id(shape: str) -> str:

@@ -1,0 +1,178 @@
+"""Which folder a database finds: its own while its history goes on, and a fresh one when it is another history."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from tests.conftest import drop_database
+
+from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, read_history, shapes_folder
+from syncline.actors.postgres.bootstrap import bootstrap
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.postgres.slot import ensure_slot, slot_name, slot_state
+
+SERVER = "00000000-0000-4000-8000-000000000001"
+
+
+@asynccontextmanager
+async def prepared(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database that has a slot and one subscription of a device."""
+    while True:
+        try:
+            connection = await asyncpg.connect(dsn)
+            break
+        except asyncpg.CannotConnectNowError:  # a server that recovers
+            await asyncio.sleep(0.1)
+    try:
+        await bootstrap(connection)
+        if await slot_state(connection, slot_name("mine")) is None:
+            await new_lineage(connection)
+            await connection.execute("INSERT INTO electric.clients (client_id, user_id) VALUES ('phone', 'ann')")
+            await connection.execute(
+                "INSERT INTO electric.subscriptions (client_id, subscription_id, shapes) VALUES ('phone', 's', '[]')"
+            )
+        await ensure_slot(connection, slot_name("mine"))
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def subscriptions(connection: asyncpg.Connection) -> int:
+    count: int = await connection.fetchval("SELECT count(*) FROM electric.subscriptions")
+    return count
+
+
+async def test_the_folder_stays_while_the_history_goes_on(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with prepared(database) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        (folder / "kept").touch()
+    async with prepared(database) as connection:
+        assert await shapes_folder(connection, tmp_path, SERVER) == folder
+        assert await subscriptions(connection) == 1
+    assert (folder / "kept").exists()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_slot_made_anew_begins_a_history_and_says_what_it_means_for_devices(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with prepared(database) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        await connection.execute("SELECT pg_drop_replication_slot($1)", slot_name("mine"))
+        await new_lineage(connection)
+        assert await shapes_folder(connection, tmp_path, SERVER) != folder
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "devices fetch their tables anew" in warning.getMessage()
+
+
+async def test_a_database_set_back_behind_what_is_on_the_disk_is_another_history(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a restored disk image of Postgres, which has the slot and all of schema electric."""
+    async with prepared(database) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        ahead = await connection.fetchval("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn + 1000000")
+        (folder / "progress.json").write_text(json.dumps({"durable_lsn": int(ahead)}))
+        assert await shapes_folder(connection, tmp_path, SERVER) != folder
+        assert await subscriptions(connection) == 0
+    assert not folder.exists()
+    assert "devices fetch their tables anew" in caplog.text
+
+
+async def test_an_ordinary_role_may_ask_which_history_this_is(database: str, postgres: EmbeddedPostgres) -> None:
+    admin = await asyncpg.connect(database)
+    await admin.execute("CREATE ROLE history_reader LOGIN PASSWORD 'secret'")
+    await admin.close()
+    try:
+        address = database.partition("@")[2]
+        connection = await asyncpg.connect(f"postgresql://history_reader:secret@{address}")
+        history = await read_history(connection)
+        await connection.close()
+        assert all(history.values())
+    finally:
+        admin = await asyncpg.connect(postgres.dsn())
+        await admin.execute("DROP ROLE history_reader")
+        await admin.close()
+
+
+@pytest.fixture
+def original(server_dir: Path) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(server_dir / "original", settings={"fsync": "off"})
+    server.start()
+    yield server
+    server.stop("immediate")
+
+
+async def test_a_copy_recovered_from_the_archive_is_another_history(
+    original: EmbeddedPostgres, server_dir: Path, tmp_path: Path
+) -> None:
+    async with prepared(original.dsn()) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        was = await read_history(connection)
+    original.stop()
+    await asyncio.to_thread(subprocess.run, ["cp", "-a", original.folder, server_dir / "recovered"], check=True)
+    signal = server_dir / "recovered" / "cluster" / "recovery.signal"
+    signal.touch()
+    owner = signal.parent.stat()
+    os.chown(signal, owner.st_uid, owner.st_gid)
+    settings = {"fsync": "off", "restore_command": "false", "hot_standby": "off"}
+    recovered = EmbeddedPostgres(server_dir / "recovered", settings=settings)
+    try:
+        async with prepared(recovered.start()) as connection:
+            assert await subscriptions(connection) == 1, "slot and schema came along"
+            is_now = await read_history(connection)
+            assert {part for part in was if was[part] != is_now[part]} == {"timeline"}
+            assert await shapes_folder(connection, tmp_path, SERVER) != folder
+            assert await subscriptions(connection) == 0
+    finally:
+        recovered.stop("immediate")
+
+
+async def test_a_database_copied_under_another_name_and_put_in_its_place_is_another_history(
+    database: str, postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    async with prepared(database) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        await connection.execute("SELECT pg_drop_replication_slot($1)", slot_name("mine"))
+    name = database.rpartition("/")[2]
+    admin = await asyncpg.connect(postgres.dsn())
+    try:
+        await admin.execute(f'CREATE DATABASE "{name}_copy" TEMPLATE "{name}"')
+        copy = await asyncpg.connect(postgres.dsn(f"{name}_copy"))
+        assert await shapes_folder(copy, tmp_path, SERVER) != folder
+        await copy.close()
+    finally:
+        await admin.close()
+        await drop_database(postgres.dsn(), f"{name}_copy")
+
+
+async def test_the_lock_of_a_folder_goes_with_it(database: str, tmp_path: Path) -> None:
+    async with prepared(database) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        FolderLock(folder).release()
+        await new_lineage(connection)
+        newer = await shapes_folder(connection, tmp_path, SERVER)
+        assert {path.name for path in newer.parent.iterdir()} == {newer.name}
+
+
+async def test_a_former_folder_that_is_in_use_stays_with_its_lock(database: str, tmp_path: Path) -> None:
+    async with prepared(database) as connection:
+        folder = await shapes_folder(connection, tmp_path, SERVER)
+        lock = FolderLock(folder)
+        await new_lineage(connection)
+        newer = await shapes_folder(connection, tmp_path, SERVER)
+        assert {path.name for path in newer.parent.iterdir()} == {newer.name, folder.name, f"{folder.name}.lock"}
+        with pytest.raises(FolderInUse):
+            FolderLock(folder)
+        lock.release()
