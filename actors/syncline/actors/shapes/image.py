@@ -12,8 +12,8 @@ from itertools import islice
 
 import msgpack
 
+from syncline.actors.shapes.imagefile import ImageChunk
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.store import ImageChunk
 from syncline.proto import codec
 from syncline.proto.values import Delete, Insert, Key, Relation, Row, Update
 
