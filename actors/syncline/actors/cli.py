@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from syncline.actors.config import SETTINGS, Config, ConfigError, Whereabouts, find, load
 
@@ -28,8 +25,7 @@ if TYPE_CHECKING:
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 DOTENV = Path(".env")
-STATUS_TIMEOUT_S = 5
-CLIENTS_SHOWN_MAX = 10
+CONNECT_TIMEOUT_S = 10
 
 app = typer.Typer(
     name="syncline",
@@ -157,12 +153,16 @@ def status(
     """Tell whether the service is up (exit code 0 or 1) and, where the database can be reached, what it syncs."""
     place = _found(database_url, database_require_ssl, data_dir, http_port)
     service = url or f"http://127.0.0.1:{place.http_port}"
-    up, text = _ask(service)
-    out.print(f"[bold]service[/]   {service}  {'[green]' if up else '[red]'}{escape(text)}[/]", soft_wrap=True)
-    dsn = _dsn(place)
-    if dsn is not None:
-        _run(_show_database(place, dsn))
-    raise typer.Exit(0 if up else FAILED)
+    from syncline.actors.status import NoAddress, ask, show_service
+
+    try:
+        answer = ask(service)
+    except NoAddress as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(WRONG) from None
+    show_service(out, service, answer)
+    _run(_show_database(place))
+    raise typer.Exit(0 if answer.up else FAILED)
 
 
 @app.command()
@@ -216,6 +216,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Runs to the end, under uvloop where there is one; what the world does to us becomes a message and exit code 1."""
     import asyncpg
 
+    from syncline.actors.faults import Fault
     from syncline.actors.postgres.bootstrap import BootstrapError
     from syncline.actors.postgres.embedded import EmbeddedPostgresError
     from syncline.actors.postgres.slot import PreconditionError
@@ -226,6 +227,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except (
+        Fault,
         BootstrapError,
         EmbeddedPostgresError,
         PreconditionError,
@@ -233,9 +235,10 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
         asyncpg.InterfaceError,
         OSError,
     ) as error:
-        err.print(f"[bold red]error:[/] {escape(str(error) or type(error).__name__)}", soft_wrap=True)
+        text = error.message if isinstance(error, Fault) else str(error) or type(error).__name__
+        err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
         hint = getattr(error, "hint", None)
-        if hint and hint not in str(error):
+        if hint and hint not in text:
             err.print(f"hint: {escape(hint)}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
 
@@ -252,23 +255,33 @@ def _loop_factory() -> Any:
 
 
 def _dsn(place: Whereabouts) -> str | None:
-    """The configured database, else the embedded one if it runs."""
+    """The configured database, else the embedded one if it runs. Raises Fault, EmbeddedPostgresError."""
     if place.database_url is not None:
         return place.database_url
-    if not place.embedded_dir.exists():
-        return None
+    from syncline.actors.faults import in_folder
     from syncline.actors.postgres.embedded import EmbeddedPostgres
 
-    server = EmbeddedPostgres(place.embedded_dir)
-    server.port = server.running_port()
-    return None if server.port is None else server.dsn()
+    with in_folder(place.data_dir):
+        server = EmbeddedPostgres(place.embedded_dir)
+        if not server.folder.exists():
+            return None
+        server.port = server.running_port()
+        return None if server.port is None else server.dsn()
 
 
 @contextlib.asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """Raises Fault."""
     import asyncpg
 
-    connection = await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "syncline cli"})
+    from syncline.actors.faults import database_fault
+
+    try:
+        connection = await asyncpg.connect(
+            dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "syncline cli"}
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise database_fault(error, dsn) from error
     try:
         yield connection
     finally:
@@ -302,69 +315,25 @@ async def _electrify(place: Whereabouts, tables: list[str]) -> int:
     return FAILED if failed else 0
 
 
-_TABLES = "SELECT format('%I.%I', schema_name, table_name) AS name, electrified_at FROM electric.tables ORDER BY 1"
-_CLIENTS = """
-SELECT client_id, user_id, last_seen, (SELECT count(*) FROM electric.subscriptions s
-    WHERE s.client_id = c.client_id AND s.state = 'active') AS subscriptions, count(*) OVER () AS total
-FROM electric.clients c ORDER BY last_seen DESC LIMIT $1
-"""
-_SECONDS = "%Y-%m-%d %H:%M:%S"
+async def _show_database(place: Whereabouts) -> None:
+    """What the database says; that it cannot be reached from here is no failure of the service."""
+    import asyncpg
 
+    from syncline.actors.faults import Fault
+    from syncline.actors.postgres.embedded import EmbeddedPostgresError
+    from syncline.actors.status import show_database, show_fault
 
-async def _show_database(place: Whereabouts, dsn: str) -> None:
-    from syncline.actors.postgres.slot import slot_name, slot_state
-
-    async with _connection(dsn) as connection:
-        out.print(f"[bold]database[/]  {escape(place.database_display)}", soft_wrap=True)
-        if await connection.fetchval("SELECT to_regclass('electric.tables')") is None:
-            out.print("          not prepared yet: `syncline serve` does it")
-            return
-        slot = await slot_state(connection, slot_name(await connection.fetchval("SELECT current_database()")))
-        if slot is None:
-            out.print("[bold]slot[/]      none yet")
-        else:
-            state = "in use" if slot.active else "[yellow]not in use[/]"
-            out.print(f"[bold]slot[/]      {slot.name}  {state}, {slot.retained_bytes / 2**20:.1f} MiB of WAL behind")
-        _print_table("tables open to devices", ("table", "since"), await connection.fetch(_TABLES))
-        clients = await connection.fetch(_CLIENTS, CLIENTS_SHOWN_MAX)
-        total = clients[0]["total"] if clients else 0
-        title = f"devices, the {CLIENTS_SHOWN_MAX} seen last of {total}" if total > CLIENTS_SHOWN_MAX else "devices"
-        _print_table(title, ("device", "user", "last seen", "subscriptions"), [tuple(row)[:4] for row in clients])
-
-
-def _print_table(title: str, columns: tuple[str, ...], rows: Any) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_text(value)) for value in row))
-    out.print(table if table.row_count else f"[bold]{title}[/]: none")
-
-
-def _text(value: object) -> str:
-    return "" if value is None else value.strftime(_SECONDS) if hasattr(value, "strftime") else str(value)
-
-
-# --- the service ------------------------------------------------------------------------------------------------------
-
-
-def _ask(url: str) -> tuple[bool, str]:
-    """Whether the service at ``url`` is up, and what it said, or why it could not be asked."""
     try:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if host is None or parts.scheme not in ("http", "https"):
-        err.print(f"[bold red]error:[/] {escape(url)} is not the address of a service, such as http://127.0.0.1:5133")
-        raise typer.Exit(WRONG)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(host, port, timeout=STATUS_TIMEOUT_S)
-    try:
-        connection.request("GET", "/api/status")
-        response = connection.getresponse()
-        return response.status == 200, response.read().decode(errors="replace").strip() or response.reason
-    except (OSError, http.client.HTTPException) as error:
-        return False, f"not reachable: {str(error) or type(error).__name__}"
-    finally:
-        connection.close()
+        dsn = _dsn(place)
+        if dsn is None:
+            raise Fault(
+                "does not run in the data folder",
+                "to see what is synced, set DATABASE_URL, or the service's SYNCLINE_DATA_DIR",
+            )
+        async with _connection(dsn) as connection:
+            await show_database(out, place.database_display, connection)
+    except Fault as fault:
+        show_fault(out, place.database_display, fault)
+    except (EmbeddedPostgresError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        unread = Fault(f"what it syncs cannot be read: {error}", "ask as the user, and as the role, of the service")
+        show_fault(out, place.database_display, unread)

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from dotenv import dotenv_values
 
 from syncline.actors.devices.auth import ALGORITHMS, Authenticator, InsecureAuth, KeyRefused, SecureAuth
+from syncline.actors.postgres.dsn import parse_dsn
 
 AuthMode = Literal["secure", "insecure"]
 LogLevel = Literal["error", "warning", "info", "debug"]
@@ -301,6 +302,11 @@ class _Reader:
             return None
         if not parts.path.strip("/") or parts.fragment:
             self._problem("DATABASE_URL", f"does not end in a database's name: {how}")
+            return None
+        try:
+            parse_dsn(url)
+        except ValueError as error:
+            self._problem("DATABASE_URL", str(error))
             return None
         options = parse_qs(parts.query)
         given_host = (options.get("host") or [host or ""])[-1]

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from syncline.actors.config import Config
-from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, shapes_folder
+from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, open_data_dir, shapes_folder
 from syncline.actors.devices.edge import Edge
 from syncline.actors.devices.gateway import ReadConnected, welcome
 from syncline.actors.devices.http import Api, PostgresState
+from syncline.actors.faults import database_fault, in_folder, port_fault
 from syncline.actors.names import GATEWAY, REPLICATOR
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.database import Database, connect
@@ -32,6 +33,7 @@ from syncline.proto.errors import ErrorCode
 
 log = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S = 10.0
 CONNECT_RETRY_S = 1.0
 STATE_INTERVAL_S = 1.0
 DRAIN_S = 5.0
@@ -46,7 +48,8 @@ class ServiceGaveUp(Exception):
 
 
 class Service:
-    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises what Postgres' preparation raises.
+    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises Fault, FolderInUse, and what Postgres'
+    preparation raises.
 
     Made in a running event loop.
     """
@@ -55,6 +58,7 @@ class Service:
         self._config = config
         self._host = LocalHost("local")
         self._embedded: EmbeddedPostgres | None = None
+        self._embedding: asyncio.Task[str] | None = None
         self._lock: FolderLock | None = None
         self._database: Database | None = None
         self._state = PostgresState.STARTING
@@ -70,11 +74,18 @@ class Service:
 
     async def start(self) -> None:
         """Returns when devices may connect."""
-        self.port = await self._edge.listen(list(self._config.http_hosts), self._config.http_port)
-        url = self._config.database_url
-        self.dsn = url if url is not None else await asyncio.to_thread(self._start_embedded)
+        hosts, port = self._config.http_hosts, self._config.http_port
+        try:
+            self.port = await self._edge.listen(list(hosts), port)
+        except OSError as error:
+            raise port_fault(error, hosts, port) from error
+        with in_folder(self._config.data_dir):
+            open_data_dir(self._config.data_dir)
+            url = self._config.database_url
+            self.dsn = url if url is not None else await self._start_embedded()
         identity, settings = await self._prepare()
-        self._lock = FolderLock(settings.shapes_dir)
+        with in_folder(self._config.data_dir):
+            self._lock = FolderLock(settings.shapes_dir)
         self._database = await connect(self.dsn, "syncline")
         await self._database.read()
         await self._host.open()
@@ -99,6 +110,9 @@ class Service:
             self._lock = None
         if self._database is not None:
             self._database.terminate()
+        if self._embedding is not None:
+            # A start that was cut short goes on in its thread: waited for, or it would leave a server behind.
+            await asyncio.gather(self._embedding, return_exceptions=True)
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
 
@@ -111,18 +125,15 @@ class Service:
         assert isinstance(count, int)
         return count
 
-    def _start_embedded(self) -> str:
-        self._embedded = EmbeddedPostgres(self._config.embedded_dir)
-        return self._embedded.start()
+    async def _start_embedded(self) -> str:
+        self._embedded = await asyncio.to_thread(EmbeddedPostgres, self._config.embedded_dir)
+        self._embedding = asyncio.create_task(asyncio.to_thread(self._embedded.start))
+        dsn = await asyncio.shield(self._embedding)
+        log.info("the embedded Postgres keeps its data and its log in %s", self._embedded.folder)
+        return dsn
 
     async def _prepare(self) -> tuple[ServerIdentity, Settings]:
-        while True:
-            try:
-                connection = await asyncpg.connect(self.dsn, server_settings={"application_name": "syncline"})
-                break
-            except (OSError, asyncpg.CannotConnectNowError, asyncpg.ConnectionDoesNotExistError) as error:
-                log.warning("Postgres cannot be reached (%s), next try in %.0f s", error, CONNECT_RETRY_S)
-                await asyncio.sleep(CONNECT_RETRY_S)
+        connection = await self._connection()
         try:
             await check_server(connection)
             identity = await bootstrap(connection)
@@ -132,7 +143,8 @@ class Service:
             if await slot_state(connection, name) is None:
                 await new_lineage(connection)
             slot = await ensure_slot(connection, name)
-            shapes_dir = await shapes_folder(connection, self._config.data_dir, identity.server_id)
+            with in_folder(self._config.data_dir):
+                shapes_dir = await shapes_folder(connection, self._config.data_dir, identity.server_id)
         finally:
             await connection.close()
         settings = Settings(
@@ -143,6 +155,23 @@ class Service:
             server_id=self._config.instance_id or identity.server_id,
         )
         return identity, settings
+
+    async def _connection(self) -> asyncpg.Connection:
+        """The first connection. Waits as long as Postgres may yet come up. Raises Fault."""
+        said = ""
+        while True:
+            try:
+                return await asyncpg.connect(
+                    self.dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "syncline"}
+                )
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                fault = database_fault(error, self.dsn)
+                if not fault.passing:
+                    raise fault from error
+                if str(fault) != said:
+                    said = str(fault)
+                    log.warning("%s; tried again every %.0f s", said, CONNECT_RETRY_S)
+                await asyncio.sleep(CONNECT_RETRY_S)
 
     async def _streaming(self) -> None:
         """Waits for the replication stream: until then another service may hold the slot, and nothing would be live."""

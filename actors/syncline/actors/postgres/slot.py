@@ -34,7 +34,9 @@ _SLOT = """
 SELECT slot_name, plugin, database = current_database() AS here, active, active_pid, wal_status,
        restart_lsn::text AS restart_lsn, confirmed_flush_lsn::text AS confirmed_lsn,
        CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) END::bigint
-           AS retained_bytes
+           AS retained_bytes,
+       CASE WHEN pg_is_in_recovery() THEN 0
+            ELSE greatest(0, pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)) END::bigint AS lag_bytes
 FROM pg_replication_slots WHERE slot_name = $1
 """
 
@@ -69,6 +71,7 @@ class PreconditionError(Exception):
 class SlotState:
     """``confirmed``: the slot's position, before which we need no WAL; ``retained_bytes``: WAL the server keeps for us.
 
+    ``lag_bytes``: WAL written since ``confirmed``.
     ``wal_status``: reserved | extended | unreserved | lost, as Postgres has it. ``created``: by this very call, so
     nothing before it can be streamed.
     """
@@ -80,6 +83,7 @@ class SlotState:
     confirmed: Lsn | None
     wal_status: str | None
     retained_bytes: int
+    lag_bytes: int
     created: bool = False
 
     @property
@@ -189,5 +193,6 @@ def _state(row: asyncpg.Record, *, created: bool = False) -> SlotState:
         confirmed=None if confirmed is None else Lsn.parse(confirmed),
         wal_status=row["wal_status"],
         retained_bytes=row["retained_bytes"] or 0,
+        lag_bytes=row["lag_bytes"] or 0,
         created=created,
     )
