@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class DemoDevice:
     latencies_ms: list[float] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
     offline_beats: set[int] = field(default_factory=set)
+    _process: asyncio.subprocess.Process | None = None
+    _reading: asyncio.Task[None] | None = None
 
     async def start(self, url: str, token: str, committed_ns: dict[int, int]) -> None:
         """Starts the process and waits for its first sync. ``committed_ns``: when each beat was committed."""
@@ -76,21 +79,26 @@ class DemoDevice:
         return self._dumps[number].result()
 
     async def stop(self) -> None:
-        if self._process.returncode is None:
+        """Ends the process, if there is one."""
+        if self._process is None or self._reading is None:
+            return
+        with contextlib.suppress(ConnectionError):  # it is ending already: Ctrl-C reaches all of us
             await self._tell(do="stop")
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
         await self._reading
 
     async def _tell(self, **command: object) -> None:
+        assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
         await self._process.stdin.drain()
 
     async def _read(self) -> None:
+        assert self._process is not None
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             message = json.loads(line)
@@ -114,6 +122,8 @@ class DemoDevice:
                     self.latencies_ms.append(max(0.0, (at_ns - self._committed_ns[beat]) / 1e6))
 
     async def _within(self, waiting: Any, timeout_s: float, otherwise: str) -> None:
+        assert self._process is not None
+        assert self._reading is not None
         work = asyncio.ensure_future(waiting)
         done, _ = await asyncio.wait({work, self._reading}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if work in done:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -25,7 +27,9 @@ from rich.table import Table
 from syncline.actors.config import load
 from syncline.actors.demo.devices import DemoDevice, DeviceFailed
 from syncline.actors.demo.view import View, percentile
+from syncline.actors.faults import Fault
 from syncline.actors.postgres.electrify import electrify
+from syncline.actors.postgres.embedded import EmbeddedPostgresError, copied_binaries
 from syncline.actors.service import Service
 
 SCHEMA = """
@@ -59,6 +63,7 @@ ON_POSTGRES = {
 }
 ON_DEVICE = {table: f"SELECT * FROM {table} ORDER BY id" for table in TABLES}  # noqa: S608 - our own names
 
+FAILED, INTERRUPTED = 1, 130
 BEAT_S = 0.05
 LIVE_S = 6.0
 OFFLINE_S = 5.0
@@ -68,37 +73,62 @@ COMPARE_PAUSE_S = 0.1
 
 
 def main() -> int:
-    """Runs the demonstration; returns the exit code."""
+    """Runs the demonstration; returns the exit code. Nothing it started or made is left, unless it says so."""
     console = Console()
     logging.getLogger().setLevel(logging.ERROR)
-    directory = Path(tempfile.mkdtemp(prefix="syncline-demo-"))
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="syncline-demo-"))
+    except OSError as error:
+        console.print(f"failed: no temporary folder can be made ({error}): set TMPDIR", markup=False, soft_wrap=True)
+        return FAILED
     directory.chmod(0o755)  # an embedded Postgres runs as another user when we are root
     try:
         with View(console) as view:
-            return asyncio.run(_run(view, directory))
-    except DeviceFailed as failed:
-        console.print(f"[red]failed:[/] {failed}")
-        return 1
+            code = asyncio.run(_until_stopped(view, directory))
+        if code == INTERRUPTED:
+            console.print("interrupted: everything is stopped and removed")
+        if (kept := copied_binaries()) is not None:
+            kept_text = f"kept for the next start: the programs of Postgres in {kept}"
+            console.print(kept_text, markup=False, highlight=False, soft_wrap=True)
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (DeviceFailed, Fault, EmbeddedPostgresError, asyncpg.PostgresError, OSError) as failed:
+        console.print(f"failed: {failed or type(failed).__name__}", markup=False, highlight=False, soft_wrap=True)
+        return FAILED
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _until_stopped(view: View, directory: Path) -> int:
+    """The exit code. SIGTERM ends it as Ctrl-C does."""
+    running = asyncio.ensure_future(_run(view, directory))
+    with contextlib.suppress(NotImplementedError):  # no signals on Windows' loops
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        return INTERRUPTED
 
 
 async def _run(view: View, directory: Path) -> int:
     view.say("starting an embedded Postgres and the service")
     settings = {"SYNCLINE_DATA_DIR": str(directory), "HTTP_PORT": "0", "LOG_LEVEL": "error"}
     service = Service(load(settings, {}))
-    await service.start()
-    connection = await asyncpg.connect(service.dsn, server_settings={"timezone": "UTC"})
-    demo = _Demo(view, connection, [DemoDevice(n, directory / f"{n}.db") for n in ("phone", "laptop")])
     try:
-        await connection.execute(SCHEMA)
-        for table in TABLES:
-            await electrify(connection, table)
-        view.say("projects, issues and comments opened to devices: 4,020 rows, no change to the schema")
-        return await demo.play(f"ws://127.0.0.1:{service.port}")
+        await service.start()
+        connection = await asyncpg.connect(service.dsn, server_settings={"timezone": "UTC"})
+        demo = _Demo(view, connection, [DemoDevice(n, directory / f"{n}.db") for n in ("phone", "laptop")])
+        try:
+            await connection.execute(SCHEMA)
+            for table in TABLES:
+                await electrify(connection, table)
+            view.say("projects, issues and comments opened to devices: 4,020 rows, no change to the schema")
+            return await demo.play(f"ws://127.0.0.1:{service.port}")
+        finally:
+            await demo.stop()
+            await connection.close()
     finally:
-        await demo.stop()
-        await connection.close()
         await service.stop()
 
 
@@ -113,8 +143,8 @@ class _Demo:
 
     async def play(self, url: str) -> int:
         for device in self._devices:
-            await device.start(url, _token("ann"), self._committed_ns)
             self._started.append(device)
+            await device.start(url, _token("ann"), self._committed_ns)
             self._view.say(f"{device.name}: {device.rows:,} rows in its own SQLite after {device.sync_s:.2f} s")
         self._view.watch(self._devices)
         beats = asyncio.create_task(self._beat())
