@@ -3,12 +3,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check sim bench proto requirements clean
+.PHONY: install demo test test-all check sim bench proto requirements clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      rows travel from a Postgres to two devices and back, in under a minute"
 	@echo "make test      the whole test suite        make check    types, lint, import contracts"
+	@echo "make test-all  what speaks to Postgres, on each supported major of it"
 	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
 
@@ -23,9 +24,16 @@ $(STAMP): pyproject.toml requirements.txt
 demo: install
 	$(VENV)/bin/syncline demo
 
-# Two workers, a file at a time: each worker has its own Postgres.
+# Two workers, a file at a time: each worker has its own Postgres. First everything on the newest one, then on the
+# oldest what differs between them most; see tests/postgres_majors.py.
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile -q
 test: install
-	$(PY) -m pytest -n 2 --dist loadfile -q
+	$(PYTEST)
+	@echo "Postgres 14, the tests marked every_major:"
+	SYNCLINE_TEST_POSTGRES=14 $(PYTEST) -m every_major
+
+test-all: install
+	$(PY) -m tests.all_majors
 
 check: install
 	$(VENV)/bin/ruff format --check .
@@ -51,4 +59,4 @@ requirements: pyproject.toml
 	  --build-deps-for editable --output-file requirements.txt pyproject.toml
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,13 +7,14 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.postgres_majors import NoBuildError, PostgresUnavailableError, installation_under_test
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 
@@ -24,6 +25,24 @@ _numbers = itertools.count(1)
 
 # Some tests hold a thousand sockets at both ends; the usual soft limit is 1,024 files.
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+
+
+def pytest_configure() -> None:
+    """A Postgres that has to be fetched first is fetched before the tests, and what goes wrong is said once."""
+    try:
+        installation_under_test()
+    except NoBuildError:
+        pass  # every test that wants it is skipped, with the reason
+    except PostgresUnavailableError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def server_under_test(data_dir: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:
+    """A server, not yet started, of the Postgres this run is for: see tests/postgres_majors.py."""
+    try:
+        return EmbeddedPostgres(data_dir, settings=settings, installation=installation_under_test())
+    except NoBuildError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +56,8 @@ def server_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres(server_dir: Path) -> Iterator[EmbeddedPostgres]:
-    """The session's embedded Postgres, running. A test that stops it starts it again.
-
-    ``SYNCLINE_TEST_POSTGRES``: the folder of another Postgres, with ``bin/initdb`` and the rest, to test on.
-    """
-    other = os.environ.get("SYNCLINE_TEST_POSTGRES")
-    installation = Path(other) if other else None
-    server = EmbeddedPostgres(server_dir / "postgres", settings={"fsync": "off"}, installation=installation)
+    """The session's Postgres, running. A test that stops it starts it again."""
+    server = server_under_test(server_dir / "postgres", {"fsync": "off"})
     server.start()
     yield server
     server.stop("immediate")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.conftest import server_under_test
 from tests.integration.tree_scene import running, until
 from tests.rawdevice import RawDevice
 
-from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.proto.values import Column, Relation, Transaction, Update
 
 DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "TEXT"), Column("n", "INTEGER"), Column("body", "TEXT")))
@@ -28,11 +27,9 @@ DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "TEXT"), Column("n",
 @pytest.fixture(scope="module")
 def waiting_postgres(server_dir: Path) -> Iterator[str]:
     """A server whose one synchronous standby never comes."""
-    other = os.environ.get("SYNCLINE_TEST_POSTGRES")
-    server = EmbeddedPostgres(
+    server = server_under_test(
         server_dir / "waiting",
-        settings={"fsync": "off", "synchronous_standby_names": "missing", "synchronous_commit": "local"},
-        installation=Path(other) if other else None,
+        {"fsync": "off", "synchronous_standby_names": "missing", "synchronous_commit": "local"},
     )
     yield server.start()
     server.stop("immediate")
