@@ -255,6 +255,22 @@ def test_a_service_out_of_reach_is_named_with_the_remedy(tmp_path: Path) -> None
             assert "<html>" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"message": "fine"}',
+        b'{"message": "fine", "devices": "many", "shapes": null, "held_writes": {"writes": "all"}}',
+        b'{"message": "fine", "devices": 1.5, "held_writes": [3]}',
+        b"fine\nand more",
+    ],
+)
+def test_status_shows_what_it_understands_of_another_versions_answer(tmp_path: Path, body: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)) as port:
+        done = run("status", "--url", f"http://127.0.0.1:{port}", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].endswith("  fine")
+
+
 def test_status_says_that_there_is_no_database_to_show(tmp_path: Path, up: str) -> None:
     done = run("status", "--url", up, cwd=tmp_path)
     assert done.returncode == 0

@@ -33,6 +33,9 @@ class Site:
         column = {"name": "id", "type": "uuid", "not_null": True, "pk": 1, "enum": None}
         return [("1", [{"table": "t", "columns": [column], "fks": [], "indexes": []}])]
 
+    async def vitals(self) -> dict[str, object]:
+        return {}
+
     async def ask(self, text: str, *, half_close: bool = False) -> tuple[bytes, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(f"{text}\r\nHost: x\r\n\r\n".encode())
@@ -53,7 +56,7 @@ async def site() -> AsyncIterator[Site]:
     it = Site()
     it.hold.set()
 
-    api = Api(lambda: it.state, it.history)
+    api = Api(lambda: it.state, it.history, it.vitals)
     edge = Edge(on_open=nobody, ready=lambda: True, api=api, refusal=lambda _: b"", limits=Limits(closing_s=0.2))
     it.port = await edge.listen("127.0.0.1", 0)
     try:

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -15,7 +15,7 @@ import asyncpg
 from syncline.actors.config import Config
 from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, open_data_dir, shapes_folder
 from syncline.actors.devices.edge import Edge
-from syncline.actors.devices.gateway import ReadConnected, welcome
+from syncline.actors.devices.gateway import welcome
 from syncline.actors.devices.http import Api, PostgresState
 from syncline.actors.faults import database_fault, in_folder, port_fault
 from syncline.actors.names import GATEWAY, REPLICATOR
@@ -26,6 +26,7 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.replicator import ReadStreamState, StreamState
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.tree import PUBLICATION, Settings, root
+from syncline.actors.vitals import Vitals
 from syncline.cluster import ActorDown, CallTimeout, Exit
 from syncline.cluster.host import LocalHost
 from syncline.proto.codec import error_message
@@ -61,12 +62,13 @@ class Service:
         self._embedding: asyncio.Task[str] | None = None
         self._lock: FolderLock | None = None
         self._database: Database | None = None
+        self._vitals: Vitals | None = None
         self._state = PostgresState.STARTING
         self._watching: asyncio.Task[None] | None = None
         self._edge = Edge(
             on_open=lambda connection: welcome(self._host.ref(GATEWAY), connection),
             ready=lambda: self._state is PostgresState.UP,
-            api=Api(lambda: self._state, self._history),
+            api=Api(lambda: self._state, self._history, self._read_vitals),
             refusal=lambda reason: error_message(ErrorCode.INVALID_REQUEST, reason),
         )
         self.port = 0
@@ -90,6 +92,7 @@ class Service:
         await self._database.read()
         await self._host.open()
         await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
+        self._vitals = Vitals(self._host, self._database.pool, settings.slot)
         await self._streaming()
         self._state = PostgresState.UP
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")
@@ -119,11 +122,6 @@ class Service:
     async def ended(self) -> Exit:
         """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""
         return await asyncio.shield(self._host.ended)
-
-    async def connected_devices(self) -> int:
-        count = await self._host.ref(GATEWAY).call(ReadConnected())
-        assert isinstance(count, int)
-        return count
 
     async def _start_embedded(self) -> str:
         self._embedded = await asyncio.to_thread(EmbeddedPostgres, self._config.embedded_dir)
@@ -197,6 +195,9 @@ class Service:
                 stream = await self._host.ref(REPLICATOR).call(ReadStreamState())
                 assert isinstance(stream, StreamState)
                 self._state = PostgresState.UP if stream.connected else PostgresState.DOWN
+
+    async def _read_vitals(self) -> Mapping[str, object]:
+        return {} if self._vitals is None else await self._vitals.read()
 
     async def _history(self) -> History:
         assert self._database is not None, "the port answers 503 until there is a database"

@@ -86,19 +86,22 @@ def show_service(out: Console, url: str, answer: Answer) -> None:
     out.print(f"[bold]service[/]   {escape(url)}  [{colour}]{escape(answer.text)}[/]", soft_wrap=True)
     details = answer.details
     facts = [
-        f"{details[name]:,} {words}"
-        for name, words in (("devices", "devices connected"), ("shapes", "tables live"))
-        if details.get(name) is not None
+        f"{_count(number, thing)} {state}"
+        for name, thing, state in (
+            ("devices", "device", "connected"),
+            ("shapes", "table", "live"),
+            ("lag_bytes", "byte", "of WAL not confirmed yet"),
+        )
+        if (number := _number(details, name)) is not None
     ]
-    if details.get("lag_bytes") is not None:
-        facts.append(f"{details['lag_bytes']:,} bytes of WAL not confirmed yet")
     if facts:
         out.print(f"          {', '.join(facts)}", soft_wrap=True)
-    held = details.get("held_writes") or {}
-    if held.get("writes"):
+    held = details.get("held_writes")
+    if isinstance(held, dict) and (writes := _number(held, "writes")):
+        whose = _count(_number(held, "devices") or 0, "device")
         out.print(
-            f"[bold]held[/]      [red]{held['writes']:,} writes of {held['devices']:,} devices wait until this is "
-            f"mended in Postgres:[/] {escape(str(held['message']))}",
+            f"[bold]held[/]      [red]{_count(writes, 'write')} of {whose} wait until this is mended in Postgres:[/] "
+            f"{escape(str(held.get('message')))}",
             soft_wrap=True,
         )
 
@@ -139,6 +142,16 @@ def _print_table(out: Console, title: str, columns: tuple[str, ...], rows: Any) 
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row))
     out.print(table if table.row_count else f"[bold]{title}[/]: none")
+
+
+def _number(facts: Mapping[str, Any], name: str) -> int | None:
+    """What another version may leave out, or say otherwise."""
+    value = facts.get(name)
+    return value if isinstance(value, int) else None
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _text(value: object) -> str:

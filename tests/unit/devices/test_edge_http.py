@@ -37,11 +37,16 @@ def api(history: list[Any] | None = None, state: PostgresState = PostgresState.U
     async def read() -> list[Any]:
         return HISTORY if history is None else history
 
-    return Api(lambda: state, read)
+    async def vitals() -> dict[str, object]:
+        return {"devices": 2, "held_writes": None}
+
+    return Api(lambda: state, read, vitals)
 
 
-async def get(path: str, served: Api | None = None, *, method: str = "GET", **query: str) -> Response:
-    return await (served or api())(Request(method, path, query))
+async def get(
+    path: str, served: Api | None = None, *, method: str = "GET", accept: str = "*/*", **query: str
+) -> Response:
+    return await (served or api())(Request(method, path, query, {"accept": accept}))
 
 
 def unzipped(response: Response) -> dict[str, str]:
@@ -60,6 +65,17 @@ def unzipped(response: Response) -> dict[str, str]:
 async def test_status_tells_how_it_stands_with_postgres(state: PostgresState, status: int, text: bytes) -> None:
     response = await get("/api/status", api(state=state))
     assert (response.status, response.body) == (status, text)
+
+
+async def test_status_tells_more_to_who_asks_for_json() -> None:
+    response = await get("/api/status", api(state=PostgresState.DOWN), accept="application/json, text/plain")
+    assert (response.status, response.content_type) == (503, "application/json; charset=utf-8")
+    assert json.loads(response.body) == {
+        "status": "down",
+        "message": "Database connection failure.",
+        "devices": 2,
+        "held_writes": None,
+    }
 
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/other", "/wsx"])

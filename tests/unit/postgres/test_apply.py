@@ -17,6 +17,7 @@ from syncline.actors.postgres.apply import (
     RETRY_MAX_S,
     TRIES_ALONE_MAX,
     Batch,
+    Held,
     Lane,
     Rejection,
     RowOperation,
@@ -190,6 +191,29 @@ def test_a_device_that_must_try_again_waits_alone_and_longer_each_time() -> None
     assert waits[0] == pytest.approx(RETRY_FIRST_S)
     assert waits == pytest.approx(sorted(waits))
     assert waits[-1] == pytest.approx(RETRY_MAX_S)
+
+
+def test_what_waits_for_an_operator_is_counted_with_what_waits_behind_it_until_it_is_mended() -> None:
+    forbidden = {"status": "retry", "sqlstate": "42501", "message": "permission denied for table t"}
+    q = queue(write("a", 1), write("a", 2), write("b", 1), write("c", 1))
+    q.take(0.0)
+    q.settle([forbidden, BEHIND, LOCKED, APPLIED], 0.0)
+    assert q.held() == Held(writes=2, devices=1, message="permission denied for table t")
+    assert take(q, 1.0) == [("a", 1), ("a", 2), ("b", 1)]
+    q.lost(1.0)
+    assert q.held() == Held(writes=2, devices=1, message="permission denied for table t")
+    q.take(1.0)
+    q.settle([LOCKED, BEHIND, APPLIED], 1.0)
+    assert q.held() is None
+    q.take(9.0)
+    q.failed(Rejection("42P01", "no such table"), 9.0)
+    assert q.held() is None  # two were in the batch: nobody knows whose fault it was
+    assert take(q, 9.0) == [("a", 1)]
+    q.failed(Rejection("42P01", "no such table"), 9.0)
+    assert q.held() == Held(writes=2, devices=1, message="no such table")
+    q.take(19.0)
+    q.settle([APPLIED], 19.0)
+    assert q.held() is None
 
 
 def test_after_a_failed_call_everything_is_tried_alone() -> None:

@@ -7,7 +7,7 @@ The published client's ``generate`` and ``start`` commands read these endpoints,
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from http import HTTPStatus
 
@@ -31,12 +31,18 @@ class Api:
     """The plain half of the edge's port.
 
     ``state``: how it stands with Postgres now. ``history``: all migrations so far, oldest first; may raise, which the
-    edge answers with a 500.
+    edge answers with a 500. ``vitals``: what else there is to say for who asks for JSON.
     """
 
-    def __init__(self, state: Callable[[], PostgresState], history: Callable[[], Awaitable[History]]) -> None:
+    def __init__(
+        self,
+        state: Callable[[], PostgresState],
+        history: Callable[[], Awaitable[History]],
+        vitals: Callable[[], Awaitable[Mapping[str, object]]],
+    ) -> None:
         self._state = state
         self._history = history
+        self._vitals = vitals
 
     async def __call__(self, request: Request) -> Response:
         path = request.path.rstrip("/")
@@ -44,12 +50,17 @@ class Api:
             return Response(HTTPStatus.NOT_FOUND, b"Not found")
         if request.method not in ("GET", "HEAD"):
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, b"Method not allowed", headers={"Allow": "GET, HEAD"})
-        return self._status() if path == STATUS_PATH else await self._migrations(request)
+        return await self._status(request) if path == STATUS_PATH else await self._migrations(request)
 
-    def _status(self) -> Response:
+    async def _status(self, request: Request) -> Response:
+        """The text clients know, unless JSON is asked for: the published client asks for nothing in particular."""
         state = self._state()
-        up = state is PostgresState.UP
-        return Response(HTTPStatus.OK if up else HTTPStatus.SERVICE_UNAVAILABLE, state.value.encode())
+        status = HTTPStatus.OK if state is PostgresState.UP else HTTPStatus.SERVICE_UNAVAILABLE
+        vary = {"Vary": "Accept"}
+        if "application/json" not in request.headers.get("accept", ""):
+            return Response(status, state.value.encode(), headers=vary)
+        facts = {"status": state.name.lower(), "message": state.value, **await self._vitals()}
+        return Response(status, json.dumps(facts).encode(), "application/json; charset=utf-8", headers=vary)
 
     async def _migrations(self, request: Request) -> Response:
         dialect = next((known for known in DIALECTS if known == request.query.get("dialect")), None)

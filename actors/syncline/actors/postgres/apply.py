@@ -81,6 +81,18 @@ class Decision:
     rejection: Rejection | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Writes that wait until an operator mends something in Postgres, those behind them included.
+
+    ``message``: what Postgres says of one of them.
+    """
+
+    writes: int
+    devices: int
+    message: str
+
+
 @dataclass(slots=True, eq=False)
 class _Pending:
     write: Write
@@ -98,6 +110,7 @@ class _Device:
     pending: deque[_Pending] = field(default_factory=deque)
     retries: int = 0
     waits: bool = False
+    held: str = ""  # until an operator mends this
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +270,13 @@ class WriteQueue:
             return 0.0
         return max(0.0, self._waiting[0][0] - now_s) if self._waiting else None
 
+    def held(self) -> Held | None:
+        """What waits for an operator; None when nothing does."""
+        devices = [device for device in self._devices.values() if device.held]
+        if not devices:
+            return None
+        return Held(sum(len(device.pending) for device in devices), len(devices), devices[0].held)
+
     def _in_line_again(self, batch: Batch) -> None:
         """The devices of a batch that is back are ready again, those that have to wait in their time."""
         for client_id in dict.fromkeys(pending.write.client_id for pending in batch.pending):
@@ -270,6 +290,7 @@ class WriteQueue:
         first = device.pending.popleft()
         assert first is pending, "decided in the device's order"
         device.retries = 0
+        device.held = ""
         self.pending -= 1
         self._bytes[pending.lane] -= pending.size
         if not device.pending:
@@ -281,7 +302,9 @@ class WriteQueue:
             pending.tries_alone += alone
             if pending.tries_alone >= TRIES_ALONE_MAX:
                 self._refuse(pending, error)
-        self._wait(pending.write.client_id, now_s)
+        client_id = pending.write.client_id
+        self._devices[client_id].held = error.message if error.sqlstate in OPERATORS_STATES else ""
+        self._wait(client_id, now_s)
 
     @staticmethod
     def _refuse(pending: _Pending, error: Rejection) -> None:

@@ -29,6 +29,7 @@ from syncline.actors.postgres.apply import (
     OPERATORS_STATES,
     Batch,
     Decision,
+    Held,
     Lane,
     Rejection,
     Status,
@@ -80,6 +81,11 @@ class Written:
     rejection: Rejection | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReadHeld:
+    """Call. Answer: what waits for an operator, ``Held``, or None."""
+
+
 class WriteLoop:
     """Drives a ``WriteQueue`` against one database. ``answer`` is called once for each write added."""
 
@@ -106,6 +112,10 @@ class WriteLoop:
             self._wake()
         else:
             self._tell(decision, 0)
+
+    def held(self) -> Held | None:
+        """What waits for an operator."""
+        return self._queue.held()
 
     async def run(self) -> None:
         """Works until cancelled."""
@@ -261,6 +271,13 @@ class Writer(Actor):
     async def handle_cast(self, message: Any) -> None:
         assert isinstance(message, Write), f"the writer takes Write, got {type(message).__name__}"
         self._loop.add(message)
+
+    async def handle_call(self, message: object) -> object:
+        match message:
+            case ReadHeld():
+                return self._loop.held()
+            case _:
+                raise TypeError(f"the writer does not understand {message!r}")
 
 
 def _answer(write: Write, written: Written) -> None:

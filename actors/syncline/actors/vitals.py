@@ -1,0 +1,77 @@
+"""What a running service knows of itself, for whoever asks ``/api/status`` for more than a word.
+
+Anybody may ask, as often as he likes: so what is told is read at most once a second, by nobody twice at a time, and
+a part that does not answer soon is left out. Nothing of what is synced is in it; a held write's message is Postgres'
+own, and may name a table or a column.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+import asyncpg
+
+from syncline.actors.devices.gateway import ReadConnected
+from syncline.actors.names import GATEWAY, SHARD, WRITER
+from syncline.actors.postgres.apply import Held
+from syncline.actors.postgres.slot import slot_state
+from syncline.actors.postgres.writer import ReadHeld
+from syncline.actors.shapes.shard import LiveShapes
+from syncline.cluster import ActorDown, CallTimeout
+from syncline.cluster.host import Host
+
+FRESH_S = 1.0
+ANSWER_S = 2.0
+
+
+class Vitals:
+    """``pool``: of the database whose ``slot`` the service reads."""
+
+    def __init__(self, host: Host, pool: asyncpg.Pool, slot: str) -> None:
+        self._host = host
+        self._pool = pool
+        self._slot = slot
+        self._reading = asyncio.Lock()
+        self._read_at_s = float("-inf")
+        self._facts: Mapping[str, object] = {}
+
+    async def read(self) -> Mapping[str, object]:
+        """``devices`` connected, ``shapes`` live (tables), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``.
+
+        None for what is not known now, and for ``held_writes`` when there are none.
+        """
+        async with self._reading:
+            now_s = asyncio.get_running_loop().time()
+            if now_s - self._read_at_s >= FRESH_S:
+                devices, shapes, held, lag = await asyncio.gather(
+                    self._ask(GATEWAY, ReadConnected()),
+                    self._ask(SHARD, LiveShapes()),
+                    self._ask(WRITER, ReadHeld()),
+                    self._lag_bytes(),
+                )
+                self._facts = {
+                    "devices": devices,
+                    "shapes": sum(shape.kind == "table" for shape in shapes) if isinstance(shapes, tuple) else None,
+                    "lag_bytes": lag,
+                    "held_writes": (
+                        {"writes": held.writes, "devices": held.devices, "message": held.message}
+                        if isinstance(held, Held)
+                        else None
+                    ),
+                }
+                self._read_at_s = now_s
+            return self._facts
+
+    async def _ask(self, name: str, question: object) -> object:
+        with contextlib.suppress(ActorDown, CallTimeout):
+            return await self._host.ref(name).call(question, ANSWER_S)
+        return None
+
+    async def _lag_bytes(self) -> int | None:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S), self._pool.acquire() as connection:
+                slot = await slot_state(connection, self._slot)
+                return None if slot is None else slot.lag_bytes
+        return None

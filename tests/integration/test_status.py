@@ -1,0 +1,94 @@
+"""What a running service says of itself: devices, tables, the stream's lag, and writes that wait for an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.integration.test_cli_faults import run
+from tests.integration.test_client_service import device, service_on
+
+from syncline.actors.postgres.electrify import electrify
+from syncline.actors.service import Service
+
+PAUSE_S = 0.05
+
+
+def vitals(service: Service, path: str = "/api/status") -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", service.port)
+    try:
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        facts: dict[str, Any] = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    return facts
+
+
+async def seen(service: Service, **wanted: Any) -> dict[str, Any]:
+    """The vitals, as soon as they are as ``wanted``."""
+    while True:
+        facts = await asyncio.to_thread(vitals, service)
+        if all(facts[name] == value for name, value in wanted.items()):
+            return facts
+        await asyncio.sleep(PAUSE_S)
+
+
+async def test_writes_that_wait_for_an_operator_are_counted_with_what_postgres_says(
+    database: str, tmp_path: Path
+) -> None:
+    connection = await asyncpg.connect(database)
+    async with service_on(database, tmp_path / "service") as service:
+        await connection.execute("CREATE TABLE items (id text PRIMARY KEY, name text)")
+        await electrify(connection, "items")
+        async with device(tmp_path / "a.db", service, "items") as a, device(tmp_path / "b.db", service, "items"):
+            facts = await seen(service, devices=2, shapes=1, held_writes=None)
+            assert facts["status"] == "up"
+            assert facts["message"] == "Connection to Postgres is up!"
+
+            await connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
+            for number in range(3):
+                await a.execute("INSERT INTO items VALUES (?, 'x')", (str(number),))
+            message = 'column "name" of relation "items" does not exist'
+            await seen(service, held_writes={"writes": 3, "devices": 1, "message": message})
+            url = f"http://127.0.0.1:{service.port}"
+            done = await asyncio.to_thread(run, "status", "--url", url, cwd=tmp_path, DATABASE_URL=database)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "2 devices connected, 1 table live" in done.stdout
+            assert f"3 writes of 1 device wait until this is mended in Postgres: {message}" in done.stdout
+
+            await connection.execute("ALTER TABLE items RENAME COLUMN title TO name")
+            await seen(service, held_writes=None)
+            assert await connection.fetchval("SELECT count(*) FROM items") == 3
+        await seen(service, devices=0)
+    await connection.close()
+
+
+async def test_the_lag_is_what_the_slot_has_not_confirmed(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.shapes.shard.FLUSH_INTERVAL_S", 3600.0)
+    connection = await asyncpg.connect(database)
+    async with service_on(database, tmp_path / "service") as service:
+        before = (await asyncio.to_thread(vitals, service))["lag_bytes"]
+        start = await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'")
+        await connection.execute("CREATE TABLE big AS SELECT n FROM generate_series(1, 100000) n")
+        written = int(await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'") - start)
+        assert written > 1_000_000
+        while True:
+            lag = (await asyncio.to_thread(vitals, service))["lag_bytes"]
+            if lag >= before + written:
+                break
+            await asyncio.sleep(PAUSE_S)
+        url = f"http://127.0.0.1:{service.port}"
+        done = await asyncio.to_thread(run, "status", "--url", url, cwd=tmp_path, DATABASE_URL=database)
+        for pattern in (r"([\d,]+) bytes of WAL not confirmed yet", r"in use, ([\d,]+) bytes not confirmed yet"):
+            shown = re.search(pattern, done.stdout)
+            assert shown is not None, done.stdout
+            assert int(shown[1].replace(",", "")) >= lag
+    await connection.close()
