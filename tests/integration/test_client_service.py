@@ -16,6 +16,8 @@ from syncline.actors.postgres.electrify import electrify
 from syncline.actors.service import Service
 from syncline.client import Database, open_db
 
+pytestmark = pytest.mark.every_major
+
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('happy', 'it''s "so-so"');
 CREATE TABLE parents (id text PRIMARY KEY, name text, other text);

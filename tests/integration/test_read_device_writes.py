@@ -19,6 +19,8 @@ from syncline.actors.postgres.transaction import DEVICE_ROWS_MAX, TransactionAss
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.values import Delete, Insert, Update
 
+pytestmark = pytest.mark.every_major
+
 DEVICE = str(uuid.UUID(int=7))
 
 

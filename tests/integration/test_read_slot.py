@@ -20,6 +20,8 @@ from syncline.actors.postgres.slot import (
     slot_state,
 )
 
+pytestmark = pytest.mark.every_major
+
 
 @pytest.fixture
 async def app(database: str) -> AsyncIterator[asyncpg.Connection]:

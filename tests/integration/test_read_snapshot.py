@@ -20,6 +20,8 @@ from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.transaction import StreamChange, TransactionAssembler, Truncated
 from syncline.proto.values import Cell, Delete, Insert, Row, Update
 
+pytestmark = pytest.mark.every_major
+
 WAIT_S = 60
 ACCOUNTS = 40
 TOTAL = ACCOUNTS * 100

@@ -19,6 +19,8 @@ from syncline.actors.postgres.stream import ReplicationStream, StreamError
 from syncline.actors.postgres.transaction import StreamChange, TransactionAssembler, TransactionChunk, Truncated
 from syncline.proto.values import Delete, Insert, Update
 
+pytestmark = pytest.mark.every_major
+
 PUBLICATION = "p"
 WAIT_S = 30
 

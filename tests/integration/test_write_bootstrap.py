@@ -11,6 +11,8 @@ from tests.integration.write_scene import scene, written
 
 from syncline.actors.postgres.bootstrap import PUBLICATION, STEPS, BootstrapError, bootstrap
 
+pytestmark = pytest.mark.every_major
+
 
 async def test_a_second_bootstrap_finds_the_same_server(database: str) -> None:
     first = await bootstrap(database)

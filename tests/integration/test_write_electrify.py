@@ -18,6 +18,8 @@ from syncline.actors.postgres.electrify import (
     electrify,
 )
 
+pytestmark = pytest.mark.every_major
+
 EVERY_TYPE = """
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'very glad');
 CREATE TABLE everything (

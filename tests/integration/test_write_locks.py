@@ -6,6 +6,8 @@ import asyncpg
 import pytest
 from tests.integration.write_scene import scene, written
 
+pytestmark = pytest.mark.every_major
+
 SCHEMA = """
 CREATE TABLE parents (id int PRIMARY KEY, name text);
 CREATE TABLE items (id int PRIMARY KEY, code int UNIQUE, parent int REFERENCES parents);

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tests.integration.write_scene import Scene, scene, written
 
+pytestmark = pytest.mark.every_major
+
 SCHEMA = """
 CREATE TABLE points (id text PRIMARY KEY, x text, y text);
 CREATE TABLE parents (id text PRIMARY KEY, name text NOT NULL);

@@ -7,6 +7,8 @@ import json
 import pytest
 from tests.integration.write_scene import Scene, scene, written
 
+pytestmark = pytest.mark.every_major
+
 SCHEMA = """
 CREATE TABLE parents (id int PRIMARY KEY);
 CREATE TABLE items (

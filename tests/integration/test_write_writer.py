@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import asyncpg
+import pytest
 from tests.integration.write_scene import Scene, scene
 
 from syncline.actors.postgres.apply import LARGE_OPERATIONS, RowOperation, Write
@@ -15,6 +16,8 @@ from syncline.actors.postgres.writer import WriteLoop, Writer, Written
 from syncline.cluster import Actor, ChildSpec, Context, Ref, Strategy, Supervisor
 from syncline.cluster.cell import Cell
 from syncline.cluster.clock import SystemClock
+
+pytestmark = pytest.mark.every_major
 
 SCHEMA = "CREATE TABLE items (id int PRIMARY KEY, name text NOT NULL)"
 SLOW = """

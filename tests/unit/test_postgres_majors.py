@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 from tests import postgres_majors
-from tests.postgres_majors import MAJORS, OLDEST, WHEEL_MAJOR, PostgresUnavailableError, installation, unpacked_once
+from tests.postgres_majors import (
+    MAJORS,
+    OLDEST,
+    WHEEL_MAJOR,
+    NoBuildError,
+    PostgresUnavailableError,
+    installation,
+    unpacked_once,
+)
 
 from syncline.actors.postgres import bootstrap, slot
 
@@ -93,6 +101,13 @@ def test_the_tests_begin_with_the_oldest_major_that_the_service_takes() -> None:
 def test_a_major_that_is_not_there_is_named() -> None:
     with pytest.raises(PostgresUnavailableError, match="Postgres 13 is not among 14, 15, 16, 17, 18"):
         installation(13)
+
+
+def test_a_platform_without_a_build_is_told_from_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(NoBuildError, match="Postgres 14 is not tested here: its build is for Linux x86_64"):
+        installation(OLDEST)
+    assert installation(WHEEL_MAJOR) is None
 
 
 def test_what_is_pinned_names_a_version_and_a_hash_and_no_address() -> None:
