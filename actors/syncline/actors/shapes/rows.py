@@ -25,6 +25,8 @@ from syncline.proto.values import Relation
 # Positions of which the overlay is kept. They share their rows; each has a table of its own.
 OVERLAYS_MAX = 16
 FOLD_CHUNK_BYTES = 1 << 20
+# Nobody waits for a fold: between its steps, of a millisecond or two, it leaves the loop to what somebody waits for.
+FOLD_PAUSE_S = 0.002
 # A cursor, from the top: the image's number and one, whether the image is done, the place in it or in the overlay.
 _IMAGE_SHIFT = 48
 _IN_OVERLAY = 1 << 47
@@ -83,10 +85,10 @@ class Rows:
         self._made[reading] = made
         return self._read(reading, made, cursor)
 
-    async def all(self, lsn: int) -> AsyncIterator[ImageChunk]:
+    async def all(self, lsn: int, pause_s: float = 0.0) -> AsyncIterator[ImageChunk]:
         """Every row as of ``lsn``, of which the log may hold a part only: then it is as of that part."""
         reading = self.reading(lsn, 0)
-        made = await self._lay(reading)
+        made = await self._lay(reading, pause_s)
         chunk, cursor = self._read(reading, made, 0)
         while chunk is not None:
             yield chunk
@@ -100,14 +102,14 @@ class Rows:
         try:
             parts: list[ImageChunk] = []
             rows = size = 0
-            async for chunk in self.all(image.lsn):
+            async for chunk in self.all(image.lsn, FOLD_PAUSE_S):
                 parts.append(chunk)
                 rows += len(chunk.keys)
                 size += sum(map(len, chunk.ops))
                 if rows >= OVERLAY_CHUNK_ROWS or size >= FOLD_CHUNK_BYTES:
                     image.write(ImageChunk.joined(parts))
                     parts, rows, size = [], 0, 0
-                await asyncio.sleep(0)
+                await asyncio.sleep(FOLD_PAUSE_S)
             if rows:
                 image.write(ImageChunk.joined(parts))
             await asyncio.to_thread(store.finishing(image))
@@ -135,7 +137,7 @@ class Rows:
     def _gone(self, reading: Reading) -> RowsGone:
         return RowsGone(f"the rows of {self._relation.table} at {reading.lsn} have to be read anew")
 
-    async def _lay(self, reading: Reading) -> Laid:
+    async def _lay(self, reading: Reading, pause_s: float = 0.0) -> Laid:
         image = self._store.image(reading.image)
         if image is None:
             raise self._gone(reading)
@@ -151,7 +153,7 @@ class Rows:
             except StopIteration as end:
                 overlay: Overlay = end.value
                 break
-            await asyncio.sleep(0)
+            await asyncio.sleep(pause_s)
         chunks = []
         for chunk in overlay.chunks():
             chunks.append(chunk)

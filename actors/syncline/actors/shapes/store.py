@@ -34,8 +34,10 @@ from syncline.actors.shapes.shape import Shape
 SEGMENT_BYTES_MAX = 64 << 20
 # An index larger than any record's: "after the whole transaction with this LSN".
 END_OF_TRANSACTION = 1 << 62
-# A new image is written when the log since the last one is larger than both that one and this.
+# A new image is written when the log since the last one is larger than this, and than that share of it: so who comes
+# new waits for no more of the log than that, and a table is written about as often as so much of it has changed.
 FOLD_BYTES_MIN = 16 << 20
+FOLD_SHARE = 1 / 4
 FOLDS_KEPT = 2
 FORMAT = 1
 
@@ -131,7 +133,9 @@ class ShapeStore:
         """Whether so much was appended since the newest image that it is better to write a new one."""
         if not self._images or self.shape.kind != "table" or self.appended_lsn <= self._images[-1].lsn:
             return False
-        return self._unfolded_bytes - self._postponed_bytes > max(FOLD_BYTES_MIN, self._images[-1].size_bytes)
+        return self._unfolded_bytes - self._postponed_bytes > max(
+            FOLD_BYTES_MIN, self._images[-1].size_bytes * FOLD_SHARE
+        )
 
     def begin_fold(self) -> Image:
         """A new image to be written, as of the newest whole transaction. It counts once it is ``finished``."""
