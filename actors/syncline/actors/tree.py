@@ -7,6 +7,7 @@ root  one_for_one
 │   ├── shard                    the shapes of this host, their watermark; a crashed shape takes it down with it
 │   ├── router                   transaction -> shapes
 │   └── replicator               the slot; a crash resumes from the confirmed position
+├── pruner                       what was deleted long ago, out of Postgres
 └── edge  rest_for_one           devices lose their connection when something here crashes, and resume
     ├── bundler                  shapes' records -> frames, one bundle a set of shapes
     ├── devices                  dynamic: one device a connection
@@ -27,6 +28,7 @@ from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
 from syncline.actors.postgres.snapshot import Snapshot, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
@@ -65,7 +67,11 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
         id="root",
         start=lambda: Supervisor(
             Strategy.ONE_FOR_ONE,
-            [origin(settings, database, host), edge(settings, database, authenticator)],
+            [
+                origin(settings, database, host),
+                ChildSpec(id="pruner", start=lambda: Pruner(database.pool)),
+                edge(settings, database, authenticator),
+            ],
             max_restarts=RESTARTS_MAX,
             max_seconds=RESTARTS_WITHIN_S,
         ),

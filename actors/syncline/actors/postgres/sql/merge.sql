@@ -153,7 +153,8 @@ BEGIN
     IF op = 'D' AND tags_now = '{}' THEN
         INSERT INTO electric.tombstones (relid, key, "row", deleted_ms)
             SELECT %RELID%, row_key, ARRAY[%IMAGE%], ms FROM %TABLE% t WHERE %IS_ROW%
-            ON CONFLICT (relid, key) DO UPDATE SET "row" = excluded."row", deleted_ms = excluded.deleted_ms;
+            ON CONFLICT (relid, key) DO UPDATE
+            SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
     ELSIF op = 'D' THEN
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else's write keeps it: tell the author

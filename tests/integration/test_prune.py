@@ -1,0 +1,124 @@
+"""What was deleted long ago is forgotten, and what devices that were away even longer write still merges sanely."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from tests.integration.tree_scene import running, until
+from tests.integration.write_scene import Scene, scene, written
+
+from syncline.actors.postgres.bootstrap import PROCEDURES, bootstrap, sql_text
+from syncline.actors.postgres.database import connect_pool
+from syncline.actors.postgres.pruning import KEPT, prune
+
+ITEMS = "CREATE TABLE items (id int4 PRIMARY KEY, a text, b text NOT NULL)"
+OLD = "UPDATE electric.tombstones SET buried_at = now() - interval '31 days'"
+
+
+@asynccontextmanager
+async def deleted(database: str, rows: int = 1) -> AsyncIterator[tuple[Scene, asyncpg.Pool]]:
+    """Rows that ann wrote and deleted."""
+    async with scene(database, ITEMS, "items") as s:
+        pool = await connect_pool(database, "test")
+        keys = [str(n) for n in range(1, rows + 1)]
+        await s.apply(written("ann", 100, *(s.insert("items", key, "one", "two") for key in keys)))
+        await s.apply(written("ann", 200, *(s.delete("items", key, seen=["ann@100"]) for key in keys)))
+        yield s, pool
+        await pool.close()
+
+
+async def left(s: Scene) -> tuple[int, int]:
+    """Tombstones and entries of shadow."""
+    query = "SELECT (SELECT count(*) FROM electric.tombstones), (SELECT count(*) FROM electric.shadow)"
+    row = await s.connection.fetchrow(query)
+    return row[0], row[1]
+
+
+async def test_old_tombstones_go_in_batches_with_the_tags_of_their_rows(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.postgres.pruning.BATCH_ROWS", 2)
+    async with deleted(database, 5) as (s, pool):
+        assert await prune(pool) == 0
+        assert await left(s) == (5, 5)
+        await s.connection.execute(OLD + " WHERE key <> '[\"5\"]'")
+        assert await prune(pool) == 4
+        assert await left(s) == (1, 1)
+
+
+async def test_a_row_that_lives_again_keeps_its_tags(database: str) -> None:
+    async with deleted(database, 2) as (s, pool):
+        await s.connection.execute("INSERT INTO items VALUES (1, 'direct', 'sql')")
+        await s.apply(written("ann", 300, s.update("items", "1", "ann's", "sql", changed=[1], seen=["postgres_1@0"])))
+        await s.connection.execute(OLD)
+        assert await prune(pool) == 2
+        assert await s.tags("items", "1") == ["ann@300"]
+
+
+async def test_a_row_that_is_deleted_again_is_kept_from_then_on(database: str) -> None:
+    async with deleted(database) as (s, pool):
+        await s.connection.execute(OLD)
+        await s.connection.execute("INSERT INTO items VALUES (1, 'direct', 'sql')")
+        await s.apply(written("ann", 300, s.delete("items", "1", seen=["postgres_1@0"])))
+        assert await prune(pool) == 0
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_a_write_that_had_not_seen_the_delete_brings_the_row_back(database: str, pruned: bool) -> None:
+    """With what others had written meanwhile as long as that is remembered, then with what the device shows."""
+    async with deleted(database) as (s, pool):
+        if pruned:
+            await s.connection.execute(OLD)
+            await prune(pool)
+        away = s.update("items", "1", "away", "as seen", changed=[1], seen=["ann@50"])
+        assert await s.statuses(written("bob", 150, away)) == ["applied"]
+        assert await s.rows("items") == [(1, "away", "as seen" if pruned else "two")]
+
+
+async def test_a_parent_that_is_long_gone_cannot_be_kept(database: str) -> None:
+    """As with one that direct SQL deleted: it would come back without its columns, and one of them may not be NULL."""
+    async with deleted(database) as (s, pool):
+        await s.connection.execute(OLD)
+        await prune(pool)
+        kept = s.keep("items", "1", None, None, seen=["ann@50"])
+        assert await s.statuses(written("bob", 300, kept)) == ["rejected"]
+
+
+async def test_a_tombstone_that_a_write_is_at_waits_for_another_time(database: str) -> None:
+    async with deleted(database) as (s, pool):
+        await s.connection.execute(OLD)
+        async with s.connection.transaction():
+            await s.connection.execute("SELECT FROM electric.tombstones FOR UPDATE")
+            assert await prune(pool) == 0
+        assert await prune(pool) == 1
+
+
+async def test_a_service_prunes_at_its_start(database: str, tmp_path: Path) -> None:
+    async with deleted(database) as (s, _):
+        await s.connection.execute(OLD)
+        async with running(database, tmp_path, "SELECT", ()):
+
+            async def pruned() -> bool:
+                return await left(s) == (0, 0)
+
+            await until(pruned)
+
+
+async def test_tombstones_of_an_older_schema_are_kept_from_the_upgrade_on(database: str) -> None:
+    connection = await asyncpg.connect(database)
+    await connection.execute(sql_text("schema.sql"))
+    await connection.execute(
+        "INSERT INTO electric.meta VALUES ('schema_version', '1');"
+        "INSERT INTO electric.tombstones VALUES (7, '[\"1\"]', '{1}', 5)"
+    )
+    assert PROCEDURES
+    assert (await bootstrap(connection)).schema_version == 2
+    age = await connection.fetchval("SELECT now() - buried_at FROM electric.tombstones")
+    assert age < KEPT / 2
+    assert isinstance(age, datetime.timedelta)
+    await connection.close()
