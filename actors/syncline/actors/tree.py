@@ -26,7 +26,7 @@ from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
-from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
+from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, PRUNER, REPLICATOR, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
@@ -69,7 +69,7 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
             Strategy.ONE_FOR_ONE,
             [
                 origin(settings, database, host),
-                ChildSpec(id="pruner", start=lambda: Pruner(database.pool)),
+                ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool)),
                 edge(settings, database, authenticator),
             ],
             max_restarts=RESTARTS_MAX,
