@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.steps import Delivery
-from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan
+from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan, plan_held
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.consumer import NotifyReady
@@ -83,6 +83,15 @@ async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Pl
         return plan(requests, database.catalog)
 
 
+async def plan_held_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
+    """``plan_held``, and nothing is taken for gone by an old catalogue. Raises what the database raises."""
+    planned = plan_held(requests, database.catalog)
+    if len(planned.requests) < len(requests):
+        await database.read()
+        planned = plan_held(requests, database.catalog)
+    return planned
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """``subscriptions``: those that the device has already."""
@@ -152,10 +161,7 @@ async def _resumed(
         subscription = known.get(subscription_id)
         if subscription is None:
             raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
-        try:
-            held_there[subscription_id] = plan(subscription.shapes, database.catalog)
-        except PlanRefused as refused:
-            raise StartRefused("SUBSCRIPTION_NOT_FOUND", refused.message) from refused
+        held_there[subscription_id] = await plan_held_now(subscription.shapes, database)
     if position > await database.wal_position():
         raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
     shapes = {hash: (shape, p.relations[hash]) for p in held_there.values() for hash, shape in p.shapes.items()}

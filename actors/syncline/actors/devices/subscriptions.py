@@ -94,6 +94,11 @@ def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
     return Planned(tuple(planned), shapes, relations)
 
 
+def plan_held(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
+    """What there is to a subscription that a device has already: what asks for a table that is gone is left out."""
+    return plan(tuple(request for request in requests if _find(request, catalog)[0] is not None), catalog)
+
+
 def _find(request: ShapeRequest, catalog: Catalog) -> tuple[TableInfo | None, tuple[str, str]]:
     if not request.table:
         return None, ("EMPTY_SHAPE_DEFINITION", "a shape names a table")
