@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.actors.devices.inbound import Lookup, WriteRefused, accept
-from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations, unstorable
+from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
@@ -115,9 +115,6 @@ class Uplink:
         pieces: list[bytes] = []
         for start in range(0, len(event.changes), SLICE_OPERATIONS):
             changes = accept(event.changes[start : start + SLICE_OPERATIONS], self._lookup)
-            refused = unstorable(changes)
-            if refused is not None:
-                raise WriteRefused(refused)
             pieces.append(encode_operations(changes))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))

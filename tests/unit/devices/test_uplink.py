@@ -1,0 +1,137 @@
+"""A device's writes on their way to the writer: in order, in slices, and never more than it may hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+from tests.unit.devices.edge_scene import CATALOG
+
+from syncline.actors.devices import uplink
+from syncline.actors.devices.uplink import SLICE_OPERATIONS, Uplink
+from syncline.actors.postgres.apply import LARGE_OPERATIONS, Lane, WriteQueue
+from syncline.actors.postgres.write import Write
+from syncline.actors.postgres.writer import Written
+from syncline.cluster import Ref
+from syncline.proto.events import WriteReceived
+from syncline.proto.values import Column, Insert, Relation
+
+ITEMS = Relation(0, "public", "items", (Column("id", "INTEGER"), Column("body", "TEXT"), Column("n", "INTEGER")))
+NOBODY = cast(Ref, object())
+LARGE = max(10 * SLICE_OPERATIONS, LARGE_OPERATIONS) + 1
+
+
+class Taker:
+    """The writer's address."""
+
+    def __init__(self) -> None:
+        self.taken: asyncio.Queue[Write] = asyncio.Queue()
+
+    async def send(self, write: Write) -> None:
+        self.taken.put_nowait(write)
+
+    async def next(self) -> Write:
+        async with asyncio.timeout(5):
+            return await self.taken.get()
+
+
+def transaction(number: int, rows: int = 1, body: bytes = b"x", excess: str = "") -> WriteReceived:
+    changes = tuple((ITEMS, Insert(0, (b"%d" % row, body, b"1"))) for row in range(rows))
+    return WriteReceived(number, number.to_bytes(4, "big"), changes, excess, octets=rows * len(body))
+
+
+def answer(write: Write) -> Written:
+    return Written(write.lsn, write.ms, "applied", 1)
+
+
+@asynccontextmanager
+async def sending(taker: Taker) -> AsyncIterator[Uplink]:
+    up = Uplink("client", cast(Ref, taker), NOBODY, CATALOG.named, lambda: None)
+    task = asyncio.create_task(up.run())
+    try:
+        yield up
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_large_transaction_says_the_same_as_in_one_piece() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(transaction(1, LARGE))
+        write = await taker.next()
+    queue = WriteQueue()
+    queue.add(write)
+    batch = queue.take(0, Lane.LARGE)
+    assert batch is not None
+    (element,) = json.loads(batch.text)
+    assert [op["row"] for op in element["ops"]] == [[str(row), "x", "1"] for row in range(LARGE)]
+
+
+async def test_others_have_their_turn_while_a_large_transaction_is_made_ready() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(transaction(1, LARGE))
+        turns = 0
+        while taker.taken.empty():
+            await asyncio.sleep(0)
+            turns += 1
+    assert turns > LARGE // SLICE_OPERATIONS
+
+
+async def test_a_large_transaction_keeps_its_place_among_small_ones() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        for number, rows in ((1, 1), (2, LARGE), (3, 1)):
+            up.take(transaction(number, rows))
+        assert [(await taker.next()).lsn for _ in range(3)] == [1, 2, 3]
+
+
+async def test_what_fills_the_way_up_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink, "OUT_BYTES_MAX", 1_000)
+    taker = Taker()
+    async with sending(taker) as up:
+        for number, body in ((1, b"x"), (2, b"x" * 2_000), (3, b"x")):
+            up.take(transaction(number, body=body))
+        for number in (1, 2, 3):
+            write = await taker.next()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert (write.lsn, taker.taken.empty()) == (number, True)
+            event = up.decided(answer(write))
+            assert event is not None
+            assert event.commit_ms == number
+
+
+async def test_the_way_up_is_full_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink, "UP_WAITING_BYTES_MAX", 1_000)
+    up = Uplink("client", NOBODY, NOBODY, CATALOG.named, lambda: None)
+    up.take(transaction(1))
+    assert not up.full
+    up.take(transaction(2, body=b"x" * 1_000))
+    assert up.full
+
+
+async def test_one_without_its_operations_is_refused_in_its_place() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(transaction(1))
+        up.take(transaction(2, 0, excess="a transaction of more than 5 operations"))
+        first, second = await taker.next(), await taker.next()
+    assert first.refusal is None
+    assert second.refusal is not None
+    assert (second.refusal.sqlstate, second.refusal.message) == ("54000", "a transaction of more than 5 operations")
+
+
+async def test_a_text_postgres_cannot_hold_refuses_a_large_transaction_too() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(transaction(1, LARGE, b"\x00"))
+        write = await taker.next()
+    assert write.refusal is not None
+    assert write.refusal.sqlstate == "22P02"
