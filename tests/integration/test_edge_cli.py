@@ -162,8 +162,18 @@ async def test_electrify_says_what_is_wrong_and_what_to_do_and_goes_on(tables: s
     assert "Parents first" in done.stderr
     assert "numeric" in done.stderr
     assert "did you mean public.projects" in done.stderr
+    assert "HINT" not in done.stderr
     assert "ok projects" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+async def test_electrify_of_a_table_that_is_like_no_other_says_how_to_name_it(tables: str, tmp_path: Path) -> None:
+    done = await run_beside("electrify", "xyzzy", cwd=tmp_path, DATABASE_URL=tables)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: xyzzy: table xyzzy does not exist",
+        "  hint: Give its name as schema.table, with double quotes where SQL needs them.",
+    ]
 
 
 async def test_electrify_before_the_first_serve_says_so(database: str, tmp_path: Path) -> None:

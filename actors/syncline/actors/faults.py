@@ -74,7 +74,7 @@ def _refused(error: asyncpg.PostgresError, postgres: str, at: Endpoint) -> Fault
         case asyncpg.TooManyConnectionsError():
             return Fault(
                 f"{postgres} has no connection left: {error}",
-                "raise max_connections, or end those that are not needed (pg_stat_activity)",
+                "raise max_connections (or the limit of role or database), or end connections that are not needed",
                 passing=True,
             )
         case asyncpg.CannotConnectNowError():

@@ -11,7 +11,7 @@ def test_a_slot_is_named_after_its_database_in_the_characters_slots_allow() -> N
 
 
 def test_a_slot_stands_one_past_what_was_confirmed() -> None:
-    state = SlotState("s", False, None, Lsn(1), Lsn(101), "reserved", 0)
+    state = SlotState("s", False, None, Lsn(1), Lsn(101), "reserved", 0, 0)
     assert state.done == 100
 
 

@@ -29,10 +29,10 @@ class ElectrifyError(RuntimeError):
 
 
 class TableNotFound(ElectrifyError):
-    """There is no such table. ``suggestions``: existing tables with similar names."""
+    """There is no such table. ``suggestions``: existing tables with similar names, which make a better hint."""
 
-    def __init__(self, table: str, message: str, suggestions: tuple[str, ...]) -> None:
-        super().__init__(table, message, f"did you mean {' or '.join(suggestions)}?" if suggestions else "")
+    def __init__(self, table: str, message: str, suggestions: tuple[str, ...], hint: str = "") -> None:
+        super().__init__(table, message, f"did you mean {' or '.join(suggestions)}?" if suggestions else hint)
         self.suggestions = suggestions
 
 
@@ -88,7 +88,7 @@ async def electrify(connection: asyncpg.Connection, table: str) -> Electrified:
 
 
 async def _typed(connection: asyncpg.Connection, table: str, error: asyncpg.PostgresError) -> Exception:
-    message, hint = str(error), error.hint or ""
+    message, hint = error.message or str(error), error.hint or ""
     match error:
         case asyncpg.InvalidSchemaNameError() | asyncpg.UndefinedFunctionError():
             return NotBootstrapped(
@@ -99,7 +99,7 @@ async def _typed(connection: asyncpg.Connection, table: str, error: asyncpg.Post
                 table, "schema electric is not installed in this database", "run syncline serve on it once"
             )
         case asyncpg.UndefinedTableError():
-            return TableNotFound(table, message, await near_names(connection, table))
+            return TableNotFound(table, message, await near_names(connection, table), hint)
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return ParentsNotElectrified(table, message, hint)
         case asyncpg.InsufficientPrivilegeError():
