@@ -8,17 +8,50 @@ import contextlib
 CHUNK_BYTES = 64 << 10
 
 
+class Flow:
+    """One connection through the proxy. ``dead``: it stays up and nothing passes it any more.
+
+    ``device_ended`` and ``service_ended``: that end has closed or reset its socket.
+    """
+
+    def __init__(self, device: asyncio.StreamWriter, service: asyncio.StreamWriter) -> None:
+        self.dead = False
+        self.device_ended = asyncio.Event()
+        self.service_ended = asyncio.Event()
+        self._device = device
+        self._service = service
+
+    def cut(self) -> None:
+        """Resets both ends."""
+        self._device.transport.abort()
+        self._service.transport.abort()
+
+    async def up(self, device: asyncio.StreamReader) -> None:
+        await self._pass(device, self._service, self.device_ended)
+
+    async def down(self, service: asyncio.StreamReader) -> None:
+        await self._pass(service, self._device, self.service_ended)
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, ended: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(CHUNK_BYTES):
+                if not self.dead:
+                    sink.write(data)
+                    await sink.drain()
+        ended.set()
+        if not self.dead:  # else the other end is not told
+            sink.transport.abort()
+
+
 class Proxy:
-    """Forwards to ``port`` (which may change, after a restart). ``cut`` resets every connection, ``black_hole`` makes
-    them half-open: they stay up and nothing passes any more; new ones pass again after ``heal``."""
+    """Forwards to ``port`` (which may change, after a restart). ``cut`` resets every connection; ``forsake`` leaves
+    those there are half-open for good, while new ones pass, as when a phone changes networks or a NAT forgets."""
 
     def __init__(self, port: int) -> None:
         self.target_port = port
         self.port = 0
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._flows: set[Flow] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._open.set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -32,19 +65,17 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> int:
-        """Resets every connection; how many there were."""
-        cut = len(self._writers)
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-        return cut
+        """Resets every connection, the half-open ones too; how many there were."""
+        flows, self._flows = self._flows, set()
+        for flow in flows:
+            flow.cut()
+        return len(flows)
 
-    def black_hole(self) -> None:
-        """From now on nothing passes, in either direction, and nobody is told."""
-        self._open.clear()
-
-    def heal(self) -> None:
-        self._open.set()
+    def forsake(self) -> list[Flow]:
+        """From now on nothing passes the connections there are, in either direction, and nobody is told. These."""
+        for flow in self._flows:
+            flow.dead = True
+        return list(self._flows)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -52,17 +83,12 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        self._writers |= {writer, up_writer}
-        for source, sink in ((reader, up_writer), (up_reader, writer)):
-            task = asyncio.create_task(self._pass(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        flow = Flow(writer, up_writer)
+        self._flows.add(flow)
+        task = asyncio.create_task(self._carry(flow, reader, up_reader))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(CHUNK_BYTES):
-                await self._open.wait()
-                sink.write(data)
-                await sink.drain()
-        self._writers.discard(sink)
-        sink.transport.abort()
+    async def _carry(self, flow: Flow, device: asyncio.StreamReader, service: asyncio.StreamReader) -> None:
+        await asyncio.gather(flow.up(device), flow.down(service))
+        self._flows.discard(flow)
