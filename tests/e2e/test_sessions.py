@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import shutil
 import time
 import uuid
@@ -13,7 +11,6 @@ from pathlib import Path
 import asyncpg
 import jwt
 import psutil
-import websockets
 from tests.npm.service import serving
 from tests.rawdevice import RawDevice
 
@@ -139,33 +136,6 @@ async def test_an_expired_token_closes_the_connection_by_its_name_and_a_renewed_
             await forger.socket.send(forger.session.authenticate(forger.client_id, token(60)[:-4] + "AAAA"))
             assert (await forger.expect(events.PeerFailed)).code == "AUTH_REQUIRED"
             await forger.closed()
-
-
-async def test_hostile_frames_end_their_own_connection_and_no_other(database: str, tmp_path: Path) -> None:
-    seeded = random.Random(7)
-    endings: set[int | None] = set()
-    async with (
-        serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
-        RawDevice.connected(service.url) as bystander,
-    ):
-        await bystander.start()
-        await bystander.subscribe("items")
-        for number in range(60):
-            async with RawDevice.connected(service.url, token="" if number % 3 else None) as hostile:
-                if number % 3 == 0:
-                    await hostile.start()
-                for _ in range(5):
-                    kind = bytes([seeded.choice([0, 9, 10, 21, 22, 23, seeded.randrange(256)])])
-                    with contextlib.suppress(websockets.ConnectionClosed):
-                        await hostile.socket.send(kind + seeded.randbytes(seeded.randrange(200)))
-                if not hostile.socket.close_code:
-                    with contextlib.suppress(TimeoutError):
-                        await hostile.closed(within_s=0.05)
-                endings.add(hostile.socket.close_code)
-        assert endings <= {None, 1000, 1007}
-        await insert(postgres, 10)
-        await until_equal(bystander, postgres)
-        assert "Traceback" not in service.log.read_text()
 
 
 async def test_a_device_that_stops_reading_costs_bounded_memory_and_catches_up(database: str, tmp_path: Path) -> None:
