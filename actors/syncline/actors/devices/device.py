@@ -17,9 +17,9 @@ import asyncpg
 
 from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmit
 from syncline.actors.devices.auth import Identity
-from syncline.actors.devices.bundler import Author, AwaitLsn, Followed, FollowSet, OwnPassed, Released, Unfollow
+from syncline.actors.devices.bundler import Author, Followed, OwnPassed, Released, Unfollow
+from syncline.actors.devices.carrying import Carrier
 from syncline.actors.devices.inbound import touched_keys
-from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import (
     Claim,
@@ -33,27 +33,16 @@ from syncline.actors.devices.reception import (
 from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import Places, StartRefused, plan_now, start
 from syncline.actors.devices.steps import (
-    Delivered,
     Delivery,
     Echo,
-    Follow,
     Heal,
-    OpenLog,
-    ReadCurrent,
-    ReadImage,
-    ReadMore,
-    Send,
-    Shows,
-    StartOver,
-    Step,
-    Wait,
 )
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, check_room
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.consumer import ReadRows, ShapeGone, ShapeReady
+from syncline.actors.shapes.consumer import ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
 from syncline.proto.errors import ProtocolError
 from syncline.proto.events import (
@@ -77,7 +66,6 @@ PROTOCOL_VIOLATED = 1007
 UNEXPECTED = 1011
 TRY_AGAIN_LATER = 1013
 REPLACED = 4001
-IMAGE_TIMEOUT_S = 60.0
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
 # Of a transaction whose rows go along with its echo.
@@ -107,11 +95,6 @@ class Device(Actor):
         self._subscriptions: dict[str, Planned] = {}
         # Subscriptions whose shapes are not all ready, with the hashes of those that are not.
         self._preparing: dict[str, set[str]] = {}
-        self._generation = 0
-        self._changed = asyncio.Event()
-        self._drained = asyncio.Event()
-        self._follow_answer: asyncio.Future[int] | None = None
-        self._log: LogReader | None = None
         self._uplink: Uplink | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._expiry: Callable[[], None] | None = None
@@ -121,7 +104,8 @@ class Device(Actor):
         registry = self.context.registry
         self._bundler, self._places = registry.ref(BUNDLER), Places(registry.ref(SHARD))
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
-        self._rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
+        rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
+        self._carrier = Carrier(self.ref, self._connection, self._bundler, self._places, rows, self._start_over)
 
     async def terminate(self, reason: Exit) -> None:
         if self._expiry is not None:
@@ -137,11 +121,9 @@ class Device(Actor):
                 case Released(generation, frames, upto):
                     if self._outbound is not None:
                         self._outbound.released(generation, frames, upto)
-                        self._changed.set()
+                        self._carrier.changed.set()
                 case Followed(generation, released):
-                    answer = self._follow_answer
-                    if answer is not None and not answer.done() and generation == self._generation:
-                        answer.set_result(released)
+                    self._carrier.followed(generation, released)
                 case OwnPassed(lsn, commit_ms):
                     self._echo(Echo(lsn, commit_ms))
                 case Written():
@@ -168,11 +150,11 @@ class Device(Actor):
                 case _Expired():
                     self._close(JWT_EXPIRED, JWT_EXPIRED_REASON)
                 case Drained():
-                    self._drained.set()
+                    self._carrier.drained.set()
                 case _HealAgain():
                     if self._outbound is not None:
                         self._outbound.heal_again()
-                        self._changed.set()
+                        self._carrier.changed.set()
                 case _:
                     pass
 
@@ -206,7 +188,7 @@ class Device(Actor):
                     self._uplink.take(event)
             case AckReceived(transaction_id=transaction_id):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
-                    self._changed.set()
+                    self._carrier.changed.set()
             case AuthRequested():
                 await self._authenticate(event)
             case StartRequested():
@@ -259,7 +241,7 @@ class Device(Actor):
 
     async def _start(self, event: StartRequested) -> None:
         try:
-            started = await start(self._client_id, event, self._around.database, self._places, self._generation)
+            started = await start(self._client_id, event, self._around.database, self._places, self._carrier.generation)
         except StartRefused as refused:
             log.info("device %s cannot start: %s %s", self._client_id, refused.code, refused.message)
             if refused.code != "UNKNOWN_SCHEMA_VSN":
@@ -290,43 +272,11 @@ class Device(Actor):
         with self._retreating():
             while True:
                 step = steps.send(answer)
-                answer = await self._carry_out(step, outbound)
+                answer = await self._carrier.carry_out(step, outbound)
 
-    async def _carry_out(self, step: Step, outbound: Outbound) -> object:
-        match step:
-            case Send(messages):
-                self._drained.clear()
-                if messages and not self._connection.send(messages):
-                    await self._drained.wait()
-            case Wait():
-                if outbound.awaited_lsn is not None:
-                    await self._bundler.send(AwaitLsn(self.ref, outbound.awaited_lsn))
-                await self._changed.wait()
-                self._changed.clear()
-            case Follow(shapes, generation):
-                self._generation = generation
-                self._follow_answer = asyncio.get_running_loop().create_future()
-                await self._bundler.send(FollowSet(self.ref, generation, self._places.refs(shapes)))
-                return await self._follow_answer
-            case OpenLog(shapes, after, upto):
-                self._log = LogReader(self._places.refs(shapes), after, upto)
-            case ReadMore():
-                assert self._log is not None
-                return await self._log.read()
-            case ReadImage(shape, lsn, cursor):
-                (ref,) = self._places.refs((shape,)).values()
-                return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
-            case ReadCurrent(keys):
-                return await self._rows.read(keys)
-            case Shows(snapshot, lsn):
-                return await self._rows.shows(snapshot, lsn)
-            case StartOver():
-                await self._around.database.forget_subscriptions(self._client_id)
-                self._close(TRY_AGAIN_LATER, "a large transaction is undone, start over")
-                await asyncio.Event().wait()
-            case Delivered(delivery, lsn):
-                log.debug("device %s: delivered %s at %d", self._client_id, delivery.subscription_ids, lsn)
-        return None
+    async def _start_over(self) -> None:
+        await self._around.database.forget_subscriptions(self._client_id)
+        self._close(TRY_AGAIN_LATER, "a large transaction is undone, start over")
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
@@ -362,7 +312,7 @@ class Device(Actor):
         for subscription_id in [id for id, waiting in self._preparing.items() if not waiting]:
             del self._preparing[subscription_id]
             self._outbound.deliver(self._subscriptions[subscription_id].delivery(subscription_id))
-            self._changed.set()
+            self._carrier.changed.set()
 
     async def _unsubscribe(self, event: UnsubscribeRequested) -> None:
         await self._around.database.cancel_subscriptions(self._client_id, event.subscription_ids)
@@ -378,7 +328,7 @@ class Device(Actor):
         if not leaving:
             return
         self._outbound.deliver(Delivery(tuple(event.subscription_ids)))
-        self._changed.set()
+        self._carrier.changed.set()
 
     # --- writes up ----------------------------------------------------------------------------------------------------
 
@@ -418,7 +368,7 @@ class Device(Actor):
         """One more echo waits; ``within`` False: and they are too many."""
         if not within:
             self._close(TRY_AGAIN_LATER, "too many writes wait to be acknowledged")
-        self._changed.set()
+        self._carrier.changed.set()
 
     def _steer_reading(self) -> None:
         """The socket is read only while what it brings can be taken: TCP then slows the device down."""

@@ -1,0 +1,104 @@
+"""Carries out what ``Outbound`` decides on: its steps, one after the other, each with all the waiting that it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from syncline.actors.devices.bundler import AwaitLsn, FollowSet
+from syncline.actors.devices.logreader import LogReader
+from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.rowreader import RowReader
+from syncline.actors.devices.starting import Places
+from syncline.actors.devices.steps import (
+    Delivered,
+    Follow,
+    OpenLog,
+    ReadCurrent,
+    ReadImage,
+    ReadMore,
+    Send,
+    Shows,
+    StartOver,
+    Step,
+    Wait,
+)
+from syncline.actors.devices.websocket import Connection
+from syncline.actors.shapes.consumer import ReadRows
+from syncline.cluster import Ref
+
+log = logging.getLogger(__name__)
+
+IMAGE_TIMEOUT_S = 60.0
+
+
+class Carrier:
+    """For ``device``, whose socket is ``connection``. ``start_over`` ends the connection for a fresh beginning.
+
+    ``changed`` is set when something has happened to the outbound stream, ``drained`` when the socket has room again.
+    ``generation``: the last one that was followed.
+    """
+
+    def __init__(
+        self,
+        device: Ref,
+        connection: Connection,
+        bundler: Ref,
+        places: Places,
+        rows: RowReader,
+        start_over: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._device = device
+        self._connection = connection
+        self._bundler = bundler
+        self._places = places
+        self._rows = rows
+        self._start_over = start_over
+        self._follow_answer: asyncio.Future[int] | None = None
+        self._log: LogReader | None = None
+        self.changed = asyncio.Event()
+        self.drained = asyncio.Event()
+        self.generation = 0
+
+    def followed(self, generation: int, released: int) -> None:
+        """The bundler has answered; what it says to an older question does not count."""
+        answer = self._follow_answer
+        if answer is not None and not answer.done() and generation == self.generation:
+            answer.set_result(released)
+
+    async def carry_out(self, step: Step, outbound: Outbound) -> object:
+        """The answer to ``step``. Raises what the database and calls raise."""
+        match step:
+            case Send(messages):
+                self.drained.clear()
+                if messages and not self._connection.send(messages):
+                    await self.drained.wait()
+            case Wait():
+                if outbound.awaited_lsn is not None:
+                    await self._bundler.send(AwaitLsn(self._device, outbound.awaited_lsn))
+                await self.changed.wait()
+                self.changed.clear()
+            case Follow(shapes, generation):
+                self.generation = generation
+                self._follow_answer = asyncio.get_running_loop().create_future()
+                await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes)))
+                return await self._follow_answer
+            case OpenLog(shapes, after, upto):
+                self._log = LogReader(self._places.refs(shapes), after, upto)
+            case ReadMore():
+                assert self._log is not None
+                return await self._log.read()
+            case ReadImage(shape, lsn, cursor):
+                (ref,) = self._places.refs((shape,)).values()
+                return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+            case ReadCurrent(keys):
+                return await self._rows.read(keys)
+            case Shows(snapshot, lsn):
+                return await self._rows.shows(snapshot, lsn)
+            case StartOver():
+                await self._start_over()
+                await asyncio.Event().wait()
+            case Delivered(delivery, lsn):
+                log.debug("device %s: delivered %s at %d", outbound.client_id, delivery.subscription_ids, lsn)
+        return None
