@@ -19,7 +19,7 @@ from syncline.actors.cli import app
 from syncline.actors.config import SETTINGS, UNSUPPORTED
 from syncline.actors.devices.websocket import Limits
 from syncline.actors.postgres.slot import slot_name
-from syncline.proto import calls, codec, errors, flow, server_session
+from syncline.proto import bounds, codec, errors, flow, server_session
 
 EVERYWHERE = pytest.mark.parametrize("page", pages(), ids=name)
 CLI = typer.main.get_command(app)
@@ -180,7 +180,10 @@ def test_the_bounds_in_the_wire_reference_are_those_of_the_code() -> None:
         "relations": f"{server_session.RELATIONS_MAX:,}",
         "shapes in a subscription": f"{codec.SHAPES_PER_SUBSCRIPTION_MAX:,}",
         "calls without an answer": f"{server_session.OUTSTANDING_CALLS_MAX:,}",
-        "client id": f"{calls.CLIENT_ID_CHARS_MAX} characters",
+        "client id": f"{bounds.CLIENT_ID_CHARS_MAX} characters",
+        "ids of subscriptions and shape requests": f"{bounds.ID_CHARS_MAX} characters",
+        "a transaction's position": f"{bounds.LSN_BYTES_MAX} bytes, below 2^{(bounds.LSN_MAX + 1).bit_length() - 1}",
+        "a transaction's time": f"from 1 to 2^{(bounds.COMMIT_MS_MAX + 1).bit_length() - 1} - 1 ms",
     }.items():
         assert f"| {what} | {bound} |" in text
     assert f"window of {flow.WINDOW_TRANSACTIONS} transactions" in text

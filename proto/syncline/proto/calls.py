@@ -7,7 +7,6 @@ from typing import Final
 
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
-from syncline.proto.bounds import CLIENT_ID_CHARS_MAX as CLIENT_ID_CHARS_MAX
 from syncline.proto.bounds import check_client_id, check_ids
 from syncline.proto.errors import invalid
 from syncline.proto.events import (

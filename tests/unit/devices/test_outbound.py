@@ -31,7 +31,7 @@ from syncline.actors.devices.steps import (
 from syncline.proto import codec
 from syncline.proto.calls import start_body
 from syncline.proto.flow import Window
-from syncline.proto.ops import Begin
+from syncline.proto.ops import Begin, Commit
 from syncline.proto.session import ClientSession
 from syncline.proto.values import Gone, ShapeRequest, Update
 
@@ -374,6 +374,21 @@ def test_a_rejected_transaction_comes_back_with_what_heals_the_device_and_its_re
     assert isinstance(begin, Begin)
     assert (begin.origin, begin.commit_ms) == (ME, 5)
     assert gone == Gone(table.id, (b"1",))
+
+
+def test_many_rows_that_heal_a_device_come_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.devices.outbound.MESSAGE_BYTES", 200)
+    play = resting()
+    healed = tuple(Healed(TABLES["a"], (b"%d" % number,), None) for number in range(50))
+    play.outbound.note_echo(Echo(play.world.released, 5, healed, rejected=True))
+    sent: list[bytes] = []
+    play.device.receive = sent.append  # type: ignore[method-assign,assignment]
+    play.settle()
+    _, *logs = sent
+    assert len(logs) > 2
+    begin, *gone, commit = codec.decode_ops(b"".join(log[1:] for log in logs))
+    assert (isinstance(begin, Begin), isinstance(commit, Commit)) == (True, True)
+    assert gone == [Gone(TABLES["a"].id, (b"%d" % number,)) for number in range(50)]
 
 
 def test_what_heals_a_device_is_decided_by_the_shapes_it_holds_when_it_is_sent() -> None:

@@ -48,14 +48,7 @@ from syncline.actors.shapes.frames import Frame, lsn_bytes
 from syncline.actors.shapes.store import ImageChunk
 from syncline.proto import codec
 from syncline.proto.flow import Window
-from syncline.proto.values import (
-    POSTGRES_ORIGIN,
-    Change,
-    Gone,
-    Insert,
-    Migrate,
-    Relation,
-)
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Gone, Insert, Migrate, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
@@ -321,9 +314,8 @@ class Outbound:
         bodies = [codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration)]
         size = 0
         for change in changes:
-            body = codec.encode_ops((change,))
-            bodies.append(body)
-            size += len(body)
+            bodies.append(codec.encode_ops((change,)))
+            size += len(bodies[-1])
             if size >= MESSAGE_BYTES:
                 yield Send((codec.oplog_message(*bodies),))
                 bodies, size = [], 0
