@@ -237,6 +237,36 @@ def test_a_data_folder_in_use_is_named(server_dir: Path, database: str) -> None:
         serving.communicate(timeout=TIMEOUT_S)
 
 
+def test_a_data_folder_that_fails_later_is_named_too(server_dir: Path, database: str) -> None:
+    folder = Path(tempfile.mkdtemp(dir=server_dir))
+    serve = [str(SYNCLINE), *SERVE, "--data-dir", str(folder)]
+    variables = environment(DATABASE_URL=database)
+    with subprocess.Popen(serve, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as serving:
+        assert serving.stdout is not None
+        assert b"ready" in serving.stdout.readline()
+        serving.terminate()
+    (progress,) = folder.glob("shapes/*/progress.json")
+    progress.unlink()  # so that the shapes have to go, but one of them cannot
+    kept = progress.with_name("kept")
+    kept.mkdir()
+    (kept / "file").write_text("")
+    kept.chmod(0o500)
+    done = subprocess.run(
+        serve,
+        env=variables,
+        preexec_fn=bound_by_modes,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = done.stderr[done.stderr.index("error: ") :]  # behind the log, where the part that failed left its traceback
+    assert f"error: the data folder {folder} cannot be used: Permission denied" in said
+    assert "let the service's user own it" in said
+    assert "Traceback" not in said
+
+
 # --- the service ------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, open_d
 from syncline.actors.devices.edge import Edge
 from syncline.actors.devices.gateway import welcome
 from syncline.actors.devices.http import Api, PostgresState
-from syncline.actors.faults import database_fault, in_folder, port_fault
+from syncline.actors.faults import database_fault, folder_fault, in_folder, port_fault
 from syncline.actors.names import GATEWAY, REPLICATOR
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.database import Database, connect
@@ -27,7 +27,7 @@ from syncline.actors.postgres.replicator import ReadStreamState, StreamState
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.tree import PUBLICATION, Settings, root
 from syncline.actors.vitals import Vitals
-from syncline.cluster import ActorDown, CallTimeout, Exit
+from syncline.cluster import ActorDown, CallTimeout, Exit, StartFailed
 from syncline.cluster.host import LocalHost
 from syncline.proto.codec import error_message
 from syncline.proto.errors import ErrorCode
@@ -49,8 +49,8 @@ class ServiceGaveUp(Exception):
 
 
 class Service:
-    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises Fault, FolderInUse, and what Postgres'
-    preparation raises.
+    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises Fault, FolderInUse, ServiceGaveUp, and
+    what Postgres' preparation raises.
 
     Made in a running event loop.
     """
@@ -91,7 +91,10 @@ class Service:
         self._database = await connect(self.dsn, "syncline")
         await self._database.read()
         await self._host.open()
-        await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
+        try:
+            await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
+        except StartFailed as failed:
+            raise self._why(failed) from failed
         self._vitals = Vitals(self._host, self._database.pool, settings.slot)
         await self._streaming()
         self._state = PostgresState.UP
@@ -122,6 +125,15 @@ class Service:
     async def ended(self) -> Exit:
         """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""
         return await asyncio.shield(self._host.ended)
+
+    def _why(self, failed: StartFailed) -> Exception:
+        """What a part of the tree met at its start, in the operator's words where it was the data folder."""
+        cause: BaseException = failed
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, OSError) and cause.filename is not None:
+            return folder_fault(cause, self._config.data_dir)
+        return ServiceGaveUp(str(failed))
 
     async def _start_embedded(self) -> str:
         self._embedded = await asyncio.to_thread(EmbeddedPostgres, self._config.embedded_dir)
