@@ -13,6 +13,7 @@ from tests.integration.tree_scene import Tree, running, until
 from tests.rawdevice import RawDevice
 from tests.tokens import insecure_token
 
+from syncline.client import ServerRefused, open_db
 from syncline.proto import events
 from syncline.proto.values import Column, Insert, Relation, Transaction
 
@@ -74,6 +75,15 @@ async def test_another_user_with_a_devices_client_id_is_refused_and_changes_noth
 
 async def owners(tree: Tree) -> Mapping[str, str]:
     return dict(await tree.postgres.fetch("SELECT client_id, user_id FROM electric.clients"))
+
+
+async def test_the_device_library_tells_the_app_and_does_not_try_again(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path, environment=SECURE) as tree, open_db(tmp_path / "app.db", tree.url) as db:
+        await db.connect(signed("ann"))
+        await db.disconnect()
+        with pytest.raises(ServerRefused, match="another user"):
+            await db.connect(signed("bob"))
+        assert not db.status.connected
 
 
 async def test_an_operator_can_give_a_device_to_another_user(database: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ SMALL = {
     "BACKLOG_ENTRIES": 4,
     "BATCH_TRANSACTIONS_MAX": 3,
     "STAGE_ROWS_MAX": 4,
+    "KEYS_MAX": 2,
 }
 ROOMS = ("syncline.actors.devices", "syncline.actors.shapes", "syncline.client")
 
