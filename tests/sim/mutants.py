@@ -24,6 +24,7 @@ from syncline.actors.devices.starting import StartRefused
 from syncline.actors.devices.starting import start as start_stream
 from syncline.actors.shapes.frames import LogMerge, whole_frame
 from syncline.actors.shapes.image import Overlay
+from syncline.actors.shapes.imagefile import Image
 from syncline.actors.shapes.store import ShapeStore
 from syncline.client.execution import pending_of, release, run
 from syncline.client.oplog import change_of, next_commit_ms
@@ -228,6 +229,11 @@ def _(stack: ExitStack) -> None:
 @mutant("an image keeps rows that the log has replaced")
 def _(stack: ExitStack) -> None:
     _method(stack, Overlay, "apply", lambda original, self, chunk: chunk)
+
+
+@mutant("a folded image is taken for one that has the whole log")
+def _(stack: ExitStack) -> None:
+    stack.enter_context(mock.patch.object(Image, "covers", property(lambda self: 1 << 62 if self.number else 0)))
 
 
 @mutant("a bundle opens before its shapes' snapshots have passed in the stream")
