@@ -10,17 +10,22 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+OP_LOG = 9
 RPC_RESPONSE = 22
 SUBS_DATA_END = 16
 SUBSCRIBE = b"subscribe"
 
 
 class Chunking:
-    """``url`` leads to the service at ``port`` through it; ``joined`` counts the deliveries that left as one."""
+    """``url`` leads to the service at ``port`` through it.
+
+    ``joined`` counts the deliveries that left as one, ``with_rows`` those of them that had rows.
+    """
 
     def __init__(self, port: int) -> None:
         self.url = ""
         self.joined = 0
+        self.with_rows = 0
         self._port = port
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,6 +46,7 @@ class Chunking:
                 await _pass_on(reader, writer)
                 return
             held: list[bytes] = []
+            rows = False
             while True:
                 frame, payload = await _frame(reader)
                 kind = payload[0] if payload else -1
@@ -49,10 +55,13 @@ class Chunking:
                     writer.write(frame)
                     continue
                 held.append(frame)
+                rows = rows or kind == OP_LOG
                 if kind == SUBS_DATA_END:
                     writer.write(b"".join(held))
-                    held.clear()
                     self.joined += 1
+                    self.with_rows += rows
+                    held.clear()
+                    rows = False
         writer.close()
 
 
