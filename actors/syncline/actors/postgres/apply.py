@@ -329,7 +329,7 @@ class WriteQueue:
 def _pending(write: Write) -> _Pending:
     try:
         text = encode_write(write, write.refusal or unstorable(write.changes))
-    except (TypeError, ValueError) as defect:
+    except Exception as defect:
         log.exception("a transaction of device %s is rejected because it cannot be written down", write.client_id)
         write = replace(write, changes=(), encoded=None)
         text = encode_write(write, Rejection("XX000", f"the transaction cannot be written down: {defect}"))
