@@ -97,7 +97,6 @@ def up() -> Iterator[str]:
 
 FAULTS = {
     "password": ("refuses the password of user 'postgres'", "correct user and password in DATABASE_URL"),
-    "role": ("refuses the password of user 'unknown'", "correct user and password in DATABASE_URL"),
     "database": ("has no database 'missing'", "CREATE DATABASE"),
     "no TLS": ("does not offer TLS", "turn ssl on in Postgres"),
     "web server": ("not Postgres that listens there", "sslmode=prefer"),
@@ -119,7 +118,6 @@ def broken(request: pytest.FixtureRequest, postgres: EmbeddedPostgres, tmp_path:
             request.param,
             {
                 "password": f"postgresql://postgres:hunter2@{here}/postgres",
-                "role": f"postgresql://unknown:hunter2@{here}/postgres",
                 "database": with_database(postgres.dsn(), "missing"),
                 "no TLS": f"{postgres.dsn()}?sslmode=require",
                 "web server": f"postgresql://u:hunter2@127.0.0.1:{web}/db?sslmode=require",

@@ -30,7 +30,7 @@ from syncline.actors.demo.view import View, percentile
 from syncline.actors.faults import Fault
 from syncline.actors.postgres.electrify import electrify
 from syncline.actors.postgres.embedded import EmbeddedPostgresError, copied_binaries
-from syncline.actors.service import Service
+from syncline.actors.service import Service, ServiceGaveUp
 
 SCHEMA = """
 CREATE TABLE projects (id uuid PRIMARY KEY, name text NOT NULL, owner text NOT NULL);
@@ -93,7 +93,7 @@ def main() -> int:
         return code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (DeviceFailed, Fault, EmbeddedPostgresError, asyncpg.PostgresError, OSError) as failed:
+    except (DeviceFailed, Fault, ServiceGaveUp, EmbeddedPostgresError, asyncpg.PostgresError, OSError) as failed:
         console.print(f"failed: {failed or type(failed).__name__}", markup=False, highlight=False, soft_wrap=True)
         return FAILED
     finally:
