@@ -3,8 +3,6 @@
 A link packs a declared dataclass field by field, which is fine for all that is small. A stretch of the stream is
 thousands of rows: here it becomes nested tuples of numbers and bytes, which msgpack packs by itself. What is made of
 them on the other side equals what was sent.
-
-Pure.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from syncline.actors.devices.steps import (
     Wait,
 )
 from syncline.actors.shapes.frames import Frame, lsn_bytes
-from syncline.actors.shapes.store import ImageChunk
+from syncline.actors.shapes.image import ImageChunk
 from syncline.proto import codec
 from syncline.proto.flow import Window
 from syncline.proto.values import POSTGRES_ORIGIN, Change, Gone, Insert, Migrate, Relation

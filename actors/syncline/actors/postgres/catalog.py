@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import asyncpg
+from typing import TYPE_CHECKING, Any
 
 from syncline.actors.postgres.rowkey import quote_identifier
 from syncline.proto.values import Column, Relation
+
+if TYPE_CHECKING:
+    import asyncpg
 
 _TABLES = """
 SELECT e.relid::bigint AS relid, e.description::text AS description

@@ -1,4 +1,4 @@
-"""Where and as whom to connect: Postgres URLs as asyncpg reads them, for the replication connection. Pure."""
+"""Where and as whom to connect: Postgres URLs as asyncpg reads them, for the replication connection."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from syncline.actors.shapes.log import Page, Record
-from syncline.actors.shapes.store import END_OF_TRANSACTION
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
 from syncline.proto.codec import encode_begin, encode_commit
 
 # A transaction whose part in one shape is larger than this is read from the log by each device at its own pace.

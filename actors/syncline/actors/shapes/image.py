@@ -12,7 +12,6 @@ from itertools import islice
 
 import msgpack
 
-from syncline.actors.shapes.imagefile import ImageChunk
 from syncline.actors.shapes.log import Record
 from syncline.proto import codec
 from syncline.proto.values import Delete, Insert, Key, Relation, Row, Update
@@ -21,6 +20,20 @@ OVERLAY_CHUNK_ROWS = 1_000
 # What is done between two pauses: a few milliseconds' worth.
 STEP_ROWS = 50
 STEP_COPIED_ROWS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class ImageChunk:
+    """Some rows of an image: ``keys`` as canonical bytes, ``ops`` one encoded insert each, in the same order."""
+
+    keys: tuple[bytes, ...]
+    ops: tuple[bytes, ...]
+
+    @staticmethod
+    def joined(parts: Iterable[ImageChunk]) -> ImageChunk:
+        """One chunk of the rows of all ``parts``."""
+        parts = tuple(parts)
+        return ImageChunk(tuple(k for part in parts for k in part.keys), tuple(op for part in parts for op in part.ops))
 
 
 def key_bytes(key: Key) -> bytes:

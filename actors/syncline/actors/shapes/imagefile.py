@@ -8,29 +8,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgpack
 
 from syncline.actors.shapes.disk import private
+from syncline.actors.shapes.image import ImageChunk as ImageChunk
 
 _CHUNK = struct.Struct("<II")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageChunk:
-    """Some rows of an image: ``keys`` as canonical bytes, ``ops`` one encoded insert each, in the same order."""
-
-    keys: tuple[bytes, ...]
-    ops: tuple[bytes, ...]
-
-    @staticmethod
-    def joined(parts: Iterable[ImageChunk]) -> ImageChunk:
-        """One chunk of the rows of all ``parts``."""
-        parts = tuple(parts)
-        return ImageChunk(tuple(k for part in parts for k in part.keys), tuple(op for part in parts for op in part.ops))
 
 
 @dataclass(slots=True)

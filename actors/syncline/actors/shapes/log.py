@@ -19,6 +19,8 @@ import msgpack
 
 _FRAME = struct.Struct("<II")
 FRAME_BYTES = _FRAME.size
+# An index larger than any record's: "after the whole transaction with this LSN".
+END_OF_TRANSACTION = 1 << 62
 
 
 @dataclass(slots=True)

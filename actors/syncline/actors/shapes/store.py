@@ -27,13 +27,12 @@ from pathlib import Path
 from syncline.actors.shapes.disk import private, replace_file, sync_file
 from syncline.actors.shapes.imagefile import Image as Image
 from syncline.actors.shapes.imagefile import ImageChunk as ImageChunk
+from syncline.actors.shapes.log import END_OF_TRANSACTION as END_OF_TRANSACTION
 from syncline.actors.shapes.log import Page, Record, encode_record
 from syncline.actors.shapes.segment import Segment
 from syncline.actors.shapes.shape import Shape
 
 SEGMENT_BYTES_MAX = 64 << 20
-# An index larger than any record's: "after the whole transaction with this LSN".
-END_OF_TRANSACTION = 1 << 62
 # A new image is written when the log since the last one is larger than this, and than that share of it: so who comes
 # new waits for no more of the log than that, and a table is written about as often as so much of it has changed.
 FOLD_BYTES_MIN = 16 << 20
