@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import websockets
 from tests.outgoing_rules import OutgoingRules
+from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
 from syncline.proto import events
@@ -19,7 +20,6 @@ from syncline.proto.session import ClientSession
 from syncline.proto.values import Insert, Row, RowChange, ShapeRequest, Transaction
 
 E = TypeVar("E", bound=ClientEvent)
-WITHIN_S = 15.0
 
 
 class WatchedConnection(websockets.ClientConnection):
@@ -97,7 +97,7 @@ class RawDevice:
         await self.expect(events.ShapeDataEnded)
         return subscription
 
-    async def expect(self, kind: type[E], within_s: float = WITHIN_S) -> E:
+    async def expect(self, kind: type[E], within_s: float = PATIENCE_S) -> E:
         """The next event of ``kind``; others before it are dropped."""
         async with asyncio.timeout(within_s):
             while True:
@@ -105,7 +105,7 @@ class RawDevice:
                 if isinstance(event, kind):
                     return event
 
-    async def closed(self, within_s: float = WITHIN_S) -> tuple[int | None, str]:
+    async def closed(self, within_s: float = PATIENCE_S) -> tuple[int | None, str]:
         """Waits for the server to close; its code and reason."""
         async with asyncio.timeout(within_s):
             await self.socket.wait_closed()

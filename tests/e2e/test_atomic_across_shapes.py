@@ -9,6 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.npm.service import serving
+from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
 from syncline.client import Database, open_db
@@ -83,7 +84,7 @@ async def test_money_moved_between_tables_is_never_seen_twice_or_nowhere(databas
         stopped.set()
         moves = sum(await asyncio.gather(*movers))
         wanted = [tuple(row) for row in await postgres.fetch("SELECT * FROM savings ORDER BY id")]
-        async with asyncio.timeout(20), db.sql("SELECT * FROM savings ORDER BY id").live() as results:
+        async with asyncio.timeout(PATIENCE_S), db.sql("SELECT * FROM savings ORDER BY id").live() as results:
             async for rows in results:
                 if [tuple(row) for row in rows] == wanted:
                     break

@@ -9,6 +9,10 @@ import asyncpg
 import pytest
 from tests.npm.rig import NpmDevice, NpmError, devices, eventually
 from tests.npm.service import serving
+from tests.patience import PATIENCE_S
+from tests.rawdevice import RawDevice
+
+from syncline.proto import events
 
 ITEMS = """
 CREATE TABLE items (id int PRIMARY KEY, title text NOT NULL, rank int);
@@ -82,21 +86,28 @@ async def test_a_local_transaction_arrives_as_one(database: str, tmp_path: Path)
 
 
 async def test_a_transaction_in_postgres_is_never_seen_in_part(database: str, tmp_path: Path) -> None:
-    sql = (
-        f"{ITEMS} INSERT INTO items SELECT i, 'more', 0 FROM generate_series(1001, 6000) i; UPDATE items SET rank = 0;"
-    )
+    """Each has so many bytes that it comes in several messages, and so few rows that a slow machine can take it."""
+    sql = f"{ITEMS} DELETE FROM items WHERE id > 500; UPDATE items SET rank = 0, title = repeat('long ', 4000);"
     async with (
         serving(database, tmp_path, sql=sql, electrified=("items",)) as (service, postgres),
         devices(tmp_path, service.url, "ann") as [ann],
+        RawDevice.connected(service.url) as counting,
     ):
         await ann.sync("items")
+        await counting.start()
+        await counting.subscribe("items")
         seen = set()
-        for total in range(1, 4):
-            await postgres.execute("UPDATE items SET rank = $1", total)
-            for _ in range(10):
-                seen |= {row["rank"] for row in await ann.query("SELECT count(DISTINCT rank) AS rank FROM items")}
+        for newest in range(1, 4):
+            messages = counting.frames
+            await postgres.execute("UPDATE items SET rank = $1", newest)
+            async with asyncio.timeout(PATIENCE_S):
+                while newest not in seen:
+                    [row] = await ann.query("SELECT min(rank) AS oldest, max(rank) AS newest FROM items")
+                    assert row["oldest"] == row["newest"]
+                    seen.add(row["newest"])
+            await counting.expect(events.TransactionReceived)
+            assert counting.frames - messages > 1
         await eventually(lambda: _agree(postgres, ann))
-        assert seen == {1}
 
 
 async def test_a_transaction_across_two_shapes_is_seen_whole(database: str, tmp_path: Path) -> None:
@@ -107,12 +118,19 @@ async def test_a_transaction_across_two_shapes_is_seen_whole(database: str, tmp_
         devices(tmp_path, service.url, "ann") as [ann],
     ):
         await ann.sync("items")
-        changing = asyncio.create_task(_raise_ranks(postgres, 30))
+        seen_enough = asyncio.Event()
+        changing = asyncio.create_task(_raise_ranks(postgres, seen_enough))
         await ann.sync("totals")
-        apart = set()
-        while not changing.done():
-            [row] = await ann.query("SELECT (SELECT max(rank) FROM items) - (SELECT rank FROM totals) AS apart")
-            apart.add(row["apart"])
+        apart, totals = set(), set()
+        async with asyncio.timeout(PATIENCE_S):
+            while len(totals) < 5:
+                [row] = await ann.query(
+                    "SELECT (SELECT max(rank) FROM items) - totals.rank AS apart, totals.rank AS total FROM totals"
+                )
+                apart.add(row["apart"])
+                totals.add(row["total"])
+        seen_enough.set()
+        await changing
         await eventually(lambda: _agree(postgres, ann, table="totals"))
         await eventually(lambda: _agree(postgres, ann))
         assert apart == {0}
@@ -195,12 +213,12 @@ async def test_rows_that_reference_each_other_arrive_and_leave_in_any_order(data
         assert await postgres.fetchval("SELECT count(*) FROM issues WHERE id = 201 AND project_id = 21") == 1
 
 
-async def _raise_ranks(postgres: asyncpg.Connection, times: int) -> None:
-    for _ in range(times):
+async def _raise_ranks(postgres: asyncpg.Connection, ended: asyncio.Event) -> None:
+    while not ended.is_set():
         async with postgres.transaction():
             await postgres.execute("UPDATE items SET rank = rank + 1 WHERE id <= 100 OR id > 900")
             await postgres.execute("UPDATE totals SET rank = rank + 1")
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
 
 
 async def _items(postgres: asyncpg.Connection, table: str = "items") -> dict[int, dict[str, object]]:

@@ -12,10 +12,11 @@ import asyncpg
 import jwt
 import psutil
 from tests.npm.service import serving
+from tests.patience import PATIENCE_S
 from tests.rawdevice import RawDevice
 
 from syncline.proto import events
-from syncline.proto.values import Column, Insert, Relation, Transaction, Update
+from syncline.proto.values import Column, Insert, Relation, Row, Transaction, Update
 
 ITEMS = "CREATE TABLE items (id uuid PRIMARY KEY, n int4 NOT NULL, body text)"
 DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "TEXT"), Column("n", "INTEGER"), Column("body", "TEXT")))
@@ -27,10 +28,15 @@ async def held_by_postgres(postgres: asyncpg.Connection) -> dict[bytes, tuple[by
     return {row[0].encode(): tuple(cell if cell is None else cell.encode() for cell in row) for row in rows}
 
 
-async def until_equal(device: RawDevice, postgres: asyncpg.Connection, within_s: float = 20.0) -> None:
+async def until_equal(device: RawDevice, postgres: asyncpg.Connection, within_s: float = PATIENCE_S) -> None:
     began = time.monotonic()
-    while (wanted := await held_by_postgres(postgres)) != next(iter(device.rows.values()), {}):
-        assert time.monotonic() - began < within_s, (len(wanted), {k: len(v) for k, v in device.rows.items()})
+    while True:
+        held: dict[bytes | None, Row] = next(iter(device.rows.values()), {})
+        count = await postgres.fetchval("SELECT count(*) FROM items")
+        # All rows are asked for only when it may well be the last time: there are tests with many.
+        if count == len(held) and await held_by_postgres(postgres) == held:
+            return
+        assert time.monotonic() - began < within_s, (count, {k: len(v) for k, v in device.rows.items()})
         await asyncio.sleep(0.05)
 
 
@@ -153,14 +159,14 @@ async def test_a_device_that_stops_reading_costs_bounded_memory_and_catches_up(d
         before = process.memory_info().rss
         for start in range(0, 200_000, 5_000):
             await insert(postgres, 5_000, start)
-        await until_equal(quick, postgres, within_s=60)
+        await until_equal(quick, postgres)
         assert process.memory_info().rss - before < 200 << 20
         assert len(slow.transactions) - acked <= 30
         slow.acking = True
         last = slow.transactions[-1]
         assert last.transaction_id is not None
         await slow.socket.send(slow.session.ack(last.transaction_id, last.lsn))
-        await until_equal(slow, postgres, within_s=60)
+        await until_equal(slow, postgres)
 
 
 async def test_a_rejected_write_heals_the_device_and_blocks_nothing(database: str, tmp_path: Path) -> None:
@@ -201,7 +207,7 @@ async def test_an_idle_database_still_advances_the_slot(database: str, tmp_path:
         await postgres.execute("INSERT INTO unsynced SELECT generate_series(1, 200000)")
         began = time.monotonic()
         while await lag() > 1 << 20:
-            assert time.monotonic() - began < 30
+            assert time.monotonic() - began < PATIENCE_S
             await asyncio.sleep(0.2)
         assert service.port
 

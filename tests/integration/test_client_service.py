@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
 from syncline.actors.config import load
@@ -79,7 +80,7 @@ async def service(database: str, postgres_connection: asyncpg.Connection, tmp_pa
 @asynccontextmanager
 async def device(path: Path, service: Service, *tables: str) -> AsyncIterator[Database]:
     """A connected device with these tables synced."""
-    async with asyncio.timeout(60), open_db(path, f"ws://127.0.0.1:{service.port}") as db:
+    async with asyncio.timeout(PATIENCE_S), open_db(path, f"ws://127.0.0.1:{service.port}") as db:
         await db.connect(insecure_token("ann"))
         for shape in [await db.sync(table) for table in tables]:
             await shape.synced()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE_S
 
 from syncline.cluster import (
     Actor,
@@ -110,14 +111,14 @@ class Process:
             stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
-        ready = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().split()
+        ready = (await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).decode().split()
         assert ready[:1] == ["ready"]
         return cls(process, ready[2] if len(ready) > 2 else "")
 
     async def end(self, how: int) -> int:
         with suppress(ProcessLookupError):
             self.process.send_signal(how)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE_S)
 
 
 @asynccontextmanager
@@ -280,7 +281,7 @@ async def test_a_killed_process_ends_its_calls_and_monitors_and_comes_back_as_an
 
         again = await Process.start("--id", "edge", "--listen", unix_edge.address)
         try:
-            await asyncio.wait_for(edge.reachable(), 10)
+            await asyncio.wait_for(edge.reachable(), PATIENCE_S)
             assert await edge.ref("book").call("pid") == again.process.pid
             with pytest.raises(ActorDown) as caught:
                 await old.call("pid")  # the number of a dead actor never means a new one
@@ -316,7 +317,7 @@ async def test_a_frozen_process_is_given_up_and_learns_of_it_when_it_wakes(unix_
         assert book.cast(Note(1))  # the socket takes it, and nobody can say whether it will be read
         assert isinstance(await watcher.next(10), Down)
         unix_edge.process.send_signal(signal.SIGCONT)
-        await asyncio.wait_for(edge.reachable(), 10)
+        await asyncio.wait_for(edge.reachable(), PATIENCE_S)
         await book.send(Note(2))
         assert await book.call("numbers") in ([2], [1, 2])
 
@@ -336,11 +337,11 @@ async def test_a_superseded_owner_is_turned_away_and_ends(tmp_path: Path) -> Non
         address = await edge.listen(f"unix:{tmp_path}/edge.sock")
         old = await Process.start("--id", "origin", "--epoch", "1", "--connect", f"edge={address}")
         origin = edge.peer("origin")
-        await asyncio.wait_for(origin.reachable(), 10)
+        await asyncio.wait_for(origin.reachable(), PATIENCE_S)
         assert await origin.ref("book").call("pid") == old.process.pid
         new = await Process.start("--id", "origin", "--epoch", "2", "--connect", f"edge={address}")
         try:
-            assert await asyncio.wait_for(old.process.wait(), 10) == 1
+            assert await asyncio.wait_for(old.process.wait(), PATIENCE_S) == 1
             assert await origin.ref("book").call("pid") == new.process.pid
         finally:
             await new.end(signal.SIGKILL)
@@ -363,5 +364,5 @@ async def test_a_root_that_gives_up_ends_its_host(tmp_path: Path) -> None:
         await host.start(ChildSpec("root", lambda: Supervisor(Strategy.ONE_FOR_ONE, [spec], max_restarts=0)))
         with pytest.raises(ActorDown):
             await host.ref("book").call("crash")
-        exit = await asyncio.wait_for(host.ended, 10)
+        exit = await asyncio.wait_for(host.ended, PATIENCE_S)
         assert exit.kind is ExitKind.CRASHED

@@ -12,12 +12,11 @@ import pytest
 from tests.integration.docs_pages import ROOT, Block, name, pages, runnable
 from tests.npm.install import ensure_npm
 from tests.npm.service import ServiceProcess, serving
+from tests.patience import PATIENCE_S
 
 TODO = "CREATE TABLE items (id text PRIMARY KEY, title text NOT NULL, done bool NOT NULL)"
 # What a page takes for granted, because the pages before it made it.
 GIVEN: dict[str, tuple[str, tuple[str, ...]]] = {"README.md": (TODO, ("items",))}
-BLOCK_S = 60.0
-PATIENCE_S = 20.0
 
 
 class Reader:
@@ -62,12 +61,12 @@ class Reader:
             stderr=asyncio.subprocess.PIPE,
         )
         try:
-            async with asyncio.timeout(BLOCK_S):
+            async with asyncio.timeout(PATIENCE_S):
                 printed, complaints = await process.communicate()
         except TimeoutError:
             process.kill()
             printed, complaints = await process.communicate()
-            pytest.fail(f"not done within {BLOCK_S} s: {complaints.decode()}")
+            pytest.fail(f"not done within {PATIENCE_S} s: {complaints.decode()}")
         assert process.returncode == 0, complaints.decode()
         return printed.decode()
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.patience import PATIENCE_S
 
 from syncline.actors.postgres.bootstrap import bootstrap
 
 SYNCLINE = Path(sys.executable).with_name("syncline")
-TIMEOUT_S = 60
 
 
 def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
         env={**clean, "NO_COLOR": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT_S,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -129,13 +129,13 @@ async def test_serve_says_when_it_is_ready_answers_and_drains_on_sigterm(databas
     )
     assert process.stdout is not None
     try:
-        ready = (await asyncio.wait_for(process.stdout.readline(), TIMEOUT_S)).decode()
+        ready = (await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).decode()
         found = re.search(r"ready on port (\d+)", ready)
         assert found is not None, (ready, await process.stderr.read() if process.stderr and not ready else "")
         done = await run_beside("status", cwd=tmp_path, HTTP_PORT=found[1])
         assert (done.returncode, "is up!" in done.stdout) == (0, True), done.stdout
         process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
+        _, errors = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     finally:
         if process.returncode is None:
             process.kill()

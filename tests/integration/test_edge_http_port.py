@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.patience import PATIENCE_S
+
 from syncline.actors.devices.edge import Edge
 from syncline.actors.devices.http import Api, PostgresState
 from syncline.actors.devices.request import Request, Response
 from syncline.actors.devices.websocket import Connection, Limits, Receiver
-
-PATIENCE_S = 10
 
 
 @dataclass

@@ -14,6 +14,7 @@ from http import HTTPStatus
 
 import pytest
 import uvloop
+from tests.patience import PATIENCE_S
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -25,7 +26,6 @@ from syncline.actors.devices.websocket import Connection, Limits
 REFUSAL = b"\x00refused"
 # Nothing here waits for a time limit unless it asks for a short one.
 PATIENT = Limits(silence_s=60, closing_s=0.2, request_s=60)
-PATIENCE_S = 10
 # The fixture below is the way to choose the loop within one file, whatever a later pytest-asyncio will prefer.
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 import pytest
+from tests.patience import PATIENCE_S
 
 from syncline.actors.postgres.bootstrap import PUBLICATION, bootstrap
 from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
@@ -22,7 +23,6 @@ from syncline.proto.values import Cell, Delete, Insert, Row, Update
 
 pytestmark = pytest.mark.every_major
 
-WAIT_S = 60
 ACCOUNTS = 40
 TOTAL = ACCOUNTS * 100
 
@@ -88,7 +88,7 @@ class History:
 
     async def reach(self, mark: str) -> int:
         """How many transactions precede the mark, its own included."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while mark not in self.marks:
                 self.heard.clear()
                 await self.heard.wait()

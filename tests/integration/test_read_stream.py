@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import psutil
 import pytest
+from tests.patience import PATIENCE_S
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.lsn import Lsn
@@ -22,7 +23,6 @@ from syncline.proto.values import Delete, Insert, Update
 pytestmark = pytest.mark.every_major
 
 PUBLICATION = "p"
-WAIT_S = 30
 
 
 class Scene:
@@ -76,7 +76,7 @@ async def chunks_of(stream: ReplicationStream, *, confirm: bool = True) -> Async
 async def changes_until(stream: ReplicationStream, count: int) -> list[StreamChange]:
     """The next ``count`` changes."""
     found: list[StreamChange] = []
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         async for chunk in chunks_of(stream):
             found.extend(chunk.changes)
             if len(found) >= count:
@@ -86,7 +86,7 @@ async def changes_until(stream: ReplicationStream, count: int) -> list[StreamCha
 
 async def until(met: Callable[[], object]) -> None:
     """Waits for a condition that other tasks bring about."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not met():  # noqa: ASYNC110 - the condition is anybody's
             await asyncio.sleep(0.01)
 
@@ -222,7 +222,7 @@ async def test_an_idle_database_advances_its_slot(scene: Scene) -> None:
         following = asyncio.create_task(follow())
         await scene.app.execute("INSERT INTO unpublished SELECT generate_series(1, 1000)")
         target = await scene.wal_end()
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while await scene.confirmed() < target - 1:  # noqa: ASYNC110 - Postgres has no event for it
                 await asyncio.sleep(0.02)
     await following
@@ -302,7 +302,7 @@ async def test_a_connection_cut_inside_a_transaction_goes_on_where_it_was(scene:
     async with scene.stream(await proxy.start()) as stream:
         seen: list[bytes | None] = []
         commits = 0
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             async for message in stream:
                 if isinstance(message, InsertMessage):
                     seen.append(message.row[0])  # type: ignore[arg-type]

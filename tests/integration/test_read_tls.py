@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from tests.patience import PATIENCE_S
 
 from syncline.actors.postgres.pgoutput import Begin
 from syncline.actors.postgres.stream import ReplicationStream, StreamError
@@ -119,7 +120,7 @@ async def terminator(database: str, certificate: Path) -> AsyncIterator[Terminat
 
 
 async def first_message(dsn: str, slot: str) -> None:
-    async with asyncio.timeout(20), ReplicationStream(dsn, slot, "p") as stream:
+    async with asyncio.timeout(PATIENCE_S), ReplicationStream(dsn, slot, "p") as stream:
         async for message in stream:
             if isinstance(message, Begin):
                 return

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.integration.tree_scene import Stubborn, Tree, running, until
+from tests.patience import PATIENCE_S
 
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
 from syncline.cluster.testing import crash, kill
@@ -162,7 +163,7 @@ async def test_many_tables_asked_for_at_once_all_arrive(database: str, tmp_path:
     async with running(database, tmp_path, sql, names) as tree:
         device = Stubborn(tree.url, *names)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 await device.resumed.wait()
             assert device._device is not None
             assert len(device._device.rows) == len(names)

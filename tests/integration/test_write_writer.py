@@ -10,6 +10,7 @@ from typing import Any, cast
 import asyncpg
 import pytest
 from tests.integration.write_scene import Scene, scene
+from tests.patience import PATIENCE_S
 
 from syncline.actors.postgres.apply import LARGE_OPERATIONS, RowOperation, Write
 from syncline.actors.postgres.writer import WriteLoop, Writer, Written
@@ -57,7 +58,7 @@ class Ear:
         self._news.set()
 
     async def until(self, count: int) -> list[tuple[str, int, str]]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(self.heard) < count:
                 self._news.clear()
                 await self._news.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import websockets
+from tests.patience import PATIENCE_S
 from tests.rawdevice import RawDevice
 
 from syncline.actors.config import load
@@ -21,7 +22,6 @@ from syncline.cluster.supervisor import WhichChildren
 from syncline.proto import events
 
 ITEMS = "CREATE TABLE items (id uuid PRIMARY KEY, n int4 NOT NULL, body text)"
-WITHIN_S = 20.0
 PAUSE_S = 0.05
 
 
@@ -185,7 +185,7 @@ class Stubborn:
         await device.socket.wait_closed()
 
 
-async def until(holds: Callable[[], Awaitable[bool]], within_s: float = WITHIN_S) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S) -> None:
     """Waits for an async condition."""
     began = time.monotonic()
     while not await holds():

@@ -22,12 +22,12 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from tests.npm.install import ensure_npm
+from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
 Event = dict[str, Any]
 LocalRow = dict[str, Any]
 
-DEADLINE_S = 20.0
 POLL_S = 0.03
 LINE_BYTES_MAX = 256 << 20
 LATE_TIMER = "while outbound replication has not started"
@@ -56,7 +56,7 @@ class NpmDiedError(Exception):
     """The device's process ended with the call unanswered."""
 
 
-async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float = DEADLINE_S) -> T:
+async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float = PATIENCE_S) -> T:
     """Asks ``condition`` until its answer is true, and returns that answer.
 
     A condition may also assert: a failed assertion counts as "not yet", and is what is raised past ``within_s``.
@@ -192,7 +192,7 @@ class NpmDevice:
 
     # -- calls
 
-    async def call(self, name: str, *, within_s: float = DEADLINE_S, **arguments: Any) -> Any:
+    async def call(self, name: str, *, within_s: float = PATIENCE_S, **arguments: Any) -> Any:
         """One call of the driver. Raises `NpmError`, `NpmDiedError`, or `TimeoutError` past ``within_s``."""
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -210,14 +210,14 @@ class NpmDevice:
         finally:
             self._answers.pop(number, None)
 
-    async def connect(self, user: str | None = None, *, token: str | None = None, within_s: float = DEADLINE_S) -> None:
+    async def connect(self, user: str | None = None, *, token: str | None = None, within_s: float = PATIENCE_S) -> None:
         """Connects as ``user`` by the client's own insecure token, or with ``token``, or with the last one."""
         await self.call("connect", claims={"sub": user} if user else None, token=token, within_s=within_s)
 
     async def disconnect(self) -> None:
         await self.call("disconnect")
 
-    async def sync(self, table: str, *, within_s: float = DEADLINE_S, **options: Any) -> str:
+    async def sync(self, table: str, *, within_s: float = PATIENCE_S, **options: Any) -> str:
         """Subscribes to a shape (``where``, ``include``, ``key``), waits until its rows are here; returns its key."""
         ticket = await self.subscribe(table, **options)
         return await self.synced(ticket, within_s=within_s)
@@ -228,7 +228,7 @@ class NpmDevice:
         await self.call("sync", table=table, options=options, ticket=ticket)
         return ticket
 
-    async def synced(self, ticket: int, *, within_s: float = DEADLINE_S) -> str:
+    async def synced(self, ticket: int, *, within_s: float = PATIENCE_S) -> str:
         """Waits for the rows of the shape with that ticket; its key. Raises `NpmError` if it failed."""
         event = await self.event(lambda event: event.get("ticket") == ticket, within_s=within_s)
         if event["event"] == "unsynced":
@@ -297,7 +297,7 @@ class NpmDevice:
         return next(said, "") == "connected"
 
     async def event(
-        self, wanted: str | Callable[[Event], bool], *, after: int = 0, within_s: float = DEADLINE_S, **fields: Any
+        self, wanted: str | Callable[[Event], bool], *, after: int = 0, within_s: float = PATIENCE_S, **fields: Any
     ) -> Event:
         """The first event from number ``after`` on that has this name and ``fields``, or that ``wanted`` accepts."""
 

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import asyncpg
+from tests.patience import PATIENCE_S
 
 READY = "Syncline is ready on port "
-START_S = 30.0
 
 
 class ServiceFailedError(Exception):
@@ -62,13 +62,13 @@ class ServiceProcess:
             )
         assert self._process.stdout is not None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(PATIENCE_S):
                 while line := (await self._process.stdout.readline()).decode():
                     if line.startswith(READY):
                         self.port = int(line.removeprefix(READY).split(",")[0])
                         return
         await self.kill()
-        raise ServiceFailedError(f"not ready within {START_S} s:\n{self.log.read_text()[-4000:]}")
+        raise ServiceFailedError(f"not ready within {PATIENCE_S} s:\n{self.log.read_text()[-4000:]}")
 
     async def kill(self) -> None:
         """kill -9."""
