@@ -14,6 +14,7 @@ from tests.unit.devices.edge_scene import CATALOG
 from syncline.actors.devices import uplink
 from syncline.actors.devices.uplink import SLICE_OPERATIONS, Uplink
 from syncline.actors.postgres.apply import LARGE_OPERATIONS, Lane, WriteQueue
+from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
@@ -48,9 +49,13 @@ def answer(write: Write) -> Written:
     return Written(write.lsn, write.ms, "applied", 1)
 
 
+async def look_again() -> None:
+    """There is nothing new."""
+
+
 @asynccontextmanager
 async def sending(taker: Taker) -> AsyncIterator[Uplink]:
-    up = Uplink("client", cast(Ref, taker), NOBODY, CATALOG.named, lambda: None)
+    up = Uplink("client", cast(Ref, taker), NOBODY, CATALOG.named, look_again, lambda: None)
     task = asyncio.create_task(up.run())
     try:
         yield up
@@ -110,7 +115,7 @@ async def test_what_fills_the_way_up_goes_alone(monkeypatch: pytest.MonkeyPatch)
 
 async def test_the_way_up_is_full_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uplink, "UP_WAITING_BYTES_MAX", 1_000)
-    up = Uplink("client", NOBODY, NOBODY, CATALOG.named, lambda: None)
+    up = Uplink("client", NOBODY, NOBODY, CATALOG.named, look_again, lambda: None)
     up.take(transaction(1))
     assert not up.full
     up.take(transaction(2, body=b"x" * 1_000))
@@ -126,6 +131,23 @@ async def test_one_without_its_operations_is_refused_in_its_place() -> None:
     assert first.refusal is None
     assert second.refusal is not None
     assert (second.refusal.sqlstate, second.refusal.message) == ("54000", "a transaction of more than 5 operations")
+
+
+async def test_a_table_opened_a_moment_ago_is_looked_for_before_a_write_to_it_is_refused() -> None:
+    known = Catalog()
+
+    async def read() -> None:
+        nonlocal known
+        known = CATALOG
+
+    taker = Taker()
+    up = Uplink("client", cast(Ref, taker), NOBODY, lambda table: known.named(table), read, lambda: None)
+    task = asyncio.create_task(up.run())
+    up.take(transaction(1))
+    write = await taker.next()
+    task.cancel()
+    assert write.refusal is None
+    assert [change.row for change in write.changes] == [("0", "x", "1")]
 
 
 async def test_a_text_postgres_cannot_hold_refuses_a_large_transaction_too() -> None:

@@ -224,8 +224,9 @@ class Device(Actor):
         self._expire_at(identity.expires_at)
         if known is None:
             await self._gateway.call(Claim(self._client_id, self.ref, str(self._connection.remote)))
+            database = self._around.database
             self._uplink = Uplink(
-                self._client_id, self._writer, self.ref, self._around.database.table, self._steer_reading
+                self._client_id, self._writer, self.ref, database.table, database.read, self._steer_reading
             )
             self.background(self._send_up(self._uplink))
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))

@@ -5,13 +5,15 @@ do. Whatever is not yet decided when the connection ends is sent again by the de
 
 They are made ready beside the device's messages, a large one in slices: nobody else in this process waits for it. And
 it goes to the writer only when nothing else of this device is there.
+
+A table that is unknown here may have been opened a moment ago: the catalogue is read anew before a write is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from syncline.actors.devices.inbound import Lookup, WriteRefused, accept
@@ -42,14 +44,24 @@ class _Waiting:
 
 
 class Uplink:
-    """The writes of ``client_id``; the writer answers to ``device``. ``lookup`` finds a table by its name there.
-    ``moved`` is called when one has left, and ``full`` may have changed."""
+    """The writes of ``client_id``; the writer answers to ``device``. ``lookup`` finds a table by its name there, and
+    ``look_again`` brings what it knows up to date. ``moved`` is called when one has left, and ``full`` may have
+    changed."""
 
-    def __init__(self, client_id: str, writer: Ref, device: Ref, lookup: Lookup, moved: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        client_id: str,
+        writer: Ref,
+        device: Ref,
+        lookup: Lookup,
+        look_again: Callable[[], Awaitable[None]],
+        moved: Callable[[], object],
+    ) -> None:
         self._client_id = client_id
         self._writer = writer
         self._device = device
         self._lookup = lookup
+        self._look_again = look_again
         self._moved = moved
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -78,7 +90,7 @@ class Uplink:
         return write.event
 
     async def run(self) -> None:
-        """Sends, until cancelled. Raises ActorDown when there is no writer."""
+        """Sends, until cancelled. Raises ActorDown when there is no writer, and what ``look_again`` raises."""
         while True:
             if not self._may_send():
                 self._news.clear()
@@ -103,6 +115,8 @@ class Uplink:
         try:
             if event.excess:
                 raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))
+            if any(self._lookup(table) is None for table in {relation.table for relation, _ in event.changes}):
+                await self._look_again()
             if len(event.changes) <= SLICE_OPERATIONS:
                 changes = accept(event.changes, self._lookup)
                 return Write(self._client_id, lsn, event.commit_ms, changes, self._device)
