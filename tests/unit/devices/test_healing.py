@@ -117,6 +117,17 @@ def test_a_row_that_several_transactions_name_comes_with_the_last_of_them() -> N
     assert stream.healed == [(1, [1]), (2, [7]), (3, [2, 3])]
 
 
+def test_a_row_that_a_later_transaction_only_compensates_does_not_wait_for_it() -> None:
+    stream = Stream()
+    stream.heal(1, 7)
+    named = (row_key(7),)
+    stream.outbound.heal(Heal(FIRST_LSN, 2, named, rejected=True, named_only=frozenset(named)))
+    stream.run()
+    stream.release(stream.flushed)
+    stream.run()
+    assert stream.healed == [(1, [7]), (2, [7])]
+
+
 def test_of_what_waits_only_one_reading_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 3)
     stream = Stream()

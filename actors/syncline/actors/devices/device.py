@@ -59,6 +59,7 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
+from syncline.proto.values import Compensation
 
 log = logging.getLogger(__name__)
 
@@ -355,7 +356,9 @@ class Device(Actor):
                 heal = Heal(written.position, written.ms, (), rejected, starts_over=True)
             else:
                 keys = touched_keys(event.changes, self._around.database.table)
-                heal = Heal(written.position, written.ms, keys, rejected)
+                writes = tuple(change for change in event.changes if not isinstance(change[1], Compensation))
+                named_only = frozenset(keys) - frozenset(touched_keys(writes, self._around.database.table))
+                heal = Heal(written.position, written.ms, keys, rejected, named_only=named_only)
             self._bounded(self._outbound.heal(heal))
 
     def _heal_after(self, delay_s: float) -> None:

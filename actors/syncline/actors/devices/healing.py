@@ -57,7 +57,7 @@ class Healing:
         # What committed before a position in the WAL lies below it.
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
         self._unsent = len(heals)
-        last = {key: number for number, heal in enumerate(heals) for key in heal.keys}
+        last = {key: number for number, heal in enumerate(heals) for key in heal.keys if key not in heal.named_only}
         return [
             Echo(
                 at,
@@ -66,7 +66,7 @@ class Healing:
                 heal.rejected,
                 heal,
                 current,
-                frozenset(key for key in heal.keys if last[key] > number),
+                frozenset(key for key in heal.keys if last.get(key, -1) > number),
             )
             for number, heal in enumerate(heals)
         ]

@@ -67,7 +67,8 @@ class Heal:
     what comes out of both, and nothing else would set it right. Not before ``lsn``, from where on it counts as decided.
 
     ``starts_over``: it named more rows than can go along. The device is sent away behind the echo, and reads its
-    subscriptions anew when it comes back.
+    subscriptions anew when it comes back. ``named_only``: the keys that it compensates and does not write, of which the
+    device holds nothing pending.
     """
 
     lsn: int
@@ -75,6 +76,7 @@ class Heal:
     keys: tuple[RowKey, ...]
     rejected: bool
     starts_over: bool = False
+    named_only: frozenset[RowKey] = frozenset()
 
     @property
     def size_bytes(self) -> int:
