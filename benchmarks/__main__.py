@@ -15,9 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.devices import MODES
 from benchmarks.figures import Figure, machine, table
 
-PROGRAMS = ("latency", "replication", "first_sync", "fanout", "memory", "writes", "device", "codec")
+# Each with what follows `python -m` to run it.
+PROGRAMS = {
+    **{
+        name: [f"benchmarks.{name}"]
+        for name in ("latency", "replication", "first_sync", "memory", "writes", "device", "codec")
+    },
+    **{mode.name: ["benchmarks.devices", mode.name] for mode in MODES},
+}
 
 
 def main() -> int:
@@ -28,7 +36,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, metavar="FILE", help="also write the figures there, as JSON")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
-    if unknown := set(names) - set(PROGRAMS):
+    if unknown := set(names) - PROGRAMS.keys():
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(PROGRAMS)}")
     facts = machine()
     figures: list[Figure] = []
@@ -36,7 +44,7 @@ def main() -> int:
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{name}", "--json"], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", *PROGRAMS[name], "--json"], stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode:
             failed.append(name)

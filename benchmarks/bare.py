@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from multiprocessing.connection import Connection
 
+import psutil
 import uvloop
 
-from benchmarks.side import now_ms
+from benchmarks.figures import per_cpu_s
+from benchmarks.side import beside, now_ms
 
 CONNECTING_MAX = 50
 
 
 class _Kept(asyncio.Protocol):
-    def __init__(self, transports: list[asyncio.Transport]) -> None:
+    def __init__(self, transports: list[asyncio.Transport], greeting: bytes) -> None:
         self._transports = transports
+        self._greeting = greeting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transports.append(transport)  # type: ignore[arg-type]  # uvloop's class derives from neither
+        if self._greeting:
+            self._transports[-1].write(self._greeting)
 
 
-def serve(pipe: Connection) -> None:
+def serve(pipe: Connection, greeting: int = 0) -> None:
     """For a process of its own: sends its port and process id; then answers each (size, times, connections).
 
     The answer: CPU seconds of writing so many bytes so many times to every connection, once there are so many of them
-    (a connection counts for its other end before it does here).
+    (a connection counts for its other end before it does here). Each is sent ``greeting`` bytes when it comes.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(pipe))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(EOFError):
+        runner.run(_serve(pipe, bytes(greeting)))
 
 
-async def _serve(pipe: Connection) -> None:
+async def _serve(pipe: Connection, greeting: bytes) -> None:
     transports: list[asyncio.Transport] = []
-    server = await asyncio.get_running_loop().create_server(lambda: _Kept(transports), "127.0.0.1", 0, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _Kept(transports, greeting), "127.0.0.1", 0, backlog=4096
+    )
     pipe.send((server.sockets[0].getsockname()[1], os.getpid()))
     while True:
         size, times, connections = await asyncio.to_thread(pipe.recv)
@@ -69,7 +77,7 @@ class _Receiver(asyncio.Protocol):
 def receive(pipe: Connection, port: int, connections: int) -> None:
     """For a process of its own: "ready" when connected; then answers each number of bytes with the times (``now_ms``)
     at which the connections had received so many."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, contextlib.suppress(EOFError):
         runner.run(_receive(pipe, port, connections))
 
 
@@ -97,3 +105,85 @@ async def _receive(pipe: Connection, port: int, connections: int) -> None:
         pipe.send("expecting")
         await all_done.wait()
         pipe.send(list(done))
+
+
+def rush(pipe: Connection, port: int, connections: int, size: int) -> None:
+    """For a process of its own: connects all at once; sends after how many milliseconds each had ``size`` bytes."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        pipe.send(runner.run(_rush(port, connections, size)))
+
+
+async def _rush(port: int, connections: int, size: int) -> list[float]:
+    loop = asyncio.get_running_loop()
+    done: list[float] = []
+    all_done = asyncio.Event()
+
+    def receiver() -> _Receiver:
+        made = _Receiver(done, all_done, connections)
+        made.missing = size
+        return made
+
+    started_ms = now_ms()
+    await asyncio.gather(*(loop.create_connection(receiver, "127.0.0.1", port) for _ in range(connections)))
+    await all_done.wait()
+    return [at_ms - started_ms for at_ms in done]
+
+
+# --- limits, for those who compare with them --------------------------------------------------------------------------
+
+
+async def fanned_out(connections: int, size: int, writes: int) -> tuple[list[list[float]], float]:
+    """Of each of ``writes``, after how many milliseconds each of ``connections`` had it; sends a CPU second."""
+    after_ms: list[list[float]] = []
+    cpu_s = 0.0
+    async with beside(serve) as server:
+        port, _ = await server.receive()
+        async with beside(receive, port, connections) as receivers:
+            await receivers.receive()
+            for _ in range(writes):
+                receivers.send(size)
+                await receivers.receive()
+                written_ms = now_ms()
+                server.send((size, 1, connections))
+                after_ms.append([at_ms - written_ms for at_ms in await receivers.receive()])
+                cpu_s += await server.receive()
+    return after_ms, per_cpu_s(connections * writes, cpu_s)
+
+
+async def written(connections: int, size: int, times: int) -> float:
+    """Sends a CPU second when each of ``connections`` is written ``size`` bytes ``times`` times in a row."""
+    async with beside(serve) as server:
+        port, _ = await server.receive()
+        async with beside(receive, port, connections) as receivers:
+            await receivers.receive()
+            receivers.send(size * times)
+            await receivers.receive()
+            server.send((size, times, connections))
+            await receivers.receive()
+            cpu_s: float = await server.receive()
+            return per_cpu_s(connections * times, cpu_s)
+
+
+async def rushed(connections: int, size: int) -> list[float]:
+    """All connect at once, and each is sent ``size`` bytes: after how many milliseconds each has them."""
+    async with beside(serve, size) as server:
+        port, _ = await server.receive()
+        async with beside(rush, port, connections, size) as comers:
+            after_ms: list[float] = await comers.receive()
+            return after_ms
+
+
+async def memory_bytes(connections: int, warm: int) -> float:
+    """Resident memory a connection, after the first ``warm`` ones."""
+    async with beside(serve) as server:
+        port, pid = await server.receive()
+        async with beside(receive, port, warm) as first:
+            await first.receive()
+            server.send((0, 0, warm))
+            await server.receive()
+            before = psutil.Process(pid).memory_info().rss
+            async with beside(receive, port, connections) as more:
+                await more.receive()
+                server.send((0, 0, warm + connections))
+                await server.receive()
+                return float(psutil.Process(pid).memory_info().rss - before) / connections

@@ -1,13 +1,10 @@
-"""How soon, and at what cost, a thousand devices of one shape see a change.
-
-    python -m benchmarks.fanout [--devices N] [--changes N] [--burst N] [--rows N]
+"""How soon, and at what cost, a thousand devices of one table see a change.
 
 *One change*: one row in one transaction, from the answer to its COMMIT until the last device has received its frame.
 *A burst*: transactions of some rows each, committed back to back, until every device has received and acknowledged all
 of them; what counts is the CPU time of the service (all of it: replication, shape and edge).
 
-Devices speak the real protocol, decode and acknowledge, in a process of their own on the same machine. The limit: a
-bare uvloop server that writes as many bytes to as many plain TCP connections.
+The limit: a bare uvloop server that writes as many bytes to as many plain TCP connections.
 """
 
 from __future__ import annotations
@@ -17,13 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import bare
-from benchmarks.devices import Devices
-from benchmarks.figures import Figure
-from benchmarks.program import Program, run
-from benchmarks.side import beside, now_ms
-from benchmarks.stand import COLUMNS, rows_sql, serving
+from benchmarks.figures import Figure, per_cpu_s, percentile
+from benchmarks.fleet import FAST, Own
+from benchmarks.load import Scene, scene
+from benchmarks.program import Program, ViolatedError, progress
+from benchmarks.wire import TRANSACTIONS
 
-ROW_BYTES = 230  # begin, one row of the table, commit, and the WebSocket header
+TABLE = "issues"
+SHARES = (("first", 0.0), ("median", 0.5), ("last", 1.0))
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -36,70 +34,72 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     devices = options.devices
-    last_ms: list[float] = []
-    median_ms: list[float] = []
-    single_cpu_s = 0.0
-    burst_rows: list[float] = []
-    burst_frames: list[float] = []
-    async with serving(folder, f"CREATE TABLE issues ({COLUMNS})", "issues") as (service, database):
-        async with Devices.lead(service.url, ("issues",), devices) as held:
-            await held.connect()
-            single_cpu_s = service.cpu_s()
-            for _ in range(options.changes):
-                held.expect(1)
-                await database.execute(rows_sql("issues", "1, 1"))
-                committed_ms = now_ms()
-                arrived_ms, _ = await held.arrived()
-                last_ms.append(max(arrived_ms) - committed_ms)
-                median_ms.append(sorted(arrived_ms)[devices // 2] - committed_ms)
-            single_cpu_s = service.cpu_s() - single_cpu_s
-            for _ in range(options.repeats):
-                cpu_s = service.cpu_s()
-                held.expect(options.burst)
-                for _ in range(options.burst):
-                    await database.execute(rows_sql("issues", f"1, {options.rows}"))
-                _, rows = await held.arrived()
-                cpu_s = service.cpu_s() - cpu_s
-                burst_rows.append(rows / cpu_s)
-                burst_frames.append(devices * options.burst / cpu_s)
-        bare_last_ms, bare_per_cpu_s = await _bare(options)
-    return [
-        Figure(f"one change to {devices:,} devices, the last one", tuple(last_ms), "ms").against(bare_last_ms),
-        Figure(f"one change to {devices:,} devices, the median one", tuple(median_ms), "ms"),
-        Figure("transactions sent, one at a time", (devices * options.changes / single_cpu_s,), "sends/CPU-s").against(
-            bare_per_cpu_s
+    async with scene(folder, Own((TABLE,), 1), devices) as on:
+        progress(f"{devices} devices connect")
+        await on.fleet.connect()
+        progress(f"{options.changes} changes, one at a time")
+        was = await on.fleet.counts()
+        single_ms, single_per_cpu_s = await _singles(on, options.changes, devices)
+        size = (
+            ((await on.fleet.counts()).bytes_of[TRANSACTIONS] - was.bytes_of[TRANSACTIONS]) / devices / options.changes
+        )
+        progress(f"bursts of {options.burst}")
+        on.load.rows = options.rows
+        bursts = [await _burst(on, options.burst, devices) for _ in range(options.repeats)]
+        violations = await on.load.differences(on.fleet)
+    progress("the same bytes from a bare server")
+    bare_ms, _ = await bare.fanned_out(devices, round(size), options.changes)
+    per_cpu_s = [await bare.written(devices, round(size), options.burst) for _ in range(options.repeats)]
+    limit = Figure("bare server", tuple(per_cpu_s), "sends/CPU-s")
+    found = [
+        *(
+            Figure(f"one change to {devices:,} devices, the {name} one", _each(single_ms, share), "ms").against(
+                Figure(f"bare server, {name}", _each(bare_ms, share), "ms")
+            )
+            for name, share in SHARES
         ),
-        Figure(f"transactions sent, bursts of {options.burst}", tuple(burst_frames), "sends/CPU-s").against(
-            bare_per_cpu_s
+        Figure("transactions sent, one at a time", (single_per_cpu_s,), "sends/CPU-s").against(limit),
+        Figure(
+            f"transactions sent, bursts of {options.burst}", tuple(sends for sends, _ in bursts), "sends/CPU-s"
+        ).against(limit),
+        Figure(
+            f"rows sent, {options.rows} a transaction",
+            tuple(rows for _, rows in bursts),
+            "rows/CPU-s",
+            goal=">= 100,000",
         ),
-        Figure(f"rows sent, {options.rows} a transaction", tuple(burst_rows), "rows/CPU-s", goal=">= 100,000"),
     ]
+    if violations:
+        raise ViolatedError(found, violations)
+    return found
 
 
-async def _bare(options: argparse.Namespace) -> tuple[Figure, Figure]:
-    last_ms: list[float] = []
-    per_cpu_s: list[float] = []
-    async with beside(bare.serve) as server:
-        port, _ = await server.receive()
-        async with beside(bare.receive, port, options.devices) as receivers:
-            await receivers.receive()
-            for _ in range(options.changes):
-                receivers.send(ROW_BYTES)
-                await receivers.receive()
-                written_ms = now_ms()
-                server.send((ROW_BYTES, 1, options.devices))
-                last_ms.append(max(await receivers.receive()) - written_ms)
-                await server.receive()
-            for _ in range(options.repeats):
-                receivers.send(ROW_BYTES * options.burst)
-                await receivers.receive()
-                server.send((ROW_BYTES, options.burst, options.devices))
-                await receivers.receive()
-                per_cpu_s.append(options.devices * options.burst / await server.receive())
-    return Figure("bare server", tuple(last_ms), "ms"), Figure("bare server", tuple(per_cpu_s), "sends/CPU-s")
+def _each(after_ms: Sequence[Sequence[float]], share: float) -> tuple[float, ...]:
+    return tuple(percentile(times_ms, share) for times_ms in after_ms)
+
+
+async def _singles(on: Scene, changes: int, devices: int) -> tuple[list[list[float]], float]:
+    """Of each change, after how many milliseconds each device had it; sends a CPU second of the service."""
+    cpu_s = on.service.cpu_s()
+    for _ in range(changes):
+        await on.fleet.expect(1)
+        await on.load.commit()
+        await on.fleet.arrived()
+    cpu_s = on.service.cpu_s() - cpu_s
+    arrivals, _ = await on.fleet.arrivals()
+    after_ms = [[at_ms - on.load.committed_ms[of] for at_ms in times_ms] for of, times_ms in arrivals[FAST].items()]
+    return after_ms, per_cpu_s(devices * changes, cpu_s)
+
+
+async def _burst(on: Scene, transactions: int, devices: int) -> tuple[float, float]:
+    """Transactions and rows sent a CPU second of the service."""
+    cpu_s = on.service.cpu_s()
+    await on.fleet.expect(transactions)
+    for _ in range(transactions):
+        await on.load.commit()
+    _, rows = await on.fleet.arrived()
+    cpu_s = on.service.cpu_s() - cpu_s
+    return per_cpu_s(devices * transactions, cpu_s), per_cpu_s(rows, cpu_s)
 
 
 PROGRAM = Program("fanout", __doc__, options, measure)
-
-if __name__ == "__main__":
-    run(PROGRAM)

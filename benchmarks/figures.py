@@ -61,6 +61,11 @@ class Figure:
         return Figure(**{**fields, "values": tuple(fields["values"])})
 
 
+def per_cpu_s(count: float, cpu_s: float) -> float:
+    """``count`` a CPU second. The system counts CPU time in hundredths: what took less is taken for one."""
+    return count / max(cpu_s, 0.01)
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that ``share`` (0 to 1) of ``values`` do not exceed."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import asyncpg
 
-from benchmarks.devices import Devices
 from benchmarks.figures import Figure
+from benchmarks.fleet import Fleet
 from benchmarks.program import Program, run
 from benchmarks.side import beside
 from benchmarks.stand import COLUMNS, TOKEN, rows_sql, serving
@@ -112,7 +112,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
             return rows / seconds, rows / (service.cpu_s() - cpu_s), rows / device_s
 
         cold_wall, cold_cpu, cold_device = await device(0)
-        async with Devices.lead(service.url, ("issues",)) as bare:
+        async with Fleet.lead(service.url, ("issues",)) as bare:
             cpu_s, started_s = service.cpu_s(), time.monotonic()
             await bare.connect()
             bare_wall, bare_cpu = rows / (time.monotonic() - started_s), rows / (service.cpu_s() - cpu_s)

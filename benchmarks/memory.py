@@ -13,13 +13,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
 from benchmarks import bare
-from benchmarks.devices import Devices
 from benchmarks.figures import Figure
+from benchmarks.fleet import Fleet
 from benchmarks.program import Program, run
-from benchmarks.side import beside
 from benchmarks.stand import COLUMNS, rows_sql, serving
 
 WARM_DEVICES = 200
@@ -33,36 +30,21 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     devices = options.devices
     async with serving(folder, f"CREATE TABLE issues ({COLUMNS})", "issues") as (service, database):
         await database.execute(rows_sql("issues", "1, 10"))
-        async with Devices.lead(service.url, ("issues",), WARM_DEVICES) as warm:
+        async with Fleet.lead(service.url, ("issues",), WARM_DEVICES) as warm:
             await warm.connect()
             before = service.rss_bytes()
-            async with Devices.lead(service.url, ("issues",), devices) as held:
+            async with Fleet.lead(service.url, ("issues",), devices) as held:
                 cpu_s = service.cpu_s()
                 await held.connect()
                 cpu_s = service.cpu_s() - cpu_s
                 grown = service.rss_bytes() - before
+    limit = Figure("bare server", (await bare.memory_bytes(devices, WARM_DEVICES) / 1024,), "KiB")
     kib = Figure("resident memory a device", (grown / devices / 1024,), "KiB", goal="<= 32 KiB")
     return [
-        kib.against(await _bare(devices)),
+        kib.against(limit),
         Figure("of a service without devices (the first 200 in)", (before / 2**20,), "MiB"),
         Figure("connect, authenticate, subscribe, receive 10 rows", (devices / cpu_s,), "devices/CPU-s"),
     ]
-
-
-async def _bare(devices: int) -> Figure:
-    async with beside(bare.serve) as server:
-        port, pid = await server.receive()
-        async with beside(bare.receive, port, WARM_DEVICES) as warm:
-            await warm.receive()
-            server.send((0, 0, WARM_DEVICES))
-            await server.receive()
-            before = psutil.Process(pid).memory_info().rss
-            async with beside(bare.receive, port, devices) as held:
-                await held.receive()
-                server.send((0, 0, WARM_DEVICES + devices))
-                await server.receive()
-                grown = psutil.Process(pid).memory_info().rss - before
-    return Figure("bare server", (grown / devices / 1024,), "KiB")
 
 
 PROGRAM = Program("memory", __doc__, options, measure)

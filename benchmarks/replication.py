@@ -22,8 +22,8 @@ from pathlib import Path
 import asyncpg
 
 from benchmarks import nullreader
-from benchmarks.devices import Devices
 from benchmarks.figures import Figure
+from benchmarks.fleet import Fleet
 from benchmarks.nullreader import Reading, read_to_end
 from benchmarks.program import Program, run
 from benchmarks.side import beside
@@ -64,23 +64,23 @@ class Bench:
         self._database = database
         self._ends = 0
 
-    async def pass_marker(self, followers: Devices) -> None:
+    async def pass_marker(self, followers: Fleet) -> None:
         """Commits a row of the marker table and waits until its follower has it: the stream has come so far."""
         await self._database.execute(rows_sql("marker", "1, 1"))
-        followers.expect(1)
+        await followers.expect(1)
         await followers.arrived()
 
-    async def large(self, rows: int, follower: Devices, rates: Rates) -> None:
+    async def large(self, rows: int, follower: Fleet, rates: Rates) -> None:
         """One transaction, timed from its commit. The follower holds the table."""
         await self._database.execute("BEGIN")
         await self._database.execute(rows_sql("bulk", f"1, {rows}"))
         cpu_s, started_s = self._service.cpu_s(), time.monotonic()
         await self._database.execute("COMMIT")
-        follower.expect(1)
+        await follower.expect(1)
         await follower.arrived()
         rates.add(rows, time.monotonic() - started_s, self._service.cpu_s() - cpu_s)
 
-    async def taken_in(self, rows: int, follower: Devices, rates: Rates) -> None:
+    async def taken_in(self, rows: int, follower: Fleet, rates: Rates) -> None:
         """As ``large``, when the follower holds the marker table alone."""
         await self._database.execute("BEGIN")
         await self._database.execute(rows_sql("bulk", f"1, {rows}"))
@@ -108,7 +108,7 @@ class Bench:
     async def backlog(self, count: int, tables: tuple[str, ...], rates: Rates) -> None:
         """One-row transactions while the service is down; drained when a device that comes back has seen the end."""
         service = self._service
-        async with Devices.lead(service.url, tables) as follower:
+        async with Fleet.lead(service.url, tables) as follower:
             await service.stop()
             await self._database.execute("SET synchronous_commit = off")
             await self._database.execute(ONE_ROW_EACH.format(count=count))
@@ -142,11 +142,11 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     rows, transactions = options.rows, options.transactions
     async with serving(folder, TABLES, "bulk", "small", "marker") as (service, database):
         bench = Bench(service, database)
-        async with Devices.lead(service.url, ("bulk", "small")) as follower:
+        async with Fleet.lead(service.url, ("bulk", "small")) as follower:
             await follower.connect()
             for _ in range(options.repeats):
                 await bench.large(rows, follower, delivered)
-        async with Devices.lead(service.url, ("marker",)) as follower:
+        async with Fleet.lead(service.url, ("marker",)) as follower:
             await follower.connect()
             for _ in range(options.repeats):
                 await bench.taken_in(rows, follower, taken)

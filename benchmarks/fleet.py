@@ -1,0 +1,301 @@
+"""A process that holds many devices, and what the measuring process asks of it.
+
+All devices of a fleet share one event loop: of a thousand that are sent the same the last is late also because the
+process reads the 999 before it. That is the price of playing thousands on one machine, and why every program compares
+with a bare server whose connections are read in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvloop
+
+from benchmarks.ledger import Held, Ledger
+from benchmarks.side import Side, beside, now_ms
+from benchmarks.wire import WireDevice
+
+CONNECTING_MAX = 50
+ACK_INTERVAL_S = 60.0
+# Less than a silent process beside us is given: what is wrong is said by those who know it.
+ARRIVE_S = 240.0
+SLOW, FAST = "slow", "fast"
+
+Arrivals = dict[tuple[str, int], list[float]]
+"""When devices of one group had transaction (table, number), ``now_ms``, a value a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Each device follows ``count`` of ``tables``, its own choice by ``seed``; ``slow``: the share of slow readers."""
+
+    tables: tuple[str, ...]
+    count: int
+    slow: float = 0.0
+    seed: int = 1
+
+    def choices(self, devices: int) -> Iterator[tuple[str, ...]]:
+        choose = random.Random(self.seed)
+        for _ in range(devices):
+            yield tuple(sorted(choose.sample(self.tables, self.count)))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of all devices since the start. ``bytes_of``: see ``wire``; ``ends``: why connections ended, how often."""
+
+    cpu_s: float
+    connections: int
+    received_bytes: int
+    bytes_of: Counter[str]
+    ends: Counter[str]
+    unechoed: int
+
+
+class Fleet:
+    """``lead``: make the process; it connects nothing yet. ``own``: with ledgers, and what each device follows."""
+
+    def __init__(self, side: Side) -> None:
+        self._side = side
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def lead(url: str, own: Own | tuple[str, ...], devices: int = 1) -> AsyncIterator[Fleet]:
+        """A tuple of tables for ``own``: every device follows all of them, and nothing is checked."""
+        async with beside(hold, url, own, devices) as side:
+            await side.receive()
+            yield Fleet(side)
+
+    async def ask(self, name: str, *arguments: object) -> Any:
+        self._side.send((name, arguments))
+        return await self._side.receive()
+
+    async def connect(self, devices: int | None = None) -> None:
+        """Some more of them, or all; returns when they have all their rows."""
+        await self.ask("connect", devices)
+
+    async def expect(self, more: int | Mapping[str, int]) -> None:
+        """So many more transactions will come to each device, in all or by table."""
+        await self.ask("expect", more)
+
+    async def arrived(self, *groups: str) -> tuple[list[float], int]:
+        """When each device of ``groups`` (of all) had what was expected (``now_ms``), and the rows that all received
+        meanwhile.
+        """
+        arrived_ms, rows = await self.ask("arrived", groups or (SLOW, FAST))
+        return arrived_ms, rows
+
+    async def arrivals(self) -> tuple[dict[str, Arrivals], list[float]]:
+        """By group, since they were last asked for; and after how many milliseconds writes came back."""
+        arrivals, echo_ms = await self.ask("arrivals")
+        return arrivals, echo_ms
+
+    async def counts(self) -> Counts:
+        counts: Counts = await self.ask("counts")
+        return counts
+
+    async def go_offline(self) -> None:
+        """All connections end at once, and none is made."""
+        await self.ask("go_offline")
+
+    async def go_online(self) -> float:
+        """All connect at once. When (``now_ms``)."""
+        started_ms: float = await self.ask("go_online")
+        return started_ms
+
+    async def read(self, reading: bool) -> int:
+        """The slow ones read, or do not. How many they are."""
+        slow: int = await self.ask("read", reading)
+        return slow
+
+    async def write(self) -> None:
+        """One device writes a row to a table of its own, each in its turn."""
+        await self.ask("write")
+
+    async def differences(self, expected: Mapping[str, Held]) -> list[str]:
+        """Devices that do not hold what ``expected`` says, or wait for echoes."""
+        lines: list[str] = await self.ask("differences", expected)
+        return lines
+
+    async def violations(self) -> list[str]:
+        """What must not have happened to any device, up to now."""
+        lines: list[str] = await self.ask("violations")
+        return lines
+
+
+def hold(pipe: Connection, url: str, own: Own | tuple[str, ...], devices: int) -> None:
+    """For a process of its own: "up", then an answer to everything that ``Fleet`` asks."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_Holder(url, own, devices).answer(pipe))
+
+
+class _Holder:
+    def __init__(self, url: str, own: Own | tuple[str, ...], devices: int) -> None:
+        address = urlsplit(url)
+        host, port = address.hostname or "", address.port or 0
+        choices = own.choices(devices) if isinstance(own, Own) else iter([own] * devices)
+        slow = round(devices * own.slow) if isinstance(own, Own) else 0
+        self._devices = [
+            WireDevice(
+                host,
+                port,
+                tables,
+                self,
+                SLOW if i >= devices - slow else FAST,
+                Ledger() if isinstance(own, Own) else None,
+            )
+            for i, tables in enumerate(choices)
+        ]
+        self._online = asyncio.Event()
+        self._online.set()
+        self._tasks: list[asyncio.Task[None]] = []
+        # How many transactions each will have had, and by group those that have not had them.
+        self._due = dict.fromkeys(self._devices, 0)
+        self._behind: dict[str, set[WireDevice]] = {SLOW: set(), FAST: set()}
+        self._arrived_ms: dict[str, list[float]] = {SLOW: [], FAST: []}
+        self._caught_up = asyncio.Event()
+        self._rows = 0
+        self._arrivals: dict[str, Arrivals] = {SLOW: defaultdict(list), FAST: defaultdict(list)}
+        self._echo_ms: list[float] = []
+        self._writer = 0
+
+    async def answer(self, pipe: Connection) -> None:
+        acking = asyncio.create_task(self._ack_from_time_to_time())
+        pipe.send("up")
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                name, arguments = await asyncio.to_thread(pipe.recv)
+                answer = getattr(self, name)(*arguments)
+                pipe.send(await answer if asyncio.iscoroutine(answer) else answer)
+        for task in (acking, *self._tasks):
+            task.cancel()
+
+    async def _ack_from_time_to_time(self) -> None:
+        while True:
+            await asyncio.sleep(ACK_INTERVAL_S)
+            for device in self._devices:
+                device.ack_what_is_due()
+
+    # --- what devices tell (wire.Watcher) -----------------------------------------------------------------------------
+
+    def arrived_at(self, device: WireDevice, table: str, number: int, at_ms: float) -> None:
+        self._arrivals[device.group][table, number].append(at_ms)
+
+    def applied(self, device: WireDevice, at_ms: float) -> None:
+        behind = self._behind[device.group]
+        if device in behind and device.transactions >= self._due[device]:
+            behind.remove(device)
+            self._arrived_ms[device.group].append(at_ms)
+            if not behind:
+                self._caught_up.set()
+
+    def echoed(self, device: WireDevice, after_ms: float) -> None:
+        self._echo_ms.append(after_ms)
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    async def connect(self, devices: int | None) -> None:
+        turn = asyncio.Semaphore(CONNECTING_MAX)
+
+        async def join(device: WireDevice) -> None:
+            async with turn:
+                staying = asyncio.create_task(device.stay_connected(self._online))
+                self._tasks.append(staying)
+                synced = asyncio.create_task(device.synced.wait())
+                await asyncio.wait((staying, synced), return_when=asyncio.FIRST_COMPLETED)
+                if not device.synced.is_set():
+                    raise RuntimeError(device.failed)
+
+        joined = len(self._tasks)
+        await asyncio.gather(*map(join, self._devices[joined : None if devices is None else joined + devices]))
+
+    def expect(self, more: int | Mapping[str, int]) -> None:
+        for times_ms in self._arrived_ms.values():
+            times_ms.clear()
+        self._rows = self._all_rows()
+        for device in self._devices:
+            coming = more if isinstance(more, int) else sum(more.get(table, 0) for table in device.tables)
+            if coming:
+                self._due[device] += coming
+                self._behind[device.group].add(device)
+                self.applied(device, device.last_ms)  # they may have come before we were told of them
+
+    async def arrived(self, groups: Sequence[str]) -> tuple[list[float], int]:
+        try:
+            async with asyncio.timeout(ARRIVE_S):
+                while any(self._behind[group] for group in groups):
+                    self._caught_up.clear()
+                    await self._caught_up.wait()
+        except TimeoutError:
+            behind = sum(map(len, self._behind.values()))
+            told = f"{self.violations()}; {dict(self.counts().ends)}"
+            raise RuntimeError(f"{behind} devices wait for transactions; {told}") from None
+        return [at_ms for group in groups for at_ms in self._arrived_ms[group]], self._all_rows() - self._rows
+
+    def _all_rows(self) -> int:
+        return sum(device.rows for device in self._devices)
+
+    def arrivals(self) -> tuple[dict[str, Arrivals], list[float]]:
+        arrivals, echo_ms = {group: dict(found) for group, found in self._arrivals.items()}, self._echo_ms
+        self._arrivals, self._echo_ms = {SLOW: defaultdict(list), FAST: defaultdict(list)}, []
+        return arrivals, echo_ms
+
+    def counts(self) -> Counts:
+        return Counts(
+            time.process_time(),
+            sum(device.connections for device in self._devices),
+            sum(device.received_bytes for device in self._devices),
+            sum((device.bytes_of for device in self._devices), Counter()),
+            sum((device.ends for device in self._devices), Counter()),
+            sum(device.unechoed for device in self._devices),
+        )
+
+    def go_offline(self) -> None:
+        self._online.clear()
+        for device in self._devices:
+            device.cut()
+
+    def go_online(self) -> float:
+        started_ms = now_ms()
+        self._online.set()
+        return started_ms
+
+    def read(self, reading: bool) -> int:
+        slow = [device for device in self._devices if device.group == SLOW]
+        for device in slow:
+            device.resume() if reading else device.pause()
+        return len(slow)
+
+    def write(self) -> None:
+        device = self._devices[self._writer % len(self._devices)]
+        self._writer += 1
+        cells = {"id": str(uuid.uuid4()).encode(), "title": b"written on a device", "done": b"f"}
+        device.write(device.tables[0], cells)
+
+    def differences(self, expected: Mapping[str, Held]) -> list[str]:
+        return [line for device in self._devices for line in _differences(device, expected)]
+
+    def violations(self) -> list[str]:
+        found: list[str] = []
+        for device in self._devices:
+            lines: Sequence[str] = device.ledger.violations if device.ledger is not None else ()
+            found += [f"{device.client_id}: {line}" for line in (*lines, device.failed) if line]
+        return found
+
+
+def _differences(device: WireDevice, expected: Mapping[str, Held]) -> Iterator[str]:
+    if device.ledger is not None:
+        for line in device.ledger.missing(expected):
+            yield f"{device.client_id}: {line}"
+    if device.unechoed:
+        yield f"{device.client_id}: {device.unechoed} writes without an echo"
