@@ -16,6 +16,8 @@ from syncline.actors.postgres.bootstrap import PROCEDURES, bootstrap, sql_text
 from syncline.actors.postgres.database import connect_pool
 from syncline.actors.postgres.pruning import KEPT, prune
 
+pytestmark = pytest.mark.every_major
+
 ITEMS = "CREATE TABLE items (id int4 PRIMARY KEY, a text, b text NOT NULL)"
 OLD = "UPDATE electric.tombstones SET buried_at = now() - interval '31 days'"
 
