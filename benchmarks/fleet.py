@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from benchmarks.ledger import Held, Ledger
+from benchmarks.shared import SharedFrames
 from benchmarks.side import Side, beside, now_ms
 from benchmarks.wire import WireDevice
 
@@ -52,10 +53,14 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of all devices since the start. ``bytes_of``: see ``wire``; ``ends``: why connections ended, how often."""
+    """Of all devices since the start. ``deliveries``: transactions of anybody. ``bytes_of``: see ``wire``.
+
+    ``ends``: why connections ended that no device ended itself, how often.
+    """
 
     cpu_s: float
     connections: int
+    deliveries: int
     received_bytes: int
     bytes_of: Counter[str]
     ends: Counter[str]
@@ -145,12 +150,14 @@ class _Holder:
         host, port = address.hostname or "", address.port or 0
         choices = own.choices(devices) if isinstance(own, Own) else iter([own] * devices)
         slow = round(devices * own.slow) if isinstance(own, Own) else 0
+        shared = SharedFrames()
         self._devices = [
             WireDevice(
                 host,
                 port,
                 tables,
                 self,
+                shared,
                 SLOW if i >= devices - slow else FAST,
                 Ledger() if isinstance(own, Own) else None,
             )
@@ -254,6 +261,7 @@ class _Holder:
         return Counts(
             time.process_time(),
             sum(device.connections for device in self._devices),
+            sum(device.deliveries for device in self._devices),
             sum(device.received_bytes for device in self._devices),
             sum((device.bytes_of for device in self._devices), Counter()),
             sum((device.ends for device in self._devices), Counter()),

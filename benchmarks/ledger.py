@@ -35,9 +35,23 @@ class Held:
         self.count += 1
         self.checksum = (self.checksum + row_hash(row)) & _SUM_BITS
 
+    def move(self, by: Held) -> None:
+        self.count += by.count
+        self.checksum = (self.checksum + by.checksum) & _SUM_BITS
+
     def remove(self, row: Row) -> None:
         self.count -= 1
         self.checksum = (self.checksum - row_hash(row)) & _SUM_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Of one transaction, the same for every device. ``number``: table and number, of a transaction of the load."""
+
+    position: int
+    moved: tuple[tuple[str, Held], ...]
+    number: tuple[str, int] | None
+    problems: tuple[str, ...]
 
 
 def row_hash(row: Row) -> int:
@@ -85,23 +99,22 @@ class Ledger:
         self._staged = {}
         self.position = position
 
-    def applied(self, transaction: Transaction) -> tuple[str, int] | None:
-        """The table and the number of a transaction of the load; None for any other, and for one that came before."""
-        changes = [change for change in transaction.changes if not isinstance(change, Migrate)]
-        position = int(transaction.lsn)
-        if position < self.position:
-            self._violated(f"a transaction at {position} after one at {self.position}")
-        self.position = max(position, self.position)
+    def effect(self, transaction: Transaction) -> Effect:
+        """What ``transaction`` does to any device that follows the tables. A migration does nothing to rows."""
+        moved: dict[str, Held] = {}
+        problems: list[str] = []
         of: tuple[str, int] | None = None
-        for change in changes:
+        for change in transaction.changes:
+            if isinstance(change, Migrate):
+                continue
             table, sequence_at = self._relations[change.relation_id]
-            here = self.tables.setdefault(table, Held())
+            here = moved.setdefault(table, Held())
             match change:
                 case Insert(_, row, _):
                     here.add(row)
                 case Update(_, row, old_row, _):
                     if old_row is None:
-                        self._violated(f"an update of {table} without the old row")
+                        problems.append(f"an update of {table} without the old row")
                     else:
                         here.remove(old_row)
                     here.add(row)
@@ -109,13 +122,23 @@ class Ledger:
                     here.remove(old_row)
                     continue
                 case _:
-                    self._violated(f"{type(change).__name__} in {table}: nobody gives a table up")
+                    problems.append(f"{type(change).__name__} in {table}: nobody gives a table up")
                     continue
             if number := int(row[sequence_at] or 0):
                 of = (table, number)
-        if of is None or transaction.origin != POSTGRES_ORIGIN:
-            return None
-        return of if self._next(*of) else None
+        number_of = of if transaction.origin == POSTGRES_ORIGIN else None
+        return Effect(int(transaction.lsn), tuple(moved.items()), number_of, tuple(problems))
+
+    def applied(self, effect: Effect) -> bool:
+        """Whether the transaction was news. Only those of the load can be none: a device's are not numbered."""
+        if effect.position < self.position:
+            self._violated(f"a transaction at {effect.position} after one at {self.position}")
+        self.position = max(effect.position, self.position)
+        for problem in effect.problems:
+            self._violated(problem)
+        for table, moved in effect.moved:
+            self.tables.setdefault(table, Held()).move(moved)
+        return effect.number is None or self._next(*effect.number)
 
     def _next(self, table: str, number: int) -> bool:
         here = self.tables[table]

@@ -102,10 +102,12 @@ class Load:
         """What is wrong with any device, once there was time for everything to arrive; told on standard error too."""
         expected = await self.expected()
         deadline_s = time.monotonic() + SETTLE_S
-        while (lines := await fleet.differences(expected)) and time.monotonic() < deadline_s:
+        while not (violations := await fleet.violations()) and time.monotonic() < deadline_s:
+            if not await fleet.differences(expected):
+                break
             await asyncio.sleep(0.2)
             expected = await self.expected()
-        lines += await fleet.violations()
+        lines = violations + await fleet.differences(expected)
         counted = ", ".join(
             f"{table} {here.count} rows, {here.newest} transactions" for table, here in expected.items()
         )

@@ -37,9 +37,9 @@ def own_of(options: argparse.Namespace, slow: float = 0.0) -> Own:
 
 def options(parser: argparse.ArgumentParser) -> None:
     fleet_options(parser)
-    parser.add_argument("--rate", type=float, default=10, help="commits a second (default 10)")
+    parser.add_argument("--rate", type=float, default=4, help="commits a second (default 4)")
     parser.add_argument("--seconds", type=float, default=10, help="for how long (default 10)")
-    parser.add_argument("--writes", type=float, default=5, help="writes of devices a second (default 5)")
+    parser.add_argument("--writes", type=float, default=2, help="writes of devices a second (default 2)")
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
@@ -61,7 +61,8 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
         cpu_s = on.service.cpu_s() - cpu_s
         now = await on.fleet.counts()
     found_ms = on.load.latencies(arrivals[FAST])
-    size = round((now.bytes_of[TRANSACTIONS] - was.bytes_of[TRANSACTIONS]) / len(found_ms))
+    deliveries = now.deliveries - was.deliveries
+    size = round((now.bytes_of[TRANSACTIONS] - was.bytes_of[TRANSACTIONS]) / deliveries)
     progress("the same bytes from a bare server")
     bare_ms, bare_per_cpu_s = await bare.fanned_out(
         max(1, round(len(found_ms) / commits)), size, min(commits, BARE_WRITES_MAX)
@@ -76,7 +77,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
             ).against(Figure(f"bare server, {name}", (percentile(limit_ms, share),), "ms"))
             for name, share in SHARES
         ),
-        Figure("transactions delivered", (per_cpu_s(len(found_ms), cpu_s),), "sends/CPU-s").against(
+        Figure("transactions delivered", (per_cpu_s(deliveries, cpu_s),), "sends/CPU-s").against(
             Figure("bare server", (bare_per_cpu_s,), "sends/CPU-s")
         ),
         Figure("CPU of the service", (cpu_s,), "s").against(Figure("CPU of the devices", (simulator_cpu_s,), "s")),

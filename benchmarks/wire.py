@@ -1,8 +1,8 @@
 """One device on the wire. It speaks the protocol as a device must, and keeps a ledger instead of rows.
 
-Over any number of connections: it authenticates, starts from its position, subscribes if it has nothing yet, decodes
-every frame, acknowledges at 70 % of the window as the device library does, and sends the writes that have no echo yet.
-Only SQLite is missing. Arrival is noted before decoding: a real device decodes on its own machine.
+Over any number of connections: it authenticates, starts from its position, subscribes if it has nothing yet,
+acknowledges at 70 % of the window as the device library does, and sends the writes that have no echo yet. Only SQLite
+is missing. Arrival is noted before decoding: a real device decodes on its own machine (see also ``shared``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from benchmarks.clientsocket import ClientSocket
-from benchmarks.ledger import Ledger
+from benchmarks.ledger import Effect, Ledger
+from benchmarks.shared import Read, SharedFrames, edges
 from benchmarks.side import now_ms
 from benchmarks.stand import TOKEN
 from syncline.proto import events
@@ -49,19 +50,27 @@ class Watcher(Protocol):
 
 class WireDevice:
     """``synced``: has all its tables. ``transactions`` and ``rows``: of direct SQL, applied so far.
+    ``deliveries``: transactions of anybody.
 
     ``last_ms``: when the last frame came. ``failed``: why it gave up, empty while it has not.
     """
 
     def __init__(
-        self, host: str, port: int, tables: Iterable[str], watcher: Watcher, group: str, ledger: Ledger | None
+        self,
+        host: str,
+        port: int,
+        tables: Iterable[str],
+        watcher: Watcher,
+        shared: SharedFrames,
+        group: str,
+        ledger: Ledger | None,
     ) -> None:
         self.tables = tuple(tables)
         self.group = group
         self.ledger = ledger
         self.client_id = str(uuid.uuid4())
         self.synced = asyncio.Event()
-        self.transactions = self.rows = 0
+        self.transactions = self.rows = self.deliveries = 0
         self.bytes_of: Counter[str] = Counter()
         self.connections = 0
         self.last_ms = 0.0
@@ -70,6 +79,7 @@ class WireDevice:
         self.failed = ""
         self._host, self._port = host, port
         self._watcher = watcher
+        self._shared = shared
         self._subscription_id = str(uuid.uuid4())
         self._lsn = b""
         self._relations: dict[str, Relation] = {}
@@ -81,6 +91,7 @@ class WireDevice:
         self._ended = asyncio.Event()
         self._started = asyncio.Event()
         self._delivering = False
+        self._inside = False  # a transaction whose end has not come, perhaps
         self._cut = False
         # Writes without an echo, and when they were made.
         self._unechoed: deque[tuple[Transaction, float]] = deque()
@@ -117,7 +128,7 @@ class WireDevice:
         """Until the connection ends; whether it had come as far as the stream."""
         self._past_bytes = self.received_bytes
         self._session, self._delivering, self._cut = ClientSession(), False, False
-        self._session_started = False
+        self._session_started = self._inside = False
         self._ended.clear()
         self._started.clear()
         socket = self._socket = ClientSocket(self._on_open, self._on_message, self._on_end)
@@ -168,22 +179,38 @@ class WireDevice:
     def _on_message(self, frame: bytes) -> None:
         at_ms = self.last_ms = now_ms()
         try:
-            told, answers = self._session.receive(frame)
-            for answer in answers:
-                self._send(answer)
-            transactions = [event.transaction for event in told if isinstance(event, events.TransactionReceived)]
             kind = DELIVERIES if self._delivering else TRANSACTIONS if frame[0] == MessageType.OP_LOG else OTHER
-            for event in told:
-                self._on(event)
-            news = [self._apply(transaction, at_ms) for transaction in transactions]
-            if not all(news):
-                kind = AGAIN
-            self.bytes_of[kind] += len(frame)
+            news = True
+            for transaction, effect in (read := self._read(frame)):
+                news = self._apply(transaction, effect, at_ms) and news
+            self.bytes_of[kind if news else AGAIN] += len(frame)
         except (ProtocolError, LookupError, ValueError) as error:
             self._fail(f"{type(error).__name__}: {error}")
             return
-        if transactions:
+        if read:
             self._watcher.applied(self, at_ms)
+
+    def _read(self, frame: bytes) -> Read:
+        """The transactions that have come to their end with ``frame``; what else it says has been acted upon."""
+        streamed = frame[0] == MessageType.OP_LOG and not self._delivering
+        if streamed and not self._inside and (known := self._shared.get(frame)) is not None:
+            return known
+        told, answers = self._session.receive(frame)
+        for answer in answers:
+            self._send(answer)
+        read: Read = []
+        for event in told:
+            if isinstance(event, events.TransactionReceived):
+                effect = self.ledger.effect(event.transaction) if self.ledger is not None else None
+                read.append((event.transaction, effect))
+            else:
+                self._on(event)
+        if streamed:
+            begins, ends = edges(frame)
+            if begins and ends and not self._inside:
+                self._shared.put(frame, read)
+            self._inside = not ends
+        return read
 
     def _on(self, event: object) -> None:
         match event:
@@ -226,17 +253,18 @@ class WireDevice:
             case _:
                 pass
 
-    def _apply(self, transaction: Transaction, at_ms: float) -> bool:
+    def _apply(self, transaction: Transaction, effect: Effect | None, at_ms: float) -> bool:
         """Whether it was news."""
         news = True
-        if not any(isinstance(change, Migrate) for change in transaction.changes):
-            number = None
-            if self.ledger is not None and (number := self.ledger.applied(transaction)) is not None:
-                self._watcher.arrived_at(self, *number, at_ms)
-            if transaction.origin == POSTGRES_ORIGIN:
-                news = self.ledger is None or number is not None
-                self.transactions += 1
-                self.rows += len(transaction.changes)
+        if self.ledger is not None and effect is not None:
+            news = self.ledger.applied(effect)
+            if news and effect.number is not None:
+                self._watcher.arrived_at(self, *effect.number, at_ms)
+        migration = any(isinstance(change, Migrate) for change in transaction.changes[:1])
+        if transaction.origin == POSTGRES_ORIGIN and not migration:
+            self.transactions += 1
+            self.rows += len(transaction.changes)
+        self.deliveries += 1
         self._lsn = transaction.lsn
         if transaction.origin == self.client_id:
             while self._unechoed and self._unechoed[0][0].commit_ms <= transaction.commit_ms:
