@@ -95,6 +95,7 @@ async def running(
     sql: str = ITEMS,
     tables: tuple[str, ...] = ("items",),
     environment: Mapping[str, str] | None = None,
+    shards: int = 1,
 ) -> AsyncIterator[Tree]:
     """A service on ``dsn`` after ``sql``, with ``tables`` open to devices. ``environment``: settings of its own."""
     settings = {
@@ -106,7 +107,7 @@ async def running(
         **(environment or {}),
     }
     postgres = await asyncpg.connect(dsn)
-    service = Service(load({}, settings))
+    service = Service(load({}, settings), shards)
     try:
         await postgres.execute(sql)
         await service.start()

@@ -200,6 +200,17 @@ class SimRef:
             self._handling.cancel()
 
 
+class Named:
+    """The address of whoever has a name, for those who are told of it before anybody has."""
+
+    def __init__(self, host: SimHost, name: str) -> None:
+        self._host = host
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._host.ref(self._name), attribute)
+
+
 class Timer:
     def __init__(self) -> None:
         self.cancelled = False

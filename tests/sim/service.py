@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.sim.hosting import SimHost, SimRef
+from tests.sim.hosting import Named, SimHost, SimRef
 from tests.sim.postgres import PostgresGone, SimPostgres, chunked
 from tests.sim.schema import CATALOG, RELATIONS, history
 from tests.sim.waiting import Event, Scheduler, Task, Waiting, at_once
@@ -23,7 +23,7 @@ from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
-from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, SHARD, WRITER
+from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
 from syncline.actors.postgres.apply import Decision, Write, WriteQueue
 from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.lsn import Lsn
@@ -33,12 +33,14 @@ from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.router import AddRoute, Router, Streamed
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
+from syncline.actors.shapes.shards import Least, Shards
 from syncline.cluster import Actor
 from syncline.proto.tags import format_tags
 from syncline.proto.values import Key, Relation, ShapeRequest
 
 CHUNK_CHANGES = 3
 IDLE_EVERY_S = 0.2
+SHARDS = ("shard-0", "shard-1")
 CHECKPOINT_EVERY_S = 0.05
 
 
@@ -138,6 +140,7 @@ class SimReplicator(Actor):
         self._waiting = waiting
         self._more = Event()
         self._passed = postgres.confirmed_lsn
+        self._durable = Least(SHARDS)
 
     async def init(self) -> None:
         self._postgres.when_flushed = self._more.set
@@ -147,8 +150,9 @@ class SimReplicator(Actor):
 
     async def handle_cast(self, message: Any) -> None:
         assert isinstance(message, Confirm)
-        if self._postgres.up:
-            self._postgres.confirmed_lsn = max(self._postgres.confirmed_lsn, message.lsn)
+        least = self._durable.reached(message.shard, message.lsn)
+        if self._postgres.up and least is not None:
+            self._postgres.confirmed_lsn = max(self._postgres.confirmed_lsn, least)
 
     async def _keep_alive(self) -> None:
         while True:
@@ -299,7 +303,8 @@ class Service:
         self._crashed = crashed
         self.host = SimHost(scheduler, waiting, wall_ms, self._actor_crashed)
         self.database = SimDatabase(postgres, waiting)
-        self.around = Surroundings(self.database, Anyone(), "sim")  # type: ignore[arg-type]
+        self._shards = Shards({name: Named(self.host, name) for name in SHARDS})  # type: ignore[misc]
+        self.around = Surroundings(self.database, Anyone(), "sim", self._shards)  # type: ignore[arg-type]
         self.ready = False
         self._numbers = iter(range(1, 1 << 30))
         self._boot = Task(self._start())
@@ -311,17 +316,26 @@ class Service:
         await host.start(SimWriter(postgres, self._waiting), WRITER, register=True)
         await host.start(Nothing(), CONSUMERS, register=True)
 
-        def confirm(lsn: int) -> None:
-            host.ref(REPLICATOR).cast(Confirm(lsn))
-
         def relation_of(relation_id: int) -> Relation | None:
             return RELATIONS.get(relation_id)
 
-        shard = Shard(self._directory, self._take_snapshot, relation_of, postgres.confirmed_lsn, confirm)  # type: ignore[arg-type]
-        await host.start(shard, SHARD, register=True)
-        await host.start(Router(self.database.read_migrations, relation_of), ROUTER, register=True)
+        def confirming(name: str) -> Callable[[int], None]:
+            return lambda lsn: host.ref(REPLICATOR).cast(Confirm(name, lsn))
+
+        for name in SHARDS:
+            shard = Shard(
+                name,
+                self._shards,
+                self._directory / name,
+                self._take_snapshot,  # type: ignore[arg-type]
+                relation_of,
+                postgres.confirmed_lsn,
+                confirming(name),
+            )
+            await host.start(shard, name, register=True)
+        await host.start(Router(self.database.read_migrations, relation_of, self._shards), ROUTER, register=True)
         await host.start(SimReplicator(postgres, self._waiting), REPLICATOR, register=True)
-        await host.start(Bundler(), BUNDLER, register=True)
+        await host.start(Bundler(self._shards), BUNDLER, register=True)
         await host.start(Nothing(), DEVICES, register=True)
         await host.start(Gateway(self.around), GATEWAY, register=True)
         self.ready = True

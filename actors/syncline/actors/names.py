@@ -6,7 +6,7 @@ from typing import Final
 
 WRITER: Final = "writer"
 CONSUMERS: Final = "consumers"
-SHARD: Final = "shard"
+SHARD: Final = "shard"  # of a service with one; several are numbered
 ROUTER: Final = "router"
 REPLICATOR: Final = "replicator"
 PRUNER: Final = "pruner"

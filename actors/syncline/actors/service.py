@@ -52,11 +52,12 @@ class Service:
     """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises Fault, FolderInUse, ServiceGaveUp, and
     what Postgres' preparation raises.
 
-    Made in a running event loop.
+    Made in a running event loop. ``shards``: how many the shapes are spread over.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, shards: int = 1) -> None:
         self._config = config
+        self._shards = shards
         self._host = LocalHost("local")
         self._embedded: EmbeddedPostgres | None = None
         self._embedding: asyncio.Task[str] | None = None
@@ -95,7 +96,7 @@ class Service:
             await self._host.start(root(settings, self._database, self._config.authenticator, self._host))
         except StartFailed as failed:
             raise self._why(failed) from failed
-        self._vitals = Vitals(self._host, self._database.pool, settings.slot)
+        self._vitals = Vitals(self._host, self._database.pool, settings.slot, settings.shard_folders)
         await self._streaming()
         self._state = PostgresState.UP
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")
@@ -163,6 +164,7 @@ class Service:
             start_lsn=int(slot.done),
             shapes_dir=shapes_dir,
             server_id=self._config.instance_id or identity.server_id,
+            shards=self._shards,
         )
         return identity, settings
 

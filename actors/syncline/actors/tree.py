@@ -4,7 +4,7 @@ root  one_for_one
 ├── origin  rest_for_one         one database; each needs those above it, and starts again when one of them does
 │   ├── writer                   device transactions into Postgres
 │   ├── consumers                dynamic: one consumer a live shape
-│   ├── shard                    the shapes of this host, their watermark; a crashed shape takes it down with it
+│   ├── shard, or several        its shapes, their watermark; a crashed shape takes it down with it
 │   ├── router                   transaction -> shapes
 │   └── replicator               the slot; a crash resumes from the confirmed position
 ├── pruner                       what was deleted long ago, out of Postgres
@@ -37,6 +37,7 @@ from syncline.actors.shapes.consumer import TableGone
 from syncline.actors.shapes.router import AddRoute, Router, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import ChildSpec, DynamicSupervisor, Strategy, Supervisor
 from syncline.cluster.host import Host
 from syncline.proto.values import Relation
@@ -52,25 +53,36 @@ RESTARTS_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the tree is built from. ``start_lsn``: the slot's confirmed position at start."""
+    """What the tree is built from. ``start_lsn``: the slot's confirmed position at start. ``shards``: how many the
+    shapes are spread over; each has a folder of its own."""
 
     dsn: str
     slot: str
     start_lsn: int
     shapes_dir: Path
     server_id: str
+    shards: int = 1
+
+    @property
+    def shard_folders(self) -> dict[str, Path]:
+        """Shard name -> its folder."""
+        if self.shards == 1:
+            return {SHARD: self.shapes_dir}
+        names = (f"{SHARD}-{number}" for number in range(self.shards))
+        return {name: self.shapes_dir / name for name in names}
 
 
 def root(settings: Settings, database: Database, authenticator: Authenticator, host: Host) -> ChildSpec:
     """The child spec of the root supervisor of ``host``."""
+    shards = Shards({name: host.ref(name) for name in settings.shard_folders})
     return ChildSpec(
         id="root",
         start=lambda: Supervisor(
             Strategy.ONE_FOR_ONE,
             [
-                origin(settings, database, host),
+                origin(settings, database, host, shards),
                 ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool)),
-                edge(settings, database, authenticator),
+                edge(settings, database, authenticator, shards),
             ],
             max_restarts=RESTARTS_MAX,
             max_seconds=RESTARTS_WITHIN_S,
@@ -79,13 +91,10 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
     )
 
 
-def origin(settings: Settings, database: Database, host: Host) -> ChildSpec:
+def origin(settings: Settings, database: Database, host: Host, shards: Shards) -> ChildSpec:
     def relation_of(relation_id: int) -> Relation | None:
         table = database.catalog.tables.get(relation_id)
         return None if table is None else table.relation
-
-    def confirm(lsn: int) -> None:
-        host.ref(REPLICATOR).cast(Confirm(lsn))
 
     # Whoever takes a snapshot holds a connection and needs another for its mark: were there several, all connections
     # might be held by those who wait for one more.
@@ -109,28 +118,40 @@ def origin(settings: Settings, database: Database, host: Host) -> ChildSpec:
     def key_indexes(relation_id: int) -> tuple[int, ...] | None:
         return database.catalog.key_indexes(relation_id)
 
-    def shard() -> Shard:
-        return Shard(settings.shapes_dir, snapshot, relation_of, settings.start_lsn, confirm)
+    def shard(name: str, folder: Path) -> ChildSpec:
+        def confirm(lsn: int) -> None:
+            host.ref(REPLICATOR).cast(Confirm(name, lsn))
+
+        return ChildSpec(
+            id=name,
+            name=name,
+            start=lambda: Shard(name, shards, folder, snapshot, relation_of, settings.start_lsn, confirm),
+            mailbox_capacity=STREAM_MAILBOX,
+            init_s=600.0,
+            shutdown_s=60.0,
+        )
 
     children = [
         ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn)),
         ChildSpec(id=CONSUMERS, name=CONSUMERS, start=DynamicSupervisor, shutdown_s=None),
-        ChildSpec(id=SHARD, name=SHARD, start=shard, mailbox_capacity=STREAM_MAILBOX, init_s=600.0, shutdown_s=60.0),
+        *(shard(name, folder) for name, folder in settings.shard_folders.items()),
         ChildSpec(
             id=ROUTER,
             name=ROUTER,
-            start=lambda: Router(database.read_migrations, relation_of),
+            start=lambda: Router(database.read_migrations, relation_of, shards),
             mailbox_capacity=STREAM_MAILBOX,
         ),
-        ChildSpec(id=REPLICATOR, name=REPLICATOR, start=lambda: Replicator(open_stream, key_indexes)),
+        ChildSpec(
+            id=REPLICATOR, name=REPLICATOR, start=lambda: Replicator(open_stream, key_indexes, settings.shard_folders)
+        ),
     ]
     return _subtree("origin", children)
 
 
-def edge(settings: Settings, database: Database, authenticator: Authenticator) -> ChildSpec:
-    around = Surroundings(database, authenticator, settings.server_id)
+def edge(settings: Settings, database: Database, authenticator: Authenticator, shards: Shards) -> ChildSpec:
+    around = Surroundings(database, authenticator, settings.server_id, shards)
     children = [
-        ChildSpec(id=BUNDLER, name=BUNDLER, start=Bundler),
+        ChildSpec(id=BUNDLER, name=BUNDLER, start=lambda: Bundler(shards)),
         ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None),
         ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Gateway(around)),
     ]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import asyncpg
 
 from syncline.actors.devices.gateway import ReadConnected
-from syncline.actors.names import GATEWAY, SHARD, WRITER
+from syncline.actors.names import GATEWAY, WRITER
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.postgres.writer import ReadHeld
@@ -27,9 +27,10 @@ ANSWER_S = 2.0
 
 
 class Vitals:
-    """``pool``: of the database whose ``slot`` the service reads."""
+    """``pool``: of the database whose ``slot`` the service reads. ``shards``: the names of those with the shapes."""
 
-    def __init__(self, host: Host, pool: asyncpg.Pool, slot: str) -> None:
+    def __init__(self, host: Host, pool: asyncpg.Pool, slot: str, shards: Iterable[str]) -> None:
+        self._shards = tuple(shards)
         self._host = host
         self._pool = pool
         self._slot = slot
@@ -45,15 +46,15 @@ class Vitals:
         async with self._reading:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._read_at_s >= FRESH_S:
-                devices, shapes, held, lag = await asyncio.gather(
+                devices, held, lag, *shapes = await asyncio.gather(
                     self._ask(GATEWAY, ReadConnected()),
-                    self._ask(SHARD, LiveShapes()),
                     self._ask(WRITER, ReadHeld()),
                     self._lag_bytes(),
+                    *(self._ask(shard, LiveShapes()) for shard in self._shards),
                 )
                 self._facts = {
                     "devices": devices,
-                    "shapes": sum(shape.kind == "table" for shape in shapes) if isinstance(shapes, tuple) else None,
+                    "shapes": _tables(shapes),
                     "lag_bytes": lag,
                     "held_writes": (
                         {"writes": held.writes, "devices": held.devices, "message": held.message}
@@ -75,3 +76,13 @@ class Vitals:
                 slot = await slot_state(connection, self._slot)
                 return None if slot is None else slot.lag_bytes
         return None
+
+
+def _tables(answers: Iterable[object]) -> int | None:
+    """How many of the shapes that the shards answered are tables."""
+    count = 0
+    for shapes in answers:
+        if not isinstance(shapes, tuple):
+            return None
+        count += sum(shape.kind == "table" for shape in shapes)
+    return count

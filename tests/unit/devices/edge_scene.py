@@ -22,6 +22,7 @@ from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.consumer import ReadPage
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, DynamicSupervisor
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, spawn
@@ -181,7 +182,12 @@ class EdgeScene:
     def __init__(self) -> None:
         self.context = Context()
         self.database = FakeDatabase()
-        self.around = Surroundings(self.database, Anyone(), "server")  # type: ignore[arg-type]
+        self.around = Surroundings(
+            self.database,  # type: ignore[arg-type]
+            Anyone(),
+            "server",
+            Shards({SHARD: self.context.registry.ref(SHARD)}),
+        )
         self.ready: int | None = WATERMARK
         self.shapes: dict[str, Probe] = {}
         self.ensured: dict[str, Any] = {}

@@ -19,6 +19,7 @@ from syncline.actors.names import SHARD
 from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, ExitKind
 from syncline.cluster.clock import VirtualClock
 from syncline.cluster.local_ref import LocalRef
@@ -39,7 +40,7 @@ class Scene:
         context = Context()
         shard = Probe(lambda message: 100 if isinstance(message, FollowWatermark) else None)
         await spawn(shard, context, name=SHARD)
-        bundler = await spawn(Bundler(), context)
+        bundler = await spawn(Bundler(Shards({SHARD: context.registry.ref(SHARD)})), context)
         assert isinstance(await shard.next(), FollowWatermark)
         return cls(context, bundler, shard, {name: await probe(context) for name in ("a", "b")})
 
@@ -59,7 +60,7 @@ class Scene:
         await self.bundler.send(Arrived(name, (Record(lsn, lsn, "postgres_1", 0, True, 1, b""),)))
 
     async def watermark(self, lsn: int, *own: OwnTransaction) -> None:
-        await self.bundler.send(Watermark(lsn, own))
+        await self.bundler.send(Watermark(SHARD, lsn, own))
 
     async def quiet(self, device: Probe) -> bool:
         """Nothing has come for ``device`` by the time the bundler has taken everything."""
@@ -236,7 +237,7 @@ async def test_it_ends_with_the_shard() -> None:
 def test_it_waits_for_a_shard_that_takes_its_time() -> None:
     async def main(clock: VirtualClock) -> None:
         context = Context(clock=clock)
-        bundler = await spawn(Bundler(), context)
+        bundler = await spawn(Bundler(Shards({SHARD: context.registry.ref(SHARD)})), context)
         device, shape = await probe(context), await probe(context)
         await bundler.send(FollowSet(device.ref, 1, {"a": shape.ref}))
         join = await shape.next()

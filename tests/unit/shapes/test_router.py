@@ -16,6 +16,7 @@ from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.router import AddRoute, Router, Streamed, new_mark
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context
 from syncline.cluster.testing import Probe, crash, spawn
 from syncline.proto.values import Migrate, Relation
@@ -34,7 +35,8 @@ class Scene:
     async def start(self) -> Scene:
         if self.context.registry.lookup(SHARD) is None:
             await spawn(self.shard, self.context, name=SHARD)
-        self.router = await spawn(Router(read_migrations, lambda relation_id: ITEMS), self.context)
+        shards = Shards({SHARD: self.context.registry.ref(SHARD)})
+        self.router = await spawn(Router(read_migrations, lambda relation_id: ITEMS, shards), self.context)
         await self.shard.next()  # the question which shapes there are
         return self
 

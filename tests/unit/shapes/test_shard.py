@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, insert, piece, row
 
-from syncline.actors.names import CONSUMERS
+from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes.consumer import Join, ReadPage
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import (
@@ -28,6 +28,7 @@ from syncline.actors.shapes.shard import (
     Shard,
     Watermark,
 )
+from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.store import END_OF_TRANSACTION
 from syncline.cluster import Context, DynamicSupervisor, ExitKind
 from syncline.cluster.local_ref import LocalRef
@@ -43,6 +44,7 @@ class Scene:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.names = [SHARD]
         self.context = Context()
         self.confirmed: list[int] = []
         self.relations: dict[int, Relation] = {ITEMS.id: ITEMS}
@@ -51,7 +53,16 @@ class Scene:
     async def start(self, start_lsn: int = START) -> LocalRef:
         if self.context.registry.lookup(CONSUMERS) is None:
             await spawn(DynamicSupervisor(), self.context, name=CONSUMERS, shutdown_s=None)
-        shard = Shard(self.directory, self._take, self.relations.get, start_lsn, self.confirmed.append)  # type: ignore[arg-type]
+        shards = Shards({name: self.context.registry.ref(name) for name in self.names})
+        shard = Shard(
+            SHARD,
+            shards,
+            self.directory,
+            self._take,  # type: ignore[arg-type]
+            self.relations.get,
+            start_lsn,
+            self.confirmed.append,
+        )
         self.shard = await spawn(shard, self.context)
         return self.shard
 
@@ -121,8 +132,8 @@ async def test_the_watermark_waits_for_the_shapes_that_were_handed_something(sce
     place = await scene.ready()
     own = OwnTransaction(120, "me", 1)
     await scene.shard.send(Dispatch(125, {SHAPE.hash: (piece(120, insert(2)),)}, (own,)))
-    assert await edge.next() == Watermark(110, ())
-    assert await edge.next() == Watermark(125, (own,))
+    assert await edge.next() == Watermark(SHARD, 110, ())
+    assert await edge.next() == Watermark(SHARD, 125, (own,))
     assert await scene.logged(place) == [2]
 
 
@@ -134,7 +145,7 @@ async def test_an_edge_that_has_ended_is_forgotten(scene: Scene) -> None:
     await scene.shard.send(Dispatch(110, {}))
     crash(gone.ref)
     await scene.shard.send(Dispatch(120, {}))
-    assert [await edge.next(), await edge.next()] == [Watermark(110, ()), Watermark(120, ())]
+    assert [await edge.next(), await edge.next()] == [Watermark(SHARD, 110, ()), Watermark(SHARD, 120, ())]
     assert scene.shard.alive
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
-from syncline.actors.names import SHARD
 from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.frames import Frame
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
+from syncline.actors.shapes.shards import Least, Shards
 from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind, Monitor, Ref
 
 # The shard starts anew at the same time as we do; it reads its files first.
@@ -108,7 +108,8 @@ class _Joining:
 class Bundler(Actor):
     """See the module. It never waits for anybody: shapes and the shard wait for it, and they for each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
         self._bundles: dict[frozenset[str], _Live] = {}
         self._by_shape: dict[str, dict[frozenset[str], _Live]] = {}
         self._members: dict[Ref, _Member] = {}
@@ -118,11 +119,12 @@ class Bundler(Actor):
         self._shapes: dict[str, _Joining] = {}
         self._joined: dict[str, int] = {}
         self._numbers = itertools.count(1)
-        self._shard_watch: Monitor | None = None
+        self._shard_watches: dict[str, Monitor] = {}
+        self._least = Least(shards.refs)
+        self._own: dict[OwnTransaction, None] = {}  # passed in some shard, and not yet in all
         self._watermark = 0
 
     async def init(self) -> None:
-        self._shard = self.context.registry.ref(SHARD)
         await self._attach()
 
     async def handle_cast(self, message: object) -> None:
@@ -132,8 +134,8 @@ class Bundler(Actor):
                     self._joined[shape] = max(self._joined[shape], records[-1].lsn)
                 for live in self._by_shape.get(shape, {}).values():
                     live.bundle.arrived(records)
-            case Watermark(lsn, own):
-                self._pass(lsn, own)
+            case Watermark(shard, lsn, own):
+                self._shard_passed(shard, lsn, own)
             case Author(device, client_id):
                 self._watch(device)
                 self._authors[client_id] = device
@@ -153,7 +155,7 @@ class Bundler(Actor):
                 self._shape_joined(shape, appended, number)
             case _Attach():
                 await self._attach()
-            case Down(exit=exit, monitor=monitor) if monitor is self._shard_watch:
+            case Down(exit=exit, monitor=monitor) if monitor in self._shard_watches.values():
                 raise ConnectionError(f"the shard ended: {exit}")
             case Down(ref=ref):
                 self._forget(ref)
@@ -161,19 +163,33 @@ class Bundler(Actor):
                 pass
 
     async def _attach(self) -> None:
-        """Follow the shard. It may be starting, for as long as it takes; devices wait, or come back."""
-        watch = self.monitor(self._shard)
-        try:
-            watermark = await self._shard.call(FollowWatermark(self.ref), ATTACH_TIMEOUT_S)
-        except (ActorDown, CallTimeout):
-            watch.cancel()
-            self.send_after(ATTACH_RETRY_S, _Attach())
-            return
-        assert isinstance(watermark, int)
-        self._shard_watch = watch
-        self._pass(watermark, ())
+        """Follow the shards. They may be starting, for as long as it takes; devices wait, or come back."""
+        for name, shard in self._shards.refs.items():
+            if name in self._shard_watches:
+                continue
+            watch = self.monitor(shard)
+            try:
+                watermark = await shard.call(FollowWatermark(self.ref), ATTACH_TIMEOUT_S)
+            except (ActorDown, CallTimeout):
+                watch.cancel()
+                self.send_after(ATTACH_RETRY_S, _Attach())
+                return
+            assert isinstance(watermark, int)
+            self._shard_watches[name] = watch
+            self._shard_passed(name, watermark, ())
 
     # --- releases -----------------------------------------------------------------------------------------------------
+
+    def _shard_passed(self, shard: str, lsn: int, own: tuple[OwnTransaction, ...]) -> None:
+        """Every shard tells of the same device transactions; they have passed when the last one has."""
+        self._own.update(dict.fromkeys(transaction for transaction in own if transaction.lsn > self._watermark))
+        least = self._least.reached(shard, lsn)
+        if least is None:
+            return
+        passed = tuple(transaction for transaction in self._own if transaction.lsn <= least)
+        for transaction in passed:
+            del self._own[transaction]
+        self._pass(least, passed)
 
     def _pass(self, lsn: int, own: tuple[OwnTransaction, ...]) -> None:
         self._watermark = max(self._watermark, lsn)

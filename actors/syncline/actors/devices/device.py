@@ -40,7 +40,7 @@ from syncline.actors.devices.steps import (
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, check_room
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
-from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, SHARD, WRITER
+from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
@@ -103,7 +103,7 @@ class Device(Actor):
     async def init(self) -> None:
         self.receiver = DeviceReceiver(self.ref)
         registry = self.context.registry
-        self._bundler, self._places = registry.ref(BUNDLER), Places(registry.ref(SHARD))
+        self._bundler, self._places = registry.ref(BUNDLER), Places(self._around.shards)
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
         rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
         self._carrier = Carrier(self.ref, self._connection, self._bundler, self._places, rows, self._start_over)

@@ -8,6 +8,7 @@ from typing import Final
 
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.postgres.database import Database
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Ref
 
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
@@ -57,6 +58,7 @@ class Surroundings:
     database: Database
     authenticator: Authenticator
     server_id: str
+    shards: Shards
 
 
 class DeviceReceiver:

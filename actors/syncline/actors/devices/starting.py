@@ -17,6 +17,7 @@ from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.consumer import NotifyReady
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Ref
 from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
@@ -38,13 +39,13 @@ class Places:
     """Where the shapes of one device live. A shape's actor and its shard end together, and devices with them, so what
     was found once stays true for as long as anybody asks."""
 
-    def __init__(self, shard: Ref) -> None:
-        self._shard = shard
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
         self._refs: dict[str, Ref] = {}
 
     async def ensure(self, shape: Shape, relation: Relation | None) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
-        place = await self._shard.call(EnsureShape(shape, relation))
+        place = await self._shards.of(shape.hash).call(EnsureShape(shape, relation))
         assert isinstance(place, ShapePlace)
         self._refs[shape.hash] = place.ref
         return place
@@ -62,9 +63,8 @@ class Places:
 
     async def watermark(self) -> int:
         """Everything up to here has reached the shapes. Raises what a call raises."""
-        position = await self._shard.call(ReadWatermark())
-        assert isinstance(position, int)
-        return position
+        positions: list[int] = [await shard.call(ReadWatermark()) for shard in self._shards.refs.values()]
+        return min(positions)
 
     def refs(self, shapes: Iterable[str]) -> dict[str, Ref]:
         """The actors of shapes that were ensured before."""

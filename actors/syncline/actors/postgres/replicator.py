@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from syncline.actors.names import ROUTER
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.transaction import KeyIndexes, TransactionAssembler
 from syncline.actors.shapes.router import Streamed
+from syncline.actors.shapes.shards import Least
 from syncline.cluster import Actor, Exit
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Everything up to ``lsn`` is durable downstream: the slot may forget it."""
+    """Everything up to ``lsn`` is durable in ``shard``: when it is in all of them, the slot may forget it."""
 
+    shard: str
     lsn: int
 
 
@@ -40,9 +42,13 @@ class StreamState:
 
 
 class Replicator(Actor):
-    """``key_indexes``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected."""
+    """``key_indexes``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected. ``shards``: the
+    names of those who confirm."""
 
-    def __init__(self, open_stream: Callable[[], ReplicationStream], key_indexes: KeyIndexes) -> None:
+    def __init__(
+        self, open_stream: Callable[[], ReplicationStream], key_indexes: KeyIndexes, shards: Iterable[str]
+    ) -> None:
+        self._durable = Least(shards)
         self._open_stream = open_stream
         self._key_indexes = key_indexes
 
@@ -55,8 +61,10 @@ class Replicator(Actor):
 
     async def handle_cast(self, message: object) -> None:
         match message:
-            case Confirm(lsn):
-                self._stream.confirm(lsn)
+            case Confirm(shard, lsn):
+                least = self._durable.reached(shard, lsn)
+                if least is not None:
+                    self._stream.confirm(least)
             case _:
                 raise TypeError(f"the replicator does not understand {message!r}")
 

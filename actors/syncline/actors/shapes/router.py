@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from syncline.actors.names import SHARD
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, StreamChange, TransactionChunk, TransactionHead
@@ -22,6 +21,7 @@ from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.matcher import Matcher
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import DIALECTS, Dispatch, LiveShapes, OwnTransaction
+from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Actor
 from syncline.proto import codec
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
@@ -102,7 +102,8 @@ class Router(Actor):
     ``relation_of``: the relation of a synced table as the catalogue has it now.
     """
 
-    def __init__(self, read_migrations: ReadMigrations, relation_of: RelationOf) -> None:
+    def __init__(self, read_migrations: ReadMigrations, relation_of: RelationOf, shards: Shards) -> None:
+        self._shards = shards
         self._relation_of = relation_of
         self._streamed: dict[int, tuple[str, ...]] = {}
         self._projections: dict[int, Projection | None] = {}
@@ -115,9 +116,9 @@ class Router(Actor):
         self._upto = 0
 
     async def init(self) -> None:
-        self._shard = self.context.registry.ref(SHARD)
-        shapes = await self._shard.call(LiveShapes())
-        assert isinstance(shapes, tuple)
+        shapes: list[Shape] = []
+        for shard in self._shards.refs.values():
+            shapes += await shard.call(LiveShapes())
         self._matcher = Matcher(shapes)
 
     async def handle_call(self, message: object) -> object:
@@ -135,9 +136,16 @@ class Router(Actor):
             case Streamed(chunks, idle_lsn):
                 dispatch = await self._route(chunks, idle_lsn)
                 if dispatch is not None:
-                    await self._shard.send(dispatch)
+                    await self._send(dispatch)
             case _:
                 raise TypeError(f"the router does not understand {message!r}")
+
+    async def _send(self, dispatch: Dispatch) -> None:
+        """To every shard, also one that has none of its shapes: how far the stream has come concerns them all."""
+        entries = self._shards.split(dispatch.entries)
+        for name, shard in self._shards.refs.items():
+            marks = tuple(mark for mark in dispatch.marks if self._shards.home(mark[0]) == name)
+            await shard.send(replace(dispatch, entries=entries[name], marks=marks))
 
     async def _route(self, chunks: Sequence[TransactionChunk], idle_lsn: int) -> Dispatch | None:
         entries: dict[str, list[Piece | Record]] = {}

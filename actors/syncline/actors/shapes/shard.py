@@ -23,6 +23,7 @@ from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, M
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Restart, start_child, stop_child
 from syncline.proto.values import Relation
@@ -59,8 +60,9 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """Every shape of this host has appended everything up to ``lsn``; ``own``: device transactions passed with it."""
+    """Every shape of ``shard`` has appended everything up to ``lsn``; ``own``: device transactions passed with it."""
 
+    shard: str
     lsn: int
     own: tuple[OwnTransaction, ...]
 
@@ -116,7 +118,7 @@ class _Live:
 
 
 class Shard(Actor):
-    """The shapes under ``directory``.
+    """The shapes under ``directory``, of which ``name`` is the home among the ``shards``.
 
     ``start_lsn``: the slot's confirmed position at start. ``relation_of``: a table's relation by oid, None if it is no
     longer synced. ``confirm``: called with each new durable position.
@@ -124,12 +126,16 @@ class Shard(Actor):
 
     def __init__(
         self,
+        name: str,
+        shards: Shards,
         directory: Path,
         take_snapshot: TakeSnapshot,
         relation_of: Callable[[int], Relation | None],
         start_lsn: int,
         confirm: Callable[[int], None],
     ) -> None:
+        self._name = name
+        self._shards = shards
         self._directory = directory
         self._take_snapshot = take_snapshot
         self._relation_of = relation_of
@@ -161,8 +167,9 @@ class Shard(Actor):
         for path in sorted(self._directory.iterdir()):
             if path.is_dir():
                 await self._resume(path)
-        for dialect in DIALECTS:
-            await self._ensure(schema_shape(dialect), None)
+        for shape in map(schema_shape, DIALECTS):
+            if self._shards.home(shape.hash) == self._name:
+                await self._ensure(shape, None)
         self.background(self._flush_regularly())
 
     async def terminate(self, reason: Exit) -> None:
@@ -232,7 +239,7 @@ class Shard(Actor):
         self._own = [own for own in self._own if own.lsn > lsn]
         for edge in tuple(self._edges):
             try:
-                await edge.send(Watermark(lsn, passed))
+                await edge.send(Watermark(self._name, lsn, passed))
             except ActorDown:
                 self._edges.pop(edge, None)
 
@@ -259,7 +266,12 @@ class Shard(Actor):
         await self._clear(path.name)
         store = await asyncio.to_thread(ShapeStore.load, path)  # it reads the whole log
         relation = self._relation_of(store.shape.relation_id) if store is not None else None
-        if store is None or (store.shape.kind == "table" and (relation is None or not _fits(store.shape, relation))):
+        here = self._shards.home(path.name) == self._name
+        if (
+            store is None
+            or not here
+            or (store.shape.kind == "table" and (relation is None or not _fits(store.shape, relation)))
+        ):
             log.info("shape files in %s are no longer of use: removed", path.name)
             shutil.rmtree(path, ignore_errors=True)
             return
