@@ -250,3 +250,30 @@ def test_it_waits_for_a_shard_that_takes_its_time() -> None:
         assert await device.next() == Followed(1, 100)
 
     run_virtual(main)
+
+
+async def test_what_one_of_two_shards_has_not_passed_is_held_and_its_author_told_once() -> None:
+    context = Context()
+    names = (f"{SHARD}-0", f"{SHARD}-1")
+    for name in names:
+        await spawn(Probe(lambda message: 100), context, name=name)
+    bundler = await spawn(Bundler(Shards({name: context.registry.ref(name) for name in names})), context)
+    device, shape = await probe(context), await probe(context)
+    await bundler.send(Author(device.ref, "me"))
+    await bundler.send(FollowSet(device.ref, 1, {"a": shape.ref}))
+    join = await shape.next()
+    bundler.inform(Joined("a", 1, 90, join.number))
+    assert await device.next() == Followed(1, 100)
+    await bundler.send(Arrived("a", (Record(110, 110, "me", 0, True, 1, b""),)))
+    own = (OwnTransaction(110, "me", 7),)
+    await bundler.send(Watermark(names[0], 110, own))
+    await bundler.send(Watermark(names[1], 105, ()))
+    await bundler.send(Watermark(names[1], 110, own))
+    assert await device.next() == OwnPassed(110, 7)
+    released = await device.next()
+    assert isinstance(released, Released)
+    assert (released.upto, [frame.lsn for frame in released.frames]) == (110, [110])
+    await bundler.send(Watermark(names[0], 120, own))  # the slot has sent it again
+    await bundler.send(Watermark(names[1], 120, own))
+    await bundler.send(AwaitLsn(device.ref, 120))
+    assert await device.next() == Released(1, (), 120)

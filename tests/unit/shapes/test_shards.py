@@ -1,0 +1,47 @@
+"""Which shard has a shape, and how far all of them have come."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.actors.shapes.shards import Least, Shards
+from syncline.cluster import Ref
+
+names = st.sets(st.text(min_size=1, max_size=4), min_size=1, max_size=5)
+hashes = st.sets(st.text(min_size=1, max_size=8), max_size=20)
+
+
+def shards_of(wanted: set[str]) -> Shards:
+    return Shards({name: cast(Ref, name) for name in wanted})
+
+
+@given(names, hashes)
+def test_every_entry_goes_to_the_shard_that_has_its_shape(wanted: set[str], shapes: set[str]) -> None:
+    shards = shards_of(wanted)
+    parts = shards.split({shape: shape for shape in shapes})
+    assert parts.keys() == wanted
+    assert {shape: name for name, part in parts.items() for shape in part} == {
+        shape: shards.home(shape) for shape in shapes
+    }
+
+
+@given(names, hashes)
+def test_a_shard_that_leaves_moves_only_what_it_had(wanted: set[str], shapes: set[str]) -> None:
+    left, *rest = sorted(wanted)
+    if rest:
+        before, after = shards_of(wanted), shards_of(set(rest))
+        assert all(before.home(shape) in (left, after.home(shape)) for shape in shapes)
+
+
+@given(names, st.data())
+def test_the_least_is_known_when_all_have_spoken_and_never_falls(wanted: set[str], data: Any) -> None:
+    least, told, before = Least(wanted), dict[str, int](), 0
+    for name, lsn in data.draw(st.lists(st.tuples(st.sampled_from(sorted(wanted)), st.integers(0, 99)))):
+        told[name] = max(told.get(name, 0), lsn)
+        answer = least.reached(name, lsn)
+        assert answer == (min(told.values()) if told.keys() == wanted else None)
+        assert answer is None or answer >= before
+        before = answer or before
