@@ -164,13 +164,17 @@ async def written(connections: int, size: int, times: int) -> float:
             return per_cpu_s(connections * times, cpu_s)
 
 
-async def rushed(connections: int, size: int) -> list[float]:
-    """All connect at once, and each is sent ``size`` bytes: after how many milliseconds each has them."""
+async def rushed(connections: int, size: int) -> tuple[list[float], float]:
+    """All connect at once, and each is sent ``size`` bytes: after how many milliseconds each has them; connections a
+    CPU second.
+    """
     async with beside(serve, size) as server:
-        port, _ = await server.receive()
+        port, pid = await server.receive()
+        before = psutil.Process(pid).cpu_times()
         async with beside(rush, port, connections, size) as comers:
             after_ms: list[float] = await comers.receive()
-            return after_ms
+            after = psutil.Process(pid).cpu_times()
+            return after_ms, per_cpu_s(connections, after.user + after.system - before.user - before.system)
 
 
 async def memory_bytes(connections: int, warm: int) -> float:

@@ -20,12 +20,18 @@ _MASKED = 0x80
 class ClientSocket(asyncio.Protocol):
     """``on_open`` once the server has agreed, ``on_message`` for each binary message, ``on_end`` once, at the end.
 
+    ``host``: with the port, as the request names it; a connection that was reset at once does not know it any more.
     ``received_bytes``: all bytes from the server, the answer to the upgrade included.
     """
 
     def __init__(
-        self, on_open: Callable[[], None], on_message: Callable[[bytes], None], on_end: Callable[[str], None]
+        self,
+        host: str,
+        on_open: Callable[[], None],
+        on_message: Callable[[bytes], None],
+        on_end: Callable[[str], None],
     ) -> None:
+        self._host = host
         self._on_open = on_open
         self._on_message = on_message
         self._on_end = on_end
@@ -60,10 +66,9 @@ class ClientSocket(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's class derives from neither
         assert self._transport is not None
-        host, port = transport.get_extra_info("peername")[:2]
         key = base64.b64encode(os.urandom(16)).decode()
         self._transport.write(
-            f"GET /ws HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET /ws HTTP/1.1\r\nHost: {self._host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
             f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
         )

@@ -35,8 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     devices = options.devices
     async with scene(folder, Own((TABLE,), 1), devices) as on:
-        progress(f"{devices} devices connect")
-        await on.fleet.connect()
+        await on.connect(devices)
         progress(f"{options.changes} changes, one at a time")
         was = await on.fleet.counts()
         single_ms, single_per_cpu_s = await _singles(on, options.changes, devices)

@@ -25,6 +25,7 @@ from benchmarks.stand import COLUMNS, ServiceProcess, serving
 SETTLE_S = 60.0
 PROGRESS_S = 5.0
 SHOWN_MAX = 10
+CONNECTED_AT_ONCE = 1_000  # and a line of progress
 _INSERT = (
     "INSERT INTO {table} SELECT gen_random_uuid(), 'transaction {n}', repeat('words ', {words}), {n}, false, "
     "'2026-01-01'::timestamptz + i * interval '1 second' FROM generate_series(1, {rows}) i"
@@ -80,9 +81,9 @@ class Load:
             for often, act in ((rate, self.commit), *also):
                 group.create_task(_paced(often, seconds, act))
             progress_until = time.monotonic() + seconds
-            while (left_s := progress_until - time.monotonic()) > PROGRESS_S:
-                progress(f"{left_s:.0f} s to go, {len(self.committed_ms)} transactions so far")
+            while progress_until - time.monotonic() > PROGRESS_S:
                 await asyncio.sleep(PROGRESS_S)
+                progress(f"{len(self.committed_ms)} transactions committed")
 
     def latencies(self, arrivals: Arrivals) -> list[float]:
         """Milliseconds from the answered COMMIT to each arrival."""
@@ -131,6 +132,12 @@ class Scene:
     service: ServiceProcess
     fleet: Fleet
     load: Load
+
+    async def connect(self, devices: int) -> None:
+        """So many more."""
+        for connected in range(0, devices, CONNECTED_AT_ONCE):
+            await self.fleet.connect(min(CONNECTED_AT_ONCE, devices - connected))
+            progress(f"{min(devices, connected + CONNECTED_AT_ONCE):,} of {devices:,} devices connected")
 
 
 @contextlib.asynccontextmanager

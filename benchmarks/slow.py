@@ -34,8 +34,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     async with scene(folder, own_of(options, options.slow), options.devices, body_bytes=options.bytes) as on:
-        progress(f"{options.devices} devices connect")
-        await on.fleet.connect()
+        await on.connect(options.devices)
         progress("all read")
         without_ms, without_bytes = await _phase(on, options, FAST, SLOW)
         was = await on.fleet.counts()
@@ -51,7 +50,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
         violations = await on.load.differences(on.fleet)
     progress(f"ends meanwhile: {dict(now.ends - was.ends)}")
     missed_bytes = (now.bytes_of[TRANSACTIONS] - before_bytes) / slow
-    limit_ms = await bare.rushed(slow, round(missed_bytes))
+    limit_ms, _ = await bare.rushed(slow, round(missed_bytes))
     found = [
         *(
             Figure(f"fast ones beside {slow:,} slow ones, {name}", (percentile(with_ms, share),), "ms").against(

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class ServiceProcess:
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self.port = 0
+        self.start_s = 0.0  # how long the last start took
 
     @property
     def url(self) -> str:
@@ -74,6 +76,7 @@ class ServiceProcess:
             "SYNCLINE_DATA_DIR": str(self._folder / "data"),
             "LOG_LEVEL": "warning",
         }
+        started_s = time.monotonic()
         with (self._folder / "service.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 str(Path(sys.executable).with_name("syncline")),
@@ -88,6 +91,7 @@ class ServiceProcess:
             while line := (await self._process.stdout.readline()).decode():
                 if line.startswith(READY):
                     self.port = int(line.removeprefix(READY).split(",")[0])
+                    self.start_s = time.monotonic() - started_s
                     return
         raise RuntimeError("the service ended instead of becoming ready")
 

@@ -46,10 +46,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     devices, commits = options.devices, int(options.rate * options.seconds)
     warm = min(WARM_DEVICES, devices // 2)
     async with scene(folder, own_of(options), devices) as on:
-        progress(f"{devices} devices connect")
-        await on.fleet.connect(warm)
+        await on.connect(warm)
         before = on.service.rss_bytes()
-        await on.fleet.connect()
+        await on.connect(devices - warm)
         memory_bytes = (on.service.rss_bytes() - before) / (devices - warm)
         progress(f"{options.rate:g} commits a second for {options.seconds:g} s")
         was, cpu_s = await on.fleet.counts(), on.service.cpu_s()

@@ -34,8 +34,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     found: list[Figure] = []
     violations: list[str] = []
     async with scene(folder, own_of(options), options.devices) as on:
-        progress(f"{options.devices} devices connect")
-        await on.fleet.connect()
+        await on.connect(options.devices)
         for how in (CUT, KILL) if options.after == "both" else (options.after,):
             found += await _storm(on, how, options)
             violations += await on.load.differences(on.fleet)
@@ -47,6 +46,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
 async def _storm(on: Scene, how: str, options: argparse.Namespace) -> list[Figure]:
     progress(f"{how}: {options.missed} transactions meanwhile, then all come back")
     was, cpu_s = await on.fleet.counts(), on.service.cpu_s()
+    first_start = Figure("its first start", (1e3 * on.service.start_s,), "ms")
     await on.fleet.expect(on.load.plan(options.missed))
     if how == CUT:
         await on.fleet.go_offline()
@@ -60,13 +60,13 @@ async def _storm(on: Scene, how: str, options: argparse.Namespace) -> list[Figur
     else:
         started_ms = now_ms()
         await on.service.start()
-    ready_ms = now_ms() - started_ms
+    ready = Figure(f"{how}: of which until the service was ready", (now_ms() - started_ms,), "ms")
     arrived_ms, _ = await on.fleet.arrived()
     cpu_s = on.service.cpu_s() - cpu_s
     now = await on.fleet.counts()
     progress(f"{how}: {now.connections - was.connections} connections; ends: {dict(now.ends - was.ends)}")
     after_ms = [at_ms - started_ms for at_ms in arrived_ms]
-    limit_ms = await bare.rushed(len(after_ms), max(1, _missed_bytes(was, now) // len(after_ms)))
+    limit_ms, limit_per_cpu_s = await bare.rushed(len(after_ms), max(1, _missed_bytes(was, now) // len(after_ms)))
     return [
         *(
             Figure(f"{how}: {name} of {len(after_ms):,} current again", (percentile(after_ms, share),), "ms").against(
@@ -74,8 +74,10 @@ async def _storm(on: Scene, how: str, options: argparse.Namespace) -> list[Figur
             )
             for name, share in SHARES
         ),
-        *([Figure(f"{how}: of which until the service was ready", (ready_ms,), "ms")] if how == KILL else []),
-        Figure(f"{how}: devices made current", (per_cpu_s(len(after_ms), cpu_s),), "devices/CPU-s"),
+        *([ready.against(first_start)] if how == KILL else []),
+        Figure(f"{how}: devices made current", (per_cpu_s(len(after_ms), cpu_s),), "devices/CPU-s").against(
+            Figure("bare server", (limit_per_cpu_s,), "devices/CPU-s")
+        ),
         *_bytes(how, was, now),
     ]
 

@@ -131,7 +131,9 @@ class WireDevice:
         self._session_started = self._inside = False
         self._ended.clear()
         self._started.clear()
-        socket = self._socket = ClientSocket(self._on_open, self._on_message, self._on_end)
+        socket = self._socket = ClientSocket(
+            f"{self._host}:{self._port}", self._on_open, self._on_message, self._on_end
+        )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.get_running_loop().create_connection(lambda: socket, self._host, self._port)
