@@ -140,6 +140,51 @@ async def test_what_our_own_role_lacks_is_held_and_not_rejected(database: str) -
         assert await s.statuses(written("a", 1, s.insert("t", "1", "x"))) == ["applied"]
 
 
+async def test_a_role_called_electric_has_its_writes_held_too(database: str) -> None:
+    """Its search path has our schema, so Postgres names our functions without it."""
+    async with scene(database, "CREATE TABLE t (id int PRIMARY KEY, v text)", "t") as s:
+        await s.connection.execute("ALTER TABLE t DROP COLUMN v; SET search_path = electric, public")
+        (held,) = await s.apply(written("a", 1, s.insert("t", "1", "x")))
+        assert (held["status"], held["sqlstate"]) == ("retry", "42703")
+
+
+OURS = "electric.merge_16400(text,jsonb,jsonb,jsonb,text,bigint)"
+# How servers in other languages tell a line of a function.
+LANGUAGES = {
+    "English": "PL/pgSQL function {} line 9 at SQL statement",
+    "German": "PL/pgSQL-Funktion {} Zeile 9 bei SQL-Anweisung",
+    "French": "fonction PL/pgSQL {}, ligne 9 à instruction SQL",
+    "Spanish": "función PL/pgSQL {} en la línea 9 en sentencia SQL",
+    "Russian": "функция PL/pgSQL {}, строка 9, оператор SQL-оператор",
+    "Japanese": "PL/pgSQL関数{}の9行目 - SQLステートメント",
+    "Korean": 'PL/pgSQL 함수 "{}" 의 9번째 SQL 구문',
+    "Chinese": "在SQL语句的第9行的PL/pgSQL函数{}",
+    "Turkish": "{} PL/pgSQL fonksiyonu, 9. satır, SQL ifadesi içinde",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_whose_function_failed_is_known_in_every_language(database: str, language: str) -> None:
+    def lines(*functions: str) -> str:
+        return "\n".join(LANGUAGES[language].format(function) for function in functions)
+
+    async with scene(database) as s:
+
+        async def passes(context: str) -> bool:
+            answer: bool = await s.connection.fetchval("SELECT electric.passes('42501', $1)", context)
+            return answer
+
+        outer = ("electric.merge(jsonb,text,bigint)", "electric.apply(jsonb,jsonb)")
+        statement = 'SQL statement "INSERT INTO public.t (id)\n VALUES (1)"\n'
+        assert await passes(lines(OURS, *outer))
+        assert await passes(statement + lines(OURS, *outer))
+        assert await passes(statement + lines(outer[1]))
+        for theirs in ("refuse()", "audit.refuse()", "my_electric.apply(jsonb,jsonb)", "audit.apply(jsonb,jsonb)"):
+            assert not await passes(lines(theirs, OURS, *outer))
+            assert not await passes(statement + lines(theirs, OURS, *outer))
+        assert not await passes("")
+
+
 async def test_a_replica_identity_taken_away_holds_updates_until_it_is_given_back(database: str) -> None:
     async with scene(database, "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1)", "t") as s:
         update = written("a", 1, s.update("t", "1", "x", changed=[1]))

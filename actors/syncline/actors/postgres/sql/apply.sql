@@ -174,10 +174,18 @@ $$;
 -- others (40, 55P03, 55006), resources (53), an operator (57), the system (58), a standby (25006), a Postgres defect (XX,
 -- the writer counts those), or a right or an object our own role lacks, which is the operator's to mend. An application's trigger
 -- may raise the last kind too: then the innermost function is not ours, and it is the transaction's fault.
+--
+-- The context is in the language of the server (lc_messages), except for the name PL/pgSQL and the signature of the
+-- function, which may stand on either side of it: the first line with both tells the innermost function. Our schema is
+-- named there unless it is in the search path, as it is for a role called electric.
 CREATE OR REPLACE FUNCTION electric.passes(state text, context text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
 SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P03', '55006', '25006')
-    OR state IN ('42501', '42P01', '42703', '42883', '55000') AND split_part(context, 'PL/pgSQL function ', 2) LIKE 'electric.%'
+    OR state IN ('42501', '42P01', '42703', '42883', '55000') AND coalesce((
+        SELECT line ~ ('(^|[^a-z0-9_.])(electric\.)?(apply\(jsonb,jsonb\)|advance\(text,bigint,bigint,boolean\)'
+            '|merge\(jsonb,text,bigint\)|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint\))')
+        FROM unnest(string_to_array(context, E'\n')) WITH ORDINALITY AS l (line, place)
+        WHERE line LIKE '%PL/pgSQL%' AND line LIKE '%(%)%' ORDER BY place LIMIT 1), false)
 $$;
 
 -- The same operations with parents written before their children and deleted after them. Within a table the order stays,
