@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import asyncpg
 
@@ -26,6 +27,8 @@ SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks
 QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
 CANCELLED_MAX = 1_000  # of a device's subscriptions
 KEYS_AT_ONCE = 1_000  # rows asked for in one query
+SEEN_EVERY = timedelta(hours=1)  # how exact last_seen is
+CLAIM_WAITS_MS = 100  # for another claim of the same client id, which takes a commit
 VISIBLE_PAUSE_S = 0.01
 VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
 
@@ -114,17 +117,51 @@ class Database:
     # --- devices ------------------------------------------------------------------------------------------------------
 
     async def device_seen(self, client_id: str, user_id: str, *, proven: bool) -> bool:
-        """The device comes with a token of ``user_id``. False: it is another user's, and this one ``proven``."""
-        return bool(
-            await self.pool.fetchval(
-                "INSERT INTO electric.clients AS c (client_id, user_id, last_seen) VALUES ($1, $2, now()) "
-                "ON CONFLICT (client_id) DO UPDATE SET user_id = excluded.user_id, last_seen = now() "
-                "WHERE c.user_id IS NULL OR c.user_id = excluded.user_id OR NOT $3 RETURNING true",
+        """The device comes with a token of ``user_id``. False: it is another user's, and this one ``proven``.
+
+        A device's row is locked for as long as its transactions are applied, a large one for a minute, and anybody may
+        come with its id meanwhile. So who it is is read, which waits for nobody, and only a claim waits, and not long.
+        Raises LockNotAvailableError where nobody can say yet whose it is.
+        """
+        known = await self.pool.fetchrow(
+            "SELECT user_id, last_seen < now() - $2::interval AS long_ago FROM electric.clients WHERE client_id = $1",
+            client_id,
+            SEEN_EVERY,
+        )
+        if known is None or known["user_id"] is None:
+            return await self._claim(client_id, user_id, proven=proven)
+        if known["user_id"] != user_id and proven:
+            return False
+        if known["user_id"] != user_id or known["long_ago"]:
+            # Skipped while the row is locked: its device is being written for, and will come again.
+            await self.pool.execute(
+                "UPDATE electric.clients SET user_id = $2, last_seen = now() WHERE (user_id = $2 OR NOT $3) "
+                "AND client_id = (SELECT client_id FROM electric.clients WHERE client_id = $1 FOR UPDATE SKIP LOCKED)",
                 client_id,
                 user_id,
                 proven,
             )
-        )
+        return True
+
+    async def _claim(self, client_id: str, user_id: str, *, proven: bool) -> bool:
+        """Of those who come at once with an id that is nobody's, one gets it."""
+        try:
+            async with self.pool.acquire() as connection, connection.transaction():
+                await connection.execute(f"SET LOCAL lock_timeout = {CLAIM_WAITS_MS}")
+                return bool(
+                    await connection.fetchval(
+                        "INSERT INTO electric.clients AS c (client_id, user_id, last_seen) VALUES ($1, $2, now()) "
+                        "ON CONFLICT (client_id) DO UPDATE SET user_id = excluded.user_id, last_seen = now() "
+                        "WHERE c.user_id IS NULL OR c.user_id = excluded.user_id OR NOT $3 RETURNING true",
+                        client_id,
+                        user_id,
+                        proven,
+                    )
+                )
+        except asyncpg.LockNotAvailableError:
+            if proven:
+                raise
+            return True
 
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
         rows = await self.pool.fetch(
