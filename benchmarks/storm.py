@@ -1,8 +1,9 @@
 """All devices come back at once: how soon each is current again, and what it is sent that it did not lack.
 
 They come back after a cut of all connections, and after a kill -9 of the service; transactions are committed meanwhile.
-The clock starts when they may connect, or when the service is started again. They do not queue up and retry as a device
-does. Beside it a bare uvloop server to which as many connect at once, each to get the bytes that a device missed.
+The clock starts when they may connect, or when the service is started again. They do not queue up, and try again as the
+device library does. Beside it a bare uvloop server to which as many connect at once, each to get the bytes that a
+device missed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One device on the wire. It speaks the protocol as a device must, and keeps a ledger instead of rows.
 
 Over any number of connections: it authenticates, starts from its position, subscribes if it has nothing yet,
-acknowledges at 70 % of the window as the device library does, and sends the writes that have no echo yet. Only SQLite
-is missing. Arrival is noted before decoding: a real device decodes on its own machine (see also ``shared``).
+acknowledges at 70 % of the window and waits before it tries again as the device library does, and sends the writes
+that have no echo yet. Only SQLite is missing. Arrival is noted before decoding: a real device decodes on its own
+machine (see also ``shared``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from benchmarks.ledger import Effect, Ledger
 from benchmarks.shared import Read, SharedFrames, edges
 from benchmarks.side import now_ms
 from benchmarks.stand import TOKEN
+from syncline.client.connectivity import backoff_s
 from syncline.proto import events
 from syncline.proto.codec import MessageType
 from syncline.proto.errors import ProtocolError
@@ -29,7 +31,6 @@ from syncline.proto.values import POSTGRES_ORIGIN, Insert, Migrate, Relation, Sh
 
 # From the open socket to the accepted stream, as the device library has it.
 START_TIMEOUT_S: Final = 30.0
-RETRY_S, RETRY_S_MAX = 0.1, 2.0
 
 TRANSACTIONS, DELIVERIES, AGAIN, OTHER = "transactions", "deliveries", "again", "other"
 """What the bytes of the messages were: new transactions, whole tables, transactions it had, and the rest."""
@@ -119,7 +120,7 @@ class WireDevice:
                     attempt = 0
                 elif not self._cut:
                     attempt += 1
-                    await asyncio.sleep(random.uniform(0.5, 1) * min(RETRY_S_MAX, RETRY_S * 2**attempt))
+                    await asyncio.sleep(backoff_s(attempt, random.random()))
         finally:
             if self._socket is not None:
                 self._socket.abort()
