@@ -87,6 +87,64 @@ async def test_a_delete_that_saw_everything_deletes_and_a_write_that_did_not_kno
     assert await s.rows("points") == [("1", "A", "C")]
 
 
+async def _now(s: Scene) -> str:
+    """The tag of what direct SQL has just committed, in a millisecond of its own."""
+    await s.connection.execute("SELECT pg_sleep(0.002)")
+    ms: int = await s.connection.fetchval("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+    await s.connection.execute("SELECT pg_sleep(0.002)")
+    return f"postgres_1@{ms}"
+
+
+async def _buried_one_two_then_direct_x_y(s: Scene) -> str:
+    """Ann's row ('one', 'two') is deleted, and direct SQL puts ('X', 'Y') there; the tag of that."""
+    await all_applied(
+        s,
+        written("ann", 100, s.insert("points", "1", "one", "two")),
+        written("ann", 110, s.delete("points", "1", "one", "two", seen=["ann@110", "ann@100"])),
+    )
+    await _now(s)
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'X', 'Y')")
+    return await _now(s)
+
+
+async def test_a_revival_brings_back_nothing_of_an_earlier_life_than_the_one_its_author_saw(s: Scene) -> None:
+    later = await _buried_one_two_then_direct_x_y(s)
+    await s.connection.execute("DELETE FROM points")
+    await all_applied(s, written("bob", 200, s.update("points", "1", "B", "Y", changed=[1], seen=["bob@200", later])))
+    assert await s.rows("points") == [("1", "B", "Y")]
+
+
+async def test_a_compensation_revives_nothing_of_an_earlier_life_either(s: Scene) -> None:
+    later = await _buried_one_two_then_direct_x_y(s)
+    await s.connection.execute("DELETE FROM points")
+    await all_applied(s, written("bob", 200, s.keep("points", "1", None, None, seen=["bob@200", later])))
+    assert await s.rows("points") == [("1", None, None)]
+
+
+@pytest.mark.parametrize("deleted_twice", [False, True])
+async def test_a_life_that_a_device_wrote_in_leaves_nothing_of_an_earlier_one(s: Scene, deleted_twice: bool) -> None:
+    later = await _buried_one_two_then_direct_x_y(s)
+    await all_applied(s, written("carol", 150, s.update("points", "1", "X", "C", changed=[2], seen=[later])))
+    await s.connection.execute("DELETE FROM points")
+    if deleted_twice:
+        await all_applied(s, written("dave", 160, s.delete("points", "1", "X", "C", seen=["carol@150"])))
+    await all_applied(s, written("bob", 200, s.update("points", "1", "B", "C", changed=[1], seen=["carol@150"])))
+    assert await s.rows("points") == [("1", "B", "C")]
+
+
+@pytest.mark.parametrize("later_life", [False, True])
+async def test_who_saw_the_life_that_a_device_ended_gets_its_last_values_back(s: Scene, later_life: bool) -> None:
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'x0', 'y0')")
+    seen = await _now(s)
+    await s.connection.execute("UPDATE points SET y = 'y1'")
+    await all_applied(s, written("ann", 100, s.delete("points", "1", "x0", "y1", seen=["ann@100", await _now(s)])))
+    if later_life:  # which bob has not seen
+        await s.connection.execute("INSERT INTO points VALUES ('1', 'X', 'Y')")
+        await s.connection.execute("DELETE FROM points")
+    await all_applied(s, written("bob", 200, s.update("points", "1", "B", "y0", changed=[1], seen=["bob@200", seen])))
+    assert await s.rows("points") == [("1", "B", "y1")]
+
+
 async def test_two_inserts_of_one_key_become_one_row_of_the_later(s: Scene) -> None:
     await all_applied(
         s,

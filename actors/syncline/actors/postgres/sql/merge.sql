@@ -53,6 +53,21 @@ BEGIN
 END
 $$;
 
+-- Whether a write that had observed the JSON array of tags "observed" has seen direct SQL write the row after buried_ms.
+--
+-- A row may live again and again. Of a life that devices end a tombstone is kept, of one that direct SQL ends there is no
+-- record, and then the tombstone is of an earlier life. Its values were overwritten by the insert that began the later
+-- one, so they are not for a write that has seen that one: its own row is nearest to what is lost. It tells itself by a
+-- tag of Postgres that is later than the burial, both by the clock of this server. And if a device wrote in the later
+-- life, the entry in electric.shadow still has that tag. The oracle, which is told of every write, needs no such rule.
+CREATE OR REPLACE FUNCTION electric.saw_direct_after(buried_ms bigint, observed jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT EXISTS (
+    SELECT FROM jsonb_array_elements_text(observed) AS seen
+    WHERE left(seen, -length(split_part(seen, '@', -1))) = 'postgres_1@' AND split_part(seen, '@', -1)::bigint > buried_ms
+)
+$$;
+
 -- The text of the merge function of an electrified table.
 CREATE OR REPLACE FUNCTION electric.merge_function(target oid, description jsonb) RETURNS text
 LANGUAGE plpgsql STABLE AS $generator$
@@ -75,6 +90,7 @@ DECLARE
     holder text;
     holder_loses boolean;
     grave text[];
+    buried_ms bigint;
     setters text;
 BEGIN
     IF op = 'I' THEN
@@ -118,6 +134,7 @@ BEGIN
         IF NOT alive THEN
             IF NOT unknown AND entry.tags <> '{}' THEN
                 UPDATE electric.shadow SET tags = '{}', row_xmin = NULL WHERE relid = %RELID% AND key = row_key;
+                DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;  -- of an earlier life
             END IF;
             RETURN;
         END IF;
@@ -151,15 +168,19 @@ BEGIN
         SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL;
 
     IF op = 'D' AND tags_now = '{}' THEN
-        INSERT INTO electric.tombstones (relid, key, "row", deleted_ms)
-            SELECT %RELID%, row_key, ARRAY[%IMAGE%], ms FROM %TABLE% t WHERE %IS_ROW%
+        INSERT INTO electric.tombstones (relid, key, "row", deleted_ms, buried_at)
+            SELECT %RELID%, row_key, ARRAY[%IMAGE%], ms, clock_timestamp() FROM %TABLE% t WHERE %IS_ROW%
             ON CONFLICT (relid, key) DO UPDATE
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
     ELSIF op = 'D' THEN
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else's write keeps it: tell the author
     ELSIF NOT alive THEN
-        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key RETURNING "row" INTO grave;
+        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key
+            RETURNING "row", floor(extract(epoch FROM buried_at) * 1000) INTO grave, buried_ms;
+        IF grave IS NOT NULL AND (entry.tags <> '{}' OR electric.saw_direct_after(buried_ms, observed)) THEN
+            grave := NULL;
+        END IF;
         INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
         IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
             RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
