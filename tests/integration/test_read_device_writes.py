@@ -19,8 +19,6 @@ from syncline.actors.postgres.transaction import DEVICE_ROWS_MAX, TransactionAss
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.values import Delete, Insert, Update
 
-pytestmark = pytest.mark.every_major
-
 DEVICE = str(uuid.UUID(int=7))
 
 
@@ -70,6 +68,7 @@ def insert(key: str) -> dict[str, Any]:
     return {"op": "I", "row": [key, "2024-01-31 12:00:00Z", "v"], "modified": [True] * 3}
 
 
+@pytest.mark.every_major
 async def test_a_devices_insert_comes_back_as_its_own(scene: Scene) -> None:
     assert await scene.apply(1, 1_700_000_000_123, insert('a"\n')) == "applied"
     (chunk,) = await scene.stream()
@@ -82,6 +81,7 @@ async def test_a_devices_insert_comes_back_as_its_own(scene: Scene) -> None:
     assert [row async for chunk in snapshot for row in chunk] == [((b'a"\n', b"2024-01-31 12:00:00Z", b"v"), tags)]
 
 
+@pytest.mark.every_major
 async def test_a_devices_update_and_delete_carry_the_tags_that_remain(scene: Scene) -> None:
     await scene.pool.execute("INSERT INTO items VALUES ('a', NULL, 'v')")
     update = {"op": "U", "row": ["a", None, "w"], "modified": [False, False, True]}
@@ -112,12 +112,14 @@ async def test_each_row_of_a_very_large_write_carries_the_tags_its_shadow_row_ha
     assert set(last.tags) == {"postgres_1@0", f"{DEVICE}@10"}
 
 
+@pytest.mark.every_major
 async def test_a_rejected_write_is_not_taken_for_an_echo(scene: Scene) -> None:
     await scene.pool.execute("ALTER TABLE items ADD CHECK (v <> 'v')")
     assert await scene.apply(1, 10, insert("a")) == "rejected"
     assert await scene.stream() == []
 
 
+@pytest.mark.every_major
 async def test_rows_an_application_trigger_writes_inside_a_devices_transaction_are_of_postgres(scene: Scene) -> None:
     await scene.pool.execute("""
         CREATE TABLE journal (id text PRIMARY KEY);
