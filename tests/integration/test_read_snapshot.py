@@ -230,6 +230,21 @@ async def test_rows_carry_the_tags_of_the_device_that_wrote_them_last(scene: Sce
     }
 
 
+async def test_a_row_that_sql_put_where_devices_had_deleted_one_says_when_it_was_there(scene: Scene) -> None:
+    """So that a write to it can be told from a write to the deleted one (``electric.saw_direct_after``)."""
+    now = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    await scene.pool.execute(
+        f"INSERT INTO electric.shadow (relid, key, tags, column_tags) "
+        f"SELECT 'accounts'::regclass, {key_sql(['id'])}, '{{}}', '{{}}' FROM (VALUES (1)) AS t (id)"
+    )
+    before = await scene.pool.fetchval(now)
+    await scene.pool.execute("INSERT INTO accounts VALUES (1, 'sql', 1)")
+    ((_, (tag,)),) = await snapshot_rows(scene)
+    origin, ms = tag.split("@")
+    assert origin == "postgres_1"
+    assert before <= int(ms) <= await scene.pool.fetchval(now)
+
+
 async def test_snapshot_and_stream_print_every_value_alike(scene: Scene) -> None:
     async with scene.pool.acquire() as app:
         await app.execute("""

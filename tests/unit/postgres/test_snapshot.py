@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.actors.postgres.catalog import table_info
-from syncline.actors.postgres.snapshot import CopyText, Visibility, rows_query
+from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, CopyText, Visibility, rows_query
 
 DESCRIPTION = {
     "schema": "public",
@@ -77,5 +77,5 @@ def test_the_query_names_columns_in_catalog_order_and_joins_shadow_only_when_ask
     table = table_info(DESCRIPTION)
     assert rows_query(table, tracked=False) == 'SELECT t."id", t."m" FROM "public"."t" t'
     tracked = rows_query(table, tracked=True)
-    assert tracked.startswith('SELECT t."id", t."m", CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END')
+    assert tracked.startswith(f'SELECT t."id", t."m", {ROW_TAGS_SQL} AS tags FROM "public"."t" t LEFT JOIN')
     assert "s.relid = 7 AND s.key = array_to_json" in tracked

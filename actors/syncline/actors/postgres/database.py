@@ -15,7 +15,7 @@ from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import UNTRACKED_TAGS, Visibility
+from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, UNTRACKED_TAGS, Visibility
 from syncline.actors.postgres.transaction import MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
 from syncline.proto.values import Key, Row, ShapeRequest
@@ -260,9 +260,7 @@ async def _current_rows(connection: asyncpg.Connection, table: TableInfo, keys: 
     columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
     cells_sql = ", ".join(f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END" for column in columns)
     rows = await connection.fetch(
-        # As in a snapshot, an entry of shadow counts only while it describes this version of the row.
-        f"SELECT w.place, ARRAY[{cells_sql}] AS cells, "  # noqa: S608 - identifiers, quoted
-        "CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END AS tags "
+        f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
         f"FROM unnest($1::int4[], {arrays}) AS w (place, {wanted}) JOIN {table.sql_name} t ON {matches} "
         f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(names, 't')}",
         places,

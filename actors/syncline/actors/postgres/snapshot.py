@@ -39,6 +39,16 @@ TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
 
 UNTRACKED_TAGS: Final[tuple[str, ...]] = (f"{POSTGRES_ORIGIN}@0",)
 """The tags of a row that no device wrote last."""
+ROW_TAGS_SQL: Final = (
+    "CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags WHEN s.tags = '{}' "
+    f"THEN ARRAY['{POSTGRES_ORIGIN}@' || floor(extract(epoch FROM now()) * 1000)] END"
+)
+"""The tags of row ``t`` whose entry in ``electric.shadow``, if any, is ``s``; NULL for ``UNTRACKED_TAGS``.
+
+An entry counts only while it describes this version of the row: where its xmin is another, direct SQL has written the
+row since, and had observed everything. Where devices had deleted it, the tag also tells when the row was there again:
+a write to it is then known to be about another life than the deleted one (``sql/merge.sql``).
+"""
 
 CHUNK_ROWS_MAX = 2_000
 BUFFERS_MAX = 2  # COPY buffers (some 100 KB each) read ahead of the consumer
@@ -137,18 +147,13 @@ class CopyText:
 
 
 def rows_query(table: TableInfo, *, tracked: bool) -> str:
-    """SELECT of all columns in catalog order and, if ``tracked``, the row's tags (NULL for ``UNTRACKED_TAGS``).
-
-    An entry of ``electric.shadow`` counts only while it describes this version of the row: where its xmin is another,
-    direct SQL has written the row since, and had observed everything.
-    """
+    """SELECT of all columns in catalog order and, if ``tracked``, the row's tags as ``ROW_TAGS_SQL`` has them."""
     columns = ", ".join(f"t.{quote_identifier(name)}" for name in table.relation.names)
     if not tracked:
         return f"SELECT {columns} FROM {table.sql_name} t"  # noqa: S608 - identifiers, quoted
     key = key_sql(table.key_names, "t")
     return (
-        f"SELECT {columns}, "  # noqa: S608 - identifiers, quoted
-        f"CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags END AS tags "
+        f"SELECT {columns}, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
         f"FROM {table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}"
     )
 
