@@ -28,6 +28,7 @@ from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.shape import schema_shape
 from syncline.cluster.testing import crash, spawn
 from syncline.proto import events
+from syncline.proto.assembly import TransactionLimits
 from syncline.proto.values import Column, Gone, Insert, Relation, Transaction, Update
 
 ITEMS = CATALOG.tables[7].relation
@@ -151,6 +152,25 @@ async def test_postgres_away_when_a_rejected_write_has_to_be_healed_closes_in_or
     scene.database.away = OSError("away")
     device.ref.cast(Written(write.lsn, write.ms, "rejected", 2_000, Rejection("23514", "no")))
     await in_order(device)
+
+
+async def test_a_device_that_has_to_start_over_is_told_nothing_before_that_is_certain(
+    scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An echo takes away what the device would send again, and with it every chance to find out."""
+    monkeypatch.setattr("syncline.proto.server_session.TRANSACTION_LIMITS", TransactionLimits(ops_max=0, bytes_max=1))
+    device = await OneDevice.streaming(scene)
+    write = await written(scene, device)
+
+    async def lost(client_id: str) -> None:
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+
+    monkeypatch.setattr(scene.database, "forget_subscriptions", lost)
+    device.ref.cast(Written(write.lsn, write.ms, "rejected", WATERMARK, Rejection("54000", "no")))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    await in_order(device)
+    told = [device.connection.events.get_nowait() for _ in range(device.connection.events.qsize())]
+    assert not [event for event in told if isinstance(event, events.TransactionReceived)]
 
 
 @pytest.mark.parametrize("name", [GATEWAY, SHARD])

@@ -14,6 +14,7 @@ from syncline.actors.devices.starting import Places
 from syncline.actors.devices.steps import (
     Delivered,
     Follow,
+    Forget,
     OpenLog,
     ReadCurrent,
     ReadImage,
@@ -34,7 +35,7 @@ IMAGE_TIMEOUT_S = 60.0
 
 
 class Carrier:
-    """For ``device``, whose socket is ``connection``. ``start_over`` ends the connection for a fresh beginning.
+    """For ``device``, whose socket is ``connection``. ``forget`` and ``send_away``: what ``Forget`` and ``StartOver`` ask.
 
     ``changed`` is set when something has happened to the outbound stream, ``drained`` when the socket has room again.
     ``generation``: the last one that was followed.
@@ -47,14 +48,16 @@ class Carrier:
         bundler: Ref,
         places: Places,
         rows: RowReader,
-        start_over: Callable[[], Awaitable[None]],
+        forget: Callable[[], Awaitable[None]],
+        send_away: Callable[[], object],
     ) -> None:
         self._device = device
         self._connection = connection
         self._bundler = bundler
         self._places = places
         self._rows = rows
-        self._start_over = start_over
+        self._forget = forget
+        self._send_away = send_away
         self._follow_answer: asyncio.Future[int] | None = None
         self._log: LogReader | None = None
         self.changed = asyncio.Event()
@@ -96,8 +99,10 @@ class Carrier:
                 return await self._rows.read(keys)
             case Shows(snapshot, lsn):
                 return await self._rows.shows(snapshot, lsn)
+            case Forget():
+                await self._forget()
             case StartOver():
-                await self._start_over()
+                self._send_away()
                 await asyncio.Event().wait()
             case Delivered(delivery, lsn):
                 log.debug("device %s: delivered %s at %d", outbound.client_id, delivery.subscription_ids, lsn)

@@ -83,13 +83,17 @@ class _HealAgain:
     """Rows that a commit under way may have changed can be read once more."""
 
 
+class _LetGo:
+    """The write under way was the largest when all of them together took too much."""
+
+
 class Device(Actor):
     """See the module."""
 
     def __init__(self, connection: Connection, around: Surroundings) -> None:
         self._connection = connection
         self._around = around
-        self._session = ServerSession()
+        self._session = ServerSession(around.open_transactions, lambda: self.ref.inform(_LetGo()))
         self._identity: Identity | None = None
         self._client_id = ""
         self._outbound: Outbound | None = None
@@ -106,9 +110,12 @@ class Device(Actor):
         self._bundler, self._places = registry.ref(BUNDLER), Places(self._around.shards)
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
         rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
-        self._carrier = Carrier(self.ref, self._connection, self._bundler, self._places, rows, self._start_over)
+        self._carrier = Carrier(
+            self.ref, self._connection, self._bundler, self._places, rows, self._forget, self._start_over
+        )
 
     async def terminate(self, reason: Exit) -> None:
+        self._session.close()
         if self._expiry is not None:
             self._expiry()
         if reason.abnormal:
@@ -150,6 +157,8 @@ class Device(Actor):
                     self._close(REPLACED, f"another connection of this client took over, from {by}")
                 case _Expired():
                     self._close(JWT_EXPIRED, JWT_EXPIRED_REASON)
+                case _LetGo():
+                    self._close(TRY_AGAIN_LATER, "too many large writes at once, try again")
                 case Drained():
                     self._carrier.drained.set()
                 case _HealAgain():
@@ -276,9 +285,11 @@ class Device(Actor):
                 step = steps.send(answer)
                 answer = await self._carrier.carry_out(step, outbound)
 
-    async def _start_over(self) -> None:
+    async def _forget(self) -> None:
         await self._around.database.forget_subscriptions(self._client_id)
-        self._close(TRY_AGAIN_LATER, "a large transaction is undone, start over")
+
+    def _start_over(self) -> None:
+        self._close(TRY_AGAIN_LATER, "a transaction was too large, start over")
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from syncline.actors.devices.steps import (
     Delivery,
     Echo,
     Follow,
+    Forget,
     Heal,
     OpenLog,
     ReadImage,
@@ -296,13 +297,17 @@ class Outbound:
             echo = self._echoes.pop(0)
             if echo.heal is not None and not (yield from self._healing.shown(echo, echo.heal)):
                 continue
+            starts_over = echo.heal is not None and echo.heal.starts_over
+            if starts_over:
+                # First: the echo takes from the device what would have it come back for more.
+                yield Forget()
             if echo.healed:
                 # Their tables may be some that the device was never told of.
                 relations = {healed.relation.id: healed.relation for healed in echo.healed}
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
             held = {relation.id for relation in self.shapes.values() if relation is not None}
             yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes(held))
-            if echo.heal is not None and echo.heal.starts_over:
+            if starts_over:
                 yield StartOver()
 
     def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:

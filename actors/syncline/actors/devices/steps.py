@@ -186,8 +186,14 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Durably: the device has no subscriptions any more. However it comes back, it has to read everything anew. No
+    answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class StartOver:
-    """The device has to read everything anew. No answer, and no further step."""
+    """Send the device away, which has been forgotten. No answer, and no further step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +201,7 @@ class Wait:
     """Nothing to do until something changes."""
 
 
-Step: TypeAlias = Follow | OpenLog | ReadMore | ReadImage | ReadCurrent | Shows | Send | Delivered | StartOver | Wait
+Step: TypeAlias = (
+    Follow | OpenLog | ReadMore | ReadImage | ReadCurrent | Shows | Send | Delivered | Forget | StartOver | Wait
+)
 Steps: TypeAlias = Generator[Step, object, None]
