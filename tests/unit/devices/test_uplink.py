@@ -113,6 +113,25 @@ async def test_what_fills_the_way_up_goes_alone(monkeypatch: pytest.MonkeyPatch)
             assert event.commit_ms == number
 
 
+async def test_a_device_that_repeats_a_position_and_a_time_has_each_of_its_writes_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uplink, "WRITES_OUT_MAX", 2)
+    taker = Taker()
+    async with sending(taker) as up:
+        twice = [transaction(1, body=b"first"), transaction(1, body=b"second")]
+        for event in (*twice, transaction(2)):
+            up.take(event)
+        written = [await taker.next() for _ in twice]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert taker.taken.empty(), "both are out"
+        assert [up.decided(answer(write)) for write in written] == twice
+        assert up.decided(answer(written[0])) is None
+        assert (await taker.next()).lsn == 2
+    assert up.decided(Written(2, 2, "applied", 1)) is not None
+
+
 async def test_the_way_up_is_full_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uplink, "UP_WAITING_BYTES_MAX", 1_000)
     up = Uplink("client", NOBODY, NOBODY, CATALOG.named, look_again, lambda: None)

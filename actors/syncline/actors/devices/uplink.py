@@ -65,7 +65,9 @@ class Uplink:
         self._moved = moved
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
-        self._out: dict[tuple[int, int], _Waiting] = {}
+        # By position and time, which a device may repeat: answers come in the order of the writes.
+        self._out: dict[tuple[int, int], deque[_Waiting]] = {}
+        self._out_count = 0
         self._out_bytes = 0
         self._news = asyncio.Event()
 
@@ -82,9 +84,14 @@ class Uplink:
 
     def decided(self, written: Written) -> WriteReceived | None:
         """The writer has answered; the transaction it is about."""
-        write = self._out.pop((written.lsn, written.ms), None)
-        if write is None:
+        key = written.lsn, written.ms
+        alike = self._out.get(key)
+        if alike is None:
             return None
+        write = alike.popleft()
+        if not alike:
+            del self._out[key]
+        self._out_count -= 1
         self._out_bytes -= write.size
         self._news.set()
         return write.event
@@ -100,7 +107,8 @@ class Uplink:
             ready = await self._made_ready(write.event)
             self._waiting.popleft()
             self._waiting_bytes -= write.size
-            self._out[(ready.lsn, ready.ms)] = write
+            self._out.setdefault((ready.lsn, ready.ms), deque()).append(write)
+            self._out_count += 1
             self._out_bytes += write.size
             self._moved()
             await self._writer.send(ready)
@@ -108,7 +116,7 @@ class Uplink:
     def _may_send(self) -> bool:
         if not self._waiting or not self._out:
             return bool(self._waiting)
-        return len(self._out) < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
+        return self._out_count < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
 
     async def _made_ready(self, event: WriteReceived) -> Write:
         lsn = int.from_bytes(event.lsn, "big")
