@@ -154,6 +154,16 @@ async def test_postgres_away_when_a_rejected_write_has_to_be_healed_closes_in_or
     await in_order(device)
 
 
+async def test_the_log_says_why_a_device_has_to_come_back_although_the_error_does_not(
+    scene: EdgeScene, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = await OneDevice.streaming(scene)
+    scene.database.away = TimeoutError()
+    device.subscribe()
+    await in_order(device)
+    assert "has to come back later: TimeoutError" in caplog.text
+
+
 async def test_a_device_that_has_to_start_over_is_told_nothing_before_that_is_certain(
     scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,7 +174,8 @@ class Device(Actor):
         try:
             yield
         except AWAY as error:
-            log.warning("device %s has to come back later: %s", self._client_id or self._connection.remote, error)
+            reason = str(error) or type(error).__name__  # a timeout says nothing of itself
+            log.warning("device %s has to come back later: %s", self._client_id or self._connection.remote, reason)
             self._close(TRY_AGAIN_LATER, "not possible at the moment, try again")
 
     # --- frames in ----------------------------------------------------------------------------------------------------
