@@ -19,7 +19,7 @@ from syncline.actors.cli import app
 from syncline.actors.config import SETTINGS, UNSUPPORTED
 from syncline.actors.devices.websocket import Limits
 from syncline.actors.postgres.slot import slot_name
-from syncline.proto import bounds, codec, errors, flow, server_session
+from syncline.proto import assembly, bounds, codec, errors, flow, holding, server_session
 
 EVERYWHERE = pytest.mark.parametrize("page", pages(), ids=name)
 CLI = typer.main.get_command(app)
@@ -176,6 +176,15 @@ def test_the_bounds_in_the_wire_reference_are_those_of_the_code() -> None:
         "a transaction, over any number of messages": (
             f"{server_session.TRANSACTION_LIMITS.ops_max:,} operations, "
             f"{server_session.TRANSACTION_LIMITS.bytes_max >> 20} MiB"
+        ),
+        "the same, in the memory of the service": (
+            f"{(server_session.TRANSACTION_LIMITS.memory_max or 0) >> 20} MiB: {assembly.OPERATION_MEMORY} bytes an "
+            f"operation, {assembly.CELL_MEMORY} a value, and {assembly.VALUE_MEMORY} and its length more "
+            "unless that is NULL"
+        ),
+        "transactions begun and not committed, of all devices": (
+            f"{holding.OPEN_BYTES_MAX >> 20} MiB of such memory; "
+            "beyond it the largest has its device come back later (1013)"
         ),
         "relations": f"{server_session.RELATIONS_MAX:,}",
         "shapes in a subscription": f"{codec.SHAPES_PER_SUBSCRIPTION_MAX:,}",

@@ -8,18 +8,28 @@ device has open at that moment: a delivery, a batch of rows that leave, addition
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from syncline.proto.errors import ErrorCode, ProtocolError, invalid
 from syncline.proto.ops import Begin, Commit
-from syncline.proto.values import Change, Delete, Insert, Relation, RowChange, Transaction, Update
+from syncline.proto.values import Change, Delete, Gone, Insert, Relation, Row, RowChange, Transaction, Update
+
+# What this interpreter takes for an operation and its place among others, and beside their own bytes for a cell, for
+# one that is not NULL, and for a tag.
+OPERATION_MEMORY: Final = 180
+CELL_MEMORY: Final = 8
+VALUE_MEMORY: Final = 40
+TAG_MEMORY: Final = 72
 
 
 @dataclass(frozen=True, slots=True)
 class TransactionLimits:
-    """How much of a transaction is held. ``bytes_max`` is its size on the wire."""
+    """How much of a transaction is held. ``bytes_max`` is its size on the wire, ``memory_max`` about what it takes
+    here, which may be ten times as much: see ``memory_of``."""
 
     ops_max: int
     bytes_max: int
+    memory_max: int | None = None
 
 
 class Assembler:
@@ -54,12 +64,18 @@ class Assembler:
         """Of the transaction under way, as far as ``arrived`` told."""
         return self._bytes
 
+    @property
+    def held(self) -> int:
+        """About the bytes of memory that the transaction under way takes, where that has a limit."""
+        return self._memory
+
     def clear(self) -> None:
         """Forget the pieces of an unfinished transaction."""
         self._begin: Begin | None = None
         self._changes: list[Change] = []
         self._count = 0
         self._bytes = 0
+        self._memory = 0
         self._excess = ""
 
     def begin(self, begin: Begin) -> None:
@@ -77,12 +93,22 @@ class Assembler:
             self._exceeds(f"a transaction of more than {self._limits.ops_max} operations", self._begin)
         if not self._excess:
             self._changes.append(change)
+            self._weigh(change, self._begin)
+
+    def _weigh(self, change: Change, begin: Begin) -> None:
+        memory_max = self._limits.memory_max
+        if memory_max is None or not isinstance(change, RowChange):
+            return
+        self._memory += memory_of(change)
+        if self._memory > memory_max:
+            self._exceeds(f"a transaction that takes more than {memory_max} bytes of memory", begin)
 
     def _exceeds(self, excess: str, begin: Begin) -> None:
         if not self._lets_go:
             raise invalid(excess, lsn=begin.lsn)
         self._excess = self._excess or excess
         self._changes.clear()
+        self._memory = 0
 
     def commit(self, commit: Commit) -> Transaction:
         """The whole transaction, without changes if it is beyond the limits. Raises ProtocolError outside one.
@@ -112,6 +138,21 @@ class Assembler:
         self._bytes += octets
         if self._bytes > self._limits.bytes_max:
             self._exceeds(f"a transaction of more than {self._limits.bytes_max} bytes", self._begin)
+
+
+def memory_of(change: RowChange) -> int:
+    """About how many bytes of memory ``change`` takes. A value of two bytes takes four on the wire, and fifty here."""
+    if isinstance(change, Update):
+        rows: tuple[Row, ...] = (change.row,) if change.old_row is None else (change.row, change.old_row)
+    else:
+        rows = (change.old_row if isinstance(change, Delete) else change.row,)
+    memory = OPERATION_MEMORY
+    for row in rows:
+        values = len(row) - row.count(None)
+        memory += CELL_MEMORY * len(row) + VALUE_MEMORY * values + sum(map(len, filter(None, row)))
+    if not isinstance(change, Gone):
+        memory += sum(TAG_MEMORY + len(tag) for tag in change.tags)
+    return memory
 
 
 @dataclass(slots=True)

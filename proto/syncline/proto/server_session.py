@@ -14,7 +14,7 @@ operations are dropped, and it is reported without them, to be refused in its pl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from google.protobuf.message import Message
@@ -34,6 +34,7 @@ from syncline.proto.events import (
     WriteStarted,
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
+from syncline.proto.holding import OpenTransactions
 from syncline.proto.ops import Begin, Commit, Op
 from syncline.proto.states import (
     ARROWS,
@@ -59,7 +60,7 @@ from syncline.proto.values import (
 
 # A device may have been offline for weeks and sends it all as one transaction, the published client in one message.
 FRAME_BYTES_MAX: Final = 64 << 20
-TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=500_000, bytes_max=128 << 20)
+TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=500_000, bytes_max=128 << 20, memory_max=384 << 20)
 # Far above the tables of any schema a device holds; a relation is a few kilobytes.
 RELATIONS_MAX: Final = 2048
 # Calls that wait for our answer. Devices send one at a time.
@@ -70,9 +71,15 @@ _START_WRITE_BODY: Final = b"\x12\x00\x32\x00"
 
 
 class ServerSession:
-    """One device's connection as its server sees it. Not reusable."""
+    """One device's connection as its server sees it. Not reusable.
 
-    def __init__(self) -> None:
+    ``open_transactions`` bounds what the unfinished ones of several devices take. Is this device's let go for it, no
+    write of its is read any more and ``on_let_go`` is called: it has to come again. ``close`` gives back what it holds.
+    """
+
+    def __init__(
+        self, open_transactions: OpenTransactions | None = None, on_let_go: Callable[[], None] = lambda: None
+    ) -> None:
         self.state = State.CONNECTING
         self.writes_started = False
         self._calls: dict[int, str] = {}
@@ -82,6 +89,26 @@ class ServerSession:
         self._device_relations: dict[int, Relation] = {}
         self._assembler = Assembler(TRANSACTION_LIMITS, lets_go=True)
         self._named_changes: list[tuple[Relation, RowChange]] = []
+        self._open_transactions = open_transactions or OpenTransactions()
+        self._on_let_go = on_let_go
+        self._has_let_go = False
+
+    def close(self) -> None:
+        """The connection has ended."""
+        self.state = State.CLOSED
+        self._forget()
+
+    def let_go(self) -> None:
+        """See the class; called by ``open_transactions``."""
+        self._has_let_go = True
+        self._forget()
+        self._on_let_go()
+
+    def _forget(self) -> None:
+        """The transaction under way."""
+        self._assembler.clear()
+        self._named_changes = []
+        self._open_transactions.holds(self, 0)
 
     # --- what the device says -----------------------------------------------------------------------------------------
 
@@ -108,8 +135,7 @@ class ServerSession:
             else:
                 yield self._receive(frame)
         except ProtocolError:
-            self.state = State.CLOSED
-            self._assembler.clear()
+            self.close()
             raise
 
     def error_frame(self, error: ProtocolError) -> bytes:
@@ -170,7 +196,7 @@ class ServerSession:
         self.state = target
         self._calls[request_id] = method
         if method == STOP:
-            self._assembler.clear()
+            self._forget()
         self._failed_call = None
         return event
 
@@ -198,6 +224,8 @@ class ServerSession:
             return
         whole = 0
         for ops, octets in codec.read_ops(frame[1:]):
+            if self._has_let_go:
+                return
             # A log may hold several transactions; all but the last are bounded by the size of one.
             if whole > TRANSACTION_LIMITS.ops_max:
                 raise invalid(f"transactions of more than {TRANSACTION_LIMITS.ops_max} operations in one message")
@@ -210,6 +238,7 @@ class ServerSession:
             self._assembler.arrived(octets)
             if self._assembler.excess:
                 self._named_changes.clear()
+            self._open_transactions.holds(self, self._assembler.held)
             yield events
 
     def _read_op(self, op: Op) -> WriteReceived | None:

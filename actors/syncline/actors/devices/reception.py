@@ -3,13 +3,14 @@ become messages here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.postgres.database import Database
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Ref
+from syncline.proto.holding import OpenTransactions
 
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
 FRAMES_WAITING_MAX = 16
@@ -59,6 +60,7 @@ class Surroundings:
     authenticator: Authenticator
     server_id: str
     shards: Shards
+    open_transactions: OpenTransactions = field(default_factory=OpenTransactions)
 
 
 class DeviceReceiver:
