@@ -16,12 +16,12 @@ from tests.tokens import insecure_token
 from syncline.client import open_db
 from syncline.proto import codec, events, server_session
 from syncline.proto.assembly import TransactionLimits
-from syncline.proto.values import Column, Insert, Relation
+from syncline.proto.values import Column, Gone, Insert, Relation, Transaction, Update
 
 NUMBERS = "CREATE TABLE numbers (id int4 PRIMARY KEY, n int4 NOT NULL CHECK (n >= 0))"
 RELATION = Relation(0, "public", "numbers", (Column("id", "INTEGER"), Column("n", "INTEGER")))
 # Parts of the service that count, made small where a test would need a minute to fill them.
-SMALL_HEALED = "syncline.actors.devices.device.HEALED_CHANGES_MAX"
+SMALL_HEALED = "syncline.actors.devices.healing.KEYS_MAX"
 
 
 def many(rows: range, n: bytes = b"1") -> bytes:
@@ -68,11 +68,11 @@ async def until_applied(postgres: asyncpg.Connection, rows: int) -> None:
     await until(applied)
 
 
-@pytest.mark.parametrize("beyond", ["the rows that an echo carries", "the operations of a transaction"])
+@pytest.mark.parametrize("beyond", ["the rows that are read at once", "the operations of a transaction"])
 async def test_a_device_of_ours_has_what_postgres_has_after_a_large_write_was_refused(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: str
 ) -> None:
-    if beyond == "the rows that an echo carries":
+    if beyond == "the rows that are read at once":
         monkeypatch.setattr(SMALL_HEALED, 2)
     else:
         monkeypatch.setattr(server_session, "TRANSACTION_LIMITS", TransactionLimits(ops_max=2, bytes_max=1 << 20))
@@ -93,6 +93,35 @@ async def test_a_device_of_ours_has_what_postgres_has_after_a_large_write_was_re
                 return here == there == [(1, 1), (4, 4)] and not db.status.pending_writes
 
             await until(agree)
+
+
+async def test_a_write_that_was_applied_and_comes_again_brings_all_its_rows_as_they_are(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SMALL_HEALED, 2)
+    ms = int(time.time() * 1000)
+    write = Transaction(ms, b"\x01", tuple(Insert(0, (b"%d" % row, b"1")) for row in range(1, 6)))
+    async with running(database, tmp_path, NUMBERS, ("numbers",)) as tree:
+        async with RawDevice.connected(tree.url) as device:
+            await device.start()
+            subscription = await device.subscribe("numbers")
+            for frame in device.session.write(write, {0: RELATION}):
+                await device.socket.send(frame)
+            await device.expect(events.TransactionReceived)
+            await tree.postgres.execute("UPDATE numbers SET n = 9 WHERE id = 4; DELETE FROM numbers WHERE id = 5")
+            await device.expect(events.TransactionReceived)
+        async with RawDevice.connected(tree.url, client_id=device.client_id) as again:
+            await again.socket.send(again.session.start(device.lsn, [subscription], None, "sqlite"))
+            await again.expect(events.StreamStarted)
+            for frame in again.session.write(write, {0: RELATION}):
+                await again.socket.send(frame)
+            while True:
+                echo = (await again.expect(events.TransactionReceived)).transaction
+                if echo.commit_ms == ms:
+                    break
+        values = [change.row for change in echo.changes if isinstance(change, Update)]
+        assert values == [(b"1", b"1"), (b"2", b"1"), (b"3", b"1"), (b"4", b"9")]
+        assert [change.row for change in echo.changes if isinstance(change, Gone)] == [(b"5", None)]
 
 
 async def test_the_published_client_is_told_to_begin_anew_after_a_large_write_was_refused(

@@ -90,7 +90,7 @@ def _(stack: ExitStack) -> None:
 @mutant("a repeated transaction is echoed without its rows")
 def _(stack: ExitStack) -> None:
     def note(original: Any, self: Outbound, echo: Any) -> None:
-        original(self, echo if echo.rejected else replace(echo, healed=()))
+        original(self, echo if echo.rejected else replace(echo, healed=(), rest=()))
 
     _method(stack, Outbound, "note_echo", note)
 

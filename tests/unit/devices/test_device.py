@@ -313,9 +313,10 @@ async def test_an_answer_to_an_earlier_follow_is_not_taken_for_the_newest(scene:
 # --- writes -----------------------------------------------------------------------------------------------------------
 
 
-async def written(scene: EdgeScene, device: OneDevice, number: int = 1) -> Write:
+async def written(scene: EdgeScene, device: OneDevice, number: int = 1, rows: int = 1) -> Write:
     """The device writes, and the writer gets it."""
-    transaction = Transaction(number, number.to_bytes(4, "big"), (Insert(0, (b"1", b"x", b"2")),))
+    inserts = tuple(Insert(0, (b"%d" % row, b"x", b"2")) for row in range(1, rows + 1))
+    transaction = Transaction(number, number.to_bytes(4, "big"), inserts)
     for frame in device.connection.client.write(transaction, {0: DEVICE_ITEMS}):
         device.say(frame)
     write = await scene.writer.next()
@@ -359,6 +360,23 @@ async def test_a_rejected_write_is_healed_with_the_row_or_by_taking_it_away(scen
         assert change == Update(ITEMS.id, now, None, ("postgres_1@9",))
     else:
         assert change == Gone(ITEMS.id, (b"1", None, None))
+
+
+async def test_a_large_write_that_was_applied_is_answered_with_its_rows_when_it_comes_again(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    write = await written(scene, device, rows=20_001)
+    device.ref.cast(Written(write.lsn, write.ms, "duplicate", WATERMARK))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    echo = (await device.connection.expect(events.TransactionReceived)).transaction
+    assert (echo.origin, echo.commit_ms) == ("client", 1)
+    assert [key for keys in scene.database.asked for key in keys] == [
+        (ITEMS.id, (b"%d" % n,)) for n in range(1, 20_002)
+    ]
+    assert max(map(len, scene.database.asked)) == 1_000
+    assert list(scene.database.known) == [SUBSCRIPTION]
+    assert device.connection.closed is None
 
 
 async def test_a_device_is_listened_to_while_the_rows_that_heal_it_are_read(scene: EdgeScene) -> None:

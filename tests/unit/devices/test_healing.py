@@ -10,15 +10,29 @@ from hypothesis import strategies as st
 from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES
 
 from syncline.actors.devices.outbound import Outbound
-from syncline.actors.devices.steps import Current, Follow, Heal, Healed, ReadCurrent, RowKey, Send, Shows, Step, Wait
+from syncline.actors.devices.steps import (
+    Current,
+    Delivered,
+    Delivery,
+    Follow,
+    Heal,
+    Healed,
+    ReadCurrent,
+    ReadImage,
+    RowKey,
+    Send,
+    Shows,
+    Step,
+    Wait,
+)
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin
-from syncline.proto.values import Insert, Update
+from syncline.proto.values import Gone, Insert, Update
 
-TABLE = TABLES["a"]
+TABLE, OTHER = TABLES["a"], TABLES["b"]
 
 
 class Stream:
@@ -34,6 +48,7 @@ class Stream:
         self.asked: list[tuple[object, int]] = []
         self.sent: list[tuple[int, tuple[bytes | None, ...]]] = []
         self.healed: list[tuple[int, list[int]]] = []
+        self.gone: list[RowKey] = []
         self.shown = True
         self.flushed = FIRST_LSN
         self._steps = self.outbound.steps()
@@ -66,6 +81,10 @@ class Stream:
             case Shows(snapshot, lsn):
                 self.asked.append((snapshot, lsn))
                 return self.shown
+            case ReadImage():
+                return None, 0
+            case Delivered():
+                return None
             case Send(messages):
                 for message in messages:
                     self._take(message)
@@ -76,6 +95,7 @@ class Stream:
     def _take(self, message: bytes) -> None:
         if message[:1] == b"\x09":
             begin, *changes, _ = codec.decode_ops(message[1:])
+            self.gone += [(change.relation_id, change.row) for change in changes if isinstance(change, Gone)]
             assert isinstance(begin, Begin)
             rows = tuple(change.row[0] for change in changes if isinstance(change, Insert | Update))
             self.sent.append((begin.commit_ms, rows))
@@ -133,14 +153,54 @@ def test_of_what_waits_only_one_reading_is_held(monkeypatch: pytest.MonkeyPatch)
     stream = Stream()
     for ms, keys in enumerate([(1, 2), (3,), (4, 5, 6, 7), (8,)], 1):
         stream.heal(ms, *keys)
-    sizes = []
     while len(stream.sent) < 4:
         stream.run()
-        sizes.append(len(stream.readings[-1]))
         stream.release(stream.flushed)
         stream.run()
-    assert sizes == [3, 4, 1]
+    assert [len(keys) for keys in stream.readings] == [3, 3, 1, 1]
     assert [ms for ms, _ in stream.sent] == [1, 2, 3, 4]
+
+
+def test_a_transaction_of_any_size_is_healed_by_readings_that_are_one_transaction_for_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 3)
+    stream = Stream()
+    stream.heal(1, *range(8))
+    stream.heal(2, 3)
+    stream.run()
+    stream.release(FIRST_LSN + 100, frame(FIRST_LSN + 100))
+    stream.run()
+    assert stream.healed[:1] == [(1, list(range(8)))]
+    assert [len(keys) for keys in stream.readings] == [3, 3, 2, 1]
+    assert [ms for ms, _ in stream.sent] == [1, FIRST_LSN + 100, 2]
+    assert [snapshot for snapshot, _ in stream.asked] == [1, 4], "a later snapshot shows no less"
+
+
+def test_rows_of_a_table_that_the_device_does_not_hold_go_away_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 2)
+    stream = Stream()
+    keys = tuple((OTHER.id, (b"%d" % number,)) for number in range(5))
+    stream.outbound.heal(Heal(FIRST_LSN, 1, keys, rejected=True, relations={OTHER.id: OTHER}))
+    stream.run()
+    stream.release(stream.flushed)
+    stream.run()
+    assert set(stream.readings) == {()}
+    assert stream.gone == list(keys)
+
+
+def test_rows_of_a_table_that_the_device_has_come_to_hold_meanwhile_are_read_after_all() -> None:
+    stream = Stream()
+    key = (OTHER.id, (b"5",))
+    stream.outbound.heal(Heal(FIRST_LSN, 1, (key,), rejected=True, relations={OTHER.id: OTHER}))
+    stream.run()
+    stream.outbound.deliver(Delivery(("t",), (("r", ("b",)),), {"b": OTHER}))
+    stream.run()
+    for _ in range(2):
+        stream.release(stream.flushed)
+        stream.run()
+    assert stream.readings == [(), (key,)]
+    assert (stream.healed, stream.gone) == ([(1, [5])], [])
 
 
 def test_rows_from_before_their_place_are_read_again_after_a_rest_and_frames_go_on() -> None:

@@ -35,7 +35,7 @@ IMAGE_TIMEOUT_S = 60.0
 
 
 class Carrier:
-    """For ``device``, whose socket is ``connection``. ``forget`` and ``send_away`` are for ``Forget`` and ``StartOver``.
+    """For ``device``, whose socket is ``connection``. ``forget`` and ``send_away``: for ``Forget`` and ``StartOver``.
 
     ``changed`` is set when something has happened to the outbound stream, ``drained`` when the socket has room again.
     ``generation``: the last one that was followed.

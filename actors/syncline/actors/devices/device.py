@@ -19,7 +19,6 @@ from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmi
 from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.bundler import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.carrying import Carrier
-from syncline.actors.devices.inbound import touched_keys
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import (
     Claim,
@@ -35,7 +34,6 @@ from syncline.actors.devices.starting import Places, StartRefused, plan_now, sta
 from syncline.actors.devices.steps import (
     Delivery,
     Echo,
-    Heal,
 )
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, check_room
 from syncline.actors.devices.uplink import Uplink
@@ -59,7 +57,6 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
-from syncline.proto.values import Compensation
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +66,6 @@ TRY_AGAIN_LATER = 1013
 REPLACED = 4001
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
-# Of a transaction whose rows go along with its echo.
-HEALED_CHANGES_MAX = 20_000
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, Refusal)
 
@@ -135,7 +130,7 @@ class Device(Actor):
                 case OwnPassed(lsn, commit_ms):
                     self._echo(Echo(lsn, commit_ms))
                 case Written():
-                    self._written(message)
+                    await self._written(message)
                 case _:
                     raise TypeError(f"a device does not understand {message!r}")
 
@@ -350,28 +345,20 @@ class Device(Actor):
         with self._retreating():
             await uplink.run()
 
-    def _written(self, written: Written) -> None:
+    async def _written(self, written: Written) -> None:
         assert self._uplink is not None, "answers come to what was sent"
         event = self._uplink.decided(written)
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "duplicate" and event is not None:
-            self._heal(event, written)
+            await self._heal(event, written, self._uplink)
         elif written.status == "rejected" and event is not None:
             log.warning("device %s: transaction %d rejected: %s", self._client_id, written.lsn, written.rejection)
-            self._heal(event, written)
+            await self._heal(event, written, self._uplink)
 
-    def _heal(self, event: WriteReceived, written: Written) -> None:
+    async def _heal(self, event: WriteReceived, written: Written, uplink: Uplink) -> None:
         if self._outbound is not None:
-            rejected = written.status == "rejected"
-            if event.excess or len(event.changes) > HEALED_CHANGES_MAX:
-                heal = Heal(written.position, written.ms, (), rejected, starts_over=True)
-            else:
-                keys = touched_keys(event.changes, self._around.database.table)
-                writes = tuple(change for change in event.changes if not isinstance(change[1], Compensation))
-                named_only = frozenset(keys) - frozenset(touched_keys(writes, self._around.database.table))
-                heal = Heal(written.position, written.ms, keys, rejected, named_only=named_only)
-            self._bounded(self._outbound.heal(heal))
+            self._bounded(self._outbound.heal(await uplink.heal_of(event, written)))
 
     def _heal_after(self, delay_s: float) -> None:
         self.send_after(delay_s, _HealAgain())

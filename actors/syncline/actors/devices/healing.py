@@ -11,16 +11,22 @@ what a snapshot sees may be ahead of the device's stream. So:
    and read again, after a pause; frames go on meanwhile.
 
 One reading is under way at a time. So of all that waits only the keys are held.
+
+A transaction that names more rows than one reading takes gets the rest while its echo is sent, reading by reading, and
+the device's stream rests until it is through: what comes next is not older than any of them. A snapshot that is taken
+later shows what the first one did, so that is asked of the first alone. Rows of tables that the device does not hold
+are not read: they go away, whatever they are like.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Iterable, Iterator
+from dataclasses import replace
 
-from syncline.actors.devices.steps import Current, Echo, Heal, ReadCurrent, Shows, Step
+from syncline.actors.devices.steps import Current, Echo, Heal, Healed, ReadCurrent, RowKey, Shows, Step
 
-# Of one reading; a transaction that names more is read by itself.
+# Of one reading; a transaction that names more has several of its own.
 KEYS_MAX = 1_000
 
 
@@ -32,6 +38,7 @@ class Healing:
         self._unsent = 0
         self._resting = False
         self._shown: tuple[Current, bool] | None = None  # the newest reading that was asked about
+        self._passed_over: frozenset[int] = frozenset()  # relation ids of which it read no rows
         self.waiting_bytes = 0
 
     def add(self, heal: Heal) -> None:
@@ -43,8 +50,9 @@ class Healing:
         """Whether it is time for the next reading."""
         return bool(self._waiting) and not self._unsent and not self._resting
 
-    def read(self, position: int) -> Generator[Step, object, list[Echo]]:
-        """Reads for as many as make one reading; their echoes. ``position``: where the device stands."""
+    def read(self, position: int, held: Collection[int]) -> Generator[Step, object, list[Echo]]:
+        """Reads for as many as make one reading; their echoes. ``position``: where the device stands. ``held``: the
+        relation ids it is subscribed to."""
         heals: list[Heal] = []
         keys = 0
         while self._waiting and (not heals or keys + len(self._waiting[0].keys) <= KEYS_MAX):
@@ -52,8 +60,9 @@ class Healing:
             self.waiting_bytes -= heal.size_bytes
             keys += len(heal.keys)
             heals.append(heal)
-        current = yield ReadCurrent(tuple(dict.fromkeys(key for heal in heals for key in heal.keys)))
-        assert isinstance(current, Current)
+        named = {relation_id for heal in heals for relation_id, _ in heal.keys}
+        self._passed_over = frozenset(named.difference(held))
+        current = yield from _read((key for heal in heals for key in heal.keys[:KEYS_MAX]), held)
         # What committed before a position in the WAL lies below it.
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
         self._unsent = len(heals)
@@ -62,20 +71,31 @@ class Healing:
             Echo(
                 at,
                 heal.commit_ms,
-                tuple(current.rows[key] for key in heal.keys if key in current.rows),
+                tuple(_healed(heal, heal.keys[:KEYS_MAX], current, held)),
                 heal.rejected,
                 heal,
                 current,
                 frozenset(key for key in heal.keys if last.get(key, -1) > number),
+                heal.keys[KEYS_MAX:],
             )
             for number, heal in enumerate(heals)
         ]
 
-    def shown(self, echo: Echo, heal: Heal) -> Generator[Step, object, bool]:
+    def read_rest(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, Echo]:
+        """``echo`` with the next of its rows, now that those before are sent."""
+        keys = echo.rest[:KEYS_MAX]
+        current = yield from _read(keys, held)
+        return replace(echo, healed=tuple(_healed(heal, keys, current, held)), rest=echo.rest[KEYS_MAX:])
+
+    def shown(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, bool]:
         """Whether ``echo``, whose place the stream has come to, may be sent. Else ``heal`` waits to be read again."""
         current = echo.current
         assert current is not None
-        if self._shown is None or self._shown[0] is not current:
+        if self._shown is not None and self._shown[0] is current:
+            pass
+        elif not self._passed_over.isdisjoint(held):
+            self._shown = current, False  # the device has come to hold a table since
+        else:
             answer = yield Shows(current.snapshot, echo.lsn)
             self._shown = current, answer is True
             self._resting = answer is not True
@@ -87,3 +107,18 @@ class Healing:
     def rested(self) -> None:
         """The pause after a reading that had to be thrown away is over."""
         self._resting = False
+
+
+def _read(keys: Iterable[RowKey], held: Collection[int]) -> Generator[Step, object, Current]:
+    # Nothing to read is asked for too: whoever heals a hundred thousand rows lets others have their turn.
+    current = yield ReadCurrent(tuple(dict.fromkeys(key for key in keys if key[0] in held)))
+    assert isinstance(current, Current)
+    return current
+
+
+def _healed(heal: Heal, keys: Iterable[RowKey], current: Current, held: Collection[int]) -> Iterator[Healed]:
+    for key in keys:
+        if key in current.rows:
+            yield current.rows[key]
+        elif key[0] not in held and key[0] in heal.relations:
+            yield Healed(heal.relations[key[0]], key[1], None)

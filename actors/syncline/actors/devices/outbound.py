@@ -168,6 +168,10 @@ class Outbound:
         return ECHO_BYTES * len(self._echoes) + self._healing.waiting_bytes
 
     @property
+    def _held(self) -> frozenset[int]:
+        return frozenset(relation.id for relation in self.shapes.values() if relation is not None)
+
+    @property
     def awaited_lsn(self) -> int | None:
         """An LSN whose release the device must be told of although it may hold nothing of it."""
         if self._delivering is not None and self._released < self.position:
@@ -186,7 +190,7 @@ class Outbound:
         self._gap = self.position < self._released
         while True:
             if self._healing.due:
-                for echo in (yield from self._healing.read(self.position)):
+                for echo in (yield from self._healing.read(self.position, self._held)):
                     self.note_echo(echo)
             elif self._deliveries:
                 self._delivering = self._deliveries[0]
@@ -295,22 +299,26 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
-            if echo.heal is not None and not (yield from self._healing.shown(echo, echo.heal)):
+            if echo.heal is not None and not (yield from self._healing.shown(echo, echo.heal, self._held)):
                 continue
             starts_over = echo.heal is not None and echo.heal.starts_over
             if starts_over:
                 # First: the echo takes from the device what would have it come back for more.
                 yield Forget()
-            if echo.healed:
-                # Their tables may be some that the device was never told of.
-                relations = {healed.relation.id: healed.relation for healed in echo.healed}
+            # Their tables may be some that the device was never told of.
+            relations = {healed.relation.id: healed.relation for healed in echo.healed}
+            if echo.rest and echo.heal is not None:
+                relations.update(echo.heal.relations)
+            if relations:
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
-            held = {relation.id for relation in self.shapes.values() if relation is not None}
-            yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes(held))
+            yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes(self._held), echo)
             if starts_over:
                 yield StartOver()
 
-    def _send_synthetic(self, commit_ms: int, origin: str, changes: tuple[Change, ...]) -> Steps:
+    def _send_synthetic(
+        self, commit_ms: int, origin: str, changes: tuple[Change, ...], echo: Echo | None = None
+    ) -> Steps:
+        """One transaction; ``echo``: what is left of it is read once ``changes`` have gone."""
         yield from self._await_window()
         self._synthetic_id = self._synthetic_id % SYNTHETIC_ID_MAX + 1
         self.window.sent(self._synthetic_id, self.position)
@@ -318,12 +326,17 @@ class Outbound:
         is_migration = any(isinstance(change, Migrate) for change in changes)
         bodies = [codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration)]
         size = 0
-        for change in changes:
-            bodies.append(codec.encode_ops((change,)))
-            size += len(bodies[-1])
-            if size >= MESSAGE_BYTES:
-                yield Send((codec.oplog_message(*bodies),))
-                bodies, size = [], 0
+        while True:
+            for change in changes:
+                bodies.append(codec.encode_ops((change,)))
+                size += len(bodies[-1])
+                if size >= MESSAGE_BYTES:
+                    yield Send((codec.oplog_message(*bodies),))
+                    bodies, size = [], 0
+            if echo is None or echo.heal is None or not echo.rest:
+                break
+            echo = yield from self._healing.read_rest(echo, echo.heal, self._held)
+            changes = echo.changes(self._held)
         yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
 
     # --- deliveries ---------------------------------------------------------------------------------------------------

@@ -66,9 +66,9 @@ class Heal:
     The rows it named (``keys``) go along with its echo as they are, for what the device shows may be its own guess of
     what comes out of both, and nothing else would set it right. Not before ``lsn``, from where on it counts as decided.
 
-    ``starts_over``: it named more rows than can go along. The device is sent away behind the echo, and reads its
-    subscriptions anew when it comes back. ``named_only``: the keys that it compensates and does not write, of which the
-    device holds nothing pending.
+    ``relations``: of the tables that the keys are of. ``named_only``: the keys that it compensates and does not write,
+    of which the device holds nothing pending. ``starts_over``: nobody can tell which rows it named. The device is sent
+    away behind the echo, and reads its subscriptions anew when it comes back.
     """
 
     lsn: int
@@ -77,6 +77,7 @@ class Heal:
     rejected: bool
     starts_over: bool = False
     named_only: frozenset[RowKey] = frozenset()
+    relations: Mapping[int, Relation] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -102,7 +103,8 @@ class Echo:
     What they mean to the device is decided when the echo is sent: by then it may hold other shapes. ``heal`` and
     ``current``: what the rows were read for, and with. ``later``: the rows that an echo of the same reading behind this
     one names too. They wait for it: they have its write in them, which the device still holds to be pending, and older
-    than what it is given here, as which it would win over what followed it.
+    than what it is given here, as which it would win over what followed it. ``rest``: rows it named that have not been
+    read yet; they are while it is sent, some at a time.
     """
 
     lsn: int
@@ -112,6 +114,7 @@ class Echo:
     heal: Heal | None = None
     current: Current | None = None
     later: frozenset[RowKey] = frozenset()
+    rest: tuple[RowKey, ...] = ()
 
     def changes(self, held: Collection[int]) -> tuple[RowChange, ...]:
         """What the echo does to a device that is subscribed to the relation ids ``held``."""

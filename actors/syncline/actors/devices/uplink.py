@@ -16,12 +16,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from syncline.actors.devices.inbound import Lookup, WriteRefused, accept
+from syncline.actors.devices.inbound import Lookup, WriteRefused, accept, touched_keys
+from syncline.actors.devices.outbound import ECHO_BYTES_MAX
+from syncline.actors.devices.steps import Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Delete
+from syncline.proto.values import Compensation, Delete
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
@@ -95,6 +97,26 @@ class Uplink:
         self._out_bytes -= write.size
         self._news.set()
         return write.event
+
+    async def heal_of(self, event: WriteReceived, written: Written) -> Heal:
+        """What sets the device right after ``event``, of which ``written`` tells that no frame brings it back."""
+        rejected = written.status == "rejected"
+        keys: dict[RowKey, None] = {}
+        wrote: set[RowKey] = set()
+        for start in range(0, len(event.changes), SLICE_OPERATIONS):
+            if start:
+                await asyncio.sleep(0)
+            part = event.changes[start : start + SLICE_OPERATIONS]
+            keys.update(dict.fromkeys(touched_keys(part, self._lookup)))
+            writes = tuple(change for change in part if not isinstance(change[1], Compensation))
+            wrote.update(touched_keys(writes, self._lookup))
+        tables = map(self._lookup, {relation.table for relation, _ in event.changes})
+        relations = {table.relation.id: table.relation for table in tables if table is not None}
+        named_only = frozenset(keys.keys() - wrote)
+        heal = Heal(written.position, written.ms, tuple(keys), rejected, named_only=named_only, relations=relations)
+        if event.excess or heal.size_bytes > ECHO_BYTES_MAX:
+            return Heal(written.position, written.ms, (), rejected, starts_over=True)
+        return heal
 
     async def run(self) -> None:
         """Sends, until cancelled. Raises ActorDown when there is no writer, and what ``look_again`` raises."""
