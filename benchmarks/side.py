@@ -33,7 +33,7 @@ class Side:
 @contextlib.asynccontextmanager
 async def beside(target: Callable[..., None], *arguments: object) -> AsyncIterator[Side]:
     """Runs ``target(pipe, *arguments)`` in a process of its own until the block ends."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # imports once, for all of them
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
     process.start()
