@@ -89,3 +89,28 @@ async def test_their_position_is_one_whose_transactions_they_show(database: str)
         await transaction.rollback()
         await busy.close()
         reading.terminate()
+
+
+async def test_rows_are_read_up_to_a_size_and_what_is_left_is_told(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.postgres.database.READING_BYTES_MAX", 250)
+    monkeypatch.setattr("syncline.actors.postgres.database.KEYS_AT_ONCE", 4)
+    async with scene(database, ITEMS + "; CREATE TABLE others (id int4 PRIMARY KEY)", "items", "others") as writes:
+        await writes.connection.execute("INSERT INTO items SELECT n, repeat('x', 99) FROM generate_series(1, 9) n")
+        await writes.connection.execute("UPDATE items SET body = repeat('x', 1000) WHERE id = 8")
+        reading = await connect(database, "test")
+        await reading.read()
+        items, others = writes.relids["items"], writes.relids["others"]
+        left: tuple[tuple[int, tuple[bytes | None, ...]], ...] = (
+            *((items, (b"%d" % n,)) for n in (3, 20, 1, 2, 21, 4, 8, 5)),
+            (others, (b"1",)),
+        )
+        portions = []
+        while left:
+            found = await reading.current_rows(left)
+            assert tuple((row.table.oid, row.key) for row in found.rows) + found.left == left
+            portions.append([row.key[0] for row in found.rows if row.row is not None])
+            left = found.left
+        assert portions == [[b"3", b"1", b"2"], [b"4", b"8"], [b"5"]]
+        reading.terminate()

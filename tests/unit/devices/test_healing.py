@@ -39,7 +39,7 @@ class Stream:
     """A device's way out. Rows are flushed one position after the last, and named by the number of their reading.
 
     ``sent``: (commit ms, its rows) of what came; ``healed``: (commit ms, the keys of those that heal). ``shown``:
-    whether the snapshots show what was streamed.
+    whether the snapshots show what was streamed. ``portion``: how many rows a reading brings at most.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,7 @@ class Stream:
         self.healed: list[tuple[int, list[int]]] = []
         self.gone: list[RowKey] = []
         self.shown = True
+        self.portion: int | None = None
         self.flushed = FIRST_LSN
         self._steps = self.outbound.steps()
         self._step: Step = next(self._steps)
@@ -77,7 +78,9 @@ class Stream:
                 self.flushed += 10
                 number = len(self.readings)
                 rows = {key: Healed(TABLE, key[1], (b"%d" % number, *key[1])) for key in keys}
-                return Current(rows, self.flushed, number)
+                left = frozenset(keys[self.portion :] if self.portion is not None else ())
+                rows = {key: row for key, row in rows.items() if key not in left}
+                return Current(rows, self.flushed, number, left)
             case Shows(snapshot, lsn):
                 self.asked.append((snapshot, lsn))
                 return self.shown
@@ -175,6 +178,17 @@ def test_a_transaction_of_any_size_is_healed_by_readings_that_are_one_transactio
     assert [len(keys) for keys in stream.readings] == [3, 3, 2, 1]
     assert [ms for ms, _ in stream.sent] == [1, FIRST_LSN + 100, 2]
     assert [snapshot for snapshot, _ in stream.asked] == [1, 4], "a later snapshot shows no less"
+
+
+def test_rows_that_are_too_much_for_one_reading_come_with_their_transactions_all_the_same() -> None:
+    stream = Stream()
+    stream.portion = 2
+    stream.heal(1, 1, 2, 3)
+    stream.heal(2, 4, 5, 1)
+    stream.run()
+    stream.release(stream.flushed)
+    stream.run()
+    assert stream.healed == [(1, [2, 3]), (2, [1, 4, 5])]
 
 
 def test_rows_of_a_table_that_the_device_does_not_hold_go_away_unread(monkeypatch: pytest.MonkeyPatch) -> None:

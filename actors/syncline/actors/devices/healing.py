@@ -76,7 +76,7 @@ class Healing:
                 heal,
                 current,
                 frozenset(key for key in heal.keys if last.get(key, -1) > number),
-                heal.keys[KEYS_MAX:],
+                _rest(heal.keys, current),
             )
             for number, heal in enumerate(heals)
         ]
@@ -85,7 +85,7 @@ class Healing:
         """``echo`` with the next of its rows, now that those before are sent."""
         keys = echo.rest[:KEYS_MAX]
         current = yield from _read(keys, held)
-        return replace(echo, healed=tuple(_healed(heal, keys, current, held)), rest=echo.rest[KEYS_MAX:])
+        return replace(echo, healed=tuple(_healed(heal, keys, current, held)), rest=_rest(echo.rest, current))
 
     def shown(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, bool]:
         """Whether ``echo``, whose place the stream has come to, may be sent. Else ``heal`` waits to be read again."""
@@ -114,6 +114,11 @@ def _read(keys: Iterable[RowKey], held: Collection[int]) -> Generator[Step, obje
     current = yield ReadCurrent(tuple(dict.fromkeys(key for key in keys if key[0] in held)))
     assert isinstance(current, Current)
     return current
+
+
+def _rest(keys: tuple[RowKey, ...], current: Current) -> tuple[RowKey, ...]:
+    """Of ``keys``, of which the first were asked for, those that are still to be read."""
+    return (*(key for key in keys[:KEYS_MAX] if key in current.left), *keys[KEYS_MAX:])
 
 
 def _healed(heal: Heal, keys: Iterable[RowKey], current: Current, held: Collection[int]) -> Iterator[Healed]:

@@ -32,7 +32,7 @@ class RowReader:
             (row.table.relation.id, row.key): Healed(row.table.relation, row.key, row.row, row.tags)
             for row in reading.rows
         }
-        return Current(rows, int(reading.position), reading.visibility)
+        return Current(rows, int(reading.position), reading.visibility, frozenset(reading.left))
 
     async def shows(self, snapshot: object, lsn: int) -> bool:
         """Whether the ``snapshot`` of a reading shows all that the stream has brought up to ``lsn``. Raises what a call

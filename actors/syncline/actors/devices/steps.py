@@ -88,11 +88,12 @@ class Heal:
 @dataclass(frozen=True, slots=True, eq=False)
 class Current:
     """Rows as one snapshot of Postgres shows them, and ``position``, up to which the WAL was flushed before it.
-    ``snapshot`` is what ``Shows`` asks about."""
+    ``snapshot`` is what ``Shows`` asks about. ``left``: keys of rows that would have been too much at once."""
 
     rows: Mapping[RowKey, Healed]
     position: int
     snapshot: object
+    left: frozenset[RowKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

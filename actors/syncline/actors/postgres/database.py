@@ -27,6 +27,7 @@ SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks
 QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
 CANCELLED_MAX = 1_000  # of a device's subscriptions
 KEYS_AT_ONCE = 1_000  # rows asked for in one query
+READING_BYTES_MAX = 8 << 20  # of rows read one by one; the last may be beyond it
 SEEN_EVERY = timedelta(hours=1)  # how exact last_seen is
 CLAIM_WAITS_MS = 100  # for another claim of the same client id, which takes a commit
 VISIBLE_PAUSE_S = 0.01
@@ -56,11 +57,13 @@ class CurrentRow:
 class Reading:
     """Rows as a snapshot of this ``visibility`` shows them. ``position``: the WAL was flushed up to there before it was
     taken. That does not say that it shows everything below: a commit is flushed some time before it is visible, with
-    synchronous standbys a long time. Who needs that asks the stream, which knows what lies below."""
+    synchronous standbys a long time. Who needs that asks the stream, which knows what lies below. ``left``: what was
+    asked for and would have been too much."""
 
     rows: tuple[CurrentRow, ...]
     position: Lsn
     visibility: Visibility
+    left: tuple[tuple[int, Key], ...] = ()
 
 
 class Database:
@@ -216,11 +219,14 @@ class Database:
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
-        """The rows with these (relation id, key) as one snapshot shows them. A table that is not synced is left out."""
+        """The rows with these (relation id, key) as one snapshot shows them. A table that is not synced is left out;
+        what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at least one row is read."""
         wanted: dict[int, list[Key]] = {}
         for relation_id, key in keys:
             wanted.setdefault(relation_id, []).append(key)
         rows: list[CurrentRow] = []
+        left: list[tuple[int, Key]] = []
+        room = READING_BYTES_MAX
         async with self.pool.acquire() as connection:
             position = Lsn.parse(await connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
             async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -229,12 +235,18 @@ class Database:
                     table = self.catalog.tables.get(relation_id)
                     for start in range(0, len(of_table) if table is not None else 0, KEYS_AT_ONCE):
                         assert table is not None
-                        rows += await _current_rows(connection, table, of_table[start : start + KEYS_AT_ONCE])
-        return Reading(tuple(rows), position, visibility)
+                        of_query = of_table[start : start + KEYS_AT_ONCE]
+                        found = await _current_rows(connection, table, of_query, room) if room > 0 else []
+                        rows += found
+                        left += [(relation_id, key) for key in of_query[len(found) :]]
+                        room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
+        return Reading(tuple(rows), position, visibility, tuple(left))
 
 
-async def _current_rows(connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key]) -> list[CurrentRow]:
-    """One for each key, in order."""
+async def _current_rows(
+    connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key], room: int
+) -> list[CurrentRow]:
+    """One for each key, in order, up to the one that fills ``room`` bytes."""
     found = [CurrentRow(table, key, None, ()) for key in keys]
     names, types = table.key_names, [table.types[name] for name in table.key_names]
     texts: list[list[str]] = [[] for _ in names]
@@ -260,11 +272,17 @@ async def _current_rows(connection: asyncpg.Connection, table: TableInfo, keys: 
     columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
     cells_sql = ", ".join(f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END" for column in columns)
     rows = await connection.fetch(
-        f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
+        "WITH found AS MATERIALIZED ("  # noqa: S608 - identifiers, quoted
+        f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "
         f"FROM unnest($1::int4[], {arrays}) AS w (place, {wanted}) JOIN {table.sql_name} t ON {matches} "
-        f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(names, 't')}",
+        f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(names, 't')}), "
+        "sized AS "
+        "(SELECT place, sum(octet_length(array_to_string(cells, ''))) OVER (ORDER BY place) AS upto FROM found), "
+        f"filled AS (SELECT min(place) AS last FROM sized WHERE upto >= ${len(names) + 2}::int8) "
+        "SELECT place, cells, tags, last FROM found CROSS JOIN filled WHERE last IS NULL OR place <= last",
         places,
         *texts,
+        room,
     )
     converters = [to_wire(column.type_name) for column in table.relation.columns]
     for row in rows:
@@ -275,7 +293,8 @@ async def _current_rows(connection: asyncpg.Connection, table: TableInfo, keys: 
         )
         place = row["place"]
         found[place] = CurrentRow(table, keys[place], wire, tuple(row["tags"] or UNTRACKED_TAGS))
-    return found
+    filled = rows[0]["last"] if rows else None
+    return found if filled is None else found[: filled + 1]
 
 
 async def connect(dsn: str, application_name: str) -> Database:
