@@ -27,6 +27,7 @@ import bisect
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from syncline.actors.devices.delivering import arriving, leaving
 from syncline.actors.devices.healing import Healing
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
@@ -37,7 +38,6 @@ from syncline.actors.devices.steps import (
     Forget,
     Heal,
     OpenLog,
-    ReadImage,
     ReadMore,
     Send,
     StartOver,
@@ -46,16 +46,16 @@ from syncline.actors.devices.steps import (
     Wait,
 )
 from syncline.actors.shapes.frames import Frame, lsn_bytes
-from syncline.actors.shapes.image import ImageChunk
 from syncline.proto import codec
 from syncline.proto.flow import Window
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Gone, Insert, Migrate, Relation
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
 # Frames are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
 MESSAGE_BYTES = 64 << 10
-# Echoes that wait, with the keys of the rows they still need: twice what a device may send in one transaction.
+# Echoes that wait, with the keys of the rows they still need. A transaction whose keys alone are more has its device
+# start over: 500,000 keys of a uuid are 40 MB.
 ECHO_BYTES_MAX = 64 << 20
 # Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
 SYNTHETIC_ID_MAX = 1 << 20
@@ -351,65 +351,9 @@ class Outbound:
         at = self._released_from_log()
         yield from self._read_log(upto=at)
         if delivery.requests:
-            yield from self._send_arriving(delivery, set(self.shapes), at)
+            yield from arriving(delivery, set(self.shapes), at)
         else:
-            yield from self._send_leaving(delivery, sorted(self.shapes.keys() - shapes.keys()), at)
+            gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
+            yield from leaving(delivery, gone, at)
         self._subscriptions, self.shapes = subscriptions, shapes
         yield Delivered(delivery, at)
-
-    def _send_arriving(self, delivery: Delivery, held: set[str], at: int) -> Steps:
-        # The relations go out again each time: read in one chunk with the subscribe answer, the npm client would
-        # otherwise start on the data before it knows the subscription.
-        shapes = dict.fromkeys(shape for _, requested in delivery.requests for shape in requested)
-        relations = [relation for shape in shapes if (relation := delivery.shapes[shape]) is not None]
-        yield Send(
-            (
-                *(codec.relation_message(relation) for relation in relations),
-                codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at)),
-            )
-        )
-        for request_id, requested in delivery.requests:
-            yield Send((codec.shape_data_begin(request_id),))
-            for shape in requested:
-                if shape not in held:
-                    held.add(shape)
-                    yield from self._send_image(shape, at)
-            yield Send((codec.shape_data_end(),))
-        yield Send((codec.subs_data_end(),))
-
-    def _send_image(self, shape: str, at: int) -> Steps:
-        cursor = 0
-        while True:
-            answer = yield ReadImage(shape, at, cursor)
-            assert isinstance(answer, tuple)
-            chunk, cursor = answer
-            if chunk is None:
-                return
-            if chunk.ops:
-                yield Send((codec.oplog_message(*chunk.ops),))
-
-    def _send_leaving(self, delivery: Delivery, leaving: list[str], at: int) -> Steps:
-        relations = [relation for shape in leaving if (relation := self.shapes[shape]) is not None]
-        yield Send(
-            (
-                *(codec.relation_message(relation) for relation in relations),
-                codec.unsubs_data_begin(delivery.subscription_ids, lsn_bytes(at)),
-            )
-        )
-        for shape in leaving:
-            relation = self.shapes[shape]
-            cursor = 0
-            while relation is not None:
-                answer = yield ReadImage(shape, at, cursor)
-                assert isinstance(answer, tuple)
-                chunk, cursor = answer
-                if chunk is None:
-                    break
-                gone = _gone_of(chunk, relation)
-                yield Send((codec.oplog_message(codec.encode_ops(gone)),))
-        yield Send((codec.unsubs_data_end(),))
-
-
-def _gone_of(chunk: ImageChunk, relation: Relation) -> tuple[Gone, ...]:
-    rows = (change.row for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert))
-    return tuple(Gone(relation.id, relation.key_row(relation.key_of(row))) for row in rows)
