@@ -148,3 +148,23 @@ async def test_the_published_client_is_told_to_begin_anew_after_a_large_write_wa
             return [tuple(row) for row in there] == [(1, 1), (5, 5)] and len(await ann.dump("numbers")) == 2
 
         await eventually(agree)
+
+
+async def test_the_published_client_has_what_postgres_has_after_a_write_of_more_rows_than_are_read_at_once_was_refused(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SMALL_HEALED, 2)
+    async with (
+        running(database, tmp_path, NUMBERS, ("numbers",)) as tree,
+        devices(tmp_path, tree.url, "ann") as [ann],
+    ):
+        await tree.postgres.execute("INSERT INTO numbers VALUES (1, 1), (2, 2), (3, 3)")
+        await ann.sync("numbers")
+        await ann.execute(("UPDATE numbers SET n = n - 2",), ("INSERT INTO numbers VALUES (4, 4), (5, 5)",))
+
+        async def agree() -> bool:
+            here = await ann.query("SELECT id, n FROM numbers ORDER BY id")
+            healed = [(row["id"], row["n"]) for row in here] == [(1, 1), (2, 2), (3, 3)]
+            return healed and bool(await rejections(tree.postgres))
+
+        await eventually(agree)
