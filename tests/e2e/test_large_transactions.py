@@ -10,6 +10,7 @@ import pytest
 from tests.integration.tree_scene import running, until
 from tests.npm.rig import devices, eventually
 from tests.npm.service import serving
+from tests.patience import PATIENCE_S
 from tests.rawdevice import RawDevice
 from tests.tokens import insecure_token
 
@@ -49,7 +50,8 @@ async def test_more_operations_than_the_service_takes_are_refused_in_their_place
         small = codec.encode_begin(now_ms + 1, b"\x02", None, None), many(range(7, 8)), codec.encode_commit(0, b"")
         await device.socket.send(codec.oplog_message(*small))
         while True:
-            echo = (await device.expect(events.TransactionReceived)).transaction
+            # Half a million operations take a dozen seconds, on a machine that does nothing else.
+            echo = (await device.expect(events.TransactionReceived, 5 * PATIENCE_S)).transaction
             if (echo.origin, echo.commit_ms) == (device.client_id, now_ms):
                 break
         assert echo.changes == ()
