@@ -34,9 +34,10 @@ class OutgoingRules:
         self._streaming = False
         self._relations: dict[int, Relation] = {}
         self._begin: Begin | None = None
-        # Calls of the device without an answer: the method by the request id, and what was subscribed to.
-        self._calls: dict[int, str] = {}
-        self._asked: dict[int, SubscribeRequested] = {}
+        # Calls of the device without an answer, in order, and what was subscribed to. A device that counts badly may
+        # use a request id again.
+        self._calls: list[tuple[str, int]] = []
+        self._asked: list[SubscribeRequested] = []
         # Deliveries that may come: the request ids each must have, None for one asked for on an earlier connection.
         self._owed: dict[str, AbstractSet[str] | None] = {}
         self._delivering = False
@@ -54,12 +55,12 @@ class OutgoingRules:
     def _heard_call(self, request: pb.SatRpcRequest) -> None:
         if request.method not in METHODS:
             return
-        self._calls[request.request_id] = request.method
+        self._calls.append((request.method, request.request_id))
         event = read_call(request.method, request.request_id, request.message)
         if isinstance(event, SubscribeRequested):
-            self._asked[request.request_id] = event
+            self._asked.append(event)
         elif isinstance(event, StartRequested):
-            self._owed = dict.fromkeys(event.subscription_ids)
+            self._owed.update(dict.fromkeys(event.subscription_ids))  # what was owed before may be on its way
 
     def check(self, frame: bytes) -> None:
         """The next frame that the server sends."""
@@ -117,10 +118,15 @@ class OutgoingRules:
 
     def _check_answer(self, response: pb.SatRpcResponse) -> None:
         method, request_id = response.method, response.request_id
-        if self._calls.pop(request_id, None) != method and response.WhichOneof("result") != "error":
+        is_error = response.WhichOneof("result") == "error"
+        if (method, request_id) in self._calls:
+            self._calls.remove((method, request_id))
+        elif not is_error:
             raise misuse(f"no {method} with id {request_id} waits for an answer")
-        asked = self._asked.pop(request_id, None)
-        if response.WhichOneof("result") == "error":
+        asked = next((event for event in self._asked if method == SUBSCRIBE and event.request_id == request_id), None)
+        if asked is not None:
+            self._asked.remove(asked)
+        if is_error:
             return
         if method == AUTHENTICATE:
             self._authenticated = True

@@ -181,3 +181,21 @@ def test_writes_are_asked_for_after_authentication_and_all_of_them() -> None:
 
 def test_only_a_call_that_waits_is_answered() -> None:
     never(streaming(), answer("subscribe", 3), "waits for an answer")
+
+
+def test_a_device_that_uses_a_request_id_again_is_answered_for_each_call() -> None:
+    rules = streaming()
+    for subscription in ("s1", "s2"):
+        rules.heard(codec.rpc_request("subscribe", 3, codec.subscribe_body(subscription, SHAPES)))
+    rules.heard(codec.rpc_request("unsubscribe", 3, b""))
+    allowed(rules, codec.relation_message(ITEMS), answer("subscribe", 3))
+    allowed(rules, BEGIN, shape("r1"), SHAPE_END, shape("r2"), SHAPE_END, END)
+    allowed(rules, answer("subscribe", 3), answer("unsubscribe", 3))
+    allowed(rules, codec.subs_data_begin("s2", b"10"), shape("r1"), SHAPE_END, shape("r2"), SHAPE_END, END)
+    never(rules, answer("subscribe", 3), "waits for an answer")
+
+
+def test_a_delivery_may_be_on_its_way_while_the_device_starts_once_more() -> None:
+    rules = subscribed()
+    rules.heard(codec.rpc_request("startReplication", 4, start_body(b"1", (), None, "sqlite", ())))
+    allowed(rules, BEGIN, shape("r1"), SHAPE_END, shape("r2"), SHAPE_END, END)
