@@ -12,9 +12,9 @@ what a snapshot sees may be ahead of the device's stream. So:
 
 One reading is under way at a time. So of all that waits only the keys are held.
 
-A transaction that names more rows than one reading takes gets the rest while its echo is sent, reading by reading, and
-the device's stream rests until it is through: what comes next is not older than any of them. A snapshot that is taken
-later shows what the first one did, so that is asked of the first alone. Rows of tables that the device does not hold
+A transaction is read in one snapshot, so that its rows are all of one place. Only what would be too many bytes at once
+is read later, while its echo is sent, and may be ahead of that place for as long as the frames behind it take; what the
+later snapshots show is asked of the first alone, for they show no less. Rows of tables that the device does not hold
 are not read: they go away, whatever they are like.
 """
 
@@ -26,7 +26,7 @@ from dataclasses import replace
 
 from syncline.actors.devices.steps import Current, Echo, Heal, Healed, ReadCurrent, RowKey, Shows, Step
 
-# Of one reading; a transaction that names more has several of its own.
+# Of one reading; a transaction that names more is read by itself.
 KEYS_MAX = 1_000
 
 
@@ -62,7 +62,7 @@ class Healing:
             heals.append(heal)
         named = {relation_id for heal in heals for relation_id, _ in heal.keys}
         self._passed_over = frozenset(named.difference(held))
-        current = yield from _read((key for heal in heals for key in heal.keys[:KEYS_MAX]), held)
+        current = yield from _read((key for heal in heals for key in heal.keys), held)
         # What committed before a position in the WAL lies below it.
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
         self._unsent = len(heals)
@@ -71,7 +71,7 @@ class Healing:
             Echo(
                 at,
                 heal.commit_ms,
-                tuple(_healed(heal, heal.keys[:KEYS_MAX], current, held)),
+                tuple(_healed(heal, heal.keys, current, held)),
                 heal.rejected,
                 heal,
                 current,
@@ -83,9 +83,8 @@ class Healing:
 
     def read_rest(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, Echo]:
         """``echo`` with the next of its rows, now that those before are sent."""
-        keys = echo.rest[:KEYS_MAX]
-        current = yield from _read(keys, held)
-        return replace(echo, healed=tuple(_healed(heal, keys, current, held)), rest=_rest(echo.rest, current))
+        current = yield from _read(echo.rest, held)
+        return replace(echo, healed=tuple(_healed(heal, echo.rest, current, held)), rest=_rest(echo.rest, current))
 
     def shown(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, bool]:
         """Whether ``echo``, whose place the stream has come to, may be sent. Else ``heal`` waits to be read again."""
@@ -117,8 +116,8 @@ def _read(keys: Iterable[RowKey], held: Collection[int]) -> Generator[Step, obje
 
 
 def _rest(keys: tuple[RowKey, ...], current: Current) -> tuple[RowKey, ...]:
-    """Of ``keys``, of which the first were asked for, those that are still to be read."""
-    return (*(key for key in keys[:KEYS_MAX] if key in current.left), *keys[KEYS_MAX:])
+    """Of ``keys``, which were asked for, those that are still to be read."""
+    return tuple(key for key in keys if key in current.left)
 
 
 def _healed(heal: Heal, keys: Iterable[RowKey], current: Current, held: Collection[int]) -> Iterator[Healed]:
