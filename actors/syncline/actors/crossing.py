@@ -20,7 +20,7 @@ from syncline.actors.postgres.transaction import (
     Truncated,
 )
 from syncline.actors.shapes.consumer import Piece
-from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.log import Record, record_fields
 from syncline.cluster import Form, Forms
 from syncline.proto.values import Delete, Insert, Update
 
@@ -104,22 +104,8 @@ def _piece(plain: Any) -> Piece:
     return Piece(_head(*head), _changes(changes), first, last)
 
 
-def _plain_record(record: Record) -> object:
-    return (
-        record.lsn,
-        record.commit_ms,
-        record.origin,
-        record.index,
-        record.last,
-        record.rows,
-        record.ops,
-        record.prelude,
-        record.truncates,
-    )
-
-
 FORMS: Final[Forms] = {
     TransactionChunk: Form(_plain_chunk, _chunk),
     Piece: Form(_plain_piece, _piece),
-    Record: Form(_plain_record, lambda plain: Record(*plain)),
+    Record: Form(record_fields, lambda plain: Record(*plain)),
 }

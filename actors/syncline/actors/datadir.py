@@ -25,6 +25,7 @@ from pathlib import Path
 
 import asyncpg
 
+from syncline.actors.postgres.bootstrap import read_meta, write_meta
 from syncline.actors.shapes.progress import read_progress
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,12 @@ async def new_lineage(connection: asyncpg.Connection, why: str = "the replicatio
 
     Subscriptions that a restored copy brought along are forgotten: their devices are told to start over.
     """
-    if await _read(connection, _LINEAGE) is not None:
+    if await read_meta(connection, _LINEAGE) is not None:
         log.warning("%s, so a new history begins here: devices fetch their tables anew, and then send what waits", why)
     async with connection.transaction():
         await connection.execute("DELETE FROM electric.subscriptions")
-        await _write(connection, _LINEAGE, uuid.uuid4().hex)
-        await _write(connection, _HISTORY, json.dumps(await read_history(connection)))
+        await write_meta(connection, _LINEAGE, uuid.uuid4().hex)
+        await write_meta(connection, _HISTORY, json.dumps(await read_history(connection)))
 
 
 async def read_history(connection: asyncpg.Connection) -> dict[str, str]:
@@ -81,15 +82,15 @@ async def shapes_folder(connection: asyncpg.Connection, data_dir: Path, server_i
     """The folder for the shapes of this database and slot, made if need be; those of its former slots are removed."""
     base = _in_a_name(server_id)
     shapes = data_dir / "shapes"
-    lineage = await _read(connection, _LINEAGE)
+    lineage = await read_meta(connection, _LINEAGE)
     if lineage is not None:
         why = await _another_history(connection, shapes / f"{base}.{_in_a_name(lineage)}")
         if why is not None:
             await new_lineage(connection, why)
-            lineage = await _read(connection, _LINEAGE)
+            lineage = await read_meta(connection, _LINEAGE)
     else:
         await new_lineage(connection)
-        lineage = await _read(connection, _LINEAGE)
+        lineage = await read_meta(connection, _LINEAGE)
     assert lineage is not None, "it was written just now"
     folder = shapes / f"{base}.{_in_a_name(lineage)}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ async def shapes_folder(connection: asyncpg.Connection, data_dir: Path, server_i
 async def _another_history(connection: asyncpg.Connection, folder: Path) -> str | None:
     """Why what ``folder`` holds, and devices were sent, is not of the history that ``connection`` sees; None if it may
     be. What was noted without being known is noted now."""
-    noted = json.loads(await _read(connection, _HISTORY) or "{}")
+    noted = json.loads(await read_meta(connection, _HISTORY) or "{}")
     now = await read_history(connection)
     for part, value in now.items():
         if value and noted.get(part) and noted[part] != value:
@@ -114,21 +115,8 @@ async def _another_history(connection: asyncpg.Connection, folder: Path) -> str 
     if ahead:
         return "Postgres was set back behind what is on this disk"
     if now != noted:
-        await _write(connection, _HISTORY, json.dumps({**noted, **{part: now[part] for part in now if now[part]}}))
+        await write_meta(connection, _HISTORY, json.dumps({**noted, **{part: now[part] for part in now if now[part]}}))
     return None
-
-
-async def _read(connection: asyncpg.Connection, key: str) -> str | None:
-    value: str | None = await connection.fetchval("SELECT value FROM electric.meta WHERE key = $1", key)
-    return value
-
-
-async def _write(connection: asyncpg.Connection, key: str, value: str) -> None:
-    await connection.execute(
-        "INSERT INTO electric.meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        key,
-        value,
-    )
 
 
 def _in_a_name(text: str) -> str:

@@ -107,9 +107,10 @@ class Uplink:
             if start:
                 await asyncio.sleep(0)
             part = event.changes[start : start + SLICE_OPERATIONS]
-            keys.update(dict.fromkeys(touched_keys(part, self._lookup)))
+            named = touched_keys(part, self._lookup)
+            keys.update(dict.fromkeys(named))
             writes = tuple(change for change in part if not isinstance(change[1], Compensation))
-            wrote.update(touched_keys(writes, self._lookup))
+            wrote.update(named if len(writes) == len(part) else touched_keys(writes, self._lookup))
         tables = map(self._lookup, {relation.table for relation, _ in event.changes})
         relations = {table.relation.id: table.relation for table in tables if table is not None}
         named_only = frozenset(keys.keys() - wrote)

@@ -97,18 +97,18 @@ async def _install(connection: asyncpg.Connection) -> ServerIdentity:
     for step in range(version, len(STEPS)):
         await connection.execute(sql_text(STEPS[step]))
     if version < len(STEPS):
-        await _set_meta(connection, "schema_version", str(len(STEPS)))
+        await write_meta(connection, "schema_version", str(len(STEPS)))
     await connection.execute(
         "INSERT INTO electric.meta (key, value) VALUES ('server_id', $1) ON CONFLICT (key) DO NOTHING",
         str(uuid.uuid4()),
     )
-    if await _meta(connection, "procedures") != procedures_digest():
+    if await read_meta(connection, "procedures") != procedures_digest():
         await connection.execute(DROP_ROUTINES)
         for name in PROCEDURES:
             await connection.execute(sql_text(name))
         await connection.execute("SELECT electric.generate_all()")
-        await _set_meta(connection, "procedures", procedures_digest())
-    server_id = await _meta(connection, "server_id")
+        await write_meta(connection, "procedures", procedures_digest())
+    server_id = await read_meta(connection, "server_id")
     assert server_id is not None
     return ServerIdentity(server_id, len(STEPS), postgres_version)
 
@@ -124,7 +124,7 @@ async def _installed_version(connection: asyncpg.Connection) -> int:
         PUBLICATION,
     )
     if meta:
-        text = await _meta(connection, "schema_version")
+        text = await read_meta(connection, "schema_version")
         if text is not None:
             return int(text)
     if schema:
@@ -142,12 +142,14 @@ async def _installed_version(connection: asyncpg.Connection) -> int:
     return 0
 
 
-async def _meta(connection: asyncpg.Connection, key: str) -> str | None:
+async def read_meta(connection: asyncpg.Connection, key: str) -> str | None:
+    """What ``electric.meta`` holds under ``key``. Raises what asyncpg raises."""
     value: str | None = await connection.fetchval("SELECT value FROM electric.meta WHERE key = $1", key)
     return value
 
 
-async def _set_meta(connection: asyncpg.Connection, key: str, value: str) -> None:
+async def write_meta(connection: asyncpg.Connection, key: str, value: str) -> None:
+    """``electric.meta`` holds ``value`` under ``key`` from now on. Raises what asyncpg raises."""
     await connection.execute(
         "INSERT INTO electric.meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         key,

@@ -48,20 +48,23 @@ class Record:
         return (self.lsn, self.index)
 
 
-def encode_record(record: Record) -> bytes:
-    body: bytes = msgpack.packb(
-        (
-            record.lsn,
-            record.commit_ms,
-            record.origin,
-            record.index,
-            record.last,
-            record.rows,
-            record.ops,
-            record.prelude,
-            record.truncates,
-        )
+def record_fields(record: Record) -> tuple[object, ...]:
+    """What ``Record`` is made of, in the order of its constructor, on disk and on links."""
+    return (
+        record.lsn,
+        record.commit_ms,
+        record.origin,
+        record.index,
+        record.last,
+        record.rows,
+        record.ops,
+        record.prelude,
+        record.truncates,
     )
+
+
+def encode_record(record: Record) -> bytes:
+    body: bytes = msgpack.packb(record_fields(record))
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
 
