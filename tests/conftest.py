@@ -41,7 +41,7 @@ def server_under_test(data_dir: Path, settings: Mapping[str, str]) -> EmbeddedPo
     """A server, not yet started, of the Postgres this run is for: see tests/postgres_majors.py."""
     try:
         return EmbeddedPostgres(data_dir, settings=settings, installation=installation_under_test())
-    except NoBuildError as error:
+    except NoBuildError as error:  # nobody builds it for this platform; one that cannot be fetched fails
         pytest.skip(str(error))
 
 

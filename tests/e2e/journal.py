@@ -105,6 +105,14 @@ class Scene:
             assert time.monotonic() - began < PATIENCE_S, [writer.db.status for writer in self.writers]
             await asyncio.sleep(0.05)
 
+    async def noticed(self) -> None:
+        """Waits until every device knows that it has no connection: what it writes now, it writes offline."""
+        async with asyncio.timeout(PATIENCE_S):
+            for writer in self.writers:
+                async for status in writer.db.status_changes():
+                    if not status.connected:
+                        break
+
     async def carried_out(self, more: int) -> None:
         """Waits until Postgres has carried out so many more of the devices' writes: what follows happens under load."""
         began = time.monotonic()

@@ -17,7 +17,6 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 
 ROUNDS = 3
 WRITES = 60
-PAUSE_S = 0.25
 
 
 async def test_the_service_is_killed_while_devices_write(database: str, tmp_path: Path) -> None:
@@ -25,7 +24,7 @@ async def test_the_service_is_killed_while_devices_write(database: str, tmp_path
         for _ in range(ROUNDS):
             await scene.carried_out(WRITES)
             await scene.service.kill()
-            await asyncio.sleep(PAUSE_S)
+            await scene.noticed()
             await scene.restart_service()
         await scene.carried_out(WRITES)
         for writer in scene.writers:

@@ -218,7 +218,7 @@ async def _raise_ranks(postgres: asyncpg.Connection, ended: asyncio.Event) -> No
         async with postgres.transaction():
             await postgres.execute("UPDATE items SET rank = rank + 1 WHERE id <= 100 OR id > 900")
             await postgres.execute("UPDATE totals SET rank = rank + 1")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # the client has to find time for queries in between, on a slow machine too
 
 
 async def _items(postgres: asyncpg.Connection, table: str = "items") -> dict[int, dict[str, object]]:

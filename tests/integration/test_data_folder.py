@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.conftest import drop_database
+from tests.patience import PATIENCE_S
 
 from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, read_history, shapes_folder
 from syncline.actors.postgres.bootstrap import bootstrap
@@ -26,12 +27,13 @@ SERVER = "00000000-0000-4000-8000-000000000001"
 @asynccontextmanager
 async def prepared(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a database that has a slot and one subscription of a device."""
-    while True:
-        try:
-            connection = await asyncpg.connect(dsn)
-            break
-        except asyncpg.CannotConnectNowError:  # a server that recovers
-            await asyncio.sleep(0.1)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                connection = await asyncpg.connect(dsn)
+                break
+            except asyncpg.CannotConnectNowError:  # a server that recovers says so until it has
+                await asyncio.sleep(0.1)
     try:
         await bootstrap(connection)
         if await slot_state(connection, slot_name("mine")) is None:

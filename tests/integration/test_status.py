@@ -13,11 +13,10 @@ import asyncpg
 import pytest
 from tests.integration.test_cli_faults import run
 from tests.integration.test_client_service import device, service_on
+from tests.npm.rig import eventually
 
 from syncline.actors.postgres.electrify import electrify
 from syncline.actors.service import Service
-
-PAUSE_S = 0.05
 
 
 def vitals(service: Service, path: str = "/api/status") -> dict[str, Any]:
@@ -32,11 +31,14 @@ def vitals(service: Service, path: str = "/api/status") -> dict[str, Any]:
 
 async def seen(service: Service, **wanted: Any) -> dict[str, Any]:
     """The vitals, as soon as they are as ``wanted``."""
-    while True:
+
+    async def as_wanted() -> dict[str, Any] | None:
         facts = await asyncio.to_thread(vitals, service)
-        if all(facts[name] == value for name, value in wanted.items()):
-            return facts
-        await asyncio.sleep(PAUSE_S)
+        return facts if all(facts[name] == value for name, value in wanted.items()) else None
+
+    facts = await eventually(as_wanted)
+    assert facts is not None
+    return facts
 
 
 async def test_writes_that_wait_for_an_operator_are_counted_with_what_postgres_says(
@@ -80,11 +82,13 @@ async def test_the_lag_is_what_the_slot_has_not_confirmed(
         await connection.execute("CREATE TABLE big AS SELECT n FROM generate_series(1, 100000) n")
         written = int(await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'") - start)
         assert written > 1_000_000
-        while True:
-            lag = (await asyncio.to_thread(vitals, service))["lag_bytes"]
-            if lag >= before + written:
-                break
-            await asyncio.sleep(PAUSE_S)
+
+        async def grown() -> int | None:
+            lag: int = (await asyncio.to_thread(vitals, service))["lag_bytes"]
+            return lag if lag >= before + written else None
+
+        lag = await eventually(grown)
+        assert lag is not None
         url = f"http://127.0.0.1:{service.port}"
         done = await asyncio.to_thread(run, "status", "--url", url, cwd=tmp_path, DATABASE_URL=database)
         for pattern in (r"([\d,]+) bytes of WAL not confirmed yet", r"in use, ([\d,]+) bytes not confirmed yet"):
