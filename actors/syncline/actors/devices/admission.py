@@ -10,7 +10,6 @@ from __future__ import annotations
 from syncline.actors.devices.auth import AuthError, Identity
 from syncline.actors.devices.reception import Surroundings
 from syncline.proto.errors import ErrorCode
-from syncline.proto.values import POSTGRES_ORIGIN
 
 FAILED = "authentication failed"
 ANOTHERS = "this client id belongs to another user: give each user a local database of their own"
@@ -31,7 +30,7 @@ async def admit(client_id: str, token: str, around: Surroundings, now_s: float) 
 
     Raises NotAdmitted, and what the database raises.
     """
-    identity = identify(client_id, token, around, now_s)
+    identity = _identify(token, around, now_s)
     if not await around.database.device_seen(client_id, identity.user_id, proven=identity.proven):
         reason = f"user {identity.user_id!r} came with the client id {client_id} of another user"
         raise NotAdmitted(ErrorCode.INVALID_REQUEST, ANOTHERS, reason)
@@ -40,18 +39,15 @@ async def admit(client_id: str, token: str, around: Surroundings, now_s: float) 
 
 def readmit(client_id: str, token: str, known: tuple[str, Identity], around: Surroundings, now_s: float) -> Identity:
     """A newer token on the connection of ``known``, a client id and its user. Raises NotAdmitted."""
-    identity = identify(client_id, token, around, now_s, renewal=True)
+    identity = _identify(token, around, now_s, renewal=True)
     if (client_id, identity.user_id) != (known[0], known[1].user_id):
         reason = "a renewed token must be for the same client and user"
         raise NotAdmitted(ErrorCode.INVALID_REQUEST, FAILED, reason)
     return identity
 
 
-def identify(client_id: str, token: str, around: Surroundings, now_s: float, *, renewal: bool = False) -> Identity:
+def _identify(token: str, around: Surroundings, now_s: float, *, renewal: bool = False) -> Identity:
     """Whom ``token`` names. Raises NotAdmitted."""
-    if "\0" in client_id or client_id == POSTGRES_ORIGIN:
-        reason = f"{client_id!r} is no client id: Postgres cannot hold it, or is called so itself"
-        raise NotAdmitted(ErrorCode.INVALID_REQUEST, FAILED, reason)
     try:
         return around.authenticator.authenticate(token, now_s)
     except AuthError as refused:
