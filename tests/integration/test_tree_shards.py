@@ -10,6 +10,8 @@ from tests.rawdevice import RawDevice
 
 from syncline.actors.names import REPLICATOR, ROUTER
 from syncline.actors.postgres.slot import slot_name, slot_state
+from syncline.actors.shapes.shard import DIALECTS
+from syncline.cluster.placement import place
 from syncline.cluster.testing import crash
 from syncline.proto.values import Insert, Update
 
@@ -55,7 +57,9 @@ async def test_the_tables_are_spread_and_a_transaction_over_all_of_them_arrives_
         assert written(device) == [[b"%d" % number] * len(TABLES) for number in range(20)]
         folders = [folder for folder in (tmp_path / "data").rglob("shard-*") if folder.is_dir()]
         assert sorted(folder.name for folder in folders) == list(NAMES)
-        assert sum(len([shape for shape in folder.iterdir() if shape.is_dir()]) > 0 for folder in folders) > 1
+        places = {shape.name: folder.name for folder in folders for shape in folder.iterdir() if shape.is_dir()}
+        assert len(places) == len(TABLES) + len(DIALECTS)
+        assert places == {shape: place(shape, NAMES) for shape in places}, "each lives where everybody looks for it"
 
 
 @pytest.mark.parametrize("name", [*NAMES, ROUTER, REPLICATOR])
