@@ -18,8 +18,8 @@ import asyncpg
 import pytest
 from tests.integration.write_scene import scene
 
-from syncline.actors.postgres.apply import RowOperation, Write
 from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.postgres.write import RowOperation, Write
 from syncline.actors.postgres.writer import WriteLoop, Written
 from syncline.cluster.clock import SystemClock
 from syncline.cluster.ref import Ref

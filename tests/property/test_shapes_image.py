@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.actors.shapes.image import EMPTY, Overlay, key_bytes, overlay_of
+from syncline.actors.shapes.image import EMPTY, ImageChunk, Overlay, key_bytes, overlay_of
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.store import ImageChunk
 from syncline.proto import codec
 from syncline.proto.values import Change, Column, Delete, Insert, Relation, Update
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from syncline.actors.shapes import segment as segment_module
 from syncline.actors.shapes import store as store_module
-from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Record
 from syncline.actors.shapes.shape import Shape
-from syncline.actors.shapes.store import END_OF_TRANSACTION, ImageChunk, ShapeStore
+from syncline.actors.shapes.store import ShapeStore
 
 SHAPE = Shape("table", "public", "items", 7, ("id",))
 

@@ -24,11 +24,12 @@ from syncline.actors.devices.device import Device
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
-from syncline.actors.postgres.apply import Decision, Write, WriteQueue
+from syncline.actors.postgres.apply import Decision, WriteQueue
 from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.replicator import Confirm
 from syncline.actors.postgres.transaction import TransactionChunk
+from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.router import AddRoute, Router, Streamed
 from syncline.actors.shapes.shape import Shape

@@ -18,8 +18,8 @@ from tests.unit.devices.edge_scene import (
 from syncline.actors.devices.bundler import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.device import Device
 from syncline.actors.names import GATEWAY, SHARD
-from syncline.actors.postgres.apply import Rejection, Write
 from syncline.actors.postgres.database import CurrentRow
+from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeGone, ShapeReady
 from syncline.actors.shapes.log import Page

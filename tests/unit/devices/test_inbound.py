@@ -8,7 +8,7 @@ import pytest
 from tests.unit.devices.edge_scene import CATALOG
 
 from syncline.actors.devices.inbound import WriteRefused, accept, touched_keys
-from syncline.actors.postgres.apply import RowOperation
+from syncline.actors.postgres.write import RowOperation
 from syncline.proto.values import Column, Compensation, Delete, Gone, Insert, Relation, RowChange, Update
 
 ITEMS = Relation(0, "public", "items", (Column("id", "INTEGER"), Column("body", "TEXT"), Column("n", "INTEGER")))

@@ -19,12 +19,9 @@ from syncline.actors.postgres.apply import (
     Batch,
     Held,
     Lane,
-    Rejection,
-    RowOperation,
-    Write,
     WriteQueue,
 )
-from syncline.actors.postgres.write import Encoded, encode_operations
+from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write, encode_operations
 from syncline.cluster.ref import Ref
 
 NOBODY = cast(Ref, object())

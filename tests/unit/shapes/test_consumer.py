@@ -26,9 +26,9 @@ from syncline.actors.shapes.consumer import (
     ShapeReady,
     TableGone,
 )
-from syncline.actors.shapes.image import key_bytes
-from syncline.actors.shapes.log import Page
-from syncline.actors.shapes.store import END_OF_TRANSACTION, ImageChunk, ShapeStore
+from syncline.actors.shapes.image import ImageChunk, key_bytes
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Page
+from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import ActorDown, Address, Context, Exit, ExitKind
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, crash, probe, spawn

@@ -14,6 +14,7 @@ from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, inser
 
 from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes.consumer import Join, ReadPage
+from syncline.actors.shapes.log import END_OF_TRANSACTION
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import (
     DIALECTS,
@@ -29,7 +30,6 @@ from syncline.actors.shapes.shard import (
     Watermark,
 )
 from syncline.actors.shapes.shards import Shards
-from syncline.actors.shapes.store import END_OF_TRANSACTION
 from syncline.cluster import Context, DynamicSupervisor, ExitKind
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren

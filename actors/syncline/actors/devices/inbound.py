@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from syncline.actors.postgres.apply import Rejection, RowOperation
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.typemap import from_wire
+from syncline.actors.postgres.write import Rejection, RowOperation
 from syncline.proto.values import Cell, Compensation, Delete, Gone, Insert, Key, Relation, Row, RowChange, Update
 
 # SQLSTATEs for what we refuse before Postgres sees it, so that a rejection reads the same whoever made it.

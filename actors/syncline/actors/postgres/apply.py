@@ -30,10 +30,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
-from syncline.actors.postgres.write import Rejection as Rejection
-from syncline.actors.postgres.write import RowOperation as RowOperation
-from syncline.actors.postgres.write import Write as Write
-from syncline.actors.postgres.write import encode_write, unstorable
+from syncline.actors.postgres.write import Rejection, Write, encode_write, unstorable
 
 if TYPE_CHECKING:
     from syncline.cluster.ref import Ref

@@ -31,12 +31,11 @@ from syncline.actors.postgres.apply import (
     Decision,
     Held,
     Lane,
-    Rejection,
     Status,
-    Write,
     WriteQueue,
 )
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
+from syncline.actors.postgres.write import Rejection, Write
 from syncline.cluster.actor import Actor
 from syncline.cluster.clock import Clock
 from syncline.cluster.spec import Exit, ExitKind

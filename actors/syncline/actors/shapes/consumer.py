@@ -19,8 +19,7 @@ import asyncpg
 from syncline.actors.postgres.snapshot import Snapshot
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.actors.shapes.frames import for_edges
-from syncline.actors.shapes.image import chunk_of
-from syncline.actors.shapes.imagefile import ImageChunk
+from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.readers import Readers
 from syncline.actors.shapes.shape import Shape

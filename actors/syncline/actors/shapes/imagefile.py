@@ -14,7 +14,7 @@ from pathlib import Path
 import msgpack
 
 from syncline.actors.shapes.disk import private
-from syncline.actors.shapes.image import ImageChunk as ImageChunk
+from syncline.actors.shapes.image import ImageChunk
 
 _CHUNK = struct.Struct("<II")
 

@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, Overlay, overlaying
-from syncline.actors.shapes.imagefile import ImageChunk
+from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, ImageChunk, Overlay, overlaying
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
 from syncline.proto.values import Relation

@@ -25,10 +25,9 @@ from itertools import takewhile
 from pathlib import Path
 
 from syncline.actors.shapes.disk import private, replace_file, sync_file
-from syncline.actors.shapes.imagefile import Image as Image
-from syncline.actors.shapes.imagefile import ImageChunk as ImageChunk
-from syncline.actors.shapes.log import END_OF_TRANSACTION as END_OF_TRANSACTION
-from syncline.actors.shapes.log import Page, Record, encode_record
+from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.imagefile import Image
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record, encode_record
 from syncline.actors.shapes.segment import Segment
 from syncline.actors.shapes.shape import Shape
 
