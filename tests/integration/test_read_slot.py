@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -13,6 +13,7 @@ from syncline.actors.postgres.bootstrap import PUBLICATION, bootstrap
 from syncline.actors.postgres.catalog import load_catalog
 from syncline.actors.postgres.slot import (
     PreconditionError,
+    SlotState,
     check_server,
     ensure_publication,
     ensure_slot,
@@ -66,6 +67,45 @@ async def test_servers_that_start_together_share_the_slot(app: asyncpg.Connectio
                 return (await ensure_slot(connection, name)).created
 
         assert sum(await asyncio.gather(*(ensure() for _ in range(3)))) == 1
+
+
+@pytest.mark.parametrize("maker_survives", [True, False])
+async def test_a_slot_that_another_is_still_making_is_waited_for(
+    app: asyncpg.Connection, database: str, maker_survives: bool
+) -> None:
+    name = "waited_" + await app.fetchval("SELECT current_database()")
+    async with (
+        asyncpg.create_pool(database, min_size=3) as pool,
+        pool.acquire() as maker,
+        pool.acquire() as watching,
+        pool.acquire() as running,
+    ):
+        async with asyncio.TaskGroup() as tasks, running.transaction():
+            await running.fetchval("SELECT txid_current()")  # making a slot waits for this transaction
+            making = tasks.create_task(outcome(ensure_slot(maker, name)))
+            state = await slot_state(watching, name)
+            while state is None or state.active_pid is None:
+                await asyncio.sleep(0.01)
+                state = await slot_state(watching, name)
+            second = tasks.create_task(ensure_slot(watching, name))
+            await asyncio.sleep(0.1)
+            assert not second.done()
+            if not maker_survives:
+                await app.execute("SELECT pg_terminate_backend($1)", state.active_pid)
+                assert isinstance(await making, asyncpg.PostgresError)
+        found, made = second.result(), making.result()
+        assert found.confirmed is not None
+        assert found.created is not maker_survives
+        if maker_survives:
+            assert isinstance(made, SlotState)
+            assert (made.created, made.confirmed) == (True, found.confirmed)
+
+
+async def outcome(making: Awaitable[SlotState]) -> SlotState | Exception:
+    try:
+        return await making
+    except Exception as cause:
+        return cause
 
 
 async def test_this_server_will_do(app: asyncpg.Connection) -> None:

@@ -6,6 +6,7 @@ of the server's own settings.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from syncline.actors.postgres.rowkey import quote_identifier
 
 SERVER_VERSION_MIN: Final = 140000  # 14: logical messages and pg_snapshot as we use them
 SLOT_NAME_CHARS_MAX: Final = 63
+BEING_MADE_POLL_S: Final = 0.05
 PLUGIN: Final = "pgoutput"
 
 _SERVER = """
@@ -32,6 +34,7 @@ SELECT current_setting('server_version_num')::int AS version,
 
 _SLOT = """
 SELECT slot_name, plugin, database = current_database() AS here, active, active_pid, wal_status,
+       slot_type = 'logical' AND active AND confirmed_flush_lsn IS NULL AS being_made,
        restart_lsn::text AS restart_lsn, confirmed_flush_lsn::text AS confirmed_lsn,
        CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn) END::bigint
            AS retained_bytes,
@@ -127,22 +130,13 @@ async def slot_state(connection: asyncpg.Connection, name: str) -> SlotState | N
 async def ensure_slot(connection: asyncpg.Connection, name: str) -> SlotState:
     """The slot, made if there is none. Raises PreconditionError when it cannot be made or used.
 
-    Making one waits for every transaction that is running at that moment to end.
+    Making one waits for every transaction that is running at that moment to end, whoever makes it.
     """
-    row = await connection.fetchrow(_SLOT, name)
-    created = row is None
-    if row is None:
-        try:
-            await connection.execute("SELECT pg_create_logical_replication_slot($1, $2)", name, PLUGIN)
-        except asyncpg.ConfigurationLimitExceededError as cause:
-            raise PreconditionError(
-                "all replication slots of the server are in use",
-                "raise max_replication_slots, or drop a slot nobody uses (see pg_replication_slots)",
-            ) from cause
-        except asyncpg.DuplicateObjectError:
-            created = False  # another of us was faster
-        row = await connection.fetchrow(_SLOT, name)
-        if row is None:
+    row, created = await _whole(connection, name), False
+    while row is None:
+        created = await _make(connection, name)
+        row = await _whole(connection, name)
+        if row is None and created:
             raise PreconditionError(f"slot {name} disappeared while it was made", "find out who drops it, and retry")
     if row["plugin"] != PLUGIN or not row["here"]:
         raise PreconditionError(
@@ -155,6 +149,29 @@ async def ensure_slot(connection: asyncpg.Connection, name: str) -> SlotState:
             "drop it with pg_drop_replication_slot; devices will start over from a new one",
         )
     return _state(row, created=created)
+
+
+async def _whole(connection: asyncpg.Connection, name: str) -> asyncpg.Record | None:
+    """The slot's row once nobody is making it any more: until then it has no position, at first not even a plugin."""
+    row = await connection.fetchrow(_SLOT, name)
+    while row is not None and row["being_made"]:
+        await asyncio.sleep(BEING_MADE_POLL_S)
+        row = await connection.fetchrow(_SLOT, name)
+    return row
+
+
+async def _make(connection: asyncpg.Connection, name: str) -> bool:
+    """Makes the slot; False if another of us was faster (whose making may still fail)."""
+    try:
+        await connection.execute("SELECT pg_create_logical_replication_slot($1, $2)", name, PLUGIN)
+    except asyncpg.ConfigurationLimitExceededError as cause:
+        raise PreconditionError(
+            "all replication slots of the server are in use",
+            "raise max_replication_slots, or drop a slot nobody uses (see pg_replication_slots)",
+        ) from cause
+    except asyncpg.DuplicateObjectError:
+        return False
+    return True
 
 
 async def ensure_publication(connection: asyncpg.Connection, name: str) -> None:
