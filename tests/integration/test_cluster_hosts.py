@@ -23,6 +23,7 @@ from syncline.cluster import (
     Down,
     ExitKind,
     Factory,
+    NameTaken,
     Overflow,
     Ref,
     Refusal,
@@ -356,6 +357,30 @@ async def test_a_full_link_pushes_back_and_recovers(unix_edge: Process) -> None:
         assert 0 < len(taken) <= 100
         await book.send(Note(1000))
         assert await book.call("numbers") == [*taken, 1000]
+
+
+async def test_facts_pass_a_full_link_and_nobody_is_taken_for_dead(unix_edge: Process) -> None:
+    limits = Limits(resend_bytes_max=20_000, resend_frames_max=100, ack_frames=10, ack_bytes=1000)
+    async with local_host(limits=limits) as origin:
+        book, watcher = origin.connect("edge", unix_edge.address).ref("book"), await probe(origin.context)
+        await book.call("pid")
+        while book.cast(Note(1)):
+            pass
+        watcher.monitor(book)
+        book.inform(Note(2))  # to a book it says nothing, but it must have arrived before what follows
+        book.stop()
+        down = await watcher.next()
+        assert isinstance(down, Down)
+        assert down.exit.kind is not ExitKind.UNREACHABLE
+
+
+async def test_a_name_that_lives_at_another_host_is_reached_like_any_other(unix_edge: Process) -> None:
+    async with local_host() as origin:
+        registry = origin.context.registry
+        registry.lives_at("book", origin.connect("edge", unix_edge.address).ref("book"))
+        assert await origin.ref("book").call("pid") == unix_edge.process.pid
+        with pytest.raises(NameTaken):
+            registry.register("book", (await probe(origin.context)).ref)
 
 
 async def test_a_root_that_gives_up_ends_its_host(tmp_path: Path) -> None:

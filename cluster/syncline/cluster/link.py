@@ -175,11 +175,12 @@ class Link:
         """Payloads accepted and not yet acknowledged."""
         return len(self._unacked) + len(self._waiting)
 
-    def send(self, payload: bytes) -> None:
-        """Accepts a payload, connected or not. Raises ``LinkFull``; ``ValueError`` if it can never be sent."""
+    def send(self, payload: bytes, *, beyond: bool = False) -> None:
+        """Accepts a payload, connected or not. Raises ``LinkFull``, unless it is small and may go ``beyond`` the bound;
+        ``ValueError`` if it can never be sent."""
         if len(payload) + 64 > self._limits.frame_bytes_max:
             raise ValueError(f"a payload of {len(payload)} bytes is beyond the limit {self._limits.frame_bytes_max}")
-        if not self.room:
+        if not self.room and not beyond:
             raise LinkFull(f"{self._resend_bytes} bytes in {self.unacked} frames wait for acknowledgement")
         self._sequence += 1
         self._waiting.append(_Outgoing(self._sequence, self.epoch, payload))

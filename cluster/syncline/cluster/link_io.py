@@ -126,13 +126,14 @@ class Links:
             peer.dial.cancel()
         peer.dial = asyncio.get_running_loop().create_task(self._keep_dialling(peer, address))
 
-    def offer(self, peer_id: str, payload: bytes) -> bool:
-        """Sends without waiting. ``False``: the peer is down or unknown, or the resend buffer is full."""
+    def offer(self, peer_id: str, payload: bytes, *, beyond: bool = False) -> bool:
+        """Sends without waiting. ``False``: the peer is down or unknown, or the resend buffer is full, which does not
+        hold back what may go ``beyond`` it."""
         peer = self.peers.get(peer_id)
         if peer is None or not peer.up or self._closed:
             return False
         try:
-            peer.link.send(payload)
+            peer.link.send(payload, beyond=beyond)
         except LinkFull:
             return False
         if not peer.flushing:  # once for all that is said in this turn of the loop

@@ -3,6 +3,8 @@
 A restarted actor has a new ref. Whoever talks to it over restarts therefore holds its name: ``Registry.ref(name)`` is
 a ref that looks the name up at each use. An actor started from a ``ChildSpec`` with a name holds that name exactly as
 long as it lives.
+
+A name may also be that of an actor on another host (``lives_at``). Whoever uses names does not know where anybody is.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ class Registry:
         if holder is not None and holder is not ref and holder.alive:
             raise NameTaken(f"{name!r} belongs to {holder.address}")
         self._refs[name] = ref
+
+    def lives_at(self, name: str, ref: Ref) -> None:
+        """``name`` is held on another host, where ``ref`` reaches whoever holds it at each use. Raises ``NameTaken``
+        when an actor of this host holds it."""
+        self.register(name, ref)
 
     def unregister(self, name: str, ref: Ref) -> None:
         """Frees ``name`` if ``ref`` holds it."""

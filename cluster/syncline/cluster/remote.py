@@ -17,6 +17,9 @@ peer is declared down or turns out to be restarted, everything asked of it ends 
 
 A call whose target has no room waits there in a task of its own, so that one slow actor never blocks the link for the
 others; how many can wait is bounded by the callers, each of whom waits here as well.
+
+A full link holds back what is work: CAST, SEND, CALL and the answers. Facts go beyond its bound, as they go beyond that
+of a mailbox: losing one would leave somebody waiting for ever.
 """
 
 from __future__ import annotations
@@ -130,7 +133,8 @@ class Remotes:
 
     def tell(self, peer_id: str, verb: int, *arguments: object) -> bool:
         """Writes one message without waiting. ``False``: not accepted. Raises ``WireError``."""
-        return self._links.offer(peer_id, self._wire.encode([verb, *arguments], self._address_of))
+        payload = self._wire.encode([verb, *arguments], self._address_of)
+        return self._links.offer(peer_id, payload, beyond=verb != CAST)
 
     async def ask(self, address: Address, verb: int, message: object, timeout_s: float | None) -> Any:
         """CALL or SEND, and what comes back."""
@@ -163,7 +167,7 @@ class Remotes:
         watching[id] = callback
         if not self.tell(peer_id, WATCH, id, address.target):
             del watching[id]
-            callback(Exit(ExitKind.UNREACHABLE, detail=f"{peer_id} is down or its link is full"))
+            callback(Exit(ExitKind.UNREACHABLE, detail=f"{peer_id} is down"))
             return lambda: None
 
         def cancel() -> None:
@@ -234,7 +238,7 @@ class Remotes:
 
         def ended(exit: Exit) -> None:
             watched.pop(id, None)
-            self._say(peer_id, END, id, exit)
+            self.tell(peer_id, END, id, exit)
 
         watched[id] = lambda: None
         cancel = self._target(target).on_end(ended)
@@ -261,14 +265,14 @@ class Remotes:
 
     def _tell_reply(self, peer_id: str, id: int, outcome: int, value: object) -> None:
         try:
-            self._say(peer_id, REPLY, id, outcome, value)
+            self._say(peer_id, id, outcome, value)
         except WireError as error:
             log.error("%s: an answer cannot cross the link: %s", self._context.host_id, error)
-            self._say(peer_id, REPLY, id, REFUSED, str(error))
+            self._say(peer_id, id, REFUSED, str(error))
 
-    def _say(self, peer_id: str, verb: int, *arguments: object) -> None:
-        """Like ``tell``, but a full link is waited for: an answer must not be lost while both hosts live."""
-        payload = self._wire.encode([verb, *arguments], self._address_of)
+    def _say(self, peer_id: str, id: int, outcome: int, value: object) -> None:
+        """A full link is waited for: an answer must not be lost while both hosts live."""
+        payload = self._wire.encode([REPLY, id, outcome, value], self._address_of)
         if not self._links.offer(peer_id, payload):
             self._go(self._say_later(peer_id, payload))
 
