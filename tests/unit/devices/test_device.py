@@ -18,6 +18,7 @@ from tests.unit.devices.edge_scene import (
 from syncline.actors.devices.bundler import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.device import Device
 from syncline.actors.names import GATEWAY, SHARD
+from syncline.actors.postgres.apply import Status
 from syncline.actors.postgres.database import CurrentRow
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.postgres.writer import Written
@@ -360,6 +361,26 @@ async def test_a_rejected_write_is_healed_with_the_row_or_by_taking_it_away(scen
         assert change == Update(ITEMS.id, now, None, ("postgres_1@9",))
     else:
         assert change == Gone(ITEMS.id, (b"1", None, None))
+
+
+@pytest.mark.parametrize(("second", "waits"), [(None, True), ("applied", False)])
+async def test_a_row_that_heals_waits_for_a_later_write_to_it_that_nobody_has_decided(
+    scene: EdgeScene, second: Status | None, waits: bool
+) -> None:
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    first, later = await written(scene, device, 1, rows=2), await written(scene, device, 2, rows=1)
+    scene.database.current = [
+        CurrentRow(CATALOG.tables[7], (id,), (id, b"now", b"3"), ("client@9",)) for id in (b"1", b"2")
+    ]
+    if second is not None:
+        device.ref.cast(Written(later.lsn, later.ms, second, WATERMARK))
+    device.ref.cast(Written(first.lsn, first.ms, "duplicate", WATERMARK))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    echo = (await device.connection.expect(events.TransactionReceived)).transaction
+    assert echo.commit_ms == 1
+    assert [change.row[0] for change in echo.changes] == [b"2"] if waits else [b"1", b"2"]
 
 
 async def test_a_large_write_that_was_applied_is_answered_with_its_rows_when_it_comes_again(scene: EdgeScene) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import enum
+import random
+from collections import deque
 from collections.abc import Sequence
 
 import pytest
@@ -24,10 +27,12 @@ from syncline.actors.devices.steps import (
     Shows,
     Step,
     Wait,
+    WrittenKeys,
 )
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.proto import codec
+from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin
 from syncline.proto.values import Gone, Insert, Update
@@ -39,7 +44,8 @@ class Stream:
     """A device's way out. Rows are flushed one position after the last, and named by the number of their reading.
 
     ``sent``: (commit ms, its rows) of what came; ``healed``: (commit ms, the keys of those that heal). ``shown``:
-    whether the snapshots show what was streamed. ``portion``: how many rows a reading brings at most.
+    whether the snapshots show what was streamed. ``portion``: how many rows a reading brings at most. ``counted``: the
+    times of the writes whose rows were asked for.
     """
 
     def __init__(self) -> None:
@@ -51,6 +57,8 @@ class Stream:
         self.gone: list[RowKey] = []
         self.shown = True
         self.portion: int | None = None
+        self.counted: list[int] = []
+        self._writes: dict[int, tuple[RowKey, ...]] = {}
         self.flushed = FIRST_LSN
         self._steps = self.outbound.steps()
         self._step: Step = next(self._steps)
@@ -58,6 +66,11 @@ class Stream:
 
     def heal(self, ms: int, *keys: int) -> bool:
         return self.outbound.heal(Heal(FIRST_LSN, ms, tuple(map(row_key, keys)), rejected=True))
+
+    def wrote(self, ms: int, *keys: int) -> None:
+        """The device has sent a transaction."""
+        self._writes[ms] = tuple(map(row_key, keys))
+        self.outbound.wrote(WriteReceived(ms, b"", ()))
 
     def release(self, upto: int, *frames: Frame) -> None:
         self.outbound.released(self.outbound.generation, frames, upto)
@@ -68,6 +81,14 @@ class Stream:
             self._step = self._steps.send(None)
         while not isinstance(self._step, Wait):
             self._step = self._steps.send(self._answer(self._step))
+
+    def until_sent(self, count: int) -> None:
+        """Until that many transactions have been sent; the stream comes by every place."""
+        for _ in range(2 * count):
+            self.run()
+            self.release(self.flushed)
+        self.run()
+        assert len(self.sent) == count
 
     def _answer(self, step: Step) -> object:
         match step:
@@ -84,6 +105,9 @@ class Stream:
             case Shows(snapshot, lsn):
                 self.asked.append((snapshot, lsn))
                 return self.shown
+            case WrittenKeys(write):
+                self.counted.append(write.commit_ms)
+                return self._writes[write.commit_ms]
             case ReadImage():
                 return None, 0
             case Delivered():
@@ -110,9 +134,11 @@ def row_key(number: int) -> RowKey:
     return TABLE.id, (b"%d" % number,)
 
 
-def frame(lsn: int) -> Frame:
-    body = begin_of(lsn, lsn, "postgres_1") + codec.encode_ops((Insert(TABLE.id, (b"frame",), ()),))
-    return Frame(lsn, lsn, "postgres_1", body + codec.encode_commit(lsn, lsn_bytes(lsn)))
+def frame(lsn: int, ms: int | None = None, origin: str = "postgres_1") -> Frame:
+    """A transaction; without ``ms`` its time is its LSN."""
+    ms = lsn if ms is None else ms
+    body = begin_of(lsn, ms, origin) + codec.encode_ops((Insert(TABLE.id, (b"frame",), ()),))
+    return Frame(lsn, ms, origin, body + codec.encode_commit(ms, lsn_bytes(lsn)))
 
 
 def test_the_rows_of_many_transactions_are_one_reading_and_come_at_its_place() -> None:
@@ -151,6 +177,90 @@ def test_a_row_that_a_later_transaction_only_compensates_does_not_wait_for_it() 
     assert stream.healed == [(1, [7]), (2, [7])]
 
 
+def test_a_row_waits_for_a_transaction_that_is_to_be_healed_by_a_later_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 2)
+    stream = Stream()
+    stream.heal(1, 1, 7)
+    stream.heal(2, 2)
+    stream.heal(3, 7)
+    stream.until_sent(3)
+    assert stream.healed == [(1, [1]), (2, [2]), (3, [7])]
+
+
+def test_a_row_waits_for_a_transaction_that_is_not_decided() -> None:
+    """Its answer is on the way, and a frame may have brought already what came of it and of what followed it."""
+    stream = Stream()
+    stream.wrote(1, 1, 7)
+    stream.wrote(2, 7)
+    stream.heal(1, 1, 7)
+    stream.until_sent(1)
+    assert stream.healed == [(1, [1])]
+    stream.heal(2, 7)
+    stream.until_sent(2)
+    assert stream.healed == [(1, [1]), (2, [7])]
+
+
+def test_a_row_does_not_wait_for_a_transaction_whose_frame_was_sent_before_it_counts_as_decided() -> None:
+    stream = Stream()
+    stream.wrote(1, 1, 7)
+    stream.wrote(2, 7)
+    stream.release(FIRST_LSN + 5, frame(FIRST_LSN + 5, 2, ME))
+    stream.heal(1, 1, 7)
+    stream.until_sent(2)
+    assert stream.healed[1:] == [(1, [1, 7])]
+
+
+def test_a_row_does_not_wait_for_a_transaction_that_crossed_its_own_frame() -> None:
+    """The device sent it again before it saw the frame. What comes of it is that it has been applied."""
+    stream = Stream()
+    stream.release(FIRST_LSN + 5, frame(FIRST_LSN + 5, 2, ME))
+    stream.wrote(1, 7)
+    stream.run()
+    stream.wrote(2, 7)
+    stream.heal(1, 7)
+    stream.heal(2, 7)
+    stream.until_sent(3)
+    assert stream.healed[1:] == [(1, [7]), (2, [7])]
+
+
+def test_a_row_does_not_wait_for_a_transaction_that_was_applied_by_now() -> None:
+    stream = Stream()
+    stream.wrote(1, 7)
+    stream.wrote(2, 7)
+    stream.outbound.applied(2)
+    stream.heal(1, 7)
+    stream.until_sent(1)
+    assert stream.healed == [(1, [7])]
+
+
+def test_a_row_that_was_read_again_comes_with_what_is_sent_last() -> None:
+    """What has to be read again is read behind what has come meanwhile."""
+    stream = Stream()
+    stream.shown = False
+    stream.heal(1, 7)
+    stream.run()
+    stream.heal(2, 7)
+    stream.release(stream.flushed)
+    stream.run()
+    stream.shown = True
+    stream.outbound.heal_again()
+    stream.until_sent(2)
+    assert stream.healed == [(2, []), (1, [7])]
+
+
+def test_nothing_is_asked_of_a_write_while_no_row_has_to_be_healed() -> None:
+    stream = Stream()
+    stream.wrote(1, 1)
+    stream.wrote(2, 7)
+    stream.release(FIRST_LSN + 5, frame(FIRST_LSN + 5, 1, ME))
+    stream.until_sent(1)
+    assert stream.counted == []
+    stream.wrote(3, 8)
+    stream.heal(3, 8)
+    stream.until_sent(2)
+    assert stream.counted == [2]
+
+
 def test_of_what_waits_only_one_reading_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 3)
     stream = Stream()
@@ -168,7 +278,7 @@ def test_a_transaction_of_any_size_is_healed_by_the_rows_of_one_snapshot(monkeyp
     monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 3)
     stream = Stream()
     stream.heal(1, *range(8))
-    stream.heal(2, 3)
+    stream.heal(2, 9)
     stream.run()
     stream.release(FIRST_LSN + 100, frame(FIRST_LSN + 100))
     stream.run()
@@ -242,6 +352,71 @@ def test_what_is_to_be_healed_and_never_acknowledged_is_bounded(monkeypatch: pyt
     within: Sequence[bool] = [stream.heal(ms, 1) for ms in range(1, 12)]
     assert within[0]
     assert not within[-1]
+
+
+class Fate(enum.IntEnum):
+    """What becomes of a write: in this order, but for those that are rejected."""
+
+    BELOW = 1  # a duplicate; its frame lies below the device's position
+    BEFORE = 2  # a duplicate; its frame is sent, before it comes or after
+    APPLIED = 3
+    REJECTED = 4
+
+
+def possible(writes: list[tuple[set[int], Fate]]) -> list[tuple[set[int], Fate]]:
+    order = iter(sorted(fate for _, fate in writes if fate is not Fate.REJECTED))
+    return [(keys, fate if fate is Fate.REJECTED else next(order)) for keys, fate in writes]
+
+
+@given(
+    writes=st.lists(st.tuples(st.sets(st.integers(1, 3), min_size=1), st.sampled_from(Fate)), min_size=1, max_size=6),
+    order=st.integers(0, 1 << 32),
+)
+def test_each_row_comes_with_the_last_of_the_writes_to_it_that_comes_back(
+    writes: list[tuple[set[int], Fate]], order: int
+) -> None:
+    writes, rng = possible(writes), random.Random(order)
+    streamed = [number for number, (_, fate) in enumerate(writes) if fate in (Fate.BEFORE, Fate.APPLIED)]
+    stream, lsn = Stream(), FIRST_LSN
+    sending, deciding, frames = deque(range(len(writes))), deque[int](), deque(streamed)
+    waiting: set[int] = set()  # sent, and neither applied nor come back
+    healed = 0
+    back: list[tuple[int, set[int]]] = []  # what came back, with its rows
+    while sending or deciding or frames or len(back) < len(streamed) + healed:
+        moves = ["pass", *["send"] * bool(sending), *["decide"] * bool(deciding)]
+        if frames and (writes[frames[0]][1] is Fate.BEFORE or frames[0] not in sending):
+            moves.append("frame")
+        match rng.choice(moves):
+            case "send":
+                deciding.append(sending.popleft())
+                stream.wrote(deciding[-1], *writes[deciding[-1]][0])
+                waiting |= {deciding[-1]} - {number for number, _ in back}
+            case "decide" if writes[deciding[0]][1] is Fate.APPLIED:
+                stream.outbound.applied(deciding[0])
+                waiting.discard(deciding.popleft())
+            case "decide":
+                stream.heal(deciding[0], *writes[deciding.popleft()][0])
+                healed += 1
+            case "frame":
+                lsn = max(lsn, stream.outbound.position) + 1
+                stream.release(lsn, frame(lsn, frames.popleft(), ME))
+            case _:
+                stream.release(max(stream.flushed, lsn))
+        stream.run()
+        for (number, rows), (_, keys) in zip(stream.sent[len(back) :], stream.healed[len(back) :], strict=True):
+            waiting.discard(number)
+            if rows == (b"frame",):
+                back.append((number, writes[number][0]))
+            else:
+                wait = {key for other in waiting for key in writes[other][0]}
+                assert set(keys) == writes[number][0] - wait
+                back.append((number, set(keys)))
+    first: dict[int, set[int]] = {}
+    for number, keys in back:
+        first.setdefault(number, keys)
+    for key in (1, 2, 3):
+        brought = [keys for number, keys in first.items() if key in writes[number][0]]
+        assert not brought or key in brought[-1], "nothing is left that could bring it"
 
 
 @given(

@@ -402,11 +402,11 @@ def test_a_repeated_transaction_brings_its_rows_in_held_tables_and_leaves_the_ot
     # A device that starts over merges what it is delivered with writes that are in there already.
     held, other = TABLES["a"], TABLES["b"]
     rows = (Healed(held, (b"1",), (b"1",)), Healed(held, (b"2",), None), Healed(other, (b"1",), (b"1",)))
-    assert Echo(9, 5, rows).changes({held.id}) == (
+    assert Echo(9, 5, rows).changes({held.id}, ()) == (
         Update(held.id, (b"1",), None, ()),
         Gone(held.id, (b"2",)),
     )
-    assert Echo(9, 5, rows, rejected=True).changes({held.id})[2] == Gone(other.id, (b"1",))
+    assert Echo(9, 5, rows, rejected=True).changes({held.id}, ())[2] == Gone(other.id, (b"1",))
 
 
 @pytest.mark.usefixtures("small")

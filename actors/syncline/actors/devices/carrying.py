@@ -24,6 +24,7 @@ from syncline.actors.devices.steps import (
     StartOver,
     Step,
     Wait,
+    WrittenKeys,
 )
 from syncline.actors.devices.websocket import Connection
 from syncline.actors.shapes.consumer import ReadRows
@@ -99,6 +100,8 @@ class Carrier:
                 return await self._rows.read(keys)
             case Shows(snapshot, lsn):
                 return await self._rows.shows(snapshot, lsn)
+            case WrittenKeys(write):
+                return await self._rows.written(write)
             case Forget():
                 await self._forget()
             case StartOver():

@@ -192,6 +192,8 @@ class Device(Actor):
             case WriteReceived():
                 if self._uplink is not None:
                     self._uplink.take(event)
+                if self._outbound is not None:
+                    self._outbound.wrote(event)
             case AckReceived(transaction_id=transaction_id):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._carrier.changed.set()
@@ -350,6 +352,8 @@ class Device(Actor):
         event = self._uplink.decided(written)
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
+        elif written.status == "applied" and self._outbound is not None:
+            self._outbound.applied(written.ms)
         elif written.status == "duplicate" and event is not None:
             await self._heal(event, written, self._uplink)
         elif written.status == "rejected" and event is not None:

@@ -16,6 +16,8 @@ A transaction is read in one snapshot, so that its rows are all of one place. On
 is read later, while its echo is sent, and may be ahead of that place for as long as the frames behind it take; what the
 later snapshots show is asked of the first alone, for they show no less. Rows of tables that the device does not hold
 are not read: they go away, whatever they are like.
+
+A row that several transactions name comes with one of them only: see ``unechoed``.
 """
 
 from __future__ import annotations
@@ -66,7 +68,6 @@ class Healing:
         # What committed before a position in the WAL lies below it.
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
         self._unsent = len(heals)
-        last = {key: number for number, heal in enumerate(heals) for key in heal.keys if key not in heal.named_only}
         return [
             Echo(
                 at,
@@ -75,10 +76,9 @@ class Healing:
                 heal.rejected,
                 heal,
                 current,
-                frozenset(key for key in heal.keys if last.get(key, -1) > number),
                 _rest(heal.keys, current),
             )
-            for number, heal in enumerate(heals)
+            for heal in heals
         ]
 
     def read_rest(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, Echo]:

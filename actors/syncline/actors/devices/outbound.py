@@ -44,9 +44,12 @@ from syncline.actors.devices.steps import (
     Steps,
     Subscriptions,
     Wait,
+    WrittenKeys,
 )
+from syncline.actors.devices.unechoed import Unechoed
 from syncline.actors.shapes.frames import Frame, lsn_bytes
 from syncline.proto import codec
+from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
 from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
 
@@ -98,6 +101,7 @@ class Outbound:
         self._delivering: Delivery | None = None
         self._echoes: list[Echo] = []
         self._healing = Healing()
+        self._unechoed = Unechoed()
         self._synthetic_id = 0
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -153,8 +157,17 @@ class Outbound:
         bisect.insort(self._echoes, echo, key=lambda other: other.lsn)
         return self._echo_bytes <= ECHO_BYTES_MAX
 
+    def wrote(self, write: WriteReceived) -> None:
+        """The device has sent a transaction. What becomes of it ``applied`` or ``heal`` will tell."""
+        self._unechoed.wrote(write)
+
+    def applied(self, commit_ms: int) -> None:
+        """A transaction of the device itself is in Postgres, which had not known it: the stream brings it back."""
+        self._unechoed.applied(commit_ms)
+
     def heal(self, heal: Heal) -> bool:
         """A transaction of this device comes back by itself, with its rows. False: as ``note_echo`` says."""
+        self._unechoed.heal(heal)
         self._healing.add(heal)
         return self._echo_bytes <= ECHO_BYTES_MAX
 
@@ -270,6 +283,7 @@ class Outbound:
         if frame.ends:
             self.position = frame.lsn
             if frame.origin == self.client_id:
+                self._unechoed.came_back(frame.commit_ms)
                 self._drop_echo(Echo(frame.lsn, frame.commit_ms))
         return frame.body or b""
 
@@ -311,9 +325,19 @@ class Outbound:
                 relations.update(echo.heal.relations)
             if relations:
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
-            yield from self._send_synthetic(echo.commit_ms, self.client_id, echo.changes(self._held), echo)
+            self._unechoed.came_back(echo.commit_ms)
+            if echo.healed or echo.rest:
+                yield from self._count_unechoed()
+            changes = echo.changes(self._held, self._unechoed)
+            yield from self._send_synthetic(echo.commit_ms, self.client_id, changes, echo)
             if starts_over:
                 yield StartOver()
+
+    def _count_unechoed(self) -> Steps:
+        while (write := self._unechoed.uncounted()) is not None:
+            keys = yield WrittenKeys(write)
+            assert isinstance(keys, tuple)
+            self._unechoed.count(write.commit_ms, keys)
 
     def _send_synthetic(
         self, commit_ms: int, origin: str, changes: tuple[Change, ...], echo: Echo | None = None
@@ -336,7 +360,7 @@ class Outbound:
             if echo is None or echo.heal is None or not echo.rest:
                 break
             echo = yield from self._healing.read_rest(echo, echo.heal, self._held)
-            changes = echo.changes(self._held)
+            changes = echo.changes(self._held, self._unechoed)
         yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
 
     # --- deliveries ---------------------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from syncline.actors.devices.steps import Current, Healed, RowKey
+from syncline.actors.devices.uplink import rows_of
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.router import ShownUpTo
 from syncline.cluster import Ref
+from syncline.proto.events import WriteReceived
 
 SHOWN_TIMEOUT_S = 60.0  # it waits its turn in the stream
 # Between two readings, when a commit under way may have changed the rows.
@@ -33,6 +35,11 @@ class RowReader:
             for row in reading.rows
         }
         return Current(rows, int(reading.position), reading.visibility, frozenset(reading.left))
+
+    async def written(self, write: WriteReceived) -> tuple[RowKey, ...]:
+        """The rows that ``write`` writes and does not merely compensate."""
+        _, written = await rows_of(write, self._database.table)
+        return tuple(written)
 
     async def shows(self, snapshot: object, lsn: int) -> bool:
         """Whether the ``snapshot`` of a reading shows all that the stream has brought up to ``lsn``. Raises what a call

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Container, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from syncline.proto.events import WriteReceived
 from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 
 RowKey: TypeAlias = tuple[int, Key]
@@ -102,10 +103,8 @@ class Echo:
     ``lsn``. ``rejected``: none of it is in Postgres; else it is, and only tables the device holds are of interest.
 
     What they mean to the device is decided when the echo is sent: by then it may hold other shapes. ``heal`` and
-    ``current``: what the rows were read for, and with. ``later``: the rows that an echo of the same reading behind this
-    one names too. They wait for it: they have its write in them, which the device still holds to be pending, and older
-    than what it is given here, as which it would win over what followed it. ``rest``: rows it named that have not been
-    read yet; they are while it is sent, some at a time.
+    ``current``: what the rows were read for, and with. ``rest``: rows it named that have not been read yet; they are
+    while it is sent, some at a time.
     """
 
     lsn: int
@@ -114,16 +113,16 @@ class Echo:
     rejected: bool = False
     heal: Heal | None = None
     current: Current | None = None
-    later: frozenset[RowKey] = frozenset()
     rest: tuple[RowKey, ...] = ()
 
-    def changes(self, held: Collection[int]) -> tuple[RowChange, ...]:
-        """What the echo does to a device that is subscribed to the relation ids ``held``."""
-        return tuple(row.change(held) for row in self.healed if self._brings(row, held))
+    def changes(self, held: Collection[int], unechoed: Container[RowKey]) -> tuple[RowChange, ...]:
+        """What the echo does to a device that is subscribed to the relation ids ``held``. ``unechoed``: the rows that
+        wait for another one."""
+        return tuple(row.change(held) for row in self.healed if self._brings(row, held, unechoed))
 
-    def _brings(self, row: Healed, held: Collection[int]) -> bool:
+    def _brings(self, row: Healed, held: Collection[int], unechoed: Container[RowKey]) -> bool:
         if row.relation.id in held:
-            return (row.relation.id, row.key) not in self.later
+            return (row.relation.id, row.key) not in unechoed
         return self.rejected
 
 
@@ -175,6 +174,13 @@ class Shows:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenKeys:
+    """Which rows does ``write`` write, and not merely compensate? Answer: a tuple of RowKey, each once."""
+
+    write: WriteReceived
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Messages for the socket, in order."""
 
@@ -206,6 +212,17 @@ class Wait:
 
 
 Step: TypeAlias = (
-    Follow | OpenLog | ReadMore | ReadImage | ReadCurrent | Shows | Send | Delivered | Forget | StartOver | Wait
+    Follow
+    | OpenLog
+    | ReadMore
+    | ReadImage
+    | ReadCurrent
+    | Shows
+    | WrittenKeys
+    | Send
+    | Delivered
+    | Forget
+    | StartOver
+    | Wait
 )
 Steps: TypeAlias = Generator[Step, object, None]

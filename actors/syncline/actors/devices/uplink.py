@@ -101,16 +101,7 @@ class Uplink:
     async def heal_of(self, event: WriteReceived, written: Written) -> Heal:
         """What sets the device right after ``event``, of which ``written`` tells that no frame brings it back."""
         rejected = written.status == "rejected"
-        keys: dict[RowKey, None] = {}
-        wrote: set[RowKey] = set()
-        for start in range(0, len(event.changes), SLICE_OPERATIONS):
-            if start:
-                await asyncio.sleep(0)
-            part = event.changes[start : start + SLICE_OPERATIONS]
-            named = touched_keys(part, self._lookup)
-            keys.update(dict.fromkeys(named))
-            writes = tuple(change for change in part if not isinstance(change[1], Compensation))
-            wrote.update(named if len(writes) == len(part) else touched_keys(writes, self._lookup))
+        keys, wrote = await rows_of(event, self._lookup)
         tables = map(self._lookup, {relation.table for relation, _ in event.changes})
         relations = {table.relation.id: table.relation for table in tables if table is not None}
         named_only = frozenset(keys.keys() - wrote)
@@ -163,6 +154,21 @@ class Uplink:
             pieces.append(encode_operations(changes))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))
+
+
+async def rows_of(event: WriteReceived, lookup: Lookup) -> tuple[dict[RowKey, None], set[RowKey]]:
+    """The rows that ``event`` names, in order, and those of them that it does not merely compensate."""
+    named: dict[RowKey, None] = {}
+    written: set[RowKey] = set()
+    for start in range(0, len(event.changes), SLICE_OPERATIONS):
+        if start:
+            await asyncio.sleep(0)
+        part = event.changes[start : start + SLICE_OPERATIONS]
+        keys = touched_keys(part, lookup)
+        named.update(dict.fromkeys(keys))
+        writes = tuple(change for change in part if not isinstance(change[1], Compensation))
+        written.update(keys if len(writes) == len(part) else touched_keys(writes, lookup))
+    return named, written
 
 
 def _size(event: WriteReceived) -> int:

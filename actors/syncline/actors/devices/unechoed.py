@@ -1,0 +1,91 @@
+"""Which rows a device still holds writes of its own to, as far as that is known here. Pure.
+
+A row that heals a device goes with the last of the device's writes to it that come back. Such a row has in it what is
+in Postgres, other writes of the device among it, but it comes under the time of the transaction that it heals. A device
+that still holds a later write to the row takes that write for newer than the row, although the row is what came out of
+it and of what followed: it would show its old value again until that write comes back too. Nothing is lost if the row
+waits. Whatever is counted here has not come back: be it applied, be it not, the frame or the echo that brings it back
+comes later and brings the row. If the connection ends before, the device has the write still, and sends it again.
+
+Known are the writes that the device has sent and nobody has decided, and those that are to be healed. One that has been
+applied is not waited for: its frame may have been sent before the answer came. Neither is one of which a frame has been
+sent, although the device sends it once more; the two cross each other when it comes back to what it had sent before.
+
+Nothing is done with a write until there is a row to be healed; then the rows are counted that each of them writes.
+"""
+
+from __future__ import annotations
+
+from syncline.actors.devices.steps import Heal, RowKey
+from syncline.proto.events import WriteReceived
+
+# Of the transactions that have come back and may be sent once more. Beyond it they are forgotten, and a row may wait
+# for one that is healed although it has come back.
+BACK_MAX = 5_000
+
+
+class Unechoed:
+    """The writes of one device during one stream, by their times, which name them in frames and echoes."""
+
+    def __init__(self) -> None:
+        self._uncounted: dict[int, WriteReceived | Heal] = {}
+        self._counted: dict[int, tuple[RowKey, ...]] = {}
+        self._writers: dict[RowKey, int] = {}
+        self._back: set[int] | None = set()  # None when none of them can be sent any more
+
+    def __contains__(self, key: object) -> bool:
+        """Whether one of those that are counted writes this row."""
+        return key in self._writers
+
+    def wrote(self, write: WriteReceived) -> None:
+        """The device has sent it."""
+        self._hold(write)
+
+    def applied(self, commit_ms: int) -> None:
+        """It was new to Postgres. So is all that the device sends from now on."""
+        self._drop(commit_ms)
+        self._back = None
+
+    def heal(self, heal: Heal) -> None:
+        """No frame brings it back."""
+        self._hold(heal)
+
+    def came_back(self, commit_ms: int) -> None:
+        """Its frame, or its echo, is sent."""
+        self._drop(commit_ms)
+        if self._back is not None:
+            if len(self._back) >= BACK_MAX:
+                self._back.clear()
+            self._back.add(commit_ms)
+
+    def uncounted(self) -> WriteReceived | None:
+        """A write for which ``count`` has to be called before all are counted."""
+        while self._uncounted:
+            commit_ms, held = self._uncounted.popitem()
+            self._uncounted[commit_ms] = held
+            if isinstance(held, WriteReceived):
+                return held
+            named_only = held.named_only
+            self.count(commit_ms, tuple(k for k in held.keys if k not in named_only) if named_only else held.keys)
+        return None
+
+    def count(self, commit_ms: int, keys: tuple[RowKey, ...]) -> None:
+        """The transaction writes these rows, each named once. Nothing happens if it has come back meanwhile."""
+        if self._uncounted.pop(commit_ms, None) is not None:
+            self._counted[commit_ms] = keys
+            for key in keys:
+                self._writers[key] = self._writers.get(key, 0) + 1
+
+    def _hold(self, held: WriteReceived | Heal) -> None:
+        self._drop(held.commit_ms)
+        if self._back is None or held.commit_ms not in self._back:
+            self._uncounted[held.commit_ms] = held
+
+    def _drop(self, commit_ms: int) -> None:
+        if self._uncounted.pop(commit_ms, None) is None:
+            for key in self._counted.pop(commit_ms, ()):
+                left = self._writers[key] - 1
+                if left:
+                    self._writers[key] = left
+                else:
+                    del self._writers[key]
