@@ -28,9 +28,10 @@ from syncline.actors.config import load
 from syncline.actors.demo.devices import DemoDevice, DeviceFailed
 from syncline.actors.demo.view import View, percentile
 from syncline.actors.faults import Fault
+from syncline.actors.front import ServiceGaveUp
 from syncline.actors.postgres.electrify import electrify
 from syncline.actors.postgres.embedded import EmbeddedPostgresError, copied_binaries
-from syncline.actors.service import Service, ServiceGaveUp
+from syncline.actors.service import Service
 
 SCHEMA = """
 CREATE TABLE projects (id uuid PRIMARY KEY, name text NOT NULL, owner text NOT NULL);

@@ -1,0 +1,69 @@
+"""What has to be true before the tree can start: Postgres there and set up for us, the slot, the folder for shapes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import asyncpg
+
+from syncline.actors.config import Config
+from syncline.actors.datadir import new_lineage, shapes_folder
+from syncline.actors.faults import database_fault, in_folder
+from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
+from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
+from syncline.actors.tree import PUBLICATION, Settings
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 10.0
+CONNECT_RETRY_S: Final = 1.0
+
+
+async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIdentity, Settings]:
+    """Makes ready the database at ``dsn``, the slot and the folder for shapes, over ``shards`` of them.
+
+    Waits as long as Postgres may yet come up. Raises Fault, PreconditionError, and what bootstrap raises.
+    """
+    connection = await first_connection(dsn)
+    try:
+        await check_server(connection)
+        identity = await bootstrap(connection)
+        await ensure_publication(connection, PUBLICATION)
+        database = await connection.fetchval("SELECT current_database()")
+        name = slot_name(database)
+        if await slot_state(connection, name) is None:
+            await new_lineage(connection)
+        slot = await ensure_slot(connection, name)
+        with in_folder(config.data_dir):
+            shapes_dir = await shapes_folder(connection, config.data_dir, identity.server_id)
+    finally:
+        await connection.close()
+    settings = Settings(
+        dsn=dsn,
+        slot=slot.name,
+        start_lsn=int(slot.done),
+        shapes_dir=shapes_dir,
+        server_id=config.instance_id or identity.server_id,
+        shards=shards,
+    )
+    return identity, settings
+
+
+async def first_connection(dsn: str) -> asyncpg.Connection:
+    """The first connection. Waits as long as Postgres may yet come up. Raises Fault."""
+    said = ""
+    while True:
+        try:
+            return await asyncpg.connect(
+                dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "syncline"}
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            fault = database_fault(error, dsn)
+            if not fault.passing:
+                raise fault from error
+            if str(fault) != said:
+                said = str(fault)
+                log.warning("%s; tried again every %.0f s", said, CONNECT_RETRY_S)
+            await asyncio.sleep(CONNECT_RETRY_S)
