@@ -363,24 +363,27 @@ async def test_a_rejected_write_is_healed_with_the_row_or_by_taking_it_away(scen
         assert change == Gone(ITEMS.id, (b"1", None, None))
 
 
-@pytest.mark.parametrize(("second", "waits"), [(None, True), ("applied", False)])
-async def test_a_row_that_heals_waits_for_a_later_write_to_it_that_nobody_has_decided(
-    scene: EdgeScene, second: Status | None, waits: bool
+@pytest.mark.parametrize(
+    ("rows", "status", "brought"),
+    [(1, None, [b"2"]), (1, "duplicate", [b"2"]), (1_001, "duplicate", []), (1, "applied", [b"1", b"2"])],
+)
+async def test_a_row_that_heals_waits_for_a_later_write_to_it_that_no_frame_has_brought(
+    scene: EdgeScene, rows: int, status: Status | None, brought: list[bytes]
 ) -> None:
     device = await OneDevice.streaming(scene)
     device.subscribe()
     await device.connection.expect(events.ShapeDataEnded)
-    first, later = await written(scene, device, 1, rows=2), await written(scene, device, 2, rows=1)
+    first, later = await written(scene, device, 1, rows=2), await written(scene, device, 2, rows)
     scene.database.current = [
         CurrentRow(CATALOG.tables[7], (id,), (id, b"now", b"3"), ("client@9",)) for id in (b"1", b"2")
     ]
-    if second is not None:
-        device.ref.cast(Written(later.lsn, later.ms, second, WATERMARK))
     device.ref.cast(Written(first.lsn, first.ms, "duplicate", WATERMARK))
+    if status is not None:
+        device.ref.cast(Written(later.lsn, later.ms, status, WATERMARK))
     device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
     echo = (await device.connection.expect(events.TransactionReceived)).transaction
     assert echo.commit_ms == 1
-    assert [change.row[0] for change in echo.changes] == [b"2"] if waits else [b"1", b"2"]
+    assert [change.row[0] for change in echo.changes] == brought
 
 
 async def test_a_large_write_that_was_applied_is_answered_with_its_rows_when_it_comes_again(scene: EdgeScene) -> None:

@@ -107,7 +107,7 @@ class Stream:
                 return self.shown
             case WrittenKeys(write):
                 self.counted.append(write.commit_ms)
-                return self._writes[write.commit_ms]
+                return set(write.keys if isinstance(write, Heal) else self._writes[write.commit_ms])
             case ReadImage():
                 return None, 0
             case Delivered():
@@ -198,6 +198,17 @@ def test_a_row_waits_for_a_transaction_that_is_not_decided() -> None:
     stream.heal(2, 7)
     stream.until_sent(2)
     assert stream.healed == [(1, [1]), (2, [7])]
+
+
+@pytest.mark.parametrize("counted_max", [1, 2])
+def test_rows_wait_for_a_large_transaction_too(monkeypatch: pytest.MonkeyPatch, counted_max: int) -> None:
+    monkeypatch.setattr("syncline.actors.devices.unechoed.COUNTED_MAX", counted_max)
+    stream = Stream()
+    stream.heal(1, 1, 7)
+    stream.heal(2, 2, 7)
+    stream.heal(3, 2, 1)
+    stream.until_sent(3)
+    assert stream.healed == [(1, []), (2, [7]), (3, [2, 1])]
 
 
 def test_a_row_does_not_wait_for_a_transaction_whose_frame_was_sent_before_it_counts_as_decided() -> None:

@@ -336,7 +336,7 @@ class Outbound:
     def _count_unechoed(self) -> Steps:
         while (write := self._unechoed.uncounted()) is not None:
             keys = yield WrittenKeys(write)
-            assert isinstance(keys, tuple)
+            assert isinstance(keys, set)
             self._unechoed.count(write.commit_ms, keys)
 
     def _send_synthetic(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
-from syncline.actors.devices.steps import Current, Healed, RowKey
+from syncline.actors.devices.steps import Current, Heal, Healed, RowKey
 from syncline.actors.devices.uplink import rows_of
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.snapshot import Visibility
@@ -12,6 +13,8 @@ from syncline.actors.shapes.router import ShownUpTo
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
 
+# Keys looked at in a stretch: some milliseconds.
+SLICE_KEYS = 5_000
 SHOWN_TIMEOUT_S = 60.0  # it waits its turn in the stream
 # Between two readings, when a commit under way may have changed the rows.
 PAUSE_FIRST_S = 0.01
@@ -36,10 +39,16 @@ class RowReader:
         }
         return Current(rows, int(reading.position), reading.visibility, frozenset(reading.left))
 
-    async def written(self, write: WriteReceived) -> tuple[RowKey, ...]:
+    async def written(self, write: WriteReceived | Heal) -> set[RowKey]:
         """The rows that ``write`` writes and does not merely compensate."""
-        _, written = await rows_of(write, self._database.table)
-        return tuple(written)
+        if isinstance(write, WriteReceived):
+            _, written = await rows_of(write, self._database.table)
+            return written
+        written = set()
+        for start in range(0, len(write.keys), SLICE_KEYS):
+            written.update(write.written(start, start + SLICE_KEYS))
+            await asyncio.sleep(0)
+        return written
 
     async def shows(self, snapshot: object, lsn: int) -> bool:
         """Whether the ``snapshot`` of a reading shows all that the stream has brought up to ``lsn``. Raises what a call

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Generator, Mapping
+from collections.abc import Collection, Container, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -79,6 +79,11 @@ class Heal:
     starts_over: bool = False
     named_only: frozenset[RowKey] = frozenset()
     relations: Mapping[int, Relation] = field(default_factory=dict)
+
+    def written(self, start: int, end: int) -> Iterable[RowKey]:
+        """Of a part of ``keys`` those of rows that it writes."""
+        part = self.keys[start:end]
+        return (key for key in part if key not in self.named_only) if self.named_only else part
 
     @property
     def size_bytes(self) -> int:
@@ -175,9 +180,9 @@ class Shows:
 
 @dataclass(frozen=True, slots=True)
 class WrittenKeys:
-    """Which rows does ``write`` write, and not merely compensate? Answer: a tuple of RowKey, each once."""
+    """Which rows does ``write`` write, and not merely compensate? Answer: a set of RowKey."""
 
-    write: WriteReceived
+    write: WriteReceived | Heal
 
 
 @dataclass(frozen=True, slots=True)

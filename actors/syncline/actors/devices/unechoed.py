@@ -22,6 +22,9 @@ from syncline.proto.events import WriteReceived
 # Of the transactions that have come back and may be sent once more. Beyond it they are forgotten, and a row may wait
 # for one that is healed although it has come back.
 BACK_MAX = 5_000
+# The rows of a larger transaction are not counted one by one: they are a set of its own, which is made in slices and
+# dropped at once, so nobody else in this process waits for it.
+COUNTED_MAX = 1_000
 
 
 class Unechoed:
@@ -30,12 +33,13 @@ class Unechoed:
     def __init__(self) -> None:
         self._uncounted: dict[int, WriteReceived | Heal] = {}
         self._counted: dict[int, tuple[RowKey, ...]] = {}
-        self._writers: dict[RowKey, int] = {}
+        self._writers: dict[RowKey, int] = {}  # how many of these write a row
+        self._large: dict[int, set[RowKey]] = {}
         self._back: set[int] | None = set()  # None when none of them can be sent any more
 
     def __contains__(self, key: object) -> bool:
         """Whether one of those that are counted writes this row."""
-        return key in self._writers
+        return key in self._writers or any(key in keys for keys in self._large.values())
 
     def wrote(self, write: WriteReceived) -> None:
         """The device has sent it."""
@@ -58,21 +62,24 @@ class Unechoed:
                 self._back.clear()
             self._back.add(commit_ms)
 
-    def uncounted(self) -> WriteReceived | None:
+    def uncounted(self) -> WriteReceived | Heal | None:
         """A write for which ``count`` has to be called before all are counted."""
         while self._uncounted:
             commit_ms, held = self._uncounted.popitem()
             self._uncounted[commit_ms] = held
-            if isinstance(held, WriteReceived):
+            if isinstance(held, WriteReceived) or len(held.keys) > COUNTED_MAX:
                 return held
-            named_only = held.named_only
-            self.count(commit_ms, tuple(k for k in held.keys if k not in named_only) if named_only else held.keys)
+            self.count(commit_ms, set(held.written(0, COUNTED_MAX)))
         return None
 
-    def count(self, commit_ms: int, keys: tuple[RowKey, ...]) -> None:
-        """The transaction writes these rows, each named once. Nothing happens if it has come back meanwhile."""
-        if self._uncounted.pop(commit_ms, None) is not None:
-            self._counted[commit_ms] = keys
+    def count(self, commit_ms: int, keys: set[RowKey]) -> None:
+        """The transaction writes these rows. Nothing happens if it has come back meanwhile."""
+        if self._uncounted.pop(commit_ms, None) is None:
+            return
+        if len(keys) > COUNTED_MAX:
+            self._large[commit_ms] = keys
+        else:
+            self._counted[commit_ms] = tuple(keys)
             for key in keys:
                 self._writers[key] = self._writers.get(key, 0) + 1
 
@@ -82,7 +89,7 @@ class Unechoed:
             self._uncounted[held.commit_ms] = held
 
     def _drop(self, commit_ms: int) -> None:
-        if self._uncounted.pop(commit_ms, None) is None:
+        if self._uncounted.pop(commit_ms, None) is None and self._large.pop(commit_ms, None) is None:
             for key in self._counted.pop(commit_ms, ()):
                 left = self._writers[key] - 1
                 if left:
