@@ -16,6 +16,7 @@ from tests.rawdevice import RawDevice
 
 from syncline.actors.postgres.database import POOL_CONNECTIONS_MAX, Database, connect
 from syncline.proto import events
+from syncline.proto.values import ShapeRequest
 
 MORE_THAN_THE_POOL = POOL_CONNECTIONS_MAX + 1
 
@@ -88,6 +89,34 @@ async def test_when_a_device_was_seen_is_noted_unless_its_row_is_locked(database
             assert not await seen_just_now(s.connection, "phone")
         assert await devices.device_seen("phone", "ann", proven=proven)
         assert await seen_just_now(s.connection, "phone")
+
+
+async def test_those_who_come_at_once_are_each_told_what_is_theirs(database: str) -> None:
+    """What is asked about many devices is asked in one query."""
+    phones = [f"phone {number}" for number in range(30)]
+    wish = ShapeRequest("wish", "items")
+    async with scene(database) as s, reading(database) as devices:
+        for phone in phones:
+            assert await devices.device_seen(phone, f"user of {phone}", proven=True)
+            await devices.add_subscription(phone, f"all of {phone}", [wish])
+        await s.connection.execute("UPDATE electric.clients SET last_seen = now() - interval '1 day'")
+        async with writing_for(database, phones[3]):
+            own, others, subscriptions, new = await asyncio.gather(
+                asyncio.gather(*(devices.device_seen(phone, f"user of {phone}", proven=True) for phone in phones)),
+                asyncio.gather(*(devices.device_seen(phone, "mallory", proven=True) for phone in phones)),
+                asyncio.gather(*(devices.subscriptions(phone) for phone in phones)),
+                devices.device_seen("new", "somebody", proven=True),
+            )
+        assert (own, others, new) == ([True] * len(phones), [False] * len(phones), True)
+        assert [list(held) for held in subscriptions] == [[f"all of {phone}"] for phone in phones]
+        assert all(held[f"all of {phone}"].shapes == (wish,) for phone, held in zip(phones, subscriptions, strict=True))
+        assert await devices.subscriptions("new") == {}
+        assert [await seen_just_now(s.connection, phone) for phone in phones] == [
+            phone != phones[3] for phone in phones
+        ]
+        assert {await devices.device_seen(phone, "anybody", proven=False) for phone in phones} == {True}
+        query = "SELECT DISTINCT user_id FROM electric.clients WHERE client_id <> 'new'"
+        assert [row["user_id"] for row in await s.connection.fetch(query)] == ["anybody"]
 
 
 async def test_an_id_that_is_nobodys_goes_to_one_of_those_who_come_at_once(database: str) -> None:

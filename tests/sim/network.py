@@ -170,6 +170,10 @@ class ServerEnd:
     def __init__(self, link: Link) -> None:
         self._link = link
 
+    @property
+    def open(self) -> bool:
+        return self._link.server_open
+
     def send(self, messages: bytes | Sequence[bytes]) -> bool:
         """False: the buffer is full, ``drained`` will be called."""
         link = self._link

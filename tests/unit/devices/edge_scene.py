@@ -125,7 +125,7 @@ class FakeConnection:
         self.events: asyncio.Queue[ClientEvent] = asyncio.Queue()
         self.answers: list[bytes] = []
         self.over = asyncio.Event()
-        self.held = asyncio.Event()
+        self.held, self.resumed = asyncio.Event(), asyncio.Event()
 
     def send(self, frame: bytes | Sequence[bytes]) -> bool:
         if self.closed is not None:
@@ -142,6 +142,10 @@ class FakeConnection:
             self.closed = code, reason
             self.over.set()
 
+    @property
+    def open(self) -> bool:
+        return self.closed is None
+
     def pause_reading(self) -> None:
         self.reading = False
         self.held.set()
@@ -153,6 +157,12 @@ class FakeConnection:
 
     def resume_reading(self) -> None:
         self.reading = True
+        self.resumed.set()
+
+    async def read(self) -> None:
+        """Returns when somebody reads the socket."""
+        async with asyncio.timeout(5):
+            await self.resumed.wait()
 
     async def expect(self, kind: Any) -> Any:
         """The next event of that kind; others before it are dropped."""

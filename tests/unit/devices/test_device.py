@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+
 import asyncpg
 import pytest
 from tests.tokens import insecure_token
@@ -17,6 +20,7 @@ from tests.unit.devices.edge_scene import (
 
 from syncline.actors.devices.bundler import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.device import Device
+from syncline.actors.devices.turns import Turns
 from syncline.actors.names import GATEWAY, SHARD
 from syncline.actors.postgres.apply import Status
 from syncline.actors.postgres.database import CurrentRow
@@ -50,6 +54,26 @@ async def test_a_fresh_device_follows_the_schema_from_where_the_stream_is(scene:
     await scene.bundler_followed(1)
     assert set(scene.bundler.followed[0].shapes) == {schema_shape("sqlite").hash}
     assert scene.bundler.authors[0].client_id == device.client_id
+
+
+async def test_devices_are_admitted_in_turn_and_not_those_that_have_given_up(scene: EdgeScene) -> None:
+    turns = Turns(1)
+    scene.around = dataclasses.replace(scene.around, admissions=turns)
+    first, gone, last = (OneDevice(scene, client_id) for client_id in ("first", "gone", "last"))
+    async with turns:
+        for device in (first, gone, last):
+            device.ref = await spawn(device.device, scene.context)
+            device.say(device.connection.client.authenticate(device.client_id, insecure_token("user")))
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert not scene.gateway.received
+        gone.connection.close(1006)
+        gone.device.receiver.closed(1006, "")
+    for device in (first, last):
+        await device.connection.expect(events.Authenticated)
+        assert (await scene.gateway.next()).client_id == device.client_id
+    await gone.ref.join()
+    assert not scene.gateway.received
 
 
 async def test_writes_are_asked_for_only_after_the_bundler_knows_their_author(scene: EdgeScene) -> None:

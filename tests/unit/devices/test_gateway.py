@@ -10,7 +10,7 @@ from tests.unit.devices.edge_scene import EdgeScene, FakeConnection
 from syncline.actors.devices.gateway import Gateway, Lobby, ReadConnected, welcome
 from syncline.actors.devices.reception import Claim, Evict
 from syncline.actors.names import DEVICES, GATEWAY
-from syncline.cluster import Context
+from syncline.cluster import ChildSpec, Context, DynamicSupervisor, Ref
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import Probe, crash, probe, spawn
@@ -90,7 +90,7 @@ async def test_a_device_that_claims_again_is_not_evicted_and_one_that_has_ended_
 async def test_a_gateway_that_starts_again_takes_sockets_although_devices_of_the_earlier_one_are_there() -> None:
     scene, first = await open_edge()
     waiting, lobby = arrives(scene)
-    await first.call(ReadConnected())
+    await waiting.read()
     crash(first)
     await first.join()
     second = await spawn(Gateway(scene.around), scene.context, name=GATEWAY)  # type: ignore[arg-type]
@@ -114,6 +114,52 @@ async def test_a_socket_in_the_mailbox_of_a_gateway_that_ends_is_closed() -> Non
     connection, _ = arrives(scene)
     crash(gateway)  # before it has come to the new socket
     assert (await connection.ended())[0] == 1013
+
+
+class HesitantDevices(DynamicSupervisor):
+    """Starts devices, and does not say so. ``started``: one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = asyncio.Event()
+
+    async def start_child(self, spec: ChildSpec) -> Ref:
+        await super().start_child(spec)
+        self.started.set()
+        await asyncio.Event().wait()
+        raise AssertionError("never")
+
+
+async def hesitant_devices(scene: EdgeScene) -> HesitantDevices:
+    usual = scene.context.registry.ref(DEVICES)
+    usual.stop()
+    await usual.join()
+    devices = HesitantDevices()
+    await spawn(devices, scene.context, name=DEVICES)
+    return devices
+
+
+async def test_a_claim_is_answered_while_other_sockets_wait_for_their_devices() -> None:
+    scene, gateway = await open_edge()
+    await hesitant_devices(scene)
+    for _ in range(3):
+        arrives(scene)
+    device = await probe()
+    await gateway.call(Claim("me", device.ref, "here"))
+    assert await gateway.call(ReadConnected()) == 1
+
+
+async def test_a_gateway_that_ends_before_a_device_was_handed_its_socket_leaves_neither_behind() -> None:
+    scene, gateway = await open_edge()
+    devices = await hesitant_devices(scene)
+    connection, _ = arrives(scene)
+    async with asyncio.timeout(5):
+        await devices.started.wait()
+        crash(gateway)
+        await connection.over.wait()
+        while await devices.ref.call(WhichChildren()):
+            assert devices.ref.alive
+    assert connection.closed == (1013, "restarting")
 
 
 async def test_without_a_gateway_a_socket_is_closed_at_once() -> None:

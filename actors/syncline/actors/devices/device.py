@@ -66,6 +66,8 @@ TRY_AGAIN_LATER = 1013
 REPLACED = 4001
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
+# As long as a device waits for its stream: it hears at once of a gateway that ends, and of a busy one a little later.
+CLAIM_TIMEOUT_S = 30.0
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, Refusal)
 
@@ -215,11 +217,17 @@ class Device(Actor):
                 self._close(1000, "")
 
     async def _authenticate(self, event: AuthRequested) -> None:
-        now_s, known = self.clock.wall_ms() / 1000, self._identity
+        known = self._identity
         try:
             if known is None:
-                identity = await admit(event.client_id, event.token, self._around, now_s)
+                async with self._around.admissions:
+                    if not self._connection.open:
+                        return  # it waited long enough to give up, and will come again
+                    identity = await admit(event.client_id, event.token, self._around, self.clock.wall_ms() / 1000)
+                    claim = Claim(event.client_id, self.ref, str(self._connection.remote))
+                    await self._gateway.call(claim, CLAIM_TIMEOUT_S)
             else:
+                now_s = self.clock.wall_ms() / 1000
                 identity = readmit(event.client_id, event.token, (self._client_id, known), self._around, now_s)
         except NotAdmitted as refused:
             log.info("device at %s: %s", self._connection.remote, refused.reason)
@@ -231,7 +239,6 @@ class Device(Actor):
         self._identity, self._client_id = identity, event.client_id
         self._expire_at(identity.expires_at)
         if known is None:
-            await self._gateway.call(Claim(self._client_id, self.ref, str(self._connection.remote)))
             database = self._around.database
             self._uplink = Uplink(
                 self._client_id, self._writer, self.ref, database.table, database.read, self._steer_reading

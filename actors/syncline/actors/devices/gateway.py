@@ -6,6 +6,8 @@ refusing it until the old one times out is how users were locked out of their ow
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -13,14 +15,29 @@ from dataclasses import dataclass
 
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
 from syncline.actors.devices.reception import Claim, Evict, Surroundings
+from syncline.actors.devices.turns import Turns
 from syncline.actors.devices.websocket import Connection
 from syncline.actors.names import DEVICES
-from syncline.cluster import Actor, ActorDown, CallTimeout, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child
+from syncline.cluster import (
+    Actor,
+    ActorDown,
+    CallTimeout,
+    ChildSpec,
+    Down,
+    Exit,
+    Ref,
+    Refusal,
+    Restart,
+    start_child,
+    stop_child,
+)
 
 log = logging.getLogger(__name__)
 
 # A device's mailbox: releases pile up here while it waits for Postgres or the disk; they are small, frames are shared.
 DEVICE_MAILBOX = 2_000
+# Devices started side by side.
+OPENING_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +58,10 @@ class Lobby:
     def wait_for(self, gateway: Ref) -> None:
         """Asks ``gateway`` for a device. Should it end before there is one, the socket is closed: nobody would come."""
         if gateway.alive:
-            self._leave_gateway = gateway.on_end(lambda _: self._turn_away())
+            self._leave_gateway = gateway.on_end(lambda _: self.turn_away("restarting"))
             gateway.inform(self)
         else:
-            self._turn_away()
+            self.turn_away("restarting")
 
     def admit(self, device: Device) -> None:
         """Its device is there, and takes over."""
@@ -73,16 +90,19 @@ class Lobby:
             self._device.receiver.closed(code, reason)
         self._ended = (code, reason)
 
-    def _turn_away(self) -> None:
-        self.connection.close(TRY_AGAIN_LATER, "restarting")
+    def turn_away(self, reason: str) -> None:
+        """No device comes: its client may try again."""
+        self.connection.close(TRY_AGAIN_LATER, reason)
 
 
 class Gateway(Actor):
-    """``around``: what devices need."""
+    """``around``: what devices need. It waits for nobody: a claim is answered at once, whatever else is going on."""
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._opening = Turns(OPENING_AT_ONCE)
         self._by_client: dict[str, Ref] = {}
+        self._client_ids: dict[Ref, str] = {}  # of every device that we monitor, evicted ones too
 
     async def init(self) -> None:
         self._devices = self.context.registry.ref(DEVICES)
@@ -94,9 +114,10 @@ class Gateway(Actor):
     async def handle_info(self, message: object) -> None:
         match message:
             case Lobby():
-                await self._open(message)
+                self.background(self._open(message))
             case Down(ref=ref):
-                for client_id in [client_id for client_id, device in self._by_client.items() if device == ref]:
+                client_id = self._client_ids.pop(ref, "")
+                if self._by_client.get(client_id) == ref:
                     del self._by_client[client_id]
             case _:
                 pass
@@ -108,7 +129,9 @@ class Gateway(Actor):
                 if older is not None and older != device:
                     older.inform(Evict(remote))
                 self._by_client[client_id] = device
-                self.monitor(device)
+                if device not in self._client_ids:
+                    self._client_ids[device] = client_id
+                    self.monitor(device)
                 return None
             case ReadConnected():
                 return len(self._by_client)
@@ -124,10 +147,17 @@ class Gateway(Actor):
             mailbox_capacity=DEVICE_MAILBOX,
         )
         try:
-            await start_child(self._devices, spec)
+            async with self._opening:
+                await start_child(self._devices, spec)
+        except asyncio.CancelledError:
+            # The gateway ends: nobody would come for the device, which may be there already.
+            lobby.turn_away("restarting")
+            with contextlib.suppress(Refusal, ActorDown, CallTimeout):
+                await stop_child(self._devices, spec.id)
+            raise
         except (Refusal, ActorDown, CallTimeout) as error:
             log.warning("no device could be started for %s: %s", lobby.connection.remote, error)
-            lobby.connection.close(TRY_AGAIN_LATER, "no device could be started")
+            lobby.turn_away("no device could be started")
             return
         lobby.admit(device)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from syncline.actors.devices.auth import Authenticator
+from syncline.actors.devices.turns import Turns
 from syncline.actors.postgres.database import Database
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Ref
@@ -15,6 +16,8 @@ from syncline.proto.holding import OpenTransactions
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
 FRAMES_WAITING_MAX = 16
 FRAMES_WAITING_BYTES_MAX = 1 << 20
+# Devices admitted side by side.
+ADMITTING_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a device needs of its host."""
+    """What a device needs of its host. ``admissions``: whoever comes waits there for its turn to be admitted."""
 
     database: Database
     authenticator: Authenticator
     server_id: str
     shards: Shards
     open_transactions: OpenTransactions = field(default_factory=OpenTransactions)
+    admissions: Turns = field(default_factory=lambda: Turns(ADMITTING_AT_ONCE))
 
 
 class DeviceReceiver:

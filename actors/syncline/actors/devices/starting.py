@@ -24,6 +24,8 @@ from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
 
 LSN_CHARS_MAX = 20  # a 64-bit number in decimal
+# As long as a device waits for its stream. Whoever asks hears at once of a shard that ends.
+PLACE_TIMEOUT_S = 30.0
 
 
 class StartRefused(Exception):
@@ -45,7 +47,7 @@ class Places:
 
     async def ensure(self, shape: Shape, relation: Relation | None) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
-        place = await self._shards.of(shape.hash).call(EnsureShape(shape, relation))
+        place = await self._shards.of(shape.hash).call(EnsureShape(shape, relation), PLACE_TIMEOUT_S)
         assert isinstance(place, ShapePlace)
         self._refs[shape.hash] = place.ref
         return place
@@ -63,7 +65,9 @@ class Places:
 
     async def watermark(self) -> int:
         """Everything up to here has reached the shapes. Raises what a call raises."""
-        positions: list[int] = [await shard.call(ReadWatermark()) for shard in self._shards.refs.values()]
+        positions: list[int] = [
+            await shard.call(ReadWatermark(), PLACE_TIMEOUT_S) for shard in self._shards.refs.values()
+        ]
         return min(positions)
 
     def refs(self, shapes: Iterable[str]) -> dict[str, Ref]:

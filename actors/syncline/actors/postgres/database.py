@@ -12,6 +12,7 @@ from datetime import timedelta
 import asyncpg
 
 from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
+from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
@@ -78,6 +79,10 @@ class Database:
         self.catalog = Catalog()
         self.history = SchemaHistory()
         self._reading = asyncio.Lock()
+        self._owners = Gathering(self._read_owners)
+        self._sightings = Gathering(self._note_seen)
+        self._subscribed = Gathering(self._read_subscriptions)
+        self._positions = Gathering(self._read_positions)
 
     async def read(self) -> None:
         """Read catalogue and history anew."""
@@ -115,7 +120,11 @@ class Database:
 
     async def wal_position(self) -> Lsn:
         """How far the WAL is flushed: no device can have seen more."""
-        return Lsn.parse(await self.pool.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
+        return await self._positions.answer(None)
+
+    async def _read_positions(self, askers: Sequence[None]) -> dict[None, Lsn]:
+        position = Lsn.parse(await self.pool.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
+        return dict.fromkeys(askers, position)
 
     # --- devices ------------------------------------------------------------------------------------------------------
 
@@ -126,25 +135,39 @@ class Database:
         come with its id meanwhile. So who it is is read, which waits for nobody, and only a claim waits, and not long.
         Raises LockNotAvailableError where nobody can say yet whose it is.
         """
-        known = await self.pool.fetchrow(
-            "SELECT user_id, last_seen < now() - $2::interval AS long_ago FROM electric.clients WHERE client_id = $1",
-            client_id,
+        owner, long_ago = await self._owners.answer(client_id)
+        if owner is None:
+            return await self._claim(client_id, user_id, proven=proven)
+        if owner != user_id and proven:
+            return False
+        if owner != user_id or long_ago:
+            await self._sightings.answer((client_id, user_id, proven))
+        return True
+
+    async def _read_owners(self, client_ids: Sequence[str]) -> dict[str, tuple[str | None, bool]]:
+        """Whose each is, None for nobody's, and whether that one was last seen long ago."""
+        rows = await self.pool.fetch(
+            "SELECT client_id, user_id, last_seen < now() - $2::interval AS long_ago FROM electric.clients "
+            "WHERE client_id = ANY ($1::text[])",
+            client_ids,
             SEEN_EVERY,
         )
-        if known is None or known["user_id"] is None:
-            return await self._claim(client_id, user_id, proven=proven)
-        if known["user_id"] != user_id and proven:
-            return False
-        if known["user_id"] != user_id or known["long_ago"]:
-            # Skipped while the row is locked: its device is being written for, and will come again.
-            await self.pool.execute(
-                "UPDATE electric.clients SET user_id = $2, last_seen = now() WHERE (user_id = $2 OR NOT $3) "
-                "AND client_id = (SELECT client_id FROM electric.clients WHERE client_id = $1 FOR UPDATE SKIP LOCKED)",
-                client_id,
-                user_id,
-                proven,
-            )
-        return True
+        nobodys: dict[str, tuple[str | None, bool]] = dict.fromkeys(client_ids, (None, False))
+        return nobodys | {row["client_id"]: (row["user_id"], bool(row["long_ago"])) for row in rows}
+
+    async def _note_seen(self, seen: Sequence[tuple[str, str, bool]]) -> dict[tuple[str, str, bool], None]:
+        """Each (client id, user, proven). Rows that are locked are skipped: their devices are being written for, and
+        will come again."""
+        await self.pool.execute(
+            "WITH free AS MATERIALIZED ("
+            "SELECT client_id FROM electric.clients WHERE client_id = ANY ($1::text[]) FOR UPDATE SKIP LOCKED) "
+            "UPDATE electric.clients c SET user_id = s.user_id, last_seen = now() "
+            "FROM unnest($1::text[], $2::text[], $3::bool[]) AS s (client_id, user_id, proven), free "
+            "WHERE c.client_id = free.client_id AND s.client_id = free.client_id "
+            "AND (c.user_id = s.user_id OR NOT s.proven)",
+            *map(list, zip(*seen, strict=True)),
+        )
+        return dict.fromkeys(seen)
 
     async def _claim(self, client_id: str, user_id: str, *, proven: bool) -> bool:
         """Of those who come at once with an id that is nobody's, one gets it."""
@@ -167,16 +190,20 @@ class Database:
             return True
 
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
+        """By id."""
+        return await self._subscribed.answer(client_id)
+
+    async def _read_subscriptions(self, client_ids: Sequence[str]) -> dict[str, dict[str, Subscription]]:
         rows = await self.pool.fetch(
-            "SELECT subscription_id, shapes::text AS shapes, state FROM electric.subscriptions WHERE client_id = $1",
-            client_id,
+            "SELECT client_id, subscription_id, shapes::text AS shapes, state FROM electric.subscriptions "
+            "WHERE client_id = ANY ($1::text[])",
+            client_ids,
         )
-        return {
-            row["subscription_id"]: Subscription(
-                row["subscription_id"], _requests(row["shapes"]), row["state"] == "cancelled"
-            )
-            for row in rows
-        }
+        found: dict[str, dict[str, Subscription]] = {client_id: {} for client_id in client_ids}
+        for row in rows:
+            id = row["subscription_id"]
+            found[row["client_id"]][id] = Subscription(id, _requests(row["shapes"]), row["state"] == "cancelled")
+        return found
 
     async def add_subscription(self, client_id: str, subscription_id: str, shapes: Iterable[ShapeRequest]) -> None:
         await self.pool.execute(

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Literal
 
 SCHEMA_SHAPE_TABLE = "electric.migrations"
+HASHES_MAX = 10_000  # remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,7 @@ class Shape:
     @property
     def hash(self) -> str:
         """32 hex digits; equal shapes and only they have equal hashes. Safe as a file name."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return _hash(self)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -56,6 +57,13 @@ class Shape:
             )
         except (KeyError, TypeError) as wrong:
             raise ValueError(f"not a stored shape: {wrong}") from wrong
+
+
+@lru_cache(maxsize=HASHES_MAX)
+def _hash(shape: Shape) -> str:
+    """Worked out once a shape, and asked for at every turn: a device that comes back asks a dozen times."""
+    text = json.dumps(asdict(shape), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def schema_shape(dialect: str) -> Shape:
