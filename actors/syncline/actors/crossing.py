@@ -1,4 +1,4 @@
-"""The messages that carry rows from host to host, in a form that costs a microsecond a row.
+"""The messages that cross from host to host, and those that carry rows in a form that costs a microsecond a row.
 
 A link packs a declared dataclass field by field, which is fine for all that is small. A stretch of the stream is
 thousands of rows: here it becomes nested tuples of numbers and bytes, which msgpack packs by itself. What is made of
@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
+from syncline.actors.postgres.replicator import Confirm, ReadStreamState, StreamState
+from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import (
     MigrationNotice,
     StreamChange,
@@ -19,10 +22,36 @@ from syncline.actors.postgres.transaction import (
     TransactionHead,
     Truncated,
 )
-from syncline.actors.shapes.consumer import Piece
-from syncline.actors.shapes.log import Record, record_fields
+from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write
+from syncline.actors.postgres.writer import ReadHeld, Written
+from syncline.actors.shapes.consumer import (
+    Arrived,
+    Join,
+    Joined,
+    Leave,
+    NotifyReady,
+    Piece,
+    ReadPage,
+    ReadRows,
+    ShapeGone,
+    ShapeReady,
+)
+from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.log import Page, Record, record_fields
+from syncline.actors.shapes.router import AddRoute, ShownUpTo, Streamed
+from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.shard import (
+    Dispatch,
+    EnsureShape,
+    FollowWatermark,
+    LiveShapes,
+    OwnTransaction,
+    ReadWatermark,
+    ShapePlace,
+    Watermark,
+)
 from syncline.cluster import Form, Forms
-from syncline.proto.values import Delete, Insert, Update
+from syncline.proto.values import Column, Delete, Insert, Relation, Update
 
 INSERT: Final = 0
 UPDATE: Final = 1
@@ -104,8 +133,28 @@ def _piece(plain: Any) -> Piece:
     return Piece(_head(*head), _changes(changes), first, last)
 
 
+def _plain_operation(operation: RowOperation) -> object:
+    return (operation.relation_id, operation.op, operation.row, operation.modified, operation.tags)
+
+
 FORMS: Final[Forms] = {
     TransactionChunk: Form(_plain_chunk, _chunk),
     Piece: Form(_plain_piece, _piece),
     Record: Form(record_fields, lambda plain: Record(*plain)),
+    ImageChunk: Form(lambda chunk: (chunk.keys, chunk.ops), lambda plain: ImageChunk(*plain)),
+    RowOperation: Form(_plain_operation, lambda plain: RowOperation(*plain)),
 }
+
+# From the ingest host to the origin, and back.
+STREAM: Final = (Streamed, Confirm, ReadStreamState, StreamState, Lsn)
+# Between the origin and the shapes' hosts.
+SHAPES: Final = (AddRoute, LiveShapes, Shape, Dispatch, OwnTransaction)
+# Between the shapes' hosts and the edges.
+EDGES: Final = (
+    *(EnsureShape, ShapePlace, ReadWatermark, FollowWatermark, Watermark, Relation, Column),
+    *(Join, Leave, Joined, Arrived, NotifyReady, ShapeReady, ShapeGone, ReadPage, Page, ReadRows),
+)
+# Between the edges and the origin.
+WRITES: Final = (Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
+
+TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES)

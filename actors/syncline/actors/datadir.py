@@ -135,16 +135,17 @@ def _remove_unused(folder: Path) -> None:
 
 
 class FolderLock:
-    """Held while the process lives, whatever its end. Raises FolderInUse when another process holds it.
+    """Held while the process lives, whatever its end. Raises FolderInUse when another process holds it, unless both
+    hold it ``shared``, as hosts of one service do, each of which has a folder of its own in it.
 
     The file stays as long as its folder: it means nothing unless somebody holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.path = folder.with_name(f"{folder.name}.lock")
         while True:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            self._take(folder)
+            self._take(folder, shared=shared)
             # Whoever removes a folder takes the file along, maybe between our two steps: then this is nobody's lock.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._descriptor), self.path.stat()):
@@ -156,11 +157,11 @@ class FolderLock:
     def release(self) -> None:
         os.close(self._descriptor)
 
-    def _take(self, folder: Path) -> None:
+    def _take(self, folder: Path, *, shared: bool) -> None:
         try:
             import fcntl
 
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except ImportError:  # not on Windows, where one service a folder is the operator's to see to
             pass
         except OSError as held:

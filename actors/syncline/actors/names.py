@@ -1,4 +1,4 @@
-"""The names under which the actors of one host find each other in its registry."""
+"""The names under which actors find each other, in the registry of each host, and those of the hosts."""
 
 from __future__ import annotations
 
@@ -13,3 +13,25 @@ PRUNER: Final = "pruner"
 BUNDLER: Final = "bundler"
 GATEWAY: Final = "gateway"
 DEVICES: Final = "devices"
+
+ORIGIN: Final = "origin"
+
+
+def ingest_host(slot: str) -> str:
+    """Of the host with the replicator of ``slot``."""
+    return f"ingest:{slot}"
+
+
+def shapes_host(number: int) -> str:
+    """Of the host with the shard of that number."""
+    return f"shapes-{number}"
+
+
+def edge_host(number: int) -> str:
+    """Of one of the hosts with devices."""
+    return f"edge-{number}"
+
+
+def shard_names(count: int) -> tuple[str, ...]:
+    """Of that many shards."""
+    return (SHARD,) if count == 1 else tuple(f"{SHARD}-{number}" for number in range(count))

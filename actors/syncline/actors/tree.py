@@ -12,11 +12,16 @@ root  one_for_one
     ├── bundler                  shapes' records -> frames, one bundle a set of shapes
     ├── devices                  dynamic: one device a connection
     └── gateway                  new sockets, one device a client id
+
+That is ``root``, all in one process. Spread over hosts, each has its part of it (``origin_root`` and so on), and a
+*tether* where a part relies on another host's: the router on the shards, the replicator on the router, the edges on the
+writer. What ends there ends here, and starts again when it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +31,19 @@ from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
-from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, PRUNER, REPLICATOR, ROUTER, SHARD, WRITER
+from syncline.actors.layout import Layout
+from syncline.actors.names import (
+    BUNDLER,
+    CONSUMERS,
+    DEVICES,
+    GATEWAY,
+    PRUNER,
+    REPLICATOR,
+    ROUTER,
+    SHARD,
+    WRITER,
+    shard_names,
+)
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
@@ -39,7 +56,8 @@ from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import ChildSpec, DynamicSupervisor, Strategy, Supervisor
-from syncline.cluster.host import Host
+from syncline.cluster.host import Host, LocalHost
+from syncline.cluster.tether import tethered
 from syncline.proto.values import Relation
 
 # The router's and the shard's messages are whole stretches of the stream: few of them are much.
@@ -68,33 +86,53 @@ class Settings:
         """Shard name -> its folder."""
         if self.shards == 1:
             return {SHARD: self.shapes_dir}
-        names = (f"{SHARD}-{number}" for number in range(self.shards))
-        return {name: self.shapes_dir / name for name in names}
+        return {name: self.shapes_dir / name for name in shard_names(self.shards)}
 
 
 def root(settings: Settings, database: Database, authenticator: Authenticator, host: Host) -> ChildSpec:
-    """The child spec of the root supervisor of ``host``."""
+    """Of a host that has everything."""
     shards = Shards({name: host.ref(name) for name in settings.shard_folders})
-    return ChildSpec(
-        id="root",
-        start=lambda: Supervisor(
-            Strategy.ONE_FOR_ONE,
-            [
-                origin(settings, database, host, shards),
-                ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool)),
-                edge(settings, database, authenticator, shards),
-            ],
-            max_restarts=RESTARTS_MAX,
-            max_seconds=RESTARTS_WITHIN_S,
-        ),
-        shutdown_s=None,
+    origin = [
+        _writer(settings),
+        *shapes(settings, database, host, shards, settings.shard_folders),
+        _router(database, shards),
+        _replicator(settings, database),
+    ]
+    return _root(
+        _subtree("origin", origin), _pruner(database), _subtree("edge", edge(settings, database, authenticator, shards))
     )
 
 
-def origin(settings: Settings, database: Database, host: Host, shards: Shards) -> ChildSpec:
-    def relation_of(relation_id: int) -> Relation | None:
-        table = database.catalog.tables.get(relation_id)
-        return None if table is None else table.relation
+def origin_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
+    """Of the host with what there is once for a database."""
+    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
+    return _root(_writer(settings), tethered(homes, _router(database, shards)), _pruner(database))
+
+
+def ingest_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
+    """Of the host that reads the slot, and does nothing else."""
+    return _root(tethered({ROUTER: host.peer(layout.homes[ROUTER])}, _replicator(settings, database)))
+
+
+def shapes_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
+    """Of a host with one of the shards."""
+    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    (name,) = (name for name, home in layout.shard_hosts.items() if home == host.id)
+    return _root(_subtree("shapes", shapes(settings, database, host, shards, (name,))))
+
+
+def edge_root(
+    settings: Settings, database: Database, authenticator: Authenticator, host: LocalHost, layout: Layout
+) -> ChildSpec:
+    """Of a host with devices."""
+    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    children = edge(settings, database, authenticator, shards)
+    return _root(tethered({WRITER: host.peer(layout.homes[WRITER])}, _subtree("edge", children)))
+
+
+def shapes(settings: Settings, database: Database, host: Host, shards: Shards, names: Iterable[str]) -> list[ChildSpec]:
+    """The shards of these ``names``, and the consumers of their shapes."""
 
     # Whoever takes a snapshot holds a connection and needs another for its mark: were there several, all connections
     # might be held by those who wait for one more.
@@ -103,6 +141,9 @@ def origin(settings: Settings, database: Database, host: Host, shards: Shards) -
     async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
         streamed = await host.ref(ROUTER).call(AddRoute(shape), ADD_ROUTE_TIMEOUT_S)
         table = database.catalog.tables.get(relation.id)
+        if table is None:  # opened a moment ago, if it is not gone
+            await database.read()
+            table = database.catalog.tables.get(relation.id)
         if table is None:
             raise TableGone(shape.table)
         try:
@@ -112,12 +153,6 @@ def origin(settings: Settings, database: Database, host: Host, shards: Shards) -
             await database.read()
             raise TableGone(shape.table) from error
 
-    def open_stream() -> ReplicationStream:
-        return ReplicationStream(settings.dsn, settings.slot, PUBLICATION)
-
-    def key_indexes(relation_id: int) -> tuple[int, ...] | None:
-        return database.catalog.key_indexes(relation_id)
-
     def shard(name: str, folder: Path) -> ChildSpec:
         def confirm(lsn: int) -> None:
             host.ref(REPLICATOR).cast(Confirm(name, lsn))
@@ -125,40 +160,80 @@ def origin(settings: Settings, database: Database, host: Host, shards: Shards) -
         return ChildSpec(
             id=name,
             name=name,
-            start=lambda: Shard(name, shards, folder, snapshot, relation_of, settings.start_lsn, confirm),
+            start=lambda: Shard(name, shards, folder, snapshot, _relation_of(database), settings.start_lsn, confirm),
             mailbox_capacity=STREAM_MAILBOX,
             init_s=600.0,
             shutdown_s=60.0,
         )
 
-    children = [
-        ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn)),
+    folders = settings.shard_folders
+    return [
         ChildSpec(id=CONSUMERS, name=CONSUMERS, start=DynamicSupervisor, shutdown_s=None),
-        *(shard(name, folder) for name, folder in settings.shard_folders.items()),
-        ChildSpec(
-            id=ROUTER,
-            name=ROUTER,
-            start=lambda: Router(database.read_migrations, relation_of, shards),
-            mailbox_capacity=STREAM_MAILBOX,
-        ),
-        ChildSpec(
-            id=REPLICATOR, name=REPLICATOR, start=lambda: Replicator(open_stream, key_indexes, settings.shard_folders)
-        ),
+        *(shard(name, folders[name]) for name in names),
     ]
-    return _subtree("origin", children)
 
 
-def edge(settings: Settings, database: Database, authenticator: Authenticator, shards: Shards) -> ChildSpec:
+def edge(settings: Settings, database: Database, authenticator: Authenticator, shards: Shards) -> list[ChildSpec]:
+    """Devices, and what stands between them and the shapes."""
     around = Surroundings(database, authenticator, settings.server_id, shards)
-    children = [
+    return [
         ChildSpec(id=BUNDLER, name=BUNDLER, start=lambda: Bundler(shards)),
         ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None),
         ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Gateway(around)),
     ]
-    return _subtree("edge", children)
 
 
-def _subtree(name: str, children: list[ChildSpec]) -> ChildSpec:
+def _writer(settings: Settings) -> ChildSpec:
+    return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn))
+
+
+def _router(database: Database, shards: Shards) -> ChildSpec:
+    return ChildSpec(
+        id=ROUTER,
+        name=ROUTER,
+        start=lambda: Router(database.read_migrations, _relation_of(database), shards),
+        mailbox_capacity=STREAM_MAILBOX,
+    )
+
+
+def _replicator(settings: Settings, database: Database) -> ChildSpec:
+    def open_stream() -> ReplicationStream:
+        return ReplicationStream(settings.dsn, settings.slot, PUBLICATION)
+
+    def key_indexes(relation_id: int) -> tuple[int, ...] | None:
+        return database.catalog.key_indexes(relation_id)
+
+    return ChildSpec(
+        id=REPLICATOR,
+        name=REPLICATOR,
+        start=lambda: Replicator(open_stream, key_indexes, settings.shard_folders, database.read),
+    )
+
+
+def _pruner(database: Database) -> ChildSpec:
+    return ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool))
+
+
+def _relation_of(database: Database) -> Callable[[int], Relation | None]:
+    def relation_of(relation_id: int) -> Relation | None:
+        table = database.catalog.tables.get(relation_id)
+        return None if table is None else table.relation
+
+    return relation_of
+
+
+def _root(*children: ChildSpec) -> ChildSpec:
+    return ChildSpec(
+        id="root",
+        start=lambda: Supervisor(
+            Strategy.ONE_FOR_ONE, children, max_restarts=RESTARTS_MAX, max_seconds=RESTARTS_WITHIN_S
+        ),
+        shutdown_s=None,
+        init_s=600.0,
+    )
+
+
+def _subtree(name: str, children: Sequence[ChildSpec]) -> ChildSpec:
     return ChildSpec(
         id=name,
         start=lambda: Supervisor(

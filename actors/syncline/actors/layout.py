@@ -1,0 +1,77 @@
+"""Which hosts a service has, which of them holds which name, and how they reach each other. Pure.
+
+    origin  <-  ingest:<slot>  <-  shapes-0, shapes-1, ...  <-  edge-0, edge-1, ...
+
+Of two hosts the one further right dials the other, so that each pair has one link. A host that starts again listens at
+the same address as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncline.actors.names import (
+    ORIGIN,
+    PRUNER,
+    REPLICATOR,
+    ROUTER,
+    WRITER,
+    edge_host,
+    ingest_host,
+    shapes_host,
+    shard_names,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``folder``: of the sockets by which hosts of this machine talk; short, as the names of sockets have to be."""
+
+    slot: str
+    shards: int
+    edges: int
+    folder: str
+
+    @property
+    def ranks(self) -> tuple[tuple[str, ...], ...]:
+        """The hosts, those who are dialled before those who dial them."""
+        return (
+            (ORIGIN,),
+            (ingest_host(self.slot),),
+            tuple(shapes_host(number) for number in range(self.shards)),
+            tuple(edge_host(number) for number in range(self.edges)),
+        )
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(host for rank in self.ranks for host in rank)
+
+    @property
+    def shard_hosts(self) -> dict[str, str]:
+        """Shard name -> the host it lives on."""
+        return {name: shapes_host(number) for number, name in enumerate(shard_names(self.shards))}
+
+    @property
+    def homes(self) -> dict[str, str]:
+        """Name -> the one host it is held on. A name that every edge has of its own is not among them."""
+        return {
+            WRITER: ORIGIN,
+            ROUTER: ORIGIN,
+            PRUNER: ORIGIN,
+            REPLICATOR: ingest_host(self.slot),
+            **self.shard_hosts,
+        }
+
+    def dialled_by(self, host: str) -> tuple[str, ...]:
+        """The hosts that ``host`` connects to. Raises ValueError for one that is none of ours."""
+        before: tuple[str, ...] = ()
+        for rank in self.ranks:
+            if host in rank:
+                return before
+            before += rank
+        raise ValueError(f"{host} is no host of this service: it has {', '.join(self.hosts)}")
+
+    def address(self, host: str) -> str:
+        """Where ``host`` listens."""
+        return f"unix:{self.folder}/{host.partition(':')[0]}"

@@ -1,0 +1,66 @@
+"""The service spread over hosts: what a device sees is the same, and any host may go and come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.integration.hosts_scene import Hosts, spread
+from tests.integration.tree_scene import Stubborn, until
+from tests.rawdevice import RawDevice
+
+from syncline.proto.values import Insert
+
+TABLES = tuple(f"t{number}" for number in range(4))
+SQL = ";".join(f"CREATE TABLE {table} (id uuid PRIMARY KEY, n int4 NOT NULL)" for table in TABLES)
+
+
+async def write(hosts: Hosts, number: int) -> None:
+    """One transaction that writes ``number`` to every table."""
+    async with hosts.postgres.transaction():
+        for table in TABLES:
+            await hosts.postgres.execute(f"INSERT INTO {table} VALUES (gen_random_uuid(), $1)", number)
+
+
+async def test_a_transaction_over_all_hosts_arrives_whole(database: str, tmp_path: Path) -> None:
+    async with spread(database, tmp_path, SQL, TABLES) as hosts, RawDevice.connected(hosts.url) as device:
+        await device.start()
+        await device.subscribe(*TABLES)
+        for number in range(20):
+            await write(hosts, number)
+
+        def written() -> list[list[bytes | None]]:
+            rows = ([c.row[1] for c in t.changes if isinstance(c, Insert)] for t in device.transactions)
+            return [numbers for numbers in rows if numbers]
+
+        async def arrived() -> bool:
+            return len(written()) == 20
+
+        await until(arrived)
+        assert written() == [[b"%d" % number] * len(TABLES) for number in range(20)]
+
+
+@pytest.mark.parametrize("role", ["origin", "ingest", "shapes-0", "shapes-1", "edge-0"])
+async def test_a_host_goes_and_comes_back_and_nothing_is_missed_or_fetched_anew(
+    database: str, tmp_path: Path, role: str
+) -> None:
+    async with spread(database, tmp_path, SQL, TABLES) as hosts:
+        stubborn = Stubborn(hosts.url, *TABLES)
+
+        async def equal() -> bool:
+            keys = [await hosts.postgres.fetch(f"SELECT id::text FROM {table}") for table in TABLES]
+            return stubborn.rows == {row[0].encode() for rows in keys for row in rows}
+
+        try:
+            await write(hosts, 0)
+            await until(equal)
+            (id,) = (id for id in hosts.roles if id.partition(":")[0] == role)
+            for number in range(1, 4):
+                await hosts.stop(id)
+                await write(hosts, number)
+                await hosts.start(id)
+                await write(hosts, 10 * number)
+                await until(equal)
+            assert stubborn.afresh == 0
+        finally:
+            await stubborn.close()
