@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from syncline.actors.devices.claims import ReadConnected
+from syncline.actors.devices.reception import Claim, Evict
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
@@ -155,6 +157,6 @@ EDGES: Final = (
     *(Join, Leave, Joined, Arrived, NotifyReady, ShapeReady, ShapeGone, ReadPage, Page, ReadRows),
 )
 # Between the edges and the origin.
-WRITES: Final = (Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
+WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
 
 TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES)

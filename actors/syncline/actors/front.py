@@ -35,9 +35,11 @@ class ServiceGaveUp(Exception):
 
 
 class Front:
-    """Of ``host``, which knows the actors of the service by name. Made in a running event loop."""
+    """Of ``host``, which knows the actors of the service by name. Made in a running event loop. ``counting``: the name
+    of who knows all devices."""
 
-    def __init__(self, config: Config, host: LocalHost) -> None:
+    def __init__(self, config: Config, host: LocalHost, counting: str = GATEWAY) -> None:
+        self._counting = counting
         self._config = config
         self._host = host
         self._database: Database | None = None
@@ -62,7 +64,7 @@ class Front:
     async def open(self, settings: Settings, database: Database) -> None:
         """The tree is there: returns when it streams, and devices may connect. Raises ServiceGaveUp."""
         self._database = database
-        self._vitals = Vitals(self._host, database.pool, settings.slot, settings.shard_folders)
+        self._vitals = Vitals(self._host, database.pool, settings.slot, settings.shard_folders, self._counting)
         await self._streaming()
         self._state = PostgresState.UP
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")

@@ -11,7 +11,7 @@ from syncline.actors.crossing import FORMS, TYPES
 from syncline.actors.datadir import FolderLock
 from syncline.actors.front import Front
 from syncline.actors.layout import Layout
-from syncline.actors.names import ORIGIN, ingest_host
+from syncline.actors.names import CLAIMS, ORIGIN, ingest_host
 from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.slot import ensure_slot
 from syncline.actors.tree import Settings, edge_root, ingest_root, origin_root, shapes_root
@@ -55,7 +55,7 @@ class ServiceHost:
         """
         role, layout, host = self._role, self._role.layout, self._host
         if role.id in layout.ranks[-1]:
-            self._front = Front(role.config, host)
+            self._front = Front(role.config, host, CLAIMS)
             self.port = await self._front.listen(reuse_port=layout.edges > 1)
         await host.open()
         await host.listen(layout.address(role.id))

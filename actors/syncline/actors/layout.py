@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from syncline.actors.names import (
+    CLAIMS,
     ORIGIN,
     PRUNER,
     REPLICATOR,
@@ -57,6 +58,7 @@ class Layout:
         """Name -> the one host it is held on. A name that every edge has of its own is not among them."""
         return {
             WRITER: ORIGIN,
+            CLAIMS: ORIGIN,
             ROUTER: ORIGIN,
             PRUNER: ORIGIN,
             REPLICATOR: ingest_host(self.slot),

@@ -12,6 +12,7 @@ REPLICATOR: Final = "replicator"
 PRUNER: Final = "pruner"
 BUNDLER: Final = "bundler"
 GATEWAY: Final = "gateway"
+CLAIMS: Final = "claims"  # of several edges
 DEVICES: Final = "devices"
 
 ORIGIN: Final = "origin"

@@ -15,7 +15,8 @@ root  one_for_one
 
 That is ``root``, all in one process. Spread over hosts, each has its part of it (``origin_root`` and so on), and a
 *tether* where a part relies on another host's: the router on the shards, the replicator on the router, the edges on the
-writer. What ends there ends here, and starts again when it is back.
+writer and on *claims*, which knows the devices of all edges. What ends there ends here, and starts again when it is
+back.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ import asyncpg
 
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
+from syncline.actors.devices.claims import Claims
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.layout import Layout
 from syncline.actors.names import (
     BUNDLER,
+    CLAIMS,
     CONSUMERS,
     DEVICES,
     GATEWAY,
@@ -55,7 +58,7 @@ from syncline.actors.shapes.router import AddRoute, Router, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import Shards
-from syncline.cluster import ChildSpec, DynamicSupervisor, Strategy, Supervisor
+from syncline.cluster import ChildSpec, DynamicSupervisor, Ref, Strategy, Supervisor
 from syncline.cluster.host import Host, LocalHost
 from syncline.cluster.tether import tethered
 from syncline.proto.values import Relation
@@ -107,7 +110,8 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     """Of the host with what there is once for a database."""
     shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
-    return _root(_writer(settings), tethered(homes, _router(database, shards)), _pruner(database))
+    claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
+    return _root(_writer(settings), claims, tethered(homes, _router(database, shards)), _pruner(database))
 
 
 def ingest_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
@@ -127,8 +131,9 @@ def edge_root(
 ) -> ChildSpec:
     """Of a host with devices."""
     shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
-    children = edge(settings, database, authenticator, shards)
-    return _root(tethered({WRITER: host.peer(layout.homes[WRITER])}, _subtree("edge", children)))
+    children = edge(settings, database, authenticator, shards, host.ref(CLAIMS))
+    needs = {name: host.peer(layout.homes[name]) for name in (WRITER, CLAIMS)}
+    return _root(tethered(needs, _subtree("edge", children)))
 
 
 def shapes(settings: Settings, database: Database, host: Host, shards: Shards, names: Iterable[str]) -> list[ChildSpec]:
@@ -173,13 +178,19 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
     ]
 
 
-def edge(settings: Settings, database: Database, authenticator: Authenticator, shards: Shards) -> list[ChildSpec]:
-    """Devices, and what stands between them and the shapes."""
+def edge(
+    settings: Settings,
+    database: Database,
+    authenticator: Authenticator,
+    shards: Shards,
+    claims: Ref | None = None,
+) -> list[ChildSpec]:
+    """Devices, and what stands between them and the shapes. ``claims``: see ``Gateway``."""
     around = Surroundings(database, authenticator, settings.server_id, shards)
     return [
         ChildSpec(id=BUNDLER, name=BUNDLER, start=lambda: Bundler(shards)),
         ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None),
-        ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Gateway(around)),
+        ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Gateway(around, claims)),
     ]
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 
 import asyncpg
 
-from syncline.actors.devices.gateway import ReadConnected
-from syncline.actors.names import GATEWAY, WRITER
+from syncline.actors.devices.claims import ReadConnected
+from syncline.actors.names import WRITER
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.postgres.writer import ReadHeld
@@ -27,9 +27,11 @@ ANSWER_S = 2.0
 
 
 class Vitals:
-    """``pool``: of the database whose ``slot`` the service reads. ``shards``: the names of those with the shapes."""
+    """``pool``: of the database whose ``slot`` the service reads. ``shards``: the names of those with the shapes,
+    ``counting``: of who knows all devices."""
 
-    def __init__(self, host: Host, pool: asyncpg.Pool, slot: str, shards: Iterable[str]) -> None:
+    def __init__(self, host: Host, pool: asyncpg.Pool, slot: str, shards: Iterable[str], counting: str) -> None:
+        self._counting = counting
         self._shards = tuple(shards)
         self._host = host
         self._pool = pool
@@ -47,7 +49,7 @@ class Vitals:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._read_at_s >= FRESH_S:
                 devices, held, lag, *shapes = await asyncio.gather(
-                    self._ask(GATEWAY, ReadConnected()),
+                    self._ask(self._counting, ReadConnected()),
                     self._ask(WRITER, ReadHeld()),
                     self._lag_bytes(),
                     *(self._ask(shard, LiveShapes()) for shard in self._shards),

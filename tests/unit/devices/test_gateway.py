@@ -7,7 +7,8 @@ import asyncio
 from tests.tokens import insecure_token
 from tests.unit.devices.edge_scene import EdgeScene, FakeConnection
 
-from syncline.actors.devices.gateway import Gateway, Lobby, ReadConnected, welcome
+from syncline.actors.devices.claims import Claims, ReadConnected
+from syncline.actors.devices.gateway import Gateway, Lobby, welcome
 from syncline.actors.devices.reception import Claim, Evict
 from syncline.actors.names import DEVICES, GATEWAY
 from syncline.cluster import ChildSpec, Context, DynamicSupervisor, Ref
@@ -180,3 +181,19 @@ async def test_a_socket_for_which_no_device_can_be_started_is_closed_and_the_nex
     later, lobby = arrives(scene)
     await authenticates(later, lobby, "me")
     assert gateway.alive
+
+
+async def test_a_client_that_comes_through_another_edge_evicts_its_older_device() -> None:
+    context = Context()
+    claims = await spawn(Claims(), context)
+    scenes = [await EdgeScene().start(gateway=False) for _ in range(2)]
+    for scene in scenes:
+        await spawn(Gateway(scene.around, claims), scene.context, name=GATEWAY)  # type: ignore[arg-type]
+    (older, lobby), (newer, new_lobby) = (arrives(scene) for scene in scenes)
+    await authenticates(older, lobby, "me")
+    await authenticates(newer, new_lobby, "me")
+    assert (await older.ended())[0] == 4001
+    assert newer.closed is None
+    async with asyncio.timeout(5):
+        while await claims.call(ReadConnected()) != 1:
+            assert claims.alive

@@ -11,10 +11,10 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from syncline.actors.devices.claims import Holders, ReadConnected
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
-from syncline.actors.devices.reception import Claim, Evict, Surroundings
+from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.devices.turns import Turns
 from syncline.actors.devices.websocket import Connection
 from syncline.actors.names import DEVICES
@@ -38,11 +38,6 @@ log = logging.getLogger(__name__)
 DEVICE_MAILBOX = 2_000
 # Devices started side by side.
 OPENING_AT_ONCE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class ReadConnected:
-    """Call. Answer: the number of authenticated devices."""
 
 
 class Lobby:
@@ -96,19 +91,22 @@ class Lobby:
 
 
 class Gateway(Actor):
-    """``around``: what devices need. It waits for nobody: a claim is answered at once, whatever else is going on."""
+    """``around``: what devices need. ``claims``: where those of all edges are known, if there are several.
 
-    def __init__(self, around: Surroundings) -> None:
+    It waits for nobody: a claim is answered at once, whatever else is going on.
+    """
+
+    def __init__(self, around: Surroundings, claims: Ref | None = None) -> None:
         self._around = around
+        self._claims = claims
         self._opening = Turns(OPENING_AT_ONCE)
-        self._by_client: dict[str, Ref] = {}
-        self._client_ids: dict[Ref, str] = {}  # of every device that we monitor, evicted ones too
+        self._holders = Holders()
 
     async def init(self) -> None:
         self._devices = self.context.registry.ref(DEVICES)
 
     async def terminate(self, reason: Exit) -> None:
-        for device in self._by_client.values():
+        for device in self._holders.by_client.values():
             device.stop()
 
     async def handle_info(self, message: object) -> None:
@@ -116,25 +114,20 @@ class Gateway(Actor):
             case Lobby():
                 self.background(self._open(message))
             case Down(ref=ref):
-                client_id = self._client_ids.pop(ref, "")
-                if self._by_client.get(client_id) == ref:
-                    del self._by_client[client_id]
+                self._holders.ended(ref)
             case _:
                 pass
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case Claim(client_id, device, remote):
-                older = self._by_client.get(client_id)
-                if older is not None and older != device:
-                    older.inform(Evict(remote))
-                self._by_client[client_id] = device
-                if device not in self._client_ids:
-                    self._client_ids[device] = client_id
+            case Claim(device=device):
+                if self._holders.claim(message):
                     self.monitor(device)
+                if self._claims is not None:
+                    self._claims.inform(message)
                 return None
             case ReadConnected():
-                return len(self._by_client)
+                return len(self._holders.by_client)
             case _:
                 raise TypeError(f"the gateway does not understand {message!r}")
 

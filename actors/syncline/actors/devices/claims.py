@@ -1,0 +1,66 @@
+"""Whose connection a client id belongs to: the newest one's.
+
+Every gateway keeps its own devices' claims. Where a service has several edges, each claim is also passed on to one
+``Claims``, so that a device that comes back through another edge is known there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from syncline.actors.devices.reception import Claim, Evict
+from syncline.cluster import Actor, Down, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConnected:
+    """Call. Answer: the number of authenticated devices."""
+
+
+class Holders:
+    """Which device holds each client id."""
+
+    def __init__(self) -> None:
+        self.by_client: dict[str, Ref] = {}
+        self._client_ids: dict[Ref, str] = {}  # of every device that is monitored, evicted ones too
+
+    def claim(self, claim: Claim) -> bool:
+        """An older device of the client is evicted. True: the newer one is to be monitored from now on."""
+        older = self.by_client.get(claim.client_id)
+        if older is not None and older != claim.device:
+            older.inform(Evict(claim.remote))
+        self.by_client[claim.client_id] = claim.device
+        if claim.device in self._client_ids:
+            return False
+        self._client_ids[claim.device] = claim.client_id
+        return True
+
+    def ended(self, device: Ref) -> None:
+        """A monitored device is no more."""
+        client_id = self._client_ids.pop(device, "")
+        if self.by_client.get(client_id) == device:
+            del self.by_client[client_id]
+
+
+class Claims(Actor):
+    """Of all edges. It starts with none: edges are tethered to it, and their devices come back with it."""
+
+    def __init__(self) -> None:
+        self._holders = Holders()
+
+    async def handle_info(self, message: object) -> None:
+        match message:
+            case Claim(device=device):
+                if self._holders.claim(message):
+                    self.monitor(device)
+            case Down(ref=ref):
+                self._holders.ended(ref)
+            case _:
+                pass
+
+    async def handle_call(self, message: object) -> object:
+        match message:
+            case ReadConnected():
+                return len(self._holders.by_client)
+            case _:
+                raise TypeError(f"claims do not understand {message!r}")
