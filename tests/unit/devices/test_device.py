@@ -27,12 +27,13 @@ from syncline.actors.postgres.database import CurrentRow
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeGone, ShapeReady
+from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.router import ShownUpTo
 from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.shape import schema_shape
 from syncline.cluster.testing import crash, spawn
-from syncline.proto import events
+from syncline.proto import codec, events
 from syncline.proto.assembly import TransactionLimits
 from syncline.proto.values import Column, Gone, Insert, Relation, Transaction, Update
 
@@ -74,6 +75,27 @@ async def test_devices_are_admitted_in_turn_and_not_those_that_have_given_up(sce
         assert (await scene.gateway.next()).client_id == device.client_id
     await gone.ref.join()
     assert not scene.gateway.received
+
+
+async def test_a_socket_that_a_change_has_filled_gets_the_next_when_it_has_drained(scene: EdgeScene) -> None:
+    device = await OneDevice.streaming(scene)
+    await scene.bundler_followed(1)
+    generation = scene.bundler.followed[-1].generation
+    for _ in range(20):
+        await asyncio.sleep(0)  # it follows, and rests
+    device.connection.writable = False
+    for lsn in range(WATERMARK + 1, WATERMARK + 4):
+        body = begin_of(lsn, 1, "somebody") + codec.encode_commit(1, lsn_bytes(lsn))
+        device.ref.cast(Released(generation, (Frame(lsn, 1, "somebody", body),), lsn))
+    first = await device.connection.expect(events.TransactionReceived)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert device.connection.events.empty()
+    device.connection.writable = True
+    device.device.receiver.drained()
+    others = [await device.connection.expect(events.TransactionReceived) for _ in range(2)]
+    lsns = [int(event.transaction.lsn) for event in (first, *others)]
+    assert lsns == [WATERMARK + 1, WATERMARK + 2, WATERMARK + 3]
 
 
 async def test_writes_are_asked_for_only_after_the_bundler_knows_their_author(scene: EdgeScene) -> None:

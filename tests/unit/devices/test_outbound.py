@@ -28,6 +28,7 @@ from syncline.actors.devices.steps import (
     Step,
     Wait,
 )
+from syncline.actors.shapes.frames import Frame
 from syncline.proto import codec
 from syncline.proto.calls import start_body
 from syncline.proto.flow import Window
@@ -70,6 +71,7 @@ class Play:
         self.steps = self.outbound.steps()
         self.step: Step = next(self.steps)
         self.numbers = itertools.count(1)
+        self.roomy = True  # the socket takes what is sent beside the steps
 
     # --- the world's side ---------------------------------------------------------------------------------------------
 
@@ -83,7 +85,17 @@ class Play:
         if self.following is not None and passed:
             generation, shapes = self.following
             frames, upto = self.world.live(shapes, before, self.world.released), self.world.released
-            self.mail.append(lambda: self.outbound.released(generation, frames, upto))
+            self.mail.append(lambda: self._released(generation, frames, upto))
+
+    def _released(self, generation: int, frames: tuple[Frame, ...], upto: int) -> None:
+        self.outbound.released(generation, frames, upto)
+        if self.roomy:
+            self._send(self.outbound.at_once())
+
+    def _send(self, messages: Iterable[bytes]) -> None:
+        for message in messages:
+            self.rules.check(message)
+            self.device.receive(message)
 
     def _own(self, lsn: int, ms: int) -> None:
         if lsn > self.start:
@@ -127,9 +139,7 @@ class Play:
         answer: object = None
         match self.step:
             case Send(messages):
-                for message in messages:
-                    self.rules.check(message)
-                    self.device.receive(message)
+                self._send(messages)
             case Follow(shapes, generation):
                 if self.following is None or self.following[0] != generation:
                     self.following = generation, shapes
@@ -206,6 +216,10 @@ class Outward(RuleBasedStateMachine):
     def read_mail(self, count: int) -> None:
         for _ in range(count):
             self.play.read_mail()
+
+    @rule(roomy=st.booleans())
+    def the_socket(self, roomy: bool) -> None:
+        self.play.roomy = roomy
 
     @rule(count=st.integers(1, 12))
     def advance(self, count: int) -> None:
@@ -407,6 +421,38 @@ def test_a_repeated_transaction_brings_its_rows_in_held_tables_and_leaves_the_ot
         Gone(held.id, (b"2",)),
     )
     assert Echo(9, 5, rows, rejected=True).changes({held.id}, ())[2] == Gone(other.id, (b"1",))
+
+
+def test_a_device_that_rests_is_sent_a_change_without_a_step_until_its_window_is_shut() -> None:
+    play = resting(FIRST_LSN, "a")
+    for _ in range(WINDOW + 1):
+        play.world.commit("a")
+        play.release(1)
+        play.read_mail()
+    assert len(play.device.rows["a"]) == WINDOW
+    assert play.outbound.due
+    play.ack(-1)
+    play.settle()
+    assert len(play.device.rows["a"]) == WINDOW + 1
+
+
+def test_a_change_is_sent_by_the_steps_where_an_echo_comes_before_it_or_a_delivery_is_being_made() -> None:
+    play = resting(FIRST_LSN, "a")
+    play.world.commit((), mine=True)
+    play.world.commit("a")
+    play.release(2)
+    while play.mail:
+        play.read_mail()
+    assert not play.device.rows["a"]
+    play.settle()
+    assert play.device.rows["a"]
+    play.subscribe({"b"})
+    play.world.commit("a")
+    play.release(1)
+    play.read_mail()
+    assert len(play.device.rows["a"]) == 1
+    play.settle()
+    assert len(play.device.rows["a"]) == 2
 
 
 @pytest.mark.usefixtures("small")

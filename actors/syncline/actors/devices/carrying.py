@@ -61,6 +61,7 @@ class Carrier:
         self._send_away = send_away
         self._follow_answer: asyncio.Future[int] | None = None
         self._log: LogReader | None = None
+        self._crowded = False  # what was sent beside the steps has filled the socket
         self.changed = asyncio.Event()
         self.drained = asyncio.Event()
         self.generation = 0
@@ -71,10 +72,24 @@ class Carrier:
         if answer is not None and not answer.done() and generation == self.generation:
             answer.set_result(released)
 
+    def released(self, outbound: Outbound) -> None:
+        """Something was released to ``outbound``: it is sent now, or by the steps if they have to see to it."""
+        if self._crowded and self.drained.is_set():
+            self._crowded = False
+        messages = () if self._crowded else outbound.at_once()
+        if messages:
+            self.drained.clear()
+            self._crowded = not self._connection.send(messages)
+        if not messages or outbound.due:
+            self.changed.set()
+
     async def carry_out(self, step: Step, outbound: Outbound) -> object:
         """The answer to ``step``. Raises what the database and calls raise."""
         match step:
             case Send(messages):
+                if self._crowded:
+                    await self.drained.wait()
+                    self._crowded = False
                 self.drained.clear()
                 if messages and not self._connection.send(messages):
                     await self.drained.wait()

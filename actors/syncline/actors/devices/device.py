@@ -121,12 +121,13 @@ class Device(Actor):
             self._connection.close()
 
     async def handle_cast(self, message: object) -> None:
+        if isinstance(message, Released):  # what all devices get at the same time
+            if self._outbound is not None:
+                self._outbound.released(message.generation, message.frames, message.upto)
+                self._carrier.released(self._outbound)
+            return
         with self._retreating():
             match message:
-                case Released(generation, frames, upto):
-                    if self._outbound is not None:
-                        self._outbound.released(generation, frames, upto)
-                        self._carrier.changed.set()
                 case Followed(generation, released):
                     self._carrier.followed(generation, released)
                 case OwnPassed(lsn, commit_ms):

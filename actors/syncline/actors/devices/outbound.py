@@ -97,6 +97,7 @@ class Outbound:
         self._live: deque[Frame] = deque()
         self._live_bytes = 0
         self._gap = False
+        self._resting = False  # the steps have nothing to do until something changes
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
         self._echoes: list[Echo] = []
@@ -219,7 +220,26 @@ class Outbound:
                 yield from self._send_echoes(upto)
                 self.position = max(self.position, upto)
             else:
+                self._resting = True
                 yield Wait()
+                self._resting = False
+
+    def at_once(self) -> tuple[bytes, ...]:
+        """Messages for the socket, in place of what the steps would do with what was just released. Most devices rest
+        when a change comes, and there are thousands of them: each is spared the way through its steps. Empty: the steps
+        have to see to it.
+        """
+        if not self._resting or self._gap or self._deliveries or self._healing.due or not self._live:
+            return ()
+        frame = self._live[0]
+        if not frame.starts or not self.window.open or self._echo_due(frame.lsn - 1):
+            return ()
+        return self._message(self._take(self._live), self._live)
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something for the steps to do that a release has brought."""
+        return bool(self._live) or self._gap or self._echo_due(self._released)
 
     def _follow(self, shapes: Mapping[str, Relation | None]) -> Steps:
         self.generation += 1
@@ -259,12 +279,16 @@ class Outbound:
             while self._echo_due(frame.lsn - 1) or not self.window.open:
                 yield from self._send_echoes(frame.lsn - 1)
                 yield from self._await_window()
+        yield Send(self._message(frame, run))
+
+    def _message(self, frame: Frame, run: deque[Frame]) -> tuple[bytes, ...]:
+        """``frame`` and as many of ``run`` behind it as make one message."""
         bodies = [self._count(frame)]
         size = len(bodies[0])
         while run and size < MESSAGE_BYTES and self._may_join(run[0]):
             bodies.append(self._count(self._take(run)))
             size += len(bodies[-1])
-        yield Send((*frame.prelude, codec.oplog_message(*bodies)))
+        return (*frame.prelude, codec.oplog_message(*bodies))
 
     def _take(self, run: deque[Frame]) -> Frame:
         frame = run.popleft()
