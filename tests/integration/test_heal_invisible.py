@@ -19,6 +19,7 @@ from tests.conftest import server_under_test
 from tests.integration.tree_scene import running, until
 from tests.rawdevice import RawDevice
 
+from syncline.actors.postgres.stream import STATUS_INTERVAL_S
 from syncline.proto.values import Column, Relation, Transaction, Update
 
 DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "TEXT"), Column("n", "INTEGER"), Column("body", "TEXT")))
@@ -96,3 +97,44 @@ async def test_a_rejected_write_is_not_healed_with_a_row_from_before_a_commit_th
 
         await until(echoed)
         assert table[key] == (key, b"0", b"newer")
+
+
+async def test_a_table_that_is_read_anew_has_a_commit_that_a_service_before_was_sent_and_that_is_held_back(
+    waiting_postgres: str, tmp_path: Path
+) -> None:
+    """It is in no snapshot yet. The slot has not been told that it may be forgotten, so the next service is sent it."""
+    sql = "CREATE TABLE later (id uuid PRIMARY KEY, n int4 NOT NULL, body text)"
+
+    async def newer(device: RawDevice) -> bool:
+        return [row[2] for table in device.rows.values() for row in table.values()] == [b"newer"]
+
+    async with contextlib.AsyncExitStack() as held:
+        async with (
+            running(waiting_postgres, tmp_path / "first", sql, ("later",)) as tree,
+            RawDevice.connected(tree.url) as device,
+        ):
+            await tree.postgres.execute("INSERT INTO later VALUES ($1, 1, 'older')", uuid.uuid4())
+            await device.start()
+            await device.subscribe("later")
+            await held.enter_async_context(held_back(waiting_postgres, "UPDATE later SET body = 'newer'"))
+            await until(lambda: newer(device))
+            await asyncio.sleep(STATUS_INTERVAL_S + 1)  # nothing tells that the slot was not told
+        async with (
+            running(waiting_postgres, tmp_path / "second", "SELECT 1", ()) as tree,
+            RawDevice.connected(tree.url) as device,
+            asyncio.TaskGroup() as tasks,
+        ):
+            await device.start()
+            subscribing = tasks.create_task(device.subscribe("later"))
+
+            async def being_read() -> bool:
+                with contextlib.suppress(LookupError):
+                    return bool(await tree.consumer("later"))
+                return False
+
+            await until(being_read)
+            for _ in range(50):
+                await tree.postgres.execute("SELECT")
+            await held.aclose()
+            await subscribing
+            await until(lambda: newer(device))

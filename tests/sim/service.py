@@ -26,6 +26,7 @@ from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
 from syncline.actors.postgres.apply import Decision, WriteQueue
 from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
+from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.replicator import Confirm
 from syncline.actors.postgres.transaction import TransactionChunk
@@ -142,6 +143,7 @@ class SimReplicator(Actor):
         self._more = Event()
         self._passed = postgres.confirmed_lsn
         self._durable = Least(SHARDS)
+        self._unseen = Unseen()
 
     async def init(self) -> None:
         self._postgres.when_flushed = self._more.set
@@ -153,7 +155,8 @@ class SimReplicator(Actor):
         assert isinstance(message, Confirm)
         least = self._durable.reached(message.shard, message.lsn)
         if self._postgres.up and least is not None:
-            self._postgres.confirmed_lsn = max(self._postgres.confirmed_lsn, least)
+            seen = self._unseen.before(least, self._postgres.visibility().visible)
+            self._postgres.confirmed_lsn = max(self._postgres.confirmed_lsn, seen)
 
     async def _keep_alive(self) -> None:
         while True:
@@ -188,6 +191,7 @@ class SimReplicator(Actor):
             cut = self.context.scheduler.rng.randrange(0, len(chunks) + 1)  # type: ignore[attr-defined]
             if 0 < cut < len(chunks):
                 incarnation = postgres.incarnation
+                self._note(chunks[:cut])
                 await self._router.send(Streamed(tuple(chunks[:cut]), 0))
                 await self._waiting.pause_up_to(3_000)
                 if not postgres.up or postgres.incarnation != incarnation:
@@ -195,7 +199,13 @@ class SimReplicator(Actor):
                     self._passed = whole[-1] if whole else before
                     continue
                 chunks = chunks[cut:]
+            self._note(chunks)
             await self._router.send(Streamed(tuple(chunks), idle))
+
+    def _note(self, chunks: list[TransactionChunk]) -> None:
+        for chunk in chunks:
+            if chunk.last:
+                self._unseen.streamed(int(chunk.head.lsn), chunk.head.xid)
 
 
 class SimWriter(Actor):

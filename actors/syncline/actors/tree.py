@@ -217,7 +217,7 @@ def _replicator(settings: Settings, database: Database) -> ChildSpec:
     return ChildSpec(
         id=REPLICATOR,
         name=REPLICATOR,
-        start=lambda: Replicator(open_stream, key_indexes, settings.shard_folders, database.read),
+        start=lambda: Replicator(open_stream, key_indexes, settings.shard_folders, database.read, database.visibility),
     )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.actors.postgres.flush import Progress
+from syncline.actors.postgres.flush import Progress, Unseen
 
 
 def test_nothing_is_confirmed_before_everyone_is_done() -> None:
@@ -95,3 +95,13 @@ def test_dispatching_backwards_is_a_fault_of_ours() -> None:
     progress.dispatched(10, [])
     with pytest.raises(ValueError, match="after"):
         progress.dispatched(9, [])
+
+
+def test_nothing_is_confirmed_behind_a_transaction_that_no_snapshot_sees() -> None:
+    unseen = Unseen()
+    for lsn, xid in ((100, 6), (200, 7), (300, 8)):
+        unseen.streamed(lsn, xid)
+    assert unseen.before(250, {6, 8}.__contains__) == 199
+    assert unseen.before(150, {8}.__contains__) == 150, "what was seen once is not asked about again"
+    assert unseen.before(310, {7, 8}.__contains__) == 310
+    assert unseen.before(320, set[int]().__contains__) == 320

@@ -71,8 +71,8 @@ class Places:
         return min(positions)
 
     def refs(self, shapes: Iterable[str]) -> dict[str, Ref]:
-        """The actors of shapes that were ensured before."""
-        return {shape: self._refs[shape] for shape in shapes}
+        """The actors of shapes that were ensured before, always in the same order."""
+        return {shape: self._refs[shape] for shape in sorted(shapes)}
 
 
 async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:

@@ -245,6 +245,10 @@ class Database:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
+    async def visibility(self) -> Visibility:
+        """What a snapshot taken now sees."""
+        return Visibility.parse(await self.pool.fetchval("SELECT pg_current_snapshot()::text"))
+
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
         """The rows with these (relation id, key) as one snapshot shows them. A table that is not synced is left out;
         what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at least one row is read."""

@@ -8,14 +8,42 @@ Every dispatched LSN counts the targets still owing it; a target's debts are a q
 list. A report pays off the front of one queue, then the front of the list is dropped while nobody owes it: amortised
 constant time, however many targets there are. An idle position of the stream (``ReplicationStream.idle_lsn``)
 is dispatched to nobody: it counts once all before it is done, which is how an idle database still advances its slot.
+
+Nor may a transaction be confirmed that a new snapshot does not see yet (``Unseen``). A service that starts is not sent
+it again, so a table that is read then has it neither in its snapshot nor in what follows.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from syncline.actors.postgres.lsn import Lsn
+
+# Transactions that were streamed and may still be invisible to a new snapshot. Only a wait for a synchronous standby
+# keeps one invisible for long, and not this many commit meanwhile.
+RECENT_TRANSACTIONS_MAX = 10_000
+
+
+class Unseen:
+    """The newest transactions of the stream that no snapshot is known to see."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_TRANSACTIONS_MAX)  # (LSN, xid)
+
+    def streamed(self, lsn: int, xid: int) -> None:
+        """LSNs are commit positions and come in rising order."""
+        self._recent.append((lsn, xid))
+
+    def before(self, lsn: int, visible: Callable[[int], bool]) -> int:
+        """The largest position at or below ``lsn`` up to which everything streamed is visible: ``visible`` tells it of
+        an xid, by a snapshot that was taken after ``lsn`` had been streamed."""
+        while self._recent and self._recent[0][0] <= lsn:
+            at, xid = self._recent[0]
+            if not visible(xid):
+                return at - 1
+            self._recent.popleft()
+        return lsn
 
 
 class _Dispatch:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import asyncpg
 
 from syncline.actors.names import ROUTER
+from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.pgoutput import Message, RelationMessage
+from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.transaction import ELECTRIC_SCHEMA, KeyIndexes, TransactionAssembler, TransactionChunk
 from syncline.actors.shapes.router import Streamed
@@ -24,11 +26,14 @@ from syncline.cluster import Actor, Exit
 log = logging.getLogger(__name__)
 
 LEARN_RETRY_S = 0.5
+# Between two looks at commits that are not visible yet.
+UNSEEN_RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Everything up to ``lsn`` is durable in ``shard``: when it is in all of them, the slot may forget it."""
+    """Everything up to ``lsn`` is durable in ``shard``: when it is in all of them, and new snapshots see it, the slot
+    may forget it."""
 
     shard: str
     lsn: int
@@ -48,7 +53,8 @@ class StreamState:
 
 class Replicator(Actor):
     """``key_indexes``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected. ``shards``: the
-    names of those who confirm. ``read_catalog`` brings ``key_indexes`` up to date."""
+    names of those who confirm. ``read_catalog`` brings ``key_indexes`` up to date; ``read_visibility``: what a new
+    snapshot sees."""
 
     def __init__(
         self,
@@ -56,15 +62,21 @@ class Replicator(Actor):
         key_indexes: KeyIndexes,
         shards: Iterable[str],
         read_catalog: Callable[[], Awaitable[None]],
+        read_visibility: Callable[[], Awaitable[Visibility]],
     ) -> None:
         self._durable = Least(shards)
         self._open_stream = open_stream
         self._key_indexes = key_indexes
         self._read_catalog = read_catalog
+        self._read_visibility = read_visibility
+        self._unseen = Unseen()
+        self._to_confirm = 0
+        self._confirmable = asyncio.Event()
 
     async def init(self) -> None:
         self._stream = self._open_stream()
         self.background(self._run())
+        self.background(self._confirm())
 
     async def terminate(self, reason: Exit) -> None:
         await self._stream.aclose()
@@ -74,7 +86,8 @@ class Replicator(Actor):
             case Confirm(shard, lsn):
                 least = self._durable.reached(shard, lsn)
                 if least is not None:
-                    self._stream.confirm(least)
+                    self._to_confirm = least
+                    self._confirmable.set()
             case _:
                 raise TypeError(f"the replicator does not understand {message!r}")
 
@@ -85,6 +98,23 @@ class Replicator(Actor):
                 return StreamState(self._stream.connected, str(error or ""), self._stream.idle_lsn)
             case _:
                 raise TypeError(f"the replicator does not understand {message!r}")
+
+    async def _confirm(self) -> None:
+        while True:
+            await self._confirmable.wait()
+            self._confirmable.clear()
+            lsn = self._to_confirm
+            try:
+                visibility = await self._read_visibility()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("the slot stays where it is, what is visible could not be read: %s", error)
+                seen = 0
+            else:
+                seen = self._unseen.before(lsn, visibility.visible)
+                self._stream.confirm(seen)
+            if seen < lsn:
+                await asyncio.sleep(UNSEEN_RETRY_S)
+                self._confirmable.set()
 
     async def _run(self) -> None:
         assembler = TransactionAssembler(self._key_indexes)
@@ -98,6 +128,9 @@ class Replicator(Actor):
                 if self._is_news(message):
                     await self._learn()
                 chunks += assembler.feed(message)
+            for chunk in chunks:
+                if chunk.last:
+                    self._unseen.streamed(int(chunk.head.lsn), chunk.head.xid)
             await router.send(Streamed(tuple(chunks), int(self._stream.idle_lsn)))
             await asyncio.sleep(0)  # others get their turn also while the socket never runs dry
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, StreamChange, TransactionChunk, TransactionHead
@@ -27,10 +28,6 @@ from syncline.proto import codec
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
 
 log = logging.getLogger(__name__)
-
-# Transactions that were streamed and may still be invisible to a new snapshot. Only a wait for a synchronous standby
-# keeps one invisible for long, and not this many commit meanwhile.
-RECENT_TRANSACTIONS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True)
