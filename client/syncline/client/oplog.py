@@ -21,22 +21,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeAlias
 
 from syncline.client.cells import Value, encode_row
 from syncline.client.schema import UNTRACKED_TAG, Table
 from syncline.client.triggers import parse_image
+from syncline.proto.assembly import CELL_MEMORY, OPERATION_MEMORY, TAG_MEMORY, VALUE_MEMORY, Bound, memory_of
+from syncline.proto.codec import encode_ops
 from syncline.proto.outgoing import LOG_BYTES
 from syncline.proto.server_session import FRAME_BYTES_MAX, TRANSACTION_LIMITS
 from syncline.proto.values import Compensation, Delete, Insert, Row, RowChange, Transaction, Update
 
 CLOCK_SKEW_MAX_MS = 60_000
 
-TRANSACTION_OPS_MAX = TRANSACTION_LIMITS.ops_max
 # Its first message may hold smaller transactions too, and counts as a whole.
-TRANSACTION_BYTES_MAX = TRANSACTION_LIMITS.bytes_max - 2 * LOG_BYTES
+LIMITS = replace(TRANSACTION_LIMITS, bytes_max=TRANSACTION_LIMITS.bytes_max - 2 * LOG_BYTES)
 OPERATION_BYTES_MAX = FRAME_BYTES_MAX - LOG_BYTES
 
 ENTRY_ID_MAX = 2**31 - 1
@@ -67,11 +68,14 @@ STAMP_SQL: tuple[str, ...] = (
     "UPDATE _syncline_state SET clock_ms = :commit_ms",
 )
 
-# Entries, and bytes never less than their operations take on the wire: an image spells out the names of the columns.
-SIZE_SQL = """SELECT count(*), sum(octets), max(octets) FROM (
-        SELECT length(CAST(coalesce(new_row, '') AS BLOB)) + length(CAST(coalesce(old_row, '') AS BLOB))
+# By table: entries, their images, the tags in them, and bytes never less than their operations take on the wire: an
+# image spells out the names of the columns.
+SIZE_SQL = """SELECT table_name, count(*), sum(images), sum(tags), sum(octets), max(octets) FROM (
+        SELECT table_name, (new_row IS NOT NULL) + (old_row IS NOT NULL) AS images,
+               json_array_length(clear_tags) AS tags,
+               length(CAST(coalesce(new_row, '') AS BLOB)) + length(CAST(coalesce(old_row, '') AS BLOB))
              + length(clear_tags) + 64 AS octets
-          FROM _syncline_oplog WHERE commit_ms = ?)"""
+          FROM _syncline_oplog WHERE commit_ms = ?) GROUP BY table_name"""
 
 UNSTAMPED_TABLES_SQL = "SELECT DISTINCT table_name FROM _syncline_oplog WHERE commit_ms IS NULL"
 
@@ -115,13 +119,48 @@ def observed_clock_ms(clock_ms: int, seen_ms: int, now_ms: int) -> int:
     return max(clock_ms, seen_ms) if seen_ms <= now_ms + CLOCK_SKEW_MAX_MS else clock_ms
 
 
-def too_large(operations: int, octets: int, octets_of_largest: int) -> str | None:
-    """Why no server takes a transaction of this size, None if it does. Sizes are those on the wire."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a transaction: ``octets`` on the wire, of the ``largest`` of its operations too; ``memory`` of the server, in
+    bytes."""
+
+    operations: int = 0
+    octets: int = 0
+    largest: int = 0
+    memory: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(
+            self.operations + other.operations,
+            self.octets + other.octets,
+            max(self.largest, other.largest),
+            self.memory + other.memory,
+        )
+
+
+def size_at_most(columns: int, operations: int, images: int, tags: int, octets: int, largest: int) -> Size:
+    """What entries of one table of so many ``columns`` do not exceed; the rest is a row of ``SIZE_SQL``."""
+    memory = operations * OPERATION_MEMORY + images * columns * (CELL_MEMORY + VALUE_MEMORY) + tags * TAG_MEMORY
+    return Size(operations, octets, largest, memory + octets)
+
+
+def size_of(change: RowChange) -> Size:
+    octets = len(encode_ops((change,)))
+    return Size(1, octets, octets, memory_of(change))
+
+
+def too_large(size: Size) -> str | None:
+    """Why no server takes a transaction of this size, None if it does."""
     mib = 1 << 20
-    if operations > TRANSACTION_OPS_MAX:
-        return f"{operations:,} changed rows, and at most {TRANSACTION_OPS_MAX:,} can be sent as one transaction"
-    if octets > TRANSACTION_BYTES_MAX:
-        return f"{octets / mib:.1f} MiB, and at most {TRANSACTION_BYTES_MAX / mib:.1f} can be sent as one transaction"
+    bound, octets_of_largest = LIMITS.passed_by(size.operations, size.octets, size.memory), size.largest
+    if bound is Bound.OPERATIONS:
+        return f"{size.operations:,} changed rows, and at most {LIMITS.ops_max:,} can be sent as one transaction"
+    if bound is Bound.BYTES:
+        most = LIMITS.bytes_max / mib
+        return f"{size.octets / mib:.1f} MiB, and at most {most:.1f} can be sent as one transaction"
+    if bound is Bound.MEMORY:
+        most = (LIMITS.memory_max or 0) / mib
+        return f"{size.memory / mib:.1f} MiB of the server's memory, and it gives at most {most:.1f} to one transaction"
     if octets_of_largest > OPERATION_BYTES_MAX:
         largest, most = octets_of_largest / mib, OPERATION_BYTES_MAX / mib
         return (

@@ -13,13 +13,15 @@ from syncline.client.oplog import (
     SIZE_SQL,
     STAMP_SQL,
     UNSTAMPED_TABLES_SQL,
+    Size,
     change_of,
     entry_from_row,
     next_commit_ms,
+    size_at_most,
+    size_of,
     too_large,
 )
 from syncline.client.schema import Table
-from syncline.proto.codec import encode_ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +54,19 @@ def stamp_local(
     stamped = stamp(connection, client_id, now_ms)
     if stamped is None:
         return None
-    operations, octets, largest = connection.execute(SIZE_SQL, (stamped.commit_ms,)).fetchone()
-    reason = too_large(operations, octets, largest)
-    if reason is not None and too_large(operations, 0, 0) is None:
-        # Those sizes are an estimate on the safe side; near the limit it has to be exact.
-        reason = too_large(operations, *_wire_size(connection, stamped.commit_ms, tables))
+    size = Size()
+    for name, *counted in connection.execute(SIZE_SQL, (stamped.commit_ms,)):
+        size += size_at_most(len(tables[name].columns), *counted)
+    reason = too_large(size)
+    if reason is not None and too_large(Size(size.operations)) is None:
+        # That is an estimate on the safe side; near the limit it has to be exact.
+        reason = too_large(_exact_size(connection, stamped.commit_ms, tables))
     if reason is not None:
         raise UsageError(f"the transaction is too large: {reason}", hint="write it as several transactions")
     return stamped
 
 
-def _wire_size(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str, Table]) -> tuple[int, int]:
-    """Bytes of a local transaction on the wire, and of its largest operation."""
+def _exact_size(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str, Table]) -> Size:
     rows = connection.execute(f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE commit_ms = ?", (commit_ms,))
     changes = (change_of(entry, tables[entry.table_name]) for entry in map(entry_from_row, rows))
-    sizes = [len(encode_ops((change,))) for change in changes]
-    return sum(sizes), max(sizes)
+    return sum(map(size_of, changes), Size())

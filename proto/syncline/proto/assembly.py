@@ -8,6 +8,7 @@ device has open at that moment: a delivery, a batch of rows that leave, addition
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from syncline.proto.errors import ErrorCode, ProtocolError, invalid
@@ -22,14 +23,35 @@ VALUE_MEMORY: Final = 40
 TAG_MEMORY: Final = 72
 
 
+class Bound(Enum):
+    """What of a transaction may be too much."""
+
+    OPERATIONS = "operations"
+    BYTES = "bytes"
+    MEMORY = "memory"
+
+
 @dataclass(frozen=True, slots=True)
 class TransactionLimits:
     """How much of a transaction is held. ``bytes_max`` is its size on the wire, ``memory_max`` about what it takes
-    here, which may be ten times as much: see ``memory_of``."""
+    here, which may be ten times as much: see ``memory_of``.
+
+    Who sends a transaction asks ``passed_by`` too, before it is committed there.
+    """
 
     ops_max: int
     bytes_max: int
     memory_max: int | None = None
+
+    def passed_by(self, operations: int = 0, octets: int = 0, memory: int = 0) -> Bound | None:
+        """The bound that a transaction of this size is beyond, if any. ``octets``: on the wire."""
+        if operations > self.ops_max:
+            return Bound.OPERATIONS
+        if octets > self.bytes_max:
+            return Bound.BYTES
+        if self.memory_max is not None and memory > self.memory_max:
+            return Bound.MEMORY
+        return None
 
 
 class Assembler:
@@ -89,19 +111,18 @@ class Assembler:
         if self._begin is None:
             raise invalid(f"{_name(change)} outside a transaction")
         self._count += 1
-        if self._count > self._limits.ops_max:
+        if self._limits.passed_by(operations=self._count):
             self._exceeds(f"a transaction of more than {self._limits.ops_max} operations", self._begin)
         if not self._excess:
             self._changes.append(change)
             self._weigh(change, self._begin)
 
     def _weigh(self, change: Change, begin: Begin) -> None:
-        memory_max = self._limits.memory_max
-        if memory_max is None or not isinstance(change, RowChange):
+        if self._limits.memory_max is None or not isinstance(change, RowChange):
             return
         self._memory += memory_of(change)
-        if self._memory > memory_max:
-            self._exceeds(f"a transaction that takes more than {memory_max} bytes of memory", begin)
+        if self._limits.passed_by(memory=self._memory):
+            self._exceeds(f"a transaction that takes more than {self._limits.memory_max} bytes of memory", begin)
 
     def _exceeds(self, excess: str, begin: Begin) -> None:
         if not self._lets_go:
@@ -136,7 +157,7 @@ class Assembler:
         if self._begin is None:
             return
         self._bytes += octets
-        if self._bytes > self._limits.bytes_max:
+        if self._limits.passed_by(octets=self._bytes):
             self._exceeds(f"a transaction of more than {self._limits.bytes_max} bytes", self._begin)
 
 

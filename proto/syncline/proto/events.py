@@ -60,8 +60,9 @@ class WriteStarted:
 class WriteReceived:
     """A whole transaction of the device. ``changes`` name columns through the device's own relations.
 
-    ``excess``: more than the session holds, as this says, so there are no changes. ``octets``: its size on the wire,
-    less what came together with its end.
+    ``excess``: more than the session holds, as this says, so the changes have only the keys of the rows that they name;
+    there are none when even that would be too much. ``octets``: its size on the wire, less what came together with its
+    end.
     """
 
     commit_ms: int

@@ -8,20 +8,21 @@ relations, transactions and deliveries, is made by whoever has the rows; the tes
 After a ProtocolError from ``receive`` the connection cannot go on: send ``error_frame`` and close with 1007.
 
 Everything a device can make us keep has a limit below. A transaction beyond its limit is no fault: an app may have
-loaded a whole catalogue while it was offline, and a device that is closed for it could never send anything again. Its
-operations are dropped, and it is reported without them, to be refused in its place.
+loaded a whole catalogue while it was offline, and a device that is closed for it could never send anything again. Of
+its operations only the rows are kept that they name, and it is reported with these, to be refused in its place and
+undone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeAlias
 
 from google.protobuf.message import Message
 
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
-from syncline.proto.assembly import Assembler, TransactionLimits, check_width
+from syncline.proto.assembly import Assembler, TransactionLimits, check_width, memory_of
 from syncline.proto.bounds import check_begin, check_ids, check_tags
 from syncline.proto.calls import read_call
 from syncline.proto.codec import MessageType
@@ -66,6 +67,11 @@ RELATIONS_MAX: Final = 2048
 # Calls that wait for our answer. Devices send one at a time.
 OUTSTANDING_CALLS_MAX: Final = 1024
 
+# Operations made smaller at a stretch, when a transaction turns out to be beyond its limit.
+SLICE_OPERATIONS: Final = 1_000
+
+NamedChange: TypeAlias = tuple[Relation, RowChange]
+
 # Old devices are known to accept exactly this request: an empty position and its two empty packed fields.
 _START_WRITE_BODY: Final = b"\x12\x00\x32\x00"
 
@@ -75,10 +81,15 @@ class ServerSession:
 
     ``open_transactions`` bounds what the unfinished ones of several devices take. Is this device's let go for it, no
     write of its is read any more and ``on_let_go`` is called: it has to come again. ``close`` gives back what it holds.
+
+    ``row_of``: what has to be kept of an operation to know which row it names, None for nothing.
     """
 
     def __init__(
-        self, open_transactions: OpenTransactions | None = None, on_let_go: Callable[[], None] = lambda: None
+        self,
+        open_transactions: OpenTransactions | None = None,
+        on_let_go: Callable[[], None] = lambda: None,
+        row_of: Callable[[Relation, RowChange], NamedChange | None] = lambda relation, change: None,
     ) -> None:
         self.state = State.CONNECTING
         self.writes_started = False
@@ -88,7 +99,9 @@ class ServerSession:
         self._own_call_id = 0
         self._device_relations: dict[int, Relation] = {}
         self._assembler = Assembler(TRANSACTION_LIMITS, lets_go=True)
-        self._named_changes: list[tuple[Relation, RowChange]] = []
+        self._named_changes: list[NamedChange] = []
+        self._row_of = row_of
+        self._rows = _Rows()
         self._open_transactions = open_transactions or OpenTransactions()
         self._on_let_go = on_let_go
         self._has_let_go = False
@@ -108,6 +121,7 @@ class ServerSession:
         """The transaction under way."""
         self._assembler.clear()
         self._named_changes = []
+        self._rows = _Rows()
         self._open_transactions.holds(self, 0)
 
     # --- what the device says -----------------------------------------------------------------------------------------
@@ -237,30 +251,41 @@ class ServerSession:
                     whole += len(written.changes) + 1
             self._assembler.arrived(octets)
             if self._assembler.excess:
-                self._named_changes.clear()
-            self._open_transactions.holds(self, self._assembler.held)
+                yield from self._keep_rows()
+            self._open_transactions.holds(self, self._assembler.held + self._rows.memory)
             yield events
+
+    def _keep_rows(self) -> Iterator[list[ServerEvent]]:
+        """The transaction under way is beyond the limits: of what has come of it the rows are kept."""
+        changes, self._named_changes = self._named_changes, []
+        for start in range(0, len(changes), SLICE_OPERATIONS):
+            if start:
+                yield []
+            for relation, change in changes[start : start + SLICE_OPERATIONS]:
+                self._rows.add(self._row_of(relation, change))
 
     def _read_op(self, op: Op) -> WriteReceived | None:
         match op:
             case Begin():
                 check_begin(op.lsn, op.commit_ms)
                 self._assembler.begin(op)
-                self._named_changes = []
+                self._named_changes, self._rows = [], _Rows()
             case Commit():
                 excess, octets = self._assembler.excess, self._assembler.octets
                 transaction = self._assembler.commit(op)
                 named, self._named_changes = tuple(self._named_changes), []
+                rows, self._rows = self._rows, _Rows()
                 if excess:
-                    return WriteReceived(transaction.commit_ms, transaction.lsn, (), excess, octets)
+                    for relation, change in named:
+                        rows.add(self._row_of(relation, change))
+                    return WriteReceived(transaction.commit_ms, transaction.lsn, tuple(rows.kept), excess, octets)
                 if named:
                     return WriteReceived(transaction.commit_ms, transaction.lsn, named, octets=octets)
             case Insert() | Update() | Delete() | Compensation():
                 relation = check_width(self._device_relations.get(op.relation_id), op, self._assembler.lsn)
                 check_tags(op.tags, self._assembler.lsn)
                 self._assembler.add(op)
-                if not self._assembler.excess:
-                    self._named_changes.append((relation, op))
+                self._named_changes.append((relation, op))
             case _:
                 raise invalid(f"a device does not send {type(op).__name__}", lsn=self._assembler.lsn)
         return None
@@ -340,3 +365,23 @@ class ServerSession:
             raise misuse(f"the answer {step} is not possible while {self.state.value}")
         del self._calls[request_id]
         self.state = target
+
+
+class _Rows:
+    """Which rows a transaction names whose operations are too much. ``kept`` empty: they are too many as well."""
+
+    def __init__(self) -> None:
+        self.kept: list[NamedChange] = []
+        self.memory = 0
+        self._too_many = False
+
+    def add(self, row: NamedChange | None) -> None:
+        if row is None or self._too_many:
+            return
+        self.kept.append(row)
+        self.memory += memory_of(row[1])
+        memory_max = TRANSACTION_LIMITS.memory_max
+        if memory_max is not None and self.memory > memory_max:
+            self._too_many = True
+            self.kept.clear()
+            self.memory = 0

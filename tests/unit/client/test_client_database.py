@@ -11,6 +11,7 @@ import pytest
 
 from syncline.client import Database, UsageError, open_db
 from syncline.client import oplog as oplog_module
+from syncline.proto.assembly import TransactionLimits
 from syncline.proto.values import CREATE_TABLE, Migrate, MigrationColumn, MigrationForeignKey, MigrationTable
 
 URL = "ws://127.0.0.1:1"
@@ -237,7 +238,7 @@ async def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
 async def test_a_transaction_no_server_would_take_is_refused_and_changes_nothing(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oplog_module, "TRANSACTION_OPS_MAX", 3)
+    monkeypatch.setattr(oplog_module, "LIMITS", TransactionLimits(ops_max=3, bytes_max=1 << 20))
     rows = [(str(number), "x") for number in range(4)]
     with pytest.raises(UsageError, match="4 changed rows, and at most 3 can be sent"):
         async with db.transaction() as tx:
@@ -253,7 +254,7 @@ async def test_a_transaction_no_server_would_take_is_refused_and_changes_nothing
 async def test_the_size_of_a_transaction_is_what_it_takes_on_the_wire(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oplog_module, "TRANSACTION_BYTES_MAX", 100_000)
+    monkeypatch.setattr(oplog_module, "LIMITS", TransactionLimits(ops_max=3, bytes_max=100_000))
     insert = "INSERT INTO projects VALUES (?, ?)"
     await db.execute(insert, ("escaped", "\n" * 99_000))  # twice as long as JSON
     with pytest.raises(UsageError, match="MiB, and at most"):
@@ -266,6 +267,6 @@ async def test_the_size_of_a_transaction_is_what_it_takes_on_the_wire(
 async def test_tables_of_the_application_itself_know_no_such_limit(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oplog_module, "TRANSACTION_OPS_MAX", 0)
+    monkeypatch.setattr(oplog_module, "LIMITS", TransactionLimits(ops_max=0, bytes_max=1 << 20))
     await db.execute("CREATE TABLE notes (n INTEGER)")
     assert await db.execute("INSERT INTO notes VALUES (1), (2)") == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.client.client_scene import ITEMS, PROJECTS, TABLES, captured_database, entries_of, stamp_at
 
+from syncline.client import UsageError
+from syncline.client import oplog as oplog_module
 from syncline.client.oplog import (
     CLOCK_SKEW_MAX_MS,
     change_of,
@@ -15,8 +17,11 @@ from syncline.client.oplog import (
     transactions,
     wire_row,
 )
+from syncline.client.stamping import stamp_local
+from syncline.proto.assembly import Assembler, TransactionLimits, memory_of
 from syncline.proto.merge import RowState, apply_write, write_of
-from syncline.proto.values import Compensation, Delete, Insert, Transaction, Update
+from syncline.proto.ops import Begin
+from syncline.proto.values import Compensation, Delete, Insert, Migrate, Transaction, Update
 
 
 def test_a_transaction_carries_whole_wire_rows_in_the_order_of_the_oplog() -> None:
@@ -123,3 +128,41 @@ def test_positions_travel_as_four_bytes_and_empty_means_the_beginning() -> None:
     assert entry_id_of(b"") == 0
     with pytest.raises(OverflowError):
         lsn_bytes(2**31)
+
+
+WRITES = (
+    "INSERT INTO projects VALUES ('p', 'x'), ('q', NULL)",
+    "INSERT INTO items VALUES ('i', 'p', NULL, 1, 9223372036854775807, 1.5, x'00ff'), "
+    "('j', 'q', char(10, 34, 233), NULL, NULL, NULL, zeroblob(300))",
+    "UPDATE projects SET name = 'y'",
+    "DELETE FROM items WHERE id = 'i'",
+)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_app_hears_of_what_takes_the_server_too_much_memory_by_the_server_s_own_count(
+    monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    connection = captured_database()
+    for sql in WRITES:
+        connection.execute(sql)
+    stamp_at(connection, 100)
+    (before,) = transactions(entries_of(connection), TABLES)
+    memory = sum(memory_of(change) for change in before.changes if not isinstance(change, Migrate))
+    limits = TransactionLimits(ops_max=100, bytes_max=1 << 20, memory_max=memory - beyond)
+
+    server = Assembler(limits, lets_go=True)
+    server.begin(Begin(100, b"\1", None, None, 0, False))
+    for change in before.changes:
+        server.add(change)
+    assert bool(server.excess) == bool(beyond)
+
+    monkeypatch.setattr(oplog_module, "LIMITS", limits)
+    connection = captured_database()
+    for sql in WRITES:
+        connection.execute(sql)
+    if beyond:
+        with pytest.raises(UsageError, match="MiB of the server's memory"):
+            stamp_local(connection, "me", 100, TABLES)
+    else:
+        assert stamp_local(connection, "me", 100, TABLES) is not None

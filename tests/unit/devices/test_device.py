@@ -216,6 +216,7 @@ async def test_a_device_that_has_to_start_over_is_told_nothing_before_that_is_ce
 ) -> None:
     """An echo takes away what the device would send again, and with it every chance to find out."""
     monkeypatch.setattr("syncline.proto.server_session.TRANSACTION_LIMITS", TransactionLimits(ops_max=0, bytes_max=1))
+    monkeypatch.setattr("syncline.actors.devices.uplink.ECHO_BYTES_MAX", 0)
     device = await OneDevice.streaming(scene)
     write = await written(scene, device)
 

@@ -19,6 +19,7 @@ from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmi
 from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.bundler import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.carrying import Carrier
+from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import (
     Claim,
@@ -90,7 +91,9 @@ class Device(Actor):
     def __init__(self, connection: Connection, around: Surroundings) -> None:
         self._connection = connection
         self._around = around
-        self._session = ServerSession(around.open_transactions, lambda: self.ref.inform(_LetGo()))
+        self._session = ServerSession(
+            around.open_transactions, lambda: self.ref.inform(_LetGo()), RowNamer(around.database.table)
+        )
         self._identity: Identity | None = None
         self._client_id = ""
         self._outbound: Outbound | None = None

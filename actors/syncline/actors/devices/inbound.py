@@ -8,6 +8,7 @@ reason; nothing a device sends may block another device, nor its own later trans
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.typemap import from_wire
@@ -58,6 +59,35 @@ def touched_keys(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup
         if None not in key:
             keys[(table.relation.id, key)] = None
     return tuple(keys)
+
+
+class RowNamer:
+    """Leaves of changes nothing but the keys of their rows, for ``touched_keys`` to find."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._relation: Relation | None = None
+        self._kept: tuple[Relation, tuple[int, ...]] | None = None
+
+    def __call__(self, relation: Relation, change: RowChange) -> tuple[Relation, RowChange] | None:
+        """None in a table we do not know."""
+        if relation is not self._relation:
+            self._relation, self._kept = relation, self._key_of(relation)
+        if self._kept is None:
+            return None
+        keys, indexes = self._kept
+        row = change.old_row if isinstance(change, Delete) else change.row
+        key = tuple(row[index] for index in indexes)
+        if isinstance(change, Compensation):
+            return keys, Compensation(change.relation_id, key, ())
+        return keys, Gone(change.relation_id, key)
+
+    def _key_of(self, relation: Relation) -> tuple[Relation, tuple[int, ...]] | None:
+        table = self._lookup(relation.table)
+        if table is None:
+            return None
+        indexes = tuple(index for index, name in enumerate(relation.names) if name in table.key_names)
+        return replace(relation, columns=tuple(relation.columns[index] for index in indexes)), indexes
 
 
 def _accept_one(relation: Relation, change: RowChange, lookup: Lookup) -> RowOperation:

@@ -106,7 +106,8 @@ class Uplink:
         relations = {table.relation.id: table.relation for table in tables if table is not None}
         named_only = frozenset(keys.keys() - wrote)
         heal = Heal(written.position, written.ms, tuple(keys), rejected, named_only=named_only, relations=relations)
-        if event.excess or heal.size_bytes > ECHO_BYTES_MAX:
+        nobody_knows = event.excess and not event.changes
+        if nobody_knows or heal.size_bytes > ECHO_BYTES_MAX:
             return Heal(written.position, written.ms, (), rejected, starts_over=True)
         return heal
 
