@@ -44,7 +44,7 @@ def records_of(transactions: list[tuple[int, list[int]]]) -> list[Record]:
 def directory() -> Iterator[Path]:
     """A place for one store, with limits so small that a few records meet all of them."""
     small = mock.patch.object(store_module, "SEGMENT_BYTES_MAX", 400)
-    near = mock.patch.multiple(segment_module, INDEX_EVERY_BYTES=100, READ_WINDOW_BYTES=64)
+    near = mock.patch.multiple(segment_module, INDEX_EVERY_BYTES=100, INDEX_AGAIN_BYTES=120, READ_WINDOW_BYTES=64)
     with tempfile.TemporaryDirectory() as place, small, near, mock.patch("os.fsync"):
         yield Path(place) / SHAPE.hash
 
@@ -148,6 +148,42 @@ def test_a_transaction_that_is_cut_off_and_begins_again_is_there_once(
         store.append([record for record in records if record.lsn > done])
         assert read_all(store, (0, 0), records[-1].lsn, 1 << 20) == records
         store.close()
+
+
+@settings(max_examples=60)
+@given(TRANSACTIONS, st.lists(SHARE, max_size=6), st.sets(st.integers(0, 5)), SHARE)
+def test_a_log_taken_in_by_its_indexes_is_the_log_that_was_read_whole(
+    transactions: list[tuple[int, list[int]]], flushes: list[float], lost: set[int], discarded: float
+) -> None:
+    records = records_of(transactions)
+    with directory() as place:
+        store = ready_store(place)
+        places = sorted({0, len(records), *(int(cut * len(records)) for cut in flushes)})
+        for start, end in itertools.pairwise(places):
+            store.append(records[start:end])
+            store.flush()
+            if discarded < start / len(records):
+                store.discard_unfinished()  # and what was of it comes again
+                store.append([record for record in records[:end] if record.lsn > store.appended_lsn])
+        store.close()
+        for number in lost:
+            (place / f"index-{number:06d}").unlink(missing_ok=True)
+        known = taken_in(place)
+        for index in place.glob("index-*"):
+            index.unlink()
+        assert known == taken_in(place)
+        assert known[1] == records
+
+
+def taken_in(place: Path) -> tuple[object, ...]:
+    """Everything a start learns of a log."""
+    store = ShapeStore.load(place)
+    assert store is not None
+    pages = [tuple(store.read(record.position, record.lsn, 200).records) for record in store.records(0, 1 << 60)]
+    sizes = [(segment.size, segment._places, segment.whole_lsn, segment.unfinished) for segment in store._segments]
+    found = store.appended_lsn, list(store.records(0, 1 << 60)), store._whole_bytes, pages, sizes
+    store.close()
+    return found
 
 
 @settings(max_examples=30)

@@ -4,6 +4,7 @@
     <dir>/image             the rows of the snapshot
     <dir>/image-<n>         the rows at a later position: an earlier image and the log up to there, folded into one
     <dir>/log-<n>           segments of the log; the next one begins once one is full, within a transaction if need be
+    <dir>/index-<n>         what that segment holds, so that a start need not read it; every one of them may be missing
 
 The snapshot and the log overlap on purpose: the log starts where the router began to send us changes, before the
 snapshot was taken. For every key the newest version in the log is the truth, and the image is the truth for keys the
@@ -17,19 +18,22 @@ named once it and the log up to its position are on the disk.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from syncline.actors.shapes.disk import private, replace_file, sync_file
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.imagefile import Image
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record, encode_record
-from syncline.actors.shapes.segment import Segment
+from syncline.actors.shapes.segment import Damaged, Segment
 from syncline.actors.shapes.shape import Shape
+
+log = logging.getLogger(__name__)
 
 SEGMENT_BYTES_MAX = 64 << 20
 # A new image is written when the log since the last one is larger than this, and than that share of it: so who comes
@@ -52,12 +56,13 @@ class ShapeStore:
         self.appended_lsn = 0
         self._snapshot = Image(directory, 0)  # being written, until it is the first of the images
         self._images: list[Image] = []
-        # Of the log: what the newest image does not cover; of that, what the one being written will; and when the last
-        # attempt to write one has failed.
-        self._unfolded_bytes = self._folding_bytes = self._postponed_bytes = 0
+        # Of the log: all of it; what ends with the newest whole transaction; of that, what the newest image covers, or
+        # was there when writing one has failed; and what the image being written will cover.
+        self._log_bytes = self._whole_bytes = self._folded_bytes = self._folding_bytes = 0
         self._naming = threading.Lock()
         self._closed = False
         self._segments: list[Segment] = []
+        self._unindexed: list[Segment] = []  # those which are full, and on the disk
         self._appending: int | None = None
         # Where the transaction being appended began: (segment number, offset); None between transactions.
         self._partial: tuple[int, int] | None = None
@@ -67,7 +72,8 @@ class ShapeStore:
 
     @staticmethod
     def load(directory: Path) -> ShapeStore | None:
-        """The store in ``directory``, or None when its snapshot never finished or its files are not ours to read."""
+        """The store in ``directory``, or None when its snapshot never finished, its files are not ours to read, or
+        its log is damaged: what is missing then comes from nowhere."""
         try:
             meta = json.loads((directory / "shape.json").read_text())
             if meta["format"] != FORMAT:
@@ -78,7 +84,13 @@ class ShapeStore:
             store._take_images([snapshot, *(fold for fold in folds if fold.path.exists())])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        store._load_segments()
+        try:
+            store._load_segments()
+        except Damaged as damaged:
+            log.warning("%s: the table is read anew, and devices that lack something fetch it anew", damaged)
+            store.close()
+            return None
+        store.flush()  # and what had to be read whole is indexed now
         return store
 
     def remove(self) -> None:
@@ -90,6 +102,8 @@ class ShapeStore:
         """Nothing of this store writes to the folder any more when this returns."""
         with self._naming:
             self._closed = True
+        for segment in self._segments:
+            segment.detach()
         if self._appending is not None:
             os.close(self._appending)
             self._appending = None
@@ -131,13 +145,11 @@ class ShapeStore:
         """Whether so much was appended since the newest image that it is better to write a new one."""
         if not self._images or self.shape.kind != "table" or self.appended_lsn <= self._images[-1].lsn:
             return False
-        return self._unfolded_bytes - self._postponed_bytes > max(
-            FOLD_BYTES_MIN, self._images[-1].size_bytes * FOLD_SHARE
-        )
+        return self._whole_bytes - self._folded_bytes > max(FOLD_BYTES_MIN, self._images[-1].size_bytes * FOLD_SHARE)
 
     def begin_fold(self) -> Image:
         """A new image to be written, as of the newest whole transaction. It counts once it is ``finished``."""
-        self._folding_bytes = self._unfolded_bytes
+        self._folding_bytes = self._whole_bytes
         image = Image(self.directory, self._images[-1].number + 1, self.appended_lsn)
         image.path.unlink(missing_ok=True)
         image.path.touch(0o600)
@@ -146,7 +158,7 @@ class ShapeStore:
     def abandon_fold(self, image: Image) -> None:
         """It could not be written. Another is due when as much again was appended."""
         image.path.unlink(missing_ok=True)
-        self._postponed_bytes = self._unfolded_bytes
+        self._folded_bytes = self._whole_bytes
 
     def finishing(self, image: Image) -> Callable[[], None]:
         """Makes ``image``, which is whole, and with it the shape durable: work for any thread, to be done once.
@@ -179,8 +191,7 @@ class ShapeStore:
             if former not in kept:
                 former.path.unlink(missing_ok=True)
         self._images = kept
-        self._unfolded_bytes -= self._folding_bytes
-        self._folding_bytes = self._postponed_bytes = 0
+        self._folded_bytes = self._folding_bytes
 
     def image_at(self, lsn: int) -> Image:
         """The newest image from which rows can be given as of ``lsn``, which is not below ``ready_lsn``."""
@@ -214,10 +225,11 @@ class ShapeStore:
             self._place(record, run)
             encoded = encode_record(record)
             run += encoded
-            self._unfolded_bytes += len(encoded)
+            self._log_bytes += len(encoded)
             if record.last:
                 self._partial = None
                 self.appended_lsn = record.lsn
+                self._whole_bytes = self._log_bytes
         self._write(run)
 
     def discard_unfinished(self) -> None:
@@ -261,12 +273,17 @@ class ShapeStore:
         if self._appending is None:
             return lambda: None
         descriptor = os.dup(self._appending)
+        indexing = [segment.indexing(full=True) for segment in self._unindexed] + [self._segments[-1].indexing()]
+        self._unindexed.clear()
 
         def flush() -> None:
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            for write in indexing:
+                if write is not None:
+                    write()
 
         return flush
 
@@ -284,7 +301,7 @@ class ShapeStore:
             self._write(run)
             self._open_segment(len(self._segments))
         segment = self._segments[-1]
-        segment.note(record.position, segment.size + len(run))
+        segment.note(record, segment.size + len(run))
         if record.index == 0:
             self._partial = (len(self._segments) - 1, segment.size + len(run))
 
@@ -292,6 +309,7 @@ class ShapeStore:
         if self._appending is not None:
             os.fsync(self._appending)
             os.close(self._appending)
+            self._unindexed.append(self._segments[-1])
         path = self.directory / f"log-{number:06d}"
         self._appending = private(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         sync_file(self.directory)  # or a loss of the machine could take the new name with it
@@ -310,16 +328,19 @@ class ShapeStore:
 
     def _truncate(self, position: tuple[int, int]) -> None:
         number, offset = position
-        for segment in self._segments[number + 1 :]:
-            segment.path.unlink(missing_ok=True)
+        segment, later = self._segments[number], self._segments[number + 1 :]
+        for removed in reversed(later):
+            removed.remove()
         del self._segments[number + 1 :]
-        segment = self._segments[number]
+        self._unindexed = [full for full in self._unindexed if full in self._segments[:number]]
+        if segment.cut(offset) or later:
+            sync_file(self.directory)  # or a loss of the machine could bring back what was of the longer log
         if self._appending is not None:
             os.close(self._appending)
         self._appending = os.open(segment.path, os.O_RDWR | os.O_APPEND)
         os.ftruncate(self._appending, offset)
-        segment.cut(offset)
         self._partial = None
+        self._log_bytes = self._whole_bytes
 
     def _take_images(self, images: list[Image]) -> None:
         for image in images:
@@ -331,25 +352,38 @@ class ShapeStore:
         self._images = images
 
     def _load_segments(self) -> None:
+        """Raises Damaged."""
         paths = sorted(self.directory.glob("log-*"))
         for number, path in enumerate(paths):
             segment = Segment(path)
             self._segments.append(segment)
-            for record, offset, end in segment.load():
-                if record.index == 0:
-                    self._partial = (number, offset)
-                if record.last:
-                    self._partial = None
-                    self.appended_lsn = record.lsn
-                if record.lsn > self._images[-1].covers:
-                    self._unfolded_bytes += end - offset
-            if segment.size < path.stat().st_size:
-                for later in paths[number + 1 :]:
-                    later.unlink()
-                break
+            intact = segment.load()
+            if segment.whole_lsn:
+                self._partial = None
+                self.appended_lsn = segment.whole_lsn
+            if segment.unfinished is not None:
+                self._partial = (number, segment.unfinished)
+            if path != paths[-1]:  # all of it was on the disk before the next one began
+                if not intact:
+                    raise Damaged(f"{path} is damaged at byte {segment.size}")
+                self._unindexed.append(segment)
         if self._segments:
             last = self._segments[-1]
             self._appending = os.open(last.path, os.O_RDWR | os.O_APPEND)
             os.ftruncate(self._appending, last.size)
+            self._log_bytes = self._whole_bytes = sum(segment.size for segment in self._segments)
             if self._partial is not None:
+                number, offset = self._partial
+                self._whole_bytes = sum(segment.size for segment in self._segments[:number]) + offset
                 self._truncate(self._partial)
+        self._folded_bytes = self._bytes_upto(self._images[-1].covers)
+
+    def _bytes_upto(self, lsn: int) -> int:
+        """How much of the log its records at or below ``lsn`` take."""
+        position, size = (lsn, END_OF_TRANSACTION), 0
+        for segment, following in pairwise((*self._segments, None)):
+            assert segment is not None
+            if following is None or not following.begins_at_or_before(position):
+                return size + segment.offset_after(position)
+            size += segment.size
+        return size
