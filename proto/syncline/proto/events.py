@@ -6,7 +6,7 @@ yields the first group, a client session the second, both the third.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from syncline.proto.values import Insert, Relation, RowChange, ShapeRequest, Transaction
@@ -62,7 +62,7 @@ class WriteReceived:
 
     ``excess``: more than the session holds, as this says, so the changes have only the keys of the rows that they name;
     there are none when even that would be too much. ``octets``: its size on the wire, less what came together with its
-    end.
+    end. ``memory``: about what ``changes`` take here, in bytes.
     """
 
     commit_ms: int
@@ -70,6 +70,7 @@ class WriteReceived:
     changes: tuple[tuple[Relation, RowChange], ...]
     excess: str = ""
     octets: int = 0
+    memory: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,16 +271,17 @@ class ServerSession:
                 self._assembler.begin(op)
                 self._named_changes, self._rows = [], _Rows()
             case Commit():
-                excess, octets = self._assembler.excess, self._assembler.octets
+                excess, octets, memory = self._assembler.excess, self._assembler.octets, self._assembler.held
                 transaction = self._assembler.commit(op)
                 named, self._named_changes = tuple(self._named_changes), []
                 rows, self._rows = self._rows, _Rows()
                 if excess:
                     for relation, change in named:
                         rows.add(self._row_of(relation, change))
-                    return WriteReceived(transaction.commit_ms, transaction.lsn, tuple(rows.kept), excess, octets)
+                    kept = tuple(rows.kept)
+                    return WriteReceived(transaction.commit_ms, transaction.lsn, kept, excess, octets, rows.memory)
                 if named:
-                    return WriteReceived(transaction.commit_ms, transaction.lsn, named, octets=octets)
+                    return WriteReceived(transaction.commit_ms, transaction.lsn, named, octets=octets, memory=memory)
             case Insert() | Update() | Delete() | Compensation():
                 relation = check_width(self._device_relations.get(op.relation_id), op, self._assembler.lsn)
                 check_tags(op.tags, self._assembler.lsn)

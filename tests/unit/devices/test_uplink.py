@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -139,6 +140,15 @@ async def test_the_way_up_is_full_in_bytes_too(monkeypatch: pytest.MonkeyPatch) 
     assert not up.full
     up.take(transaction(2, body=b"x" * 1_000))
     assert up.full
+
+
+async def test_what_waits_counts_by_the_memory_it_takes_which_may_be_more_than_on_the_wire() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(replace(transaction(1), memory=uplink.UP_WAITING_BYTES_MAX))
+        assert up.full
+        await taker.next()
+        assert not up.full
 
 
 async def test_one_without_its_operations_is_refused_in_its_place() -> None:

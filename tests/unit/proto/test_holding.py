@@ -54,6 +54,7 @@ def test_a_wide_row_of_nulls_counts_by_what_it_takes_here(monkeypatch: pytest.Mo
     (whole,) = session.receive(log(BEGIN, few, COMMIT))
     assert isinstance(whole, WriteReceived)
     assert (len(whole.changes), whole.excess) == (50, "")
+    assert whole.memory == sum(memory_of(change) for _, change in whole.changes)
 
 
 def changes(kind: type[RowChange], row: tuple[Cell, ...], tags: tuple[str, ...]) -> RowChange:

@@ -81,7 +81,7 @@ class Uplink:
         """A transaction has come from the device."""
         write = _Waiting(event, _size(event))
         self._waiting.append(write)
-        self._waiting_bytes += write.size
+        self._waiting_bytes += max(write.size, event.memory)
         self._news.set()
 
     def decided(self, written: Written) -> WriteReceived | None:
@@ -121,7 +121,7 @@ class Uplink:
             write = self._waiting[0]
             ready = await self._made_ready(write.event)
             self._waiting.popleft()
-            self._waiting_bytes -= write.size
+            self._waiting_bytes -= max(write.size, write.event.memory)
             self._out.setdefault((ready.lsn, ready.ms), deque()).append(write)
             self._out_count += 1
             self._out_bytes += write.size
