@@ -69,7 +69,7 @@ async def spread(
         await postgres.execute(sql)
         _, settings = await prepare(config, dsn, shards)
         layout = Layout(settings.slot, shards, 1, sockets)
-        hosts = Hosts({id: Role(id, layout, settings, config, "secret") for id in layout.hosts}, postgres)
+        hosts = Hosts({id: Role(id, layout, settings, config.values, "secret") for id in layout.hosts}, postgres)
         try:
             await hosts.start()
             for table in tables:

@@ -109,7 +109,7 @@ def test_an_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
 
 
 def test_serve_reports_every_wrong_setting_and_exits_2(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("SYNCLINE_RUNTIME=ray\n")
+    (tmp_path / ".env").write_text("SYNCLINE_RUNTIME=cloud\n")
     done = run("serve", "--http-port", "many", cwd=tmp_path, DATABASE_URL="postgresql://u:hunter2@127.0.0.1/db")
     assert done.returncode == 2
     for variable in ("HTTP_PORT", "AUTH_JWT_ALG", "AUTH_JWT_KEY", "SYNCLINE_RUNTIME"):

@@ -18,7 +18,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from syncline.actors.config import SETTINGS, Config, ConfigError, Whereabouts, find, load
+from syncline.actors.config import Config, ConfigError, Whereabouts, find, load
+from syncline.actors.settings import SETTINGS
 
 if TYPE_CHECKING:
     import asyncpg
@@ -65,6 +66,9 @@ AuthJwtAud = Annotated[str | None, _option("AUTH_JWT_AUD")]
 InstanceId = Annotated[str | None, _option("ELECTRIC_INSTANCE_ID")]
 LogLevelOption = Annotated[str | None, _option("LOG_LEVEL")]
 Runtime = Annotated[str | None, _option("SYNCLINE_RUNTIME")]
+RayAddress = Annotated[str | None, _option("SYNCLINE_RAY_ADDRESS")]
+ShapesHosts = Annotated[str | None, _option("SYNCLINE_SHAPES_HOSTS")]
+EdgeHosts = Annotated[str | None, _option("SYNCLINE_EDGE_HOSTS")]
 DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
 
 
@@ -85,6 +89,9 @@ def serve(
     instance_id: InstanceId = None,
     log_level: LogLevelOption = None,
     runtime: Runtime = None,
+    ray_address: RayAddress = None,
+    shapes_hosts: ShapesHosts = None,
+    edge_hosts: EdgeHosts = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the sync service until it is told to stop (SIGTERM or Ctrl-C drains and exits 0).
@@ -108,6 +115,9 @@ def serve(
         "ELECTRIC_INSTANCE_ID": instance_id,
         "LOG_LEVEL": log_level,
         "SYNCLINE_RUNTIME": runtime,
+        "SYNCLINE_RAY_ADDRESS": ray_address,
+        "SYNCLINE_SHAPES_HOSTS": shapes_hosts,
+        "SYNCLINE_EDGE_HOSTS": edge_hosts,
         "SYNCLINE_DATA_DIR": data_dir,
     }
     config = _configured(flags)
@@ -118,6 +128,25 @@ def serve(
     for warning in config.warnings:
         err.print(f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     raise typer.Exit(_run(serve_until_stopped(config)) or 0)
+
+
+@app.command()
+def stop(data_dir: DataDir = None, ray_address: RayAddress = None) -> None:
+    """End a service of the runtime ray, in order, whoever started it: connections closed, everything flushed.
+
+    It is found by the folder it works in. A service of the runtime local is ended by SIGTERM.
+    """
+    from syncline.actors.logs import set_up
+    from syncline.actors.ray_service import stop_service
+
+    set_up("warning")
+    place = _found(None, None, data_dir)
+    address = ray_address or os.environ.get("SYNCLINE_RAY_ADDRESS")
+    ended = _run(stop_service(place.data_dir, address))
+    if not ended:
+        err.print(f"[bold red]error:[/] no service of the runtime ray works in {escape(str(place.data_dir))}")
+        raise typer.Exit(FAILED)
+    out.print(f"stopped: {', '.join(ended)}")
 
 
 @app.command()

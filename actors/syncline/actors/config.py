@@ -23,12 +23,14 @@ from dotenv import dotenv_values
 
 from syncline.actors.devices.auth import ALGORITHMS, Authenticator, InsecureAuth, KeyRefused, SecureAuth
 from syncline.actors.postgres.dsn import parse_dsn
+from syncline.actors.settings import HOSTS_MAX, SETTINGS, UNSUPPORTED
 
 AuthMode = Literal["secure", "insecure"]
 LogLevel = Literal["error", "warning", "info", "debug"]
 AUTH_MODES: tuple[AuthMode, ...] = ("secure", "insecure")
 LOG_LEVELS: tuple[LogLevel, ...] = ("error", "warning", "info", "debug")
-RUNTIMES = ("local", "ray")
+Runtime = Literal["local", "ray"]
+RUNTIMES: tuple[Runtime, ...] = ("local", "ray")
 LOOPBACK = ("127.0.0.1",)
 EVERYWHERE = ("0.0.0.0",)  # noqa: S104 - a server for devices listens to the world, behind its operator's proxy
 EVERYWHERE_IPV6 = (*EVERYWHERE, "::")
@@ -36,103 +38,6 @@ EVERYWHERE_IPV6 = (*EVERYWHERE, "::")
 _Choice = TypeVar("_Choice", bound=str)
 _Result = TypeVar("_Result")
 
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One variable, and the flag that says the same; its ``default`` as documentation says it, and what it means."""
-
-    name: str
-    flag: str
-    default: str
-    meaning: str
-
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        "DATABASE_URL",
-        "--database-url",
-        "an embedded Postgres",
-        "The Postgres to sync: postgresql://user:password@host:port/database",
-    ),
-    Setting(
-        "DATABASE_REQUIRE_SSL",
-        "--database-require-ssl",
-        "true; false for a local host",
-        "Whether to insist on TLS to Postgres; sslmode=verify-full in the URL verifies the certificate too",
-    ),
-    Setting("HTTP_PORT", "--http-port", "5133", "Port for devices (/ws) and the HTTP API; 0 takes a free one"),
-    Setting(
-        "SYNCLINE_HTTP_HOST",
-        "--http-host",
-        "0.0.0.0; 127.0.0.1 with the embedded Postgres",
-        "Addresses to listen on, separated by commas",
-    ),
-    Setting("ELECTRIC_USE_IPV6", "--use-ipv6", "false", "Whether to listen on all IPv6 addresses too"),
-    Setting(
-        "AUTH_MODE",
-        "--auth-mode",
-        "secure; insecure with the embedded Postgres",
-        "secure: tokens are signed. insecure: any token is believed, for development",
-    ),
-    Setting("AUTH_JWT_ALG", "--auth-jwt-alg", "", f"Algorithm of signed tokens: {', '.join(ALGORITHMS)}"),
-    Setting(
-        "AUTH_JWT_KEY", "--auth-jwt-key", "", "The shared secret (HS...) or the public key in PEM form (RS..., ES...)"
-    ),
-    Setting(
-        "AUTH_JWT_KEY_IS_BASE64_ENCODED", "--auth-jwt-key-is-base64-encoded", "false", "Whether AUTH_JWT_KEY is base64"
-    ),
-    Setting(
-        "AUTH_JWT_NAMESPACE",
-        "--auth-jwt-namespace",
-        "",
-        "The claim whose object holds sub or user_id; top level when not given",
-    ),
-    Setting("AUTH_JWT_ISS", "--auth-jwt-iss", "", "Required issuer of tokens; any when not given"),
-    Setting("AUTH_JWT_AUD", "--auth-jwt-aud", "", "Required audience of tokens; any when not given"),
-    Setting(
-        "ELECTRIC_INSTANCE_ID",
-        "--instance-id",
-        "made once and kept in the database",
-        "The server id that devices are told",
-    ),
-    Setting("LOG_LEVEL", "--log-level", "info", "error, warning, info or debug"),
-    Setting(
-        "SYNCLINE_RUNTIME",
-        "--runtime",
-        "local",
-        "local: everything in one process. ray is not available in this version",
-    ),
-    Setting(
-        "SYNCLINE_DATA_DIR",
-        "--data-dir",
-        ".syncline",
-        "Folder for shape logs and the embedded Postgres; can be rebuilt at any time",
-    ),
-)
-
-_NO_PROXY = "there is no migrations proxy: electrify tables with `syncline electrify` or CALL electric.electrify"
-_NO_PUBLISHER = "Postgres never connects back: device writes enter by SQL"
-_NO_METRICS = "this version exports no metrics or traces"
-UNSUPPORTED: Mapping[str, str] = {
-    "DATABASE_USE_IPV6": "both address families are tried anyway",
-    "PG_PROXY_PORT": _NO_PROXY,
-    "PG_PROXY_PASSWORD": _NO_PROXY,
-    "ELECTRIC_WRITE_TO_PG_MODE": "device writes always enter by SQL, as direct_writes meant",
-    "LOGICAL_PUBLISHER_HOST": _NO_PUBLISHER,
-    "LOGICAL_PUBLISHER_PORT": _NO_PUBLISHER,
-    "ELECTRIC_RESUMABLE_WAL_WINDOW": "devices resume from logs on disk, not from a window of WAL",
-    "ELECTRIC_TXN_CACHE_SIZE": "devices resume from logs on disk, not from a cache of transactions",
-    "ELECTRIC_FEATURES": "there are no feature flags",
-    "ELECTRIC_TELEMETRY": "nothing is ever reported to anybody",
-    "METRICS_MEASUREMENT_PERIOD": _NO_METRICS,
-    "STATSD_HOST": _NO_METRICS,
-    "OTEL_EXPORT": _NO_METRICS,
-    "OTLP_ENDPOINT": _NO_METRICS,
-    "HONEYCOMB_API_KEY": _NO_METRICS,
-    "PROXY_TRACING_ENABLE": _NO_METRICS,
-    "DISABLE_TZDATA_AUTOUPDATE": "no time zone data is downloaded",
-}
-"""Variables of the Electric line that mean nothing here, and why."""
 
 # Insecure mode looks into the namespace too; the others would only pretend to protect.
 _SECURE_ONLY = ("AUTH_JWT_ALG", "AUTH_JWT_KEY", "AUTH_JWT_KEY_IS_BASE64_ENCODED", "AUTH_JWT_ISS", "AUTH_JWT_AUD")
@@ -179,7 +84,8 @@ class Config(Whereabouts):
     """What ``serve`` needs to know, checked. Secrets are not in its repr.
 
     ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
-    the operator should read.
+    the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has. ``values``: what
+    it was read from, for a host that reads it again.
     """
 
     http_hosts: tuple[str, ...]
@@ -187,8 +93,12 @@ class Config(Whereabouts):
     authenticator: Authenticator = field(repr=False, compare=False)
     instance_id: str | None
     log_level: LogLevel
-    runtime: Literal["local"] = "local"
+    runtime: Runtime = "local"
+    ray_address: str | None = None
+    shapes_hosts: int = 1
+    edge_hosts: int = 1
     warnings: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 def load(flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv: Path | None = None) -> Config:
@@ -243,7 +153,6 @@ class _Reader:
         hosts = self._hosts(embedded)
         if auth_mode == "insecure":
             self._warn_of_insecurity(hosts)
-        self._runtime()
         self._unknown_variables()
         return Config(
             database_url=self._database_url(),
@@ -254,7 +163,12 @@ class _Reader:
             authenticator=self._authenticator(auth_mode),
             instance_id=self.values.get("ELECTRIC_INSTANCE_ID"),
             log_level=self._choice("LOG_LEVEL", LOG_LEVELS, "info"),
+            runtime=self._choice("SYNCLINE_RUNTIME", RUNTIMES, "local"),
+            ray_address=self.values.get("SYNCLINE_RAY_ADDRESS"),
+            shapes_hosts=self._hosts_of("SYNCLINE_SHAPES_HOSTS"),
+            edge_hosts=self._hosts_of("SYNCLINE_EDGE_HOSTS"),
             warnings=tuple(self.warnings),
+            values={setting.name: self.values[setting.name] for setting in SETTINGS if setting.name in self.values},
         )
 
     def _problem(self, variable: str, message: str) -> None:
@@ -373,9 +287,12 @@ class _Reader:
                 "everything that is synced. Never in production."
             )
 
-    def _runtime(self) -> None:
-        if self._choice("SYNCLINE_RUNTIME", RUNTIMES, "local") == "ray":
-            self._problem("SYNCLINE_RUNTIME", "ray is not available in this version: use local, or remove it")
+    def _hosts_of(self, name: str) -> int:
+        given = self.values.get(name, "1")
+        if given.isascii() and given.isdigit() and 1 <= int(given) <= HOSTS_MAX:
+            return int(given)
+        self._problem(name, f"{given!r} is not a number of processes: give one from 1 to {HOSTS_MAX}")
+        return 1
 
     def _unknown_variables(self) -> None:
         self.warnings += [

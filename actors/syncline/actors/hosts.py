@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from dataclasses import dataclass, replace
+import logging.handlers
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
-from syncline.actors.config import Config
+from syncline.actors.config import load
 from syncline.actors.crossing import FORMS, TYPES
 from syncline.actors.datadir import FolderLock
 from syncline.actors.front import Front
 from syncline.actors.layout import Layout
+from syncline.actors.logs import set_up
 from syncline.actors.names import CLAIMS, ORIGIN, ingest_host
 from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.slot import ensure_slot
+from syncline.actors.process import raise_open_files, settle_garbage
 from syncline.actors.tree import Settings, edge_root, ingest_root, origin_root, shapes_root
 from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
@@ -23,17 +29,24 @@ log = logging.getLogger(__name__)
 
 # A device's transaction crosses in one piece, and so does a row: Postgres has values of up to a gigabyte.
 LIMITS: Final = Limits(frame_bytes_max=2 << 30)
+LOG_BYTES: Final = 10 << 20  # of each file
+LOG_FILES: Final = 3
+
+
+class HostGaveUp(Exception):
+    """A host's part of the tree ended; the message says why. Its process ends with it, and the next one tries anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Who a host is. ``token``: what the hosts of one service know each other by."""
+    """Who a host is. ``values``: the settings of the service, by name. ``token``: what its hosts know each other by.
+    Ray keeps it, passwords and all, for the host's restarts."""
 
     id: str
     layout: Layout
     settings: Settings
-    config: Config
-    token: str
+    values: Mapping[str, str] = field(repr=False)
+    token: str = field(repr=False)
     epoch: int = 0
 
 
@@ -42,6 +55,7 @@ class ServiceHost:
 
     def __init__(self, role: Role) -> None:
         self._role = role
+        self._config = load({}, role.values)
         self._host = LocalHost(role.id, epoch=role.epoch, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS)
         self._front: Front | None = None
         self._database: Database | None = None
@@ -55,7 +69,7 @@ class ServiceHost:
         """
         role, layout, host = self._role, self._role.layout, self._host
         if role.id in layout.ranks[-1]:
-            self._front = Front(role.config, host, CLAIMS)
+            self._front = Front(self._config, host, CLAIMS)
             self.port = await self._front.listen(reuse_port=layout.edges > 1)
         await host.open()
         await host.listen(layout.address(role.id))
@@ -91,8 +105,44 @@ class ServiceHost:
         if role.id == ingest_host(settings.slot):
             return ingest_root(settings, database, self._host, layout)
         if self._front is not None:
-            return edge_root(settings, database, role.config.authenticator, self._host, layout)
+            return edge_root(settings, database, self._config.authenticator, self._host, layout)
         self._lock = FolderLock(settings.shapes_dir, shared=True)
         async with database.pool.acquire() as connection:
             slot = await ensure_slot(connection, settings.slot)  # it has moved on since the settings were made
         return shapes_root(replace(settings, start_lsn=int(slot.done)), database, self._host, layout)
+
+
+async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, object]], None]) -> None:
+    """The program of a host (see ``cluster.ray_host``): does its part until it is asked to stop.
+
+    Raises HostGaveUp when its part of the tree gives up, and what ``ServiceHost.start`` raises.
+    """
+    config = load({}, role.values)
+    _log_to(config.data_dir / "logs" / f"{role.id.partition(':')[0]}.log", config.log_level)
+    raise_open_files()
+    host = ServiceHost(role)
+    stopping, starting = asyncio.create_task(stop.wait()), asyncio.create_task(host.start())
+    ending = asyncio.create_task(host.ended())
+    try:
+        await asyncio.wait({stopping, starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            settle_garbage()
+            ready({"port": host.port})
+            await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if ending.done():
+            raise HostGaveUp(f"{role.id}: {ending.result()}")
+    except Exception:
+        log.exception("%s ends", role.id)
+        raise
+    finally:
+        for task in (stopping, starting, ending):
+            task.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await host.stop()
+
+
+def _log_to(path: Path, level: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
+    set_up(level, handler)

@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 # Libraries whose information is our debug output.
 _QUIETER = ("asyncio", "asyncpg")
@@ -21,11 +21,10 @@ _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
 _COLOURS = {"ERROR": "31", "CRITICAL": "31", "WARNING": "33", "DEBUG": "2"}
 
 
-def set_up(level: str, stream: TextIO | None = None) -> None:
-    """Log everything of ``level`` (error, warning, info, debug) and above to ``stream``, standard error by default."""
-    target = stream or sys.stderr
-    handler = logging.StreamHandler(target)
-    handler.setFormatter(TerminalFormatter() if target.isatty() else LineFormatter())
+def set_up(level: str, target: TextIO | logging.StreamHandler[Any] | None = None) -> None:
+    """Log everything of ``level`` (error, warning, info, debug) and above to ``target``, standard error by default."""
+    handler = target if isinstance(target, logging.StreamHandler) else logging.StreamHandler(target or sys.stderr)
+    handler.setFormatter(TerminalFormatter() if handler.stream.isatty() else LineFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -64,7 +63,10 @@ class TerminalFormatter(logging.Formatter):
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _OWN_ATTRIBUTES}
+    # Ray marks every record with a field of its own.
+    return {
+        name: value for name, value in vars(record).items() if name not in _OWN_ATTRIBUTES and not name.startswith("_")
+    }
 
 
 def _value(value: object) -> str:

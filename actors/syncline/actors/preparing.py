@@ -12,6 +12,7 @@ from syncline.actors.config import Config
 from syncline.actors.datadir import new_lineage, shapes_folder
 from syncline.actors.faults import database_fault, in_folder
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
+from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.tree import PUBLICATION, Settings
 
@@ -19,6 +20,33 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0
 CONNECT_RETRY_S: Final = 1.0
+
+
+class PostgresSource:
+    """The Postgres to sync: the operator's, or an embedded one that lives as long as we do."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._embedded: EmbeddedPostgres | None = None
+        self._embedding: asyncio.Task[str] | None = None
+
+    async def start(self) -> str:
+        """Where it is. Raises EmbeddedPostgresError."""
+        if self._config.database_url is not None:
+            return self._config.database_url
+        self._embedded = await asyncio.to_thread(EmbeddedPostgres, self._config.embedded_dir)
+        self._embedding = asyncio.create_task(asyncio.to_thread(self._embedded.start))
+        dsn = await asyncio.shield(self._embedding)
+        log.info("the embedded Postgres keeps its data and its log in %s", self._embedded.folder)
+        return dsn
+
+    async def stop(self) -> None:
+        """Ends an embedded one."""
+        if self._embedding is not None:
+            # A start that was cut short goes on in its thread: waited for, or it would leave a server behind.
+            await asyncio.gather(self._embedding, return_exceptions=True)
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
 
 
 async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIdentity, Settings]:

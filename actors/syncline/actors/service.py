@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from syncline.actors.config import Config
@@ -15,17 +15,13 @@ from syncline.actors.datadir import FolderInUse, FolderLock, open_data_dir
 from syncline.actors.faults import folder_fault, in_folder
 from syncline.actors.front import Front, ServiceGaveUp
 from syncline.actors.postgres.database import Database, connect
-from syncline.actors.postgres.embedded import EmbeddedPostgres
-from syncline.actors.preparing import prepare
+from syncline.actors.preparing import PostgresSource, prepare
+from syncline.actors.process import raise_open_files, settle_garbage
 from syncline.actors.tree import root
 from syncline.cluster import Exit, StartFailed
 from syncline.cluster.host import LocalHost
 
 log = logging.getLogger(__name__)
-
-# Python looks for cycles each time 700 more objects live. A stretch of the stream is tens of thousands of rows that
-# hold none and are gone in a moment; walking them took a tenth to a quarter of the CPU time of replication.
-GC_THRESHOLDS = (50_000, 20, 50)
 
 
 class Service:
@@ -39,8 +35,7 @@ class Service:
         self._config = config
         self._shards = shards
         self._host = LocalHost("local")
-        self._embedded: EmbeddedPostgres | None = None
-        self._embedding: asyncio.Task[str] | None = None
+        self._postgres = PostgresSource(config)
         self._lock: FolderLock | None = None
         self._database: Database | None = None
         self._front = Front(config, self._host)
@@ -52,8 +47,7 @@ class Service:
         self.port = await self._front.listen()
         with in_folder(self._config.data_dir):
             open_data_dir(self._config.data_dir)
-            url = self._config.database_url
-            self.dsn = url if url is not None else await self._start_embedded()
+            self.dsn = await self._postgres.start()
         identity, settings = await prepare(self._config, self.dsn, self._shards)
         with in_folder(self._config.data_dir):
             self._lock = FolderLock(settings.shapes_dir)
@@ -76,11 +70,7 @@ class Service:
             self._lock = None
         if self._database is not None:
             self._database.terminate()
-        if self._embedding is not None:
-            # A start that was cut short goes on in its thread: waited for, or it would leave a server behind.
-            await asyncio.gather(self._embedding, return_exceptions=True)
-        if self._embedded is not None:
-            await asyncio.to_thread(self._embedded.stop)
+        await self._postgres.stop()
 
     async def ended(self) -> Exit:
         """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""
@@ -95,18 +85,36 @@ class Service:
             return folder_fault(cause, self._config.data_dir)
         return ServiceGaveUp(str(failed))
 
-    async def _start_embedded(self) -> str:
-        self._embedded = await asyncio.to_thread(EmbeddedPostgres, self._config.embedded_dir)
-        self._embedding = asyncio.create_task(asyncio.to_thread(self._embedded.start))
-        dsn = await asyncio.shield(self._embedding)
-        log.info("the embedded Postgres keeps its data and its log in %s", self._embedded.folder)
-        return dsn
+
+class Running(Protocol):
+    """A service under some runtime, as whoever runs it sees it."""
+
+    port: int
+    dsn: str
+
+    async def start(self) -> None:
+        """Returns when devices may connect."""
+
+    async def stop(self) -> None:
+        """Ends what was started, in order."""
+
+    async def ended(self) -> Exit:
+        """Waits for it to give up."""
 
 
-async def serve(config: Config, ready: Callable[[Service], None] | None = None) -> int:
+def service_of(config: Config) -> Running:
+    """The service under the runtime that ``config`` names."""
+    if config.runtime == "ray":
+        from syncline.actors.ray_service import RayService  # it takes a second to import
+
+        return RayService(config)
+    return Service(config)
+
+
+async def serve(config: Config, ready: Callable[[Running], None] | None = None) -> int:
     """Runs until SIGTERM or SIGINT. Returns the exit code: 0 when asked to end, 1 when the service gave up."""
-    service = Service(config)
-    _raise_open_files()
+    service = service_of(config)
+    raise_open_files()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,9 +127,7 @@ async def serve(config: Config, ready: Callable[[Service], None] | None = None) 
         if not starting.done():
             return 0
         await starting
-        gc.collect()
-        gc.freeze()  # what the start has made stays to the end: no collection walks it again
-        gc.set_threshold(*GC_THRESHOLDS)
+        settle_garbage()
         print(f"Syncline is ready on port {service.port}, syncing {display(service.dsn)}", flush=True)
         if ready is not None:
             ready(service)
@@ -140,18 +146,6 @@ async def serve(config: Config, ready: Callable[[Service], None] | None = None) 
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await service.stop()
-
-
-def _raise_open_files() -> None:
-    """Every device is an open file, and the usual soft limit is 1,024: take what the hard limit allows."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def display(dsn: str) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from syncline.actors.config import SETTINGS, UNSUPPORTED, Config, ConfigError, find, load, without_password
+from syncline.actors.config import Config, ConfigError, find, load, without_password
 from syncline.actors.devices.auth import InsecureAuth, SecureAuth
+from syncline.actors.settings import SETTINGS, UNSUPPORTED
 
 KEY = "k" * 32
 REAL = {"DATABASE_URL": "postgresql://ann:pw@db.example:5432/app", "AUTH_JWT_ALG": "HS256", "AUTH_JWT_KEY": KEY}
@@ -87,8 +88,10 @@ def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
         load({}, {}, dotenv)
 
 
-def test_ray_is_refused_with_what_to_do() -> None:
-    assert problems(SYNCLINE_RUNTIME="ray")["SYNCLINE_RUNTIME"].startswith("ray is not available in this version")
+def test_numbers_of_processes_are_numbers() -> None:
+    found = problems(SYNCLINE_RUNTIME="ray", SYNCLINE_EDGE_HOSTS="0", SYNCLINE_SHAPES_HOSTS="many")
+    assert set(found) == {"SYNCLINE_EDGE_HOSTS", "SYNCLINE_SHAPES_HOSTS"}
+    assert "from 1 to" in found["SYNCLINE_EDGE_HOSTS"]
 
 
 # --- database ---------------------------------------------------------------------------------------------------------

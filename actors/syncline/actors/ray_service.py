@@ -1,0 +1,170 @@
+"""The service spread over processes that Ray places, starts and restarts: brought up, or found running."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import secrets
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from syncline.actors.config import Config
+from syncline.actors.datadir import open_data_dir
+from syncline.actors.faults import in_folder, port_fault
+from syncline.actors.front import ServiceGaveUp
+from syncline.actors.hosts import Role
+from syncline.actors.layout import Layout
+from syncline.actors.names import edge_host
+from syncline.actors.preparing import PostgresSource, prepare
+from syncline.cluster import Exit
+from syncline.cluster.ray_cluster import ClusterUnavailable, RayCluster
+from syncline.cluster.ray_host import HostSpec, RayHost
+from syncline.cluster.spec import ExitKind
+
+log = logging.getLogger(__name__)
+
+WATCH_S = 1.0
+GONE_S = 30.0
+SAY_EVERY_S = 15.0
+PROGRAM = "syncline.actors.hosts:run"
+LOOP = "uvloop:new_event_loop"
+STOPPED_IN_ORDER = ("edge", "shapes", "ingest", "origin")
+
+
+class RayService:
+    """``start``, then the tree of hosts is up, and goes on by itself. ``stop`` ends it, unless it was found running:
+    then it goes on.
+
+    Raises Fault, ServiceGaveUp, and what Postgres' preparation raises.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._postgres = PostgresSource(config)
+        self._cluster: RayCluster | None = None
+        self.found = False
+        self.port = 0
+        self.dsn = ""
+
+    async def start(self) -> None:
+        """Returns when devices may connect."""
+        config = self._config
+        with in_folder(config.data_dir):
+            open_data_dir(config.data_dir)
+            self.dsn = await self._postgres.start()
+        _, settings = await prepare(config, self.dsn, config.shapes_hosts)
+        layout = Layout(settings.slot, config.shapes_hosts, config.edge_hosts, _sockets(config.data_dir))
+        port = str(config.http_port or _free_port(config.http_hosts))
+        values = {**config.values, "SYNCLINE_DATA_DIR": str(config.data_dir), "HTTP_PORT": port}
+        if config.database_url is None:
+            values |= {"DATABASE_URL": self.dsn, "AUTH_MODE": config.auth_mode}
+            values |= {"SYNCLINE_HTTP_HOST": ",".join(config.http_hosts)}
+        token = secrets.token_hex(32)
+        roles = [Role(id, layout, settings, values, token) for id in layout.hosts]
+        try:
+            self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
+            with self._cluster.connected():
+                await self._bring_up(roles)
+        except ClusterUnavailable as error:
+            raise ServiceGaveUp(str(error)) from error
+
+    async def _bring_up(self, roles: list[Role]) -> None:
+        hosts = [RayHost.bring_up(HostSpec(role.id, PROGRAM, role, LOOP)) for role in roles]
+        self.found = all(host.found for host in hosts)
+        facts = dict(zip([role.id for role in roles], await _ready(hosts), strict=True))
+        self.port = _port_of(facts[edge_host(0)])
+        pids = ", ".join(f"{id} {said['pid']}" for id, said in facts.items())
+        log.info("%s: %s", "the tree was running already" if self.found else "the tree is up", pids)
+
+    async def stop(self) -> None:
+        """Ends the hosts in order, and the cluster if it is our own. Leaves alone what was found running."""
+        cluster = self._cluster
+        if self.found:
+            log.info("the tree goes on: it was running before this command")
+        elif cluster is not None:
+            if cluster.alive:
+                await stop_hosts(cluster)
+            if cluster.started:
+                await asyncio.to_thread(cluster.stop)
+        await self._postgres.stop()
+
+    async def ended(self) -> Exit:
+        """Waits until the cluster has been gone for a while: whoever runs it may be restarting it."""
+        cluster = self._cluster
+        assert cluster is not None, "it has been started"
+        gone_s = 0.0
+        while gone_s < GONE_S:
+            await asyncio.sleep(WATCH_S)
+            gone_s = 0.0 if await asyncio.to_thread(lambda: cluster.alive) else gone_s + WATCH_S
+        return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
+
+
+async def stop_service(data_dir: Path, ray_address: str | None) -> list[str]:
+    """Ends the service that works in ``data_dir``, and the cluster if it is of its own. The names of its hosts; none if
+    there was no service. Raises ServiceGaveUp."""
+    cluster = await asyncio.to_thread(RayCluster.find, data_dir, ray_address)
+    if cluster is None:
+        return []
+    try:
+        ended = await stop_hosts(cluster)
+    except ClusterUnavailable as error:
+        raise ServiceGaveUp(str(error)) from error
+    await asyncio.to_thread(cluster.stop)
+    return ended
+
+
+async def stop_hosts(cluster: RayCluster) -> list[str]:
+    """Ends all hosts for good, edges first, the origin last; their names. Raises ClusterUnavailable."""
+    with cluster.connected():
+        names = sorted(RayHost.names(), key=lambda name: (STOPPED_IN_ORDER.index(re.split("[-:]", name)[0]), name))
+        for host in [host for host in map(RayHost.find, names) if host is not None]:
+            await host.stop()
+        return names
+
+
+async def _ready(hosts: list[RayHost]) -> list[Mapping[str, object]]:
+    """Waits for all of them, and says now and then for whom."""
+    waits = {asyncio.create_task(host.ready(), name=host.name) for host in hosts}
+    pending = waits
+    try:
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=SAY_EVERY_S)
+            if pending:
+                names = ", ".join(sorted(task.get_name() for task in pending))
+                log.warning("not ready yet: %s; what they say is in the folder logs", names)
+    finally:
+        for task in waits:
+            task.cancel()
+    by_name = {task.get_name(): task.result() for task in waits}
+    return [by_name[host.name] for host in hosts]
+
+
+def _sockets(data_dir: Path) -> str:
+    """A folder of our own with a short name, the same for every command that works in ``data_dir``."""
+    digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir(), f"syncline-{os.getuid()}-{digest}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ServiceGaveUp(f"{folder} belongs to another user: remove it")
+    return str(folder)
+
+
+def _free_port(hosts: tuple[str, ...]) -> int:
+    """A port that is free now: several edges have to take the same one."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in hosts[0] else socket.AF_INET) as taken:
+            taken.bind((hosts[0], 0))
+            return int(taken.getsockname()[1])
+    except OSError as error:
+        raise port_fault(error, hosts, 0) from error
+
+
+def _port_of(facts: Mapping[str, object]) -> int:
+    port = facts["port"]
+    assert isinstance(port, int)
+    return port

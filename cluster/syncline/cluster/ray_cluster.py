@@ -1,0 +1,220 @@
+"""A Ray cluster for our hosts: one that somebody runs, or one of our own on this machine.
+
+Ray places, starts, restarts and names processes here, and never carries a message of ours. A cluster of our own is a
+head node for this machine alone, in processes that outlive whoever started it: the next command finds it by what is
+noted in its folder. It asks every caller for a token, is bound to the loopback address, and reports nothing to anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+NAMESPACE: Final = "syncline"
+NOTE: Final = "ray.json"
+# Of the whole loopback network Ray takes 127.0.0.1 alone for a mistake, and binds to an outer address in its place.
+LOOPBACK: Final = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+START_S: Final = 60.0
+STOP_S: Final = 15.0
+POLL_S: Final = 0.1
+OBJECT_STORE_BYTES: Final = 80 << 20  # the least Ray accepts: nothing of ours goes through it
+# A dead address in the environment makes Ray wait for a minute.
+_OURS_TO_SET: Final = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_NAMESPACE")
+
+
+class ClusterUnavailable(Exception):
+    """There is no Ray cluster and none could be started; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A cluster of our own: the ``address`` drivers connect to, the ``pid`` that ends it, and where it keeps its
+    sockets and logs."""
+
+    address: str
+    pid: int
+    token: str
+    temp_dir: str
+
+
+class RayCluster:
+    """``head``: None when the cluster is somebody else's. ``started``: by us, now."""
+
+    def __init__(self, address: str, head: Head | None, note: Path, *, started: bool) -> None:
+        self.address = address
+        self.head = head
+        self.started = started
+        self._note = note
+
+    @classmethod
+    def find(cls, folder: Path, address: str | None = None) -> RayCluster | None:
+        """The cluster at ``address``, or the one of our own noted in ``folder`` if it lives."""
+        note = folder / NOTE
+        head = _noted(note) if address is None else None
+        if head is not None:
+            return cls(head.address, head, note, started=False)
+        return None if address is None else cls(address, None, note, started=False)
+
+    @classmethod
+    def open(cls, folder: Path, address: str | None = None) -> RayCluster:
+        """The same, or else a new one, noted in ``folder``. Blocks for seconds. Raises ClusterUnavailable."""
+        found = cls.find(folder, address)
+        if found is not None:
+            return found
+        head = _start_head()
+        _write_note(folder / NOTE, head)
+        return cls(head.address, head, folder / NOTE, started=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still answers."""
+        return _answers(self.address)
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Hosts can be brought up, found and ended meanwhile. Entering blocks for a second or two; one at a time.
+
+        Raises ClusterUnavailable.
+        """
+        if self.head is not None:
+            _authenticate(self.head.token)
+        import ray  # it reads its settings, the token among them, when it is imported
+
+        on_term = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(
+                address=self.address,
+                _node_ip_address=self.address.rpartition(":")[0] if self.head is not None else None,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError, OSError) as error:
+            raise ClusterUnavailable(f"no Ray cluster answers at {self.address}: {error}") from error
+        finally:
+            signal.signal(signal.SIGTERM, on_term)  # Ray puts a handler of its own in its place
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    def stop(self) -> None:
+        """Ends it if it is our own. Blocks."""
+        if self.head is not None:
+            self._note.unlink(missing_ok=True)
+            _end(self.head)
+
+
+def _authenticate(token: str) -> None:
+    for name in _OURS_TO_SET:
+        os.environ.pop(name, None)
+    os.environ.update(_environment(token))
+
+
+def _environment(token: str) -> dict[str, str]:
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it would take SIGTERM away from us
+    }
+
+
+def _noted(note: Path) -> Head | None:
+    """The cluster that ``note`` tells of, if it still lives."""
+    try:
+        head = Head(**json.loads(note.read_text()))
+        os.kill(head.pid, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return head if _answers(head.address) else None
+
+
+def _write_note(note: Path, head: Head) -> None:
+    """Only our own user may read it: who has the token may run code in the cluster."""
+    note.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(asdict(head), file)
+
+
+def _start_head() -> Head:
+    token, port = secrets.token_hex(32), _free_port()
+    temp_dir = tempfile.mkdtemp(prefix="syncline-ray-")  # short: Ray puts sockets in it
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--node-ip-address", LOOPBACK, "--port", str(port), "--temp-dir", temp_dir),
+        *("--ray-client-server-port", str(_free_port()), "--dashboard-port", str(_free_port())),
+        *("--include-dashboard", "false", "--disable-usage-stats", "--object-store-memory", str(OBJECT_STORE_BYTES)),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name not in _OURS_TO_SET}
+    said = Path(temp_dir, "start.log")
+    with said.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
+            command,
+            env=environment | _environment(token),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C at our terminal is not meant for it
+        )
+    head = Head(f"{LOOPBACK}:{port}", process.pid, token, temp_dir)
+    deadline_s = time.monotonic() + START_S
+    while not _answers(head.address):
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            words = said.read_text(errors="replace").strip().splitlines()[-5:]
+            _end(head)
+            raise ClusterUnavailable("Ray did not start: " + " / ".join(words))
+        time.sleep(POLL_S)
+    return head
+
+
+def _end(head: Head) -> None:
+    """Asks the head to end with all its processes, and makes sure of it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(head.pid, signal.SIGTERM)
+        deadline_s = time.monotonic() + STOP_S
+        while _lives(head.pid) and time.monotonic() < deadline_s:
+            time.sleep(POLL_S)
+        os.killpg(head.pid, signal.SIGKILL)
+    shutil.rmtree(head.temp_dir, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
+        return True
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, 0))
+        return int(taken.getsockname()[1])

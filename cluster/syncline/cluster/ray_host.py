@@ -1,0 +1,160 @@
+"""Hosts as Ray actors: named, detached, restarted by Ray for ever.
+
+A host is a process with a loop of its own. What runs in it is a *program*: a coroutine function, named by its dotted
+path, that runs in that loop from the first start and from every restart. When it ends by itself the process ends, and
+Ray starts the next one. Ray's calls only ask how it stands and to stop: a few in a host's life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from syncline.cluster.ray_cluster import NAMESPACE
+from syncline.cluster.spec import dotted
+
+log = logging.getLogger(__name__)
+
+STOP_S: Final = 90.0  # a shard may have a long transaction to finish
+CALLS_AT_ONCE: Final = 8
+RETRY_S: Final = 0.2
+RESTART_PAUSE_S: Final = 0.5  # whose cause may not pass at once: a process is dear
+
+Ready = Callable[[Mapping[str, object]], None]
+Program = Callable[[Any, asyncio.Event, Ready], Awaitable[None]]
+"""What a host runs: gets its argument, the event that asks it to end, and what to call with facts once it is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """A host to be: its ``name`` in the cluster, the ``program`` at ``"package.module:name"`` and its ``argument``,
+    which Ray keeps for restarts. ``new_loop``: what makes its event loop."""
+
+    name: str
+    program: str
+    argument: object
+    new_loop: str = "asyncio:new_event_loop"
+
+
+class HostProcess:
+    """What runs in the Ray actor's process. Its methods are called by Ray, in threads of Ray's."""
+
+    def __init__(self, spec: HostSpec) -> None:
+        self._spec = spec
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._stopped = threading.Event()
+        self._facts: Mapping[str, object] = {}
+        self._loop = cast("asyncio.AbstractEventLoop", dotted(spec.new_loop)())
+        threading.Thread(target=self._run, name="host", daemon=True).start()
+
+    def ready(self) -> Mapping[str, object]:
+        """Waits until the program is ready; what it said of itself, and the ``pid``."""
+        self._ready.wait()
+        return {**self._facts, "pid": os.getpid()}
+
+    def stop(self) -> None:
+        """Asks the program to end, and waits for it. The process stays: whoever asked ends it for good."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._stopped.wait(STOP_S)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        program = cast("Program", dotted(self._spec.program))
+        try:
+            self._loop.run_until_complete(program(self._spec.argument, self._stop, self._is_ready))
+        except Exception:
+            log.exception("host %s ends", self._spec.name)
+        if self._stop.is_set():
+            self._stopped.set()
+        else:
+            logging.shutdown()
+            time.sleep(RESTART_PAUSE_S)
+            os._exit(1)  # from this thread nothing else ends the process; Ray starts the next one
+
+    def _is_ready(self, facts: Mapping[str, object]) -> None:
+        self._facts = facts
+        self._ready.set()
+
+
+class RayHost:
+    """A host as others see it. Use from one event loop."""
+
+    def __init__(self, name: str, actor: Any, *, found: bool) -> None:
+        self.name = name
+        self.found = found
+        self._actor = actor
+
+    @classmethod
+    def bring_up(cls, spec: HostSpec) -> RayHost:
+        """The host of that name: the one that is there (``found``), or else a new one."""
+        import ray
+
+        there = cls.find(spec.name)
+        if there is not None:
+            return there
+        actor = (
+            ray.remote(HostProcess)
+            .options(
+                name=spec.name,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,  # two may bring up the same tree at the same time
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=CALLS_AT_ONCE,
+                num_cpus=0,
+            )
+            .remote(spec)
+        )
+        return cls(spec.name, actor, found=False)
+
+    @classmethod
+    def find(cls, name: str) -> RayHost | None:
+        """The host of that name, if there is one."""
+        import ray
+
+        try:
+            return cls(name, ray.get_actor(name, namespace=NAMESPACE), found=True)
+        except ValueError:
+            return None
+
+    @staticmethod
+    def names() -> list[str]:
+        """Of all hosts."""
+        import ray
+
+        return list(ray.util.list_named_actors())
+
+    async def ready(self) -> Mapping[str, object]:
+        """Waits until its program is ready, over as many restarts as that takes: what it says of itself, and its
+        ``pid``. Raises RayActorError when it has been ended for good."""
+        from ray.exceptions import RayActorError
+
+        while True:
+            try:
+                facts: Mapping[str, object] = await asyncio.wrap_future(self._actor.ready.remote().future())
+                return facts
+            except RayActorError as died:
+                if self.find(self.name) is None:
+                    raise
+                log.info("host %s starts again: %s", self.name, type(died).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    async def stop(self) -> None:
+        """Ends its program in order, then its process, for good."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        try:
+            async with asyncio.timeout(STOP_S):
+                await asyncio.wrap_future(self._actor.stop.remote().future())
+        except (RayActorError, TimeoutError) as error:
+            log.warning("host %s did not end in order: %s", self.name, str(error) or type(error).__name__)
+        ray.kill(self._actor, no_restart=True)

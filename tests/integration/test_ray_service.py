@@ -1,0 +1,157 @@
+"""The service as a tree of processes that Ray keeps: any of them is killed, commands come and go, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+from tests.integration.tree_scene import ITEMS, Stubborn, until
+from tests.npm.service import ServiceProcess
+
+SYNCLINE = Path(sys.executable).with_name("syncline")
+HOSTS = ("origin", "ingest", "shapes-0", "shapes-1", "edge-0", "edge-1")
+RAY = {"SYNCLINE_RUNTIME": "ray", "SYNCLINE_SHAPES_HOSTS": "2", "SYNCLINE_EDGE_HOSTS": "2"}
+
+
+class Spread:
+    """A service of several processes, and who looks after it."""
+
+    def __init__(self, dsn: str, folder: Path, postgres: asyncpg.Connection) -> None:
+        self.folder = folder
+        self.dsn = dsn
+        self.postgres = postgres
+        self.service = ServiceProcess(dsn, folder, RAY)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "data"
+
+    def process(self, host: str) -> psutil.Process:
+        """The one that writes the log of ``host`` now."""
+        log = str(self.data_dir / "logs" / f"{host}.log")
+        for process in psutil.process_iter():
+            try:
+                if process.name().startswith("ray::") and any(file.path == log for file in process.open_files()):
+                    return process
+            except psutil.Error:
+                continue
+        raise LookupError(host)
+
+    async def killed(self, host: str) -> None:
+        """kill -9, as soon as there is one."""
+        found: list[psutil.Process] = []
+
+        async def there() -> bool:
+            try:
+                found.append(self.process(host))
+            except LookupError:
+                return False
+            return True
+
+        await until(there)
+        found[0].kill()
+
+    async def insert(self, rows: int = 50) -> None:
+        await self.postgres.execute(
+            "INSERT INTO items SELECT gen_random_uuid(), n, 'x' FROM generate_series(1, $1::int) n", rows
+        )
+
+    async def equal(self, device: Stubborn) -> None:
+        async def holds() -> bool:
+            return device.rows == {row[0].encode() for row in await self.postgres.fetch("SELECT id::text FROM items")}
+
+        await until(holds)
+
+    def cluster(self) -> set[int]:
+        """Every process of the Ray cluster, by what it says of itself."""
+        head = json.loads((self.data_dir / "ray.json").read_text())
+        return {head["pid"], *(child.pid for child in psutil.Process(head["pid"]).children(recursive=True))}
+
+
+@pytest.fixture
+async def spread(database: str, tmp_path: Path) -> AsyncIterator[Spread]:
+    postgres = await asyncpg.connect(database)
+    await postgres.execute(ITEMS)
+    found = Spread(database, tmp_path, postgres)
+    try:
+        await found.service.start()
+        await postgres.execute("CALL electric.electrify('items')")
+        yield found
+    finally:
+        await found.service.kill()
+        await asyncio.to_thread(command, "stop", "--data-dir", str(found.data_dir))
+        await postgres.close()
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SYNCLINE), *arguments], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+async def test_every_host_is_killed_and_devices_are_current_again_with_nothing_fetched_anew(spread: Spread) -> None:
+    devices = [Stubborn(spread.service.url, "items") for _ in range(4)]
+    try:
+        await spread.insert()
+        for device in devices:
+            await spread.equal(device)
+        for host in HOSTS:
+            await spread.killed(host)
+            await spread.insert()
+            for device in devices:
+                await spread.equal(device)
+        assert [device.afresh for device in devices] == [0] * len(devices)
+    finally:
+        for device in devices:
+            await device.close()
+
+
+async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:
+    hosts = {host: spread.process(host).pid for host in HOSTS}
+    cluster = spread.cluster()
+    second = ServiceProcess(spread.dsn, spread.folder, RAY)
+    await second.start()
+    assert second.port == spread.service.port
+    assert await second.stop() == 0
+    await spread.service.kill()
+    assert {host: spread.process(host).pid for host in HOSTS} == hosts
+    third = ServiceProcess(spread.dsn, spread.folder, RAY)
+    await third.start()
+    assert {host: spread.process(host).pid for host in HOSTS} == hosts
+    assert await third.stop() == 0
+    ended = await asyncio.to_thread(command, "stop", "--data-dir", str(spread.data_dir))
+    assert ended.returncode == 0, ended.stderr
+    assert all(host in ended.stdout for host in HOSTS)
+
+    async def gone() -> bool:
+        return not any(psutil.pid_exists(pid) for pid in {*hosts.values(), *cluster})
+
+    await until(gone)
+    again = await asyncio.to_thread(command, "stop", "--data-dir", str(spread.data_dir))
+    assert again.returncode == 1
+    assert "no service of the runtime ray" in again.stderr
+
+
+async def test_whoever_has_no_token_is_told_nothing(spread: Spread) -> None:
+    """Ray runs code for whoever may talk to it."""
+    address = json.loads((spread.data_dir / "ray.json").read_text())["address"]
+    program = f"import ray; ray.init(address={address!r}, _node_ip_address={address.split(':')[0]!r})"
+    stranger = await asyncio.create_subprocess_exec(
+        str(SYNCLINE.with_name("python")),
+        *("-c", program),
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await stranger.communicate()
+    assert stranger.returncode != 0
+    assert b"InvalidAuthToken" in output
+    assert (spread.data_dir / "ray.json").stat().st_mode & 0o077 == 0
