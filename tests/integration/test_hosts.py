@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncpg
 import pytest
 from tests.integration.hosts_scene import Hosts, spread
-from tests.integration.tree_scene import Stubborn, until
+from tests.integration.tree_scene import Stubborn, running, until
 from tests.rawdevice import RawDevice
 
 from syncline.proto.values import Insert
@@ -63,4 +64,37 @@ async def test_a_host_goes_and_comes_back_and_nothing_is_missed_or_fetched_anew(
                 await until(equal)
             assert stubborn.afresh == 0
         finally:
+            await stubborn.close()
+
+
+async def test_with_more_shards_or_fewer_nothing_is_fetched_anew(database: str, tmp_path: Path) -> None:
+    """From one process to several, and back."""
+    number, stubborn = 0, None
+
+    async def current(postgres: asyncpg.Connection, url: str) -> None:
+        nonlocal number, stubborn
+        if stubborn is None:
+            stubborn = Stubborn(url, *TABLES)
+        device, device._url = stubborn, url
+        number += 1
+        for table in TABLES:
+            await postgres.execute(f"INSERT INTO {table} VALUES (gen_random_uuid(), $1)", number)
+
+        async def equal() -> bool:
+            keys = [await postgres.fetch(f"SELECT id::text FROM {table}") for table in TABLES]
+            return device.rows == {row[0].encode() for rows in keys for row in rows}
+
+        await until(equal)
+        assert device.afresh == 0
+
+    try:
+        async with running(database, tmp_path, SQL, TABLES) as tree:
+            await current(tree.postgres, tree.url)
+        for shards in (2, 3):
+            async with spread(database, tmp_path, "SELECT 1", (), shards=shards) as hosts:
+                await current(hosts.postgres, hosts.url)
+        async with running(database, tmp_path, "SELECT 1", ()) as tree:
+            await current(tree.postgres, tree.url)
+    finally:
+        if stubborn is not None:
             await stubborn.close()

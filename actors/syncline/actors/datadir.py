@@ -26,7 +26,7 @@ from pathlib import Path
 import asyncpg
 
 from syncline.actors.postgres.bootstrap import read_meta, write_meta
-from syncline.actors.shapes.progress import read_progress
+from syncline.actors.shapes.settling import furthest
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +109,7 @@ async def _another_history(connection: asyncpg.Connection, folder: Path) -> str 
     for part, value in now.items():
         if value and noted.get(part) and noted[part] != value:
             return f"Postgres was restored, copied or failed over ({part} {noted[part]} is {value} now)"
-    ahead = await connection.fetchval(
-        "SELECT ($1::numeric > pg_current_wal_flush_lsn() - '0/0')", read_progress(folder)
-    )
+    ahead = await connection.fetchval("SELECT ($1::numeric > pg_current_wal_flush_lsn() - '0/0')", furthest(folder))
     if ahead:
         return "Postgres was set back behind what is on this disk"
     if now != noted:

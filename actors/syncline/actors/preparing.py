@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Final
 
 import asyncpg
 
 from syncline.actors.config import Config
-from syncline.actors.datadir import new_lineage, shapes_folder
+from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, shapes_folder
 from syncline.actors.faults import database_fault, in_folder
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
+from syncline.actors.shapes.settling import settle
 from syncline.actors.tree import PUBLICATION, Settings
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,12 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         server_id=config.instance_id or identity.server_id,
         shards=shards,
     )
+    with in_folder(config.data_dir), contextlib.suppress(FolderInUse):
+        lock = FolderLock(shapes_dir)  # whoever holds it has settled it
+        try:
+            settle(shapes_dir, settings.shard_folders)
+        finally:
+            lock.release()
     return identity, settings
 
 

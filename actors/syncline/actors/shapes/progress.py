@@ -21,3 +21,13 @@ def read_progress(folder: Path) -> int:
 def write_progress(folder: Path, lsn: int) -> None:
     """Says so, durably, and with it makes the names of new shapes durable."""
     replace_file(folder / _NAME, json.dumps({"durable_lsn": lsn}))
+
+
+def has_progress(folder: Path) -> bool:
+    """Whether there is any word of it: the folder is, or was, a shard's."""
+    return (folder / _NAME).exists()
+
+
+def remove_progress(folder: Path) -> None:
+    """The folder is no shard's any more."""
+    (folder / _NAME).unlink(missing_ok=True)

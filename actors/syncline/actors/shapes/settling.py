@@ -1,0 +1,53 @@
+"""The folders of all shards: how far they stand, and how shapes move when there are to be more shards, or fewer."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from syncline.actors.names import SHARD
+from syncline.actors.shapes.progress import has_progress, read_progress, remove_progress, write_progress
+from syncline.cluster.placement import place
+
+log = logging.getLogger(__name__)
+
+
+def furthest(root: Path) -> int:
+    """The LSN that the foremost shard below ``root`` has on its disk; 0 when there is none."""
+    return max(map(read_progress, _present(root)), default=0)
+
+
+def settle(root: Path, folders: Mapping[str, Path]) -> None:
+    """Moves every shape below ``root`` to its home among ``folders`` (shard name -> its folder). Nobody may use them.
+
+    All shards stand then where the last of them stood: what came after it is streamed once more, and shapes know what
+    they have. It may be cut short at any moment and done again. Raises OSError.
+    """
+    present = _present(root)
+    shapes = [path for folder in present for path in folder.iterdir() if path.is_dir() and not _is_shard(path)]
+    homes = {shape: folders[place(shape.name, folders)] / shape.name for shape in shapes}
+    away = [shape for shape, home in homes.items() if home != shape]
+    if not away and set(present) <= set(folders.values()):
+        return
+    durable = min(map(read_progress, present))
+    for folder in {*present, *folders.values()}:
+        folder.mkdir(exist_ok=True)
+        write_progress(folder, durable)
+    for shape in away:
+        shape.rename(homes[shape])
+    for folder in set(present).difference(folders.values()):
+        remove_progress(folder)
+        if folder != root:
+            shutil.rmtree(folder)
+    log.info("%d shapes moved, as there are %d shards now", len(away), len(folders))
+
+
+def _is_shard(folder: Path) -> bool:
+    return folder.name.startswith(SHARD)
+
+
+def _present(root: Path) -> list[Path]:
+    """The folders of the shards that were here last: ``root`` itself if there was one, else folders in it."""
+    return [folder for folder in (root, *sorted(root.glob(f"{SHARD}-*"))) if has_progress(folder)]

@@ -1,0 +1,85 @@
+"""Shapes move to where another number of shards looks for them, however often that is cut short."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from syncline.actors.names import shard_names
+from syncline.actors.shapes import settling
+from syncline.actors.shapes.progress import read_progress, write_progress
+from syncline.actors.shapes.settling import furthest, settle
+from syncline.cluster.placement import place
+
+SHAPES = [f"{number:032x}" for number in range(40)]
+
+
+def folders(root: Path, count: int) -> dict[str, Path]:
+    return {name: root if count == 1 else root / name for name in shard_names(count)}
+
+
+def fill(root: Path, count: int) -> None:
+    """Shapes as that many shards leave them; each shard stands elsewhere."""
+    for number, folder in enumerate(folders(root, count).values()):
+        folder.mkdir(exist_ok=True)
+        write_progress(folder, 100 + number)
+    for shape in SHAPES:
+        home = folders(root, count)[place(shape, shard_names(count))] / shape
+        home.mkdir()
+        (home / "log-0").write_text(shape)
+
+
+def is_settled(root: Path, count: int) -> None:
+    homes = folders(root, count)
+    for shape in SHAPES:
+        assert (homes[place(shape, homes)] / shape / "log-0").read_text() == shape
+    assert {read_progress(folder) for folder in homes.values()} == {100}
+    shards = set(root.glob("shard-*"))
+    assert shards == ({*homes.values()} if count > 1 else set())
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3), (3, 2), (4, 1)])
+def test_every_shape_finds_its_home_and_no_shard_claims_more_than_the_last_one_has(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    fill(tmp_path, before)
+    assert furthest(tmp_path) == 99 + before
+    settle(tmp_path, folders(tmp_path, after))
+    is_settled(tmp_path, after)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+@pytest.mark.parametrize("steps", [0, 1, 5, 20])
+def test_what_is_cut_short_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int, steps: int
+) -> None:
+    fill(tmp_path, before)
+    left = steps
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Path, "rename", killed)
+        settle(tmp_path, folders(tmp_path, after))
+    settle(tmp_path, folders(tmp_path, after))
+    is_settled(tmp_path, after)
+
+
+def test_shards_that_are_at_home_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, 3)
+    monkeypatch.setattr(settling, "write_progress", None)
+    settle(tmp_path, folders(tmp_path, 3))
+    assert furthest(tmp_path) == 102
+
+
+def test_a_new_folder_has_nothing_to_settle(tmp_path: Path) -> None:
+    settle(tmp_path, folders(tmp_path, 3))
+    assert list(tmp_path.iterdir()) == []
