@@ -142,7 +142,8 @@ class RawDevice:
                     if isinstance(change, RowChange):
                         self._apply(change)
                 if self.acking and transaction.transaction_id is not None:
-                    await self.socket.send(self.session.ack(transaction.transaction_id, transaction.lsn))
+                    with contextlib.suppress(websockets.ConnectionClosed):  # what came before the close counts
+                        await self.socket.send(self.session.ack(transaction.transaction_id, transaction.lsn))
             case _:
                 pass
 

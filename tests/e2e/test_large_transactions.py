@@ -67,6 +67,29 @@ async def test_more_operations_than_the_service_takes_are_refused_in_their_place
         assert device.socket.close_code is None
 
 
+async def test_a_refused_write_of_which_too_much_would_be_remembered_has_its_device_start_over(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = int(time.time() * 1000)
+    monkeypatch.setattr(SMALL_REMEMBERED, 300)
+    monkeypatch.setattr(server_session, "TRANSACTION_LIMITS", TransactionLimits(ops_max=2, bytes_max=1 << 20))
+    async with (
+        running(database, tmp_path, NUMBERS, ("numbers",)) as tree,
+        RawDevice.connected(tree.url) as device,
+    ):
+        await device.start()
+        subscription = await device.subscribe("numbers")
+        await device.socket.send(codec.relation_message(RELATION))
+        large = codec.encode_begin(now_ms, b"\x01", None, None), many(range(10)), codec.encode_commit(now_ms, b"\x01")
+        await device.socket.send(codec.oplog_message(*large))
+        echo = (await device.expect(events.TransactionReceived)).transaction
+        assert (echo.origin, echo.commit_ms, echo.changes) == (device.client_id, now_ms, ())
+        assert (await device.closed())[0] == 1013
+        async with RawDevice.connected(tree.url, client_id=device.client_id) as again:
+            await again.socket.send(again.session.start(device.lsn, [subscription], None, "sqlite"))
+            assert (await again.expect(events.StreamRefused)).code == "SUBSCRIPTION_NOT_FOUND"
+
+
 async def until_applied(postgres: asyncpg.Connection, rows: int) -> None:
     async def applied() -> bool:
         return bool(await postgres.fetchval("SELECT count(*) = $1 FROM numbers", rows))
