@@ -29,6 +29,10 @@ class Hosts:
         self.running: dict[str, ServiceHost] = {}
 
     @property
+    def slot(self) -> str:
+        return next(iter(self.roles.values())).settings.slot
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.running[edge_host(0)].port}"
 

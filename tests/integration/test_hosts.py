@@ -10,7 +10,8 @@ from tests.integration.hosts_scene import Hosts, spread
 from tests.integration.tree_scene import Stubborn, running, until
 from tests.rawdevice import RawDevice
 
-from syncline.proto.values import Insert
+from syncline.actors.postgres.slot import slot_state
+from syncline.proto.values import Insert, Migrate
 
 TABLES = tuple(f"t{number}" for number in range(4))
 SQL = ";".join(f"CREATE TABLE {table} (id uuid PRIMARY KEY, n int4 NOT NULL)" for table in TABLES)
@@ -39,6 +40,30 @@ async def test_a_transaction_over_all_hosts_arrives_whole(database: str, tmp_pat
 
         await until(arrived)
         assert written() == [[b"%d" % number] * len(TABLES) for number in range(20)]
+
+
+async def test_a_new_device_is_told_of_tables_that_were_opened_while_its_edge_was_running(
+    database: str, tmp_path: Path
+) -> None:
+    async with spread(database, tmp_path, SQL, TABLES) as hosts:
+        for opened in range(1, len(TABLES)):
+            await hosts.postgres.execute(f"CREATE TABLE new{opened} (id uuid PRIMARY KEY)")
+            await hosts.postgres.execute(f"CALL electric.electrify('new{opened}')")
+            position = await hosts.postgres.fetchval("SELECT pg_current_wal_lsn() - '0/0'")
+
+            async def passed(position: int = position) -> bool:
+                slot = await slot_state(hosts.postgres, hosts.slot)
+                return slot is not None and slot.confirmed is not None and slot.confirmed >= position
+
+            await until(passed)
+            async with RawDevice.connected(hosts.url) as device:
+                await device.start()
+
+                async def told(device: RawDevice = device, opened: int = opened) -> bool:
+                    changes = [change for tx in device.transactions for change in tx.changes]
+                    return f"new{opened}" in repr([change for change in changes if isinstance(change, Migrate)])
+
+                await until(told)
 
 
 @pytest.mark.parametrize("role", ["origin", "ingest", "shapes-0", "shapes-1", "edge-0"])

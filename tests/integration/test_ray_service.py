@@ -14,7 +14,7 @@ import asyncpg
 import psutil
 import pytest
 from tests.integration.tree_scene import ITEMS, Stubborn, until
-from tests.npm.service import ServiceProcess
+from tests.npm.service import ServiceProcess, cluster_processes
 
 SYNCLINE = Path(sys.executable).with_name("syncline")
 HOSTS = ("origin", "ingest", "shapes-0", "shapes-1", "edge-0", "edge-1")
@@ -70,11 +70,6 @@ class Spread:
 
         await until(holds)
 
-    def cluster(self) -> set[int]:
-        """Every process of the Ray cluster, by what it says of itself."""
-        head = json.loads((self.data_dir / "ray.json").read_text())
-        return {head["pid"], *(child.pid for child in psutil.Process(head["pid"]).children(recursive=True))}
-
 
 @pytest.fixture
 async def spread(database: str, tmp_path: Path) -> AsyncIterator[Spread]:
@@ -86,8 +81,8 @@ async def spread(database: str, tmp_path: Path) -> AsyncIterator[Spread]:
         await postgres.execute("CALL electric.electrify('items')")
         yield found
     finally:
-        await found.service.kill()
         await asyncio.to_thread(command, "stop", "--data-dir", str(found.data_dir))
+        await found.service.kill()
         await postgres.close()
 
 
@@ -116,12 +111,12 @@ async def test_every_host_is_killed_and_devices_are_current_again_with_nothing_f
 
 async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:
     hosts = {host: spread.process(host).pid for host in HOSTS}
-    cluster = spread.cluster()
+    cluster = cluster_processes(spread.data_dir)
     second = ServiceProcess(spread.dsn, spread.folder, RAY)
     await second.start()
     assert second.port == spread.service.port
     assert await second.stop() == 0
-    await spread.service.kill()
+    await spread.service.kill_command()
     assert {host: spread.process(host).pid for host in HOSTS} == hosts
     third = ServiceProcess(spread.dsn, spread.folder, RAY)
     await third.start()

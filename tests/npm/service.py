@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import asyncpg
+import psutil
 from tests.patience import PATIENCE_S
 
 READY = "Syncline is ready on port "
@@ -18,6 +20,10 @@ READY = "Syncline is ready on port "
 
 class ServiceFailedError(Exception):
     """The service ended instead of becoming ready; the message carries the end of its log."""
+
+
+# Which runtime the service under test has: the same tests pass on both.
+RUNTIME = os.environ.get("SYNCLINE_TEST_RUNTIME", "local")
 
 
 class ServiceProcess:
@@ -31,6 +37,7 @@ class ServiceProcess:
             "AUTH_MODE": "insecure",
             "SYNCLINE_HTTP_HOST": "127.0.0.1",
             "SYNCLINE_DATA_DIR": str(folder / "data"),
+            "SYNCLINE_RUNTIME": RUNTIME,
             **(settings or {}),
         }
         self._process: asyncio.subprocess.Process | None = None
@@ -71,7 +78,14 @@ class ServiceProcess:
         raise ServiceFailedError(f"not ready within {PATIENCE_S} s:\n{self.log.read_text()[-4000:]}")
 
     async def kill(self) -> None:
-        """kill -9."""
+        """kill -9, of all its processes."""
+        for pid in await asyncio.to_thread(cluster_processes, Path(self._settings["SYNCLINE_DATA_DIR"])):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self.kill_command()
+
+    async def kill_command(self) -> None:
+        """kill -9, of the one that was started. Under the runtime ray the others go on."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
         await self._ended()
@@ -89,6 +103,15 @@ class ServiceProcess:
         if self._process.stdout is not None:
             await self._process.stdout.read()
         return code
+
+
+def cluster_processes(data_dir: Path) -> list[int]:
+    """Those of the Ray cluster that a service in ``data_dir`` has started, if there is one: all that Ray started."""
+    try:
+        head = psutil.Process(json.loads((data_dir / "ray.json").read_text())["pid"])
+        return [head.pid, *(child.pid for child in head.children(recursive=True))]
+    except (OSError, psutil.NoSuchProcess):
+        return []
 
 
 @contextlib.asynccontextmanager

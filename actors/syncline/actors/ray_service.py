@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
@@ -89,6 +90,7 @@ class RayService:
         elif cluster is not None:
             if cluster.alive:
                 await stop_hosts(cluster)
+                shutil.rmtree(_sockets(self._config.data_dir), ignore_errors=True)
             if cluster.started:
                 await asyncio.to_thread(cluster.stop)
         await self._postgres.stop()
@@ -115,6 +117,7 @@ async def stop_service(data_dir: Path, ray_address: str | None) -> list[str]:
     except ClusterUnavailable as error:
         raise ServiceGaveUp(str(error)) from error
     await asyncio.to_thread(cluster.stop)
+    shutil.rmtree(_sockets(data_dir), ignore_errors=True)
     return ended
 
 

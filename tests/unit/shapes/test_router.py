@@ -10,10 +10,11 @@ from tests.unit.shapes.shape_scene import ITEMS, SHAPE, chunk, insert
 
 from syncline.actors.names import SHARD
 from syncline.actors.postgres.history import MigrationSteps
+from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
 from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.router import AddRoute, Router, Streamed, new_mark
+from syncline.actors.shapes.router import AddRoute, Router, ShownUpTo, Streamed, new_mark
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction
 from syncline.actors.shapes.shards import Shards
@@ -144,3 +145,19 @@ async def test_migrations_in_several_pieces_of_a_transaction_all_count() -> None
     assert migrations(await scene.stream(migrating(110, 2, first=False, last=False))) == [(1, 1, False)]
     assert migrations(await scene.stream(chunk(110, insert(2), first=False))) == [(2, 0, True)]
     assert not migrations(await scene.stream(chunk(120, insert(3))))
+
+
+async def test_a_router_that_has_started_again_vouches_for_nothing_before_the_stream_has_come_by() -> None:
+    """What it forgot was streamed may be a commit that a standby holds back: no snapshot sees it yet."""
+    scene = await Scene(SHAPE).start()
+    await scene.stream(chunk(110, insert(1)), chunk(120))
+    older = Visibility(1, 1, frozenset())  # sees nothing
+    newer = Visibility(1 << 62, 1 << 62, frozenset())
+    assert not await scene.router.call(ShownUpTo(older, 120))
+    assert await scene.router.call(ShownUpTo(newer, 120))
+    crash(scene.router)
+    await scene.router.join()
+    await scene.start()
+    assert not await scene.router.call(ShownUpTo(newer, 120))
+    await scene.router.send(Streamed((), 125))
+    assert await scene.router.call(ShownUpTo(newer, 120))

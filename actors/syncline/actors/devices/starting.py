@@ -125,6 +125,7 @@ async def _fresh(client_id: str, event: StartRequested, database: Database, plac
     await database.forget_subscriptions(client_id)
     position = await places.watermark()
     # Read after the position: whatever migration the stream has passed by then is in the history.
+    await database.read()
     try:
         lacking = database.history.after(event.schema_version)
     except UnknownVersion as unknown:

@@ -78,17 +78,20 @@ class Database:
         self.snapshot_pool = snapshot_pool
         self.catalog = Catalog()
         self.history = SchemaHistory()
-        self._reading = asyncio.Lock()
+        self._readings = Gathering(self._read)
         self._owners = Gathering(self._read_owners)
         self._sightings = Gathering(self._note_seen)
         self._subscribed = Gathering(self._read_subscriptions)
         self._positions = Gathering(self._read_positions)
 
     async def read(self) -> None:
-        """Read catalogue and history anew."""
-        async with self._reading:
-            self.catalog = await load_catalog(self.pool)
-            await self.history.read(self.pool)
+        """Read catalogue and history anew: all who ask meanwhile are content with one reading."""
+        await self._readings.answer(None)
+
+    async def _read(self, asked: Sequence[None]) -> dict[None, None]:
+        self.catalog = await load_catalog(self.pool)
+        await self.history.read(self.pool)
+        return dict.fromkeys(asked)
 
     async def read_migrations(self, notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
         """Read until the noticed migrations are there: the stream may run a little ahead of what is visible.

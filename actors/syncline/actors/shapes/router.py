@@ -48,8 +48,8 @@ class AddRoute:
 
 @dataclass(frozen=True, slots=True)
 class ShownUpTo:
-    """Call. Whether a snapshot of this ``visibility`` sees every transaction that was streamed lately and lies at or
-    below ``lsn``, which the stream has passed. Answer: bool."""
+    """Call. Whether it is known that a snapshot of this ``visibility`` sees every transaction that was streamed lately
+    and lies at or below ``lsn``, which the stream has passed. Answer: bool."""
 
     visibility: Visibility
     lsn: int
@@ -124,7 +124,8 @@ class Router(Actor):
                 self._matcher.add(shape)
                 return tuple(xid for _, xid in self._recent)
             case ShownUpTo(visibility, lsn):
-                return visibility.sees_all(xid for at, xid in self._recent if at <= lsn)
+                # A router that has started again does not know yet what was streamed before it.
+                return lsn <= self._upto and visibility.sees_all(xid for at, xid in self._recent if at <= lsn)
             case _:
                 raise TypeError(f"the router does not understand {message!r}")
 
