@@ -151,8 +151,8 @@ async def test_a_router_that_has_started_again_vouches_for_nothing_before_the_st
     """What it forgot was streamed may be a commit that a standby holds back: no snapshot sees it yet."""
     scene = await Scene(SHAPE).start()
     await scene.stream(chunk(110, insert(1)), chunk(120))
-    older = Visibility(1, 1, frozenset())  # sees nothing
-    newer = Visibility(1 << 62, 1 << 62, frozenset())
+    older = Visibility(0, 0, frozenset())  # sees nothing
+    newer = Visibility(1 << 20, 1 << 20, frozenset())
     assert not await scene.router.call(ShownUpTo(older, 120))
     assert await scene.router.call(ShownUpTo(newer, 120))
     crash(scene.router)
