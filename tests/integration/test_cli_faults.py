@@ -315,6 +315,11 @@ def processes_in(folder: Path) -> list[str]:
     return [line for line in lines if str(folder) in line]
 
 
+def interruptible() -> None:
+    """A shell starts what runs in its background with SIGINT ignored, and whatever that starts inherits it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def appears(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
     """Returns at the moment when there is such a file; ``process`` is to make it."""
     began = time.monotonic()
@@ -353,6 +358,7 @@ def test_a_demo_that_is_stopped_leaves_nothing(server_dir: Path, moment: str, ho
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=interruptible,
     )
     appears(folder, moment, demo)
     demo.send_signal(how)
