@@ -210,3 +210,28 @@ def test_what_was_discarded_of_a_transaction_makes_no_fold_due(tmp_path: Path, m
     store.append([record(500)])
     assert not store.fold_due
     store.close()
+
+
+def test_a_log_of_which_the_end_was_cut_off_is_read_again_whatever_its_index_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unfinished transaction is dropped when its like begins anew; the log may be written out at that moment."""
+    directory = tmp_path / "shape"
+    store = ShapeStore(directory, SHAPE)
+    store.finish_image(1)
+    for lsn in range(100, 104):
+        store.append([record(lsn)])
+    store.append([record(200, last=False)])
+    store.append([record(200, last=False)])  # the stream was cut, and begins the transaction again
+    store.flush()
+    segment = store._segments[-1]
+    monkeypatch.setattr(segment_module, "INDEX_AGAIN_BYTES", 1)
+    store._truncate((len(store._segments) - 1, segment._last))
+    write = segment.indexing()
+    if write is not None:
+        write()
+    store.close()
+    again = ShapeStore.load(directory)
+    assert again is not None
+    assert [lsn for lsn in lsns(again) if lsn < 200] == list(range(100, 104))
+    again.close()

@@ -109,6 +109,8 @@ class Segment:
         None unless it is worth it: the segment is ``full``, or has grown enough since the last one."""
         if self.size - self._indexed < (1 if full else INDEX_AGAIN_BYTES):
             return None
+        if self._last >= self.size:  # it was cut off, and nothing has come since
+            return None
         size, last, cuts = self.size, self._last, self._cuts
         facts = self.whole_lsn, self.unfinished, tuple((*position, offset) for position, offset in self._places)
 
@@ -139,6 +141,8 @@ class Segment:
         """What the index says of a file of ``length`` bytes, if it is to be believed."""
         index = read_index(self._index_path)
         if index is None or index.size > length or self._head(index.last) != index.head:
+            return
+        if len(index.head) < FRAME_BYTES:
             return
         if index.last + frame_size(index.head) != index.size:
             return
