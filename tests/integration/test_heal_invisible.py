@@ -118,7 +118,7 @@ async def test_a_table_that_is_read_anew_has_a_commit_that_a_service_before_was_
             await device.subscribe("later")
             await held.enter_async_context(held_back(waiting_postgres, "UPDATE later SET body = 'newer'"))
             await until(lambda: newer(device))
-            await asyncio.sleep(STATUS_INTERVAL_S + 1)  # nothing tells that the slot was not told
+            await asyncio.sleep(STATUS_INTERVAL_S + 1)  # it could have been told by now: nothing says that it was not
         async with (
             running(waiting_postgres, tmp_path / "second", "SELECT 1", ()) as tree,
             RawDevice.connected(tree.url) as device,

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from tests.patience import PATIENCE_S
 
 from syncline.actors.postgres.bootstrap import PUBLICATION, bootstrap
 from syncline.actors.postgres.catalog import load_catalog
@@ -84,11 +85,12 @@ async def test_a_slot_that_another_is_still_making_is_waited_for(
             await running.fetchval("SELECT txid_current()")  # making a slot waits for this transaction
             making = tasks.create_task(outcome(ensure_slot(maker, name)))
             state = await slot_state(watching, name)
-            while state is None or state.active_pid is None:
-                await asyncio.sleep(0.01)
-                state = await slot_state(watching, name)
+            async with asyncio.timeout(PATIENCE_S):
+                while state is None or state.active_pid is None:
+                    await asyncio.sleep(0.01)  # Postgres tells nobody that it has begun to make a slot
+                    state = await slot_state(watching, name)
             second = tasks.create_task(ensure_slot(watching, name))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # time for a wrong answer; the right one cannot come before the transaction ends
             assert not second.done()
             if not maker_survives:
                 await app.execute("SELECT pg_terminate_backend($1)", state.active_pid)

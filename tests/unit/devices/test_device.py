@@ -66,7 +66,7 @@ async def test_devices_are_admitted_in_turn_and_not_those_that_have_given_up(sce
             device.ref = await spawn(device.device, scene.context)
             device.say(device.connection.client.authenticate(device.client_id, insecure_token("user")))
             for _ in range(5):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # so that they queue in this order
         assert not scene.gateway.received
         gone.connection.close(1006)
         gone.device.receiver.closed(1006, "")
@@ -89,7 +89,7 @@ async def test_a_socket_that_a_change_has_filled_gets_the_next_when_it_has_drain
         device.ref.cast(Released(generation, (Frame(lsn, 1, "somebody", body),), lsn))
     first = await device.connection.expect(events.TransactionReceived)
     for _ in range(20):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # time for a wrong message: none is to come
     assert device.connection.events.empty()
     device.connection.writable = True
     device.device.receiver.drained()

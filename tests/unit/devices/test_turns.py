@@ -8,6 +8,7 @@ from syncline.actors.devices.turns import Turns
 
 
 async def settled() -> None:
+    """Whoever can go on has gone on: turns of the loop, no time."""
     for _ in range(10):
         await asyncio.sleep(0)
 

@@ -6,6 +6,7 @@ Every gateway keeps its own devices' claims. Where a service has several edges, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from syncline.actors.devices.reception import Claim, Evict
@@ -18,22 +19,22 @@ class ReadConnected:
 
 
 class Holders:
-    """Which device holds each client id."""
+    """Which device holds each client id. ``monitor``: called once with each device, whose end is to be told."""
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: Callable[[Ref], object]) -> None:
+        self._monitor = monitor
         self.by_client: dict[str, Ref] = {}
         self._client_ids: dict[Ref, str] = {}  # of every device that is monitored, evicted ones too
 
-    def claim(self, claim: Claim) -> bool:
-        """An older device of the client is evicted. True: the newer one is to be monitored from now on."""
+    def claim(self, claim: Claim) -> None:
+        """An older device of the client is evicted."""
         older = self.by_client.get(claim.client_id)
         if older is not None and older != claim.device:
             older.inform(Evict(claim.remote))
         self.by_client[claim.client_id] = claim.device
-        if claim.device in self._client_ids:
-            return False
-        self._client_ids[claim.device] = claim.client_id
-        return True
+        if claim.device not in self._client_ids:
+            self._client_ids[claim.device] = claim.client_id
+            self._monitor(claim.device)
 
     def ended(self, device: Ref) -> None:
         """A monitored device is no more."""
@@ -46,13 +47,12 @@ class Claims(Actor):
     """Of all edges. It starts with none: edges are tethered to it, and their devices come back with it."""
 
     def __init__(self) -> None:
-        self._holders = Holders()
+        self._holders = Holders(self.monitor)
 
     async def handle_info(self, message: object) -> None:
         match message:
-            case Claim(device=device):
-                if self._holders.claim(message):
-                    self.monitor(device)
+            case Claim():
+                self._holders.claim(message)
             case Down(ref=ref):
                 self._holders.ended(ref)
             case _:

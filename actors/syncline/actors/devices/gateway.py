@@ -100,7 +100,7 @@ class Gateway(Actor):
         self._around = around
         self._claims = claims
         self._opening = Turns(OPENING_AT_ONCE)
-        self._holders = Holders()
+        self._holders = Holders(self.monitor)
 
     async def init(self) -> None:
         self._devices = self.context.registry.ref(DEVICES)
@@ -120,9 +120,8 @@ class Gateway(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case Claim(device=device):
-                if self._holders.claim(message):
-                    self.monitor(device)
+            case Claim():
+                self._holders.claim(message)
                 if self._claims is not None:
                     self._claims.inform(message)
                 return None
