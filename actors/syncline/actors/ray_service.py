@@ -86,8 +86,9 @@ class RayService:
         """Ends the hosts in order, and the cluster if it is our own. Leaves alone what was found running."""
         cluster = self._cluster
         if self.found:
-            log.info("the tree goes on: it was running before this command")
-        elif cluster is not None:
+            log.info("the tree goes on, and so does an embedded Postgres: it was running before this command")
+            return
+        if cluster is not None:
             if cluster.alive:
                 await stop_hosts(cluster)
                 shutil.rmtree(_sockets(self._config.data_dir), ignore_errors=True)
