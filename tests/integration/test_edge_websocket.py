@@ -420,6 +420,49 @@ async def test_closing_the_edge_ends_every_connection_with_going_away() -> None:
         assert not running.edge.connections
 
 
+async def test_a_drain_sends_devices_away_in_turns_so_that_they_come_back_elsewhere_while_others_stay() -> None:
+    async with edge() as running:
+        clients = [await running.dial() for _ in range(20)]
+        devices = [await running.device() for _ in clients]
+        draining = asyncio.create_task(running.edge.drain(PATIENCE_S))
+        ends = [asyncio.create_task(client.wait_closed()) for client in clients]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert any(device.connection.open for device in devices)
+        with pytest.raises(ConnectionRefusedError):
+            await running.dial()
+        await draining
+        assert {(await device.end)[0] for device in devices} == {1012}
+        await asyncio.wait(ends)
+        assert {(client.close_code, client.close_reason) for client in clients} == {
+            (1012, "the service restarts, come back")
+        }
+        assert not running.edge.connections
+
+
+async def test_a_drain_waits_for_what_was_sent_to_leave_and_not_for_ever() -> None:
+    sent = b"x" * (8 << 20)  # more than the kernel takes
+    async with edge(replace(PATIENT, high_water_bytes=64 * 1024)) as running:
+        reader, writer = await slow_peer(running.port)
+        reading = await running.device()
+        reading.connection.send(sent)
+        _, deaf = await slow_peer(running.port)
+        never = await running.device()
+        never.connection.send(sent)
+        async with running.dial() as client:
+            idle = await running.device()
+            draining = asyncio.create_task(running.edge.drain(2.0))
+            await client.wait_closed()
+            assert (await idle.end)[0] == 1012
+            assert reading.connection.open
+            assert never.connection.open
+        assert sent in await reader.readexactly(len(sent) + 10)
+        assert (await reader.readexactly(4))[2:] == struct.pack("!H", 1012)
+        writer.close()
+        await draining
+        assert {(await device.end)[0] for device in (reading, never)} == {1012}
+        deaf.close()
+
+
 # --- back-pressure ----------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from syncline.proto.errors import ErrorCode
 log = logging.getLogger(__name__)
 
 STATE_INTERVAL_S = 1.0
-DRAIN_S = 5.0
+DRAIN_S = 10.0  # and a little for those who do not answer; whoever stops a service mostly gives it 30
 STREAM_POLL_S = 0.02
 
 
@@ -70,14 +70,11 @@ class Front:
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")
 
     async def close(self) -> None:
-        """No new connections, the present ones closed in order, and cut where that takes too long."""
-        self._edge.stop_listening()
+        """No new connections, the present ones closed in turns, and cut where that takes too long."""
+        await self._edge.drain(DRAIN_S)
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                await self._edge.close()
 
     async def _streaming(self) -> None:
         """Waits for the replication stream: until then another service may hold the slot, and nothing would be live."""

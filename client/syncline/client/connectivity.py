@@ -1,13 +1,15 @@
 """What to do when a connection ends, and what the application is told about it. Pure.
 
-Every end of a connection is one of four cases, by whose fault it was:
+Every end of a connection is one of five cases, by whose fault it was:
 
-    the world's   socket, timeout, server restarting        retry with backoff, for ever
+    the world's   socket, timeout                           retry with backoff, for ever
+    nobody's      the server restarts, and says so          come back at once
     our place     the server no longer has our position     reset: give up synced rows, keep local writes, start anew
     the token     expired or not accepted                    ask the token callback once more, else stop and say so
     refused       our schema or identity is not known        stop and say so; data and pending writes stay
 
-Backoff has full jitter: after a restart of the service its devices come back spread out, not in step.
+Backoff has full jitter: after a crash of the service its devices come back spread out, not in step. One that ends in
+order sends its devices away in turns, so they need not spread, and somebody else is there to take them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from syncline.proto.errors import Family, family_of
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 10.0
 _DOUBLINGS_MAX = 16
+RETURN_MAX_S = 0.05
+
+# WebSocket close codes: going away, service restart.
+RESTARTS = frozenset({1001, 1012})
 
 EXPIRED_CLOSE_REASON = "JWT-expired"
 
@@ -28,6 +34,7 @@ class Next(Enum):
     """What the satellite does after a connection has ended."""
 
     RETRY = "retry"
+    RETURN = "come back at once"
     RESET = "reset"
     RENEW_TOKEN = "renew token"  # noqa: S105 - the name of a step, not a secret
     STOP_AUTH = "stop: token refused"
@@ -40,9 +47,10 @@ INVALID_AUTH_REQUEST = "INVALID_AUTH_REQUEST"
 _AUTH_CODES = frozenset({"AUTH_REQUIRED", "AUTH_FAILED"})
 
 
-def after(code: str | None, *, token_renewable: bool, token_fresh: bool) -> Next:
+def after(code: str | None, *, token_renewable: bool, token_fresh: bool, restarts: bool = False) -> Next:
     """The next step after a connection that ended with ``code``: a protocol code, a close reason, or None.
 
+    ``restarts``: it was a live stream, and the server ended it because it restarts (``RESTARTS``).
     ``token_renewable``: the application gave a callback. ``token_fresh``: the refused token came from it just now and
     no connection has succeeded with it, so asking again would only spin.
 
@@ -50,7 +58,7 @@ def after(code: str | None, *, token_renewable: bool, token_fresh: bool) -> Next
     when it answers the authentication will the next attempt surely meet the same answer.
     """
     if code is None:
-        return Next.RETRY
+        return Next.RETURN if restarts else Next.RETRY
     if code == EXPIRED_CLOSE_REASON:
         return Next.RENEW_TOKEN if token_renewable else Next.STOP_AUTH
     if code in _AUTH_CODES:
@@ -65,6 +73,11 @@ def backoff_s(failures: int, jitter: float) -> float:
     """Seconds to wait after ``failures`` (>= 1) in a row; ``jitter`` is uniform in 0..1."""
     ceiling_s: float = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, _DOUBLINGS_MAX))
     return ceiling_s * jitter
+
+
+def return_s(jitter: float) -> float:
+    """Seconds to wait before the server is asked again that sent us away in order; ``jitter`` is uniform in 0..1."""
+    return RETURN_MAX_S * jitter
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,16 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from syncline.client.connection import Connection, ConnectionEnded
-from syncline.client.connectivity import BACKOFF_MAX_S, EXPIRED_CLOSE_REASON, Next, Status, after, backoff_s
+from syncline.client.connectivity import (
+    BACKOFF_MAX_S,
+    EXPIRED_CLOSE_REASON,
+    RESTARTS,
+    Next,
+    Status,
+    after,
+    backoff_s,
+    return_s,
+)
 from syncline.client.errors import AuthRefused, ServerRefused, ShapeRefused, SynclineError, UsageError
 from syncline.client.live import Watched
 from syncline.client.replica import Replica
@@ -151,7 +160,9 @@ class Satellite:
             connected_before = self.status.value.connected
             code = _code(problem)
             self._withhold = problem.refused_entry if isinstance(problem, ConnectionEnded) else None
-            step = after(code, token_renewable=not isinstance(token, str), token_fresh=token_fresh)
+            renewable = not isinstance(token, str)
+            restarts = connected_before and isinstance(problem, TransportClosed) and problem.close_code in RESTARTS
+            step = after(code, token_renewable=renewable, token_fresh=token_fresh, restarts=restarts)
             token_fresh = step is Next.RENEW_TOKEN or not connected_before
             log.info("connection to %s ended: %s (next: %s)", self._url, problem, step.value)
             self._release_accepting()
@@ -162,8 +173,12 @@ class Satellite:
             if step is Next.RESET:
                 await whole(self._replica.reset())
             self._show(connected=False, reason="unreachable", last_error=str(problem))
-            if step is Next.RETRY:
+            if step in (Next.RETRY, Next.RETURN):
                 self._decide(None)
+            if step is Next.RETURN:
+                failures = 0
+                await asyncio.sleep(return_s(random.random()))  # noqa: S311 - jitter
+                continue
             lasted = asyncio.get_running_loop().time() - since_s > BACKOFF_MAX_S
             failures = 1 if self._progressed or lasted else failures + 1
             await asyncio.sleep(backoff_s(failures, random.random()))  # noqa: S311 - jitter

@@ -35,11 +35,13 @@ CLOSE_TIMEOUT_S = 1.0
 
 
 class TransportClosed(Exception):
-    """The connection is over, or could not be made. ``reason``: the peer's close reason, empty if it gave none."""
+    """The connection is over, or could not be made. ``reason``: the peer's close reason, empty if it gave none.
+    ``close_code``: of its close frame, None without one."""
 
-    def __init__(self, message: str, reason: str = "") -> None:
+    def __init__(self, message: str, reason: str = "", close_code: int | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.close_code = close_code
 
 
 class Transport(Protocol):
@@ -103,8 +105,10 @@ class WebSocketTransport:
 
 
 def _closed(problem: ConnectionClosed) -> TransportClosed:
-    reason = problem.rcvd.reason if problem.rcvd is not None else ""
-    return TransportClosed(f"the connection was closed: {problem}", reason)
+    said = problem.rcvd
+    if said is None:
+        return TransportClosed(f"the connection was closed: {problem}")
+    return TransportClosed(f"the connection was closed: {problem}", said.reason, said.code)
 
 
 @asynccontextmanager

@@ -96,6 +96,7 @@ class Peer:
         self.may_finish = asyncio.Event()
         self.may_finish.set()
         self.silent = False
+        self.restarting = False
         self.unanswered = 0
         self.deliver = True
         self.echo = True
@@ -159,6 +160,8 @@ class Peer:
     async def serve(self, connection: ServerConnection) -> None:
         self._connection, self._session = connection, ServerSession()
         self._client_id = ""
+        if self.restarting:
+            await self.close(1012, "the service restarts")
         try:
             async for frame in connection:
                 assert isinstance(frame, bytes)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.client.connectivity import BACKOFF_FIRST_S, BACKOFF_MAX_S, EXPIRED_CLOSE_REASON, Next, after, backoff_s
+from syncline.client.connectivity import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    EXPIRED_CLOSE_REASON,
+    Next,
+    after,
+    backoff_s,
+    return_s,
+)
 from syncline.client.errors import UsageError
 from syncline.client.shapes import (
     ShapeSpec,
@@ -55,6 +63,12 @@ def test_a_renewable_token_is_renewed_but_a_fresh_one_only_when_it_expires() -> 
     assert after("AUTH_REQUIRED", token_renewable=True, token_fresh=False) is Next.RENEW_TOKEN
     assert after("AUTH_REQUIRED", token_renewable=True, token_fresh=True) is Next.STOP_AUTH
     assert after(EXPIRED_CLOSE_REASON, token_renewable=True, token_fresh=True) is Next.RENEW_TOKEN
+
+
+def test_a_server_that_says_it_restarts_is_asked_again_at_once_unless_it_had_more_to_say() -> None:
+    assert after(None, token_renewable=False, token_fresh=False, restarts=True) is Next.RETURN
+    assert after("BEHIND_WINDOW", token_renewable=False, token_fresh=False, restarts=True) is Next.RESET
+    assert 0.0 <= return_s(0.0) < return_s(1.0) < BACKOFF_FIRST_S
 
 
 def test_backoff_doubles_up_to_its_limit_under_full_jitter() -> None:

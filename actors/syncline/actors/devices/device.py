@@ -19,6 +19,8 @@ from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmi
 from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.bundler import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.carrying import Carrier
+from syncline.actors.devices.edge import LEAVING
+from syncline.actors.devices.framing import SERVICE_RESTART
 from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import (
@@ -121,7 +123,7 @@ class Device(Actor):
         if reason.abnormal:
             self._connection.close(UNEXPECTED, "internal error")
         else:
-            self._connection.close()
+            self._connection.close(SERVICE_RESTART, LEAVING)  # if it is not closed yet: a part of the service restarts
 
     async def handle_cast(self, message: object) -> None:
         if isinstance(message, Released):  # what all devices get at the same time

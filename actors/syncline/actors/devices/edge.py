@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, cast
 
-from syncline.actors.devices.framing import GOING_AWAY
+from syncline.actors.devices.framing import GOING_AWAY, SERVICE_RESTART
 from syncline.actors.devices.request import (
     HEAD_BYTES_MAX,
     Request,
@@ -28,6 +29,9 @@ from syncline.actors.devices.websocket import Connection, Limits, Receiver, half
 log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH = "/ws"
+# Of a drain: so often some are asked to leave, one at least. A hundred a second are no storm where they come back.
+TURN_S = 0.01
+LEAVING = "the service restarts, come back"
 
 OnOpen = Callable[[Connection], Receiver]
 
@@ -78,6 +82,23 @@ class Edge:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+    async def drain(self, within_s: float) -> None:
+        """Stops listening and closes the connections in turns, so that they come back elsewhere a few at a time: each
+        when what it was sent has left, and whatever is still there after ``within_s`` all the same. Returns when all
+        are gone."""
+        self.stop_listening()
+        now_s = asyncio.get_running_loop().time
+        until_s = now_s() + within_s
+        while staying := [here for here in self.connections if isinstance(here, Connection) and here.open]:
+            left_s = until_s - now_s()
+            if left_s <= TURN_S:
+                break
+            turns = math.ceil(len(staying) * TURN_S / left_s)
+            for connection in [here for here in staying if not here.write_buffer_bytes][:turns]:
+                connection.close(SERVICE_RESTART, LEAVING)
+            await asyncio.sleep(TURN_S)
+        await self.close(SERVICE_RESTART, LEAVING)
 
     async def close(self, code: int = GOING_AWAY, reason: str = "the server is shutting down") -> None:
         """Stops listening, closes every connection and returns when all are gone, after ``closing_s`` at the latest."""
