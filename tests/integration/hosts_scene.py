@@ -57,9 +57,17 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def spread(
-    dsn: str, folder: Path, sql: str = ITEMS, tables: tuple[str, ...] = ("items",), *, shards: int = 2
+    dsn: str,
+    folder: Path,
+    sql: str = ITEMS,
+    tables: tuple[str, ...] = ("items",),
+    *,
+    shards: int = 2,
+    edges: int = 1,
+    connections: int = 0,
 ) -> AsyncIterator[Hosts]:
-    """A service on ``dsn`` after ``sql``, with ``tables`` open to devices."""
+    """A service on ``dsn`` after ``sql``, with ``tables`` open to devices. ``connections``: the hosts with a device
+    each; none when devices are with the edges."""
     environment = {
         "DATABASE_URL": dsn,
         "AUTH_MODE": "insecure",
@@ -72,7 +80,7 @@ async def spread(
     with tempfile.TemporaryDirectory(prefix="syncline-") as sockets:
         await postgres.execute(sql)
         _, settings = await prepare(config, dsn, shards)
-        layout = Layout(settings.slot, shards, 1, sockets)
+        layout = Layout(settings.slot, shards, edges, sockets, connections)
         hosts = Hosts({id: Role(id, layout, settings, config.values, "secret") for id in layout.hosts}, postgres)
         try:
             await hosts.start()

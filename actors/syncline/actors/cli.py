@@ -69,6 +69,8 @@ Runtime = Annotated[str | None, _option("SYNCLINE_RUNTIME")]
 RayAddress = Annotated[str | None, _option("SYNCLINE_RAY_ADDRESS")]
 ShapesHosts = Annotated[str | None, _option("SYNCLINE_SHAPES_HOSTS")]
 EdgeHosts = Annotated[str | None, _option("SYNCLINE_EDGE_HOSTS")]
+ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACEMENT")]
+ConnectionHosts = Annotated[str | None, _option("SYNCLINE_CONNECTION_HOSTS")]
 DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
 
 
@@ -92,6 +94,8 @@ def serve(
     ray_address: RayAddress = None,
     shapes_hosts: ShapesHosts = None,
     edge_hosts: EdgeHosts = None,
+    connections_placement: ConnectionsPlacement = None,
+    connection_hosts: ConnectionHosts = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the sync service until it is told to stop (SIGTERM or Ctrl-C drains and exits 0).
@@ -118,6 +122,8 @@ def serve(
         "SYNCLINE_RAY_ADDRESS": ray_address,
         "SYNCLINE_SHAPES_HOSTS": shapes_hosts,
         "SYNCLINE_EDGE_HOSTS": edge_hosts,
+        "SYNCLINE_CONNECTIONS_PLACEMENT": connections_placement,
+        "SYNCLINE_CONNECTION_HOSTS": connection_hosts,
         "SYNCLINE_DATA_DIR": data_dir,
     }
     config = _configured(flags)

@@ -31,6 +31,8 @@ AUTH_MODES: tuple[AuthMode, ...] = ("secure", "insecure")
 LOG_LEVELS: tuple[LogLevel, ...] = ("error", "warning", "info", "debug")
 Runtime = Literal["local", "ray"]
 RUNTIMES: tuple[Runtime, ...] = ("local", "ray")
+Placement = Literal["packed", "dedicated"]
+PLACEMENTS: tuple[Placement, ...] = ("packed", "dedicated")
 LOOPBACK = ("127.0.0.1",)
 EVERYWHERE = ("0.0.0.0",)  # noqa: S104 - a server for devices listens to the world, behind its operator's proxy
 EVERYWHERE_IPV6 = (*EVERYWHERE, "::")
@@ -84,8 +86,9 @@ class Config(Whereabouts):
     """What ``serve`` needs to know, checked. Secrets are not in its repr.
 
     ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
-    the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has. ``values``: what
-    it was read from, for a host that reads it again.
+    the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has, and
+    ``connection_hosts`` with a connection each; none where connections are packed. ``values``: what it was read from,
+    for a host that reads it again.
     """
 
     http_hosts: tuple[str, ...]
@@ -97,6 +100,7 @@ class Config(Whereabouts):
     ray_address: str | None = None
     shapes_hosts: int = 1
     edge_hosts: int = 1
+    connection_hosts: int = 0
     warnings: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -154,6 +158,7 @@ class _Reader:
         if auth_mode == "insecure":
             self._warn_of_insecurity(hosts)
         self._unknown_variables()
+        runtime = self._choice("SYNCLINE_RUNTIME", RUNTIMES, "local")
         return Config(
             database_url=self._database_url(),
             data_dir=self._data_dir(),
@@ -163,10 +168,11 @@ class _Reader:
             authenticator=self._authenticator(auth_mode),
             instance_id=self.values.get("ELECTRIC_INSTANCE_ID"),
             log_level=self._choice("LOG_LEVEL", LOG_LEVELS, "info"),
-            runtime=self._choice("SYNCLINE_RUNTIME", RUNTIMES, "local"),
+            runtime=runtime,
             ray_address=self.values.get("SYNCLINE_RAY_ADDRESS"),
             shapes_hosts=self._hosts_of("SYNCLINE_SHAPES_HOSTS"),
             edge_hosts=self._hosts_of("SYNCLINE_EDGE_HOSTS"),
+            connection_hosts=self._connection_hosts(runtime),
             warnings=tuple(self.warnings),
             values={setting.name: self.values[setting.name] for setting in SETTINGS if setting.name in self.values},
         )
@@ -293,6 +299,24 @@ class _Reader:
             return int(given)
         self._problem(name, f"{given!r} is not a number of processes: give one from 1 to {HOSTS_MAX}")
         return 1
+
+    def _placement(self, name: str, runtime: Runtime) -> Placement:
+        placement = self._choice(name, PLACEMENTS, "packed")
+        if placement == "dedicated" and runtime == "local":
+            self._problem(name, "dedicated takes several processes: set SYNCLINE_RUNTIME=ray, or packed")
+        return placement
+
+    def _connection_hosts(self, runtime: Runtime) -> int:
+        name, placement = "SYNCLINE_CONNECTION_HOSTS", "SYNCLINE_CONNECTIONS_PLACEMENT"
+        if self._placement(placement, runtime) == "packed":
+            if name in self.values:
+                self.warnings.append(f"{name} is set but not used, since {placement} is packed.")
+            return 0
+        if name not in self.values:
+            self._problem(
+                name, f"is missing, and {placement} is dedicated: say how many devices there can be at a time"
+            )
+        return self._hosts_of(name)
 
     def _unknown_variables(self) -> None:
         self.warnings += [

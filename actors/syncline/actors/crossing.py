@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from syncline.actors.devices.claims import ReadConnected
-from syncline.actors.devices.reception import Claim, Evict
+from syncline.actors.devices.forwarding import BytesLeft, Close, FrameTaken, Sent, TakeSeat
+from syncline.actors.devices.reception import Claim, ConnectionClosed, Evict, FrameArrived
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
@@ -145,6 +146,8 @@ FORMS: Final[Forms] = {
     Record: Form(record_fields, lambda plain: Record(*plain)),
     ImageChunk: Form(lambda chunk: (chunk.keys, chunk.ops), lambda plain: ImageChunk(*plain)),
     RowOperation: Form(_plain_operation, lambda plain: RowOperation(*plain)),
+    Sent: Form(lambda sent: sent.messages, Sent),
+    FrameArrived: Form(lambda arrived: arrived.data, FrameArrived),
 }
 
 # From the ingest host to the origin, and back.
@@ -158,5 +161,7 @@ EDGES: Final = (
 )
 # Between the edges and the origin.
 WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
+# Between the edges and devices on hosts of their own.
+DEVICES: Final = (TakeSeat, FrameTaken, BytesLeft, Close, ConnectionClosed)
 
-TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES)
+TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES, *DEVICES)

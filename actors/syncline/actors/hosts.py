@@ -20,7 +20,7 @@ from syncline.actors.names import CLAIMS, ORIGIN, ingest_host
 from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.slot import ensure_slot
 from syncline.actors.process import raise_open_files, settle_garbage
-from syncline.actors.tree import Settings, edge_root, ingest_root, origin_root, shapes_root
+from syncline.actors.tree import Settings, connection_root, edge_root, ingest_root, origin_root, shapes_root
 from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
 from syncline.cluster.link import Limits
@@ -104,6 +104,8 @@ class ServiceHost:
             return origin_root(settings, database, self._host, layout)
         if role.id == ingest_host(settings.slot):
             return ingest_root(settings, database, self._host, layout)
+        if role.id in layout.connection_hosts:
+            return connection_root(settings, database, self._config.authenticator, self._host, layout)
         if self._front is not None:
             return edge_root(settings, database, self._config.authenticator, self._host, layout)
         self._lock = FolderLock(settings.shapes_dir, shared=True)

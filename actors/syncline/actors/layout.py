@@ -1,6 +1,6 @@
 """Which hosts a service has, which of them holds which name, and how they reach each other. Pure.
 
-    origin  <-  ingest:<slot>  <-  shapes-0, shapes-1, ...  <-  edge-0, edge-1, ...
+    origin  <-  ingest:<slot>  <-  shapes-0, shapes-1, ...  <-  connection-0, ...  <-  edge-0, edge-1, ...
 
 Of two hosts the one further right dials the other, so that each pair has one link. A host that starts again listens at
 the same address as before.
@@ -17,6 +17,7 @@ from syncline.actors.names import (
     REPLICATOR,
     ROUTER,
     WRITER,
+    connection_host,
     edge_host,
     ingest_host,
     shapes_host,
@@ -26,12 +27,14 @@ from syncline.actors.names import (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``folder``: of the sockets by which hosts of this machine talk; short, as the names of sockets have to be."""
+    """``folder``: of the sockets by which hosts of this machine talk; short, as the names of sockets have to be.
+    ``connections``: how many hosts have a device each; none when devices are with the edges."""
 
     slot: str
     shards: int
     edges: int
     folder: str
+    connections: int = 0
 
     @property
     def ranks(self) -> tuple[tuple[str, ...], ...]:
@@ -40,6 +43,7 @@ class Layout:
             (ORIGIN,),
             (ingest_host(self.slot),),
             tuple(shapes_host(number) for number in range(self.shards)),
+            self.connection_hosts,
             tuple(edge_host(number) for number in range(self.edges)),
         )
 
@@ -47,6 +51,11 @@ class Layout:
     def hosts(self) -> tuple[str, ...]:
         """All of them."""
         return tuple(host for rank in self.ranks for host in rank)
+
+    @property
+    def connection_hosts(self) -> tuple[str, ...]:
+        """Those with a device each."""
+        return tuple(connection_host(number) for number in range(self.connections))
 
     @property
     def shard_hosts(self) -> dict[str, str]:

@@ -28,6 +28,11 @@ def shapes_host(number: int) -> str:
     return f"shapes-{number}"
 
 
+def connection_host(number: int) -> str:
+    """Of one of the hosts with a device each."""
+    return f"connection-{number}"
+
+
 def edge_host(number: int) -> str:
     """Of one of the hosts with devices."""
     return f"edge-{number}"

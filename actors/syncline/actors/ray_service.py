@@ -34,7 +34,7 @@ GONE_S = 30.0
 SAY_EVERY_S = 15.0
 PROGRAM = "syncline.actors.hosts:run"
 LOOP = "uvloop:new_event_loop"
-STOPPED_IN_ORDER = ("edge", "shapes", "ingest", "origin")
+STOPPED_IN_ORDER = ("edge", "connection", "shapes", "ingest", "origin")
 
 
 class RayService:
@@ -59,7 +59,8 @@ class RayService:
             open_data_dir(config.data_dir)
             self.dsn = await self._postgres.start()
         _, settings = await prepare(config, self.dsn, config.shapes_hosts)
-        layout = Layout(settings.slot, config.shapes_hosts, config.edge_hosts, _sockets(config.data_dir))
+        sockets = _sockets(config.data_dir)
+        layout = Layout(settings.slot, config.shapes_hosts, config.edge_hosts, sockets, config.connection_hosts)
         port = str(config.http_port or _free_port(config.http_hosts))
         values = {**config.values, "SYNCLINE_DATA_DIR": str(config.data_dir), "HTTP_PORT": port}
         if config.database_url is None:

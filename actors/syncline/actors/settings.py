@@ -85,6 +85,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SYNCLINE_SHAPES_HOSTS", "--shapes-hosts", "1", "Processes that hold shapes (runtime ray)"),
     Setting("SYNCLINE_EDGE_HOSTS", "--edge-hosts", "1", "Processes that hold connections (runtime ray)"),
     Setting(
+        "SYNCLINE_CONNECTIONS_PLACEMENT",
+        "--connections-placement",
+        "packed",
+        "packed: many connections in a process. dedicated: each in one of its own (runtime ray)",
+    ),
+    Setting(
+        "SYNCLINE_CONNECTION_HOSTS",
+        "--connection-hosts",
+        "",
+        "Processes with a connection each, and so the most devices at a time (placement dedicated)",
+    ),
+    Setting(
         "SYNCLINE_DATA_DIR",
         "--data-dir",
         ".syncline",

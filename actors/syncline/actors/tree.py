@@ -16,13 +16,14 @@ root  one_for_one
 That is ``root``, all in one process. Spread over hosts, each has its part of it (``origin_root`` and so on), and a
 *tether* where a part relies on another host's: the router on the shards, the replicator on the router, the edges on the
 writer and on *claims*, which knows the devices of all edges. What ends there ends here, and starts again when it is
-back.
+back. Where each device has a host of its own, an edge has relays in place of devices, and such a host the rest of that
+part: a bundler, and a seat in place of the gateway.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,9 @@ import asyncpg
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.claims import Claims
+from syncline.actors.devices.forwarder import Forwarder
 from syncline.actors.devices.gateway import Gateway
+from syncline.actors.devices.line import Seat
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.layout import Layout
 from syncline.actors.names import (
@@ -131,9 +134,23 @@ def edge_root(
 ) -> ChildSpec:
     """Of a host with devices."""
     shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
-    children = edge(settings, database, authenticator, shards, host.ref(CLAIMS))
+    if layout.connections:
+        children = forwarding({id: host.peer(id).ref(GATEWAY) for id in layout.connection_hosts})
+    else:
+        children = edge(settings, database, authenticator, shards, host.ref(CLAIMS))
     needs = {name: host.peer(layout.homes[name]) for name in (WRITER, CLAIMS)}
     return _root(tethered(needs, _subtree("edge", children)))
+
+
+def connection_root(
+    settings: Settings, database: Database, authenticator: Authenticator, host: LocalHost, layout: Layout
+) -> ChildSpec:
+    """Of a host with one device at a time."""
+    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    around = Surroundings(database, authenticator, settings.server_id, shards)
+    gateway = ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Seat(around, host.ref(CLAIMS)))
+    needs = {name: host.peer(layout.homes[name]) for name in (WRITER, CLAIMS)}
+    return _root(tethered(needs, _subtree("connection", [_bundler(shards), _devices(), gateway])))
 
 
 def shapes(settings: Settings, database: Database, host: Host, shards: Shards, names: Iterable[str]) -> list[ChildSpec]:
@@ -188,10 +205,23 @@ def edge(
     """Devices, and what stands between them and the shapes. ``claims``: see ``Gateway``."""
     around = Surroundings(database, authenticator, settings.server_id, shards)
     return [
-        ChildSpec(id=BUNDLER, name=BUNDLER, start=lambda: Bundler(shards)),
-        ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None),
+        _bundler(shards),
+        _devices(),
         ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Gateway(around, claims)),
     ]
+
+
+def forwarding(seats: Mapping[str, Ref]) -> list[ChildSpec]:
+    """Sockets whose devices are on hosts of their own. ``seats``: host -> who takes a device there."""
+    return [_devices(), ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Forwarder(seats))]
+
+
+def _bundler(shards: Shards) -> ChildSpec:
+    return ChildSpec(id=BUNDLER, name=BUNDLER, start=lambda: Bundler(shards))
+
+
+def _devices() -> ChildSpec:
+    return ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None)
 
 
 def _writer(settings: Settings) -> ChildSpec:

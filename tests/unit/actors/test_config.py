@@ -94,6 +94,19 @@ def test_numbers_of_processes_are_numbers() -> None:
     assert "from 1 to" in found["SYNCLINE_EDGE_HOSTS"]
 
 
+def test_a_dedicated_placement_needs_processes_and_a_number_of_them() -> None:
+    dedicated = {"SYNCLINE_RUNTIME": "ray", "SYNCLINE_CONNECTIONS_PLACEMENT": "dedicated"}
+    assert read(**dedicated, SYNCLINE_CONNECTION_HOSTS="20").connection_hosts == 20
+    assert set(problems(**dedicated)) == {"SYNCLINE_CONNECTION_HOSTS"}
+    assert "SYNCLINE_CONNECTIONS_PLACEMENT" in problems(**{**dedicated, "SYNCLINE_RUNTIME": "local"})
+
+
+def test_connections_are_packed_unless_said_otherwise() -> None:
+    packed = read(SYNCLINE_CONNECTION_HOSTS="20")
+    assert packed.connection_hosts == 0
+    assert any("SYNCLINE_CONNECTION_HOSTS is set but not used" in warning for warning in packed.warnings)
+
+
 # --- database ---------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from syncline.actors.devices.bundler import AwaitLsn, FollowSet
 from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.reception import Socket
 from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import Places
 from syncline.actors.devices.steps import (
@@ -26,7 +27,6 @@ from syncline.actors.devices.steps import (
     Wait,
     WrittenKeys,
 )
-from syncline.actors.devices.websocket import Connection
 from syncline.actors.shapes.consumer import ReadRows
 from syncline.cluster import Ref
 
@@ -45,7 +45,7 @@ class Carrier:
     def __init__(
         self,
         device: Ref,
-        connection: Connection,
+        connection: Socket,
         bundler: Ref,
         places: Places,
         rows: RowReader,

@@ -30,6 +30,7 @@ from syncline.actors.devices.reception import (
     Drained,
     Evict,
     FrameArrived,
+    Socket,
     Surroundings,
 )
 from syncline.actors.devices.rowreader import RowReader
@@ -40,7 +41,7 @@ from syncline.actors.devices.steps import (
 )
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, check_room
 from syncline.actors.devices.uplink import Uplink
-from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON, Connection
+from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import ShapeGone, ShapeReady
@@ -90,7 +91,7 @@ class _LetGo:
 class Device(Actor):
     """See the module."""
 
-    def __init__(self, connection: Connection, around: Surroundings) -> None:
+    def __init__(self, connection: Socket, around: Surroundings) -> None:
         self._connection = connection
         self._around = around
         self._session = ServerSession(

@@ -16,7 +16,7 @@ from syncline.actors.devices.claims import Holders, ReadConnected
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.devices.turns import Turns
-from syncline.actors.devices.websocket import Connection
+from syncline.actors.devices.websocket import Connection, Receiver
 from syncline.actors.names import DEVICES
 from syncline.cluster import (
     Actor,
@@ -47,7 +47,7 @@ class Lobby:
         self.connection = connection
         self._frames: list[bytes] = []
         self._ended: tuple[int, str] | None = None
-        self._device: Device | None = None
+        self._receiver: Receiver | None = None
         self._leave_gateway: Callable[[], None] = lambda: None
 
     def wait_for(self, gateway: Ref) -> None:
@@ -58,31 +58,31 @@ class Lobby:
         else:
             self.turn_away("restarting")
 
-    def admit(self, device: Device) -> None:
-        """Its device is there, and takes over."""
+    def admit(self, receiver: Receiver) -> None:
+        """Its device is there, and takes over as ``receiver``."""
         self._leave_gateway()
-        self._device = device
+        self._receiver = receiver
         for frame in self._frames:
-            device.receiver.frame(frame)
+            receiver.frame(frame)
         self._frames.clear()
         if self._ended is not None:
-            device.receiver.closed(*self._ended)
+            receiver.closed(*self._ended)
         self.connection.resume_reading()
 
     def frame(self, data: bytes) -> bool:
-        if self._device is not None:
-            return self._device.receiver.frame(data)
+        if self._receiver is not None:
+            return self._receiver.frame(data)
         self._frames.append(data)
         return False
 
     def drained(self) -> None:
-        if self._device is not None:
-            self._device.receiver.drained()
+        if self._receiver is not None:
+            self._receiver.drained()
 
     def closed(self, code: int, reason: str) -> None:
         self._leave_gateway()
-        if self._device is not None:
-            self._device.receiver.closed(code, reason)
+        if self._receiver is not None:
+            self._receiver.closed(code, reason)
         self._ended = (code, reason)
 
     def turn_away(self, reason: str) -> None:
@@ -151,7 +151,7 @@ class Gateway(Actor):
             log.warning("no device could be started for %s: %s", lobby.connection.remote, error)
             lobby.turn_away("no device could be started")
             return
-        lobby.admit(device)
+        lobby.admit(device.receiver)
 
 
 def welcome(gateway: Ref, connection: Connection) -> Lobby:

@@ -3,8 +3,9 @@ become messages here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.turns import Turns
@@ -65,6 +66,25 @@ class Surroundings:
     shards: Shards
     open_transactions: OpenTransactions = field(default_factory=OpenTransactions)
     admissions: Turns = field(default_factory=lambda: Turns(ADMITTING_AT_ONCE))
+
+
+class Socket(Protocol):
+    """What a device has of its connection: a ``websocket.Connection``, or what stands for one that is elsewhere."""
+
+    remote: str
+
+    @property
+    def open(self) -> bool:
+        """See ``websocket.Connection``; and so for all that follows."""
+        ...
+
+    def send(self, frame: bytes | Sequence[bytes]) -> bool: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, code: int = ..., reason: str = ...) -> None: ...
 
 
 class DeviceReceiver:
