@@ -104,7 +104,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     ]
 
 
-PROGRAM = Program("codec", __doc__, options, measure)
+PROGRAM = Program("codec", __doc__, options, measure, serves=False)
 
 if __name__ == "__main__":
     run(PROGRAM)

@@ -18,6 +18,7 @@ from benchmarks.figures import Figure, per_cpu_s, percentile
 from benchmarks.fleet import FAST, Own
 from benchmarks.load import Scene, scene
 from benchmarks.program import Program, ViolatedError, progress
+from benchmarks.stand import Deployment
 from benchmarks.wire import TRANSACTIONS
 
 TABLE = "issues"
@@ -34,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     devices = options.devices
-    async with scene(folder, Own((TABLE,), 1), devices) as on:
+    async with scene(folder, Deployment.of(options), Own((TABLE,), 1), devices) as on:
         await on.connect(devices)
         progress(f"{options.changes} changes, one at a time")
         was = await on.fleet.counts()

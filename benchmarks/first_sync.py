@@ -27,7 +27,7 @@ from benchmarks.figures import Figure
 from benchmarks.fleet import Fleet
 from benchmarks.program import Program, run
 from benchmarks.side import beside
-from benchmarks.stand import COLUMNS, TOKEN, rows_sql, serving
+from benchmarks.stand import COLUMNS, TOKEN, Deployment, rows_sql, serving
 from syncline.client import open_db
 
 
@@ -99,7 +99,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     device_cpu: list[float] = []
     # The rows are there before the table is electrified: none of them comes through the stream.
     filled = f"CREATE TABLE issues ({COLUMNS}); {rows_sql('issues', f'1, {rows}')}; ANALYZE issues"
-    async with serving(folder, filled, "issues") as (service, _):
+    async with serving(folder, Deployment.of(options), filled, "issues") as (service, _):
 
         async def device(number: int) -> tuple[float, float, float]:
             cpu_s = service.cpu_s()

@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, percentile
 from benchmarks.nullreader import time_inserts
 from benchmarks.program import Program, run
 from benchmarks.side import beside, now_ms
-from benchmarks.stand import TOKEN, serving
+from benchmarks.stand import TOKEN, Deployment, serving
 from syncline.client import open_db
 
 TABLE = "CREATE TABLE probe (n int8 PRIMARY KEY, title text NOT NULL, body text, done bool, created timestamptz)"
@@ -72,7 +72,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     rows = WARM_ROWS + int(options.rate * options.seconds)
-    async with serving(folder, TABLE, "probe") as (service, database):
+    async with serving(folder, Deployment.of(options), TABLE, "probe") as (service, database):
         await database.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", SLOT)
         relation = await database.fetchval("SELECT 'probe'::regclass::oid::int8")
         async with (

@@ -20,7 +20,7 @@ from benchmarks.fleet import Arrivals, Fleet, Own
 from benchmarks.ledger import Held, held
 from benchmarks.program import progress
 from benchmarks.side import now_ms
-from benchmarks.stand import COLUMNS, ServiceProcess, serving
+from benchmarks.stand import COLUMNS, Deployment, ServiceProcess, serving
 
 SETTLE_S = 60.0
 PROGRESS_S = 5.0
@@ -141,11 +141,13 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def scene(folder: Path, own: Own, devices: int, rows: int = 1, body_bytes: int = 40) -> AsyncIterator[Scene]:
+async def scene(
+    folder: Path, deployment: Deployment, own: Own, devices: int, rows: int = 1, body_bytes: int = 40
+) -> AsyncIterator[Scene]:
     """A service on fresh tables, and a fleet that has not connected yet. ``rows``, ``body_bytes``: see ``Load``."""
     sql = "; ".join(f"CREATE TABLE {table} ({COLUMNS}); CREATE INDEX ON {table} (priority)" for table in own.tables)
     async with (
-        serving(folder, sql, *own.tables) as (service, database),
+        serving(folder, deployment, sql, *own.tables) as (service, database),
         Fleet.lead(service.url, own, devices) as fleet,
     ):
         yield Scene(service, fleet, Load(database, own.tables, rows, body_bytes))

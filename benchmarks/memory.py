@@ -17,7 +17,7 @@ from benchmarks import bare
 from benchmarks.figures import Figure
 from benchmarks.fleet import Fleet
 from benchmarks.program import Program, run
-from benchmarks.stand import COLUMNS, rows_sql, serving
+from benchmarks.stand import COLUMNS, Deployment, rows_sql, serving
 
 WARM_DEVICES = 200
 
@@ -28,7 +28,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     devices = options.devices
-    async with serving(folder, f"CREATE TABLE issues ({COLUMNS})", "issues") as (service, database):
+    async with serving(folder, Deployment.of(options), f"CREATE TABLE issues ({COLUMNS})", "issues") as (
+        service,
+        database,
+    ):
         await database.execute(rows_sql("issues", "1, 10"))
         async with Fleet.lead(service.url, ("issues",), WARM_DEVICES) as warm:
             await warm.connect()

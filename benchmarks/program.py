@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.figures import Figure, machine, table
+from benchmarks.stand import deployment_options
 
 Measure = Callable[[argparse.Namespace, Path], Awaitable[Sequence[Figure]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """``measure`` gets the options and an empty folder, which is removed afterwards."""
+    """``measure`` gets the options and an empty folder, which is removed afterwards. ``serves``: it starts a service,
+    and so takes the options of ``stand.Deployment``."""
 
     name: str
     about: str
     options: Callable[[argparse.ArgumentParser], None]
     measure: Measure
+    serves: bool = True
 
 
 class ViolatedError(Exception):
@@ -77,6 +80,8 @@ def progress(text: str) -> None:
 
 def _add_options(parser: argparse.ArgumentParser, program: Program) -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    if program.serves:
+        deployment_options(parser)
     program.options(parser)
 
 

@@ -27,7 +27,7 @@ from benchmarks.fleet import Fleet
 from benchmarks.nullreader import Reading, read_to_end
 from benchmarks.program import Program, run
 from benchmarks.side import beside
-from benchmarks.stand import COLUMNS, ServiceProcess, rows_sql, serving
+from benchmarks.stand import COLUMNS, Deployment, ServiceProcess, rows_sql, serving
 
 TABLES = f"CREATE TABLE bulk ({COLUMNS}); CREATE TABLE small ({COLUMNS}); CREATE TABLE marker ({COLUMNS})"
 SLOT = "bench_null"
@@ -140,7 +140,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     taken, delivered, backlog = Rates(), Rates(), Rates()
     core, raw, core_small, raw_small = Rates(), Rates(), Rates(), Rates()
     rows, transactions = options.rows, options.transactions
-    async with serving(folder, TABLES, "bulk", "small", "marker") as (service, database):
+    async with serving(folder, Deployment.of(options), TABLES, "bulk", "small", "marker") as (service, database):
         bench = Bench(service, database)
         async with Fleet.lead(service.url, ("bulk", "small")) as follower:
             await follower.connect()

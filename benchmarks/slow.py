@@ -19,7 +19,7 @@ from benchmarks.fleet import FAST, SLOW
 from benchmarks.load import Scene, scene
 from benchmarks.program import Program, ViolatedError, progress
 from benchmarks.side import now_ms
-from benchmarks.stand import ServiceProcess
+from benchmarks.stand import Deployment, ServiceProcess
 from benchmarks.steady import SHARES, fleet_options, own_of
 from benchmarks.wire import TRANSACTIONS
 
@@ -35,7 +35,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
-    async with scene(folder, own_of(options, options.slow), options.devices, body_bytes=options.bytes) as on:
+    async with scene(
+        folder, Deployment.of(options), own_of(options, options.slow), options.devices, body_bytes=options.bytes
+    ) as on:
         await on.connect(options.devices)
         progress("all read")
         without_ms, without_bytes = await _phase(on, options, FAST, SLOW)

@@ -68,7 +68,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     ]
 
 
-PROGRAM = Program("startup", __doc__, options, measure)
+PROGRAM = Program("startup", __doc__, options, measure, serves=False)
 
 if __name__ == "__main__":
     run(PROGRAM)

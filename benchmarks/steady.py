@@ -15,6 +15,7 @@ from benchmarks.figures import Figure, per_cpu_s, percentile
 from benchmarks.fleet import FAST, Own
 from benchmarks.load import scene
 from benchmarks.program import Program, ViolatedError, progress
+from benchmarks.stand import Deployment
 from benchmarks.wire import TRANSACTIONS
 
 WARM_DEVICES = 200
@@ -45,7 +46,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     devices, commits = options.devices, int(options.rate * options.seconds)
     warm = min(WARM_DEVICES, devices // 2)
-    async with scene(folder, own_of(options), devices) as on:
+    async with scene(folder, Deployment.of(options), own_of(options), devices) as on:
         await on.connect(warm)
         before = on.service.rss_bytes()
         await on.connect(devices - warm)

@@ -18,6 +18,7 @@ from benchmarks.fleet import Counts
 from benchmarks.load import Scene, scene
 from benchmarks.program import Program, ViolatedError, progress
 from benchmarks.side import now_ms
+from benchmarks.stand import Deployment
 from benchmarks.steady import fleet_options, own_of
 from benchmarks.wire import AGAIN, DELIVERIES, TRANSACTIONS
 
@@ -34,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     found: list[Figure] = []
     violations: list[str] = []
-    async with scene(folder, own_of(options), options.devices) as on:
+    async with scene(folder, Deployment.of(options), own_of(options), options.devices) as on:
         await on.connect(options.devices)
         for how in (CUT, KILL) if options.after == "both" else (options.after,):
             found += await _storm(on, how, options)

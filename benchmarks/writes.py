@@ -29,7 +29,7 @@ import psutil
 from benchmarks.figures import Figure
 from benchmarks.program import Program, run
 from benchmarks.side import beside
-from benchmarks.stand import COLUMNS, TOKEN, serving
+from benchmarks.stand import COLUMNS, TOKEN, Deployment, serving
 from syncline.actors.postgres.writer import WRITER_SETTINGS
 from syncline.client import open_db
 
@@ -182,7 +182,7 @@ async def apply_and_limits(
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     backlog = options.backlog
     tables = f"CREATE TABLE issues ({COLUMNS}); CREATE TABLE plain ({COLUMNS})"
-    async with serving(folder, tables, "issues") as (service, database):
+    async with serving(folder, Deployment.of(options), tables, "issues") as (service, database):
         async with beside(write_offline, str(folder / "device.db"), service.url, backlog) as device:
             local_s = await device.receive()
             cpu_s = service.cpu_s()

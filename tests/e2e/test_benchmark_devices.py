@@ -49,7 +49,7 @@ def test_a_violated_check_is_told_beside_the_figures_and_is_exit_code_1(
 
     monkeypatch.setattr(sys, "argv", ["a program"])
     with pytest.raises(SystemExit) as ended:
-        run(Program("a program", "What it is.", lambda parser: None, measure))
+        run(Program("a program", "What it is.", lambda parser: None, measure, serves=False))
     assert ended.value.code == 1
     told = capsys.readouterr()
     assert "a figure" in told.out
