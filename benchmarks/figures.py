@@ -92,6 +92,11 @@ def table(figures: Iterable[Figure]) -> str:
                 ", ".join(number(value) for value in figure.values) if len(figure.values) > 1 else "",
             )
         )
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines of text, all cells of a column equally wide."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 

@@ -55,7 +55,8 @@ class Own:
 class Counts:
     """Of all devices since the start. ``deliveries``: transactions of anybody. ``bytes_of``: see ``wire``.
 
-    ``ends``: why connections ended that no device ended itself, how often.
+    ``ends``: why connections ended that no device ended itself, how often. ``writes``: made by devices, of which
+    ``unechoed`` have not come back.
     """
 
     cpu_s: float
@@ -64,6 +65,7 @@ class Counts:
     received_bytes: int
     bytes_of: Counter[str]
     ends: Counter[str]
+    writes: int
     unechoed: int
 
 
@@ -72,6 +74,7 @@ class Fleet:
 
     def __init__(self, side: Side) -> None:
         self._side = side
+        self._turn = asyncio.Lock()
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -82,8 +85,9 @@ class Fleet:
             yield Fleet(side)
 
     async def ask(self, name: str, *arguments: object) -> Any:
-        self._side.send((name, arguments))
-        return await self._side.receive()
+        async with self._turn:
+            self._side.send((name, arguments))
+            return await self._side.receive()
 
     async def connect(self, devices: int | None = None) -> None:
         """Some more of them, or all; returns when they have all their rows."""
@@ -126,6 +130,15 @@ class Fleet:
     async def write(self) -> None:
         """One device writes a row to a table of its own, each in its turn."""
         await self.ask("write")
+
+    async def write_everywhere(self) -> None:
+        """Every device writes a row now; ``acknowledged`` tells when it came back."""
+        await self.ask("write_everywhere")
+
+    async def acknowledged(self) -> list[float]:
+        """When (``now_ms``) what devices wrote at ``write_everywhere`` came back to them, as far as it has."""
+        times_ms: list[float] = await self.ask("acknowledged")
+        return times_ms
 
     async def differences(self, expected: Mapping[str, Held]) -> list[str]:
         """Devices that do not hold what ``expected`` says, or wait for echoes."""
@@ -175,6 +188,9 @@ class _Holder:
         self._arrivals: dict[str, Arrivals] = {SLOW: defaultdict(list), FAST: defaultdict(list)}
         self._echo_ms: list[float] = []
         self._writer = 0
+        # Of ``write_everywhere``: when it was, and which device had its write back when.
+        self._asked_ms = 0.0
+        self._acknowledged_ms: dict[WireDevice, float] = {}
 
     async def answer(self, pipe: Connection) -> None:
         acking = asyncio.create_task(self._ack_from_time_to_time())
@@ -208,6 +224,9 @@ class _Holder:
 
     def echoed(self, device: WireDevice, after_ms: float) -> None:
         self._echo_ms.append(after_ms)
+        at_ms = now_ms()
+        if at_ms - after_ms >= self._asked_ms:
+            self._acknowledged_ms.setdefault(device, at_ms)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
@@ -265,6 +284,7 @@ class _Holder:
             sum(device.received_bytes for device in self._devices),
             sum((device.bytes_of for device in self._devices), Counter()),
             sum((device.ends for device in self._devices), Counter()),
+            sum(device.writes for device in self._devices),
             sum(device.unechoed for device in self._devices),
         )
 
@@ -285,8 +305,18 @@ class _Holder:
         return len(slow)
 
     def write(self) -> None:
-        device = self._devices[self._writer % len(self._devices)]
+        self._write_on(self._devices[self._writer % len(self._devices)])
         self._writer += 1
+
+    def write_everywhere(self) -> None:
+        self._asked_ms, self._acknowledged_ms = now_ms(), {}
+        for device in self._devices:
+            self._write_on(device)
+
+    def acknowledged(self) -> list[float]:
+        return list(self._acknowledged_ms.values())
+
+    def _write_on(self, device: WireDevice) -> None:
         cells = {"id": str(uuid.uuid4()).encode(), "title": b"written on a device", "done": b"f"}
         device.write(device.tables[0], cells)
 

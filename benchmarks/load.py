@@ -73,6 +73,17 @@ class Load:
         self.committed_ms[table, n] = now_ms()
         self.commit_ms.append(now_ms() - started_ms)
 
+    async def resume(self, database: asyncpg.Connection) -> None:
+        """Goes on over ``database`` after the connection broke in ``commit``, which may have happened all the same."""
+        self.database = database
+        table = self.tables[(self._turn - 1) % len(self.tables)]
+        n = self.numbers[table]
+        if await database.fetchval(f"SELECT EXISTS (SELECT FROM {table} WHERE priority = $1)", n):
+            self.committed_ms[table, n] = now_ms()
+        else:
+            self.numbers[table] -= 1
+            self._turn -= 1
+
     async def run(
         self, rate: float, seconds: float, also: Sequence[tuple[float, Callable[[], Awaitable[None]]]] = ()
     ) -> None:

@@ -50,7 +50,7 @@ def of_cluster(data_dir: Path, name: str) -> psutil.Process:
 def lives(process: psutil.Process) -> bool:
     """Whether it still runs, or is stopped: not ended, and not merely waited for."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

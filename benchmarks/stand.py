@@ -29,7 +29,7 @@ PUBLICATION = "electric_publication"
 COLUMNS = "id uuid PRIMARY KEY, title text NOT NULL, body text, priority int4, done bool, created timestamptz"
 """An everyday table: about 120 bytes a row on the wire."""
 READY = "Syncline is ready on port "
-START_S = 60.0
+START_S = 180.0
 
 
 def rows_sql(table: str, rows: str) -> str:
@@ -178,6 +178,11 @@ class ServiceProcess:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+    async def ended(self) -> None:
+        """Waits until the command ends by itself."""
+        assert self._process is not None, "started"
+        await self._process.wait()
 
     def hosts(self) -> Mapping[str, psutil.Process]:
         """Host name -> its process; under ``local`` the one process there is."""

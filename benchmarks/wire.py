@@ -51,7 +51,7 @@ class Watcher(Protocol):
 
 class WireDevice:
     """``synced``: has all its tables. ``transactions`` and ``rows``: of direct SQL, applied so far.
-    ``deliveries``: transactions of anybody.
+    ``deliveries``: transactions of anybody. ``writes``: its own, made so far.
 
     ``last_ms``: when the last frame came. ``failed``: why it gave up, empty while it has not.
     """
@@ -96,7 +96,7 @@ class WireDevice:
         self._cut = False
         # Writes without an echo, and when they were made.
         self._unechoed: deque[tuple[Transaction, float]] = deque()
-        self._writes = self._write_ms = 0
+        self.writes = self._write_ms = 0
         self._may_write = False
 
     @property
@@ -296,9 +296,9 @@ class WireDevice:
         """One new row, in a transaction of its own; sent now, or when there is a stream that wants it."""
         relation = self._relations[table]
         row = tuple(cells.get(name) for name in relation.names)
-        self._writes += 1
+        self.writes += 1
         self._write_ms = max(self._write_ms + 1, time.time_ns() // 1_000_000)
-        transaction = Transaction(self._write_ms, self._writes.to_bytes(4, "big"), (Insert(relation.id, row),))
+        transaction = Transaction(self._write_ms, self.writes.to_bytes(4, "big"), (Insert(relation.id, row),))
         self._unechoed.append((transaction, now_ms()))
         if self._may_write:
             self._send_writes([transaction])
