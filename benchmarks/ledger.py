@@ -6,6 +6,9 @@ so a change given twice, or not at all, stays visible to the end.
 
 The load numbers its transactions: the rows that transaction ``n`` of a table leaves have ``n`` in their column
 ``priority`` (transactions of devices have NULL). So each transaction shows by itself whether one is missing before it.
+
+A device that sends a write again which no frame brings back is given the row as it is, without what it was: the rows
+that a device has written itself it knows by their first column, and nobody else changes them.
 """
 
 from __future__ import annotations
@@ -46,12 +49,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Of one transaction, the same for every device. ``number``: table and number, of a transaction of the load."""
+    """Of one transaction, the same for every device. ``number``: table and number, of a transaction of the load.
+    ``written``: the rows that a device's transaction inserts; ``as_is``: rows given without what they were."""
 
     position: int
     moved: tuple[tuple[str, Held], ...]
     number: tuple[str, int] | None
     problems: tuple[str, ...]
+    origin: str = POSTGRES_ORIGIN
+    written: tuple[tuple[str, Row], ...] = ()
+    as_is: tuple[tuple[str, Row], ...] = ()
 
 
 def row_hash(row: Row) -> int:
@@ -71,13 +78,16 @@ def held(rows: Iterable[Row], sequence_at: int) -> Held:
 
 @dataclass(slots=True)
 class Ledger:
-    """Of one device, over all its connections. ``violations``: what must not have happened, in words."""
+    """Of one device, over all its connections. ``violations``: what must not have happened, in words.
+    ``client_id``: the origin of its own transactions."""
 
+    client_id: str = ""
     tables: dict[str, Held] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     position: int = 0
     _relations: dict[int, tuple[str, int]] = field(default_factory=dict)
     _staged: dict[str, list[Row]] = field(default_factory=dict)
+    _own: dict[tuple[str, bytes | None], Row] = field(default_factory=dict)
 
     def relation(self, relation: Relation) -> None:
         names = relation.names
@@ -103,6 +113,8 @@ class Ledger:
         """What ``transaction`` does to any device that follows the tables. A migration does nothing to rows."""
         moved: dict[str, Held] = {}
         problems: list[str] = []
+        written: list[tuple[str, Row]] = []
+        as_is: list[tuple[str, Row]] = []
         of: tuple[str, int] | None = None
         for change in transaction.changes:
             if isinstance(change, Migrate):
@@ -112,11 +124,12 @@ class Ledger:
             match change:
                 case Insert(_, row, _):
                     here.add(row)
+                    if transaction.origin != POSTGRES_ORIGIN:
+                        written.append((table, row))
+                case Update(_, row, None, _):
+                    as_is.append((table, row))
                 case Update(_, row, old_row, _):
-                    if old_row is None:
-                        problems.append(f"an update of {table} without the old row")
-                    else:
-                        here.remove(old_row)
+                    here.remove(old_row)
                     here.add(row)
                 case Delete(_, old_row, _):
                     here.remove(old_row)
@@ -126,8 +139,15 @@ class Ledger:
                     continue
             if number := int(row[sequence_at] or 0):
                 of = (table, number)
-        number_of = of if transaction.origin == POSTGRES_ORIGIN else None
-        return Effect(int(transaction.lsn), tuple(moved.items()), number_of, tuple(problems))
+        return Effect(
+            int(transaction.lsn),
+            tuple(moved.items()),
+            of if transaction.origin == POSTGRES_ORIGIN else None,
+            tuple(problems),
+            transaction.origin,
+            tuple(written),
+            tuple(as_is),
+        )
 
     def applied(self, effect: Effect) -> bool:
         """Whether the transaction was news. Only those of the load can be none: a device's are not numbered."""
@@ -138,7 +158,22 @@ class Ledger:
             self._violated(problem)
         for table, moved in effect.moved:
             self.tables.setdefault(table, Held()).move(moved)
+        if effect.origin == self.client_id:
+            for table, row in effect.written:
+                self._knows(table, row)
+        for table, row in effect.as_is:
+            if effect.origin != self.client_id:
+                self._violated(f"an update of {table} without the old row")
+            self.tables[table].add(row)
+            self._knows(table, row)
         return effect.number is None or self._next(*effect.number)
+
+    def _knows(self, table: str, row: Row) -> None:
+        """The device holds this row of its own now, instead of the one of that key that it held."""
+        known = self._own.get((table, row[0]))
+        if known is not None:
+            self.tables[table].remove(known)
+        self._own[table, row[0]] = row
 
     def _next(self, table: str, number: int) -> bool:
         here = self.tables[table]

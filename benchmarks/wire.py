@@ -70,6 +70,8 @@ class WireDevice:
         self.group = group
         self.ledger = ledger
         self.client_id = str(uuid.uuid4())
+        if ledger is not None:
+            ledger.client_id = self.client_id
         self.synced = asyncio.Event()
         self.transactions = self.rows = self.deliveries = 0
         self.bytes_of: Counter[str] = Counter()

@@ -135,6 +135,10 @@ async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spr
     assert "no service of the runtime ray" in again.stderr
 
 
+async def test_hosts_get_as_many_turns_of_the_processor_as_the_command_that_brought_them_up(spread: Spread) -> None:
+    assert {host: spread.process(host).nice() for host in HOSTS} == dict.fromkeys(HOSTS, os.nice(0))
+
+
 async def test_whoever_has_no_token_is_told_nothing(spread: Spread) -> None:
     """Ray runs code for whoever may talk to it."""
     address = json.loads((spread.data_dir / "ray.json").read_text())["address"]

@@ -133,6 +133,7 @@ def _environment(token: str) -> dict[str, str]:
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it would take SIGTERM away from us
+        "RAY_worker_niceness": "0",  # Ray's 15 is for batches: on a busy machine hosts would hardly get a turn
     }
 
 

@@ -82,6 +82,23 @@ def test_a_transaction_older_than_the_position_is_a_violation() -> None:
     assert ledger.violations == ["a transaction at 99 after one at 100"]
 
 
+def test_a_row_that_comes_as_it_is_replaces_what_the_device_had_of_its_own_write() -> None:
+    as_it_is = transaction(102, Update(7, row("b", None), None), origin="me")
+    for before in ([], [transaction(101, insert("b", None), origin="me")]):
+        ledger = synced()
+        ledger.client_id = "me"
+        for received in (*before, as_it_is, as_it_is):
+            told(ledger, received)
+        assert ledger.missing(expected(row("b", None))) == []
+        assert ledger.violations == []
+
+
+def test_a_row_of_others_that_comes_as_it_is_is_a_violation() -> None:
+    ledger = synced([row("a", None)])
+    told(ledger, transaction(101, Update(7, row("a", None), None)))
+    assert ledger.violations == ["an update of issues without the old row"]
+
+
 @pytest.mark.parametrize(
     "postgres",
     [
