@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -65,17 +65,19 @@ async def spread(
     shards: int = 2,
     edges: int = 1,
     connections: int = 0,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Hosts]:
     """A service on ``dsn`` after ``sql``, with ``tables`` open to devices. ``connections``: the hosts with a device
-    each; none when devices are with the edges."""
-    environment = {
+    each; none when devices are with the edges. ``environment``: settings of its own."""
+    settings_given = {
         "DATABASE_URL": dsn,
         "AUTH_MODE": "insecure",
         "SYNCLINE_HTTP_HOST": "127.0.0.1",
         "HTTP_PORT": str(free_port()),  # an edge that comes back has to take the same
         "SYNCLINE_DATA_DIR": str(folder / "data"),
+        **(environment or {}),
     }
-    config = load({}, environment)
+    config = load({}, settings_given)
     postgres = await asyncpg.connect(dsn)
     with tempfile.TemporaryDirectory(prefix="syncline-") as sockets:
         await postgres.execute(sql)

@@ -16,6 +16,8 @@ from syncline.actors.devices.forwarder import Relay
 from syncline.actors.devices.line import Line
 from syncline.actors.devices.websocket import Limits
 from syncline.actors.names import DEVICES, edge_host
+from syncline.actors.shapes.shard import DIALECTS
+from syncline.actors.status import ask
 from syncline.client import open_db
 from syncline.cluster import Actor
 from syncline.cluster.supervisor import WhichChildren
@@ -138,3 +140,90 @@ async def test_a_host_goes_and_comes_back_and_nothing_is_missed_or_fetched_anew(
         finally:
             for device in devices:
                 await device.close()
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+TABLES = tuple(f"t{number}" for number in range(4))
+SQL = ";".join(f"CREATE TABLE {table} (id uuid PRIMARY KEY, n int4 NOT NULL)" for table in TABLES)
+ALONE = {"SYNCLINE_RUNTIME": "ray", "SYNCLINE_SHAPES_PLACEMENT": "dedicated"}
+SHAPES = len(TABLES) + len(DIALECTS)
+
+
+def shapes_of(hosts: Hosts) -> dict[str, set[str]]:
+    """Shard -> the shapes whose files it has."""
+    settings = next(iter(hosts.roles.values())).settings
+    return {
+        name: {path.name for path in folder.iterdir() if (path / "shape.json").exists()}
+        for name, folder in settings.shard_folders.items()
+    }
+
+
+async def current(hosts: Hosts, devices: list[Stubborn]) -> None:
+    """Writes to every table; returns when all devices have everything, and none was told to start over."""
+    for table in TABLES:
+        await hosts.postgres.execute(f"INSERT INTO {table} VALUES (gen_random_uuid(), 1)")
+
+    async def equal() -> bool:
+        keys = [await hosts.postgres.fetch(f"SELECT id::text FROM {table}") for table in TABLES]
+        return all(device.rows == {row[0].encode() for rows in keys for row in rows} for device in devices)
+
+    await until(equal)
+    assert [device.afresh for device in devices] == [0] * len(devices)
+
+
+async def test_each_shape_has_a_host_of_its_own_and_has_it_again_after_any_host_was_gone(
+    database: str, tmp_path: Path
+) -> None:
+    async with spread(database, tmp_path, SQL, TABLES, shards=SHAPES, environment=ALONE) as hosts:
+        devices = [Stubborn(hosts.url, *TABLES) for _ in range(2)]
+        try:
+            await current(hosts, devices)
+            homes = shapes_of(hosts)
+            assert [len(shapes) for shapes in homes.values()] == [1] * SHAPES
+            for id in hosts.roles:
+                await hosts.stop(id)
+                for table in TABLES:
+                    await hosts.postgres.execute(f"INSERT INTO {table} VALUES (gen_random_uuid(), 1)")
+                await hosts.start(id)
+                await current(hosts, devices)
+            await hosts.stop()
+            await hosts.start()
+            await current(hosts, devices)
+            assert shapes_of(hosts) == homes
+        finally:
+            for device in devices:
+                await device.close()
+
+
+async def test_more_shapes_than_hosts_share_them(database: str, tmp_path: Path) -> None:
+    async with spread(database, tmp_path, SQL, TABLES, shards=SHAPES - 2, environment=ALONE) as hosts:
+        device = Stubborn(hosts.url, *TABLES)
+        try:
+            await current(hosts, [device])
+            assert sorted(len(shapes) for shapes in shapes_of(hosts).values()) == [1, 1, 2, 2]
+            facts = (await asyncio.to_thread(ask, hosts.url)).details
+            assert (facts["shapes"], facts["shapes_sharing"], facts["devices_max"]) == (4, 4, None)
+            await hosts.stop("shapes-0")
+            await hosts.start("shapes-0")
+            await current(hosts, [device])
+        finally:
+            await device.close()
+
+
+async def test_from_packed_to_alone_and_back_nothing_is_fetched_anew(database: str, tmp_path: Path) -> None:
+    placements = [(2, {}), (SHAPES, ALONE), (SHAPES + 1, ALONE), (SHAPES - 1, ALONE), (3, {}), (1, ALONE)]
+    device: Stubborn | None = None
+    try:
+        for first, (shards, environment) in enumerate(placements):
+            sql, tables = ("SELECT 1", ()) if first else (SQL, TABLES)
+            async with spread(database, tmp_path, sql, tables, shards=shards, environment=environment) as hosts:
+                device = device or Stubborn(hosts.url, *TABLES)
+                device._url = hosts.url
+                await current(hosts, [device])
+                if environment:
+                    most = max(map(len, shapes_of(hosts).values()))
+                    assert most == -(-SHAPES // shards), "as alone as they can be"
+    finally:
+        if device is not None:
+            await device.close()

@@ -359,7 +359,7 @@ class Service:
         # As in ``new_mark``, no two are ever the same, across restarts either: a slot that sends again from an old
         # position brings the marks of earlier lives, and those must not be taken for this snapshot's.
         mark = f"{shape.hash}:{next(self._postgres.mark_numbers)}"
-        streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape)))
+        streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape, await self._shards.found(shape.hash))))
         while True:
             await self._waiting.pause_up_to(3_000)
             if not self._postgres.up:

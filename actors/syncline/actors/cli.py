@@ -69,6 +69,7 @@ Runtime = Annotated[str | None, _option("SYNCLINE_RUNTIME")]
 RayAddress = Annotated[str | None, _option("SYNCLINE_RAY_ADDRESS")]
 ShapesHosts = Annotated[str | None, _option("SYNCLINE_SHAPES_HOSTS")]
 EdgeHosts = Annotated[str | None, _option("SYNCLINE_EDGE_HOSTS")]
+ShapesPlacement = Annotated[str | None, _option("SYNCLINE_SHAPES_PLACEMENT")]
 ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACEMENT")]
 ConnectionHosts = Annotated[str | None, _option("SYNCLINE_CONNECTION_HOSTS")]
 DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
@@ -94,6 +95,7 @@ def serve(
     ray_address: RayAddress = None,
     shapes_hosts: ShapesHosts = None,
     edge_hosts: EdgeHosts = None,
+    shapes_placement: ShapesPlacement = None,
     connections_placement: ConnectionsPlacement = None,
     connection_hosts: ConnectionHosts = None,
     data_dir: DataDir = None,
@@ -122,6 +124,7 @@ def serve(
         "SYNCLINE_RAY_ADDRESS": ray_address,
         "SYNCLINE_SHAPES_HOSTS": shapes_hosts,
         "SYNCLINE_EDGE_HOSTS": edge_hosts,
+        "SYNCLINE_SHAPES_PLACEMENT": shapes_placement,
         "SYNCLINE_CONNECTIONS_PLACEMENT": connections_placement,
         "SYNCLINE_CONNECTION_HOSTS": connection_hosts,
         "SYNCLINE_DATA_DIR": data_dir,

@@ -87,7 +87,8 @@ class Config(Whereabouts):
 
     ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
     the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has, and
-    ``connection_hosts`` with a connection each; none where connections are packed. ``values``: what it was read from,
+    ``connection_hosts`` with a connection each; none where connections are packed. ``shapes_placement``: whether each
+    shape is to be alone. ``values``: what it was read from,
     for a host that reads it again.
     """
 
@@ -101,6 +102,7 @@ class Config(Whereabouts):
     shapes_hosts: int = 1
     edge_hosts: int = 1
     connection_hosts: int = 0
+    shapes_placement: Placement = "packed"
     warnings: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -173,6 +175,7 @@ class _Reader:
             shapes_hosts=self._hosts_of("SYNCLINE_SHAPES_HOSTS"),
             edge_hosts=self._hosts_of("SYNCLINE_EDGE_HOSTS"),
             connection_hosts=self._connection_hosts(runtime),
+            shapes_placement=self._placement("SYNCLINE_SHAPES_PLACEMENT", runtime),
             warnings=tuple(self.warnings),
             values={setting.name: self.values[setting.name] for setting in SETTINGS if setting.name in self.values},
         )

@@ -64,7 +64,15 @@ class Front:
     async def open(self, settings: Settings, database: Database) -> None:
         """The tree is there: returns when it streams, and devices may connect. Raises ServiceGaveUp."""
         self._database = database
-        self._vitals = Vitals(self._host, database.pool, settings.slot, settings.shard_folders, self._counting)
+        self._vitals = Vitals(
+            self._host,
+            database.pool,
+            settings.slot,
+            settings.shard_folders,
+            self._counting,
+            self._config.connection_hosts or None,
+            alone=settings.shapes_dedicated,
+        )
         await self._streaming()
         self._state = PostgresState.UP
         self._watching = asyncio.create_task(self._watch(), name="watch Postgres")

@@ -14,6 +14,7 @@ from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, shapes
 from syncline.actors.faults import database_fault, in_folder
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.postgres.homes import write_homes
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.shapes.settling import settle
 from syncline.actors.tree import PUBLICATION, Settings
@@ -77,11 +78,14 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         shapes_dir=shapes_dir,
         server_id=config.instance_id or identity.server_id,
         shards=shards,
+        shapes_dedicated=config.shapes_placement == "dedicated",
     )
     with in_folder(config.data_dir), contextlib.suppress(FolderInUse):
         lock = FolderLock(shapes_dir)  # whoever holds it has settled it
         try:
-            settle(shapes_dir, settings.shard_folders)
+            homes = settle(shapes_dir, settings.shard_folders, alone=settings.shapes_dedicated)
+            if settings.shapes_dedicated:
+                await write_homes(dsn, homes)
         finally:
             lock.release()
     return identity, settings

@@ -85,6 +85,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SYNCLINE_SHAPES_HOSTS", "--shapes-hosts", "1", "Processes that hold shapes (runtime ray)"),
     Setting("SYNCLINE_EDGE_HOSTS", "--edge-hosts", "1", "Processes that hold connections (runtime ray)"),
     Setting(
+        "SYNCLINE_SHAPES_PLACEMENT",
+        "--shapes-placement",
+        "packed",
+        "packed: many shapes in a process. dedicated: each in one of its own, while there are free ones (runtime ray)",
+    ),
+    Setting(
         "SYNCLINE_CONNECTIONS_PLACEMENT",
         "--connections-placement",
         "packed",

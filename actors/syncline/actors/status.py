@@ -96,6 +96,14 @@ def show_service(out: Console, url: str, answer: Answer) -> None:
     ]
     if facts:
         out.print(f"          {', '.join(facts)}", soft_wrap=True)
+    most, sharing = _number(details, "devices_max"), _number(details, "shapes_sharing")
+    if most is not None:
+        full = (
+            " [yellow]all are taken: who comes is turned away[/]" if (_number(details, "devices") or 0) >= most else ""
+        )
+        out.print(f"          {_count(most, 'connection host')}{full}", soft_wrap=True)
+    if sharing:
+        out.print(f"          [yellow]{_count(sharing, 'shape')} share a process: there are more than shapes hosts[/]")
     held = details.get("held_writes")
     if isinstance(held, dict) and (writes := _number(held, "writes")):
         whose = _count(_number(held, "devices") or 0, "device")

@@ -51,6 +51,7 @@ from syncline.actors.names import (
     shard_names,
 )
 from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.homes import Homes
 from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
 from syncline.actors.postgres.snapshot import Snapshot, take_snapshot
@@ -60,7 +61,7 @@ from syncline.actors.shapes.consumer import TableGone
 from syncline.actors.shapes.router import AddRoute, Router, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
-from syncline.actors.shapes.shards import Shards
+from syncline.actors.shapes.shards import AssignedShards, Shards
 from syncline.cluster import ChildSpec, DynamicSupervisor, Ref, Strategy, Supervisor
 from syncline.cluster.host import Host, LocalHost
 from syncline.cluster.tether import tethered
@@ -78,7 +79,8 @@ RESTARTS_WITHIN_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the tree is built from. ``start_lsn``: the slot's confirmed position at start. ``shards``: how many the
-    shapes are spread over; each has a folder of its own."""
+    shapes are spread over; each has a folder of its own. ``shapes_dedicated``: each shape is alone, as far as there are
+    any."""
 
     dsn: str
     slot: str
@@ -86,6 +88,7 @@ class Settings:
     shapes_dir: Path
     server_id: str
     shards: int = 1
+    shapes_dedicated: bool = False
 
     @property
     def shard_folders(self) -> dict[str, Path]:
@@ -97,7 +100,7 @@ class Settings:
 
 def root(settings: Settings, database: Database, authenticator: Authenticator, host: Host) -> ChildSpec:
     """Of a host that has everything."""
-    shards = Shards({name: host.ref(name) for name in settings.shard_folders})
+    shards = _shards(settings, database, host)
     origin = [
         _writer(settings),
         *shapes(settings, database, host, shards, settings.shard_folders),
@@ -111,7 +114,7 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
 
 def origin_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
     """Of the host with what there is once for a database."""
-    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    shards = _shards(settings, database, host)
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
     return _root(_writer(settings), claims, tethered(homes, _router(database, shards)), _pruner(database))
@@ -124,7 +127,7 @@ def ingest_root(settings: Settings, database: Database, host: LocalHost, layout:
 
 def shapes_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
     """Of a host with one of the shards."""
-    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    shards = _shards(settings, database, host)
     (name,) = (name for name, home in layout.shard_hosts.items() if home == host.id)
     return _root(_subtree("shapes", shapes(settings, database, host, shards, (name,))))
 
@@ -133,7 +136,7 @@ def edge_root(
     settings: Settings, database: Database, authenticator: Authenticator, host: LocalHost, layout: Layout
 ) -> ChildSpec:
     """Of a host with devices."""
-    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    shards = _shards(settings, database, host)
     if layout.connections:
         children = forwarding({id: host.peer(id).ref(GATEWAY) for id in layout.connection_hosts})
     else:
@@ -146,7 +149,7 @@ def connection_root(
     settings: Settings, database: Database, authenticator: Authenticator, host: LocalHost, layout: Layout
 ) -> ChildSpec:
     """Of a host with one device at a time."""
-    shards = Shards({name: host.ref(name) for name in layout.shard_hosts})
+    shards = _shards(settings, database, host)
     around = Surroundings(database, authenticator, settings.server_id, shards)
     gateway = ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Seat(around, host.ref(CLAIMS)))
     needs = {name: host.peer(layout.homes[name]) for name in (WRITER, CLAIMS)}
@@ -161,7 +164,8 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
     taking = asyncio.Lock()
 
     async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
-        streamed = await host.ref(ROUTER).call(AddRoute(shape), ADD_ROUTE_TIMEOUT_S)
+        shard = await shards.found(shape.hash)
+        streamed = await host.ref(ROUTER).call(AddRoute(shape, shard), ADD_ROUTE_TIMEOUT_S)
         table = database.catalog.tables.get(relation.id)
         if table is None:  # opened a moment ago, if it is not gone
             await database.read()
@@ -222,6 +226,13 @@ def _bundler(shards: Shards) -> ChildSpec:
 
 def _devices() -> ChildSpec:
     return ChildSpec(id=DEVICES, name=DEVICES, start=DynamicSupervisor, shutdown_s=None)
+
+
+def _shards(settings: Settings, database: Database, host: Host) -> Shards:
+    refs = {name: host.ref(name) for name in settings.shard_folders}
+    if settings.shapes_dedicated:
+        return AssignedShards(refs, Homes(database.pool, tuple(refs)).home)
+    return Shards(refs)
 
 
 def _writer(settings: Settings) -> ChildSpec:

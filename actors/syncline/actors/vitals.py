@@ -28,10 +28,23 @@ ANSWER_S = 2.0
 
 class Vitals:
     """``pool``: of the database whose ``slot`` the service reads. ``shards``: the names of those with the shapes,
-    ``counting``: of who knows all devices."""
+    ``counting``: of who knows all devices. ``devices_max``: how many there can be, where each has a process of its own;
+    ``alone``: whether each shape is to have one."""
 
-    def __init__(self, host: Host, pool: asyncpg.Pool, slot: str, shards: Iterable[str], counting: str) -> None:
+    def __init__(
+        self,
+        host: Host,
+        pool: asyncpg.Pool,
+        slot: str,
+        shards: Iterable[str],
+        counting: str,
+        devices_max: int | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         self._counting = counting
+        self._devices_max = devices_max
+        self._alone = alone
         self._shards = tuple(shards)
         self._host = host
         self._pool = pool
@@ -41,9 +54,10 @@ class Vitals:
         self._facts: Mapping[str, object] = {}
 
     async def read(self) -> Mapping[str, object]:
-        """``devices`` connected, ``shapes`` live (tables), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``.
+        """``devices`` connected and ``devices_max``, ``shapes`` live (tables) and ``shapes_sharing`` a process that are
+        to be alone, ``lag_bytes`` of WAL not confirmed yet, ``held_writes``.
 
-        None for what is not known now, and for ``held_writes`` when there are none.
+        None for what is not known now or has no meaning, and for ``held_writes`` when there are none.
         """
         async with self._reading:
             now_s = asyncio.get_running_loop().time()
@@ -56,7 +70,9 @@ class Vitals:
                 )
                 self._facts = {
                     "devices": devices,
+                    "devices_max": self._devices_max,
                     "shapes": _tables(shapes),
+                    "shapes_sharing": _sharing(shapes) if self._alone else None,
                     "lag_bytes": lag,
                     "held_writes": (
                         {"writes": held.writes, "devices": held.devices, "message": held.message}
@@ -87,4 +103,14 @@ def _tables(answers: Iterable[object]) -> int | None:
         if not isinstance(shapes, tuple):
             return None
         count += sum(shape.kind == "table" for shape in shapes)
+    return count
+
+
+def _sharing(answers: Iterable[object]) -> int | None:
+    """How many shapes, the schema's too, are not the only ones of their shard."""
+    count = 0
+    for shapes in answers:
+        if not isinstance(shapes, tuple):
+            return None
+        count += len(shapes) if len(shapes) > 1 else 0
     return count

@@ -80,6 +80,42 @@ def test_shards_that_are_at_home_stay_as_they_are(tmp_path: Path, monkeypatch: p
     assert furthest(tmp_path) == 102
 
 
+def held(root: Path, count: int) -> dict[str, set[str]]:
+    """Which shard has the files of which shapes."""
+    return {
+        name: {path.name for path in folder.iterdir() if (path / "log-0").exists()}
+        for name, folder in folders(root, count).items()
+    }
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 50), (3, 45), (40, 40), (4, 8), (50, 3)])
+@pytest.mark.parametrize("steps", [0, 7, 1000])
+def test_shapes_that_are_to_be_alone_are_as_far_as_there_are_shards_also_when_it_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int, steps: int
+) -> None:
+    fill(tmp_path, before)
+    left = steps
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(Path, "rename", killed)
+        settle(tmp_path, folders(tmp_path, after), alone=True)
+    homes = settle(tmp_path, folders(tmp_path, after), alone=True)
+    found = held(tmp_path, after)
+    assert {shape: name for name, shapes in found.items() for shape in shapes} == homes
+    assert homes.keys() == set(SHAPES)
+    assert max(map(len, found.values())) == 1 or all(found.values())
+    assert {read_progress(folder) for folder in folders(tmp_path, after).values()} == {100}
+    assert settle(tmp_path, folders(tmp_path, after), alone=True) == homes, "and there they stay"
+
+
 def test_a_new_folder_has_nothing_to_settle(tmp_path: Path) -> None:
     settle(tmp_path, folders(tmp_path, 3))
     assert list(tmp_path.iterdir()) == []

@@ -29,8 +29,8 @@ from syncline.actors.shapes.shard import (
     Shard,
     Watermark,
 )
-from syncline.actors.shapes.shards import Shards
-from syncline.cluster import Context, DynamicSupervisor, ExitKind
+from syncline.actors.shapes.shards import AssignedShards, Shards
+from syncline.cluster import Context, DynamicSupervisor, ExitKind, Refusal
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import Probe, crash, kill, probe, spawn
@@ -49,11 +49,13 @@ class Scene:
         self.confirmed: list[int] = []
         self.relations: dict[int, Relation] = {ITEMS.id: ITEMS}
         self.taken: asyncio.Event = asyncio.Event()
+        self.assigned: dict[str, str] | None = None  # shape -> shard, where that is decided elsewhere
 
     async def start(self, start_lsn: int = START) -> LocalRef:
         if self.context.registry.lookup(CONSUMERS) is None:
             await spawn(DynamicSupervisor(), self.context, name=CONSUMERS, shutdown_s=None)
-        shards = Shards({name: self.context.registry.ref(name) for name in self.names})
+        refs = {name: self.context.registry.ref(name) for name in self.names}
+        shards = Shards(refs) if self.assigned is None else AssignedShards(refs, self._assign)
         shard = Shard(
             SHARD,
             shards,
@@ -65,6 +67,10 @@ class Scene:
         )
         self.shard = await spawn(shard, self.context)
         return self.shard
+
+    async def _assign(self, shape: str, prefers: str | None) -> str:
+        assert self.assigned is not None
+        return self.assigned.setdefault(shape, prefers or SHARD)
 
     async def _take(self, *_: object) -> Any:
         self.taken.set()
@@ -208,6 +214,25 @@ async def test_started_again_it_has_what_was_ready_and_takes_no_transaction_twic
     await scene.shard.send(Dispatch(130, {SHAPE.hash: (piece(120, insert(2)), piece(130, insert(3)))}))
     await scene.until(scene.watermark, lambda lsn: lsn == 130)
     assert await scene.logged(place) == [2, 3]
+
+
+async def test_it_starts_no_shape_that_lives_elsewhere_and(scene: Scene) -> None:
+    scene.names.append("another")
+    scene.assigned = {SHAPE.hash: "another"}
+    await scene.start()
+    with pytest.raises(Refusal, match="elsewhere"):
+        await scene.ensure()
+    scene.assigned.clear()
+    crash(scene.shard)
+    await scene.shard.join()
+    await scene.start()
+    await scene.ready()
+    assert scene.assigned[SHAPE.hash] == SHARD
+    crash(scene.shard)
+    await scene.shard.join()
+    scene.assigned.clear()
+    await scene.start()
+    assert (await scene.ensure()).ready_lsn == 110, "it has the files, and nobody said otherwise"
 
 
 async def test_shapes_an_earlier_shard_left_behind_do_not_keep_it_from_starting(scene: Scene) -> None:

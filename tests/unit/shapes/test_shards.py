@@ -7,7 +7,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.actors.shapes.shards import Least, Shards
+from syncline.actors.shapes.shards import AssignedShards, Least, Shards
 from syncline.cluster import Ref
 
 names = st.sets(st.text(min_size=1, max_size=4), min_size=1, max_size=5)
@@ -34,6 +34,25 @@ def test_a_shard_that_leaves_moves_only_what_it_had(wanted: set[str], shapes: se
     if rest:
         before, after = shards_of(wanted), shards_of(set(rest))
         assert all(before.home(shape) in (left, after.home(shape)) for shape in shapes)
+
+
+async def test_a_home_that_is_assigned_is_asked_for_once_and_again_when_it_was_wrong() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    async def assign(shape: str, prefers: str | None) -> str:
+        asked.append((shape, prefers))
+        return "b"
+
+    shards = AssignedShards({name: cast(Ref, name) for name in "ab"}, assign)
+    assert shards.home("shape") is None
+    assert shards.split({"shape": 1}) == {"a": {}, "b": {}}
+    assert [await shards.found("shape", "a"), await shards.found("shape")] == ["b", "b"]
+    assert shards.split({"shape": 1}) == {"a": {}, "b": {"shape": 1}}
+    shards.forget("shape")
+    assert await shards.found("shape") == "b"
+    shards.note("other", "a")
+    assert (shards.home("other"), await shards.found("other")) == ("a", "a")
+    assert asked == [("shape", "a"), ("shape", None)]
 
 
 @given(names, st.data())

@@ -18,7 +18,7 @@ from syncline.actors.shapes.consumer import NotifyReady
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
-from syncline.cluster import Ref
+from syncline.cluster import Ref, Refusal
 from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
@@ -47,7 +47,12 @@ class Places:
 
     async def ensure(self, shape: Shape, relation: Relation | None) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
-        place = await self._shards.of(shape.hash).call(EnsureShape(shape, relation), PLACE_TIMEOUT_S)
+        shard = self._shards.refs[await self._shards.found(shape.hash)]
+        try:
+            place = await shard.call(EnsureShape(shape, relation), PLACE_TIMEOUT_S)
+        except Refusal:
+            self._shards.forget(shape.hash)
+            raise
         assert isinstance(place, ShapePlace)
         self._refs[shape.hash] = place.ref
         return place

@@ -40,10 +40,11 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
-    """Call. From now on ``shape`` gets its changes. Answer: the xids of the transactions streamed lately, which its
-    snapshot must see because the shape was not sent them."""
+    """Call. From now on ``shape``, which lives in ``shard``, gets its changes. Answer: the xids of the transactions
+    streamed lately, which its snapshot must see because the shape was not sent them."""
 
     shape: Shape
+    shard: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +115,17 @@ class Router(Actor):
 
     async def init(self) -> None:
         shapes: list[Shape] = []
-        for shard in self._shards.refs.values():
-            shapes += await shard.call(LiveShapes())
+        for name, shard in self._shards.refs.items():
+            live = await shard.call(LiveShapes())
+            for shape in live:
+                self._shards.note(shape.hash, name)
+            shapes += live
         self._matcher = Matcher(shapes)
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case AddRoute(shape):
+            case AddRoute(shape, shard):
+                self._shards.note(shape.hash, shard)
                 self._matcher.add(shape)
                 return tuple(xid for _, xid in self._recent)
             case ShownUpTo(visibility, lsn):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from syncline.actors.names import SHARD
+from syncline.actors.shapes.homes import settled
 from syncline.actors.shapes.progress import has_progress, read_progress, remove_progress, write_progress
 from syncline.cluster.placement import place
 
@@ -19,18 +20,20 @@ def furthest(root: Path) -> int:
     return max(map(read_progress, _present(root)), default=0)
 
 
-def settle(root: Path, folders: Mapping[str, Path]) -> None:
+def settle(root: Path, folders: Mapping[str, Path], *, alone: bool = False) -> dict[str, str]:
     """Moves every shape below ``root`` to its home among ``folders`` (shard name -> its folder). Nobody may use them.
+    The home of each; ``alone``: that is a shard of its own, as far as there are any.
 
     All shards stand then where the last of them stood: what came after it is streamed once more, and shapes know what
     they have. It may be cut short at any moment and done again. Raises OSError.
     """
     present = _present(root)
     shapes = [path for folder in present for path in folder.iterdir() if path.is_dir() and not _is_shard(path)]
-    homes = {shape: folders[place(shape.name, folders)] / shape.name for shape in shapes}
+    names = _homes(shapes, folders) if alone else {path.name: place(path.name, folders) for path in shapes}
+    homes = {path: folders[names[path.name]] / path.name for path in shapes}
     away = [shape for shape, home in homes.items() if home != shape]
     if not away and set(present) <= set(folders.values()):
-        return
+        return names
     durable = min(map(read_progress, present))
     for folder in {*present, *folders.values()}:
         folder.mkdir(exist_ok=True)
@@ -42,6 +45,15 @@ def settle(root: Path, folders: Mapping[str, Path]) -> None:
         if folder != root:
             shutil.rmtree(folder)
     log.info("%d shapes moved, as there are %d shards now", len(away), len(folders))
+    return names
+
+
+def _homes(shapes: Iterable[Path], folders: Mapping[str, Path]) -> dict[str, str]:
+    named = {folder: name for name, folder in folders.items()}
+    held: dict[str, list[str]] = {}
+    for path in shapes:
+        held.setdefault(named.get(path.parent, str(path.parent)), []).append(path.name)
+    return settled(held, tuple(folders))
 
 
 def _is_shard(folder: Path) -> bool:

@@ -25,7 +25,7 @@ from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.store import ShapeStore
-from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Restart, start_child, stop_child
+from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child, stop_child
 from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Shard(Actor):
             if path.is_dir():
                 await self._resume(path)
         for shape in map(schema_shape, DIALECTS):
-            if self._shards.home(shape.hash) == self._name:
+            if await self._shards.found(shape.hash) == self._name:
                 await self._ensure(shape, None)
         self.background(self._flush_regularly())
 
@@ -248,6 +248,8 @@ class Shard(Actor):
     async def _ensure(self, shape: Shape, relation: Relation | None) -> _Live:
         live = self._shapes.get(shape.hash)
         if live is None:
+            if await self._shards.found(shape.hash, self._name) != self._name:
+                raise Refusal(f"{shape.hash} lives elsewhere")
             directory = self._directory / shape.hash
             await self._clear(shape.hash)
             shutil.rmtree(directory, ignore_errors=True)
@@ -266,7 +268,7 @@ class Shard(Actor):
         await self._clear(path.name)
         store = await asyncio.to_thread(ShapeStore.load, path)  # it reads the whole log
         relation = self._relation_of(store.shape.relation_id) if store is not None else None
-        here = self._shards.home(path.name) == self._name
+        here = await self._shards.found(path.name, self._name) == self._name
         if (
             store is None
             or not here

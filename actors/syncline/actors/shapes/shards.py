@@ -1,13 +1,14 @@
 """The shards of a service: which of them has which shape.
 
 A shape lives in one shard, the one that rendezvous hashing gives its hash to: everybody who knows the same shards
-agrees without asking. What goes to shapes goes to their shards; what holds of all shapes is the least of what the
-shards say.
+agrees without asking. Where shapes are to be alone, as far as there are shards, that is decided once a shape
+(``AssignedShards``): whoever deals with it asks, and remembers. What goes to shapes goes to their shards; what holds of
+all shapes is the least of what the shards say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
 from syncline.cluster import Ref
@@ -23,23 +24,56 @@ class Shards:
         self.refs = dict(refs)
         self._homes: dict[str, str] = {}
 
-    def home(self, shape: str) -> str:
-        """The name of the shard that has ``shape`` (a hash)."""
+    def home(self, shape: str) -> str | None:
+        """The name of the shard that has ``shape`` (a hash); None when that is not known here, which is only where
+        homes are ``found`` or ``noted``."""
         home = self._homes.get(shape)
         if home is None:
             home = self._homes[shape] = place(shape, self.refs)
         return home
 
-    def of(self, shape: str) -> Ref:
-        """The shard that has ``shape``."""
-        return self.refs[self.home(shape)]
+    async def found(self, shape: str, prefers: str | None = None) -> str:
+        """The name of the shard that has ``shape``, or has it from now on. ``prefers``: the one that has its files."""
+        return self._homes.get(shape) or self._homes.setdefault(shape, place(shape, self.refs))
+
+    def note(self, shape: str, home: str) -> None:
+        """That is where ``shape`` is, as whoever has it says."""
+
+    def forget(self, shape: str) -> None:
+        """It was not where it was found."""
 
     def split(self, entries: Mapping[str, T]) -> dict[str, dict[str, T]]:
-        """``entries`` by shape hash, for each shard its own; every shard is there."""
+        """``entries`` by shape hash, for each shard its own; every shard is there. A shape of which nobody knows where
+        it is has nobody who waits for it."""
         parts: dict[str, dict[str, T]] = {name: {} for name in self.refs}
         for shape, entry in entries.items():
-            parts[self.home(shape)][shape] = entry
+            home = self.home(shape)
+            if home is not None:
+                parts[home][shape] = entry
         return parts
+
+
+class AssignedShards(Shards):
+    """``assign``: gives the home of a shape, or decides it for everybody (see ``postgres.homes``)."""
+
+    def __init__(self, refs: Mapping[str, Ref], assign: Callable[[str, str | None], Awaitable[str]]) -> None:
+        super().__init__(refs)
+        self._assign = assign
+
+    def home(self, shape: str) -> str | None:
+        return self._homes.get(shape)
+
+    async def found(self, shape: str, prefers: str | None = None) -> str:
+        """Raises what ``assign`` raises."""
+        if shape not in self._homes:
+            self._homes[shape] = await self._assign(shape, prefers)
+        return self._homes[shape]
+
+    def note(self, shape: str, home: str) -> None:
+        self._homes[shape] = home
+
+    def forget(self, shape: str) -> None:
+        self._homes.pop(shape, None)
 
 
 class Least:
