@@ -13,6 +13,8 @@ from collections.abc import Callable
 from syncline.actors.devices.framing import BINARY, CLOSE, CONTINUATION, PING, PONG, unmask
 
 SUBPROTOCOL = "electric.0.12"
+NOBODY = "no upgrade: HTTP/1.1 503"
+"""How the end begins of a connection to a service that is not ready."""
 _FIN = 0x80
 _MASKED = 0x80
 

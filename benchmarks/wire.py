@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from benchmarks.clientsocket import ClientSocket
+from benchmarks.clientsocket import NOBODY, ClientSocket
 from benchmarks.ledger import Effect, Ledger
 from benchmarks.shared import Read, SharedFrames, edges
 from benchmarks.side import now_ms
@@ -96,6 +96,7 @@ class WireDevice:
         self._delivering = False
         self._inside = False  # a transaction whose end has not come, perhaps
         self._cut = False
+        self._absent = False  # the last time nobody was there
         # Writes without an echo, and when they were made.
         self._unechoed: deque[tuple[Transaction, float]] = deque()
         self.writes = self._write_ms = 0
@@ -122,7 +123,7 @@ class WireDevice:
                     attempt = 0
                 elif not self._cut:
                     attempt += 1
-                    await asyncio.sleep(backoff_s(attempt, random.random()))
+                    await asyncio.sleep(backoff_s(attempt, random.random(), absent=self._absent))
         finally:
             if self._socket is not None:
                 self._socket.abort()
@@ -131,7 +132,7 @@ class WireDevice:
         """Until the connection ends; whether it had come as far as the stream."""
         self._past_bytes = self.received_bytes
         self._session, self._delivering, self._cut = ClientSession(), False, False
-        self._session_started = self._inside = False
+        self._session_started = self._inside = self._absent = False
         self._ended.clear()
         self._started.clear()
         socket = self._socket = ClientSocket(
@@ -143,6 +144,7 @@ class WireDevice:
                 await self._started.wait()
         except (OSError, TimeoutError) as error:
             self.ends[type(error).__name__] += 1
+            self._absent = not isinstance(error, TimeoutError)
             socket.abort()
             return False
         await self._ended.wait()
@@ -170,6 +172,7 @@ class WireDevice:
     def _on_end(self, why: str) -> None:
         if not self._cut:
             self.ends[why] += 1
+            self._absent = why.startswith(NOBODY)
         self._session.close()
         self._may_write = False
         self._ended.set()

@@ -9,7 +9,9 @@ Every end of a connection is one of five cases, by whose fault it was:
     refused       our schema or identity is not known        stop and say so; data and pending writes stay
 
 Backoff has full jitter: after a crash of the service its devices come back spread out, not in step. One that ends in
-order sends its devices away in turns, so they need not spread, and somebody else is there to take them.
+order sends its devices away in turns, so they need not spread, and somebody else is there to take them. Where nobody
+is there to be asked, asking costs nobody anything: a service that starts again takes seconds, so it is asked often for
+a quarter of a minute.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from syncline.proto.errors import Family, family_of
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 10.0
 _DOUBLINGS_MAX = 16
+ABSENT_MAX_S = 1.0
+ABSENT_FAILURES = 30
 RETURN_MAX_S = 0.05
 
 # WebSocket close codes: going away, service restart.
@@ -69,9 +73,12 @@ def after(code: str | None, *, token_renewable: bool, token_fresh: bool, restart
     return Next.STOP_REFUSED if family is Family.REFUSE or code == INVALID_AUTH_REQUEST else Next.RETRY
 
 
-def backoff_s(failures: int, jitter: float) -> float:
-    """Seconds to wait after ``failures`` (>= 1) in a row; ``jitter`` is uniform in 0..1."""
-    ceiling_s: float = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, _DOUBLINGS_MAX))
+def backoff_s(failures: int, jitter: float, *, absent: bool = False) -> float:
+    """Seconds to wait after ``failures`` (>= 1) in a row; ``jitter``: uniform in 0..1; ``absent``: nobody was there."""
+    doublings = min(failures - 1, _DOUBLINGS_MAX)
+    ceiling_s: float = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2**doublings)
+    if absent and failures <= ABSENT_FAILURES:
+        ceiling_s = min(ABSENT_MAX_S, ceiling_s)
     return ceiling_s * jitter
 
 

@@ -181,7 +181,8 @@ class Satellite:
                 continue
             lasted = asyncio.get_running_loop().time() - since_s > BACKOFF_MAX_S
             failures = 1 if self._progressed or lasted else failures + 1
-            await asyncio.sleep(backoff_s(failures, random.random()))  # noqa: S311 - jitter
+            absent = isinstance(problem, TransportClosed) and problem.absent
+            await asyncio.sleep(backoff_s(failures, random.random(), absent=absent))  # noqa: S311 - jitter
 
     async def _attempt(self, token: Token) -> Exception:
         """One connection from start to end; returns what ended it."""

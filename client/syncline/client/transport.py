@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
 from syncline.client.errors import UsageError
@@ -33,15 +33,20 @@ PONG_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 1.0
 
+# HTTP statuses: a proxy without the service behind it, a service that is not ready yet.
+NOBODY = frozenset({502, 503})
+
 
 class TransportClosed(Exception):
     """The connection is over, or could not be made. ``reason``: the peer's close reason, empty if it gave none.
-    ``close_code``: of its close frame, None without one."""
+    ``close_code``: of its close frame, None without one. ``absent``: nobody was there, or the one who was there said
+    that nobody is."""
 
-    def __init__(self, message: str, reason: str = "", close_code: int | None = None) -> None:
+    def __init__(self, message: str, reason: str = "", close_code: int | None = None, *, absent: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.close_code = close_code
+        self.absent = absent
 
 
 class Transport(Protocol):
@@ -111,6 +116,12 @@ def _closed(problem: ConnectionClosed) -> TransportClosed:
     return TransportClosed(f"the connection was closed: {problem}", said.reason, said.code)
 
 
+def _absent(problem: Exception) -> bool:
+    if isinstance(problem, InvalidStatus):
+        return problem.response.status_code in NOBODY
+    return isinstance(problem, OSError) and not isinstance(problem, TimeoutError)  # which somebody may have ignored
+
+
 @asynccontextmanager
 async def open_websocket(url: str) -> AsyncIterator[Transport]:
     """Connect to the server at ``url``. Raises TransportClosed when it cannot be reached or declines."""
@@ -125,7 +136,8 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
             close_timeout=CLOSE_TIMEOUT_S,
         )
     except (OSError, TimeoutError, InvalidHandshake, EOFError) as problem:
-        raise TransportClosed(f"no connection to {url}: {type(problem).__name__} {problem}".rstrip()) from problem
+        message = f"no connection to {url}: {type(problem).__name__} {problem}".rstrip()
+        raise TransportClosed(message, absent=_absent(problem)) from problem
     try:
         yield WebSocketTransport(connection)
     finally:

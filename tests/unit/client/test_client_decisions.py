@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from syncline.client.connectivity import (
+    ABSENT_FAILURES,
+    ABSENT_MAX_S,
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     EXPIRED_CLOSE_REASON,
@@ -75,6 +77,12 @@ def test_backoff_doubles_up_to_its_limit_under_full_jitter() -> None:
     assert [backoff_s(n, 1.0) for n in (1, 2, 3)] == [BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S, 4 * BACKOFF_FIRST_S]
     assert backoff_s(10_000, 1.0) == BACKOFF_MAX_S
     assert backoff_s(5, 0.0) == 0.0
+
+
+def test_where_nobody_is_there_it_is_asked_often_for_a_while_and_then_as_seldom_as_ever() -> None:
+    assert backoff_s(1, 1.0, absent=True) == BACKOFF_FIRST_S
+    assert backoff_s(ABSENT_FAILURES, 1.0, absent=True) == ABSENT_MAX_S
+    assert backoff_s(ABSENT_FAILURES + 1, 1.0, absent=True) == BACKOFF_MAX_S
 
 
 def test_a_resuming_device_names_what_the_server_has_delivered() -> None:

@@ -293,7 +293,7 @@ async def test_a_cut_line_is_reconnected_by_itself(db: Database, peer: Peer) -> 
 async def test_a_server_that_restarts_is_come_back_to_at_once(
     db: Database, peer: Peer, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(satellite, "backoff_s", lambda failures, jitter: 3600.0)
+    monkeypatch.setattr(satellite, "backoff_s", lambda failures, jitter, absent: 3600.0)
     await synced(db, peer)
     await peer.close(code, "the service restarts")
     await peer.until(lambda: len(peer.starts) == 2)
@@ -305,7 +305,7 @@ async def test_a_server_that_sends_everybody_away_before_a_stream_is_not_asked_i
 ) -> None:
     third = asyncio.Event()
 
-    def backoff_s(failures: int, jitter: float) -> float:
+    def backoff_s(failures: int, jitter: float, *, absent: bool) -> float:
         if failures == 3:
             third.set()
         return 0.0 if failures < 3 else 3600.0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from syncline.client.transport import TransportClosed, WebSocketTransport, open_websocket
@@ -50,9 +52,25 @@ async def test_the_reason_of_a_close_is_told() -> None:
 
 
 async def test_a_server_that_is_not_there_is_a_closed_transport() -> None:
-    with pytest.raises(TransportClosed, match="no connection to ws:"):
+    with pytest.raises(TransportClosed, match="no connection to ws:") as closed:
         async with open_websocket("ws://127.0.0.1:1"):
             pass
+    assert closed.value.absent
+
+
+@pytest.mark.parametrize(("status", "absent"), [(503, True), (502, True), (429, False), (500, False)])
+async def test_a_server_that_says_that_nobody_is_there_is_told_from_one_that_wants_no_more(
+    status: int, absent: bool
+) -> None:
+    async def decline(connection: ServerConnection, request: Request) -> Response:
+        return connection.respond(HTTPStatus(status), "not now")
+
+    async with serve(echo, "127.0.0.1", 0, process_request=decline) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportClosed) as closed:
+            async with open_websocket(f"ws://127.0.0.1:{port}"):
+                pass
+    assert closed.value.absent is absent
 
 
 async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> None:
