@@ -17,7 +17,7 @@ from syncline.actors.config import load
 from syncline.actors.hosts import Role, ServiceHost
 from syncline.actors.layout import Layout
 from syncline.actors.names import edge_host
-from syncline.actors.preparing import prepare
+from syncline.actors.preparing import owning, prepare
 
 
 class Hosts:
@@ -82,7 +82,12 @@ async def spread(
     with tempfile.TemporaryDirectory(prefix="syncline-") as sockets:
         await postgres.execute(sql)
         _, settings = await prepare(config, dsn, shards)
+<<<<<<< HEAD
         layout = Layout(settings.slot, shards, edges, sockets, connections)
+=======
+        settings = await owning(config, settings)
+        layout = Layout(settings.slot, shards, 1, sockets)
+>>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
         hosts = Hosts({id: Role(id, layout, settings, config.values, "secret") for id in layout.hosts}, postgres)
         try:
             await hosts.start()

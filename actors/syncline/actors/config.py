@@ -88,7 +88,7 @@ class Config(Whereabouts):
     ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
     the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has, and
     ``connection_hosts`` with a connection each; none where connections are packed. ``shapes_placement``: whether each
-    shape is to be alone. ``values``: what it was read from,
+    shape is to be alone. ``take_over``: at once, whoever serves the database now. ``values``: what it was read from,
     for a host that reads it again.
     """
 
@@ -103,6 +103,7 @@ class Config(Whereabouts):
     edge_hosts: int = 1
     connection_hosts: int = 0
     shapes_placement: Placement = "packed"
+    take_over: bool = False
     warnings: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -176,6 +177,7 @@ class _Reader:
             edge_hosts=self._hosts_of("SYNCLINE_EDGE_HOSTS"),
             connection_hosts=self._connection_hosts(runtime),
             shapes_placement=self._placement("SYNCLINE_SHAPES_PLACEMENT", runtime),
+            take_over=self._flag("SYNCLINE_TAKE_OVER", False),
             warnings=tuple(self.warnings),
             values={setting.name: self.values[setting.name] for setting in SETTINGS if setting.name in self.values},
         )

@@ -18,12 +18,15 @@ from syncline.actors.layout import Layout
 from syncline.actors.logs import set_up
 from syncline.actors.names import CLAIMS, ORIGIN, ingest_host
 from syncline.actors.postgres.database import Database, connect
+from syncline.actors.postgres.ownership import Superseded
 from syncline.actors.postgres.slot import ensure_slot
+from syncline.actors.preparing import claimed, end_with
 from syncline.actors.process import raise_open_files, settle_garbage
 from syncline.actors.tree import Settings, connection_root, edge_root, ingest_root, origin_root, shapes_root
 from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
 from syncline.cluster.link import Limits
+from syncline.cluster.ray_host import Retired
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,6 @@ class Role:
     settings: Settings
     values: Mapping[str, str] = field(repr=False)
     token: str = field(repr=False)
-    epoch: int = 0
 
 
 class ServiceHost:
@@ -56,21 +58,27 @@ class ServiceHost:
     def __init__(self, role: Role) -> None:
         self._role = role
         self._config = load({}, role.values)
-        self._host = LocalHost(role.id, epoch=role.epoch, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS)
+        self._host = LocalHost(role.id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS)
         self._front: Front | None = None
         self._database: Database | None = None
         self._lock: FolderLock | None = None
+        self._losing: asyncio.Task[None] | None = None
         self.port = 0  # of an edge
 
     async def start(self) -> None:
         """Returns when it does its part, which takes as long as those take that it relies on.
 
-        Raises Fault, FolderInUse, PreconditionError, StartFailed, and what asyncpg raises.
+        Raises Superseded, Fault, FolderInUse, PreconditionError, StartFailed, and what asyncpg raises.
         """
         role, layout, host = self._role, self._role.layout, self._host
         if role.id in layout.ranks[-1]:
             self._front = Front(self._config, host, CLAIMS)
-            self.port = await self._front.listen(reuse_port=layout.edges > 1)
+            self.port = await self._front.listen(reuse_port=True)  # with a predecessor that is not gone yet, too
+        owner = await claimed(role.settings, role.id)
+        host.raise_epoch(owner.epoch)
+        self._database = await connect(role.settings.dsn, owner)
+        self._losing = asyncio.create_task(end_with(owner, self._database.pool, host))
+        await self._database.read()
         await host.open()
         await host.listen(layout.address(role.id))
         for peer in layout.dialled_by(role.id):
@@ -78,18 +86,18 @@ class ServiceHost:
         for name, home in layout.homes.items():
             if home != role.id:
                 host.context.registry.lives_at(name, host.peer(home).ref(name))
-        self._database = await connect(role.settings.dsn, f"syncline {role.id}")
-        await self._database.read()
         await host.start(await self._root(self._database))
         if self._front is not None:
             await self._front.open(role.settings, self._database)
 
     async def ended(self) -> Exit:
-        """Waits for its part of the tree to give up."""
+        """Waits for its part of the tree to give up, or for another process to take its place."""
         return await self._host.ended
 
     async def stop(self) -> None:
         """Its connections closed, everything flushed."""
+        if self._losing is not None:
+            self._losing.cancel()
         if self._front is not None:
             await self._front.close()
         await self._host.close()
@@ -117,7 +125,8 @@ class ServiceHost:
 async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, object]], None]) -> None:
     """The program of a host (see ``cluster.ray_host``): does its part until it is asked to stop.
 
-    Raises HostGaveUp when its part of the tree gives up, and what ``ServiceHost.start`` raises.
+    Raises HostGaveUp when its part of the tree gives up, Retired when another service has taken over, and what
+    ``ServiceHost.start`` raises.
     """
     config = load({}, role.values)
     _log_to(config.data_dir / "logs" / f"{role.id.partition(':')[0]}.log", config.log_level)
@@ -133,7 +142,14 @@ async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, obj
             ready({"port": host.port})
             await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():
+            if isinstance(cause := ending.result().cause, Superseded):
+                raise cause
             raise HostGaveUp(f"{role.id}: {ending.result()}")
+    except Superseded as superseded:
+        log.error("%s ends: %s", role.id, superseded)
+        if superseded.service:
+            raise Retired(str(superseded)) from superseded
+        raise
     except Exception:
         log.exception("%s ends", role.id)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from typing import Final
 
 import asyncpg
@@ -15,14 +16,18 @@ from syncline.actors.faults import database_fault, in_folder
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.homes import write_homes
+from syncline.actors.postgres.ownership import Ownership, claim, take_over
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.shapes.settling import settle
 from syncline.actors.tree import PUBLICATION, Settings
+from syncline.cluster import Exit, ExitKind
+from syncline.cluster.host import LocalHost
 
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S: Final = 10.0
 CONNECT_RETRY_S: Final = 1.0
+SLOT_POLL_S: Final = 0.2
 
 
 class PostgresSource:
@@ -89,6 +94,50 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         finally:
             lock.release()
     return identity, settings
+
+
+async def owning(config: Config, settings: Settings) -> Settings:
+    """Makes this service the owner of the slot: ``settings`` with its epoch.
+
+    Waits as long as another one reads the slot, unless it is to be taken over at once. Raises Fault, and what asyncpg
+    raises.
+    """
+    connection = await first_connection(settings.dsn)
+    try:
+        if not config.take_over:
+            await _unread(connection, settings.slot)
+        return replace(settings, epoch=await take_over(connection, settings.slot))
+    finally:
+        await connection.close()
+
+
+async def claimed(settings: Settings, host: str) -> Ownership:
+    """This process is ``host`` of the service. Raises Superseded, Fault, and what asyncpg raises."""
+    connection = await first_connection(settings.dsn)
+    try:
+        return await claim(connection, settings.slot, settings.epoch, host)
+    finally:
+        await connection.close()
+
+
+async def end_with(owner: Ownership, pool: asyncpg.Pool, host: LocalHost) -> None:
+    """``host`` gives up when the claim of ``owner`` is over."""
+    host.give_up(Exit(ExitKind.KILLED, await owner.lost(pool)))
+
+
+async def _unread(connection: asyncpg.Connection, slot: str) -> None:
+    """Returns when nobody reads ``slot``. One who is frozen or cut off is given up by Postgres within seconds."""
+    said = False
+    while (state := await slot_state(connection, slot)) is not None and state.active:
+        if not said:
+            said = True
+            log.warning(
+                "not ready yet: another Syncline serves this database (process %s of Postgres reads slot %s); this one "
+                "takes over when that one ends, or at once with SYNCLINE_TAKE_OVER=true",
+                state.active_pid,
+                slot,
+            )
+        await asyncio.sleep(SLOT_POLL_S)
 
 
 async def first_connection(dsn: str) -> asyncpg.Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -12,6 +13,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from syncline.actors.config import Config
@@ -20,11 +22,13 @@ from syncline.actors.faults import in_folder, port_fault
 from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
 from syncline.actors.layout import Layout
-from syncline.actors.names import edge_host
-from syncline.actors.preparing import PostgresSource, prepare
+from syncline.actors.names import ORIGIN, edge_host
+from syncline.actors.postgres.ownership import superseded
+from syncline.actors.preparing import PostgresSource, owning, prepare
+from syncline.actors.tree import Settings
 from syncline.cluster import Exit
 from syncline.cluster.ray_cluster import ClusterUnavailable, RayCluster
-from syncline.cluster.ray_host import HostSpec, RayHost
+from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
 from syncline.cluster.spec import ExitKind
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class RayService:
         self._config = config
         self._postgres = PostgresSource(config)
         self._cluster: RayCluster | None = None
+        self._settings: Settings | None = None
         self.found = False
         self.port = 0
         self.dsn = ""
@@ -59,21 +64,26 @@ class RayService:
             open_data_dir(config.data_dir)
             self.dsn = await self._postgres.start()
         _, settings = await prepare(config, self.dsn, config.shapes_hosts)
+        try:
+            self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
+            with self._cluster.connected():
+                role = await _running() or self._role(await owning(config, settings))
+                self._settings = role.settings
+                await self._bring_up([replace(role, id=id) for id in role.layout.hosts])
+        except ClusterUnavailable as error:
+            raise ServiceGaveUp(str(error)) from error
+
+    def _role(self, settings: Settings) -> Role:
+        """Of the origin of a new tree; those of the other hosts differ in their ids only."""
+        config = self._config
         sockets = _sockets(config.data_dir)
         layout = Layout(settings.slot, config.shapes_hosts, config.edge_hosts, sockets, config.connection_hosts)
-        port = str(config.http_port or _free_port(config.http_hosts))
+        port = str(_free_port(config.http_hosts, config.http_port))
         values = {**config.values, "SYNCLINE_DATA_DIR": str(config.data_dir), "HTTP_PORT": port}
         if config.database_url is None:
             values |= {"DATABASE_URL": self.dsn, "AUTH_MODE": config.auth_mode}
             values |= {"SYNCLINE_HTTP_HOST": ",".join(config.http_hosts)}
-        token = secrets.token_hex(32)
-        roles = [Role(id, layout, settings, values, token) for id in layout.hosts]
-        try:
-            self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
-            with self._cluster.connected():
-                await self._bring_up(roles)
-        except ClusterUnavailable as error:
-            raise ServiceGaveUp(str(error)) from error
+        return Role(ORIGIN, layout, settings, values, secrets.token_hex(32))
 
     async def _bring_up(self, roles: list[Role]) -> None:
         hosts = [RayHost.bring_up(HostSpec(role.id, PROGRAM, role, LOOP)) for role in roles]
@@ -98,14 +108,21 @@ class RayService:
         await self._postgres.stop()
 
     async def ended(self) -> Exit:
-        """Waits until the cluster has been gone for a while: whoever runs it may be restarting it."""
-        cluster = self._cluster
+        """Waits until the cluster has been gone for a while (whoever runs it may be restarting it), or another service
+        has taken over, on which our hosts end by themselves."""
+        cluster, settings = self._cluster, self._settings
         assert cluster is not None, "it has been started"
+        assert settings is not None, "it has been started"
         gone_s = 0.0
-        while gone_s < GONE_S:
-            await asyncio.sleep(WATCH_S)
-            gone_s = 0.0 if await asyncio.to_thread(lambda: cluster.alive) else gone_s + WATCH_S
-        return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
+        async with asyncio.TaskGroup() as watching:
+            losing = watching.create_task(superseded(settings.dsn, settings.slot, settings.epoch))
+            while gone_s < GONE_S and not losing.done():
+                await asyncio.sleep(WATCH_S)
+                gone_s = 0.0 if await asyncio.to_thread(lambda: cluster.alive) else gone_s + WATCH_S
+            losing.cancel()
+        if losing.cancelled():
+            return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
+        return Exit(ExitKind.KILLED, losing.result())
 
 
 async def stop_service(data_dir: Path, ray_address: str | None) -> list[str]:
@@ -130,6 +147,16 @@ async def stop_hosts(cluster: RayCluster) -> list[str]:
         for host in [host for host in map(RayHost.find, names) if host is not None]:
             await host.stop()
         return names
+
+
+async def _running() -> Role | None:
+    """What a host of a tree that is there already was given."""
+    for host in filter(None, map(RayHost.find, RayHost.names())):
+        with contextlib.suppress(HostEnded):
+            role = await host.argument()
+            assert isinstance(role, Role), f"{host.name} is a host of ours"
+            return role
+    return None
 
 
 async def _ready(hosts: list[RayHost]) -> list[Mapping[str, object]]:
@@ -159,14 +186,18 @@ def _sockets(data_dir: Path) -> str:
     return str(folder)
 
 
-def _free_port(hosts: tuple[str, ...]) -> int:
-    """A port that is free now: several edges have to take the same one."""
+def _free_port(hosts: tuple[str, ...], port: int) -> int:
+    """``port``, or any for 0, if it is free now: edges share one, so that they would not notice a stranger on it.
+
+    Raises Fault.
+    """
     try:
         with socket.socket(socket.AF_INET6 if ":" in hosts[0] else socket.AF_INET) as taken:
-            taken.bind((hosts[0], 0))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not matter
+            taken.bind((hosts[0], port))
             return int(taken.getsockname()[1])
     except OSError as error:
-        raise port_fault(error, hosts, 0) from error
+        raise port_fault(error, hosts, port) from error
 
 
 def _port_of(facts: Mapping[str, object]) -> int:

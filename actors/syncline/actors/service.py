@@ -14,8 +14,9 @@ from syncline.actors.config import Config
 from syncline.actors.datadir import FolderInUse, FolderLock, open_data_dir
 from syncline.actors.faults import folder_fault, in_folder
 from syncline.actors.front import Front, ServiceGaveUp
+from syncline.actors.names import LOCAL
 from syncline.actors.postgres.database import Database, connect
-from syncline.actors.preparing import PostgresSource, prepare
+from syncline.actors.preparing import PostgresSource, claimed, end_with, owning, prepare
 from syncline.actors.process import raise_open_files, settle_garbage
 from syncline.actors.tree import root
 from syncline.cluster import Exit, StartFailed
@@ -34,10 +35,11 @@ class Service:
     def __init__(self, config: Config, shards: int = 1) -> None:
         self._config = config
         self._shards = shards
-        self._host = LocalHost("local")
+        self._host = LocalHost(LOCAL)
         self._postgres = PostgresSource(config)
         self._lock: FolderLock | None = None
         self._database: Database | None = None
+        self._losing: asyncio.Task[None] | None = None
         self._front = Front(config, self._host)
         self.port = 0
         self.dsn = ""
@@ -51,7 +53,10 @@ class Service:
         identity, settings = await prepare(self._config, self.dsn, self._shards)
         with in_folder(self._config.data_dir):
             self._lock = FolderLock(settings.shapes_dir)
-        self._database = await connect(self.dsn, "syncline")
+        settings = await owning(self._config, settings)
+        owner = await claimed(settings, LOCAL)
+        self._database = await connect(self.dsn, owner)
+        self._losing = asyncio.create_task(end_with(owner, self._database.pool, self._host))
         await self._database.read()
         await self._host.open()
         try:
@@ -63,6 +68,8 @@ class Service:
 
     async def stop(self) -> None:
         """No new connections, the present ones closed, everything flushed, an embedded Postgres stopped."""
+        if self._losing is not None:
+            self._losing.cancel()
         await self._front.close()
         await self._host.close()
         if self._lock is not None:

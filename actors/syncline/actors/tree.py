@@ -56,7 +56,7 @@ from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
 from syncline.actors.postgres.snapshot import Snapshot, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.writer import Writer
+from syncline.actors.postgres.writer import SESSION, Writer
 from syncline.actors.shapes.consumer import TableGone
 from syncline.actors.shapes.router import AddRoute, Router, new_mark
 from syncline.actors.shapes.shape import Shape
@@ -79,8 +79,12 @@ RESTARTS_WITHIN_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the tree is built from. ``start_lsn``: the slot's confirmed position at start. ``shards``: how many the
+<<<<<<< HEAD
     shapes are spread over; each has a folder of its own. ``shapes_dedicated``: each shape is alone, as far as there are
     any."""
+=======
+    shapes are spread over; each has a folder of its own. ``epoch``: of the service, see ``ownership``."""
+>>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
 
     dsn: str
     slot: str
@@ -88,7 +92,11 @@ class Settings:
     shapes_dir: Path
     server_id: str
     shards: int = 1
+<<<<<<< HEAD
     shapes_dedicated: bool = False
+=======
+    epoch: int = 0
+>>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
 
     @property
     def shard_folders(self) -> dict[str, Path]:
@@ -102,7 +110,7 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
     """Of a host that has everything."""
     shards = _shards(settings, database, host)
     origin = [
-        _writer(settings),
+        _writer(settings, database),
         *shapes(settings, database, host, shards, settings.shard_folders),
         _router(database, shards),
         _replicator(settings, database),
@@ -117,7 +125,7 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     shards = _shards(settings, database, host)
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
-    return _root(_writer(settings), claims, tethered(homes, _router(database, shards)), _pruner(database))
+    return _root(_writer(settings, database), claims, tethered(homes, _router(database, shards)), _pruner(database))
 
 
 def ingest_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
@@ -215,6 +223,7 @@ def edge(
     ]
 
 
+<<<<<<< HEAD
 def forwarding(seats: Mapping[str, Ref]) -> list[ChildSpec]:
     """Sockets whose devices are on hosts of their own. ``seats``: host -> who takes a device there."""
     return [_devices(), ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Forwarder(seats))]
@@ -237,6 +246,10 @@ def _shards(settings: Settings, database: Database, host: Host) -> Shards:
 
 def _writer(settings: Settings) -> ChildSpec:
     return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn))
+=======
+def _writer(settings: Settings, database: Database) -> ChildSpec:
+    return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, database.owner or SESSION))
+>>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
 
 
 def _router(database: Database, shards: Shards) -> ChildSpec:
@@ -250,7 +263,7 @@ def _router(database: Database, shards: Shards) -> ChildSpec:
 
 def _replicator(settings: Settings, database: Database) -> ChildSpec:
     def open_stream() -> ReplicationStream:
-        return ReplicationStream(settings.dsn, settings.slot, PUBLICATION)
+        return ReplicationStream(settings.dsn, settings.slot, PUBLICATION, owner=database.owner)
 
     def key_indexes(relation_id: int) -> tuple[int, ...] | None:
         return database.catalog.key_indexes(relation_id)

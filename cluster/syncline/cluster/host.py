@@ -121,7 +121,7 @@ class LocalHost(Host):
             self.context,
             Wire((*HOST_MESSAGES, *types), forms),
             epoch,
-            self._end,
+            self.give_up,
             token=token,
             timing=timing,
             limits=limits,
@@ -196,6 +196,11 @@ class LocalHost(Host):
         """This host works for a newer claim. Raises ``ValueError`` when it is older."""
         self._remotes.raise_epoch(epoch)
 
+    def give_up(self, exit: Exit) -> None:
+        """Whoever runs this host waits for ``ended``, and closes it."""
+        if not self.ended.done():
+            self.ended.set_result(exit)
+
     def _front_actor(self) -> _Front:
         if self._front is None:
             raise RuntimeError(f"{self._id} is not open")
@@ -204,16 +209,11 @@ class LocalHost(Host):
     def _root_ended(self, exit: Exit) -> None:
         """Escalation past the root ends the host."""
         if self._root is not None:
-            self._end(exit)
+            self.give_up(exit)
 
     def _front_ended(self, exit: Exit) -> None:
         if exit.abnormal:
-            self._end(exit)
-
-    def _end(self, exit: Exit) -> None:
-        """Whoever runs this host waits for ``ended``, and closes it."""
-        if not self.ended.done():
-            self.ended.set_result(exit)
+            self.give_up(exit)
 
 
 class RemoteHost(Host):

@@ -42,6 +42,10 @@ class HostSpec:
     new_loop: str = "asyncio:new_event_loop"
 
 
+class Retired(Exception):
+    """What a program raises whose host is not wanted any more: it ends for good, and Ray does not start it again."""
+
+
 class HostProcess:
     """What runs in the Ray actor's process. Its methods are called by Ray, in threads of Ray's."""
 
@@ -59,6 +63,10 @@ class HostProcess:
         self._ready.wait()
         return {**self._facts, "pid": os.getpid()}
 
+    def argument(self) -> object:
+        """What its program was given."""
+        return self._spec.argument
+
     def stop(self) -> None:
         """Asks the program to end, and waits for it. The process stays: whoever asked ends it for good."""
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -69,6 +77,10 @@ class HostProcess:
         program = cast("Program", dotted(self._spec.program))
         try:
             self._loop.run_until_complete(program(self._spec.argument, self._stop, self._is_ready))
+        except Retired as retired:
+            log.error("host %s ends for good: %s", self._spec.name, retired)
+            logging.shutdown()
+            _end_for_good()
         except Exception:
             log.exception("host %s ends", self._spec.name)
         if self._stop.is_set():
@@ -81,6 +93,16 @@ class HostProcess:
     def _is_ready(self, facts: Mapping[str, object]) -> None:
         self._facts = facts
         self._ready.set()
+
+
+def _end_for_good() -> None:
+    import ray
+
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+class HostEnded(Exception):
+    """The host has been ended for good."""
 
 
 class RayHost:
@@ -132,18 +154,25 @@ class RayHost:
 
         return list(ray.util.list_named_actors())
 
+    async def argument(self) -> object:
+        """What its program was given, by whoever brought it up. Raises HostEnded."""
+        return await self._ask("argument")
+
     async def ready(self) -> Mapping[str, object]:
         """Waits until its program is ready, over as many restarts as that takes: what it says of itself, and its
-        ``pid``. Raises RayActorError when it has been ended for good."""
+        ``pid``. Raises HostEnded."""
+        return cast("Mapping[str, object]", await self._ask("ready"))
+
+    async def _ask(self, method: str) -> object:
         from ray.exceptions import RayActorError
 
         while True:
             try:
-                facts: Mapping[str, object] = await asyncio.wrap_future(self._actor.ready.remote().future())
-                return facts
+                answer: object = await asyncio.wrap_future(getattr(self._actor, method).remote().future())
+                return answer
             except RayActorError as died:
                 if self.find(self.name) is None:
-                    raise
+                    raise HostEnded(f"host {self.name} has been ended") from died
                 log.info("host %s starts again: %s", self.name, type(died).__name__)
                 await asyncio.sleep(RETRY_S)
 

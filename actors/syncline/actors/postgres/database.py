@@ -15,6 +15,7 @@ from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
 from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.ownership import Ownership
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
 from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, UNTRACKED_TAGS, Visibility
 from syncline.actors.postgres.transaction import MigrationNotice
@@ -70,12 +71,14 @@ class Reading:
 class Database:
     """A pool, and the newest reading of catalogue and history. All methods raise what asyncpg raises.
 
-    ``snapshot_pool``: another one, for those who hold a connection long and need a second one meanwhile.
+    ``snapshot_pool``: another one, for those who hold a connection long and need a second one meanwhile. ``owner``: for
+    whom all sessions are, where that can end.
     """
 
-    def __init__(self, pool: asyncpg.Pool, snapshot_pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, snapshot_pool: asyncpg.Pool, owner: Ownership | None = None) -> None:
         self.pool = pool
         self.snapshot_pool = snapshot_pool
+        self.owner = owner
         self.catalog = Catalog()
         self.history = SchemaHistory()
         self._readings = Gathering(self._read)
@@ -331,22 +334,26 @@ async def _current_rows(
     return found if filled is None else found[: filled + 1]
 
 
-async def connect(dsn: str, application_name: str) -> Database:
-    """The database at ``dsn``, nothing read yet."""
-    pool = await connect_pool(dsn, application_name, timeout_s=QUERY_TIMEOUT_S)
-    return Database(pool, await connect_pool(dsn, application_name, SNAPSHOT_CONNECTIONS_MAX))
+async def connect(dsn: str, session: Ownership | str) -> Database:
+    """The database at ``dsn``, nothing read yet. ``session``: for whom its sessions are, or what they are called."""
+    pool = await connect_pool(dsn, session, timeout_s=QUERY_TIMEOUT_S)
+    snapshot_pool = await connect_pool(dsn, session, SNAPSHOT_CONNECTIONS_MAX)
+    return Database(pool, snapshot_pool, session if isinstance(session, Ownership) else None)
 
 
 async def connect_pool(
-    dsn: str, application_name: str, connections_max: int = POOL_CONNECTIONS_MAX, timeout_s: float | None = None
+    dsn: str, session: Ownership | str, connections_max: int = POOL_CONNECTIONS_MAX, timeout_s: float | None = None
 ) -> asyncpg.Pool:
     """A pool whose sessions print values as the stream does. ``timeout_s``: for each query, then TimeoutError."""
+    owner = session if isinstance(session, Ownership) else None
+    name = session if isinstance(session, str) else session.application_name()
     return await asyncpg.create_pool(
         dsn,
         min_size=0,
         max_size=connections_max,
         command_timeout=timeout_s,
-        server_settings={**SESSION_SETTINGS, "application_name": application_name},
+        init=None if owner is None else owner.admit,
+        server_settings={**SESSION_SETTINGS, "application_name": name},
     )
 
 

@@ -64,6 +64,11 @@ class ReplicationLink:
         )
         await self._until(Ready)
 
+    async def admit(self, fence: str) -> None:
+        """See ``Ownership``. Raises ServerError."""
+        self._core.query(fence)
+        await self._until(Ready)
+
     async def start_replication(self, slot: str, publication: str, start: Lsn) -> None:
         names = quote_identifier(publication).replace("'", "''")
         self._core.query(

@@ -34,6 +34,7 @@ from typing import Final, Self
 
 from syncline.actors.postgres.dsn import Endpoint, parse_dsn
 from syncline.actors.postgres.lsn import ZERO, Lsn
+from syncline.actors.postgres.ownership import HOST_SUPERSEDED, SERVICE_SUPERSEDED, Ownership
 from syncline.actors.postgres.pgoutput import (
     Begin,
     Commit,
@@ -58,9 +59,9 @@ WAL_SENDER_TIMEOUT_MS: Final = 10_000  # how long the server lets a dead connect
 
 SLOT_IN_USE: Final = "55006"
 # Classes and codes a retry cannot mend: authentication, unknown database, unknown slot or publication, bad option,
-# unsupported feature, a slot whose WAL is gone (55000, object_not_in_prerequisite_state).
+# unsupported feature, a slot whose WAL is gone (55000, object_not_in_prerequisite_state), a claim that is over.
 _OPERATOR_CLASSES: Final = frozenset({"28", "3D", "42", "22", "0A"})
-_OPERATOR_STATES: Final = frozenset({"55000"})
+_OPERATOR_STATES: Final = frozenset({"55000", SERVICE_SUPERSEDED, HOST_SUPERSEDED})
 
 
 class StreamError(Exception):
@@ -85,8 +86,8 @@ class ReplicationStream:
 
     Iterate it (one message at a time) or call ``receive`` (all that arrived together); both reconnect by themselves
     and raise StreamError when that is pointless. Only one consumer at a time. Close it with ``aclose`` or
-    ``async with``. ``status_interval_s``: how often the server is told what is confirmed. ``silence_s``: how long it
-    may say nothing.
+    ``async with``. ``owner``: for whom it is read, where that can end. ``status_interval_s``: how often the server is
+    told what is confirmed. ``silence_s``: how long it may say nothing.
     """
 
     def __init__(
@@ -95,14 +96,14 @@ class ReplicationStream:
         slot: str,
         publication: str,
         *,
-        application_name: str = "syncline",
+        owner: Ownership | None = None,
         status_interval_s: float = STATUS_INTERVAL_S,
         silence_s: float = SILENCE_S,
     ) -> None:
         self._endpoint: Endpoint = parse_dsn(dsn)
         self._slot = slot
         self._publication = publication
-        self._application_name = application_name
+        self._owner = owner
         self._status_interval_s = status_interval_s
         self._silence_s = silence_s
         self._link: ReplicationLink | None = None
@@ -250,7 +251,7 @@ class ReplicationStream:
     async def _connect(self) -> ReplicationLink:
         settings = {
             **SESSION_SETTINGS,
-            "application_name": self._application_name,
+            "application_name": "syncline" if self._owner is None else self._owner.application_name("stream"),
             "client_encoding": "UTF8",
             "wal_sender_timeout": str(WAL_SENDER_TIMEOUT_MS),
         }
@@ -260,6 +261,8 @@ class ReplicationStream:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await link.open()
+                if self._owner is not None:
+                    await link.admit(self._owner.fence)
                 if self._previous_pid is not None:
                     await link.terminate(self._previous_pid)
                 await link.start_replication(self._slot, self._publication, self.flush_position)
@@ -279,6 +282,8 @@ class ReplicationStream:
         if self._closing.is_set():
             return
         self.last_error = error
+        if self._owner is not None and isinstance(error, ServerError):
+            self._owner.refused(error.sqlstate, error.message)
         if needs_operator(error):
             raise StreamError(f"replication from slot {self._slot!r} stopped: {_advice(error, self._slot)}") from error
         delay_s = backoff_s(self._attempt, random.random())  # noqa: S311 - spreads load, protects nothing

@@ -34,6 +34,7 @@ from syncline.actors.postgres.apply import (
     Status,
     WriteQueue,
 )
+from syncline.actors.postgres.ownership import Ownership, Superseded
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.cluster.actor import Actor
@@ -42,6 +43,7 @@ from syncline.cluster.spec import Exit, ExitKind
 
 log = logging.getLogger(__name__)
 
+SESSION = "syncline-writer"
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 5.0
@@ -86,14 +88,15 @@ class ReadHeld:
 
 
 class WriteLoop:
-    """Drives a ``WriteQueue`` against one database. ``answer`` is called once for each write added."""
+    """Drives a ``WriteQueue`` against one database. ``answer`` is called once for each write added. ``session``: for
+    whom its sessions are, or just what they are called."""
 
     def __init__(
         self,
         dsn: str,
         clock: Clock,
         answer: Callable[[Write, Written], None],
-        application_name: str = "syncline-writer",
+        session: Ownership | str = SESSION,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     ) -> None:
         self._answer = answer
@@ -101,8 +104,7 @@ class WriteLoop:
         self._queue = WriteQueue()
         self._work = {lane: asyncio.Event() for lane in Lane}
         self._last_complaint = ""
-        settings = WRITER_SETTINGS | {"application_name": application_name}
-        self._links = {lane: _Link(dsn, clock, settings, statement_timeout_s) for lane in Lane}
+        self._links = {lane: _Link(dsn, clock, session, statement_timeout_s) for lane in Lane}
 
     def add(self, write: Write) -> None:
         """Takes a write; never waits."""
@@ -194,25 +196,32 @@ class WriteLoop:
 class _Link:
     """A connection of the writer, made when it is needed. A batch gets more time the more operations it has."""
 
-    def __init__(self, dsn: str, clock: Clock, settings: dict[str, str], statement_timeout_s: float) -> None:
+    def __init__(self, dsn: str, clock: Clock, session: Ownership | str, statement_timeout_s: float) -> None:
         self._dsn = dsn
         self._clock = clock
-        self._settings = settings
+        self._owner = session if isinstance(session, Ownership) else None
+        name = session if isinstance(session, str) else session.application_name("writer")
+        self._settings = WRITER_SETTINGS | {"application_name": name}
         self._statement_timeout_s = statement_timeout_s
         self._timeout_set = ""
         self._connection: asyncpg.Connection | None = None
 
     async def connect(self) -> None:
         """Returns with a connection, a new one when there is none. Tries for ever: without Postgres there is nothing
-        to do."""
+        to do. Raises Superseded."""
         delay_s = RECONNECT_FIRST_S
         while self._connection is None or self._connection.is_closed():
             try:
                 self._timeout_set = ""
-                self._connection = await asyncpg.connect(
-                    self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._settings
-                )
+                connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._settings)
+                self._connection = connection
+                if self._owner is not None:
+                    await self._owner.admit(connection)
+            except Superseded:
+                self.cut()
+                raise
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                self.cut()
                 log.warning("the writer has no connection to Postgres, next try in %.1f s: %s", delay_s, error)
                 await self._sleep(delay_s)
                 delay_s = min(RECONNECT_MAX_S, 2 * delay_s)
@@ -259,12 +268,12 @@ class Writer(Actor):
     answered: the device's connection ends, and the device sends it all again.
     """
 
-    def __init__(self, dsn: str, application_name: str = "syncline-writer") -> None:
+    def __init__(self, dsn: str, session: Ownership | str = SESSION) -> None:
         self._dsn = dsn
-        self._application_name = application_name
+        self._session = session
 
     async def init(self) -> None:
-        self._loop = WriteLoop(self._dsn, self.clock, _answer, self._application_name)
+        self._loop = WriteLoop(self._dsn, self.clock, _answer, self._session)
         self.background(self._loop.run())
 
     async def handle_cast(self, message: Any) -> None:
