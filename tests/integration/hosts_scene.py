@@ -82,12 +82,8 @@ async def spread(
     with tempfile.TemporaryDirectory(prefix="syncline-") as sockets:
         await postgres.execute(sql)
         _, settings = await prepare(config, dsn, shards)
-<<<<<<< HEAD
-        layout = Layout(settings.slot, shards, edges, sockets, connections)
-=======
         settings = await owning(config, settings)
-        layout = Layout(settings.slot, shards, 1, sockets)
->>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
+        layout = Layout(settings.slot, shards, edges, sockets, connections)
         hosts = Hosts({id: Role(id, layout, settings, config.values, "secret") for id in layout.hosts}, postgres)
         try:
             await hosts.start()

@@ -23,8 +23,6 @@ from syncline.actors.postgres.database import connect
 from syncline.actors.postgres.ownership import Ownership, Superseded, claim, take_over
 from syncline.client import open_db
 
-pytestmark = pytest.mark.every_major
-
 SLOT = "a_slot"
 LOCAL = {"SYNCLINE_RUNTIME": "local"}
 ROW = "INSERT INTO items VALUES (?, 1, 'x')"
@@ -69,6 +67,7 @@ async def sessions(connection: asyncpg.Connection, below: int) -> int:
 # --- epochs ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_major
 async def test_whoever_takes_over_ends_all_sessions_of_the_earlier_owner_and_lets_no_new_one_in(
     database: str, admin: asyncpg.Connection
 ) -> None:
@@ -215,39 +214,43 @@ async def epoch(connection: asyncpg.Connection) -> int:
     return int(await connection.fetchval("SELECT epoch FROM electric.owner"))
 
 
+async def ends(service: ServiceProcess) -> None:
+    """By itself, and with an error."""
+
+    async def ended() -> bool:
+        return not service.is_running
+
+    await until(ended)
+    assert await service.stop() == 1
+
+
+@pytest.mark.every_major
 async def test_a_frozen_service_that_wakes_up_after_another_took_over_writes_nothing_and_ends(
     database: str, tmp_path: Path, two: tuple[ServiceProcess, ServiceProcess]
 ) -> None:
     frozen, successor = two
     postgres = await asyncpg.connect(database)
-    device = await open_db(tmp_path / "device.db", url=frozen.url)
-    await device.connect(insecure_token("me"))
-    await (await device.sync("items")).synced()
-    os.kill(frozen.pid, signal.SIGSTOP)
-    await device.execute(ROW, ["00000000-0000-4000-8000-000000000001"])  # it is in the frozen service's socket
-    await successor.start()
-    assert await sessions(postgres, await epoch(postgres)) == 0
-    rows_before = await postgres.fetch("SELECT * FROM electric.clients")
-    os.kill(frozen.pid, signal.SIGCONT)
-
-    async def ended() -> bool:
-        return not frozen.is_running
-
-    await until(ended)
-    assert await frozen.stop() == 1
+    async with open_db(tmp_path / "device.db", url=frozen.url) as device:
+        await device.connect(insecure_token("me"))
+        await (await device.sync("items")).synced()
+        os.kill(frozen.pid, signal.SIGSTOP)
+        await device.execute(ROW, ["00000000-0000-4000-8000-000000000001"])  # it is in the frozen service's socket
+        await successor.start()
+        assert await sessions(postgres, await epoch(postgres)) == 0
+        rows_before = await postgres.fetch("SELECT * FROM electric.clients")
+        os.kill(frozen.pid, signal.SIGCONT)
+        await ends(frozen)
     assert "another service has taken it over" in frozen.log.read_text()
     assert await postgres.fetchval("SELECT count(*) FROM items") == 0
     assert await postgres.fetch("SELECT * FROM electric.clients") == rows_before
     assert await sessions(postgres, await epoch(postgres)) == 0
-    await device.close()
-    again = await open_db(tmp_path / "device.db", url=successor.url)
-    await again.connect(insecure_token("me"))
 
     async def written() -> bool:
         return bool(await postgres.fetchval("SELECT count(*) = 1 FROM items"))
 
-    await until(written)
-    await again.close()
+    async with open_db(tmp_path / "device.db", url=successor.url) as device:
+        await device.connect(insecure_token("me"))
+        await until(written)
     await postgres.close()
 
 
@@ -275,10 +278,5 @@ async def test_a_service_that_is_told_to_takes_over_at_once(
     first, _ = two
     eager = ServiceProcess(database, tmp_path / "second", {**LOCAL, "SYNCLINE_TAKE_OVER": "true"})
     await eager.start()
-
-    async def ended() -> bool:
-        return not first.is_running
-
-    await until(ended)
-    assert await first.stop() == 1
+    await ends(first)
     await eager.kill()

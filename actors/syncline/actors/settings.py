@@ -85,7 +85,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("SYNCLINE_SHAPES_HOSTS", "--shapes-hosts", "1", "Processes that hold shapes (runtime ray)"),
     Setting("SYNCLINE_EDGE_HOSTS", "--edge-hosts", "1", "Processes that hold connections (runtime ray)"),
     Setting(
-<<<<<<< HEAD
         "SYNCLINE_SHAPES_PLACEMENT",
         "--shapes-placement",
         "packed",
@@ -102,12 +101,12 @@ SETTINGS: tuple[Setting, ...] = (
         "--connection-hosts",
         "",
         "Processes with a connection each, and so the most devices at a time (placement dedicated)",
-=======
+    ),
+    Setting(
         "SYNCLINE_TAKE_OVER",
         "--take-over",
         "false",
         "Whether to take over at once from another Syncline that serves the database, rather than when it ends",
->>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
     ),
     Setting(
         "SYNCLINE_DATA_DIR",

@@ -79,12 +79,8 @@ RESTARTS_WITHIN_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the tree is built from. ``start_lsn``: the slot's confirmed position at start. ``shards``: how many the
-<<<<<<< HEAD
     shapes are spread over; each has a folder of its own. ``shapes_dedicated``: each shape is alone, as far as there are
-    any."""
-=======
-    shapes are spread over; each has a folder of its own. ``epoch``: of the service, see ``ownership``."""
->>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
+    any. ``epoch``: of the service, see ``ownership``."""
 
     dsn: str
     slot: str
@@ -92,11 +88,8 @@ class Settings:
     shapes_dir: Path
     server_id: str
     shards: int = 1
-<<<<<<< HEAD
     shapes_dedicated: bool = False
-=======
     epoch: int = 0
->>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
 
     @property
     def shard_folders(self) -> dict[str, Path]:
@@ -223,7 +216,6 @@ def edge(
     ]
 
 
-<<<<<<< HEAD
 def forwarding(seats: Mapping[str, Ref]) -> list[ChildSpec]:
     """Sockets whose devices are on hosts of their own. ``seats``: host -> who takes a device there."""
     return [_devices(), ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Forwarder(seats))]
@@ -244,12 +236,8 @@ def _shards(settings: Settings, database: Database, host: Host) -> Shards:
     return Shards(refs)
 
 
-def _writer(settings: Settings) -> ChildSpec:
-    return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn))
-=======
 def _writer(settings: Settings, database: Database) -> ChildSpec:
     return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, database.owner or SESSION))
->>>>>>> d0dafb0 (One owner per slot: epochs in Postgres fence off whoever was frozen or cut off while another took over)
 
 
 def _router(database: Database, shards: Shards) -> ChildSpec:
