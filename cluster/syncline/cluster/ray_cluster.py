@@ -31,6 +31,7 @@ NOTE: Final = "ray.json"
 # Of the whole loopback network Ray takes 127.0.0.1 alone for a mistake, and binds to an outer address in its place.
 LOOPBACK: Final = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 START_S: Final = 60.0
+CONNECT_S: Final = 60.0
 STOP_S: Final = 15.0
 POLL_S: Final = 0.1
 OBJECT_STORE_BYTES: Final = 80 << 20  # the least Ray accepts: nothing of ours goes through it
@@ -97,6 +98,22 @@ class RayCluster:
         import ray  # it reads its settings, the token among them, when it is imported
 
         on_term = signal.getsignal(signal.SIGTERM)
+        deadline_s = time.monotonic() + CONNECT_S
+        try:
+            while not ray.is_initialized():
+                self._join(deadline_s)
+        finally:
+            signal.signal(signal.SIGTERM, on_term)  # Ray puts a handler of its own in its place
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    def _join(self, deadline_s: float) -> None:
+        """One attempt, which Ray gives up within seconds on a busy machine. Raises ClusterUnavailable when it was the
+        last."""
+        import ray
+
         try:
             ray.init(
                 address=self.address,
@@ -106,13 +123,11 @@ class RayCluster:
                 configure_logging=False,
             )
         except (ConnectionError, RuntimeError, OSError) as error:
-            raise ClusterUnavailable(f"no Ray cluster answers at {self.address}: {error}") from error
-        finally:
-            signal.signal(signal.SIGTERM, on_term)  # Ray puts a handler of its own in its place
-        try:
-            yield
-        finally:
             ray.shutdown()
+            if not self.alive or time.monotonic() > deadline_s:
+                raise ClusterUnavailable(f"no Ray cluster answers at {self.address}: {error}") from error
+            log.info("the Ray cluster at %s is not ready yet: %s", self.address, error)
+            time.sleep(POLL_S)
 
     def stop(self) -> None:
         """Ends it if it is our own. Blocks."""
