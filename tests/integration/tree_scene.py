@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import asyncpg
 import websockets
-from tests.patience import PATIENCE_S
+from tests.patience import PAUSE_S, until
 from tests.rawdevice import RawDevice
 
 from syncline.actors.config import load
@@ -22,7 +21,6 @@ from syncline.cluster.supervisor import WhichChildren
 from syncline.proto import events
 
 ITEMS = "CREATE TABLE items (id uuid PRIMARY KEY, n int4 NOT NULL, body text)"
-PAUSE_S = 0.05
 
 
 class Tree:
@@ -184,11 +182,3 @@ class Stubborn:
         self.connections += 1
         self.resumed.set()
         await device.socket.wait_closed()
-
-
-async def until(holds: Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S) -> None:
-    """Waits for an async condition."""
-    began = time.monotonic()
-    while not await holds():
-        assert time.monotonic() - began < within_s, "it does not come to hold"
-        await asyncio.sleep(PAUSE_S)

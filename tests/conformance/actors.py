@@ -1,0 +1,160 @@
+"""What runs in the host under test, on whatever keeps that host: named by dotted paths, so that it can cross a link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from syncline.cluster import Actor, ChildSpec, Exit, Factory, Overflow, Ref, Refusal, Restart, Strategy
+from syncline.cluster.host import LocalHost
+from syncline.cluster.ray_host import Ready
+
+HERE = "tests.conformance.actors"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A message with a type of its own."""
+
+    number: int
+    text: tuple[str, ...] = ()
+
+
+class Gate:
+    """Of one process, for all its event loops: nobody passes while it is shut."""
+
+    shut = False
+
+    async def passed(self) -> None:
+        while self.shut:  # noqa: ASYNC110 - an event belongs to one loop
+            await asyncio.sleep(0.005)
+
+
+GATE = Gate()
+
+
+class Book(Actor):
+    """Keeps notes. Its ``reader`` sees each before the gate does."""
+
+    def __init__(self, reader: Ref | None = None) -> None:
+        self.numbers: list[int] = []
+        self.reader = reader
+
+    async def handle_cast(self, message: Note) -> None:
+        if self.reader is not None:
+            await self.reader.send(message)
+        await GATE.passed()
+        self.numbers.append(message.number)
+
+    async def handle_info(self, message: Any) -> None:
+        if self.reader is not None and isinstance(message, Note):
+            self.reader.inform(message)
+
+    async def handle_call(self, message: Any) -> object:
+        match message:
+            case "numbers":
+                return list(self.numbers)
+            case "pid":
+                return os.getpid()
+            case "hang":
+                return self.defer()
+            case "crash":
+                raise ZeroDivisionError("by order")
+            case "refuse":
+                raise Refusal("not today")
+            case "end":
+                self.stop()
+            case "shut the gate" | "open the gate":
+                GATE.shut = message == "shut the gate"
+        return message
+
+
+class Member(Actor):
+    """Tells ``reader`` when it starts and when it has ended."""
+
+    def __init__(self, id: str, reader: Ref) -> None:
+        self.id, self.reader = id, reader
+
+    async def init(self) -> None:
+        self.reader.inform(f"+{self.id}")
+
+    async def handle_call(self, message: object) -> object:
+        if message == "crash":
+            raise ZeroDivisionError("by order")
+        if message == "end":
+            self.stop()
+        return message
+
+    async def terminate(self, reason: Exit) -> None:
+        self.reader.inform(f"-{self.id}")
+
+
+class Sickly(Actor):
+    """Never lives."""
+
+    async def init(self) -> None:
+        raise ZeroDivisionError("by nature")
+
+
+class Deaf(Actor):
+    """Does not hear that it is to stop."""
+
+    async def handle_cast(self, message: object) -> None:
+        await asyncio.sleep(3600)
+
+
+def book(id: str, reader: Ref | None = None, **options: Any) -> ChildSpec:
+    """A ``Book`` under the name ``id``."""
+    return ChildSpec(id, Factory(f"{HERE}:Book", (reader,)), name=id, **options)
+
+
+def member(id: str, reader: Ref, restart: Restart = Restart.PERMANENT) -> ChildSpec:
+    """A ``Member`` under the name ``id``."""
+    return ChildSpec(id, Factory(f"{HERE}:Member", (id, reader)), restart, name=id)
+
+
+def supervisor(id: str, strategy: Strategy, *children: ChildSpec, max_restarts: int = 3) -> ChildSpec:
+    """Of ``children``, that gives up after more than ``max_restarts`` in an hour."""
+    return ChildSpec(
+        id, Factory("syncline.cluster:Supervisor", (strategy, children, max_restarts, 3600.0)), shutdown_s=None, name=id
+    )
+
+
+def root(*children: ChildSpec) -> ChildSpec:
+    """That lets its children crash as often as a test likes."""
+    return supervisor("root", Strategy.ONE_FOR_ONE, *children, max_restarts=10)
+
+
+def types() -> tuple[type, ...]:
+    """What the hosts of these tests say to each other."""
+    return (Note,)
+
+
+def application(host: LocalHost) -> ChildSpec:
+    """What a host has from its start, and again whenever its process starts anew."""
+    return root(
+        book("book", mailbox_capacity=100_000),
+        book("small", mailbox_capacity=2, overflow=Overflow.BLOCK),
+    )
+
+
+async def program(place: Mapping[str, Any], stop: asyncio.Event, ready: Ready) -> None:
+    """The same as ``python -m syncline.cluster`` with this application, for a host that Ray keeps."""
+    host = LocalHost(place["id"], epoch=place["epoch"], types=types())
+    await host.open()
+    try:
+        if place["connect"]:
+            peer_id, _, address = place["connect"].partition("=")
+            host.connect(peer_id, address)
+        await host.start(application(host))
+        if place["listen"]:
+            await host.listen(place["listen"])
+        ready({})
+        asked = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({host.ended, asked}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+    finally:
+        await host.close()
