@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.npm.service import RUNTIME
 from tests.postgres_majors import NoBuildError, PostgresUnavailableError, installation_under_test
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
@@ -35,6 +36,15 @@ def pytest_configure() -> None:
         pass  # every test that wants it is skipped, with the reason
     except PostgresUnavailableError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What only means something on the runtime local is left out on the other, with its reason."""
+    if RUNTIME == "local":
+        return
+    for item in items:
+        for mark in item.iter_markers("one_process"):
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 def server_under_test(data_dir: Path, settings: Mapping[str, str]) -> EmbeddedPostgres:

@@ -180,7 +180,7 @@ async def test_every_frame_out_of_place_ends_its_own_connection_with_an_error_or
         assert await postgres.fetchval("SELECT count(*) FROM items") == 0
         await postgres.execute("INSERT INTO items VALUES (1, 'still here')")
         await bystander.expect(events.TransactionReceived, within_s=PATIENCE_S)
-        assert "Traceback" not in service.log.read_text()
+        assert "Traceback" not in service.said()
 
 
 async def test_random_frames_have_the_outcome_that_the_session_decides(database: str, tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ async def test_random_frames_have_the_outcome_that_the_session_decides(database:
             found.append((frame.hex(), await outcome(service.url, frame, known=known)))
             decided.append((frame.hex(), as_decided(frame, known=known)))
         assert found == decided
-        assert "Traceback" not in service.log.read_text()
+        assert "Traceback" not in service.said()

@@ -45,6 +45,9 @@ async def test_a_database_made_anew_under_the_same_name_shows_nothing_of_the_old
             assert refused.code in ("BEHIND_WINDOW", "SUBSCRIPTION_NOT_FOUND")
 
 
+@pytest.mark.one_process(
+    "on ray the second command finds the service of the first: tests/integration/test_ray_service.py"
+)
 async def test_two_services_do_not_share_a_data_folder(database: str, tmp_path: Path) -> None:
     async with serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, _):
         (tmp_path / "second").mkdir()

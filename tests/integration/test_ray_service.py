@@ -35,15 +35,8 @@ class Spread:
         return self.folder / "data"
 
     def process(self, host: str) -> psutil.Process:
-        """The one that writes the log of ``host`` now."""
-        log = str(self.data_dir / "logs" / f"{host}.log")
-        for process in psutil.process_iter():
-            try:
-                if process.name().startswith("ray::") and any(file.path == log for file in process.open_files()):
-                    return process
-            except psutil.Error:
-                continue
-        raise LookupError(host)
+        """The one that writes the log of ``host`` now. Raises KeyError."""
+        return self.service.hosts()[host]
 
     async def killed(self, host: str) -> None:
         """kill -9, as soon as there is one."""
@@ -52,7 +45,7 @@ class Spread:
         async def there() -> bool:
             try:
                 found.append(self.process(host))
-            except LookupError:
+            except KeyError:
                 return False
             return True
 

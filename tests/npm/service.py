@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +23,7 @@ class ServiceFailedError(Exception):
     """The service ended instead of becoming ready; the message carries the end of its log."""
 
 
-# Which runtime the service under test has: the same tests pass on both.
+# Which runtime the service under test has: the same tests pass on both. Tests that know of it do so by this.
 RUNTIME = os.environ.get("SYNCLINE_TEST_RUNTIME", "local")
 
 
@@ -52,6 +53,15 @@ class ServiceProcess:
         return self._process.pid
 
     @property
+    def data_dir(self) -> Path:
+        return Path(self._settings["SYNCLINE_DATA_DIR"])
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether it is several processes."""
+        return self._settings["SYNCLINE_RUNTIME"] == "ray"
+
+    @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
@@ -79,10 +89,12 @@ class ServiceProcess:
 
     async def kill(self) -> None:
         """kill -9, of all its processes."""
-        for pid in await asyncio.to_thread(cluster_processes, Path(self._settings["SYNCLINE_DATA_DIR"])):
+        for pid in await asyncio.to_thread(cluster_processes, self.data_dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self.kill_command()
+        with contextlib.suppress(OSError, KeyError):
+            shutil.rmtree(json.loads((self.data_dir / "ray.json").read_text())["temp_dir"])
 
     async def kill_command(self) -> None:
         """kill -9, of the one that was started. Under the runtime ray the others go on."""
@@ -96,6 +108,27 @@ class ServiceProcess:
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         return await self._ended()
+
+    def said(self) -> str:
+        """All that its processes have logged."""
+        logs = [self.log, *sorted((self.data_dir / "logs").glob("*.log*"))] if self.is_spread else [self.log]
+        return "".join(log.read_text() for log in logs)
+
+    def hosts(self) -> dict[str, psutil.Process]:
+        """Its processes that do some of the work, by the names of their logs."""
+        if not self.is_spread:
+            return {"all": psutil.Process(self.pid)}
+        logs, found = self.data_dir / "logs", {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::"):
+                    paths = [Path(file.path) for file in process.open_files()]
+                    found |= {path.stem: process for path in paths if path.parent == logs and path.suffix == ".log"}
+        return found
+
+    def resident_bytes(self) -> int:
+        """Of all of them."""
+        return sum(process.memory_info().rss for process in self.hosts().values())
 
     async def _ended(self) -> int:
         assert self._process is not None, "started"

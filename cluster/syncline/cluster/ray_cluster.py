@@ -171,13 +171,15 @@ def _write_note(note: Path, head: Head) -> None:
 
 
 def _start_head() -> Head:
-    token, port = secrets.token_hex(32), _free_port()
+    """Every port that may be any port is Ray's to choose: what we found free might be taken by the time it is bound."""
+    token = secrets.token_hex(32)
     temp_dir = tempfile.mkdtemp(prefix="syncline-ray-")  # short: Ray puts sockets in it
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--node-ip-address", LOOPBACK, "--port", str(port), "--temp-dir", temp_dir),
-        *("--ray-client-server-port", str(_free_port()), "--dashboard-port", str(_free_port())),
-        *("--include-dashboard", "false", "--disable-usage-stats", "--object-store-memory", str(OBJECT_STORE_BYTES)),
+        *(sys.executable, "-m", "syncline.cluster.ray_head", "start", "--head", "--block"),
+        *("--node-ip-address", LOOPBACK, "--port", "0", "--temp-dir", temp_dir, "--dashboard-port", str(_free_port())),
+        *("--min-worker-port", "0", "--max-worker-port", "0", "--dashboard-agent-listen-port", "0"),
+        *("--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor", "--disable-usage-stats"),
+        *("--object-store-memory", str(OBJECT_STORE_BYTES)),
     ]
     environment = {name: value for name, value in os.environ.items() if name not in _OURS_TO_SET}
     said = Path(temp_dir, "start.log")
@@ -190,15 +192,21 @@ def _start_head() -> Head:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C at our terminal is not meant for it
         )
-    head = Head(f"{LOOPBACK}:{port}", process.pid, token, temp_dir)
     deadline_s = time.monotonic() + START_S
-    while not _answers(head.address):
+    while not (address := _started(temp_dir)):
         if process.poll() is not None or time.monotonic() > deadline_s:
             words = said.read_text(errors="replace").strip().splitlines()[-5:]
-            _end(head)
+            _end(Head("", process.pid, token, temp_dir))
             raise ClusterUnavailable("Ray did not start: " + " / ".join(words))
         time.sleep(POLL_S)
-    return head
+    return Head(address, process.pid, token, temp_dir)
+
+
+def _started(temp_dir: str) -> str:
+    """The address of the cluster, which Ray notes there once all of it has started."""
+    with contextlib.suppress(OSError):
+        return Path(temp_dir, "ray_current_cluster").read_text().strip()
+    return ""
 
 
 def _end(head: Head) -> None:
