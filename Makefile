@@ -3,13 +3,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all check sim bench proto requirements clean
+.PHONY: install demo test test-ray test-all check sim bench proto requirements clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      rows travel from a Postgres to two devices and back, in under a minute"
 	@echo "make test      the whole test suite        make check    types, lint, import contracts"
-	@echo "make test-all  what speaks to Postgres, on each supported major of it"
+	@echo "make test-ray  what runs a whole service, on the runtime ray"
+	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes"
 	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
 
@@ -24,13 +25,19 @@ $(STAMP): pyproject.toml requirements.txt
 demo: install
 	$(VENV)/bin/syncline demo
 
-# Two workers, a file at a time: each worker has its own Postgres. First everything on the newest one, then on the
-# oldest what differs between them most; see tests/postgres_majors.py.
+# Two workers, a file at a time: each worker has its own Postgres. First everything on the newest one and the runtime
+# local, then on the oldest what differs between them most (see tests/postgres_majors.py), and the same for the runtime
+# ray, which the host's own tests (tests/conformance) run on in any case.
 PYTEST := $(PY) -m pytest -n 2 --dist loadfile -q
 test: install
 	$(PYTEST)
 	@echo "Postgres 14, the tests marked every_major:"
 	SYNCLINE_TEST_POSTGRES=14 $(PYTEST) -m every_major tests/integration tests/e2e
+	@echo "The runtime ray, the tests marked each_runtime:"
+	SYNCLINE_TEST_RUNTIME=ray $(PYTEST) -m each_runtime tests/e2e
+
+test-ray: install
+	SYNCLINE_TEST_RUNTIME=ray $(PYTEST) tests/e2e tests/integration/test_docs_code.py
 
 test-all: install
 	$(PY) -m tests.all_majors

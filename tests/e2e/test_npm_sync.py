@@ -29,6 +29,7 @@ async def test_a_table_of_a_thousand_rows_arrives_whole(database: str, tmp_path:
         assert await ann.dump("items") == await _items(postgres)
 
 
+@pytest.mark.each_runtime
 async def test_inserts_updates_and_deletes_in_postgres_arrive_live(database: str, tmp_path: Path) -> None:
     async with (
         serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
@@ -42,6 +43,7 @@ async def test_inserts_updates_and_deletes_in_postgres_arrive_live(database: str
         await eventually(lambda: _agree(postgres, ann))
 
 
+@pytest.mark.each_runtime
 async def test_what_the_typed_api_writes_reaches_postgres_and_every_other_device(database: str, tmp_path: Path) -> None:
     async with (
         serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
@@ -110,6 +112,7 @@ async def test_a_transaction_in_postgres_is_never_seen_in_part(database: str, tm
         await eventually(lambda: _agree(postgres, ann))
 
 
+@pytest.mark.each_runtime
 async def test_a_transaction_across_two_shapes_is_seen_whole(database: str, tmp_path: Path) -> None:
     sql = f"{ITEMS} CREATE TABLE totals (id int PRIMARY KEY, rank int); INSERT INTO totals VALUES (1, 1);"
     sql += "UPDATE items SET rank = 1;"

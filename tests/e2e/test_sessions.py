@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import jwt
+import pytest
 from tests.npm.service import serving
 from tests.patience import PATIENCE_S
 from tests.rawdevice import RawDevice
@@ -47,6 +48,7 @@ async def insert(postgres: asyncpg.Connection, rows: int, start: int = 0) -> Non
     )
 
 
+@pytest.mark.each_runtime
 async def test_a_resumed_device_gets_only_what_it_lacks_over_a_restart_of_the_service(
     database: str, tmp_path: Path
 ) -> None:

@@ -24,7 +24,8 @@ class ServiceFailedError(Exception):
 
 
 # Which runtime the service under test has: the same tests pass on both. Tests that know of it do so by this.
-RUNTIME = os.environ.get("SYNCLINE_TEST_RUNTIME", "local")
+RUNTIME_VARIABLE = "SYNCLINE_TEST_RUNTIME"
+RUNTIME = os.environ.get(RUNTIME_VARIABLE, "local")
 
 
 class ServiceProcess:
@@ -67,7 +68,8 @@ class ServiceProcess:
 
     async def start(self) -> None:
         """Returns when the service has said that it is ready. Raises `ServiceFailedError`."""
-        environment = {**os.environ, **self._settings, "HTTP_PORT": str(self.port)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SYNCLINE_TEST_")}
+        environment = {**inherited, **self._settings, "HTTP_PORT": str(self.port)}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 str(Path(sys.executable).with_name("syncline")),
