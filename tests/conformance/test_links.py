@@ -160,6 +160,23 @@ async def test_a_frozen_host_is_given_up_and_learns_of_it_when_it_wakes(far: Kep
         assert await book.call("numbers") in ([2], [1, 2])
 
 
+async def test_a_host_that_is_stopped_counts_as_frozen_and_one_that_is_killed_does_not(far: Kept) -> None:
+    frozen: asyncio.Queue[str] = asyncio.Queue()
+    quick = Timing(silence_s=0.6, frozen_after_s=0.3)
+    async with local_host(timing=quick, frozen=frozen.put_nowait) as origin:
+        there = origin.connect(FAR, far.address)
+        await there.reachable()
+        os.kill(far.pid, signal.SIGSTOP)
+        assert await asyncio.wait_for(frozen.get(), PATIENCE_S) == FAR
+        os.kill(far.pid, signal.SIGCONT)
+        await asyncio.wait_for(there.reachable(), PATIENCE_S)
+        while not frozen.empty():
+            frozen.get_nowait()
+        await far.kill()
+        await asyncio.sleep(2 * (quick.silence_s + quick.frozen_after_s))
+        assert frozen.empty()
+
+
 async def test_an_end_in_order_is_known_at_once(far: Kept) -> None:
     async with local_host(timing=Timing(down_after_s=600)) as origin:
         there = origin.connect(FAR, far.address)

@@ -102,6 +102,25 @@ async def test_every_host_is_killed_and_devices_are_current_again_with_nothing_f
             await device.close()
 
 
+@pytest.mark.parametrize("host", ["origin", "ingest", "shapes-0", "edge-0"])
+async def test_a_frozen_host_is_replaced_and_devices_are_current_again(spread: Spread, host: str) -> None:
+    devices = [Stubborn(spread.service.url, "items") for _ in range(4)]
+    try:
+        await spread.insert()
+        for device in devices:
+            await spread.equal(device)
+        process = spread.process(host)
+        process.suspend()
+        await spread.insert()
+        for device in devices:
+            await spread.equal(device)
+        assert spread.process(host).pid != process.pid
+        assert [device.afresh for device in devices] == [0] * len(devices)
+    finally:
+        for device in devices:
+            await device.close()
+
+
 async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:
     hosts = {host: spread.process(host).pid for host in HOSTS}
     cluster = cluster_processes(spread.data_dir)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.handlers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from syncline.actors.config import load
 from syncline.actors.crossing import FORMS, TYPES
@@ -27,6 +27,7 @@ from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
 from syncline.cluster.link import Limits
 from syncline.cluster.ray_host import Retired
+from syncline.cluster.ray_host import replace as replace_host
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,19 @@ class Role:
 
 
 class ServiceHost:
-    """``start``, then it has its part of the tree; ``stop`` ends it in order. Made in a running event loop."""
+    """``start``, then it has its part of the tree; ``stop`` ends it in order. Made in a running event loop.
 
-    def __init__(self, role: Role) -> None:
+    ``replace`` ends the process of another host and has the next one started.
+    """
+
+    def __init__(self, role: Role, replace: Callable[[str], Coroutine[Any, Any, None]] | None = None) -> None:
         self._role = role
         self._config = load({}, role.values)
-        self._host = LocalHost(role.id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS)
+        self._replace = replace
+        self._replacing: set[asyncio.Task[None]] = set()
+        self._host = LocalHost(
+            role.id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS, frozen=self._on_frozen
+        )
         self._front: Front | None = None
         self._database: Database | None = None
         self._lock: FolderLock | None = None
@@ -106,6 +114,14 @@ class ServiceHost:
         if self._database is not None:
             self._database.terminate()
 
+    def _on_frozen(self, id: str) -> None:
+        """One host looks after each: were it several, some would end the new process as well."""
+        if self._replace is not None and self._role.id == self._role.layout.keeper_of(id):
+            log.error("host %s is frozen and is replaced", id)
+            task = asyncio.create_task(self._replace(id))
+            self._replacing.add(task)
+            task.add_done_callback(self._replacing.discard)
+
     async def _root(self, database: Database) -> ChildSpec:
         role, layout, settings = self._role, self._role.layout, self._role.settings
         if role.id == ORIGIN:
@@ -131,7 +147,7 @@ async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, obj
     config = load({}, role.values)
     _log_to(config.data_dir / "logs" / f"{role.id.partition(':')[0]}.log", config.log_level)
     raise_open_files()
-    host = ServiceHost(role)
+    host = ServiceHost(role, replace_host)
     stopping, starting = asyncio.create_task(stop.wait()), asyncio.create_task(host.start())
     ending = asyncio.create_task(host.ended())
     try:

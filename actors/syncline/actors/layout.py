@@ -74,6 +74,10 @@ class Layout:
             **self.shard_hosts,
         }
 
+    def keeper_of(self, host: str) -> str:
+        """The host that has ``host`` replaced when it is frozen: the origin, and of the origin the ingest host."""
+        return ingest_host(self.slot) if host == ORIGIN else ORIGIN
+
     def dialled_by(self, host: str) -> tuple[str, ...]:
         """The hosts that ``host`` connects to. Raises ValueError for one that is none of ours."""
         before: tuple[str, ...] = ()

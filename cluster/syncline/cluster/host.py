@@ -14,7 +14,7 @@ import asyncio
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -99,7 +99,8 @@ class LocalHost(Host):
     """The host that is this process. ``open`` first, ``close`` last; between them it has a loop and may have links.
 
     ``epoch`` is the claim of the owner this host works for; ``types`` are the messages that may cross links, ``forms``
-    those that do so in a form of their own.
+    those that do so in a form of their own. ``frozen`` is told the id of a linked host that has stopped to move: its
+    process is there, and nobody starts it again by itself.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class LocalHost(Host):
         token: str = "",
         timing: Timing | None = None,
         limits: Limits | None = None,
+        frozen: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._id = id
         self.context = Context(id, clock or SystemClock(), Registry(id), first_serial=secrets.randbits(40) << 20)
@@ -122,6 +124,7 @@ class LocalHost(Host):
             Wire((*HOST_MESSAGES, *types), forms),
             epoch,
             self.give_up,
+            frozen,
             token=token,
             timing=timing,
             limits=limits,

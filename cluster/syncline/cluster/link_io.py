@@ -5,6 +5,10 @@ and ``link`` goes on where it stopped; nobody above notices more than a pause. O
 connection is the peer declared down: whoever waits for it is told, and the link begins a new session, so that a
 peer which was merely slow finds out that it has been given up.
 
+A peer whose process is gone has its sockets closed, and refuses new ones. One that takes them and says nothing, or
+whose connection fell silent without an end, is *frozen*: stopped, stuck, or behind a network that swallows everything.
+Nobody starts it again by itself, so the owner is told (``Callbacks.frozen``).
+
 One side of each pair dials and the other listens. An address is ``unix:/path`` or ``tcp:host:port``.
 """
 
@@ -44,11 +48,13 @@ HELLO_BYTES_MAX: Final = 4096  # of a stranger, before we know who it is
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. A peer that says nothing for ``silence_s`` is taken for half-open, and its connection is closed."""
+    """Seconds. A peer that says nothing for ``silence_s`` is taken for half-open, and its connection is closed; after
+    ``frozen_after_s`` more without a sign of it, it counts as frozen."""
 
     heartbeat_s: float = 0.5
     silence_s: float = 2.0
     down_after_s: float = 3.0
+    frozen_after_s: float = 8.0  # more than any turn of a busy host's loop takes
     redial_first_s: float = 0.02
     redial_max_s: float = 0.5
 
@@ -60,6 +66,7 @@ class Callbacks:
     delivered: Callable[[str, bytes], None]  # peer, payload
     down: Callable[[str, str], None]  # peer, why: all it owed is lost
     superseded: Callable[[int], None]  # epoch of whoever took over our own host id
+    frozen: Callable[[str], None]  # peer; again and again while it is
 
 
 @dataclass(eq=False)
@@ -77,6 +84,7 @@ class Peer:
     writer: asyncio.StreamWriter | None = None
     flushing: bool = False
     down_timer: asyncio.TimerHandle | None = None
+    frozen_timer: asyncio.TimerHandle | None = None
 
 
 class Links:
@@ -174,6 +182,7 @@ class Links:
             peer.roomy.set()
             if peer.down_timer is not None:
                 peer.down_timer.cancel()
+            self._alive_or_gone(peer)
             if peer.dial is not None:
                 peer.dial.cancel()
         if connections := [peer.connection for peer in self.peers.values() if peer.connection]:
@@ -212,6 +221,8 @@ class Links:
                 )
             except OSError as error:
                 log.debug("%s: %s at %s cannot be reached: %s", self.host, peer.id, address, error)
+                if not isinstance(error, TimeoutError):
+                    self._alive_or_gone(peer)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, self._timing.redial_max_s)
                 continue
@@ -275,8 +286,12 @@ class Links:
             peer.writer = writer
             writing = asyncio.get_running_loop().create_task(self._write(peer, link, writer))
             await self._read(peer, link, reader, writer, data)
-        except (LinkError, OSError, TimeoutError) as error:
-            log.info("%s: connection to %s ended: %s", self.host, peer.id, str(error) or "silence")
+        except TimeoutError:
+            log.info("%s: connection to %s ended: silence", self.host, peer.id)
+            self._suspect(peer)
+        except (LinkError, OSError) as error:
+            log.info("%s: connection to %s ended: %s", self.host, peer.id, error)
+            self._alive_or_gone(peer)
         except Superseded as superseded:
             log.error("%s: %s", self.host, superseded)
             self._callbacks.superseded(superseded.epoch)
@@ -358,9 +373,30 @@ class Links:
         if peer.down_timer is not None:
             peer.down_timer.cancel()
             peer.down_timer = None
+        self._alive_or_gone(peer)
         peer.up = True
         peer.connected.set()
         log.info("%s: linked with %s%s", self.host, peer.id, ", resumed" if event.resumed else "")
+
+    def _suspect(self, peer: Peer) -> None:
+        """It is silent: frozen, unless there is a sign of it soon."""
+        if peer.frozen_timer is None and not self._closed:
+            due_s = asyncio.get_running_loop().time() + self._timing.frozen_after_s
+            peer.frozen_timer = asyncio.get_running_loop().call_at(due_s, self._declare_frozen, peer, due_s)
+
+    def _alive_or_gone(self, peer: Peer) -> None:
+        """It has spoken, or its process has let go of its sockets."""
+        if peer.frozen_timer is not None:
+            peer.frozen_timer.cancel()
+            peer.frozen_timer = None
+
+    def _declare_frozen(self, peer: Peer, due_s: float) -> None:
+        peer.frozen_timer = None
+        if asyncio.get_running_loop().time() - due_s > self._timing.silence_s / 2:
+            self._suspect(peer)  # we were not on time ourselves: the whole machine may be slow, or was asleep
+            return
+        log.error("%s: host %s is frozen: its process takes connections and says nothing", self.host, peer.id)
+        self._callbacks.frozen(peer.id)
 
     def _expect(self, peer: Peer) -> None:
         """Starts to wait for a connection, for so long and no longer."""

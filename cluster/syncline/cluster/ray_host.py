@@ -101,6 +101,20 @@ def _end_for_good() -> None:
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
+async def replace(name: str) -> None:
+    """Has Ray end the process of a host of this cluster that has stopped to move, and start the next one. To be called
+    in another host."""
+
+    def kill() -> None:
+        import ray
+
+        host = RayHost.find(name)
+        if host is not None:
+            ray.kill(host.actor, no_restart=False)
+
+    await asyncio.to_thread(kill)
+
+
 class HostEnded(Exception):
     """The host has been ended for good."""
 
@@ -111,7 +125,7 @@ class RayHost:
     def __init__(self, name: str, actor: Any, *, found: bool) -> None:
         self.name = name
         self.found = found
-        self._actor = actor
+        self.actor = actor
 
     @classmethod
     def bring_up(cls, spec: HostSpec) -> RayHost:
@@ -168,7 +182,7 @@ class RayHost:
 
         while True:
             try:
-                answer: object = await asyncio.wrap_future(getattr(self._actor, method).remote().future())
+                answer: object = await asyncio.wrap_future(getattr(self.actor, method).remote().future())
                 return answer
             except RayActorError as died:
                 if self.find(self.name) is None:
@@ -183,7 +197,7 @@ class RayHost:
 
         try:
             async with asyncio.timeout(STOP_S):
-                await asyncio.wrap_future(self._actor.stop.remote().future())
+                await asyncio.wrap_future(self.actor.stop.remote().future())
         except (RayActorError, TimeoutError) as error:
             log.warning("host %s did not end in order: %s", self.name, str(error) or type(error).__name__)
-        ray.kill(self._actor, no_restart=True)
+        ray.kill(self.actor, no_restart=True)

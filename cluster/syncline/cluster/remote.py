@@ -69,6 +69,7 @@ class Remotes:
         wire: Wire,
         epoch: int,
         superseded: Callable[[Exit], None],
+        frozen: Callable[[str], None],
         *,
         token: str,
         timing: Timing | None,
@@ -77,7 +78,7 @@ class Remotes:
         self._context = context
         self._wire = wire
         self._superseded = superseded
-        callbacks = Callbacks(self._delivered, self._down, self._on_superseded)
+        callbacks = Callbacks(self._delivered, self._down, self._on_superseded, frozen)
         self._links = Links(context.host_id, epoch, callbacks, token=token, timing=timing, limits=limits)
         self._ids = itertools.count(context.first_serial)  # random too: no answer to a predecessor can match
         self._asked: dict[str, dict[int, asyncio.Future[Any]]] = {}  # by peer
