@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -114,7 +115,13 @@ async def test_a_frozen_host_is_replaced_and_devices_are_current_again(spread: S
         await spread.insert()
         for device in devices:
             await spread.equal(device)
-        assert spread.process(host).pid != process.pid
+
+        async def replaced() -> bool:
+            with contextlib.suppress(LookupError):
+                return spread.process(host).pid != process.pid
+            return False
+
+        await until(replaced)
         assert [device.afresh for device in devices] == [0] * len(devices)
     finally:
         for device in devices:
