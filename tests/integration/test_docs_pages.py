@@ -17,6 +17,7 @@ from tests.integration.docs_pages import ROOT, anchors, blocks, links, name, pag
 from syncline.actors import names, tree
 from syncline.actors.cli import app
 from syncline.actors.devices.websocket import Limits
+from syncline.actors.postgres.bootstrap import STEPS
 from syncline.actors.postgres.slot import slot_name
 from syncline.actors.settings import SETTINGS, UNSUPPORTED
 from syncline.proto import assembly, bounds, codec, errors, flow, holding, server_session
@@ -142,13 +143,15 @@ def test_what_a_device_may_be_refused_for_is_in_the_wire_reference() -> None:
 
 @cache
 def said() -> set[str]:
-    """Every text in the service's modules."""
-    return {
+    """Every text in the service's modules, and every message of its procedures."""
+    in_modules = {
         node.value
         for path in (ROOT / "actors").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
+    procedures = (path.read_text() for path in (ROOT / "actors").rglob("*.sql"))
+    return in_modules | {message for text in procedures for message in re.findall(r"RAISE '([^']+)'", text)}
 
 
 @pytest.mark.parametrize("message", messages())
@@ -158,7 +161,7 @@ def test_a_message_in_the_troubleshooting_table_is_one_of_ours(message: str) -> 
 
 
 def test_the_tables_of_schema_electric_are_in_the_reference() -> None:
-    schema = page_text("actors/syncline/actors/postgres/sql/schema.sql")
+    schema = "".join(page_text(f"actors/syncline/actors/postgres/sql/{step}") for step in STEPS)
     documented = page_text("docs/reference/schema-electric.md")
     tables = re.findall(r"CREATE TABLE (electric\.\w+)", schema)
     assert len(tables) > 5

@@ -15,7 +15,6 @@ GATEWAY: Final = "gateway"
 CLAIMS: Final = "claims"  # of several edges
 DEVICES: Final = "devices"
 
-LOCAL: Final = "local"  # of a service in one process
 ORIGIN: Final = "origin"
 
 

@@ -7,14 +7,13 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from syncline.actors.config import Config
 from syncline.actors.datadir import FolderInUse, FolderLock, open_data_dir
 from syncline.actors.faults import folder_fault, in_folder
 from syncline.actors.front import Front, ServiceGaveUp
-from syncline.actors.names import LOCAL
 from syncline.actors.postgres.database import Database, connect
 from syncline.actors.preparing import PostgresSource, claimed, end_with, owning, prepare
 from syncline.actors.process import raise_open_files, settle_garbage
@@ -23,6 +22,8 @@ from syncline.cluster import Exit, StartFailed
 from syncline.cluster.host import LocalHost
 
 log = logging.getLogger(__name__)
+
+LOCAL: Final = "local"  # the one host of the service
 
 
 class Service:
