@@ -14,7 +14,7 @@ from tests.tokens import insecure_token
 
 from syncline.client import Database, open_db
 
-pytestmark = [pytest.mark.every_major, pytest.mark.each_runtime]
+pytestmark = pytest.mark.every_major
 
 ACCOUNTS = 20
 TOTAL = ACCOUNTS * 200

@@ -34,7 +34,6 @@ async def test_the_service_is_killed_while_devices_write(database: str, tmp_path
         assert await scene.check_journal() > ROUNDS * WRITES
 
 
-@pytest.mark.each_runtime
 async def test_postgres_crashes_while_devices_write(postgres: EmbeddedPostgres, database: str, tmp_path: Path) -> None:
     async with journal_scene(database, tmp_path, devices=3) as scene:
         for _ in range(ROUNDS):

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
-import pytest
 from tests.e2e.proxy import Proxy
 from tests.npm.rig import NpmDevice, devices, eventually
 from tests.npm.service import serving
@@ -103,7 +102,6 @@ async def test_a_client_killed_while_it_writes_loses_nothing_and_repeats_nothing
             await _assert_exactly_once(postgres, written, ann)
 
 
-@pytest.mark.each_runtime
 async def test_a_service_killed_while_clients_write_loses_nothing_and_repeats_nothing(
     database: str, tmp_path: Path
 ) -> None:

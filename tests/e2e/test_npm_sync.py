@@ -29,7 +29,6 @@ async def test_a_table_of_a_thousand_rows_arrives_whole(database: str, tmp_path:
         assert await ann.dump("items") == await _items(postgres)
 
 
-@pytest.mark.each_runtime
 async def test_inserts_updates_and_deletes_in_postgres_arrive_live(database: str, tmp_path: Path) -> None:
     async with (
         serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
