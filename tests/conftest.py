@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -76,6 +77,20 @@ def postgres(server_dir: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """The DSN of a fresh, empty database; dropped afterwards with its replication slots."""
+    async with fresh_database(postgres) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def another_database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """The same, for a test that needs two."""
+    async with fresh_database(postgres) as dsn:
+        yield dsn
+
+
+@contextlib.asynccontextmanager
+async def fresh_database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
+    """See ``database``."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     admin = await asyncpg.connect(postgres.dsn())
     await admin.execute(f'CREATE DATABASE "{name}"')

@@ -10,7 +10,7 @@ from typing import Any
 
 from syncline.cluster import Actor, ChildSpec, Exit, Factory, Overflow, Ref, Refusal, Restart, Strategy
 from syncline.cluster.host import LocalHost
-from syncline.cluster.ray_host import Ready
+from syncline.cluster.ray_host import Keeping
 
 HERE = "tests.conformance.actors"
 
@@ -141,7 +141,7 @@ def application(host: LocalHost) -> ChildSpec:
     )
 
 
-async def program(place: Mapping[str, Any], stop: asyncio.Event, ready: Ready) -> None:
+async def program(place: Mapping[str, Any], kept: Keeping) -> None:
     """The same as ``python -m syncline.cluster`` with this application, for a host that Ray keeps."""
     host = LocalHost(place["id"], epoch=place["epoch"], types=types())
     await host.open()
@@ -152,8 +152,8 @@ async def program(place: Mapping[str, Any], stop: asyncio.Event, ready: Ready) -
         await host.start(application(host))
         if place["listen"]:
             await host.listen(place["listen"])
-        ready({})
-        asked = asyncio.ensure_future(stop.wait())
+        kept.ready({})
+        asked = asyncio.ensure_future(kept.stop.wait())
         await asyncio.wait({host.ended, asked}, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
     finally:

@@ -22,6 +22,7 @@ from syncline.cluster.host import LocalHost
 from syncline.cluster.link_io import Timing
 from syncline.cluster.ray_cluster import NAMESPACE
 from syncline.cluster.ray_host import HostSpec, RayHost
+from syncline.cluster.ray_names import RayName
 
 ROOT = Path(__file__).parents[2]
 FAR = "far"  # the id of the host under test, where that is another one than ours
@@ -126,7 +127,7 @@ class KeptByRay(Kept):
     _host: RayHost | None = None
 
     async def running(self) -> None:
-        name = f"{self.place.id}:{self.place.epoch}"
+        name = RayName("conformance", f"{self.place.id}:{self.place.epoch}")
         if self._host is None:
             self._host = RayHost.bring_up(HostSpec(name, f"{HERE}:program", asdict(self.place)))
         async with asyncio.timeout(PATIENCE_S):

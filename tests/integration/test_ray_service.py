@@ -128,6 +128,32 @@ async def test_a_frozen_host_is_replaced_and_devices_are_current_again(spread: S
             await device.close()
 
 
+async def test_every_process_is_followed_by_a_new_one_while_devices_go_on(spread: Spread) -> None:
+    devices = [Stubborn(spread.service.url, "items") for _ in range(4)]
+    try:
+        await spread.insert()
+        for device in devices:
+            await spread.equal(device)
+        before = {spread.process(host).pid for host in HOSTS}
+        for _ in range(2):
+            restarting = asyncio.create_task(asyncio.to_thread(command, "restart", "--data-dir", str(spread.data_dir)))
+            while not restarting.done():
+                await spread.insert(5)
+                await asyncio.sleep(0.1)
+            assert restarting.result().returncode == 0, restarting.result().stderr
+            for device in devices:
+                await spread.equal(device)
+        assert not before & {spread.process(host).pid for host in HOSTS}
+        assert [device.afresh for device in devices] == [0] * len(devices)
+        second = ServiceProcess(spread.dsn, spread.folder, RAY)
+        await second.start()
+        assert second.port == spread.service.port
+        assert await second.stop() == 0
+    finally:
+        for device in devices:
+            await device.close()
+
+
 async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:
     hosts = {host: spread.process(host).pid for host in HOSTS}
     cluster = cluster_processes(spread.data_dir)
@@ -156,6 +182,44 @@ async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spr
 
 async def test_hosts_get_as_many_turns_of_the_processor_as_the_command_that_brought_them_up(spread: Spread) -> None:
     assert {host: spread.process(host).nice() for host in HOSTS} == dict.fromkeys(HOSTS, os.nice(0))
+
+
+async def test_two_services_share_a_cluster_and_each_ends_alone(
+    spread: Spread, another_database: str, tmp_path: Path
+) -> None:
+    head = json.loads((spread.data_dir / "ray.json").read_text())
+    shared = {"SYNCLINE_RAY_ADDRESS": head["address"], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head["token"]}
+    postgres = await asyncpg.connect(another_database)
+    await postgres.execute(ITEMS)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = Spread(another_database, folder, postgres)
+    other.service = ServiceProcess(another_database, folder, {**RAY, **shared, "SYNCLINE_EDGE_HOSTS": "1"})
+    devices: list[Stubborn] = []
+    try:
+        await other.service.start()
+        await postgres.execute("CALL electric.electrify('items')")
+        for each in (spread, other):
+            devices.append(Stubborn(each.service.url, "items"))
+            await each.insert(10)
+        for each, device in zip((spread, other), devices, strict=True):
+            await each.equal(device)
+        lost = await asyncio.to_thread(command, "stop", "--data-dir", str(tmp_path / "nowhere"), **shared)
+        assert lost.returncode == 1
+        names = [json.loads((each.data_dir / "service.json").read_text())["service"] for each in (spread, other)]
+        assert all(name in lost.stderr for name in names)
+        await other.service.kill_command()  # its hosts go on
+        ended = await asyncio.to_thread(command, "stop", "--service", names[1], **shared)
+        assert ended.returncode == 0, ended.stderr
+        with pytest.raises(LookupError):
+            other.process("origin")
+        await spread.insert(10)
+        await spread.equal(devices[0])
+    finally:
+        for device in devices:
+            await device.close()
+        await other.service.kill_command()
+        await postgres.close()
 
 
 async def test_whoever_has_no_token_is_told_nothing(spread: Spread) -> None:

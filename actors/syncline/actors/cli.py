@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from syncline.actors.config import Config, ConfigError, Whereabouts, find, load
+from syncline.actors.config import Config, ConfigError, Whereabouts, find, load, settings_given
 from syncline.actors.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ ShapesHosts = Annotated[str | None, _option("SYNCLINE_SHAPES_HOSTS")]
 EdgeHosts = Annotated[str | None, _option("SYNCLINE_EDGE_HOSTS")]
 ShapesPlacement = Annotated[str | None, _option("SYNCLINE_SHAPES_PLACEMENT")]
 ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACEMENT")]
+TakeOver = Annotated[str | None, _option("SYNCLINE_TAKE_OVER")]
 ConnectionHosts = Annotated[str | None, _option("SYNCLINE_CONNECTION_HOSTS")]
 DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
 
@@ -98,6 +99,7 @@ def serve(
     shapes_placement: ShapesPlacement = None,
     connections_placement: ConnectionsPlacement = None,
     connection_hosts: ConnectionHosts = None,
+    take_over: TakeOver = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the sync service until it is told to stop (SIGTERM or Ctrl-C drains and exits 0).
@@ -127,6 +129,7 @@ def serve(
         "SYNCLINE_SHAPES_PLACEMENT": shapes_placement,
         "SYNCLINE_CONNECTIONS_PLACEMENT": connections_placement,
         "SYNCLINE_CONNECTION_HOSTS": connection_hosts,
+        "SYNCLINE_TAKE_OVER": take_over,
         "SYNCLINE_DATA_DIR": data_dir,
     }
     config = _configured(flags)
@@ -140,10 +143,16 @@ def serve(
 
 
 @app.command()
-def stop(data_dir: DataDir = None, ray_address: RayAddress = None) -> None:
+def stop(
+    data_dir: DataDir = None,
+    ray_address: RayAddress = None,
+    service: Annotated[
+        str | None, typer.Option(help="Its name, where several share a Ray cluster.", show_default=False)
+    ] = None,
+) -> None:
     """End a service of the runtime ray, in order, whoever started it: connections closed, everything flushed.
 
-    It is found by the folder it works in. A service of the runtime local is ended by SIGTERM.
+    It is found by the folder it works in, or by its name. A service of the runtime local is ended by SIGTERM.
     """
     from syncline.actors.logs import set_up
     from syncline.actors.ray_service import stop_service
@@ -151,11 +160,30 @@ def stop(data_dir: DataDir = None, ray_address: RayAddress = None) -> None:
     set_up("warning")
     place = _found(None, None, data_dir)
     address = ray_address or os.environ.get("SYNCLINE_RAY_ADDRESS")
-    ended = _run(stop_service(place.data_dir, address))
-    if not ended:
-        err.print(f"[bold red]error:[/] no service of the runtime ray works in {escape(str(place.data_dir))}")
-        raise typer.Exit(FAILED)
+    ended = _run(stop_service(place.data_dir, address, service))
     out.print(f"stopped: {', '.join(ended)}")
+
+
+@app.command()
+def restart(
+    data_dir: DataDir = None,
+    ray_address: RayAddress = None,
+    service: Annotated[
+        str | None, typer.Option(help="Its name, where several share a Ray cluster.", show_default=False)
+    ] = None,
+) -> None:
+    """Restart the processes of a service of the runtime ray one after the other, while it serves.
+
+    Each new process runs the code that is installed now, with the settings the service has and, over them, those of the
+    environment and of .env in this folder. Numbers of processes, database and addresses stay as they are.
+    """
+    from syncline.actors.logs import set_up
+    from syncline.actors.ray_restart import restart_service
+
+    set_up("warning")
+    place = _found(None, None, data_dir)
+    address = ray_address or os.environ.get("SYNCLINE_RAY_ADDRESS")
+    _run(restart_service(place.data_dir, address, service, settings_given(os.environ, DOTENV), out.print))
 
 
 @app.command()

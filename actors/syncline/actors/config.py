@@ -114,6 +114,12 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv
     return reader.checked(reader.config())
 
 
+def settings_given(environment: Mapping[str, str], dotenv: Path | None = None) -> dict[str, str]:
+    """The settings that are given there, unchecked."""
+    values = _Reader({}, environment, dotenv).values
+    return {setting.name: values[setting.name] for setting in SETTINGS if setting.name in values}
+
+
 def find(flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv: Path | None = None) -> Whereabouts:
     """What it takes to reach the database and the service, whose other settings may be anything. Raises ConfigError."""
     reader = _Reader(flags, environment, dotenv)

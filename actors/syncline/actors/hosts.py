@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
+
 from syncline.actors.config import load
 from syncline.actors.crossing import FORMS, TYPES
 from syncline.actors.datadir import FolderLock
@@ -18,16 +20,15 @@ from syncline.actors.layout import Layout
 from syncline.actors.logs import set_up
 from syncline.actors.names import CLAIMS, ORIGIN, ingest_host
 from syncline.actors.postgres.database import Database, connect
-from syncline.actors.postgres.ownership import Superseded
+from syncline.actors.postgres.ownership import Ownership, Superseded, claim
 from syncline.actors.postgres.slot import ensure_slot
-from syncline.actors.preparing import claimed, end_with
+from syncline.actors.preparing import end_with, first_connection
 from syncline.actors.process import raise_open_files, settle_garbage
 from syncline.actors.tree import Settings, connection_root, edge_root, ingest_root, origin_root, shapes_root
 from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
 from syncline.cluster.link import Limits
-from syncline.cluster.ray_host import Retired
-from syncline.cluster.ray_host import replace as replace_host
+from syncline.cluster.ray_host import Keeping, Retired
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +55,28 @@ class Role:
 
 
 class ServiceHost:
-    """``start``, then it has its part of the tree; ``stop`` ends it in order. Made in a running event loop.
+    """``warm``, ``start``, then it has its part of the tree; ``stop`` ends it in order. Made in a running event loop.
 
-    ``replace`` ends the process of another host and has the next one started.
+    ``generation``: of those that took the place of one another while that still ran. ``replace`` ends the process of
+    another host and has the next one started.
     """
 
-    def __init__(self, role: Role, replace: Callable[[str], Coroutine[Any, Any, None]] | None = None) -> None:
+    def __init__(
+        self,
+        role: Role,
+        generation: int = 1,
+        replace: Callable[[str], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self._role = role
+        self.overlaps = role.id in role.layout.ranks[-1]  # an edge, which others do not look for
+        # Nobody has to end for an edge to begin, so each has a name of its own, and none supersedes another.
+        self._id = f"{role.id}@{generation}" if self.overlaps and generation > 1 else role.id
+        self._connection: asyncpg.Connection | None = None
         self._config = load({}, role.values)
         self._replace = replace
         self._replacing: set[asyncio.Task[None]] = set()
         self._host = LocalHost(
-            role.id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS, frozen=self._on_frozen
+            self._id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS, frozen=self._on_frozen
         )
         self._front: Front | None = None
         self._database: Database | None = None
@@ -73,16 +84,20 @@ class ServiceHost:
         self._losing: asyncio.Task[None] | None = None
         self.port = 0  # of an edge
 
+    async def warm(self) -> None:
+        """Whatever it can do before it takes anybody's place. Raises Fault."""
+        self._connection = await first_connection(self._role.settings.dsn)
+
     async def start(self) -> None:
         """Returns when it does its part, which takes as long as those take that it relies on.
 
         Raises Superseded, Fault, FolderInUse, PreconditionError, StartFailed, and what asyncpg raises.
         """
         role, layout, host = self._role, self._role.layout, self._host
-        if role.id in layout.ranks[-1]:
+        if self.overlaps:
             self._front = Front(self._config, host, CLAIMS)
             self.port = await self._front.listen(reuse_port=True)  # with a predecessor that is not gone yet, too
-        owner = await claimed(role.settings, role.id)
+        owner = await self._claimed()
         host.raise_epoch(owner.epoch)
         self._database = await connect(role.settings.dsn, owner)
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, host))
@@ -98,6 +113,16 @@ class ServiceHost:
         if self._front is not None:
             await self._front.open(role.settings, self._database)
 
+    async def _claimed(self) -> Ownership:
+        """Its place is its own from now on."""
+        connection, settings = self._connection, self._role.settings
+        if connection is None or connection.is_closed():
+            connection = await first_connection(settings.dsn)
+        try:
+            return await claim(connection, settings.slot, settings.epoch, self._id)
+        finally:
+            connection.terminate()
+
     async def ended(self) -> Exit:
         """Waits for its part of the tree to give up, or for another process to take its place."""
         return await self._host.ended
@@ -106,6 +131,8 @@ class ServiceHost:
         """Its connections closed, everything flushed."""
         if self._losing is not None:
             self._losing.cancel()
+        if self._connection is not None:
+            self._connection.terminate()
         if self._front is not None:
             await self._front.close()
         await self._host.close()
@@ -138,7 +165,7 @@ class ServiceHost:
         return shapes_root(replace(settings, start_lsn=int(slot.done)), database, self._host, layout)
 
 
-async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, object]], None]) -> None:
+async def run(role: Role, kept: Keeping) -> None:
     """The program of a host (see ``cluster.ray_host``): does its part until it is asked to stop.
 
     Raises HostGaveUp when its part of the tree gives up, Retired when another service has taken over, and what
@@ -147,15 +174,15 @@ async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, obj
     config = load({}, role.values)
     _log_to(config.data_dir / "logs" / f"{role.id.partition(':')[0]}.log", config.log_level)
     raise_open_files()
-    host = ServiceHost(role, replace_host)
-    stopping, starting = asyncio.create_task(stop.wait()), asyncio.create_task(host.start())
+    host = ServiceHost(role, kept.generation, kept.replace)
+    stopping, starting = asyncio.create_task(kept.stop.wait()), asyncio.create_task(_take_part(host, kept))
     ending = asyncio.create_task(host.ended())
     try:
         await asyncio.wait({stopping, starting, ending}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             await starting
             settle_garbage()
-            ready({"port": host.port})
+            kept.ready({"port": host.port})
             await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
         if ending.done():
             if isinstance(cause := ending.result().cause, Superseded):
@@ -174,6 +201,16 @@ async def run(role: Role, stop: asyncio.Event, ready: Callable[[Mapping[str, obj
             task.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         await host.stop()
+
+
+async def _take_part(host: ServiceHost, kept: Keeping) -> None:
+    """Whoever did it before goes on until this one is warm; an edge, until it is ready."""
+    await host.warm()
+    if not host.overlaps:
+        await kept.succeed()
+    await host.start()
+    if host.overlaps:
+        await kept.succeed()
 
 
 def _log_to(path: Path, level: str) -> None:

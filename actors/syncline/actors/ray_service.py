@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import logging
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -18,17 +18,18 @@ from pathlib import Path
 
 from syncline.actors.config import Config
 from syncline.actors.datadir import open_data_dir
-from syncline.actors.faults import in_folder, port_fault
+from syncline.actors.faults import Fault, in_folder, port_fault
 from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
 from syncline.actors.layout import Layout
-from syncline.actors.names import ORIGIN, edge_host
+from syncline.actors.names import ORIGIN, edge_host, service_name
 from syncline.actors.postgres.ownership import superseded
 from syncline.actors.preparing import PostgresSource, owning, prepare
 from syncline.actors.tree import Settings
 from syncline.cluster import Exit
 from syncline.cluster.ray_cluster import ClusterUnavailable, RayCluster
 from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
+from syncline.cluster.ray_names import RayName
 from syncline.cluster.spec import ExitKind
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ GONE_S = 30.0
 SAY_EVERY_S = 15.0
 PROGRAM = "syncline.actors.hosts:run"
 LOOP = "uvloop:new_event_loop"
+NOTE = "service.json"
 STOPPED_IN_ORDER = ("edge", "connection", "shapes", "ingest", "origin")
 
 
@@ -53,6 +55,7 @@ class RayService:
         self._postgres = PostgresSource(config)
         self._cluster: RayCluster | None = None
         self._settings: Settings | None = None
+        self._name = ""
         self.found = False
         self.port = 0
         self.dsn = ""
@@ -63,11 +66,12 @@ class RayService:
         with in_folder(config.data_dir):
             open_data_dir(config.data_dir)
             self.dsn = await self._postgres.start()
-        _, settings = await prepare(config, self.dsn, config.shapes_hosts)
+        identity, settings = await prepare(config, self.dsn, config.shapes_hosts)
+        self._name = service_name(settings.slot, identity.server_id)
         try:
             self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
             with self._cluster.connected():
-                role = await _running() or self._role(await owning(config, settings))
+                role = await running(self._name) or self._role(await owning(config, settings))
                 self._settings = role.settings
                 await self._bring_up([replace(role, id=id) for id in role.layout.hosts])
         except ClusterUnavailable as error:
@@ -86,12 +90,24 @@ class RayService:
         return Role(ORIGIN, layout, settings, values, secrets.token_hex(32))
 
     async def _bring_up(self, roles: list[Role]) -> None:
-        hosts = [RayHost.bring_up(HostSpec(role.id, PROGRAM, role, LOOP)) for role in roles]
+        self._take_folder()
+        hosts = [_newest(self._name, role.id) or RayHost.bring_up(self._spec(role)) for role in roles]
         self.found = all(host.found for host in hosts)
         facts = dict(zip([role.id for role in roles], await _ready(hosts), strict=True))
         self.port = _port_of(facts[edge_host(0)])
         pids = ", ".join(f"{id} {said['pid']}" for id, said in facts.items())
         log.info("%s: %s", "the tree was running already" if self.found else "the tree is up", pids)
+
+    def _spec(self, role: Role) -> HostSpec:
+        return HostSpec(RayName(self._name, role.id), PROGRAM, role, LOOP)
+
+    def _take_folder(self) -> None:
+        """Notes that this service works in its folder. Raises ServiceGaveUp when another one does."""
+        folder = self._config.data_dir
+        other = read_note(folder)
+        if other is not None and other != self._name and any(name.service == other for name in RayHost.names()):
+            raise ServiceGaveUp(f"the service {other} works in {folder}: give this one a SYNCLINE_DATA_DIR of its own")
+        (folder / NOTE).write_text(json.dumps({"service": self._name}))
 
     async def stop(self) -> None:
         """Ends the hosts in order, and the cluster if it is our own. Leaves alone what was found running."""
@@ -100,10 +116,13 @@ class RayService:
             log.info("the tree goes on, and so does an embedded Postgres: it was running before this command")
             return
         if cluster is not None:
+            others = False
             if cluster.alive:
-                await stop_hosts(cluster)
+                with cluster.connected():
+                    await stop_hosts(self._name)
+                    others = bool(RayHost.names())
                 shutil.rmtree(_sockets(self._config.data_dir), ignore_errors=True)
-            if cluster.started:
+            if cluster.started and not others:
                 await asyncio.to_thread(cluster.stop)
         await self._postgres.stop()
 
@@ -125,33 +144,77 @@ class RayService:
         return Exit(ExitKind.KILLED, losing.result())
 
 
-async def stop_service(data_dir: Path, ray_address: str | None) -> list[str]:
-    """Ends the service that works in ``data_dir``, and the cluster if it is of its own. The names of its hosts; none if
-    there was no service. Raises ServiceGaveUp."""
-    cluster = await asyncio.to_thread(RayCluster.find, data_dir, ray_address)
-    if cluster is None:
-        return []
+async def stop_service(data_dir: Path, ray_address: str | None, service: str | None = None) -> list[str]:
+    """Ends ``service``, or else the one that works in ``data_dir``, and the cluster if it is of its own and nobody else
+    is in it. The names of its hosts. Raises Fault when there is no such service, saying which there are."""
+    cluster = await found_cluster(data_dir, ray_address)
     try:
-        ended = await stop_hosts(cluster)
+        with cluster.connected():
+            ended = await stop_hosts(found_service(cluster, data_dir, service))
+            others = RayHost.names()
     except ClusterUnavailable as error:
-        raise ServiceGaveUp(str(error)) from error
-    await asyncio.to_thread(cluster.stop)
+        raise Fault(str(error), "correct --ray-address") from error
+    if not others:
+        await asyncio.to_thread(cluster.stop)
     shutil.rmtree(_sockets(data_dir), ignore_errors=True)
     return ended
 
 
-async def stop_hosts(cluster: RayCluster) -> list[str]:
-    """Ends all hosts for good, edges first, the origin last; their names. Raises ClusterUnavailable."""
-    with cluster.connected():
-        names = sorted(RayHost.names(), key=lambda name: (STOPPED_IN_ORDER.index(re.split("[-:]", name)[0]), name))
-        for host in [host for host in map(RayHost.find, names) if host is not None]:
-            await host.stop()
-        return names
+async def found_cluster(data_dir: Path, ray_address: str | None) -> RayCluster:
+    """Raises Fault when there is none."""
+    cluster = await asyncio.to_thread(RayCluster.find, data_dir, ray_address)
+    if cluster is None:
+        raise Fault(f"no service of the runtime ray works in {data_dir}", "give the --data-dir of the one you mean")
+    return cluster
 
 
-async def _running() -> Role | None:
-    """What a host of a tree that is there already was given."""
-    for host in filter(None, map(RayHost.find, RayHost.names())):
+def found_service(cluster: RayCluster, data_dir: Path, service: str | None) -> str:
+    """``service``, or else the one that works in ``data_dir``, if it is in the connected ``cluster``. Raises Fault."""
+    there = sorted({name.service for name in RayHost.names()})
+    named = service or read_note(data_dir)
+    if named is None or named not in there:
+        others = f"{cluster.address} has {', '.join(there) or 'none'}"
+        what = f"service {service} runs there" if service else f"service of the runtime ray works in {data_dir}"
+        raise Fault(f"no {what}; the cluster {others}", "name the one you mean by --service")
+    return named
+
+
+async def stop_hosts(service: str) -> list[str]:
+    """Ends all hosts of ``service`` for good, edges first, the origin last; their names. In a connected cluster."""
+    names = sorted((name for name in RayHost.names() if name.service == service), key=_stopped_before)
+    for host in [host for host in map(RayHost.find, names) if host is not None]:
+        await host.stop()
+    return [name.host for name in names]
+
+
+def _stopped_before(name: RayName) -> tuple[int, RayName]:
+    kinds = [kind for kind in STOPPED_IN_ORDER if name.host.startswith(kind)]
+    return (STOPPED_IN_ORDER.index(kinds[0]) if kinds else -1, name)
+
+
+def read_note(data_dir: Path) -> str | None:
+    """The service that works in ``data_dir``, or did when it was last started."""
+    try:
+        return str(json.loads((data_dir / NOTE).read_text())["service"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def generations(service: str, host: str) -> list[RayHost]:
+    """Of a host, the newest last; more than one while it is replaced."""
+    names = [name for name in RayHost.names() if (name.service, name.host) == (service, host)]
+    return [there for there in map(RayHost.find, names) if there is not None]
+
+
+def _newest(service: str, host: str) -> RayHost | None:
+    there = generations(service, host)
+    return there[-1] if there else None
+
+
+async def running(service: str) -> Role | None:
+    """What a host of its tree was given, if that is there already."""
+    names = [name for name in RayHost.names() if name.service == service]
+    for host in filter(None, map(RayHost.find, names)):
         with contextlib.suppress(HostEnded):
             role = await host.argument()
             assert isinstance(role, Role), f"{host.name} is a host of ours"
@@ -161,7 +224,7 @@ async def _running() -> Role | None:
 
 async def _ready(hosts: list[RayHost]) -> list[Mapping[str, object]]:
     """Waits for all of them, and says now and then for whom."""
-    waits = {asyncio.create_task(host.ready(), name=host.name) for host in hosts}
+    waits = {asyncio.create_task(host.ready(), name=str(host.name)) for host in hosts}
     pending = waits
     try:
         while pending:
@@ -173,7 +236,7 @@ async def _ready(hosts: list[RayHost]) -> list[Mapping[str, object]]:
         for task in waits:
             task.cancel()
     by_name = {task.get_name(): task.result() for task in waits}
-    return [by_name[host.name] for host in hosts]
+    return [by_name[str(host.name)] for host in hosts]
 
 
 def _sockets(data_dir: Path) -> str:

@@ -76,6 +76,7 @@ class Peer:
     id: str
     link: Link
     up: bool = True
+    met: int = 0  # how often hellos were exchanged
     dial: asyncio.Task[None] | None = None
     connection: asyncio.Task[None] | None = None
     connected: asyncio.Event = field(default_factory=asyncio.Event)
@@ -226,10 +227,13 @@ class Links:
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, self._timing.redial_max_s)
                 continue
+            met = peer.met
             task = self._connect(peer, reader, writer, b"")
             await asyncio.wait({task})
-            delay_s = self._timing.redial_first_s if peer.up else self._timing.redial_max_s
+            if peer.met > met:  # it was there: whoever takes its place may be, in a moment
+                delay_s = self._timing.redial_first_s
             await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, self._timing.redial_max_s)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -374,6 +378,7 @@ class Links:
             peer.down_timer.cancel()
             peer.down_timer = None
         self._alive_or_gone(peer)
+        peer.met += 1
         peer.up = True
         peer.connected.set()
         log.info("%s: linked with %s%s", self.host, peer.id, ", resumed" if event.resumed else "")

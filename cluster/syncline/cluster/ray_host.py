@@ -12,11 +12,13 @@ import logging
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from syncline.cluster.ray_cluster import NAMESPACE
+from syncline.cluster.ray_names import RayName
 from syncline.cluster.spec import dotted
 
 log = logging.getLogger(__name__)
@@ -26,9 +28,30 @@ CALLS_AT_ONCE: Final = 8
 RETRY_S: Final = 0.2
 RESTART_PAUSE_S: Final = 0.5  # whose cause may not pass at once: a process is dear
 
-Ready = Callable[[Mapping[str, object]], None]
-Program = Callable[[Any, asyncio.Event, Ready], Awaitable[None]]
-"""What a host runs: gets its argument, the event that asks it to end, and what to call with facts once it is ready."""
+
+class Keeping(ABC):
+    """What a program has of whoever keeps its host. ``stop`` is set when it is asked to end. ``generation``: counts
+    those that took the place of one another while that still ran."""
+
+    stop: asyncio.Event
+    generation: int
+
+    @abstractmethod
+    def ready(self, facts: Mapping[str, object]) -> None:
+        """To be called once its part is done; ``facts``: what it says of itself."""
+
+    @abstractmethod
+    async def succeed(self) -> None:
+        """Takes the place of the earlier generations of this host: each ends in order, then for good. Returns when
+        there is none."""
+
+    @abstractmethod
+    async def replace(self, host: str) -> None:
+        """Has the process of another host ended, which has stopped to move, and the next one started."""
+
+
+Program = Callable[[Any, Keeping], Awaitable[None]]
+"""What a host runs: gets its argument and its keeping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +59,7 @@ class HostSpec:
     """A host to be: its ``name`` in the cluster, the ``program`` at ``"package.module:name"`` and its ``argument``,
     which Ray keeps for restarts. ``new_loop``: what makes its event loop."""
 
-    name: str
+    name: RayName
     program: str
     argument: object
     new_loop: str = "asyncio:new_event_loop"
@@ -51,17 +74,15 @@ class HostProcess:
 
     def __init__(self, spec: HostSpec) -> None:
         self._spec = spec
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
+        self._keeping = _ByRay(spec.name)
         self._stopped = threading.Event()
-        self._facts: Mapping[str, object] = {}
         self._loop = cast("asyncio.AbstractEventLoop", dotted(spec.new_loop)())
         threading.Thread(target=self._run, name="host", daemon=True).start()
 
     def ready(self) -> Mapping[str, object]:
         """Waits until the program is ready; what it said of itself, and the ``pid``."""
-        self._ready.wait()
-        return {**self._facts, "pid": os.getpid()}
+        self._keeping.is_ready.wait()
+        return {**self._keeping.facts, "pid": os.getpid()}
 
     def argument(self) -> object:
         """What its program was given."""
@@ -69,50 +90,62 @@ class HostProcess:
 
     def stop(self) -> None:
         """Asks the program to end, and waits for it. The process stays: whoever asked ends it for good."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        self._loop.call_soon_threadsafe(self._keeping.stop.set)
         self._stopped.wait(STOP_S)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         program = cast("Program", dotted(self._spec.program))
         try:
-            self._loop.run_until_complete(program(self._spec.argument, self._stop, self._is_ready))
+            self._loop.run_until_complete(program(self._spec.argument, self._keeping))
         except Retired as retired:
             log.error("host %s ends for good: %s", self._spec.name, retired)
             logging.shutdown()
             _end_for_good()
         except Exception:
             log.exception("host %s ends", self._spec.name)
-        if self._stop.is_set():
+        if self._keeping.stop.is_set():
             self._stopped.set()
         else:
             logging.shutdown()
             time.sleep(RESTART_PAUSE_S)
             os._exit(1)  # from this thread nothing else ends the process; Ray starts the next one
 
-    def _is_ready(self, facts: Mapping[str, object]) -> None:
-        self._facts = facts
-        self._ready.set()
+
+class _ByRay(Keeping):
+    def __init__(self, name: RayName) -> None:
+        self.stop = asyncio.Event()
+        self.generation = name.generation
+        self.is_ready = threading.Event()
+        self.facts: Mapping[str, object] = {}
+        self._name = name
+
+    def ready(self, facts: Mapping[str, object]) -> None:
+        self.facts = facts
+        self.is_ready.set()
+
+    async def succeed(self) -> None:
+        for earlier in await asyncio.to_thread(self._found, self._name.host):
+            if earlier.name.generation < self._name.generation:
+                await earlier.stop()
+
+    async def replace(self, host: str) -> None:
+        import ray
+
+        of = await asyncio.to_thread(self._found, host)
+        if of:
+            await asyncio.to_thread(ray.kill, of[-1].actor, no_restart=False)
+
+    def _found(self, host: str) -> list[RayHost]:
+        """All generations of it, the newest last."""
+        names = [name for name in RayHost.names() if (name.service, name.host) == (self._name.service, host)]
+        return [there for there in map(RayHost.find, names) if there is not None]
 
 
 def _end_for_good() -> None:
     import ray
 
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
-
-
-async def replace(name: str) -> None:
-    """Has Ray end the process of a host of this cluster that has stopped to move, and start the next one. To be called
-    in another host."""
-
-    def kill() -> None:
-        import ray
-
-        host = RayHost.find(name)
-        if host is not None:
-            ray.kill(host.actor, no_restart=False)
-
-    await asyncio.to_thread(kill)
 
 
 class HostEnded(Exception):
@@ -122,7 +155,7 @@ class HostEnded(Exception):
 class RayHost:
     """A host as others see it. Use from one event loop."""
 
-    def __init__(self, name: str, actor: Any, *, found: bool) -> None:
+    def __init__(self, name: RayName, actor: Any, *, found: bool) -> None:
         self.name = name
         self.found = found
         self.actor = actor
@@ -138,7 +171,7 @@ class RayHost:
         actor = (
             ray.remote(HostProcess)
             .options(
-                name=spec.name,
+                name=str(spec.name),
                 namespace=NAMESPACE,
                 lifetime="detached",
                 get_if_exists=True,  # two may bring up the same tree at the same time
@@ -152,21 +185,21 @@ class RayHost:
         return cls(spec.name, actor, found=False)
 
     @classmethod
-    def find(cls, name: str) -> RayHost | None:
+    def find(cls, name: RayName) -> RayHost | None:
         """The host of that name, if there is one."""
         import ray
 
         try:
-            return cls(name, ray.get_actor(name, namespace=NAMESPACE), found=True)
+            return cls(name, ray.get_actor(str(name), namespace=NAMESPACE), found=True)
         except ValueError:
             return None
 
     @staticmethod
-    def names() -> list[str]:
-        """Of all hosts."""
+    def names() -> list[RayName]:
+        """Of all hosts of all services in this cluster."""
         import ray
 
-        return list(ray.util.list_named_actors())
+        return sorted(name for name in map(RayName.parse, ray.util.list_named_actors()) if name is not None)
 
     async def argument(self) -> object:
         """What its program was given, by whoever brought it up. Raises HostEnded."""
@@ -190,9 +223,14 @@ class RayHost:
                 log.info("host %s starts again: %s", self.name, type(died).__name__)
                 await asyncio.sleep(RETRY_S)
 
+    def end(self) -> None:
+        """Ends its process for good, whatever it is doing."""
+        import ray
+
+        ray.kill(self.actor, no_restart=True)
+
     async def stop(self) -> None:
         """Ends its program in order, then its process, for good."""
-        import ray
         from ray.exceptions import RayActorError
 
         try:
@@ -200,4 +238,4 @@ class RayHost:
                 await asyncio.wrap_future(self.actor.stop.remote().future())
         except (RayActorError, TimeoutError) as error:
             log.warning("host %s did not end in order: %s", self.name, str(error) or type(error).__name__)
-        ray.kill(self.actor, no_restart=True)
+        self.end()

@@ -13,6 +13,7 @@ from typing import Final
 
 import asyncpg
 
+from syncline.actors.names import SLOT_PREFIX
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import quote_identifier
 
@@ -97,7 +98,7 @@ class SlotState:
 
 def slot_name(database: str) -> str:
     """The slot of a database: ``electric_replication_out_<database>``, in the characters slots allow."""
-    name = "electric_replication_out_" + re.sub(r"[^a-z0-9_]", "_", database.lower())
+    name = SLOT_PREFIX + re.sub(r"[^a-z0-9_]", "_", database.lower())
     return name[:SLOT_NAME_CHARS_MAX]
 
 

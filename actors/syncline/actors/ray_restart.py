@@ -1,0 +1,92 @@
+"""A rolling restart: every host of a running tree is followed by a new process, with today's code and settings.
+
+The successor is started beside the one it follows and gets as far as it can without taking anything from it. Only then
+does that one end, in order. Edges are there twice for a while: the new one serves before the old one sends its devices
+away, a few at a time, so that each moves once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from syncline.actors.config import load
+from syncline.actors.datadir import FolderInUse, FolderLock
+from syncline.actors.faults import Fault
+from syncline.actors.hosts import Role
+from syncline.actors.ray_service import LOOP, PROGRAM, found_cluster, found_service, generations, running
+from syncline.cluster.ray_cluster import ClusterUnavailable
+from syncline.cluster.ray_host import HostSpec, RayHost
+from syncline.cluster.ray_names import RayName
+
+SUCCESSION_S: Final = 180.0
+# What a running tree keeps: who has which place in it, and where devices and other hosts look for it.
+KEPT: Final = (
+    "DATABASE_URL",
+    "HTTP_PORT",
+    "SYNCLINE_HTTP_HOST",
+    "SYNCLINE_DATA_DIR",
+    "SYNCLINE_RUNTIME",
+    "SYNCLINE_RAY_ADDRESS",
+    "SYNCLINE_SHAPES_HOSTS",
+    "SYNCLINE_EDGE_HOSTS",
+    "SYNCLINE_SHAPES_PLACEMENT",
+    "SYNCLINE_CONNECTIONS_PLACEMENT",
+    "SYNCLINE_CONNECTION_HOSTS",
+)
+
+
+async def restart_service(
+    data_dir: Path,
+    ray_address: str | None,
+    service: str | None,
+    given: Mapping[str, str],
+    say: Callable[[str], object],
+) -> None:
+    """Restarts the hosts of ``service``, or else of the one that works in ``data_dir``, one after the other. ``given``:
+    settings that differ from those it runs with. ``say`` is told of each host.
+
+    Raises Fault; then the hosts that have not been followed go on as they are, and the same command can be given again.
+    Raises ConfigError.
+    """
+    try:
+        lock = FolderLock(data_dir / "restart")
+    except FolderInUse as error:
+        raise Fault("another restart of this service is under way", "wait for its end") from error
+    cluster = await found_cluster(data_dir, ray_address)
+    try:
+        with cluster.connected():
+            named = found_service(cluster, data_dir, service)
+            role = await running(named)
+            if role is None:
+                raise Fault(f"the service {named} ends at this moment", "start it by syncline serve")
+            values = {**role.values, **{name: value for name, value in given.items() if name not in KEPT}}
+            load({}, values)
+            for id in role.layout.hosts:
+                await _follow(named, replace(role, id=id, values=values), say)
+    except ClusterUnavailable as error:
+        raise Fault(str(error), "correct --ray-address") from error
+    finally:
+        lock.release()
+
+
+async def _follow(service: str, role: Role, say: Callable[[str], object]) -> None:
+    """The host of ``role`` gets a new process. Raises Fault."""
+    earlier = generations(service, role.id)
+    generation = earlier[-1].name.generation + 1 if earlier else 1
+    began_s = time.monotonic()
+    host = RayHost.bring_up(HostSpec(RayName(service, role.id, generation), PROGRAM, role, LOOP))
+    try:
+        async with asyncio.timeout(SUCCESSION_S):
+            facts = await host.ready()
+    except TimeoutError:
+        what = f"a new process of {role.id} was not ready within {SUCCESSION_S:.0f} s"
+        if len(generations(service, role.id)) > 1:
+            host.end()
+            raise Fault(what, f"see logs/{role.id.partition(':')[0]}.log: the old one goes on") from None
+        raise Fault(what, f"see logs/{role.id.partition(':')[0]}.log: Ray goes on trying") from None
+    say(f"{role.id}: process {facts['pid']}, after {time.monotonic() - began_s:.1f} s")
