@@ -17,8 +17,6 @@ DEVICES: Final = "devices"
 
 ORIGIN: Final = "origin"
 
-SLOT_PREFIX: Final = "electric_replication_out_"
-
 
 def ingest_host(slot: str) -> str:
     """Of the host with the replicator of ``slot``."""
@@ -43,8 +41,3 @@ def edge_host(number: int) -> str:
 def shard_names(count: int) -> tuple[str, ...]:
     """Of that many shards."""
     return (SHARD,) if count == 1 else tuple(f"{SHARD}-{number}" for number in range(count))
-
-
-def service_name(slot: str, server_id: str) -> str:
-    """What tells the service of a database from others in the same Ray cluster."""
-    return f"{slot.removeprefix(SLOT_PREFIX)}-{server_id[:8]}"

@@ -22,8 +22,9 @@ from syncline.actors.faults import Fault, in_folder, port_fault
 from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
 from syncline.actors.layout import Layout
-from syncline.actors.names import ORIGIN, edge_host, service_name
+from syncline.actors.names import ORIGIN, edge_host
 from syncline.actors.postgres.ownership import superseded
+from syncline.actors.postgres.slot import service_name
 from syncline.actors.preparing import PostgresSource, owning, prepare
 from syncline.actors.tree import Settings
 from syncline.cluster import Exit

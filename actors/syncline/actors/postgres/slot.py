@@ -13,7 +13,6 @@ from typing import Final
 
 import asyncpg
 
-from syncline.actors.names import SLOT_PREFIX
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import quote_identifier
 
@@ -21,6 +20,7 @@ SERVER_VERSION_MIN: Final = 140000  # 14: logical messages and pg_snapshot as we
 SLOT_NAME_CHARS_MAX: Final = 63
 BEING_MADE_POLL_S: Final = 0.05
 PLUGIN: Final = "pgoutput"
+SLOT_PREFIX: Final = "electric_replication_out_"
 
 _SERVER = """
 SELECT current_setting('server_version_num')::int AS version,
@@ -120,6 +120,11 @@ async def check_server(connection: asyncpg.Connection) -> int:
             f"role {row['role']} may not replicate", f"run ALTER ROLE {row['role']} WITH REPLICATION as a superuser"
         )
     return int(row["version"])
+
+
+def service_name(slot: str, server_id: str) -> str:
+    """What tells the service of a database from others in the same Ray cluster."""
+    return f"{slot.removeprefix(SLOT_PREFIX)}-{server_id[:8]}"
 
 
 async def slot_state(connection: asyncpg.Connection, name: str) -> SlotState | None:
