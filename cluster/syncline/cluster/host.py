@@ -23,7 +23,7 @@ from syncline.cluster.cell import Cell
 from syncline.cluster.clock import Clock, SystemClock
 from syncline.cluster.context import Context
 from syncline.cluster.link import Limits
-from syncline.cluster.link_io import Timing
+from syncline.cluster.link_io import Resolve, Timing
 from syncline.cluster.ref import ActorDown, Address, Ref, Refusal
 from syncline.cluster.registry import Registry
 from syncline.cluster.remote import Remotes
@@ -182,8 +182,9 @@ class LocalHost(Host):
         """Lets other hosts connect at ``unix:/path`` or ``tcp:host:port`` (0: any); returns the address taken."""
         return await self._remotes.listen(address)
 
-    def connect(self, host_id: str, address: str) -> RemoteHost:
-        """Keeps a link to another host from now on. One of the two connects, the other listens."""
+    def connect(self, host_id: str, address: str | Resolve) -> RemoteHost:
+        """Keeps a link to another host from now on. One of the two connects, the other listens. ``address`` may be a
+        function that finds it, which is asked before each attempt."""
         self._remotes.dial(host_id, address)
         return self.peer(host_id)
 

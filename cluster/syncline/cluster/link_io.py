@@ -9,7 +9,9 @@ A peer whose process is gone has its sockets closed, and refuses new ones. One t
 whose connection fell silent without an end, is *frozen*: stopped, stuck, or behind a network that swallows everything.
 Nobody starts it again by itself, so the owner is told (``Callbacks.frozen``).
 
-One side of each pair dials and the other listens. An address is ``unix:/path`` or ``tcp:host:port``.
+One side of each pair dials and the other listens. An address is ``unix:/path`` or ``tcp:host:port``; who dials may be
+given a function that finds it, which is asked anew each time, as a peer may come back elsewhere. With a token, TCP is
+TLS (``link_tls``): neither the token nor what is said can be read on the way.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import hmac
 import itertools
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,10 @@ from syncline.cluster.link import (
     opening_hello,
     refusal,
 )
+from syncline.cluster.link_tls import NAME, answering, calling
+
+Resolve = Callable[[], Awaitable[str]]
+"""Where a peer is now. Raises OSError when that is not known."""
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +129,13 @@ class Links:
             _make_way(where)
             server = await asyncio.start_unix_server(self._accept, where)
         else:
-            server = await asyncio.start_server(self._accept, where, port)
+            tls = answering(self._token) if self._token else None
+            server = await asyncio.start_server(self._accept, where, port, ssl=tls)
             address = f"tcp:{where}:{server.sockets[0].getsockname()[1]}"
         self._servers.append(server)
         return address
 
-    def dial(self, peer_id: str, address: str) -> None:
+    def dial(self, peer_id: str, address: str | Resolve) -> None:
         """Keeps a connection to ``peer_id`` from now on. A second call changes the address."""
         peer = self._peer(peer_id)
         if peer.dial is not None:
@@ -212,14 +219,11 @@ class Links:
             self._expect(peer)
         return peer
 
-    async def _keep_dialling(self, peer: Peer, address: str) -> None:
-        kind, where, port = parse_address(address)
+    async def _keep_dialling(self, peer: Peer, address: str | Resolve) -> None:
         delay_s = self._timing.redial_first_s
         while not self._closed:
             try:
-                reader, writer = await (
-                    asyncio.open_unix_connection(where) if kind == "unix" else asyncio.open_connection(where, port)
-                )
+                reader, writer = await self._open(address if isinstance(address, str) else await address())
             except OSError as error:
                 log.debug("%s: %s at %s cannot be reached: %s", self.host, peer.id, address, error)
                 if not isinstance(error, TimeoutError):
@@ -234,6 +238,15 @@ class Links:
                 delay_s = self._timing.redial_first_s
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, self._timing.redial_max_s)
+
+    async def _open(self, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        kind, where, port = parse_address(address)
+        if kind == "unix":
+            return await asyncio.open_unix_connection(where)
+        if not self._token:
+            return await asyncio.open_connection(where, port)
+        async with asyncio.timeout(self._timing.silence_s):
+            return await asyncio.open_connection(where, port, ssl=calling(self._token), server_hostname=NAME)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

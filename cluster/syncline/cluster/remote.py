@@ -32,7 +32,7 @@ from typing import Any, Final, cast
 
 from syncline.cluster.context import Context
 from syncline.cluster.link import Limits
-from syncline.cluster.link_io import Callbacks, Links, Timing
+from syncline.cluster.link_io import Callbacks, Links, Resolve, Timing
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.mailbox import MailboxFull
 from syncline.cluster.ref import CALL_TIMEOUT_S, ActorDown, Address, CallTimeout, Ref, Refusal
@@ -93,7 +93,7 @@ class Remotes:
         """See ``LocalHost.listen``."""
         return await self._links.listen(address)
 
-    def dial(self, peer_id: str, address: str) -> None:
+    def dial(self, peer_id: str, address: str | Resolve) -> None:
         """See ``LocalHost.connect``."""
         self._links.dial(peer_id, address)
 
