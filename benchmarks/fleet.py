@@ -35,6 +35,9 @@ SLOW, FAST = "slow", "fast"
 Arrivals = dict[tuple[str, int], list[float]]
 """When devices of one group had transaction (table, number), ``now_ms``, a value a device."""
 
+EachArrivals = list[list[tuple[tuple[str, int], float]]]
+"""Of each device: the transactions it had, and when."""
+
 
 @dataclass(frozen=True, slots=True)
 class Own:
@@ -108,6 +111,15 @@ class Fleet:
         """By group, since they were last asked for; and after how many milliseconds writes came back."""
         arrivals, echo_ms = await self.ask("arrivals")
         return arrivals, echo_ms
+
+    async def note_each(self) -> None:
+        """What each device has when is kept from now on."""
+        await self.ask("note_each")
+
+    async def each(self) -> EachArrivals:
+        """What has been kept since it was last asked for."""
+        each: EachArrivals = await self.ask("each")
+        return each
 
     async def counts(self) -> Counts:
         counts: Counts = await self.ask("counts")
@@ -186,6 +198,7 @@ class _Holder:
         self._caught_up = asyncio.Event()
         self._rows = 0
         self._arrivals: dict[str, Arrivals] = {SLOW: defaultdict(list), FAST: defaultdict(list)}
+        self._each: dict[WireDevice, list[tuple[tuple[str, int], float]]] | None = None
         self._echo_ms: list[float] = []
         self._writer = 0
         # Of ``write_everywhere``: when it was, and which device had its write back when.
@@ -213,6 +226,8 @@ class _Holder:
 
     def arrived_at(self, device: WireDevice, table: str, number: int, at_ms: float) -> None:
         self._arrivals[device.group][table, number].append(at_ms)
+        if self._each is not None:
+            self._each[device].append(((table, number), at_ms))
 
     def applied(self, device: WireDevice, at_ms: float) -> None:
         behind = self._behind[device.group]
@@ -275,6 +290,15 @@ class _Holder:
         arrivals, echo_ms = {group: dict(found) for group, found in self._arrivals.items()}, self._echo_ms
         self._arrivals, self._echo_ms = {SLOW: defaultdict(list), FAST: defaultdict(list)}, []
         return arrivals, echo_ms
+
+    def note_each(self) -> None:
+        self._each = {device: [] for device in self._devices}
+
+    def each(self) -> EachArrivals:
+        assert self._each is not None, "asked for before"
+        noted = self._each
+        self.note_each()
+        return list(noted.values())
 
     def counts(self) -> Counts:
         return Counts(

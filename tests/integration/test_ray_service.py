@@ -154,6 +154,24 @@ async def test_every_process_is_followed_by_a_new_one_while_devices_go_on(spread
             await device.close()
 
 
+async def test_a_host_that_gets_sigterm_ends_in_order_and_the_next_one_takes_its_place(spread: Spread) -> None:
+    device = Stubborn(spread.service.url, "items")
+    try:
+        await spread.insert()
+        await spread.equal(device)
+        for host in HOSTS:
+            was = spread.process(host)
+            was.terminate()
+            await asyncio.to_thread(was.wait)
+            await spread.insert()
+            await spread.equal(device)
+        assert device.afresh == 0
+        logs = [(spread.data_dir / "logs" / f"{edge}.log").read_text() for edge in ("edge-0", "edge-1")]
+        assert all("sent away in turns" in said for said in logs)
+    finally:
+        await device.close()
+
+
 async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:
     hosts = {host: spread.process(host).pid for host in HOSTS}
     cluster = cluster_processes(spread.data_dir)

@@ -70,6 +70,7 @@ class ServiceHost:
         self._role = role
         self.overlaps = role.id in role.layout.ranks[-1]  # an edge, which others do not look for
         # Nobody has to end for an edge to begin, so each has a name of its own, and none supersedes another.
+        self._follows = generation > 1
         self._id = f"{role.id}@{generation}" if self.overlaps and generation > 1 else role.id
         self._connection: asyncpg.Connection | None = None
         self._config = load({}, role.values)
@@ -96,7 +97,8 @@ class ServiceHost:
         role, layout, host = self._role, self._role.layout, self._host
         if self.overlaps:
             self._front = Front(self._config, host, CLAIMS)
-            self.port = await self._front.listen(reuse_port=True)  # with a predecessor that is not gone yet, too
+            if not self._follows:
+                self.port = await self._front.listen(reuse_port=True)  # with a predecessor that is not gone yet, too
         owner = await self._claimed()
         host.raise_epoch(owner.epoch)
         self._database = await connect(role.settings.dsn, owner)
@@ -112,6 +114,8 @@ class ServiceHost:
         await host.start(await self._root(self._database))
         if self._front is not None:
             await self._front.open(role.settings, self._database)
+            if self._follows:  # until now the one before it has taken whoever came
+                self.port = await self._front.listen(reuse_port=True)
 
     async def _claimed(self) -> Ownership:
         """Its place is its own from now on."""

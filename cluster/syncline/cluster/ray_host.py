@@ -2,7 +2,8 @@
 
 A host is a process with a loop of its own. What runs in it is a *program*: a coroutine function, named by its dotted
 path, that runs in that loop from the first start and from every restart. When it ends by itself the process ends, and
-Ray starts the next one. Ray's calls only ask how it stands and to stop: a few in a host's life.
+Ray starts the next one; so it does after a SIGTERM, on which the program ends in order. Ray's calls only ask how it
+stands and to stop: a few in a host's life.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -47,7 +49,8 @@ class Keeping(ABC):
 
     @abstractmethod
     async def replace(self, host: str) -> None:
-        """Has the process of another host ended, which has stopped to move, and the next one started."""
+        """Has the process of another host ended, which has stopped to move, and the next one started. ``host``:
+        with ``@`` and its generation where several work side by side."""
 
 
 Program = Callable[[Any, Keeping], Awaitable[None]]
@@ -76,7 +79,9 @@ class HostProcess:
         self._spec = spec
         self._keeping = _ByRay(spec.name)
         self._stopped = threading.Event()
+        self._stays = False
         self._loop = cast("asyncio.AbstractEventLoop", dotted(spec.new_loop)())
+        _on_sigterm(self._ask_to_stop)
         threading.Thread(target=self._run, name="host", daemon=True).start()
 
     def ready(self) -> Mapping[str, object]:
@@ -90,8 +95,12 @@ class HostProcess:
 
     def stop(self) -> None:
         """Asks the program to end, and waits for it. The process stays: whoever asked ends it for good."""
-        self._loop.call_soon_threadsafe(self._keeping.stop.set)
+        self._stays = True
+        self._ask_to_stop()
         self._stopped.wait(STOP_S)
+
+    def _ask_to_stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._keeping.stop.set)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -104,11 +113,12 @@ class HostProcess:
             _end_for_good()
         except Exception:
             log.exception("host %s ends", self._spec.name)
-        if self._keeping.stop.is_set():
+        if self._stays:
             self._stopped.set()
         else:
             logging.shutdown()
-            time.sleep(RESTART_PAUSE_S)
+            if not self._keeping.stop.is_set():
+                time.sleep(RESTART_PAUSE_S)
             os._exit(1)  # from this thread nothing else ends the process; Ray starts the next one
 
 
@@ -132,14 +142,30 @@ class _ByRay(Keeping):
     async def replace(self, host: str) -> None:
         import ray
 
-        of = await asyncio.to_thread(self._found, host)
-        if of:
-            await asyncio.to_thread(ray.kill, of[-1].actor, no_restart=False)
+        base, _, generation = host.partition("@")
+        of = await asyncio.to_thread(self._found, base)
+        if generation:
+            of = [there for there in of if there.name.generation == int(generation)]
+        if of:  # the earliest: a later one waits for its place
+            await asyncio.to_thread(ray.kill, of[0].actor, no_restart=False)
 
     def _found(self, host: str) -> list[RayHost]:
         """All generations of it, the newest last."""
         names = [name for name in RayHost.names() if (name.service, name.host) == (self._name.service, host)]
         return [there for there in map(RayHost.find, names) if there is not None]
+
+
+def _on_sigterm(act: Callable[[], None]) -> None:
+    """``act`` is what SIGTERM does from now on. Ray makes actors in the main thread, mostly; elsewhere Python lets
+    nobody set a handler. Ray's own, which ends the process on the spot, is there by then: it gets something else to do.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: act())
+    else:
+        import ray._private.worker as worker
+
+        assert hasattr(worker, "raise_sys_exit_with_custom_error_message"), "Ray's handler of SIGTERM calls it"
+        worker.raise_sys_exit_with_custom_error_message = lambda *_, **__: act()
 
 
 def _end_for_good() -> None:

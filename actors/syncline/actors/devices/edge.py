@@ -90,6 +90,7 @@ class Edge:
         self.stop_listening()
         now_s = asyncio.get_running_loop().time
         until_s = now_s() + within_s
+        log.info("%d connections are sent away in turns", len(self.connections))
         while staying := [here for here in self.connections if isinstance(here, Connection) and here.open]:
             left_s = until_s - now_s()
             if left_s <= TURN_S:
