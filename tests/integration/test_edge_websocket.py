@@ -206,6 +206,37 @@ async def test_devices_are_turned_away_with_503_until_we_are_ready() -> None:
             assert client.subprotocol == "electric.0.12"
 
 
+async def test_who_comes_while_a_part_starts_again_waits_for_it_with_all_that_was_sent() -> None:
+    async with edge() as running:
+        running.ready[0] = False
+        running.edge.soon = lambda: True
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write(upgrade_request() + masked(b"one"))
+
+        async def dial() -> ClientConnection:
+            return await running.dial()
+
+        dialling = asyncio.create_task(dial())
+        while len(running.edge.connections) < 2:  # noqa: ASYNC110 - an edge tells nobody
+            await asyncio.sleep(0.01)
+        assert running.devices.empty()
+        running.ready[0] = True
+        client = await dialling
+        await client.send(b"two")
+        devices = [await running.device(), await running.device()]
+        assert {await device.frames.get() for device in devices} == {b"one", b"two"}
+        await client.close()
+        writer.close()
+
+
+async def test_who_waits_for_a_part_that_does_not_come_back_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.devices.edge.SOON_S", 0.05)
+    async with edge() as running:
+        running.ready[0] = False
+        running.edge.soon = lambda: True
+        assert (await raw_request(running.port, upgrade_request())).startswith(b"HTTP/1.1 503 ")
+
+
 async def test_frames_sent_with_the_request_are_not_lost() -> None:
     async with edge() as running:
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)

@@ -49,6 +49,7 @@ class Front:
         self._edge = Edge(
             on_open=lambda connection: welcome(host.ref(GATEWAY), connection),
             ready=lambda: self._state is PostgresState.UP and host.ref(GATEWAY).alive,
+            soon=lambda: self._state is not PostgresState.STARTING,
             api=Api(lambda: self._state, self._history, self._read_vitals),
             refusal=lambda reason: error_message(ErrorCode.INVALID_REQUEST, reason),
         )

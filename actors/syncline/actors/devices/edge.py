@@ -29,9 +29,13 @@ from syncline.actors.devices.websocket import Connection, Limits, Receiver, half
 log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH = "/ws"
+NOT_READY = "Not connected to Postgres yet, try again soon"
 # Of a drain: so often some are asked to leave, one at least. A hundred a second are no storm where they come back.
 TURN_S = 0.01
 LEAVING = "the service restarts, come back"
+# Who comes while a part of the service starts again waits so long for it, which is less than most wait for an answer.
+SOON_S = 4.0
+SOON_POLL_S = 0.02
 
 OnOpen = Callable[[Connection], Receiver]
 
@@ -39,7 +43,8 @@ OnOpen = Callable[[Connection], Receiver]
 class Edge:
     """Listens, upgrades ``/ws`` and passes every other request to ``api``.
 
-    ``ready``: whether devices may connect (503 until then). ``on_open``: gets each new Connection and returns its
+    ``ready``: whether devices may connect (503 until then). ``soon``: whether they should wait a little for that, as
+    it was so before. ``on_open``: gets each new Connection and returns its
     Receiver. ``refusal``: builds the last message a peer gets before it is closed for what it sent (a SatErrorResp).
     ``api``: answers a plain request; its exceptions become a 500.
     """
@@ -51,8 +56,10 @@ class Edge:
         ready: Callable[[], bool],
         api: Callable[[Request], Awaitable[Response]],
         refusal: Callable[[str], bytes],
+        soon: Callable[[], bool] = lambda: False,
         limits: Limits | None = None,
     ) -> None:
+        self.soon = soon
         self.on_open = on_open
         self.ready = ready
         self.api = api
@@ -203,8 +210,28 @@ class Entrance(asyncio.Protocol):
 
     def _upgrade(self, request: Request, rest: bytes) -> None:
         protocol, answer = accept_upgrade(request)
-        if not self._edge.ready():
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, "Not connected to Postgres yet, try again soon")
+        if self._edge.ready():
+            self._become(protocol, answer, rest)
+        elif self._edge.soon():
+            self._head = None
+            self._transport.pause_reading()
+            self._answer = self._edge.answer_soon(self._upgrade_soon(protocol, answer, rest))
+        else:
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, NOT_READY)
+
+    async def _upgrade_soon(self, protocol: str, answer: bytes, rest: bytes) -> None:
+        until_s = asyncio.get_running_loop().time() + SOON_S
+        while not self._edge.ready():
+            if asyncio.get_running_loop().time() > until_s:
+                self._transport.resume_reading()
+                self._respond(Response(HTTPStatus.SERVICE_UNAVAILABLE, NOT_READY.encode()))
+                return
+            await asyncio.sleep(SOON_POLL_S)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._become(protocol, answer, rest)
+
+    def _become(self, protocol: str, answer: bytes, rest: bytes) -> None:
         self._head = None
         self._timer.cancel()
         connection = Connection(self._edge, self._transport, protocol, self.remote)
