@@ -26,6 +26,7 @@ from syncline.proto.errors import ErrorCode
 log = logging.getLogger(__name__)
 
 STATE_INTERVAL_S = 1.0
+DOWN_INTERVAL_S = 0.1  # devices wait for it
 DRAIN_S = 10.0  # and a little for those who do not answer; whoever stops a service mostly gives it 30
 STREAM_POLL_S = 0.02
 
@@ -104,7 +105,7 @@ class Front:
     async def _watch(self) -> None:
         """What ``/api/status`` answers follows the replication stream."""
         while True:
-            await asyncio.sleep(STATE_INTERVAL_S)
+            await asyncio.sleep(STATE_INTERVAL_S if self._state is PostgresState.UP else DOWN_INTERVAL_S)
             with contextlib.suppress(ActorDown, CallTimeout):
                 stream = await self._host.ref(REPLICATOR).call(ReadStreamState())
                 assert isinstance(stream, StreamState)
