@@ -172,6 +172,30 @@ async def test_a_host_that_gets_sigterm_ends_in_order_and_the_next_one_takes_its
         await device.close()
 
 
+@pytest.mark.parametrize("part", ["raylet", "gcs_server", "head"])
+async def test_the_command_starts_another_cluster_when_its_own_ends(spread: Spread, part: str) -> None:
+    device = Stubborn(spread.service.url, "items")
+    try:
+        await spread.insert()
+        await spread.equal(device)
+        head, *others = map(psutil.Process, cluster_processes(spread.data_dir))
+        victims = [head] if part == "head" else [process for process in others if process.name() == part]
+        assert victims
+        for victim in victims:
+            victim.kill()
+
+        async def another() -> bool:
+            return head.pid not in (there := cluster_processes(spread.data_dir)) and len(there) > 0
+
+        await until(another)
+        await spread.insert()
+        await spread.equal(device)
+        assert device.afresh == 0
+        assert spread.service.is_running
+    finally:
+        await device.close()
+
+
 async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:
     hosts = {host: spread.process(host).pid for host in HOSTS}
     cluster = cluster_processes(spread.data_dir)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from syncline.actors.config import Config
-from syncline.actors.datadir import open_data_dir
+from syncline.actors.datadir import FolderInUse, FolderLock, open_data_dir
 from syncline.actors.faults import Fault, in_folder, port_fault
 from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 WATCH_S = 1.0
 GONE_S = 30.0
 SAY_EVERY_S = 15.0
+TURN_S = 0.2
 PROGRAM = "syncline.actors.hosts:run"
 LOOP = "uvloop:new_event_loop"
 NOTE = "service.json"
@@ -67,9 +68,16 @@ class RayService:
         with in_folder(config.data_dir):
             open_data_dir(config.data_dir)
             self.dsn = await self._postgres.start()
+        await self._start_tree()
+
+    async def _start_tree(self) -> None:
+        config = self._config
         identity, settings = await prepare(config, self.dsn, config.shapes_hosts)
         self._name = service_name(settings.slot, identity.server_id)
+        turn = await _turn(config.data_dir)
         try:
+            if self._cluster is not None:
+                await asyncio.to_thread(self._cluster.clear)
             self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
             with self._cluster.connected():
                 role = await running(self._name) or self._role(await owning(config, settings))
@@ -77,13 +85,15 @@ class RayService:
                 await self._bring_up([replace(role, id=id) for id in role.layout.hosts])
         except ClusterUnavailable as error:
             raise ServiceGaveUp(str(error)) from error
+        finally:
+            turn.release()
 
     def _role(self, settings: Settings) -> Role:
         """Of the origin of a new tree; those of the other hosts differ in their ids only."""
         config = self._config
         sockets = _sockets(config.data_dir)
         layout = Layout(settings.slot, config.shapes_hosts, config.edge_hosts, sockets, config.connection_hosts)
-        port = str(_free_port(config.http_hosts, config.http_port))
+        port = str(_free_port(config.http_hosts, self.port or config.http_port))
         values = {**config.values, "SYNCLINE_DATA_DIR": str(config.data_dir), "HTTP_PORT": port}
         if config.database_url is None:
             values |= {"DATABASE_URL": self.dsn, "AUTH_MODE": config.auth_mode}
@@ -129,20 +139,30 @@ class RayService:
 
     async def ended(self) -> Exit:
         """Waits until the cluster has been gone for a while (whoever runs it may be restarting it), or another service
-        has taken over, on which our hosts end by themselves."""
+        has taken over, on which our hosts end by themselves. A cluster of our own that ends is followed by another."""
+        while (end := await self._end_of_cluster()) is None:
+            log.error("the Ray cluster of this service has ended, and its hosts with it: another one is started")
+            await self._start_tree()
+        return end
+
+    async def _end_of_cluster(self) -> Exit | None:
+        """None for one of our own that has ended."""
         cluster, settings = self._cluster, self._settings
         assert cluster is not None, "it has been started"
         assert settings is not None, "it has been started"
+        losing = asyncio.create_task(superseded(settings.dsn, settings.slot, settings.epoch))
         gone_s = 0.0
-        async with asyncio.TaskGroup() as watching:
-            losing = watching.create_task(superseded(settings.dsn, settings.slot, settings.epoch))
-            while gone_s < GONE_S and not losing.done():
+        try:
+            while gone_s < GONE_S and not cluster.ended and not losing.done():
                 await asyncio.sleep(WATCH_S)
                 gone_s = 0.0 if await asyncio.to_thread(lambda: cluster.alive) else gone_s + WATCH_S
+        finally:
             losing.cancel()
-        if losing.cancelled():
-            return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
-        return Exit(ExitKind.KILLED, losing.result())
+        if losing.done() and not losing.cancelled():
+            return Exit(ExitKind.KILLED, losing.result())
+        if cluster.ended:
+            return None
+        return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
 
 
 async def stop_service(data_dir: Path, ray_address: str | None, service: str | None = None) -> list[str]:
@@ -238,6 +258,14 @@ async def _ready(hosts: list[RayHost]) -> list[Mapping[str, object]]:
             task.cancel()
     by_name = {task.get_name(): task.result() for task in waits}
     return [by_name[str(host.name)] for host in hosts]
+
+
+async def _turn(data_dir: Path) -> FolderLock:
+    """Commands that bring up a tree in the same folder do so one after the other."""
+    while True:
+        with contextlib.suppress(FolderInUse):
+            return FolderLock(data_dir / "bring-up")
+        await asyncio.sleep(TURN_S)
 
 
 def _sockets(data_dir: Path) -> str:

@@ -78,7 +78,8 @@ class RayCluster:
         found = cls.find(folder, address)
         if found is not None:
             return found
-        head = _start_head()
+        earlier = _written(folder / NOTE)  # a process can be in clusters of one token only: Ray reads it once
+        head = _start_head(secrets.token_hex(32) if earlier is None else earlier.token)
         _write_note(folder / NOTE, head)
         return cls(head.address, head, folder / NOTE, started=True)
 
@@ -86,6 +87,16 @@ class RayCluster:
     def alive(self) -> bool:
         """Whether it still answers."""
         return _answers(self.address)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is our own and its first process is gone, which no part of it is meant to outlive."""
+        return self.head is not None and not _lives(self.head.pid)
+
+    def clear(self) -> None:
+        """Removes the processes that one of our own has left which ended."""
+        if self.ended and self.head is not None:
+            _end(self.head)
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
@@ -132,7 +143,8 @@ class RayCluster:
     def stop(self) -> None:
         """Ends it if it is our own. Blocks."""
         if self.head is not None:
-            self._note.unlink(missing_ok=True)
+            if _written(self._note) == self.head:
+                self._note.unlink(missing_ok=True)
             _end(self.head)
 
 
@@ -155,12 +167,15 @@ def _environment(token: str) -> dict[str, str]:
 
 def _noted(note: Path) -> Head | None:
     """The cluster that ``note`` tells of, if it still lives."""
+    head = _written(note)
+    return head if head is not None and _lives(head.pid) and _answers(head.address) else None
+
+
+def _written(note: Path) -> Head | None:
     try:
-        head = Head(**json.loads(note.read_text()))
-        os.kill(head.pid, 0)
+        return Head(**json.loads(note.read_text()))
     except (OSError, ValueError, TypeError):
         return None
-    return head if _answers(head.address) else None
 
 
 def _write_note(note: Path, head: Head) -> None:
@@ -171,9 +186,8 @@ def _write_note(note: Path, head: Head) -> None:
         json.dump(asdict(head), file)
 
 
-def _start_head() -> Head:
+def _start_head(token: str) -> Head:
     """Every port that may be any port is Ray's to choose: what we found free might be taken by the time it is bound."""
-    token = secrets.token_hex(32)
     temp_dir = tempfile.mkdtemp(prefix="syncline-ray-")  # short: Ray puts sockets in it
     command = [
         *(sys.executable, "-m", "syncline.cluster.ray_head", "start", "--head", "--block"),
@@ -214,6 +228,7 @@ def _end(head: Head) -> None:
     """Asks the head to end with all its processes, and makes sure of it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(head.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         deadline_s = time.monotonic() + STOP_S
         while _lives(head.pid) and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
@@ -227,7 +242,7 @@ def _lives(pid: int) -> bool:
             return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # nobody, or a process of somebody else
         return False
     return True
 
