@@ -10,7 +10,7 @@ help:
 	@echo "make demo      rows travel from a Postgres to two devices and back, in under a minute"
 	@echo "make test      the whole test suite        make check    types, lint, import contracts"
 	@echo "make test-ray  what runs a whole service, on the runtime ray"
-	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes"
+	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes; then the long tests"
 	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
 
@@ -41,6 +41,8 @@ test-ray: install
 
 test-all: install
 	$(PY) -m tests.all_majors
+	@echo "The long tests:"
+	$(PY) -m pytest -q -m long tests
 
 check: install
 	$(VENV)/bin/ruff format --check .

@@ -71,10 +71,23 @@ class RawDevice:
         try:
             if token != "":
                 await socket.send(device.session.authenticate(device.client_id, token or insecure_token("user")))
-                await device.expect(events.Authenticated)
+                await device._authenticated()
             yield device
         finally:
             await device.close()
+
+    async def _authenticated(self) -> None:
+        """Raises ConnectionError when the service closes instead."""
+        answered = asyncio.ensure_future(self.expect(events.Authenticated))
+        closed = asyncio.ensure_future(self.socket.wait_closed())
+        try:
+            await asyncio.wait({answered, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise ConnectionError(f"closed instead: {self.socket.close_code} {self.socket.close_reason}")
+            await answered
+        finally:
+            answered.cancel()
+            closed.cancel()
 
     async def close(self) -> None:
         self._reading.cancel()

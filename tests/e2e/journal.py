@@ -12,7 +12,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -41,8 +41,9 @@ PENDING_WRITES_MAX = 100
 class Writer:
     """One device writing ceaselessly, offline too. ``written``: the journal ids it has committed locally, in order."""
 
-    def __init__(self, name: str, db: Database, seed: int) -> None:
+    def __init__(self, name: str, db: Database, seed: int, pause_s: float) -> None:
         self.name = name
+        self._pause_s = pause_s
         self.db = db
         self.written: list[str] = []
         self._random = random.Random(seed)
@@ -76,7 +77,7 @@ class Writer:
                     (id, self.name, self._random.randint(1, 5)),
                 )
             self.written.append(id)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(self._pause_s)
 
 
 class Scene:
@@ -166,12 +167,19 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def journal_scene(dsn: str, folder: Path, devices: int) -> AsyncIterator[Scene]:
-    """The scene, set up and writing."""
+async def journal_scene(
+    dsn: str,
+    folder: Path,
+    devices: int,
+    settings: Mapping[str, str] | None = None,
+    pause_s: float = 0.02,
+    ready_within_s: float = PATIENCE_S,
+) -> AsyncIterator[Scene]:
+    """The scene, set up and writing. ``settings``: of the service. ``pause_s``: of a device between two writes."""
     postgres = await asyncpg.connect(dsn)
     await postgres.execute(SCHEMA)
-    service = ServiceProcess(dsn, folder)
-    await service.start()
+    service = ServiceProcess(dsn, folder, settings)
+    await service.start(ready_within_s)
     for table in TABLES:
         await postgres.execute(f"CALL electric.electrify('{table}')")
     await postgres.close()
@@ -183,7 +191,7 @@ async def journal_scene(dsn: str, folder: Path, devices: int) -> AsyncIterator[S
         writers = []
         for number in range(devices):
             db = await stack.enter_async_context(open_db(folder / f"{number}.db", f"ws://127.0.0.1:{proxy.port}"))
-            writers.append(Writer(f"device {number}", db, seed=number))
+            writers.append(Writer(f"device {number}", db, seed=number, pause_s=pause_s))
         for writer in writers:
             await writer.start(insecure_token(writer.name))
         try:

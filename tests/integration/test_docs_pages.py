@@ -298,6 +298,6 @@ def test_the_tree_at_the_head_of_its_module_is_the_tree() -> None:
     head = ast.get_docstring(ast.parse(Path(tree.__file__).read_text())) or ""
     drawn = re.findall(r"[├└]── (\w+)", head)
     actors = {value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
-    spread = {names.ORIGIN, names.CLAIMS}  # of a service on several hosts
+    spread = {names.ORIGIN, names.CLAIMS, names.WATERMARKS}  # of a service on several hosts
     assert actors - spread <= set(drawn)
-    assert set(drawn) - actors | spread == {"origin", "edge", "claims"}
+    assert set(drawn) - actors | spread == {"origin", "edge", "claims", "watermarks"}

@@ -66,7 +66,7 @@ class ServiceProcess:
     def is_running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
-    async def start(self) -> None:
+    async def start(self, within_s: float = PATIENCE_S) -> None:
         """Returns when the service has said that it is ready. Raises `ServiceFailedError`."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SYNCLINE_TEST_")}
         environment = {**inherited, **self._settings, "HTTP_PORT": str(self.port)}
@@ -81,13 +81,13 @@ class ServiceProcess:
             )
         assert self._process.stdout is not None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(within_s):
                 while line := (await self._process.stdout.readline()).decode():
                     if line.startswith(READY):
                         self.port = int(line.removeprefix(READY).split(",")[0])
                         return
         await self.kill()
-        raise ServiceFailedError(f"not ready within {PATIENCE_S} s:\n{self.log.read_text()[-4000:]}")
+        raise ServiceFailedError(f"not ready within {within_s} s:\n{self.log.read_text()[-4000:]}")
 
     async def kill(self) -> None:
         """kill -9, of all its processes."""

@@ -14,6 +14,7 @@ BUNDLER: Final = "bundler"
 GATEWAY: Final = "gateway"
 CLAIMS: Final = "claims"  # of several edges
 DEVICES: Final = "devices"
+WATERMARKS: Final = "watermarks"  # of all shards, for hosts with a device each
 
 ORIGIN: Final = "origin"
 

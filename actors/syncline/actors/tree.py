@@ -17,7 +17,7 @@ That is ``root``, all in one process. Spread over hosts, each has its part of it
 *tether* where a part relies on another host's: the router on the shards, the replicator on the router, the edges on the
 writer and on *claims*, which knows the devices of all edges. What ends there ends here, and starts again when it is
 back. Where each device has a host of its own, an edge has relays in place of devices, and such a host the rest of that
-part: a bundler, and a seat in place of the gateway.
+part: a bundler, and a seat in place of the gateway; what the shards have passed is then told by *watermarks*.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from syncline.actors.names import (
     REPLICATOR,
     ROUTER,
     SHARD,
+    WATERMARKS,
     WRITER,
     shard_names,
 )
@@ -62,6 +63,7 @@ from syncline.actors.shapes.router import AddRoute, Router, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import AssignedShards, Shards
+from syncline.actors.shapes.watermarks import Watermarks
 from syncline.cluster import ChildSpec, DynamicSupervisor, Ref, Strategy, Supervisor
 from syncline.cluster.host import Host, LocalHost
 from syncline.cluster.tether import tethered
@@ -118,7 +120,11 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     shards = _shards(settings, database, host)
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
-    return _root(_writer(settings, database), claims, tethered(homes, _router(database, shards)), _pruner(database))
+    children = [_writer(settings, database), claims, tethered(homes, _router(database, shards)), _pruner(database)]
+    if layout.connections:
+        watermarks = ChildSpec(id=WATERMARKS, name=WATERMARKS, start=lambda: Watermarks(WATERMARKS, shards))
+        children.append(tethered(homes, watermarks))
+    return _root(*children)
 
 
 def ingest_root(settings: Settings, database: Database, host: LocalHost, layout: Layout) -> ChildSpec:
@@ -153,8 +159,9 @@ def connection_root(
     shards = _shards(settings, database, host)
     around = Surroundings(database, authenticator, settings.server_id, shards)
     gateway = ChildSpec(id=GATEWAY, name=GATEWAY, start=lambda: Seat(around, host.ref(CLAIMS)))
-    needs = {name: host.peer(layout.homes[name]) for name in (WRITER, CLAIMS)}
-    return _root(tethered(needs, _subtree("connection", [_bundler(shards), _devices(), gateway])))
+    needs = {name: host.peer(layout.homes[name]) for name in (WRITER, CLAIMS, WATERMARKS)}
+    bundler = _bundler(Shards({WATERMARKS: host.ref(WATERMARKS)}))
+    return _root(tethered(needs, _subtree("connection", [bundler, _devices(), gateway])))
 
 
 def shapes(settings: Settings, database: Database, host: Host, shards: Shards, names: Iterable[str]) -> list[ChildSpec]:

@@ -14,7 +14,8 @@ from syncline.actors.devices.bundle import Bundle
 from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.frames import Frame
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
-from syncline.actors.shapes.shards import Least, Shards
+from syncline.actors.shapes.shards import Shards
+from syncline.actors.shapes.watermarks import Passed
 from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind, Monitor, Ref
 
 # The shard starts anew at the same time as we do; it reads its files first.
@@ -120,9 +121,7 @@ class Bundler(Actor):
         self._joined: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self._shard_watches: dict[str, Monitor] = {}
-        self._least = Least(shards.refs)
-        self._own: dict[OwnTransaction, None] = {}  # passed in some shard, and not yet in all
-        self._watermark = 0
+        self._passed = Passed(shards.refs)
 
     async def init(self) -> None:
         await self._attach()
@@ -181,18 +180,11 @@ class Bundler(Actor):
     # --- releases -----------------------------------------------------------------------------------------------------
 
     def _shard_passed(self, shard: str, lsn: int, own: tuple[OwnTransaction, ...]) -> None:
-        """Every shard tells of the same device transactions; they have passed when the last one has."""
-        self._own.update(dict.fromkeys(transaction for transaction in own if transaction.lsn > self._watermark))
-        least = self._least.reached(shard, lsn)
-        if least is None:
-            return
-        passed = tuple(transaction for transaction in self._own if transaction.lsn <= least)
-        for transaction in passed:
-            del self._own[transaction]
-        self._pass(least, passed)
+        passed = self._passed.reached(shard, lsn, own)
+        if passed is not None:
+            self._pass(passed)
 
-    def _pass(self, lsn: int, own: tuple[OwnTransaction, ...]) -> None:
-        self._watermark = max(self._watermark, lsn)
+    def _pass(self, own: tuple[OwnTransaction, ...]) -> None:
         told: dict[Ref, None] = {}
         for transaction in own:
             device = self._authors.get(transaction.client_id)
@@ -209,7 +201,7 @@ class Bundler(Actor):
 
     def _release(self, live: _Live) -> list[Ref]:
         """What the watermark allows; the devices that were handed it."""
-        frames = live.bundle.watermark(self._watermark)
+        frames = live.bundle.watermark(self._passed.watermark)
         handed: list[Ref] = []
         if frames:
             released: dict[int, Released] = {}
@@ -248,7 +240,7 @@ class Bundler(Actor):
         self._release(live)
 
     def _make(self, shapes: Mapping[str, Ref]) -> _Live:
-        live = _Live(Bundle(shapes, self._watermark))
+        live = _Live(Bundle(shapes, self._passed.watermark))
         self._bundles[live.bundle.shapes] = live
         for shape, ref in shapes.items():
             self._by_shape.setdefault(shape, {})[live.bundle.shapes] = live

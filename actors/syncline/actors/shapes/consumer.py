@@ -23,6 +23,7 @@ from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.readers import Readers
 from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.shards import tell
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, Exit, Ref
 from syncline.proto import codec
@@ -266,18 +267,11 @@ class Consumer(Actor):
                 fresh[-1].last = True
         await write()
         if arrived:
-            await self._tell_edges(Arrived(self._hash, tuple(arrived)))
+            await tell(self._edges, Arrived(self._hash, tuple(arrived)))
         if self._readers is not None:
             self._readers.fold_if_due()
         # The shard waits for room here; were we to wait for room there, both might wait for ever.
         self._shard.inform(Appended(self._hash, upto))
-
-    async def _tell_edges(self, arrived: Arrived) -> None:
-        for edge in tuple(self._edges):
-            try:
-                await edge.send(arrived)
-            except ActorDown:
-                self._edges.pop(edge, None)
 
     async def _record(self, head: TransactionHead, changes: Sequence[Change], *, truncates: bool = False) -> Record:
         index = self._next_index

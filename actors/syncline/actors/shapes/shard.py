@@ -23,9 +23,9 @@ from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, M
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.shards import Shards
+from syncline.actors.shapes.shards import Shards, tell
 from syncline.actors.shapes.store import ShapeStore
-from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child, stop_child
+from syncline.cluster import Actor, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child, stop_child
 from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
@@ -237,11 +237,7 @@ class Shard(Actor):
         self._watermark = lsn
         passed = tuple(own for own in self._own if own.lsn <= lsn)
         self._own = [own for own in self._own if own.lsn > lsn]
-        for edge in tuple(self._edges):
-            try:
-                await edge.send(Watermark(self._name, lsn, passed))
-            except ActorDown:
-                self._edges.pop(edge, None)
+        await tell(self._edges, Watermark(self._name, lsn, passed))
 
     # --- shapes -------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ all shapes is the least of what the shards say.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
-from syncline.cluster import Ref
+from syncline.cluster import ActorDown, Ref
 from syncline.cluster.placement import place
 
 T = TypeVar("T")
@@ -74,6 +75,22 @@ class AssignedShards(Shards):
 
     def forget(self, shape: str) -> None:
         self._homes.pop(shape, None)
+
+
+async def tell(edges: dict[Ref, None], message: object) -> None:
+    """Sends ``message`` to all; returns when each has it. Those who have ended are left out from then on."""
+
+    async def sent(edge: Ref) -> None:
+        try:
+            await edge.send(message)
+        except ActorDown:
+            edges.pop(edge, None)
+
+    sending = [sent(edge) for edge in edges]
+    if len(sending) > 1:  # one after the other would take as long as all of them together
+        await asyncio.gather(*sending)
+    elif sending:
+        await sending[0]
 
 
 class Least:
