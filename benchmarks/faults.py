@@ -21,6 +21,7 @@ from benchmarks.stand import ServiceProcess
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 
 TOOK_S: Final = 2.0  # a killed process is gone long before
+HOSTS_END_S: Final = 30.0  # when Ray has lost one of its own
 FROZEN_MAX_S: Final = 40.0  # by then whoever replaces frozen processes has, or nobody will
 ZOMBIE_S: Final = 10.0  # a process that went on must have noticed
 POLL_S: Final = 0.05
@@ -119,7 +120,8 @@ class HostFrozen:
 
 
 class ClusterKilled:
-    """kill -9 of one of Ray's own processes. What keeps services starts the command again when it ends."""
+    """kill -9 of one of Ray's own processes, with which all hosts end. What keeps services starts the command again
+    when it ends."""
 
     def __init__(self, name: str, program: str) -> None:
         self.name = name
@@ -128,9 +130,10 @@ class ClusterKilled:
 
     async def strike(self, on: Stage) -> bool:
         process = await asyncio.to_thread(processes.of_cluster, on.service.data_dir, self._program)
+        hosts = (await asyncio.to_thread(processes.hosts, on.service.data_dir)).values()
         self._since_s = time.monotonic()
         process.kill()
-        return await _holds(lambda: not processes.lives(process), TOOK_S)
+        return await _holds(lambda: not any(map(processes.lives, (process, *hosts))), HOSTS_END_S)
 
     async def mend(self, on: Stage, current: asyncio.Event) -> str:
         ended, done = asyncio.create_task(on.service.ended()), asyncio.create_task(current.wait())
