@@ -131,6 +131,7 @@ class ServiceProcess:
             **self.deployment.settings,
             **self._settings,
         }
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled already
         started_s = time.monotonic()
         with (self._folder / "service.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

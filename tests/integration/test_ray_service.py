@@ -264,6 +264,15 @@ async def test_two_services_share_a_cluster_and_each_ends_alone(
         await postgres.close()
 
 
+async def test_hosts_are_left_alone_however_full_the_memory_of_the_machine(database: str, tmp_path: Path) -> None:
+    """Ray ends the processes of batches where memory runs short: here it would end each host before it is ready."""
+    service = ServiceProcess(database, tmp_path, {**RAY, "RAY_memory_usage_threshold": "0.01"})
+    try:
+        await service.start()
+    finally:
+        await service.kill()
+
+
 async def test_whoever_has_no_token_is_told_nothing(spread: Spread) -> None:
     """Ray runs code for whoever may talk to it."""
     address = json.loads((spread.data_dir / "ray.json").read_text())["address"]

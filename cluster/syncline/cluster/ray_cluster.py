@@ -161,6 +161,7 @@ def _environment(token: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it would take SIGTERM away from us
         "RAY_kill_worker_timeout_milliseconds": "1000",  # what a frozen process is given to end by itself
+        "RAY_memory_monitor_refresh_ms": "0",  # it would kill hosts because others take the machine's memory
         "RAY_worker_niceness": "0",  # Ray's 15 is for batches: on a busy machine hosts would hardly get a turn
     }
 
