@@ -22,7 +22,10 @@ from benchmarks.figures import Figure, machine, table
 PROGRAMS = {
     **{
         name: [f"benchmarks.{name}"]
-        for name in ("latency", "replication", "first_sync", "memory", "writes", "device", "startup", "codec")
+        for name in (
+            *("latency", "replication", "first_sync", "memory", "writes", "device", "startup", "codec"),
+            *("recovery", "idle"),
+        )
     },
     **{mode.name: ["benchmarks.devices", mode.name] for mode in MODES},
 }

@@ -266,7 +266,7 @@ async def test_two_services_share_a_cluster_and_each_ends_alone(
 
 async def test_hosts_are_left_alone_however_full_the_memory_of_the_machine(database: str, tmp_path: Path) -> None:
     """Ray ends the processes of batches where memory runs short: here it would end each host before it is ready."""
-    service = ServiceProcess(database, tmp_path, {**RAY, "RAY_memory_usage_threshold": "0.01"})
+    service = ServiceProcess(database, tmp_path, {"SYNCLINE_RUNTIME": "ray", "RAY_memory_usage_threshold": "0.01"})
     try:
         await service.start()
     finally:
