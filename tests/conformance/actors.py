@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,10 @@ class Book(Actor):
                 return list(self.numbers)
             case "pid":
                 return os.getpid()
+            case "keep busy":
+                until_s = time.monotonic() + 3.0
+                while time.monotonic() < until_s:
+                    pass
             case "hang":
                 return self.defer()
             case "crash":

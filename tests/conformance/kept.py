@@ -139,6 +139,11 @@ class KeptByRay(Kept):
 
         await until(gone)
 
+    async def moves(self) -> bool:
+        """What Ray's side says of its process."""
+        assert self._host is not None, "brought up"
+        return await self._host.moves()
+
     async def leave(self) -> None:
         assert self._host is not None, "brought up"
         await self._host.stop()
@@ -148,7 +153,7 @@ class KeptByRay(Kept):
         import ray
 
         if self._host is not None:
-            ray.kill(ray.get_actor(self._host.name, namespace=NAMESPACE), no_restart=True)
+            ray.kill(ray.get_actor(str(self._host.name), namespace=NAMESPACE), no_restart=True)
 
 
 def _lives(pid: int) -> bool:

@@ -177,6 +177,25 @@ async def test_a_host_that_is_stopped_counts_as_frozen_and_one_that_is_killed_do
         assert frozen.empty()
 
 
+async def test_a_host_that_is_busy_is_told_from_one_that_is_frozen(kept_by_ray: KeptByRay) -> None:
+    """Its links cannot tell: it says nothing in either case."""
+    await kept_by_ray.running()
+    async with local_host() as origin:
+        busy = await origin.connect(FAR, kept_by_ray.address).spawn(book("busy", restart=Restart.TEMPORARY))
+        ended = asyncio.ensure_future(busy.join())
+        call = asyncio.ensure_future(busy.call("keep busy", PATIENCE_S))
+        await ended  # so long it says nothing that its links give it up
+        assert await kept_by_ray.moves()
+        with pytest.raises(ActorDown):
+            await call
+        os.kill(kept_by_ray.pid, signal.SIGSTOP)
+        try:
+            assert not await kept_by_ray.moves()
+        finally:
+            os.kill(kept_by_ray.pid, signal.SIGCONT)
+        assert await kept_by_ray.moves()
+
+
 async def test_an_end_in_order_is_known_at_once(far: Kept) -> None:
     async with local_host(timing=Timing(down_after_s=600)) as origin:
         there = origin.connect(FAR, far.address)

@@ -148,7 +148,7 @@ class ServiceHost:
     def _on_frozen(self, id: str) -> None:
         """One host looks after each: were it several, some would end the new process as well."""
         if self._replace is not None and self._role.id == self._role.layout.keeper_of(id):
-            log.error("host %s is frozen and is replaced", id)
+            log.warning("host %s says nothing: it is replaced if it does nothing either", id)
             task = asyncio.create_task(self._replace(id))
             self._replacing.add(task)
             task.add_done_callback(self._replacing.discard)

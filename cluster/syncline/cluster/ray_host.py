@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 STOP_S: Final = 90.0  # a shard may have a long transaction to finish
 CALLS_AT_ONCE: Final = 8
 RETRY_S: Final = 0.2
+ANSWER_S: Final = 5.0  # a process that does not say in this time how it stands does nothing at all
+TURN_S: Final = 2.0  # within it an event loop turns that is not held up
+STUCK_S: Final = 60.0  # longer than a busy host's loop is ever held up
 RESTART_PAUSE_S: Final = 0.5  # whose cause may not pass at once: a process is dear
 
 
@@ -49,8 +52,8 @@ class Keeping(ABC):
 
     @abstractmethod
     async def replace(self, host: str) -> None:
-        """Has the process of another host ended, which has stopped to move, and the next one started. ``host``:
-        with ``@`` and its generation where several work side by side."""
+        """Has the process of another host ended if it has stopped to move, and the next one started. ``host``: with
+        ``@`` and its generation where several work side by side."""
 
 
 Program = Callable[[Any, Keeping], Awaitable[None]]
@@ -81,6 +84,7 @@ class HostProcess:
         self._stopped = threading.Event()
         self._stays = False
         self._loop = cast("asyncio.AbstractEventLoop", dotted(spec.new_loop)())
+        self._turned_s = time.monotonic()
         _on_sigterm(self._ask_to_stop)
         threading.Thread(target=self._run, name="host", daemon=True).start()
 
@@ -102,8 +106,17 @@ class HostProcess:
     def _ask_to_stop(self) -> None:
         self._loop.call_soon_threadsafe(self._keeping.stop.set)
 
+    def held_up_s(self) -> float:
+        """How long ago its event loop took a turn."""
+        return time.monotonic() - self._turned_s
+
+    def _turn(self) -> None:
+        self._turned_s = time.monotonic()
+        self._loop.call_later(TURN_S / 4, self._turn)
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(self._turn)
         program = cast("Program", dotted(self._spec.program))
         try:
             self._loop.run_until_complete(program(self._spec.argument, self._keeping))
@@ -146,7 +159,8 @@ class _ByRay(Keeping):
         of = await asyncio.to_thread(self._found, base)
         if generation:
             of = [there for there in of if there.name.generation == int(generation)]
-        if of:  # the earliest: a later one waits for its place
+        if of and not await of[0].moves():  # the earliest: a later one waits for its place
+            log.error("host %s is frozen and is replaced", host)
             await asyncio.to_thread(ray.kill, of[0].actor, no_restart=False)
 
     def _found(self, host: str) -> list[RayHost]:
@@ -254,6 +268,23 @@ class RayHost:
         import ray
 
         ray.kill(self.actor, no_restart=True)
+
+    async def moves(self) -> bool:
+        """Whether its process does anything: one that is busy says nothing over its links for as long, and is none to
+        end. Waits until it is through; False when that takes longer than anything it may be at."""
+        from ray.exceptions import RayActorError
+
+        while True:
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    held_up_s: float = await asyncio.wrap_future(self.actor.held_up_s.remote().future())
+            except TimeoutError:
+                return False
+            except RayActorError:
+                return True  # it has ended, and Ray starts the next one
+            if held_up_s < TURN_S or held_up_s > STUCK_S:
+                return held_up_s < TURN_S
+            await asyncio.sleep(TURN_S / 2)
 
     async def stop(self) -> None:
         """Ends its program in order, then its process, for good."""
