@@ -103,25 +103,25 @@ async def test_every_host_is_killed_and_devices_are_current_again_with_nothing_f
             await device.close()
 
 
-@pytest.mark.parametrize("host", ["origin", "ingest", "shapes-0", "edge-0"])
-async def test_a_frozen_host_is_replaced_and_devices_are_current_again(spread: Spread, host: str) -> None:
+async def test_a_frozen_host_is_replaced_and_devices_are_current_again(spread: Spread) -> None:
     devices = [Stubborn(spread.service.url, "items") for _ in range(4)]
     try:
-        await spread.insert()
-        for device in devices:
-            await spread.equal(device)
-        process = spread.process(host)
-        process.suspend()
-        await spread.insert()
-        for device in devices:
-            await spread.equal(device)
+        for host in ("origin", "ingest", "shapes-0", "edge-0"):
+            await spread.insert()
+            for device in devices:
+                await spread.equal(device)
+            frozen = spread.process(host)
+            frozen.suspend()
+            await spread.insert()
+            for device in devices:
+                await spread.equal(device)
 
-        async def replaced() -> bool:
-            with contextlib.suppress(LookupError):
-                return spread.process(host).pid != process.pid
-            return False
+            async def replaced(host: str = host, frozen: psutil.Process = frozen) -> bool:
+                with contextlib.suppress(LookupError):
+                    return spread.process(host).pid != frozen.pid
+                return False
 
-        await until(replaced)
+            await until(replaced)
         assert [device.afresh for device in devices] == [0] * len(devices)
     finally:
         for device in devices:
@@ -172,28 +172,39 @@ async def test_a_host_that_gets_sigterm_ends_in_order_and_the_next_one_takes_its
         await device.close()
 
 
-@pytest.mark.parametrize("part", ["raylet", "gcs_server", "head"])
-async def test_the_command_starts_another_cluster_when_its_own_ends(spread: Spread, part: str) -> None:
+async def test_the_command_starts_another_cluster_when_its_own_ends(spread: Spread) -> None:
     device = Stubborn(spread.service.url, "items")
     try:
-        await spread.insert()
-        await spread.equal(device)
-        head, *others = map(psutil.Process, cluster_processes(spread.data_dir))
-        victims = [head] if part == "head" else [process for process in others if process.name() == part]
-        assert victims
-        for victim in victims:
-            victim.kill()
+        for part in ("raylet", "gcs_server", "head"):
+            await spread.insert()
+            await spread.equal(device)
+            head, *others = map(psutil.Process, cluster_processes(spread.data_dir))
+            victims = [head] if part == "head" else [process for process in others if process.name() == part]
+            assert victims
+            for victim in victims:
+                victim.kill()
 
-        async def another() -> bool:
-            return head.pid not in (there := cluster_processes(spread.data_dir)) and len(there) > 0
+            ups = spread.service.log.read_text().count("the tree is up")
 
-        await until(another)
-        await spread.insert()
-        await spread.equal(device)
+            async def another(ups: int = ups) -> bool:
+                return spread.service.log.read_text().count("the tree is up") > ups
+
+            await until(another)
+            assert head.pid not in cluster_processes(spread.data_dir)
+            await spread.insert()
+            await spread.equal(device)
         assert device.afresh == 0
         assert spread.service.is_running
     finally:
         await device.close()
+    await asyncio.to_thread(command, "stop", "--data-dir", str(spread.data_dir))
+
+    async def ended() -> bool:
+        return not spread.service.is_running
+
+    await until(ended)
+    assert await spread.service.stop() == 0
+    assert cluster_processes(spread.data_dir) == []
 
 
 async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spread: Spread) -> None:

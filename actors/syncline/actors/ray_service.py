@@ -146,7 +146,7 @@ class RayService:
         return end
 
     async def _end_of_cluster(self) -> Exit | None:
-        """None for one of our own that has ended."""
+        """None for one of our own that has ended by itself."""
         cluster, settings = self._cluster, self._settings
         assert cluster is not None, "it has been started"
         assert settings is not None, "it has been started"
@@ -161,7 +161,7 @@ class RayService:
         if losing.done() and not losing.cancelled():
             return Exit(ExitKind.KILLED, losing.result())
         if cluster.ended:
-            return None
+            return None if cluster.noted else Exit(ExitKind.SHUTDOWN, detail="it was ended by syncline stop")
         return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
 
 

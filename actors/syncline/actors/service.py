@@ -141,10 +141,14 @@ async def serve(config: Config, ready: Callable[[Running], None] | None = None) 
             ready(service)
         ending = asyncio.create_task(service.ended())
         await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
-        if ending.done():
+        if not ending.done():
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+            return 0
+        if ending.result().abnormal:
             log.error("the service gave up: %s", ending.result())
             return 1
-        ending.cancel()
+        log.info("the service has ended: %s", ending.result())
         return 0
     except (ServiceGaveUp, FolderInUse) as gave_up:
         log.error("the service gave up: %s", gave_up)

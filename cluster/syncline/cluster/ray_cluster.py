@@ -93,6 +93,11 @@ class RayCluster:
         """Whether it is our own and its first process is gone, which no part of it is meant to outlive."""
         return self.head is not None and not _lives(self.head.pid)
 
+    @property
+    def noted(self) -> bool:
+        """Whether it is our own, and nobody has ended it by ``stop``."""
+        return self.head is not None and _written(self._note) == self.head
+
     def clear(self) -> None:
         """Removes the processes that one of our own has left which ended."""
         if self.ended and self.head is not None:
@@ -143,7 +148,7 @@ class RayCluster:
     def stop(self) -> None:
         """Ends it if it is our own. Blocks."""
         if self.head is not None:
-            if _written(self._note) == self.head:
+            if self.noted:
                 self._note.unlink(missing_ok=True)
             _end(self.head)
 
