@@ -23,11 +23,12 @@ from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.ownership import Ownership, Superseded, claim
 from syncline.actors.postgres.slot import ensure_slot
 from syncline.actors.preparing import end_with, first_connection
-from syncline.actors.process import raise_open_files, settle_garbage
+from syncline.actors.process import private_folder, raise_open_files, settle_garbage
 from syncline.actors.tree import Settings, connection_root, edge_root, ingest_root, origin_root, shapes_root
 from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
 from syncline.cluster.link import Limits
+from syncline.cluster.link_io import Resolve
 from syncline.cluster.ray_host import Keeping, Retired
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 LIMITS: Final = Limits(frame_bytes_max=2 << 30)
 LOG_BYTES: Final = 10 << 20  # of each file
 LOG_FILES: Final = 3
+SLOT_POLL_S: Final = 0.1
 
 
 class HostGaveUp(Exception):
@@ -66,7 +68,9 @@ class ServiceHost:
         role: Role,
         generation: int = 1,
         replace: Callable[[str], Coroutine[Any, Any, None]] | None = None,
+        kept: Keeping | None = None,
     ) -> None:
+        self._kept = kept
         self._role = role
         self.overlaps = role.id in role.layout.ranks[-1]  # an edge, which others do not look for
         # Nobody has to end for an edge to begin, so each has a name of its own, and none supersedes another.
@@ -105,9 +109,9 @@ class ServiceHost:
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, host))
         await self._database.read()
         await host.open()
-        await host.listen(layout.address(role.id))
+        await self._listen()
         for peer in layout.dialled_by(role.id):
-            host.connect(peer, layout.address(peer))
+            host.connect(peer, self._where(peer))
         for name, home in layout.homes.items():
             if home != role.id:
                 host.context.registry.lives_at(name, host.peer(home).ref(name))
@@ -116,6 +120,21 @@ class ServiceHost:
             await self._front.open(role.settings, self._database)
             if self._follows:  # until now the one before it has taken whoever came
                 self.port = await self._front.listen(reuse_port=True)
+
+    async def _listen(self) -> None:
+        address = self._role.layout.address(self._role.id)
+        private_folder(Path(address.partition(":")[2]).parent)
+        addresses = [await self._host.listen(address)]
+        if self._kept is not None:
+            if self._role.layout.several_machines:
+                addresses.append(await self._host.listen(f"tcp:{self._kept.ip}:0"))
+            self._kept.listens(addresses)
+
+    def _where(self, peer: str) -> str | Resolve:
+        kept, layout = self._kept, self._role.layout
+        if kept is None or not layout.several_machines:
+            return layout.address(peer)
+        return lambda: kept.address_of(peer)
 
     async def _claimed(self) -> Ownership:
         """Its place is its own from now on."""
@@ -163,10 +182,19 @@ class ServiceHost:
             return connection_root(settings, database, self._config.authenticator, self._host, layout)
         if self._front is not None:
             return edge_root(settings, database, self._config.authenticator, self._host, layout)
-        self._lock = FolderLock(settings.shapes_dir, shared=True)
+        # On another machine than the command's the folder may be elsewhere, and not there yet.
+        folder = self._config.data_dir / "shapes" / settings.shapes_dir.name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = FolderLock(folder, shared=True)
         async with database.pool.acquire() as connection:
             slot = await ensure_slot(connection, settings.slot)  # it has moved on since the settings were made
-        return shapes_root(replace(settings, start_lsn=int(slot.done)), database, self._host, layout)
+            # What a folder holds here need not be what was confirmed by a process elsewhere, so nobody may confirm more
+            # from now on. The replicator ends when it learns of our start, and begins again after it.
+            while layout.several_machines and slot.active:
+                await asyncio.sleep(SLOT_POLL_S)
+                slot = await ensure_slot(connection, settings.slot)
+        at = replace(settings, shapes_dir=folder, start_lsn=int(slot.done))
+        return shapes_root(at, database, self._host, layout)
 
 
 async def run(role: Role, kept: Keeping) -> None:
@@ -178,7 +206,7 @@ async def run(role: Role, kept: Keeping) -> None:
     config = load({}, role.values)
     _log_to(config.data_dir / "logs" / f"{role.id.partition(':')[0]}.log", config.log_level)
     raise_open_files()
-    host = ServiceHost(role, kept.generation, kept.replace)
+    host = ServiceHost(role, kept.generation, kept.replace, kept)
     stopping, starting = asyncio.create_task(kept.stop.wait()), asyncio.create_task(_take_part(host, kept))
     ending = asyncio.create_task(host.ended())
     try:

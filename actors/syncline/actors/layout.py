@@ -8,6 +8,7 @@ the same address as before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncline.actors.names import (
@@ -29,13 +30,15 @@ from syncline.actors.names import (
 @dataclass(frozen=True, slots=True)
 class Layout:
     """``folder``: of the sockets by which hosts of this machine talk; short, as the names of sockets have to be.
-    ``connections``: how many hosts have a device each; none when devices are with the edges."""
+    ``connections``: how many hosts have a device each; none when devices are with the edges. ``several_machines``:
+    hosts may be on different ones, so that they are asked where they are."""
 
     slot: str
     shards: int
     edges: int
     folder: str
     connections: int = 0
+    several_machines: bool = False
 
     @property
     def ranks(self) -> tuple[tuple[str, ...], ...]:
@@ -75,6 +78,10 @@ class Layout:
             REPLICATOR: ingest_host(self.slot),
             **self.shard_hosts,
         }
+
+    def spread(self, nodes: Sequence[str]) -> dict[str, str]:
+        """Host -> the node it is best on: what there is once together, of the others each kind over all ``nodes``."""
+        return {host: nodes[number % len(nodes)] for rank in self.ranks for number, host in enumerate(rank)}
 
     def keeper_of(self, host: str) -> str:
         """The host that has ``host`` replaced when it is frozen: the origin, and of the origin the ingest host."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+from pathlib import Path
 from typing import Final
 
 # Python looks for cycles each time 700 more objects live. A stretch of the stream is tens of thousands of rows that
@@ -28,3 +30,10 @@ def settle_garbage() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def private_folder(folder: Path) -> None:
+    """Makes it for our own user alone, or sees that it is. Raises OSError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user: remove it")

@@ -20,7 +20,7 @@ from syncline.actors.faults import Fault
 from syncline.actors.hosts import Role
 from syncline.actors.ray_service import LOOP, PROGRAM, found_cluster, found_service, generations, running
 from syncline.cluster.ray_cluster import ClusterUnavailable
-from syncline.cluster.ray_host import HostSpec, RayHost
+from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
 from syncline.cluster.ray_names import RayName
 
 SUCCESSION_S: Final = 180.0
@@ -79,7 +79,11 @@ async def _follow(service: str, role: Role, say: Callable[[str], object]) -> Non
     earlier = generations(service, role.id)
     generation = earlier[-1].name.generation + 1 if earlier else 1
     began_s = time.monotonic()
-    host = RayHost.bring_up(HostSpec(RayName(service, role.id, generation), PROGRAM, role, LOOP))
+    try:
+        node = await earlier[-1].node() if earlier else None  # there its files are
+    except HostEnded:
+        node = None
+    host = RayHost.bring_up(HostSpec(RayName(service, role.id, generation), PROGRAM, role, LOOP), node)
     try:
         async with asyncio.timeout(SUCCESSION_S):
             facts = await host.ready()

@@ -92,9 +92,14 @@ class RayService:
         """Of the origin of a new tree; those of the other hosts differ in their ids only."""
         config = self._config
         sockets = _sockets(config.data_dir)
-        layout = Layout(settings.slot, config.shapes_hosts, config.edge_hosts, sockets, config.connection_hosts)
+        several = config.ray_address is not None  # a cluster of our own has one node, somebody's may get more
+        layout = Layout(
+            settings.slot, config.shapes_hosts, config.edge_hosts, sockets, config.connection_hosts, several
+        )
         port = str(_free_port(config.http_hosts, self.port or config.http_port))
-        values = {**config.values, "SYNCLINE_DATA_DIR": str(config.data_dir), "HTTP_PORT": port}
+        given = config.values.get("SYNCLINE_DATA_DIR", "")
+        data_dir = given if given.startswith("~") else str(config.data_dir)  # a home is each machine's own
+        values = {**config.values, "SYNCLINE_DATA_DIR": data_dir, "HTTP_PORT": port}
         if config.database_url is None:
             values |= {"DATABASE_URL": self.dsn, "AUTH_MODE": config.auth_mode}
             values |= {"SYNCLINE_HTTP_HOST": ",".join(config.http_hosts)}
@@ -102,7 +107,8 @@ class RayService:
 
     async def _bring_up(self, roles: list[Role]) -> None:
         self._take_folder()
-        hosts = [_newest(self._name, role.id) or RayHost.bring_up(self._spec(role)) for role in roles]
+        places = roles[0].layout.spread(RayCluster.nodes())
+        hosts = [_newest(self._name, role.id) or RayHost.bring_up(self._spec(role), places[role.id]) for role in roles]
         self.found = all(host.found for host in hosts)
         facts = dict(zip([role.id for role in roles], await _ready(hosts), strict=True))
         self.port = _port_of(facts[edge_host(0)])
@@ -269,13 +275,9 @@ async def _turn(data_dir: Path) -> FolderLock:
 
 
 def _sockets(data_dir: Path) -> str:
-    """A folder of our own with a short name, the same for every command that works in ``data_dir``."""
+    """The name, a short one, of a folder of our own, the same for every command that works in ``data_dir``."""
     digest = hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]
-    folder = Path(tempfile.gettempdir(), f"syncline-{os.getuid()}-{digest}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ServiceGaveUp(f"{folder} belongs to another user: remove it")
-    return str(folder)
+    return str(Path(tempfile.gettempdir(), f"syncline-{os.getuid()}-{digest}"))
 
 
 def _free_port(hosts: tuple[str, ...], port: int) -> int:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -31,6 +31,7 @@ RETRY_S: Final = 0.2
 ANSWER_S: Final = 5.0  # a process that does not say in this time how it stands does nothing at all
 TURN_S: Final = 2.0  # within it an event loop turns that is not held up
 STUCK_S: Final = 60.0  # longer than a busy host's loop is ever held up
+WHERE_S: Final = 2.0
 RESTART_PAUSE_S: Final = 0.5  # whose cause may not pass at once: a process is dear
 
 
@@ -44,6 +45,20 @@ class Keeping(ABC):
     @abstractmethod
     def ready(self, facts: Mapping[str, object]) -> None:
         """To be called once its part is done; ``facts``: what it says of itself."""
+
+    @abstractmethod
+    def listens(self, addresses: Sequence[str]) -> None:
+        """Where the others find it from now on."""
+
+    @abstractmethod
+    async def address_of(self, host: str) -> str:
+        """Where another host listens now, by a unix socket if it is on this machine. Raises OSError while that is not
+        known."""
+
+    @property
+    @abstractmethod
+    def ip(self) -> str:
+        """Of this machine, as the others reach it."""
 
     @abstractmethod
     async def succeed(self) -> None:
@@ -93,6 +108,10 @@ class HostProcess:
         self._keeping.is_ready.wait()
         return {**self._keeping.facts, "pid": os.getpid()}
 
+    def place(self) -> tuple[str, tuple[str, ...]]:
+        """The node it is on, and where it listens: nowhere yet while it starts."""
+        return _node(), self._keeping.addresses
+
     def argument(self) -> object:
         """What its program was given."""
         return self._spec.argument
@@ -141,11 +160,41 @@ class _ByRay(Keeping):
         self.generation = name.generation
         self.is_ready = threading.Event()
         self.facts: Mapping[str, object] = {}
+        self.addresses: tuple[str, ...] = ()
         self._name = name
 
     def ready(self, facts: Mapping[str, object]) -> None:
         self.facts = facts
         self.is_ready.set()
+
+    def listens(self, addresses: Sequence[str]) -> None:
+        self.addresses = tuple(addresses)
+
+    @property
+    def ip(self) -> str:
+        import ray
+
+        return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+    async def address_of(self, host: str) -> str:
+        return await asyncio.to_thread(self._address_of, host)
+
+    def _address_of(self, host: str) -> str:
+        """The process itself is asked: what it says is never that of one before it."""
+        import ray
+        from ray.exceptions import RayError
+
+        for there in reversed(self._found(host)):
+            try:
+                node, addresses = ray.get(there.actor.place.remote(), timeout=WHERE_S)
+            except RayError as error:
+                log.debug("host %s does not say where it is: %s", there.name, type(error).__name__)
+                continue
+            for kind in ("unix:", "tcp:") if node == _node() else ("tcp:",):
+                for address in addresses:
+                    if address.startswith(kind):
+                        return str(address)
+        raise ConnectionError(f"host {host} listens nowhere yet")
 
     async def succeed(self) -> None:
         for earlier in await asyncio.to_thread(self._found, self._name.host):
@@ -182,6 +231,12 @@ def _on_sigterm(act: Callable[[], None]) -> None:
         worker.raise_sys_exit_with_custom_error_message = lambda *_, **__: act()
 
 
+def _node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def _end_for_good() -> None:
     import ray
 
@@ -201,9 +256,11 @@ class RayHost:
         self.actor = actor
 
     @classmethod
-    def bring_up(cls, spec: HostSpec) -> RayHost:
-        """The host of that name: the one that is there (``found``), or else a new one."""
+    def bring_up(cls, spec: HostSpec, node: str | None = None) -> RayHost:
+        """The host of that name: the one that is there (``found``), or else a new one. It prefers ``node``, and goes
+        elsewhere when that is gone."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = cls.find(spec.name)
         if there is not None:
@@ -219,6 +276,8 @@ class RayHost:
                 max_task_retries=0,
                 max_concurrency=CALLS_AT_ONCE,
                 num_cpus=0,
+                memory=1,  # who asks for nothing at all is put on any node, whatever it prefers
+                scheduling_strategy="DEFAULT" if node is None else NodeAffinitySchedulingStrategy(node, soft=True),
             )
             .remote(spec)
         )
@@ -240,6 +299,11 @@ class RayHost:
         import ray
 
         return sorted(name for name in map(RayName.parse, ray.util.list_named_actors()) if name is not None)
+
+    async def node(self) -> str:
+        """The id of the node it is on. Raises HostEnded."""
+        node, _ = cast("tuple[str, object]", await self._ask("place"))
+        return node
 
     async def argument(self) -> object:
         """What its program was given, by whoever brought it up. Raises HostEnded."""
