@@ -38,11 +38,12 @@ test: install
 
 test-ray: install
 	SYNCLINE_TEST_RUNTIME=ray $(PYTEST) tests/e2e tests/integration/test_docs_code.py
+	$(PY) -m pytest -q -m slow_on_ray tests
 
 test-all: install
 	$(PY) -m tests.all_majors
 	@echo "The long tests:"
-	$(PY) -m pytest -q -m long tests
+	$(PY) -m pytest -q -m "long or slow_on_ray" tests
 
 check: install
 	$(VENV)/bin/ruff format --check .

@@ -94,7 +94,7 @@ def ready_positions(data_dir: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("shapes", "connections"),
     [
-        pytest.param(3, 3, id="few"),
+        pytest.param(3, 3, id="few", marks=pytest.mark.slow_on_ray),
         pytest.param(10, 20, id="many", marks=[pytest.mark.long, pytest.mark.timeout(3 * 3600)]),
     ],
 )

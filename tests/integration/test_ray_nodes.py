@@ -22,6 +22,8 @@ from tests.integration.tree_scene import ITEMS, Stubborn
 from tests.npm.service import ServiceProcess
 from tests.patience import until
 
+pytestmark = pytest.mark.slow_on_ray
+
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
 RAY = [
     *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--num-cpus", "1"),

@@ -103,6 +103,7 @@ async def test_every_host_is_killed_and_devices_are_current_again_with_nothing_f
             await device.close()
 
 
+@pytest.mark.slow_on_ray
 async def test_a_frozen_host_is_replaced_and_devices_are_current_again(spread: Spread) -> None:
     devices = [Stubborn(spread.service.url, "items") for _ in range(4)]
     try:
@@ -172,6 +173,7 @@ async def test_a_host_that_gets_sigterm_ends_in_order_and_the_next_one_takes_its
         await device.close()
 
 
+@pytest.mark.slow_on_ray
 async def test_the_command_starts_another_cluster_when_its_own_ends(spread: Spread) -> None:
     device = Stubborn(spread.service.url, "items")
     try:
@@ -233,10 +235,12 @@ async def test_a_command_finds_the_tree_another_left_and_stop_leaves_nothing(spr
     assert "no service of the runtime ray" in again.stderr
 
 
+@pytest.mark.slow_on_ray
 async def test_hosts_get_as_many_turns_of_the_processor_as_the_command_that_brought_them_up(spread: Spread) -> None:
     assert {host: spread.process(host).nice() for host in HOSTS} == dict.fromkeys(HOSTS, os.nice(0))
 
 
+@pytest.mark.slow_on_ray
 async def test_two_services_share_a_cluster_and_each_ends_alone(
     spread: Spread, another_database: str, tmp_path: Path
 ) -> None:
@@ -275,6 +279,7 @@ async def test_two_services_share_a_cluster_and_each_ends_alone(
         await postgres.close()
 
 
+@pytest.mark.slow_on_ray
 async def test_hosts_are_left_alone_however_full_the_memory_of_the_machine(database: str, tmp_path: Path) -> None:
     """Ray ends the processes of batches where memory runs short: here it would end each host before it is ready."""
     service = ServiceProcess(database, tmp_path, {"SYNCLINE_RUNTIME": "ray", "RAY_memory_usage_threshold": "0.01"})
