@@ -39,6 +39,7 @@ WATCH_S = 1.0
 GONE_S = 30.0
 SAY_EVERY_S = 15.0
 TURN_S = 0.2
+ARGUMENT_S = 15.0  # a host that only starts has to import what it needs before it answers
 PROGRAM = "syncline.actors.hosts:run"
 LOOP = "uvloop:new_event_loop"
 NOTE = "service.json"
@@ -239,13 +240,23 @@ def _newest(service: str, host: str) -> RayHost | None:
 
 
 async def running(service: str) -> Role | None:
-    """What a host of its tree was given, if that is there already."""
+    """What a host of its tree was given, the newest of them, if that is there already. Raises ServiceGaveUp when hosts
+    are there and none says."""
     names = [name for name in RayHost.names() if name.service == service]
-    for host in filter(None, map(RayHost.find, names)):
-        with contextlib.suppress(HostEnded):
-            role = await host.argument()
-            assert isinstance(role, Role), f"{host.name} is a host of ours"
-            return role
+    silent = []
+    for host in filter(None, map(RayHost.find, sorted(names, key=lambda name: name.generation, reverse=True))):
+        try:
+            async with asyncio.timeout(ARGUMENT_S):
+                role = await host.argument()
+        except HostEnded:
+            continue
+        except TimeoutError:
+            silent.append(str(host.name))
+            continue
+        assert isinstance(role, Role), f"{host.name} is a host of ours"
+        return role
+    if silent:
+        raise ServiceGaveUp(f"none of the hosts of {service} answers: {', '.join(silent)}; syncline stop ends them")
     return None
 
 

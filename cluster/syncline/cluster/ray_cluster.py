@@ -95,8 +95,8 @@ class RayCluster:
 
     @property
     def noted(self) -> bool:
-        """Whether it is our own, and nobody has ended it by ``stop``."""
-        return self.head is not None and _written(self._note) == self.head
+        """Whether it is our own, and nobody has ended it by ``stop``: a note of it, or of one after it, is there."""
+        return self.head is not None and _written(self._note) is not None
 
     def clear(self) -> None:
         """Removes the processes that one of our own has left which ended."""
@@ -157,7 +157,7 @@ class RayCluster:
     def stop(self) -> None:
         """Ends it if it is our own. Blocks."""
         if self.head is not None:
-            if self.noted:
+            if _written(self._note) == self.head:
                 self._note.unlink(missing_ok=True)
             _end(self.head)
 

@@ -158,7 +158,8 @@ async def _end_sessions(connection: asyncpg.Connection, below: int, host: str | 
     while True:
         rows = await connection.fetch(_END_SESSIONS, below, host, END_WITHIN_MS)
         for row in rows:
-            log.warning("session %d of an earlier owner (%s) was ended", row["pid"], row["application_name"])
+            became = "was ended" if row["ended"] else "does not end yet"
+            log.warning("session %d of an earlier owner (%s) %s", row["pid"], row["application_name"], became)
         if all(row["ended"] for row in rows):
             return
         await asyncio.sleep(END_RETRY_S)
