@@ -31,7 +31,7 @@ class Gate:
 
     async def passed(self) -> None:
         while self.shut:  # noqa: ASYNC110 - an event belongs to one loop
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.005)  # whichever loop opens it
 
 
 GATE = Gate()
@@ -108,7 +108,7 @@ class Deaf(Actor):
     """Does not hear that it is to stop."""
 
     async def handle_cast(self, message: object) -> None:
-        await asyncio.sleep(3600)
+        await asyncio.sleep(3600)  # until it is killed
 
 
 def book(id: str, reader: Ref | None = None, **options: Any) -> ChildSpec:

@@ -173,6 +173,7 @@ async def test_a_host_that_is_stopped_counts_as_frozen_and_one_that_is_killed_do
         while not frozen.empty():
             frozen.get_nowait()
         await far.kill()
+        # By then it would have been told, twice over: nothing says that somebody is not frozen.
         await asyncio.sleep(2 * (quick.silence_s + quick.frozen_after_s))
         assert frozen.empty()
 

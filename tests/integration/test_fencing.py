@@ -14,14 +14,18 @@ import pytest
 from tests.integration.hosts_scene import Hosts, spread
 from tests.integration.tree_scene import ITEMS, Stubborn, until
 from tests.npm.service import ServiceProcess
+from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
+from syncline.actors.datadir import FolderInUse
+from syncline.actors.faults import Fault
 from syncline.actors.hosts import ServiceHost
 from syncline.actors.names import ORIGIN, edge_host
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.database import connect
 from syncline.actors.postgres.ownership import Ownership, Superseded, claim, take_over
 from syncline.client import open_db
+from syncline.cluster import StartFailed
 
 SLOT = "a_slot"
 LOCAL = {"SYNCLINE_RUNTIME": "local"}
@@ -156,9 +160,10 @@ async def test_a_host_whose_place_is_taken_ends_and_devices_go_on(database: str,
             (id,) = (id for id in hosts.roles if id.partition(":")[0] == role)
             zombie = hosts.running.pop(id)
             successor = asyncio.create_task(start(hosts, id))
-            exit = await zombie.ended()
-            await zombie.stop()
-            await successor
+            async with asyncio.timeout(PATIENCE_S):
+                exit = await zombie.ended()
+                await zombie.stop()
+                await successor
             assert "superseded" in str(exit).lower()  # by Postgres or by the other hosts, whoever is met first
             await insert(hosts)
             await until(lambda: equal(hosts, device))
@@ -171,12 +176,14 @@ async def start(hosts: Hosts, id: str) -> None:
     """As Ray would: again until it succeeds. What its predecessor holds, such as a folder, it gives up only then."""
     while True:
         host = ServiceHost(hosts.roles[id])
-        with contextlib.suppress(Exception):
+        try:
             await host.start()
+        except (FolderInUse, Fault, StartFailed):  # the folder, the port, the name: held until it ends
+            await host.stop()
+            await asyncio.sleep(0.1)  # Ray takes longer to start the next one
+        else:
             hosts.running[id] = host
             return
-        await host.stop()
-        await asyncio.sleep(0.1)
 
 
 async def insert(hosts: Hosts) -> None:

@@ -140,7 +140,7 @@ async def test_every_process_is_followed_by_a_new_one_while_devices_go_on(spread
             restarting = asyncio.create_task(asyncio.to_thread(command, "restart", "--data-dir", str(spread.data_dir)))
             while not restarting.done():
                 await spread.insert(5)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # the load's pace: the processes that start need the processor too
             assert restarting.result().returncode == 0, restarting.result().stderr
             for device in devices:
                 await spread.equal(device)

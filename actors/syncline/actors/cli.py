@@ -74,6 +74,9 @@ ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACE
 TakeOver = Annotated[str | None, _option("SYNCLINE_TAKE_OVER")]
 ConnectionHosts = Annotated[str | None, _option("SYNCLINE_CONNECTION_HOSTS")]
 DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
+ServiceName = Annotated[
+    str | None, typer.Option("--service", help="Its name, where several share a Ray cluster.", show_default=False)
+]
 
 
 @app.command()
@@ -146,9 +149,7 @@ def serve(
 def stop(
     data_dir: DataDir = None,
     ray_address: RayAddress = None,
-    service: Annotated[
-        str | None, typer.Option(help="Its name, where several share a Ray cluster.", show_default=False)
-    ] = None,
+    service: ServiceName = None,
 ) -> None:
     """End a service of the runtime ray, in order, whoever started it: connections closed, everything flushed.
 
@@ -168,9 +169,7 @@ def stop(
 def restart(
     data_dir: DataDir = None,
     ray_address: RayAddress = None,
-    service: Annotated[
-        str | None, typer.Option(help="Its name, where several share a Ray cluster.", show_default=False)
-    ] = None,
+    service: ServiceName = None,
 ) -> None:
     """Restart the processes of a service of the runtime ray one after the other, while it serves.
 

@@ -20,9 +20,9 @@ from syncline.actors.layout import Layout
 from syncline.actors.logs import set_up
 from syncline.actors.names import CLAIMS, ORIGIN, ingest_host
 from syncline.actors.postgres.database import Database, connect
-from syncline.actors.postgres.ownership import Ownership, Superseded, claim
+from syncline.actors.postgres.ownership import Superseded
 from syncline.actors.postgres.slot import ensure_slot
-from syncline.actors.preparing import end_with, first_connection
+from syncline.actors.preparing import claimed, end_with, first_connection
 from syncline.actors.process import private_folder, raise_open_files, settle_garbage
 from syncline.actors.tree import Settings, connection_root, edge_root, ingest_root, origin_root, shapes_root
 from syncline.cluster import ChildSpec, Exit
@@ -103,7 +103,7 @@ class ServiceHost:
             self._front = Front(self._config, host, CLAIMS)
             if not self._follows:
                 self.port = await self._front.listen(reuse_port=True)  # with a predecessor that is not gone yet, too
-        owner = await self._claimed()
+        owner = await claimed(role.settings, self._id, self._connection)
         host.raise_epoch(owner.epoch)
         self._database = await connect(role.settings.dsn, owner)
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, host))
@@ -135,16 +135,6 @@ class ServiceHost:
         if kept is None or not layout.several_machines:
             return layout.address(peer)
         return lambda: kept.address_of(peer)
-
-    async def _claimed(self) -> Ownership:
-        """Its place is its own from now on."""
-        connection, settings = self._connection, self._role.settings
-        if connection is None or connection.is_closed():
-            connection = await first_connection(settings.dsn)
-        try:
-            return await claim(connection, settings.slot, settings.epoch, self._id)
-        finally:
-            connection.terminate()
 
     async def ended(self) -> Exit:
         """Waits for its part of the tree to give up, or for another process to take its place."""

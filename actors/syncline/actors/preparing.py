@@ -111,13 +111,17 @@ async def owning(config: Config, settings: Settings) -> Settings:
         await connection.close()
 
 
-async def claimed(settings: Settings, host: str) -> Ownership:
-    """This process is ``host`` of the service. Raises Superseded, Fault, and what asyncpg raises."""
-    connection = await first_connection(settings.dsn)
+async def claimed(settings: Settings, host: str, connection: asyncpg.Connection | None = None) -> Ownership:
+    """This process is ``host`` of the service. ``connection``: one that is there already, which ends with this.
+
+    Raises Superseded, Fault, and what asyncpg raises.
+    """
+    if connection is None or connection.is_closed():
+        connection = await first_connection(settings.dsn)
     try:
         return await claim(connection, settings.slot, settings.epoch, host)
     finally:
-        await connection.close()
+        connection.terminate()
 
 
 async def end_with(owner: Ownership, pool: asyncpg.Pool, host: LocalHost) -> None:

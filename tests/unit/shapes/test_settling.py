@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,9 @@ def test_every_shape_finds_its_home_and_no_shard_claims_more_than_the_last_one_h
     is_settled(tmp_path, after)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
-@pytest.mark.parametrize("steps", [0, 1, 5, 20])
-def test_what_is_cut_short_is_done_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int, steps: int
-) -> None:
-    fill(tmp_path, before)
+@contextlib.contextmanager
+def cut_short(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
+    """What goes on in it ends when it is about to rename a file, as a kill -9 might, after so many ``steps``."""
     left = steps
     rename = Path.rename
 
@@ -68,6 +66,16 @@ def test_what_is_cut_short_is_done_again(
 
     with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
         patched.setattr(Path, "rename", killed)
+        yield
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+@pytest.mark.parametrize("steps", [0, 1, 5, 20])
+def test_what_is_cut_short_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int, steps: int
+) -> None:
+    fill(tmp_path, before)
+    with cut_short(monkeypatch, steps):
         settle(tmp_path, folders(tmp_path, after))
     settle(tmp_path, folders(tmp_path, after))
     is_settled(tmp_path, after)
@@ -94,18 +102,7 @@ def test_shapes_that_are_to_be_alone_are_as_far_as_there_are_shards_also_when_it
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int, steps: int
 ) -> None:
     fill(tmp_path, before)
-    left = steps
-    rename = Path.rename
-
-    def killed(self: Path, target: Path) -> Path:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
-        patched.setattr(Path, "rename", killed)
+    with cut_short(monkeypatch, steps):
         settle(tmp_path, folders(tmp_path, after), alone=True)
     homes = settle(tmp_path, folders(tmp_path, after), alone=True)
     found = held(tmp_path, after)

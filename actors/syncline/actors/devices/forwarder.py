@@ -18,12 +18,7 @@ from syncline.actors.devices.edge import LEAVING
 from syncline.actors.devices.forwarding import BytesLeft, Close, FrameTaken, Sent, TakeSeat
 from syncline.actors.devices.framing import SERVICE_RESTART
 from syncline.actors.devices.gateway import Lobby
-from syncline.actors.devices.reception import (
-    FRAMES_WAITING_BYTES_MAX,
-    FRAMES_WAITING_MAX,
-    ConnectionClosed,
-    FrameArrived,
-)
+from syncline.actors.devices.reception import ConnectionClosed, FrameArrived, FramesWaiting
 from syncline.actors.devices.websocket import Connection
 from syncline.actors.names import DEVICES
 from syncline.cluster import (
@@ -58,8 +53,7 @@ class Relay(Actor):
         self._line: Ref | None = None
         self._line_ended = False
         self._socket_ended = False
-        self._waiting = 0
-        self._waiting_bytes = 0
+        self._waiting = FramesWaiting()
         self._unreported = 0  # bytes that the socket had no room for
 
     def serve(self, line: Ref) -> None:
@@ -74,10 +68,9 @@ class Relay(Actor):
     # --- what the socket calls ----------------------------------------------------------------------------------------
 
     def frame(self, data: bytes) -> bool:
-        self._waiting += 1
-        self._waiting_bytes += len(data)
+        self._waiting.taken(len(data))
         self._tell(FrameArrived(data))
-        return not self._full
+        return not self._waiting.full
 
     def drained(self) -> None:
         self._tell(BytesLeft(self._unreported))
@@ -93,9 +86,8 @@ class Relay(Actor):
     async def handle_info(self, message: object) -> None:
         match message:
             case FrameTaken(size):
-                self._waiting -= 1
-                self._waiting_bytes -= size
-                if not self._full:
+                self._waiting.handled(size)
+                if not self._waiting.full:
                     self._connection.resume_reading()
             case Sent(messages):
                 self._unreported += sum(map(len, messages))
@@ -109,10 +101,6 @@ class Relay(Actor):
                 self._end_if_over()
             case _:
                 pass
-
-    @property
-    def _full(self) -> bool:
-        return self._waiting >= FRAMES_WAITING_MAX or self._waiting_bytes >= FRAMES_WAITING_BYTES_MAX
 
     def _tell(self, message: object) -> None:
         assert self._line is not None, "it stands for a device"

@@ -87,28 +87,48 @@ class Socket(Protocol):
     def close(self, code: int = ..., reason: str = ...) -> None: ...
 
 
+class FramesWaiting:
+    """Of one socket: those that were taken from it and are not handled yet."""
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._bytes = 0
+
+    def taken(self, size: int) -> None:
+        """One of ``size`` bytes more."""
+        self._frames += 1
+        self._bytes += size
+
+    def handled(self, size: int) -> None:
+        """One of ``size`` bytes less."""
+        self._frames -= 1
+        self._bytes -= size
+
+    @property
+    def full(self) -> bool:
+        """Whether the socket is not to be read."""
+        return self._frames >= FRAMES_WAITING_MAX or self._bytes >= FRAMES_WAITING_BYTES_MAX
+
+
 class DeviceReceiver:
     """What the socket calls."""
 
     def __init__(self, device: Ref) -> None:
         self._device = device
-        self._waiting = 0
-        self._waiting_bytes = 0
+        self._waiting = FramesWaiting()
 
     def frame(self, data: bytes) -> bool:
-        self._waiting += 1
-        self._waiting_bytes += len(data)
+        self._waiting.taken(len(data))
         self._device.inform(FrameArrived(data))
         return not self.full
 
     def handled(self, data: bytes) -> None:
         """A frame has been handled."""
-        self._waiting -= 1
-        self._waiting_bytes -= len(data)
+        self._waiting.handled(len(data))
 
     @property
     def full(self) -> bool:
-        return self._waiting >= FRAMES_WAITING_MAX or self._waiting_bytes >= FRAMES_WAITING_BYTES_MAX
+        return self._waiting.full
 
     def drained(self) -> None:
         self._device.inform(DRAINED)
