@@ -368,7 +368,7 @@ def test_a_demo_that_is_stopped_leaves_nothing(server_dir: Path, moment: str, ho
     assert "everything is stopped and removed" in said
     assert not processes_in(folder)
     left = sorted(path.name for path in folder.iterdir())
-    assert [name for name in left if not re.search(rf"\b{re.escape(str(folder / name))}\b", said)] == []
+    assert [name for name in left if not re.search(rf"(?<!\S){re.escape(str(folder / name))}(?!\S)", said)] == []
 
 
 def test_a_demo_without_a_temporary_folder_says_so(server_dir: Path) -> None:
