@@ -163,3 +163,8 @@ async def program(place: Mapping[str, Any], kept: Keeping) -> None:
         asked.cancel()
     finally:
         await host.close()
+
+
+async def never_ready(_: object, kept: Keeping) -> None:
+    """A program that is busy with its start for ever."""
+    await kept.stop.wait()

@@ -9,13 +9,15 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.conformance.actors import Note, book, member
+from tests.conformance.actors import HERE, Note, book, member
 from tests.conformance.kept import FAR, Child, Kept, KeptByRay, Place, local_host
 from tests.patience import PATIENCE_S, until
 
 from syncline.cluster import ActorDown, Down, ExitKind, NameTaken, Restart
 from syncline.cluster.link import Limits
 from syncline.cluster.link_io import Timing
+from syncline.cluster.ray_host import CALLS_AT_ONCE, HostSpec, RayHost
+from syncline.cluster.ray_names import RayName
 from syncline.cluster.testing import probe, spawn
 from syncline.cluster.tether import Tethered
 
@@ -195,6 +197,19 @@ async def test_a_host_that_is_busy_is_told_from_one_that_is_frozen(kept_by_ray: 
         finally:
             os.kill(kept_by_ray.pid, signal.SIGCONT)
         assert await kept_by_ray.moves()
+
+
+async def test_many_who_wait_for_a_host_do_not_make_it_look_frozen(ray: None) -> None:
+    host = RayHost.bring_up(HostSpec(RayName("conformance", "starting"), f"{HERE}:never_ready", None))
+    try:
+        waiting = [asyncio.ensure_future(host.ready()) for _ in range(3 * CALLS_AT_ONCE)]
+        assert await host.node()
+        assert await host.moves()
+        assert not any(task.done() for task in waiting)
+        for task in waiting:
+            task.cancel()
+    finally:
+        host.end()
 
 
 async def test_an_end_in_order_is_known_at_once(far: Kept) -> None:

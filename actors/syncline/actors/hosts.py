@@ -79,7 +79,7 @@ class ServiceHost:
         self._connection: asyncpg.Connection | None = None
         self._config = load({}, role.values)
         self._replace = replace
-        self._replacing: set[asyncio.Task[None]] = set()
+        self._replacing: dict[str, asyncio.Task[None]] = {}
         self._host = LocalHost(
             self._id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS, frozen=self._on_frozen
         )
@@ -155,12 +155,12 @@ class ServiceHost:
             self._database.terminate()
 
     def _on_frozen(self, id: str) -> None:
-        """One host looks after each: were it several, some would end the new process as well."""
-        if self._replace is not None and self._role.id == self._role.layout.keeper_of(id):
-            log.warning("host %s says nothing: it is replaced if it does nothing either", id)
-            task = asyncio.create_task(self._replace(id))
-            self._replacing.add(task)
-            task.add_done_callback(self._replacing.discard)
+        """One host looks after each, and once at a time: were it several, some would end the new process as well."""
+        if self._replace is None or id in self._replacing or self._role.id != self._role.layout.keeper_of(id):
+            return
+        log.warning("host %s says nothing: it is replaced if it does nothing either", id)
+        task = self._replacing[id] = asyncio.create_task(self._replace(id))
+        task.add_done_callback(lambda _: self._replacing.pop(id, None))
 
     async def _root(self, database: Database) -> ChildSpec:
         role, layout, settings = self._role, self._role.layout, self._role.settings

@@ -6,8 +6,9 @@ connection is the peer declared down: whoever waits for it is told, and the link
 peer which was merely slow finds out that it has been given up.
 
 A peer whose process is gone has its sockets closed, and refuses new ones. One that takes them and says nothing, or
-whose connection fell silent without an end, is *frozen*: stopped, stuck, or behind a network that swallows everything.
-Nobody starts it again by itself, so the owner is told (``Callbacks.frozen``).
+whose connection fell silent without an end, seems *frozen*: stopped, stuck, very busy, or behind a network that
+swallows everything. Nobody starts it again by itself, so the owner is told (``Callbacks.frozen``), who may find out
+which it is.
 
 One side of each pair dials and the other listens. An address is ``unix:/path`` or ``tcp:host:port``; who dials may be
 given a function that finds it, which is asked anew each time, as a peer may come back elsewhere. With a token, TCP is
@@ -55,12 +56,12 @@ HELLO_BYTES_MAX: Final = 4096  # of a stranger, before we know who it is
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds. A peer that says nothing for ``silence_s`` is taken for half-open, and its connection is closed; after
-    ``frozen_after_s`` more without a sign of it, it counts as frozen."""
+    ``frozen_after_s`` more without a sign of it, it seems frozen."""
 
     heartbeat_s: float = 0.5
     silence_s: float = 2.0
     down_after_s: float = 3.0
-    frozen_after_s: float = 8.0  # more than any turn of a busy host's loop takes
+    frozen_after_s: float = 3.0
     redial_first_s: float = 0.02
     redial_max_s: float = 0.5
 
@@ -413,7 +414,7 @@ class Links:
         if asyncio.get_running_loop().time() - due_s > self._timing.silence_s / 2:
             self._suspect(peer)  # we were not on time ourselves: the whole machine may be slow, or was asleep
             return
-        log.error("%s: host %s is frozen: its process takes connections and says nothing", self.host, peer.id)
+        log.warning("%s: host %s is silent: its process takes connections and says nothing", self.host, peer.id)
         self._callbacks.frozen(peer.id)
 
     def _expect(self, peer: Peer) -> None:

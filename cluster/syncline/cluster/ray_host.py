@@ -27,8 +27,13 @@ log = logging.getLogger(__name__)
 
 STOP_S: Final = 90.0  # a shard may have a long transaction to finish
 CALLS_AT_ONCE: Final = 8
+ASKED: Final = (
+    "asked"  # the calls that are answered at once have threads of their own: others wait for minutes in theirs
+)
+ASKED_AT_ONCE: Final = 2
 RETRY_S: Final = 0.2
-ANSWER_S: Final = 5.0  # a process that does not say in this time how it stands does nothing at all
+ANSWER_S: Final = 3.0
+MISSES: Final = 3  # a process that so often in a row does not say in this time how it stands does nothing at all
 TURN_S: Final = 2.0  # within it an event loop turns that is not held up
 STUCK_S: Final = 60.0  # longer than a busy host's loop is ever held up
 WHERE_S: Final = 2.0
@@ -186,7 +191,7 @@ class _ByRay(Keeping):
 
         for there in reversed(self._found(host)):
             try:
-                node, addresses = ray.get(there.actor.place.remote(), timeout=WHERE_S)
+                node, addresses = ray.get(asked(there.actor.place).remote(), timeout=WHERE_S)
             except RayError as error:
                 log.debug("host %s does not say where it is: %s", there.name, type(error).__name__)
                 continue
@@ -243,6 +248,11 @@ def _end_for_good() -> None:
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
+def asked(method: Any) -> Any:
+    """A method of a host's actor, as one that is answered at once."""
+    return method.options(concurrency_group=ASKED)
+
+
 class HostEnded(Exception):
     """The host has been ended for good."""
 
@@ -266,7 +276,7 @@ class RayHost:
         if there is not None:
             return there
         actor = (
-            ray.remote(HostProcess)
+            cast("Any", ray.remote)(concurrency_groups={ASKED: ASKED_AT_ONCE})(HostProcess)
             .options(
                 name=str(spec.name),
                 namespace=NAMESPACE,
@@ -302,24 +312,24 @@ class RayHost:
 
     async def node(self) -> str:
         """The id of the node it is on. Raises HostEnded."""
-        node, _ = cast("tuple[str, object]", await self._ask("place"))
+        node, _ = cast("tuple[str, object]", await self._ask(asked(self.actor.place)))
         return node
 
     async def argument(self) -> object:
         """What its program was given, by whoever brought it up. Raises HostEnded."""
-        return await self._ask("argument")
+        return await self._ask(asked(self.actor.argument))
 
     async def ready(self) -> Mapping[str, object]:
         """Waits until its program is ready, over as many restarts as that takes: what it says of itself, and its
         ``pid``. Raises HostEnded."""
-        return cast("Mapping[str, object]", await self._ask("ready"))
+        return cast("Mapping[str, object]", await self._ask(self.actor.ready))
 
-    async def _ask(self, method: str) -> object:
+    async def _ask(self, method: Any) -> object:
         from ray.exceptions import RayActorError
 
         while True:
             try:
-                answer: object = await asyncio.wrap_future(getattr(self.actor, method).remote().future())
+                answer: object = await asyncio.wrap_future(method.remote().future())
                 return answer
             except RayActorError as died:
                 if self.find(self.name) is None:
@@ -338,17 +348,21 @@ class RayHost:
         end. Waits until it is through; False when that takes longer than anything it may be at."""
         from ray.exceptions import RayActorError
 
-        while True:
+        misses = 0
+        while misses < MISSES:
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    held_up_s: float = await asyncio.wrap_future(self.actor.held_up_s.remote().future())
+                    held_up_s: float = await asyncio.wrap_future(asked(self.actor.held_up_s).remote().future())
             except TimeoutError:
-                return False
+                misses += 1
+                continue
             except RayActorError:
                 return True  # it has ended, and Ray starts the next one
             if held_up_s < TURN_S or held_up_s > STUCK_S:
                 return held_up_s < TURN_S
+            misses = 0
             await asyncio.sleep(TURN_S / 2)
+        return False
 
     async def stop(self) -> None:
         """Ends its program in order, then its process, for good."""
