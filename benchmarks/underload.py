@@ -93,7 +93,8 @@ class UnderLoad:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(_repeated(self._rate, self._commit, stop))
-            group.create_task(_repeated(self._writes, self._fleet.write, stop))
+            if self._writes:
+                group.create_task(_repeated(self._writes, self._fleet.write, stop))
             try:
                 yield
             finally:
