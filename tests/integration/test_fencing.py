@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 from tests.integration.hosts_scene import Hosts, spread
 from tests.integration.tree_scene import ITEMS, Stubborn, until
-from tests.npm.service import ServiceProcess
+from tests.npm.service import ServiceProcess, cluster_processes
 from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
@@ -29,6 +30,7 @@ from syncline.cluster import StartFailed
 
 SLOT = "a_slot"
 LOCAL = {"SYNCLINE_RUNTIME": "local"}
+RAY = {"SYNCLINE_RUNTIME": "ray"}
 ROW = "INSERT INTO items VALUES (?, 1, 'x')"
 
 
@@ -198,12 +200,15 @@ async def equal(hosts: Hosts, device: Stubborn) -> bool:
 
 
 @pytest.fixture
-async def two(database: str, tmp_path: Path) -> AsyncIterator[tuple[ServiceProcess, ServiceProcess]]:
-    """Services of one database, each with a folder of its own; the first one runs."""
+async def two(
+    request: pytest.FixtureRequest, database: str, tmp_path: Path
+) -> AsyncIterator[tuple[ServiceProcess, ServiceProcess]]:
+    """Services of one database, each with a folder of its own; the first one runs. Of the runtime local unless the
+    test asks for another."""
     services = []
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        services.append(ServiceProcess(database, tmp_path / name, LOCAL))
+        services.append(ServiceProcess(database, tmp_path / name, getattr(request, "param", LOCAL)))
     connection = await asyncpg.connect(database)
     await connection.execute(ITEMS)
     await services[0].start()
@@ -212,9 +217,19 @@ async def two(database: str, tmp_path: Path) -> AsyncIterator[tuple[ServiceProce
     yield services[0], services[1]
     for service in services:
         if service.is_running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(service.pid, signal.SIGCONT)
+            tell(processes(service), signal.SIGCONT)
             await service.kill()
+
+
+def processes(service: ServiceProcess) -> list[int]:
+    """All of it, Ray's own too."""
+    return [service.pid, *cluster_processes(service.data_dir)]
+
+
+def tell(pids: list[int], what: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, what)
 
 
 async def epoch(connection: asyncpg.Connection) -> int:
@@ -231,7 +246,14 @@ async def ends(service: ServiceProcess) -> None:
     assert await service.stop() == 1
 
 
-@pytest.mark.every_major
+@pytest.mark.parametrize(
+    "two",
+    [
+        pytest.param(LOCAL, id="local", marks=pytest.mark.every_major),
+        pytest.param(RAY, id="ray", marks=pytest.mark.slow_on_ray),
+    ],
+    indirect=True,
+)
 async def test_a_frozen_service_that_wakes_up_after_another_took_over_writes_nothing_and_ends(
     database: str, tmp_path: Path, two: tuple[ServiceProcess, ServiceProcess]
 ) -> None:
@@ -240,14 +262,20 @@ async def test_a_frozen_service_that_wakes_up_after_another_took_over_writes_not
     async with open_db(tmp_path / "device.db", url=frozen.url) as device:
         await device.connect(insecure_token("me"))
         await (await device.sync("items")).synced()
-        os.kill(frozen.pid, signal.SIGSTOP)
+        pids = await asyncio.to_thread(processes, frozen)
+        tell(pids, signal.SIGSTOP)
         await device.execute(ROW, ["00000000-0000-4000-8000-000000000001"])  # it is in the frozen service's socket
         await successor.start()
         assert await sessions(postgres, await epoch(postgres)) == 0
         rows_before = await postgres.fetch("SELECT * FROM electric.clients")
-        os.kill(frozen.pid, signal.SIGCONT)
+        tell(pids, signal.SIGCONT)
         await ends(frozen)
-    assert "another service has taken it over" in frozen.log.read_text()
+
+        async def gone() -> bool:
+            return not any(map(psutil.pid_exists, pids))
+
+        await until(gone)
+    assert "another service has taken it over" in frozen.said()
     assert await postgres.fetchval("SELECT count(*) FROM items") == 0
     assert await postgres.fetch("SELECT * FROM electric.clients") == rows_before
     assert await sessions(postgres, await epoch(postgres)) == 0
