@@ -1,11 +1,12 @@
-"""Everything has a process of its own, and each process is killed while devices write: every write is executed once,
-everyone is current again, and nobody fetches anything anew."""
+"""Everything has a process of its own, and each process is killed, some are frozen and all are restarted while devices
+write: every write is executed once, everyone is current again, and nobody fetches anything anew."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -69,18 +70,31 @@ class Tables:
         await until(same, PATIENCE_S)
 
 
-async def killed(service: ServiceProcess, host: str) -> int:
-    """kill -9, as soon as there is a process; its id."""
+async def process_of(service: ServiceProcess, host: str, other_than: int = 0) -> psutil.Process:
+    """As soon as there is one, of another id than that."""
     found: list[psutil.Process] = []
 
     async def there() -> bool:
         process = (await asyncio.to_thread(service.hosts)).get(host)
-        found.extend([process] if process is not None else [])
+        found.extend([process] if process is not None and process.pid != other_than else [])
         return bool(found)
 
     await until(there, PATIENCE_S)
-    found[0].kill()
-    return found[0].pid
+    return found[0]
+
+
+async def killed(service: ServiceProcess, host: str) -> int:
+    """kill -9, as soon as there is a process; its id."""
+    process = await process_of(service, host)
+    process.kill()
+    return process.pid
+
+
+async def restarted(service: ServiceProcess) -> None:
+    """``syncline restart``: every process is followed by another."""
+    command = Path(sys.executable).with_name("syncline")
+    restarting = await asyncio.create_subprocess_exec(str(command), "restart", "--data-dir", str(service.data_dir))
+    assert await restarting.wait() == 0
 
 
 def ready_positions(data_dir: Path) -> dict[str, int]:
@@ -98,7 +112,7 @@ def ready_positions(data_dir: Path) -> dict[str, int]:
         pytest.param(10, 20, id="many", marks=[pytest.mark.long, pytest.mark.timeout(3 * 3600)]),
     ],
 )
-async def test_each_process_is_killed_while_devices_write(
+async def test_each_process_is_killed_and_restarted_while_devices_write(
     database: str, tmp_path: Path, shapes: int, connections: int
 ) -> None:
     settings = {
@@ -135,6 +149,19 @@ async def test_each_process_is_killed_while_devices_write(
             started_s = time.monotonic()
             await tables.arrived()
             print(f"{host}: current again after {time.monotonic() - started_s:.1f} s")
+        for host in (shapes_hosts[0], connection_hosts[0], "edge-0"):
+            frozen = await process_of(scene.service, host)
+            frozen.suspend()
+            started_s = time.monotonic()
+            await tables.arrived()
+            print(f"{host} frozen: current again after {time.monotonic() - started_s:.1f} s")
+            await process_of(scene.service, host, other_than=frozen.pid)
+        before = {host: process.pid for host, process in (await asyncio.to_thread(scene.service.hosts)).items()}
+        started_s = time.monotonic()
+        await restarted(scene.service)
+        print(f"{len(before)} processes restarted in {time.monotonic() - started_s:.1f} s")
+        await tables.arrived()
+        began |= before
         await scene.carried_out(5)
         for writer in scene.writers:
             await writer.stop()
