@@ -105,9 +105,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
             if wrong:
                 break
             serving, other = other, serving
+    started = Figure("until the other service was ready", tuple(started_s), "s")
     figures = [
-        Figure("fail-over: until all are current", tuple(current_s), "s"),
-        Figure("of which until the other service was ready", tuple(started_s), "s"),
+        Figure("fail-over: until all are current", tuple(current_s), "s").against(started),
         Figure("a service that was followed goes on: until its last process ended", tuple(ended_s), "s"),
     ]
     if wrong:
