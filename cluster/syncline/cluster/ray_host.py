@@ -32,7 +32,7 @@ ASKED: Final = (
 )
 ASKED_AT_ONCE: Final = 2
 RETRY_S: Final = 0.2
-ANSWER_S: Final = 3.0
+ANSWER_S: Final = 2.0
 MISSES: Final = 3  # a process that so often in a row does not say in this time how it stands does nothing at all
 TURN_S: Final = 2.0  # within it an event loop turns that is not held up
 STUCK_S: Final = 60.0  # longer than a busy host's loop is ever held up
