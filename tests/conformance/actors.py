@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from syncline.cluster import Actor, ChildSpec, Exit, Factory, Overflow, Ref, Refusal, Restart, Strategy
@@ -167,4 +169,42 @@ async def program(place: Mapping[str, Any], kept: Keeping) -> None:
 
 async def never_ready(_: object, kept: Keeping) -> None:
     """A program that is busy with its start for ever."""
+    await kept.stop.wait()
+
+
+class Signs:
+    """What processes tell each other by files in a folder: a sign, and a text with it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+
+    def give(self, sign: str, text: str = "") -> None:
+        (self._folder / sign).write_text(text)
+
+    def text(self, sign: str) -> str | None:
+        """None: it was not given."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self._folder / sign).read_text()
+        return None
+
+    async def given(self, sign: str) -> None:
+        """Waits for it."""
+        while self.text(sign) is None:  # noqa: ASYNC110 - it is another process that gives it
+            await asyncio.sleep(0.01)
+
+
+async def slow_to_end(folder: str, kept: Keeping) -> None:
+    """Of a host that says in ``folder`` that it was ``asked`` to stop, and ends when it ``may end``."""
+    signs = Signs(folder)
+    kept.ready({})
+    await kept.stop.wait()
+    signs.give("asked")
+    await signs.given("may end")
+
+
+async def succeeds(folder: str, kept: Keeping) -> None:
+    """Of a host that takes the place of its earlier generations; its process says in ``folder`` who it is."""
+    Signs(folder).give("successor", str(os.getpid()))
+    await kept.succeed()
+    kept.ready({})
     await kept.stop.wait()

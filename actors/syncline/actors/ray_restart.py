@@ -83,14 +83,35 @@ async def _follow(service: str, role: Role, say: Callable[[str], object]) -> Non
         node = await earlier[-1].node() if earlier else None  # there its files are
     except HostEnded:
         node = None
-    host = RayHost.bring_up(HostSpec(RayName(service, role.id, generation), PROGRAM, role, LOOP), node)
+    host = _brought_up(service, role, generation, node)
     try:
         async with asyncio.timeout(SUCCESSION_S):
             facts = await host.ready()
     except TimeoutError:
         what = f"a new process of {role.id} was not ready within {SUCCESSION_S:.0f} s"
-        if len(generations(service, role.id)) > 1:
-            host.end()
-            raise Fault(what, f"see logs/{role.id.partition(':')[0]}.log: the old one goes on") from None
-        raise Fault(what, f"see logs/{role.id.partition(':')[0]}.log: Ray goes on trying") from None
+        became = "the old one goes on" if await _given_up(host, role, node) else "Ray goes on trying"
+        raise Fault(what, f"see logs/{role.id.partition(':')[0]}.log: {became}") from None
     say(f"{role.id}: process {facts['pid']}, after {time.monotonic() - began_s:.1f} s")
+
+
+async def _given_up(host: RayHost, role: Role, node: str | None) -> bool:
+    """Ends ``host``, which did not come to serve, if the one before it is still there: whether that one serves. It may
+    have been asked to stop already, and comes back then."""
+    service, generation = host.name.service, host.name.generation
+    earlier = [there for there in generations(service, role.id) if there.name.generation < generation]
+    if not earlier:
+        return False
+    host.end()
+    try:
+        async with asyncio.timeout(SUCCESSION_S):
+            await earlier[-1].ready()
+    except HostEnded:  # by the one that was given up, in its last moment
+        _brought_up(service, role, generation + 1, node)
+        return False
+    except TimeoutError:
+        return False
+    return True
+
+
+def _brought_up(service: str, role: Role, generation: int, node: str | None) -> RayHost:
+    return RayHost.bring_up(HostSpec(RayName(service, role.id, generation), PROGRAM, role, LOOP), node)

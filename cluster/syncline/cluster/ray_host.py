@@ -38,6 +38,7 @@ TURN_S: Final = 2.0  # within it an event loop turns that is not held up
 STUCK_S: Final = 60.0  # longer than a busy host's loop is ever held up
 WHERE_S: Final = 2.0
 RESTART_PAUSE_S: Final = 0.5  # whose cause may not pass at once: a process is dear
+LEFT_S: Final = 5.0  # whoever asked for a stop ends the process at once, unless it is gone itself
 
 
 class Keeping(ABC):
@@ -109,7 +110,8 @@ class HostProcess:
         threading.Thread(target=self._run, name="host", daemon=True).start()
 
     def ready(self) -> Mapping[str, object]:
-        """Waits until the program is ready; what it said of itself, and the ``pid``."""
+        """Waits until the program is ready; what it said of itself, and the ``pid``. Once it has ended, the next
+        process answers."""
         self._keeping.is_ready.wait()
         return {**self._keeping.facts, "pid": os.getpid()}
 
@@ -122,7 +124,8 @@ class HostProcess:
         return self._spec.argument
 
     def stop(self) -> None:
-        """Asks the program to end, and waits for it. The process stays: whoever asked ends it for good."""
+        """Asks the program to end, and waits for it. The process stays for ``LEFT_S``, in which whoever asked ends it
+        for good. It may have died meanwhile, or have been given up: then the host is not to be without a program."""
         self._stays = True
         self._ask_to_stop()
         self._stopped.wait(STOP_S)
@@ -150,13 +153,15 @@ class HostProcess:
             _end_for_good()
         except Exception:
             log.exception("host %s ends", self._spec.name)
+        self._keeping.is_ready.clear()
+        self._stopped.set()
         if self._stays:
-            self._stopped.set()
-        else:
-            logging.shutdown()
-            if not self._keeping.stop.is_set():
-                time.sleep(RESTART_PAUSE_S)
-            os._exit(1)  # from this thread nothing else ends the process; Ray starts the next one
+            time.sleep(LEFT_S)
+            log.warning("host %s goes on: it was asked to stop, and nobody ended it", self._spec.name)
+        elif not self._keeping.stop.is_set():
+            time.sleep(RESTART_PAUSE_S)
+        logging.shutdown()
+        os._exit(1)  # from this thread nothing else ends the process; Ray starts the next one
 
 
 class _ByRay(Keeping):
