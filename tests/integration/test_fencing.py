@@ -138,6 +138,26 @@ async def test_between_the_check_and_the_end_no_session_slips_through(database: 
     assert not any([await lives(connection) for connection in survivors])
 
 
+async def test_a_session_that_does_not_end_is_named_with_the_remedy_and_waited_for(
+    database: str, admin: asyncpg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = await admitted(database, await claim(admin, SLOT, await take_over(admin, SLOT), "origin"))
+    pid = stuck.get_server_pid()
+    os.kill(pid, signal.SIGSTOP)  # as one that the kernel does not let go of
+    try:
+        taking = asyncio.create_task(take_over(admin, SLOT))
+
+        async def said() -> bool:
+            return any(f"process {pid}: " in line and "pg_stat_activity" in line for line in caplog.messages)
+
+        await until(said)
+        assert not taking.done()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await taking
+    assert not await lives(stuck)
+
+
 async def test_a_pool_tells_its_owner_that_the_claim_is_over(database: str, admin: asyncpg.Connection) -> None:
     owner = await claim(admin, SLOT, await take_over(admin, SLOT), "edge-0")
     pools = await connect(database, owner)

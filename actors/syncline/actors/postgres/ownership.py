@@ -20,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from typing import Final
 
 import asyncpg
@@ -31,6 +33,7 @@ HOST_SUPERSEDED: Final = "SY002"
 PREFIX: Final = "syncline"
 END_WITHIN_MS: Final = 5_000  # a session is not ended while it waits for a synchronous standby
 END_RETRY_S: Final = 0.5
+SAY_EVERY_S: Final = 15.0
 ASK_EVERY_S: Final = 5.0
 
 _END_SESSIONS = r"""
@@ -154,14 +157,24 @@ async def superseded(dsn: str, slot: str, service: int) -> Superseded:
 
 
 async def _end_sessions(connection: asyncpg.Connection, below: int, host: str | None) -> None:
-    """Those of epochs ``below``, of all hosts or of one; waits until they are gone."""
+    """Those of epochs ``below``, of all hosts or of one; waits until they are gone, and says now and then for which."""
+    said_s = -math.inf
     while True:
         rows = await connection.fetch(_END_SESSIONS, below, host, END_WITHIN_MS)
         for row in rows:
-            became = "was ended" if row["ended"] else "does not end yet"
-            log.warning("session %d of an earlier owner (%s) %s", row["pid"], row["application_name"], became)
-        if all(row["ended"] for row in rows):
+            if row["ended"]:
+                log.warning("session %d of an earlier owner (%s) was ended", row["pid"], row["application_name"])
+        left = [row for row in rows if not row["ended"]]
+        if not left:
             return
+        if time.monotonic() - said_s > SAY_EVERY_S:
+            said_s = time.monotonic()
+            log.warning(
+                "not ready yet: sessions of an earlier owner do not end, although Postgres was asked to end them, and "
+                "might still write (%s). See what they wait for in pg_stat_activity; where that does not pass, end the "
+                "processes of these numbers where Postgres runs, or start Postgres again",
+                ", ".join(f"process {row['pid']}: {row['application_name']}" for row in left),
+            )
         await asyncio.sleep(END_RETRY_S)
 
 
