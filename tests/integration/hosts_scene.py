@@ -17,7 +17,7 @@ from syncline.actors.config import load
 from syncline.actors.hosts import Role, ServiceHost
 from syncline.actors.layout import Layout
 from syncline.actors.names import edge_host
-from syncline.actors.preparing import owning, prepare
+from syncline.actors.preparing import owning, prepare, settle_for_hosts
 
 
 class Hosts:
@@ -83,6 +83,7 @@ async def spread(
         await postgres.execute(sql)
         _, settings = await prepare(config, dsn, shards)
         settings = await owning(config, settings)
+        await settle_for_hosts(config, settings)
         layout = Layout(settings.slot, shards, edges, sockets, connections)
         hosts = Hosts({id: Role(id, layout, settings, config.values, "secret") for id in layout.hosts}, postgres)
         try:

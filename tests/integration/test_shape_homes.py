@@ -11,6 +11,7 @@ import pytest
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.database import connect_pool
 from syncline.actors.postgres.homes import Homes, write_homes
+from syncline.actors.postgres.ownership import claim, take_over
 
 SHARDS = ("a", "b", "c")
 
@@ -52,7 +53,9 @@ async def test_who_has_the_files_of_a_shape_nobody_knows_keeps_it_and_a_shard_th
     database: str,
 ) -> None:
     await bootstrap(database)
-    await write_homes(database, {"old": "z", "there": "c"})
+    connection = await asyncpg.connect(database)
+    owner = await claim(connection, "a_slot", await take_over(connection, "a_slot"), "bring-up")
+    await write_homes(database, {"old": "z", "there": "c"}, owner)
     pool = await connect_pool(database, "test")
     try:
         homes = Homes(pool, SHARDS)
@@ -61,8 +64,7 @@ async def test_who_has_the_files_of_a_shape_nobody_knows_keeps_it_and_a_shard_th
         assert await homes.home("old") == "a"
     finally:
         pool.terminate()
-    await write_homes(database, {"there": "a"})
-    connection = await asyncpg.connect(database)
+    await write_homes(database, {"there": "a"}, owner)
     rows = await connection.fetch("SELECT shape, shard FROM electric.shape_homes")
     await connection.close()
     assert [tuple(row) for row in rows] == [("there", "a")]

@@ -13,6 +13,7 @@ whose WAL ends before what is on our disk.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -20,8 +21,10 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from pathlib import Path
+from typing import Final
 
 import asyncpg
 
@@ -29,6 +32,10 @@ from syncline.actors.postgres.bootstrap import read_meta, write_meta
 from syncline.actors.shapes.settling import furthest
 
 log = logging.getLogger(__name__)
+
+LEFT_WITHIN_S: Final = 90.0
+SAY_AFTER_S: Final = 3.0
+LOCK_POLL_S: Final = 0.1
 
 _LINEAGE = "slot_lineage"
 _HISTORY = "slot_history"
@@ -168,3 +175,20 @@ class FolderLock:
             raise FolderInUse(
                 f"another service (process {owner or 'unknown'}) works in {folder}: stop it, or set SYNCLINE_DATA_DIR"
             ) from held
+
+
+async def lock_left(folder: Path, *, shared: bool = False) -> FolderLock:
+    """The lock of a ``folder`` whose holder is about to end. Says whom it waits for, and raises FolderInUse when that
+    takes longer than any end in order."""
+    began_s, said = time.monotonic(), False
+    while True:
+        try:
+            return FolderLock(folder, shared=shared)
+        except FolderInUse as error:
+            waited_s = time.monotonic() - began_s
+            if waited_s > LEFT_WITHIN_S:
+                raise
+            if waited_s > SAY_AFTER_S and not said:
+                said = True
+                log.warning("not ready yet, this waits for another process to end: %s", error)
+        await asyncio.sleep(LOCK_POLL_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import replace
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 import asyncpg
 
 from syncline.actors.config import Config
-from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, shapes_folder
+from syncline.actors.datadir import lock_left, new_lineage, shapes_folder
 from syncline.actors.faults import database_fault, in_folder
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
@@ -28,6 +27,7 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S: Final = 10.0
 CONNECT_RETRY_S: Final = 1.0
 SLOT_POLL_S: Final = 0.2
+BRING_UP: Final = "bring-up"  # what a command is called among the hosts that it starts
 
 
 class PostgresSource:
@@ -58,9 +58,10 @@ class PostgresSource:
 
 
 async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIdentity, Settings]:
-    """Makes ready the database at ``dsn``, the slot and the folder for shapes, over ``shards`` of them.
+    """Makes ready the database at ``dsn``, the slot and the folder for shapes, to be spread over ``shards`` of them.
 
-    Waits as long as Postgres may yet come up. Raises Fault, PreconditionError, and what bootstrap raises.
+    Another service may be at work there: what is its own stays as it is. Waits as long as Postgres may yet come up.
+    Raises Fault, PreconditionError, and what bootstrap raises.
     """
     connection = await first_connection(dsn)
     try:
@@ -85,30 +86,51 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         shards=shards,
         shapes_dedicated=config.shapes_placement == "dedicated",
     )
-    with in_folder(config.data_dir), contextlib.suppress(FolderInUse):
-        lock = FolderLock(shapes_dir)  # whoever holds it has settled it
-        try:
-            homes = settle(shapes_dir, settings.shard_folders, alone=settings.shapes_dedicated)
-            if settings.shapes_dedicated:
-                await write_homes(dsn, homes)
-        finally:
-            lock.release()
     return identity, settings
 
 
 async def owning(config: Config, settings: Settings) -> Settings:
-    """Makes this service the owner of the slot: ``settings`` with its epoch.
+    """Makes this service the owner of the slot: ``settings`` with its epoch, and with where the slot stands now.
 
-    Waits as long as another one reads the slot, unless it is to be taken over at once. Raises Fault, and what asyncpg
-    raises.
+    Waits as long as another one reads the slot, unless it is to be taken over at once. Raises Fault, PreconditionError,
+    and what asyncpg raises.
     """
     connection = await first_connection(settings.dsn)
     try:
         if not config.take_over:
             await _unread(connection, settings.slot)
-        return replace(settings, epoch=await take_over(connection, settings.slot))
+        epoch = await take_over(connection, settings.slot)
+        # Whoever had it until now may have moved it on, past what is in our folder.
+        slot = await ensure_slot(connection, settings.slot)
+        return replace(settings, epoch=epoch, start_lsn=int(slot.done))
     finally:
         await connection.close()
+
+
+async def settle_shapes(config: Config, settings: Settings, owner: Ownership) -> None:
+    """The files of shapes go to the shards there are now, and Postgres is told which has which.
+
+    This process is ``owner``, and has the folder to itself. Raises Superseded, Fault, and what asyncpg raises.
+    """
+    with in_folder(config.data_dir):
+        homes = settle(settings.shapes_dir, settings.shard_folders, alone=settings.shapes_dedicated)
+    if settings.shapes_dedicated:
+        await write_homes(settings.dsn, homes, owner)
+
+
+async def settle_for_hosts(config: Config, settings: Settings) -> None:
+    """The same for a tree whose hosts are yet to come: each has the folder of its own shard then.
+
+    Waits for processes that are about to leave the folder. Raises FolderInUse when they do not, Superseded, Fault, and
+    what asyncpg raises.
+    """
+    owner = await claimed(settings, BRING_UP)
+    with in_folder(config.data_dir):
+        lock = await lock_left(settings.shapes_dir)
+    try:
+        await settle_shapes(config, settings, owner)
+    finally:
+        lock.release()
 
 
 async def claimed(settings: Settings, host: str, connection: asyncpg.Connection | None = None) -> Ownership:

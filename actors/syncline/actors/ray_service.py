@@ -25,7 +25,7 @@ from syncline.actors.layout import Layout
 from syncline.actors.names import ORIGIN, edge_host
 from syncline.actors.postgres.ownership import superseded
 from syncline.actors.postgres.slot import service_name
-from syncline.actors.preparing import PostgresSource, owning, prepare
+from syncline.actors.preparing import PostgresSource, owning, prepare, settle_for_hosts
 from syncline.actors.tree import Settings
 from syncline.cluster import Exit
 from syncline.cluster.ray_cluster import ClusterUnavailable, RayCluster
@@ -50,7 +50,7 @@ class RayService:
     """``start``, then the tree of hosts is up, and goes on by itself. ``stop`` ends it, unless it was found running:
     then it goes on.
 
-    Raises Fault, ServiceGaveUp, and what Postgres' preparation raises.
+    Raises Fault, FolderInUse, ServiceGaveUp, Superseded, and what Postgres' preparation raises.
     """
 
     def __init__(self, config: Config) -> None:
@@ -81,13 +81,19 @@ class RayService:
                 await asyncio.to_thread(self._cluster.clear)
             self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
             with self._cluster.connected():
-                role = await running(self._name) or self._role(await owning(config, settings))
+                role = await running(self._name) or await self._new_role(settings)
                 self._settings = role.settings
                 await self._bring_up([replace(role, id=id) for id in role.layout.hosts])
         except ClusterUnavailable as error:
             raise ServiceGaveUp(str(error)) from error
         finally:
             turn.release()
+
+    async def _new_role(self, settings: Settings) -> Role:
+        """There is no such tree yet: what it works with is ours from now on."""
+        settings = await owning(self._config, settings)
+        await settle_for_hosts(self._config, settings)
+        return self._role(settings)
 
     def _role(self, settings: Settings) -> Role:
         """Of the origin of a new tree; those of the other hosts differ in their ids only."""

@@ -15,7 +15,8 @@ from syncline.actors.datadir import FolderInUse, FolderLock, open_data_dir
 from syncline.actors.faults import folder_fault, in_folder
 from syncline.actors.front import Front, ServiceGaveUp
 from syncline.actors.postgres.database import Database, connect
-from syncline.actors.preparing import PostgresSource, claimed, end_with, owning, prepare
+from syncline.actors.postgres.ownership import Superseded
+from syncline.actors.preparing import PostgresSource, claimed, end_with, owning, prepare, settle_shapes
 from syncline.actors.process import raise_open_files, settle_garbage
 from syncline.actors.tree import root
 from syncline.cluster import Exit, StartFailed
@@ -27,8 +28,8 @@ LOCAL: Final = "local"  # the one host of the service
 
 
 class Service:
-    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises Fault, FolderInUse, ServiceGaveUp, and
-    what Postgres' preparation raises.
+    """``start``, then ``port`` is listening and ready; ``stop`` drains. Raises Fault, FolderInUse, ServiceGaveUp,
+    Superseded, and what Postgres' preparation raises.
 
     Made in a running event loop. ``shards``: how many the shapes are spread over.
     """
@@ -56,6 +57,7 @@ class Service:
             self._lock = FolderLock(settings.shapes_dir)
         settings = await owning(self._config, settings)
         owner = await claimed(settings, LOCAL)
+        await settle_shapes(self._config, settings, owner)
         self._database = await connect(self.dsn, owner)
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, self._host))
         await self._database.read()
@@ -150,7 +152,7 @@ async def serve(config: Config, ready: Callable[[Running], None] | None = None) 
             return 1
         log.info("the service has ended: %s", ending.result())
         return 0
-    except (ServiceGaveUp, FolderInUse) as gave_up:
+    except (ServiceGaveUp, FolderInUse, Superseded) as gave_up:
         log.error("the service gave up: %s", gave_up)
         return 1
     finally:

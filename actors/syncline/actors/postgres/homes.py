@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
+from syncline.actors.postgres.ownership import Ownership
 from syncline.actors.shapes.homes import freest
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,12 @@ class Homes:
             return shard
 
 
-async def write_homes(dsn: str, homes: Mapping[str, str]) -> None:
-    """These are the homes, and there are no others. Nobody may be asking. Raises what asyncpg raises."""
-    connection = await asyncpg.connect(dsn, server_settings={"application_name": "syncline"})
+async def write_homes(dsn: str, homes: Mapping[str, str], owner: Ownership) -> None:
+    """These are the homes, and there are no others. Nobody may be asking. Raises Superseded when that is up to another
+    ``owner`` by now, and what asyncpg raises."""
+    connection = await asyncpg.connect(dsn, server_settings={"application_name": owner.application_name("homes")})
     try:
+        await owner.admit(connection)
         async with connection.transaction():
             await connection.execute("DELETE FROM electric.shape_homes")
             await connection.executemany("INSERT INTO electric.shape_homes VALUES ($1, $2)", homes.items())

@@ -1,0 +1,88 @@
+"""Whoever prepares a start leaves alone what another service works with, until the slot is its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from syncline.actors.config import Config, load
+from syncline.actors.datadir import FolderLock
+from syncline.actors.postgres.ownership import Superseded, take_over
+from syncline.actors.postgres.slot import slot_state
+from syncline.actors.preparing import claimed, owning, prepare, settle_for_hosts, settle_shapes
+
+HOMES = [("a shape", "shard-1")]
+
+
+@pytest.fixture
+async def admin(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
+def configured(dsn: str, folder: Path) -> Config:
+    settings = {"DATABASE_URL": dsn, "AUTH_MODE": "insecure", "SYNCLINE_DATA_DIR": str(folder)}
+    dedicated = {"SYNCLINE_RUNTIME": "ray", "SYNCLINE_SHAPES_HOSTS": "2", "SYNCLINE_SHAPES_PLACEMENT": "dedicated"}
+    return load({}, settings | dedicated)
+
+
+async def homes(connection: asyncpg.Connection) -> list[tuple[str, str]]:
+    rows = await connection.fetch("SELECT shape, shard FROM electric.shape_homes ORDER BY shape")
+    return [tuple(row) for row in rows]
+
+
+async def test_files_and_homes_are_settled_once_the_slot_is_our_own_and_not_before(
+    database: str, tmp_path: Path, admin: asyncpg.Connection
+) -> None:
+    config = configured(database, tmp_path)
+    _, settings = await prepare(config, database, 2)
+    shape = settings.shapes_dir / "shard-1" / "a shape"
+    shape.mkdir(parents=True)
+    (shape.parent / "progress.json").write_text(json.dumps({"durable_lsn": 1}))
+    await admin.execute("INSERT INTO electric.shape_homes VALUES ($1, $2)", *HOMES[0])
+
+    _, settings = await prepare(config, database, 1)  # a second service, which may only find the first one
+    assert shape.exists()
+    assert await homes(admin) == HOMES
+
+    settings = await owning(config, settings)
+    await settle_for_hosts(config, settings)
+    assert (settings.shapes_dir / "a shape").exists()
+    assert not shape.exists()
+    assert await homes(admin) == [("a shape", "shard")]
+    FolderLock(settings.shapes_dir).release()
+
+
+async def test_a_service_that_was_taken_over_from_writes_no_homes(
+    database: str, tmp_path: Path, admin: asyncpg.Connection
+) -> None:
+    config = configured(database, tmp_path)
+    _, settings = await prepare(config, database, 2)
+    settings = await owning(config, settings)
+    owner = await claimed(settings, "bring-up")
+    await take_over(admin, settings.slot)
+    await admin.execute("INSERT INTO electric.shape_homes VALUES ($1, $2)", *HOMES[0])
+    with pytest.raises(Superseded):
+        await settle_shapes(config, settings, owner)
+    with pytest.raises(Superseded):
+        await settle_for_hosts(config, settings)
+    assert await homes(admin) == HOMES
+
+
+async def test_what_the_earlier_owner_has_confirmed_while_it_was_waited_for_counts(
+    database: str, tmp_path: Path, admin: asyncpg.Connection
+) -> None:
+    """Shapes of ours that end before it would be taken for whole otherwise."""
+    config = configured(database, tmp_path)
+    _, settings = await prepare(config, database, 2)
+    await admin.execute("CREATE TABLE some_wal AS SELECT 1 AS id")
+    await admin.execute("SELECT pg_replication_slot_advance($1, pg_current_wal_flush_lsn())", settings.slot)
+    slot = await slot_state(admin, settings.slot)
+    assert slot is not None
+    assert int(slot.done) > settings.start_lsn
+    assert (await owning(config, settings)).start_lsn == int(slot.done)
