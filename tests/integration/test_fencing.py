@@ -18,7 +18,7 @@ from tests.npm.service import ServiceProcess, cluster_processes
 from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
-from syncline.actors.datadir import FolderInUse
+from syncline.actors.datadir import FolderInUse, FolderLock
 from syncline.actors.faults import Fault
 from syncline.actors.hosts import ServiceHost
 from syncline.actors.names import ORIGIN, edge_host
@@ -192,6 +192,31 @@ async def test_a_host_whose_place_is_taken_ends_and_devices_go_on(database: str,
             assert device.afresh == 0
         finally:
             await device.close()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_shard_waits_for_a_process_before_it_that_still_has_its_folder(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, shards: int
+) -> None:
+    """Frozen, and superseded meanwhile, it would write on there when it wakes up."""
+    async with spread(database, tmp_path, shards=shards) as hosts:
+        settings = hosts.roles["shapes-0"].settings
+        folders = settings.shard_folders
+        for folder in folders.values():
+            with pytest.raises(FolderInUse):
+                FolderLock(folder)
+        frozen = hosts.running.pop("shapes-0")
+        successor = ServiceHost(hosts.roles["shapes-0"])
+        starting = asyncio.create_task(successor.start())
+
+        async def waits() -> bool:
+            return any("this waits for another process to end" in line for line in caplog.messages)
+
+        await until(waits)
+        assert not starting.done()
+        await frozen.stop()
+        await starting
+        hosts.running["shapes-0"] = successor
 
 
 async def start(hosts: Hosts, id: str) -> None:

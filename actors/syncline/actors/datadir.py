@@ -141,7 +141,7 @@ def _remove_unused(folder: Path) -> None:
 
 class FolderLock:
     """Held while the process lives, whatever its end. Raises FolderInUse when another process holds it, unless both
-    hold it ``shared``, as hosts of one service do, each of which has a folder of its own in it.
+    hold it ``shared``, as hosts of one service do, each of which has a folder of its own in it, and the lock of that.
 
     The file stays as long as its folder: it means nothing unless somebody holds it.
     """

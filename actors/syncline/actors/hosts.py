@@ -14,7 +14,7 @@ import asyncpg
 
 from syncline.actors.config import load
 from syncline.actors.crossing import FORMS, TYPES
-from syncline.actors.datadir import FolderLock
+from syncline.actors.datadir import FolderLock, lock_left
 from syncline.actors.front import Front
 from syncline.actors.layout import Layout
 from syncline.actors.logs import set_up
@@ -85,7 +85,7 @@ class ServiceHost:
         )
         self._front: Front | None = None
         self._database: Database | None = None
-        self._lock: FolderLock | None = None
+        self._locks: list[FolderLock] = []
         self._losing: asyncio.Task[None] | None = None
         self.port = 0  # of an edge
 
@@ -149,8 +149,8 @@ class ServiceHost:
         if self._front is not None:
             await self._front.close()
         await self._host.close()
-        if self._lock is not None:
-            self._lock.release()
+        while self._locks:
+            self._locks.pop().release()
         if self._database is not None:
             self._database.terminate()
 
@@ -175,7 +175,7 @@ class ServiceHost:
         # On another machine than the command's the folder may be elsewhere, and not there yet.
         folder = self._config.data_dir / "shapes" / settings.shapes_dir.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = FolderLock(folder, shared=True)
+        await self._take_folders(folder)
         async with database.pool.acquire() as connection:
             slot = await ensure_slot(connection, settings.slot)  # it has moved on since the settings were made
             # What a folder holds here need not be what was confirmed by a process elsewhere, so nobody may confirm more
@@ -185,6 +185,15 @@ class ServiceHost:
                 slot = await ensure_slot(connection, settings.slot)
         at = replace(settings, shapes_dir=folder, start_lsn=int(slot.done))
         return shapes_root(at, database, self._host, layout)
+
+    async def _take_folders(self, shapes: Path) -> None:
+        """That of its shard for itself alone: a process before it may be frozen, and would write on when it wakes up.
+        The one around it together with the other shards. Raises FolderInUse when the process before it does not end."""
+        (shard,) = (name for name, home in self._role.layout.shard_hosts.items() if home == self._role.id)
+        own = replace(self._role.settings, shapes_dir=shapes).shard_folders[shard]
+        if own != shapes:
+            self._locks.append(await lock_left(shapes, shared=True))
+        self._locks.append(await lock_left(own))
 
 
 async def run(role: Role, kept: Keeping) -> None:

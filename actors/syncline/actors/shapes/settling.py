@@ -44,6 +44,7 @@ def settle(root: Path, folders: Mapping[str, Path], *, alone: bool = False) -> d
         remove_progress(folder)
         if folder != root:
             shutil.rmtree(folder)
+            folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
     log.info("%d shapes moved, as there are %d shards now", len(away), len(folders))
     return names
 
