@@ -98,7 +98,7 @@ class ServiceHost:
 
         Raises Superseded, Fault, FolderInUse, PreconditionError, StartFailed, and what asyncpg raises.
         """
-        role, layout, host = self._role, self._role.layout, self._host
+        role, host = self._role, self._host
         if self.overlaps:
             self._front = Front(self._config, host, CLAIMS)
             if not self._follows:
@@ -107,19 +107,27 @@ class ServiceHost:
         host.raise_epoch(owner.epoch)
         self._database = await connect(role.settings.dsn, owner)
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, host))
-        await self._database.read()
-        await host.open()
-        await self._listen()
-        for peer in layout.dialled_by(role.id):
-            host.connect(peer, self._where(peer))
-        for name, home in layout.homes.items():
-            if home != role.id:
-                host.context.registry.lives_at(name, host.peer(home).ref(name))
+        reading = asyncio.create_task(self._database.read())
+        try:
+            await self._meet_peers()
+            await reading
+        finally:
+            reading.cancel()
         await host.start(await self._root(self._database))
         if self._front is not None:
             await self._front.open(role.settings, self._database)
             if self._follows:  # until now the one before it has taken whoever came
                 self.port = await self._front.listen(reuse_port=True)
+
+    async def _meet_peers(self) -> None:
+        host, layout, id = self._host, self._role.layout, self._role.id
+        await host.open()
+        await self._listen()
+        for peer in layout.dialled_by(id):
+            host.connect(peer, self._where(peer))
+        for name, home in layout.homes.items():
+            if home != id:
+                host.context.registry.lives_at(name, host.peer(home).ref(name))
 
     async def _listen(self) -> None:
         address = self._role.layout.address(self._role.id)

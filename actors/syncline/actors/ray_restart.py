@@ -24,6 +24,7 @@ from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
 from syncline.cluster.ray_names import RayName
 
 SUCCESSION_S: Final = 180.0
+SETTLE_S: Final = 2.0  # devices come back meanwhile: the start of the next process would take the processor from them
 # What a running tree keeps: who has which place in it, and where devices and other hosts look for it.
 KEPT: Final = (
     "DATABASE_URL",
@@ -66,7 +67,8 @@ async def restart_service(
                 raise Fault(f"the service {named} ends at this moment", "start it by syncline serve")
             values = {**role.values, **{name: value for name, value in given.items() if name not in KEPT}}
             load({}, values)
-            for id in role.layout.hosts:
+            for number, id in enumerate(role.layout.hosts):
+                await asyncio.sleep(SETTLE_S if number else 0.0)
                 await _follow(named, replace(role, id=id, values=values), say)
     except ClusterUnavailable as error:
         raise Fault(str(error), "correct --ray-address") from error

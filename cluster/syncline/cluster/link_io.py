@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 256 << 10
 WRITE_BUFFER_BYTES: Final = 256 << 10  # beyond it the writing task waits for the socket
+REDIAL_SHARE: Final = 0.1
 HELLO_BYTES_MAX: Final = 4096  # of a stranger, before we know who it is
 
 
@@ -221,7 +222,8 @@ class Links:
         return peer
 
     async def _keep_dialling(self, peer: Peer, address: str | Resolve) -> None:
-        delay_s = self._timing.redial_first_s
+        now_s = asyncio.get_running_loop().time
+        there_s = now_s()
         while not self._closed:
             try:
                 reader, writer = await self._open(address if isinstance(address, str) else await address())
@@ -229,16 +231,19 @@ class Links:
                 log.debug("%s: %s at %s cannot be reached: %s", self.host, peer.id, address, error)
                 if not isinstance(error, TimeoutError):
                     self._alive_or_gone(peer)
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, self._timing.redial_max_s)
+                await asyncio.sleep(self._redial_s(now_s() - there_s))
                 continue
             met = peer.met
             task = self._connect(peer, reader, writer, b"")
             await asyncio.wait({task})
             if peer.met > met:  # it was there: whoever takes its place may be, in a moment
-                delay_s = self._timing.redial_first_s
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, self._timing.redial_max_s)
+                there_s = now_s()
+            await asyncio.sleep(self._redial_s(now_s() - there_s))
+
+    def _redial_s(self, away_s: float) -> float:
+        """How long to wait before a peer is dialled again that has been away for ``away_s``: whoever comes back is met
+        a tenth later than it could be."""
+        return min(max(away_s * REDIAL_SHARE, self._timing.redial_first_s), self._timing.redial_max_s)
 
     async def _open(self, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         kind, where, port = parse_address(address)

@@ -21,7 +21,7 @@ from syncline.cluster.supervisor import StartFailed
 
 log = logging.getLogger(__name__)
 
-RETRY_S: Final = 0.05
+RETRY_S: Final = 0.02
 SAY_AFTER_S: Final = 5.0
 NEWS_S: Final = 5.0  # who talks to a host that is gone fails at once; that it is gone is known some seconds later
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncline.actors.devices.bundler import (
     Author,
     AwaitLsn,
+    AwaitShards,
     Bundler,
     Followed,
     FollowSet,
@@ -277,3 +278,16 @@ async def test_what_one_of_two_shards_has_not_passed_is_held_and_its_author_told
     await bundler.send(Watermark(names[1], 120, own))
     await bundler.send(AwaitLsn(device.ref, 120))
     assert await device.next() == Released(1, (), 120)
+
+
+async def test_who_awaits_the_shards_is_answered_when_the_last_of_them_is_followed() -> None:
+    context = Context()
+    names = ("first", "second")
+    bundler = await spawn(Bundler(Shards({name: context.registry.ref(name) for name in names})), context)
+    awaiting = [asyncio.create_task(bundler.call(AwaitShards())) for _ in range(2)]
+    for name in names:
+        assert not any(task.done() for task in awaiting)
+        await spawn(shard := Probe(lambda message: 100), context, name=name)
+        assert isinstance(await shard.next(), FollowWatermark)
+    await asyncio.gather(*awaiting)
+    await bundler.call(AwaitShards())

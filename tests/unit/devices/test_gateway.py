@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tests.tokens import insecure_token
-from tests.unit.devices.edge_scene import EdgeScene, FakeConnection
+from tests.unit.devices.edge_scene import AnsweringBundler, EdgeScene, FakeConnection
 
+from syncline.actors.devices.bundler import AwaitShards
 from syncline.actors.devices.claims import Claims, ReadConnected
 from syncline.actors.devices.gateway import Gateway, Lobby, welcome
 from syncline.actors.devices.reception import Claim, Evict
@@ -197,3 +198,24 @@ async def test_a_client_that_comes_through_another_edge_evicts_its_older_device(
     async with asyncio.timeout(5):
         while await claims.call(ReadConnected()) != 1:
             assert claims.alive
+
+
+class Attaching(AnsweringBundler):
+    """Its shards come when ``reply`` is set."""
+
+    async def handle_call(self, message: object) -> object:
+        self.reply = self.defer()
+        self._keep(message)
+        return self.reply
+
+
+async def test_a_socket_that_comes_while_a_shard_is_away_gets_its_device_when_that_is_back() -> None:
+    scene = EdgeScene()
+    scene.bundler = bundler = Attaching(scene)
+    await scene.start(gateway=False)
+    await spawn(Gateway(scene.around), scene.context, name=GATEWAY)  # type: ignore[arg-type]
+    connection, lobby = arrives(scene)
+    assert isinstance(await bundler.next(), AwaitShards)
+    assert not await scene.context.registry.ref(DEVICES).call(WhichChildren())
+    bundler.reply.set(None)
+    await authenticates(connection, lobby, "me")

@@ -16,10 +16,10 @@ from syncline.actors.shapes.frames import Frame
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.watermarks import Passed
-from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind, Monitor, Ref
+from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind, Monitor, Ref, Reply
 
 # The shard starts anew at the same time as we do; it reads its files first.
-ATTACH_RETRY_S = 0.1
+ATTACH_RETRY_S = 0.02
 ATTACH_TIMEOUT_S = 5.0
 OVERRUN = Exit(ExitKind.KILLED, detail="no room for what its shapes release")
 
@@ -77,6 +77,11 @@ class OwnPassed:
     commit_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class AwaitShards:
+    """Call. Answered (None) once all shards are followed: before that no device gets anywhere."""
+
+
 class _Attach:
     """It is time to ask for the shard's watermark once more."""
 
@@ -122,6 +127,7 @@ class Bundler(Actor):
         self._numbers = itertools.count(1)
         self._shard_watches: dict[str, Monitor] = {}
         self._passed = Passed(shards.refs)
+        self._attached: list[Reply] = []  # who waits for that
 
     async def init(self) -> None:
         await self._attach()
@@ -145,6 +151,16 @@ class Bundler(Actor):
                 self._leave(device)
             case AwaitLsn(device, lsn):
                 self._await(device, lsn)
+            case _:
+                raise TypeError(f"a bundler does not understand {message!r}")
+
+    async def handle_call(self, message: object) -> object:
+        match message:
+            case AwaitShards():
+                if len(self._shard_watches) == len(self._shards.refs):
+                    return None
+                self._attached.append(self.defer())
+                return self._attached[-1]
             case _:
                 raise TypeError(f"a bundler does not understand {message!r}")
 
@@ -176,6 +192,9 @@ class Bundler(Actor):
             assert isinstance(watermark, int)
             self._shard_watches[name] = watch
             self._shard_passed(name, watermark, ())
+        waiting, self._attached = self._attached, []
+        for reply in waiting:
+            reply.set(None)
 
     # --- releases -----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import Socket
 from syncline.actors.devices.rowreader import RowReader
+from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.starting import Places
 from syncline.actors.devices.steps import (
     Delivered,
@@ -28,6 +29,7 @@ from syncline.actors.devices.steps import (
     WrittenKeys,
 )
 from syncline.actors.shapes.consumer import ReadRows
+from syncline.actors.shapes.log import Page
 from syncline.cluster import Ref
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Carrier:
         connection: Socket,
         bundler: Ref,
         places: Places,
+        pages: SharedAnswers[Page],
         rows: RowReader,
         forget: Callable[[], Awaitable[None]],
         send_away: Callable[[], object],
@@ -56,6 +59,7 @@ class Carrier:
         self._connection = connection
         self._bundler = bundler
         self._places = places
+        self._pages = pages
         self._rows = rows
         self._forget = forget
         self._send_away = send_away
@@ -104,7 +108,7 @@ class Carrier:
                 await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes)))
                 return await self._follow_answer
             case OpenLog(shapes, after, upto):
-                self._log = LogReader(self._places.refs(shapes), after, upto)
+                self._log = LogReader(self._places.refs(shapes), after, upto, self._pages)
             case ReadMore():
                 assert self._log is not None
                 return await self._log.read()

@@ -110,11 +110,18 @@ class Device(Actor):
     async def init(self) -> None:
         self.receiver = DeviceReceiver(self.ref)
         registry = self.context.registry
-        self._bundler, self._places = registry.ref(BUNDLER), Places(self._around.shards)
+        self._bundler, self._places = registry.ref(BUNDLER), Places(self._around.shards, self._around.places)
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
         rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
         self._carrier = Carrier(
-            self.ref, self._connection, self._bundler, self._places, rows, self._forget, self._start_over
+            self.ref,
+            self._connection,
+            self._bundler,
+            self._places,
+            self._around.pages,
+            rows,
+            self._forget,
+            self._start_over,
         )
 
     async def terminate(self, reason: Exit) -> None:

@@ -12,12 +12,13 @@ import logging
 import uuid
 from collections.abc import Callable
 
+from syncline.actors.devices.bundler import AwaitShards
 from syncline.actors.devices.claims import Holders, ReadConnected
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.devices.turns import Turns
 from syncline.actors.devices.websocket import Connection, Receiver
-from syncline.actors.names import DEVICES
+from syncline.actors.names import BUNDLER, DEVICES
 from syncline.cluster import (
     Actor,
     ActorDown,
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 DEVICE_MAILBOX = 2_000
 # Devices started side by side.
 OPENING_AT_ONCE = 100
+# Who comes while a shard starts again waits so long for it, which is less than most wait for an answer.
+SHARDS_S = 4.0
 
 
 class Lobby:
@@ -104,6 +107,7 @@ class Gateway(Actor):
 
     async def init(self) -> None:
         self._devices = self.context.registry.ref(DEVICES)
+        self._bundler = self.context.registry.ref(BUNDLER)
 
     async def terminate(self, reason: Exit) -> None:
         for device in self._holders.by_client.values():
@@ -139,6 +143,8 @@ class Gateway(Actor):
             mailbox_capacity=DEVICE_MAILBOX,
         )
         try:
+            with contextlib.suppress(ActorDown, CallTimeout):
+                await self._bundler.call(AwaitShards(), SHARDS_S)
             async with self._opening:
                 await start_child(self._devices, spec)
         except asyncio.CancelledError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.shapes.consumer import ReadPage
 from syncline.actors.shapes.frames import Frame, LogMerge
 from syncline.actors.shapes.log import Page
@@ -14,10 +15,12 @@ PAGE_TIMEOUT_S = 60.0
 
 
 class LogReader:
-    """The frames of ``shapes`` (hash -> actor) after LSN ``after`` up to ``upto``."""
+    """The frames of ``shapes`` (hash -> actor) after LSN ``after`` up to ``upto``. ``asked``: what all devices of a
+    host read: those that come back together stand at the same few positions."""
 
-    def __init__(self, shapes: Mapping[str, Ref], after: int, upto: int) -> None:
+    def __init__(self, shapes: Mapping[str, Ref], after: int, upto: int, asked: SharedAnswers[Page]) -> None:
         self._shapes = shapes
+        self._asked = asked
         self._merge = LogMerge(shapes, after, upto)
 
     async def read(self) -> tuple[tuple[Frame, ...], bool]:
@@ -25,8 +28,16 @@ class LogReader:
         frames: tuple[Frame, ...] = ()
         while not frames and not self._merge.done:
             for shape, position in self._merge.wanted():
-                page = await self._shapes[shape].call(ReadPage(position, self._merge.upto, PAGE_BYTES), PAGE_TIMEOUT_S)
-                assert isinstance(page, Page)
-                self._merge.feed(shape, page)
+                self._merge.feed(shape, await self._page(shape, position))
             frames = tuple(self._merge.frames())
         return frames, self._merge.done
+
+    async def _page(self, shape: str, position: tuple[int, int]) -> Page:
+        ref, upto = self._shapes[shape], self._merge.upto
+
+        async def ask() -> Page:
+            page = await ref.call(ReadPage(position, upto, PAGE_BYTES), PAGE_TIMEOUT_S)
+            assert isinstance(page, Page)
+            return page
+
+        return await self._asked.answer((ref, position, upto), ask)

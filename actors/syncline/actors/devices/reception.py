@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from syncline.actors.devices.auth import Authenticator
+from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.turns import Turns
 from syncline.actors.postgres.database import Database
+from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.shard import ShapePlace
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Ref
 from syncline.proto.holding import OpenTransactions
@@ -58,7 +61,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a device needs of its host. ``admissions``: whoever comes waits there for its turn to be admitted."""
+    """What a device needs of its host. ``admissions``: whoever comes waits there for its turn to be admitted.
+    ``places``, ``pages``: where shapes live and what their logs have, as devices ask at the moment."""
 
     database: Database
     authenticator: Authenticator
@@ -66,6 +70,8 @@ class Surroundings:
     shards: Shards
     open_transactions: OpenTransactions = field(default_factory=OpenTransactions)
     admissions: Turns = field(default_factory=lambda: Turns(ADMITTING_AT_ONCE))
+    places: SharedAnswers[ShapePlace] = field(default_factory=SharedAnswers)
+    pages: SharedAnswers[Page] = field(default_factory=SharedAnswers)
 
 
 class Socket(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery
 from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan, plan_held
 from syncline.actors.postgres.database import Database
@@ -39,14 +40,20 @@ class StartRefused(Exception):
 
 class Places:
     """Where the shapes of one device live. A shape's actor and its shard end together, and devices with them, so what
-    was found once stays true for as long as anybody asks."""
+    was found once stays true for as long as anybody asks. ``asked``: what all devices of a host ask."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: Shards, asked: SharedAnswers[ShapePlace]) -> None:
         self._shards = shards
+        self._asked = asked
         self._refs: dict[str, Ref] = {}
 
     async def ensure(self, shape: Shape, relation: Relation | None) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
+        place = await self._asked.answer((shape.hash, relation), lambda: self._ask(shape, relation))
+        self._refs[shape.hash] = place.ref
+        return place
+
+    async def _ask(self, shape: Shape, relation: Relation | None) -> ShapePlace:
         shard = self._shards.refs[await self._shards.found(shape.hash)]
         try:
             place = await shard.call(EnsureShape(shape, relation), PLACE_TIMEOUT_S)
@@ -54,7 +61,6 @@ class Places:
             self._shards.forget(shape.hash)
             raise
         assert isinstance(place, ShapePlace)
-        self._refs[shape.hash] = place.ref
         return place
 
     async def prepare(self, planned: Planned, device: Ref) -> set[str]:
