@@ -10,9 +10,8 @@ whose connection fell silent without an end, seems *frozen*: stopped, stuck, ver
 swallows everything. Nobody starts it again by itself, so the owner is told (``Callbacks.frozen``), who may find out
 which it is.
 
-One side of each pair dials and the other listens. An address is ``unix:/path`` or ``tcp:host:port``; who dials may be
-given a function that finds it, which is asked anew each time, as a peer may come back elsewhere. With a token, TCP is
-TLS (``link_tls``): neither the token nor what is said can be read on the way.
+One side of each pair dials and the other listens, at an address (``link_address``); who dials may be given a function
+that finds it, which is asked anew each time, as a peer may come back elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from syncline.cluster.link import (
@@ -41,7 +39,7 @@ from syncline.cluster.link import (
     opening_hello,
     refusal,
 )
-from syncline.cluster.link_tls import NAME, answering, calling
+from syncline.cluster.link_address import connected, listening
 
 Resolve = Callable[[], Awaitable[str]]
 """Where a peer is now. Raises OSError when that is not known."""
@@ -126,16 +124,9 @@ class Links:
 
     async def listen(self, address: str) -> str:
         """Accepts peers at ``address``; returns it with the port that was really taken. Raises ``OSError``."""
-        kind, where, port = parse_address(address)
-        if kind == "unix":
-            _make_way(where)
-            server = await asyncio.start_unix_server(self._accept, where)
-        else:
-            tls = answering(self._token) if self._token else None
-            server = await asyncio.start_server(self._accept, where, port, ssl=tls)
-            address = f"tcp:{where}:{server.sockets[0].getsockname()[1]}"
+        server, taken = await listening(address, self._accept, self._token)
         self._servers.append(server)
-        return address
+        return taken
 
     def dial(self, peer_id: str, address: str | Resolve) -> None:
         """Keeps a connection to ``peer_id`` from now on. A second call changes the address."""
@@ -226,7 +217,8 @@ class Links:
         there_s = now_s()
         while not self._closed:
             try:
-                reader, writer = await self._open(address if isinstance(address, str) else await address())
+                where = address if isinstance(address, str) else await address()
+                reader, writer = await connected(where, self._token, self._timing.silence_s)
             except OSError as error:
                 log.debug("%s: %s at %s cannot be reached: %s", self.host, peer.id, address, error)
                 if not isinstance(error, TimeoutError):
@@ -244,15 +236,6 @@ class Links:
         """How long to wait before a peer is dialled again that has been away for ``away_s``: whoever comes back is met
         a tenth later than it could be."""
         return min(max(away_s * REDIAL_SHARE, self._timing.redial_first_s), self._timing.redial_max_s)
-
-    async def _open(self, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        kind, where, port = parse_address(address)
-        if kind == "unix":
-            return await asyncio.open_unix_connection(where)
-        if not self._token:
-            return await asyncio.open_connection(where, port)
-        async with asyncio.timeout(self._timing.silence_s):
-            return await asyncio.open_connection(where, port, ssl=calling(self._token), server_hostname=NAME)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -440,19 +423,3 @@ class Links:
         peer.link = self._new_link(fence=peer.link.fence)
         peer.roomy.set()
         self._callbacks.down(peer.id, why)
-
-
-def parse_address(address: str) -> tuple[str, str, int]:
-    """``("unix", path, 0)`` or ``("tcp", host, port)``. Raises ``ValueError``."""
-    kind, _, rest = address.partition(":")
-    if kind == "unix" and rest:
-        return kind, rest, 0
-    host, _, port = rest.rpartition(":")
-    if kind == "tcp" and host and port.isdigit():
-        return kind, host, int(port)
-    raise ValueError(f"{address!r} is neither unix:/path nor tcp:host:port")
-
-
-def _make_way(path: str) -> None:
-    """A dead process leaves its socket behind."""
-    Path(path).unlink(missing_ok=True)
