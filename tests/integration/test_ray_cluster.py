@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from syncline.cluster.ray_cluster import RayCluster
+from syncline.cluster.ray_cluster import NOTE, RayCluster
 
 
 def test_it_starts_beside_others_with_a_ray_that_has_no_extras_and_runs_nothing_else(
@@ -30,3 +35,45 @@ def test_it_starts_beside_others_with_a_ray_that_has_no_extras_and_runs_nothing_
     finally:
         for cluster in clusters:
             cluster.stop()
+
+
+def test_what_a_dead_head_has_left_is_ended_by_whoever_opens_the_next(tmp_path: Path) -> None:
+    first = RayCluster.open(tmp_path)
+    clusters = [first]
+    try:
+        assert first.head is not None
+        leader = psutil.Process(first.head.pid)
+        parts = leader.children(recursive=True)
+        leader.kill()
+        leader.wait()
+        clusters.append(RayCluster.open(tmp_path))
+        assert clusters[-1].started
+        assert [part for part in parts if part.is_running()] == []
+        assert not Path(first.head.temp_dir).exists()
+    finally:
+        for cluster in clusters:
+            cluster.stop()
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """The leader of a session of its own."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_stranger_who_has_the_number_of_a_dead_head_is_left_alone(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.2", 0))
+        address = f"127.0.0.2:{closed.getsockname()[1]}"
+    left = tmp_path / "left"
+    left.mkdir()
+    head = {"address": address, "pid": stranger.pid, "token": "0" * 64, "temp_dir": str(left)}
+    (tmp_path / NOTE).write_text(json.dumps(head))
+    RayCluster.clear(tmp_path)
+    assert stranger.poll() is None
+    assert not left.exists()

@@ -77,8 +77,6 @@ class RayService:
         self._name = service_name(settings.slot, identity.server_id)
         turn = await _turn(config.data_dir)
         try:
-            if self._cluster is not None:
-                await asyncio.to_thread(self._cluster.clear)
             self._cluster = await asyncio.to_thread(RayCluster.open, config.data_dir, config.ray_address)
             with self._cluster.connected():
                 role = await running(self._name) or await self._new_role(settings)

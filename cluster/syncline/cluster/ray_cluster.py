@@ -24,6 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from syncline.cluster import ray_session
+from syncline.cluster.ray_session import lives
+
 log = logging.getLogger(__name__)
 
 NAMESPACE: Final = "syncline"
@@ -74,11 +77,16 @@ class RayCluster:
 
     @classmethod
     def open(cls, folder: Path, address: str | None = None) -> RayCluster:
-        """The same, or else a new one, noted in ``folder``. Blocks for seconds. Raises ClusterUnavailable."""
+        """The same, or else a new one, noted in ``folder``. What one before it has left there is removed. Blocks for
+        seconds. Raises ClusterUnavailable."""
         found = cls.find(folder, address)
         if found is not None:
             return found
-        earlier = _written(folder / NOTE)  # a process can be in clusters of one token only: Ray reads it once
+        earlier = _written(folder / NOTE)
+        if earlier is not None and _comes_back(earlier):
+            return cls(earlier.address, earlier, folder / NOTE, started=False)
+        cls.clear(folder)
+        # A process can be in clusters of one token only: Ray reads it once.
         head = _start_head(secrets.token_hex(32) if earlier is None else earlier.token)
         _write_note(folder / NOTE, head)
         return cls(head.address, head, folder / NOTE, started=True)
@@ -91,17 +99,20 @@ class RayCluster:
     @property
     def ended(self) -> bool:
         """Whether it is our own and its first process is gone, which no part of it is meant to outlive."""
-        return self.head is not None and not _lives(self.head.pid)
+        return self.head is not None and not lives(self.head.pid)
 
     @property
     def noted(self) -> bool:
         """Whether it is our own, and nobody has ended it by ``stop``: a note of it, or of one after it, is there."""
         return self.head is not None and _written(self._note) is not None
 
-    def clear(self) -> None:
-        """Removes the processes that one of our own has left which ended."""
-        if self.ended and self.head is not None:
-            _end(self.head)
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Ends the processes and removes the files of a cluster of our own noted in ``folder``, which is dead or as
+        good as that. Blocks."""
+        head = _written(folder / NOTE)
+        if head is not None:
+            _end(head)
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
@@ -183,7 +194,7 @@ def _environment(token: str) -> dict[str, str]:
 def _noted(note: Path) -> Head | None:
     """The cluster that ``note`` tells of, if it still lives."""
     head = _written(note)
-    return head if head is not None and _lives(head.pid) and _answers(head.address) else None
+    return head if head is not None and lives(head.pid) and _answers(head.address) else None
 
 
 def _written(note: Path) -> Head | None:
@@ -241,25 +252,20 @@ def _started(temp_dir: str) -> str:
 
 def _end(head: Head) -> None:
     """Asks the head to end with all its processes, and makes sure of it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(head.pid, signal.SIGTERM)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        deadline_s = time.monotonic() + STOP_S
-        while _lives(head.pid) and time.monotonic() < deadline_s:
-            time.sleep(POLL_S)
-        os.killpg(head.pid, signal.SIGKILL)
+    ray_session.end(head.pid, head.temp_dir, STOP_S)
     shutil.rmtree(head.temp_dir, ignore_errors=True)
 
 
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
-            return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # nobody, or a process of somebody else
+def _comes_back(head: Head) -> bool:
+    """Whether it lives, and answers before long: it may be ending, or held up."""
+    if head.pid not in ray_session.members(head.pid, head.temp_dir):
         return False
-    return True
+    deadline_s = time.monotonic() + STOP_S
+    while lives(head.pid) and time.monotonic() < deadline_s:
+        if _answers(head.address):
+            return True
+        time.sleep(POLL_S)
+    return False
 
 
 def _answers(address: str) -> bool:
