@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.npm.service import ServiceFailedError, ServiceProcess
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres, EmbeddedPostgresError, own_folder
 
@@ -42,6 +43,22 @@ async def test_rows_survive_an_immediate_stop(server_dir: Path) -> None:
     assert await again.fetchval("SELECT id FROM kept") == 1
     await again.close()
     server.stop("immediate")
+
+
+async def test_a_second_service_that_is_refused_leaves_the_server_of_the_first_running(tmp_path: Path) -> None:
+    first = ServiceProcess("", tmp_path, {"SYNCLINE_RUNTIME": "local"})
+    second = ServiceProcess("", tmp_path, {"SYNCLINE_RUNTIME": "local"})
+    server = EmbeddedPostgres(first.data_dir / "postgres")
+    try:
+        await first.start()
+        with pytest.raises(ServiceFailedError, match="works in"):
+            await second.start()
+        assert server.running_port() is not None
+        assert await first.stop() == 0
+        assert server.running_port() is None
+    finally:
+        await first.kill()
+        server.stop("immediate")
 
 
 # --- a folder that anybody may have put there -------------------------------------------------------------------------

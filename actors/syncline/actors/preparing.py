@@ -48,12 +48,12 @@ class PostgresSource:
         log.info("the embedded Postgres keeps its data and its log in %s", self._embedded.folder)
         return dsn
 
-    async def stop(self) -> None:
-        """Ends an embedded one."""
+    async def stop(self, *, spare_found: bool = False) -> None:
+        """Ends an embedded one; ``spare_found``: unless it was running before, as others may use it."""
         if self._embedding is not None:
             # A start that was cut short goes on in its thread: waited for, or it would leave a server behind.
             await asyncio.gather(self._embedding, return_exceptions=True)
-        if self._embedded is not None:
+        if self._embedded is not None and not (spare_found and self._embedded.found):
             await asyncio.to_thread(self._embedded.stop)
 
 

@@ -75,12 +75,13 @@ class Service:
             self._losing.cancel()
         await self._front.close()
         await self._host.close()
+        alone = self._lock is not None
         if self._lock is not None:
             self._lock.release()
             self._lock = None
         if self._database is not None:
             self._database.terminate()
-        await self._postgres.stop()
+        await self._postgres.stop(spare_found=not alone)
 
     async def ended(self) -> Exit:
         """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""

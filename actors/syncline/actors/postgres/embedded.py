@@ -54,13 +54,14 @@ class EmbeddedPostgres:
 
     ``settings`` are written over the base settings at every start. ``port`` None takes a free one and keeps it while
     the server runs. ``installation``: a folder with ``bin/`` of another Postgres than the wheel's, which the server's
-    user can read. Errors raised: EmbeddedPostgresError.
+    user can read. ``found``: it was running already when it was to be started. Errors raised: EmbeddedPostgresError.
     """
 
     data_dir: Path
     port: int | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
     installation: Path | None = None
+    found: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._root, self._elsewhere = reachable_dir(self.data_dir)
@@ -74,6 +75,7 @@ class EmbeddedPostgres:
             self._initdb()
         running = self.running_port()
         if running is not None:
+            self.found = True
             self.port = running
             return self.dsn()
         for attempt in range(PORT_TRIES):
