@@ -17,6 +17,9 @@ import pytest
 from tests.integration.tree_scene import ITEMS, Stubborn, until
 from tests.npm.service import ServiceProcess, cluster_processes
 
+from syncline.actors.datadir import FolderLock
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+
 SYNCLINE = Path(sys.executable).with_name("syncline")
 HOSTS = ("origin", "ingest", "shapes-0", "shapes-1", "edge-0", "edge-1")
 RAY = {"SYNCLINE_RUNTIME": "ray", "SYNCLINE_SHAPES_HOSTS": "2", "SYNCLINE_EDGE_HOSTS": "2"}
@@ -265,11 +268,17 @@ async def test_two_services_share_a_cluster_and_each_ends_alone(
         assert lost.returncode == 1
         names = [json.loads((each.data_dir / "service.json").read_text())["service"] for each in (spread, other)]
         assert all(name in lost.stderr for name in names)
-        await other.service.kill_command()  # its hosts go on
         ended = await asyncio.to_thread(command, "stop", "--service", names[1], **shared)
         assert ended.returncode == 0, ended.stderr
         with pytest.raises(LookupError):
             other.process("origin")
+
+        async def noticed() -> bool:
+            return not other.service.is_running
+
+        await until(noticed)
+        assert await other.service.stop() == 0
+        assert "it was ended by syncline stop" in other.service.log.read_text()
         await spread.insert(10)
         await spread.equal(devices[0])
     finally:
@@ -277,6 +286,83 @@ async def test_two_services_share_a_cluster_and_each_ends_alone(
             await device.close()
         await other.service.kill_command()
         await postgres.close()
+
+
+@pytest.mark.slow_on_ray
+@pytest.mark.parametrize("process", ["ray::RuntimeEnvAgent", "ray::HostProcess"])
+async def test_a_cluster_that_ends_during_the_bring_up_is_followed_by_another_and_a_stop_leaves_nothing(
+    database: str, tmp_path: Path, process: str
+) -> None:
+    """It has got as far as to have such a ``process``: it is entered at that moment, or hosts are waited for."""
+    service = ServiceProcess(database, tmp_path, RAY)
+    starting = asyncio.create_task(service.start())
+    heads: list[psutil.Process] = []
+
+    async def another_head() -> bool:
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            head = psutil.Process(json.loads((service.data_dir / "ray.json").read_text())["pid"])
+            names = [each.name() for each in head.children(recursive=True)]
+            if head not in heads and any(name.startswith(process[:15]) for name in names):
+                heads.append(head)
+                return True
+        return False
+
+    try:
+        await until(another_head)
+        everything = [*heads[0].children(recursive=True)]
+        heads[0].kill()
+        await until(another_head)
+        everything += [heads[1], *heads[1].children(recursive=True)]
+        assert await service.stop() == 0
+        assert "another one is started" in service.log.read_text()
+        await asyncio.gather(starting, return_exceptions=True)
+
+        async def gone() -> bool:
+            return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in everything)
+
+        await until(gone)
+        assert not (service.data_dir / "ray.json").exists()
+    finally:
+        starting.cancel()
+        await service.kill()
+
+
+@pytest.mark.slow_on_ray
+async def test_a_second_command_says_that_it_waits_for_the_first(database: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    first = FolderLock(folder / "bring-up")
+    second = ServiceProcess(database, tmp_path, RAY)
+    starting = asyncio.create_task(second.start())
+
+    async def said() -> bool:
+        return second.log.exists() and f"another command (process {os.getpid()})" in second.log.read_text()
+
+    try:
+        await until(said)
+        first.release()
+        await starting
+    finally:
+        await asyncio.gather(starting, return_exceptions=True)
+        await asyncio.to_thread(command, "stop", "--data-dir", str(folder))
+        await second.kill()
+
+
+@pytest.mark.slow_on_ray
+async def test_stop_ends_an_embedded_postgres_whose_command_was_killed(tmp_path: Path) -> None:
+    service = ServiceProcess("", tmp_path, RAY)
+    server = EmbeddedPostgres(service.data_dir / "postgres")
+    try:
+        await service.start()
+        await service.kill_command()
+        assert server.running_port() is not None
+        ended = await asyncio.to_thread(command, "stop", "--data-dir", str(service.data_dir))
+        assert ended.returncode == 0, ended.stderr
+        assert "the embedded Postgres" in ended.stdout
+        assert server.running_port() is None
+    finally:
+        await service.kill()
+        server.stop("immediate")
 
 
 @pytest.mark.slow_on_ray

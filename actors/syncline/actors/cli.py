@@ -156,7 +156,7 @@ def stop(
     It is found by the folder it works in, or by its name. A service of the runtime local is ended by SIGTERM.
     """
     from syncline.actors.logs import set_up
-    from syncline.actors.ray_service import stop_service
+    from syncline.actors.ray_found import stop_service
 
     set_up("warning")
     place = _found(None, None, data_dir)

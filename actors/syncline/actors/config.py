@@ -73,7 +73,7 @@ class Whereabouts:
     @property
     def embedded_dir(self) -> Path:
         """Where the embedded Postgres lives when there is no ``database_url``."""
-        return self.data_dir / "postgres"
+        return embedded_dir(self.data_dir)
 
     @property
     def database_display(self) -> str:
@@ -112,6 +112,11 @@ def load(flags: Mapping[str, str | None], environment: Mapping[str, str], dotenv
     """Everything ``serve`` needs. ``flags`` are keyed by variable name. Raises ConfigError with every problem."""
     reader = _Reader(flags, environment, dotenv)
     return reader.checked(reader.config())
+
+
+def embedded_dir(data_dir: Path) -> Path:
+    """Where the embedded Postgres of a service in ``data_dir`` lives."""
+    return data_dir / "postgres"
 
 
 def settings_given(environment: Mapping[str, str], dotenv: Path | None = None) -> dict[str, str]:

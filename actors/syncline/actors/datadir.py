@@ -56,7 +56,12 @@ def open_data_dir(data_dir: Path) -> None:
 
 
 class FolderInUse(Exception):
-    """Another service works in the folder; the message says which and what to do."""
+    """Another service works in the folder; the message says which and what to do. ``owner``: the pid of a process of
+    it, as far as that is known."""
+
+    def __init__(self, message: str, owner: str) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 async def new_lineage(connection: asyncpg.Connection, why: str = "the replication slot is made anew") -> None:
@@ -170,10 +175,10 @@ class FolderLock:
         except ImportError:  # not on Windows, where one service a folder is the operator's to see to
             pass
         except OSError as held:
-            owner = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+            owner = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._descriptor)
             raise FolderInUse(
-                f"another service (process {owner or 'unknown'}) works in {folder}: stop it, or set SYNCLINE_DATA_DIR"
+                f"another service (process {owner}) works in {folder}: stop it, or set SYNCLINE_DATA_DIR", owner
             ) from held
 
 

@@ -18,7 +18,8 @@ from syncline.actors.config import load
 from syncline.actors.datadir import FolderInUse, FolderLock
 from syncline.actors.faults import Fault
 from syncline.actors.hosts import Role
-from syncline.actors.ray_service import LOOP, PROGRAM, found_cluster, found_service, generations, running
+from syncline.actors.ray_found import found_cluster, found_service, generations, running
+from syncline.actors.ray_service import LOOP, PROGRAM
 from syncline.cluster.ray_cluster import ClusterUnavailable
 from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
 from syncline.cluster.ray_names import RayName
@@ -71,7 +72,7 @@ async def restart_service(
                 await asyncio.sleep(SETTLE_S if number else 0.0)
                 await _follow(named, replace(role, id=id, values=values), say)
     except ClusterUnavailable as error:
-        raise Fault(str(error), "correct --ray-address") from error
+        raise Fault(str(error), "see that it runs, or correct --ray-address") from error
     finally:
         lock.release()
 

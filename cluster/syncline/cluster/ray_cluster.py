@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +39,8 @@ POLL_S: Final = 0.1
 OBJECT_STORE_BYTES: Final = 80 << 20  # the least Ray accepts: nothing of ours goes through it
 # A dead address in the environment makes Ray wait for a minute.
 _OURS_TO_SET: Final = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_NAMESPACE")
+# Ray tries for a quarter of an hour to enter a cluster that has just ended, and nothing cuts that short.
+_TO_ENTER: Final = {"RAY_NUM_REDIS_GET_RETRIES": "2", "RAY_py_gcs_connect_timeout_s": "5"}
 
 
 class ClusterUnavailable(Exception):
@@ -118,21 +119,28 @@ class RayCluster:
     def connected(self) -> Iterator[None]:
         """Hosts can be brought up, found and ended meanwhile. Entering blocks for a second or two; one at a time.
 
-        Raises ClusterUnavailable.
+        Raises ClusterUnavailable, also for whatever happens because the cluster ends meanwhile. Nobody may stay long in
+        a cluster that has ended: after a minute Ray ends the process.
         """
         if self.head is not None:
             _authenticate(self.head.token)
+        os.environ.update(_TO_ENTER)
         import ray  # it reads its settings, the token among them, when it is imported
+        from ray.exceptions import RayError
 
-        on_term = signal.getsignal(signal.SIGTERM)
         deadline_s = time.monotonic() + CONNECT_S
-        try:
+        with _sigterm_left_alone():
             while not ray.is_initialized():
                 self._join(deadline_s)
-        finally:
-            signal.signal(signal.SIGTERM, on_term)  # Ray puts a handler of its own in its place
         try:
             yield
+        except ClusterUnavailable:
+            raise
+        except Exception as error:
+            if isinstance(error, RayError) or not self.alive:
+                why = str(error).partition("\n")[0] or type(error).__name__
+                raise ClusterUnavailable(f"the Ray cluster at {self.address} fails: {why}") from error
+            raise
         finally:
             ray.shutdown()
 
@@ -149,7 +157,7 @@ class RayCluster:
                 log_to_driver=False,
                 configure_logging=False,
             )
-        except (ConnectionError, RuntimeError, OSError) as error:
+        except Exception as error:  # of any kind: Ray has none of its own for this
             ray.shutdown()
             if not self.alive or time.monotonic() > deadline_s:
                 raise ClusterUnavailable(f"no Ray cluster answers at {self.address}: {error}") from error
@@ -171,6 +179,29 @@ class RayCluster:
             if _written(self._note) == self.head:
                 self._note.unlink(missing_ok=True)
             _end(self.head)
+
+
+@contextlib.contextmanager
+def _sigterm_left_alone() -> Iterator[None]:
+    """Ray would have it end the process on the spot, also while it enters a cluster, which takes a while."""
+    import ray._private.utils as internal
+
+    setting = internal.set_sigterm_handler
+    internal.set_sigterm_handler = lambda _: None
+    try:
+        yield
+    finally:
+        internal.set_sigterm_handler = setting
+
+
+def still_there() -> None:
+    """Raises ClusterUnavailable when the connected cluster does not answer: whoever asked it something then would wait
+    for a minute, and be ended by Ray. Blocks for a second at most."""
+    import ray
+
+    address = str(ray.get_runtime_context().gcs_address)
+    if not _answers(address):
+        raise ClusterUnavailable(f"the Ray cluster at {address} is gone")
 
 
 def _authenticate(token: str) -> None:
@@ -222,7 +253,7 @@ def _start_head(token: str) -> Head:
         *("--include-dashboard", "false", "--include-log-monitor", "false", "--no-monitor", "--disable-usage-stats"),
         *("--object-store-memory", str(OBJECT_STORE_BYTES)),
     ]
-    environment = {name: value for name, value in os.environ.items() if name not in _OURS_TO_SET}
+    environment = {name: value for name, value in os.environ.items() if name not in (*_OURS_TO_SET, *_TO_ENTER)}
     said = Path(temp_dir, "start.log")
     with said.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from syncline.cluster.ray_cluster import NAMESPACE
+from syncline.cluster.ray_cluster import NAMESPACE, still_there
 from syncline.cluster.ray_names import RayName
 from syncline.cluster.spec import dotted
 
@@ -316,17 +316,17 @@ class RayHost:
         return sorted(name for name in map(RayName.parse, ray.util.list_named_actors()) if name is not None)
 
     async def node(self) -> str:
-        """The id of the node it is on. Raises HostEnded."""
+        """The id of the node it is on. Raises HostEnded, ClusterUnavailable."""
         node, _ = cast("tuple[str, object]", await self._ask(asked(self.actor.place)))
         return node
 
     async def argument(self) -> object:
-        """What its program was given, by whoever brought it up. Raises HostEnded."""
+        """What its program was given, by whoever brought it up. Raises HostEnded, ClusterUnavailable."""
         return await self._ask(asked(self.actor.argument))
 
     async def ready(self) -> Mapping[str, object]:
         """Waits until its program is ready, over as many restarts as that takes: what it says of itself, and its
-        ``pid``. Raises HostEnded."""
+        ``pid``. Raises HostEnded, ClusterUnavailable."""
         return cast("Mapping[str, object]", await self._ask(self.actor.ready))
 
     async def _ask(self, method: Any) -> object:
@@ -337,6 +337,7 @@ class RayHost:
                 answer: object = await asyncio.wrap_future(method.remote().future())
                 return answer
             except RayActorError as died:
+                await asyncio.to_thread(still_there)
                 if self.find(self.name) is None:
                     raise HostEnded(f"host {self.name} has been ended") from died
                 log.info("host %s starts again: %s", self.name, type(died).__name__)

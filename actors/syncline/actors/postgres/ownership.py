@@ -35,6 +35,7 @@ END_WITHIN_MS: Final = 5_000  # a session is not ended while it waits for a sync
 END_RETRY_S: Final = 0.5
 SAY_EVERY_S: Final = 15.0
 ASK_EVERY_S: Final = 5.0
+UNSEEN_LOOKS: Final = 2
 
 _END_SESSIONS = r"""
 SELECT pid, application_name, pg_terminate_backend(pid, $3) AS ended FROM (
@@ -45,6 +46,14 @@ SELECT pid, application_name, pg_terminate_backend(pid, $3) AS ended FROM (
     WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
 ) AS ours
 WHERE epoch < $1 AND ($2::text IS NULL OR host = $2)
+"""
+
+_AT_WORK = r"""
+SELECT EXISTS (
+    SELECT FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user
+      AND substring(application_name FROM '^syncline ([0-9]{1,18}) ')::bigint > $1
+)
 """
 
 _OWNER = "SELECT epoch FROM electric.owner WHERE slot = $1"
@@ -140,20 +149,27 @@ async def claim(connection: asyncpg.Connection, slot: str, service: int, host: s
     return Ownership(slot, service, host, epoch)
 
 
-async def superseded(dsn: str, slot: str, service: int) -> Superseded:
-    """Returns when ``slot`` belongs to a later service. Never mind that Postgres is away."""
-    while True:
+async def watched(dsn: str, slot: str, service: int) -> Superseded | None:
+    """Returns when ``slot`` belongs to a later service; None when for a while nobody has been seen at work for this
+    one, or Postgres is away."""
+    unseen = 0
+    while unseen < UNSEEN_LOOKS:
+        unseen += 1
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             connection = await asyncpg.connect(
                 dsn, timeout=ASK_EVERY_S, server_settings={"application_name": f"{PREFIX} watch"}
             )
             try:
                 owner = await connection.fetchval(_OWNER, slot, timeout=ASK_EVERY_S)
+                at_work = await connection.fetchval(_AT_WORK, service, timeout=ASK_EVERY_S)
             finally:
                 connection.terminate()
             if owner != service:
                 return Superseded(f"slot {slot} belongs to epoch {owner}, ours was {service}", service=True)
+            if at_work:
+                unseen = 0
         await asyncio.sleep(ASK_EVERY_S)
+    return None
 
 
 async def _end_sessions(connection: asyncpg.Connection, below: int, host: str | None) -> None:
