@@ -50,7 +50,7 @@ from syncline.actors.postgres.typemap import SESSION_SETTINGS
 
 log = logging.getLogger(__name__)
 
-STATUS_INTERVAL_S: Final = 2.0  # well below wal_sender_timeout (60 s), and soon enough for the slot to follow
+STATUS_INTERVAL_S: Final = 2.0  # well below our wal_sender_timeout, and soon enough for the slot to follow
 SILENCE_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 15.0
 BACKOFF_FIRST_S: Final = 0.1
