@@ -158,6 +158,51 @@ async def test_every_process_is_followed_by_a_new_one_while_devices_go_on(spread
             await device.close()
 
 
+@pytest.mark.slow_on_ray
+async def test_a_stop_during_a_restart_ends_all_and_the_restart_says_so(spread: Spread) -> None:
+    processes = cluster_processes(spread.data_dir)
+    restarting = await asyncio.create_subprocess_exec(
+        str(SYNCLINE),
+        *("restart", "--data-dir", str(spread.data_dir)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert restarting.stdout is not None
+    assert (await restarting.stdout.readline()).startswith(b"origin: process ")
+    ended = await asyncio.to_thread(command, "stop", "--data-dir", str(spread.data_dir))
+    assert ended.returncode == 0, ended.stderr
+    _, said = await restarting.communicate()
+    assert restarting.returncode == 1
+    assert b"error: the service has been stopped meanwhile" in said
+    assert b"Traceback" not in said
+
+    async def gone() -> bool:
+        return not any(psutil.pid_exists(pid) for pid in processes) and not spread.service.is_running
+
+    await until(gone)
+    assert cluster_processes(spread.data_dir) == []
+    with pytest.raises(KeyError):
+        spread.process("origin")
+
+
+@pytest.mark.slow_on_ray
+async def test_a_restart_that_cannot_begin_says_why(spread: Spread) -> None:
+    wrong = await asyncio.to_thread(command, "restart", "--data-dir", str(spread.data_dir), AUTH_MODE="none")
+    assert wrong.returncode == 2
+    assert "AUTH_MODE" in wrong.stderr
+    frozen = [spread.process(host) for host in HOSTS]
+    for process in frozen:
+        process.suspend()
+    try:
+        silent = await asyncio.to_thread(command, "restart", "--data-dir", str(spread.data_dir))
+    finally:
+        for process in frozen:
+            process.resume()
+    assert silent.returncode == 1
+    assert "none of the hosts" in silent.stderr
+    assert "Traceback" not in wrong.stderr + silent.stderr
+
+
 async def test_a_host_that_gets_sigterm_ends_in_order_and_the_next_one_takes_its_place(spread: Spread) -> None:
     device = Stubborn(spread.service.url, "items")
     try:

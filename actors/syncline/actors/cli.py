@@ -291,6 +291,8 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
             return runner.run(work)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except ConfigError as error:
+        _refuse(error)
     except (
         Fault,
         BootstrapError,

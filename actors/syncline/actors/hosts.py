@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.handlers
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
@@ -29,7 +29,8 @@ from syncline.cluster import ChildSpec, Exit
 from syncline.cluster.host import LocalHost
 from syncline.cluster.link import Limits
 from syncline.cluster.link_io import Resolve
-from syncline.cluster.ray_host import Keeping, Retired
+from syncline.cluster.ray_host import HostSpec, Keeping, Retired
+from syncline.cluster.ray_names import RayName
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ LIMITS: Final = Limits(frame_bytes_max=2 << 30)
 LOG_BYTES: Final = 10 << 20  # of each file
 LOG_FILES: Final = 3
 SLOT_POLL_S: Final = 0.1
+PROGRAM: Final = "syncline.actors.hosts:run"
+LOOP: Final = "uvloop:new_event_loop"
 
 
 class HostGaveUp(Exception):
@@ -55,22 +58,19 @@ class Role:
     values: Mapping[str, str] = field(repr=False)
     token: str = field(repr=False)
 
+    def spec(self, service: str, generation: int = 1) -> HostSpec:
+        """Of its host in ``service``, for Ray."""
+        return HostSpec(RayName(service, self.id, generation), PROGRAM, self, LOOP)
+
 
 class ServiceHost:
     """``warm``, ``start``, then it has its part of the tree; ``stop`` ends it in order. Made in a running event loop.
-
-    ``generation``: of those that took the place of one another while that still ran. ``replace`` ends the process of
-    another host and has the next one started.
+    ``kept``: None when nobody keeps its process.
     """
 
-    def __init__(
-        self,
-        role: Role,
-        generation: int = 1,
-        replace: Callable[[str], Coroutine[Any, Any, None]] | None = None,
-        kept: Keeping | None = None,
-    ) -> None:
+    def __init__(self, role: Role, kept: Keeping | None = None) -> None:
         self._kept = kept
+        generation = 1 if kept is None else kept.generation
         self._role = role
         self.overlaps = role.id in role.layout.ranks[-1]  # an edge, which others do not look for
         # Nobody has to end for an edge to begin, so each has a name of its own, and none supersedes another.
@@ -78,7 +78,6 @@ class ServiceHost:
         self._id = f"{role.id}@{generation}" if self.overlaps and generation > 1 else role.id
         self._connection: asyncpg.Connection | None = None
         self._config = load({}, role.values)
-        self._replace = replace
         self._replacing: dict[str, asyncio.Task[None]] = {}
         self._host = LocalHost(
             self._id, types=TYPES, forms=FORMS, token=role.token, limits=LIMITS, frozen=self._on_frozen
@@ -164,10 +163,10 @@ class ServiceHost:
 
     def _on_frozen(self, id: str) -> None:
         """One host looks after each, and once at a time: were it several, some would end the new process as well."""
-        if self._replace is None or id in self._replacing or self._role.id != self._role.layout.keeper_of(id):
+        if self._kept is None or id in self._replacing or self._role.id != self._role.layout.keeper_of(id):
             return
         log.warning("host %s says nothing: it is replaced if it does nothing either", id)
-        task = self._replacing[id] = asyncio.create_task(self._replace(id))
+        task = self._replacing[id] = asyncio.create_task(self._kept.replace(id))
         task.add_done_callback(lambda _: self._replacing.pop(id, None))
 
     async def _root(self, database: Database) -> ChildSpec:
@@ -213,7 +212,7 @@ async def run(role: Role, kept: Keeping) -> None:
     config = load({}, role.values)
     _log_to(config.data_dir / "logs" / f"{role.id.partition(':')[0]}.log", config.log_level)
     raise_open_files()
-    host = ServiceHost(role, kept.generation, kept.replace, kept)
+    host = ServiceHost(role, kept)
     stopping, starting = asyncio.create_task(kept.stop.wait()), asyncio.create_task(_take_part(host, kept))
     ending = asyncio.create_task(host.ended())
     try:

@@ -78,16 +78,20 @@ def found_service(cluster: RayCluster, data_dir: Path, service: str | None) -> s
 
 
 async def stop_hosts(service: str) -> list[str]:
-    """Ends all hosts of ``service`` for good, edges first, the origin last; their names. In a connected cluster."""
-    names = sorted((name for name in RayHost.names() if name.service == service), key=_stopped_before)
-    for host in [host for host in map(RayHost.find, names) if host is not None]:
-        await host.stop()
-    return [name.host for name in names]
+    """Ends all hosts of ``service`` for good, edges first, the origin last, until there is none, as more may be brought
+    up meanwhile; their names. In a connected cluster."""
+    ended: dict[str, None] = {}
+    while names := sorted((name for name in RayHost.names() if name.service == service), key=_stopped_before):
+        for host in [host for host in map(RayHost.find, names) if host is not None]:
+            await host.stop()
+            ended[host.name.host] = None
+    return list(ended)
 
 
-def _stopped_before(name: RayName) -> tuple[int, RayName]:
+def _stopped_before(name: RayName) -> tuple[int, str, int]:
+    """A successor before the one it follows, whose place it would take just then."""
     kinds = [kind for kind in STOPPED_IN_ORDER if name.host.startswith(kind)]
-    return (STOPPED_IN_ORDER.index(kinds[0]) if kinds else -1, name)
+    return (STOPPED_IN_ORDER.index(kinds[0]) if kinds else -1, name.host, -name.generation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ away, a few at a time, so that each moves once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,12 +18,11 @@ from typing import Final
 from syncline.actors.config import load
 from syncline.actors.datadir import FolderInUse, FolderLock
 from syncline.actors.faults import Fault
+from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
 from syncline.actors.ray_found import found_cluster, found_service, generations, running
-from syncline.actors.ray_service import LOOP, PROGRAM
-from syncline.cluster.ray_cluster import ClusterUnavailable
-from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
-from syncline.cluster.ray_names import RayName
+from syncline.cluster.ray_cluster import ClusterUnavailable, still_there
+from syncline.cluster.ray_host import HostEnded, RayHost
 
 SUCCESSION_S: Final = 180.0
 SETTLE_S: Final = 2.0  # devices come back meanwhile: the start of the next process would take the processor from them
@@ -55,13 +55,9 @@ async def restart_service(
     Raises Fault; then the hosts that have not been followed go on as they are, and the same command can be given again.
     Raises ConfigError.
     """
-    try:
-        lock = FolderLock(data_dir / "restart")
-    except FolderInUse as error:
-        raise Fault("another restart of this service is under way", "wait for its end") from error
     cluster = await found_cluster(data_dir, ray_address)
     try:
-        with cluster.connected():
+        with _alone(data_dir), cluster.connected():
             named = found_service(cluster, data_dir, service)
             role = await running(named)
             if role is None:
@@ -70,9 +66,25 @@ async def restart_service(
             load({}, values)
             for number, id in enumerate(role.layout.hosts):
                 await asyncio.sleep(SETTLE_S if number else 0.0)
+                await asyncio.to_thread(still_there)
                 await _follow(named, replace(role, id=id, values=values), say)
+    except ServiceGaveUp as error:
+        raise Fault(str(error), "see the folder logs for what they wait for") from error
     except ClusterUnavailable as error:
+        if cluster.head is not None and not cluster.noted:
+            raise _stopped("and its cluster with it") from error
         raise Fault(str(error), "see that it runs, or correct --ray-address") from error
+
+
+@contextlib.contextmanager
+def _alone(data_dir: Path) -> Iterator[None]:
+    """Raises Fault when another command is at it."""
+    try:
+        lock = FolderLock(data_dir / "restart")
+    except FolderInUse as error:
+        raise Fault("another restart of this service is under way", "wait for its end") from error
+    try:
+        yield
     finally:
         lock.release()
 
@@ -80,16 +92,20 @@ async def restart_service(
 async def _follow(service: str, role: Role, say: Callable[[str], object]) -> None:
     """The host of ``role`` gets a new process. Raises Fault."""
     earlier = generations(service, role.id)
-    generation = earlier[-1].name.generation + 1 if earlier else 1
+    if not earlier:
+        raise _stopped(f"{role.id} is no more")
+    generation = earlier[-1].name.generation + 1
     began_s = time.monotonic()
     try:
-        node = await earlier[-1].node() if earlier else None  # there its files are
+        node = await earlier[-1].node()  # there its files are
     except HostEnded:
         node = None
     host = _brought_up(service, role, generation, node)
     try:
         async with asyncio.timeout(SUCCESSION_S):
             facts = await host.ready()
+    except HostEnded as error:
+        raise _stopped(f"the new process of {role.id} is no more") from error
     except TimeoutError:
         what = f"a new process of {role.id} was not ready within {SUCCESSION_S:.0f} s"
         became = "the old one goes on" if await _given_up(host, role, node) else "Ray goes on trying"
@@ -117,4 +133,15 @@ async def _given_up(host: RayHost, role: Role, node: str | None) -> bool:
 
 
 def _brought_up(service: str, role: Role, generation: int, node: str | None) -> RayHost:
-    return RayHost.bring_up(HostSpec(RayName(service, role.id, generation), PROGRAM, role, LOOP), node)
+    """Raises Fault when there is no other host of the service: whoever has stopped it looked for the last one before
+    this one could be seen."""
+    host = RayHost.bring_up(role.spec(service, generation), node)
+    if not any(name.service == service and name != host.name for name in RayHost.names()):
+        host.end()
+        raise _stopped("no host of it is left")
+    return host
+
+
+def _stopped(seen: str) -> Fault:
+    what = f"the service has been stopped meanwhile, or another one has taken over: {seen}"
+    return Fault(what, "start it by syncline serve, which restarts all of it")

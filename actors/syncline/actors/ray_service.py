@@ -27,8 +27,7 @@ from syncline.actors.ray_found import Note, newest, read_note, running, socket_f
 from syncline.actors.tree import Settings
 from syncline.cluster import Exit
 from syncline.cluster.ray_cluster import ClusterUnavailable, RayCluster
-from syncline.cluster.ray_host import HostEnded, HostSpec, RayHost
-from syncline.cluster.ray_names import RayName
+from syncline.cluster.ray_host import HostEnded, RayHost
 from syncline.cluster.spec import ExitKind
 
 log = logging.getLogger(__name__)
@@ -41,8 +40,6 @@ SAY_EVERY_S: Final = 15.0
 SAY_TURN_S: Final = 3.0
 TURN_S: Final = 0.2
 TRIES: Final = 5
-PROGRAM: Final = "syncline.actors.hosts:run"
-LOOP: Final = "uvloop:new_event_loop"
 STOPPED: Final = Exit(ExitKind.SHUTDOWN, detail="it was ended by syncline stop")
 
 
@@ -113,7 +110,8 @@ class RayService:
         self._settings = role.settings
         roles = [replace(role, id=id) for id in role.layout.hosts]
         places = role.layout.spread(RayCluster.nodes())
-        hosts = [newest(self._name, role.id) or RayHost.bring_up(self._spec(role), places[role.id]) for role in roles]
+        name = self._name
+        hosts = [newest(name, role.id) or RayHost.bring_up(role.spec(name), places[role.id]) for role in roles]
         self._found = all(host.found for host in hosts)
         self._ours = not self._found
         facts = dict(zip([role.id for role in roles], await _ready(hosts), strict=True))
@@ -144,9 +142,6 @@ class RayService:
             values |= {"DATABASE_URL": self.dsn, "AUTH_MODE": config.auth_mode}
             values |= {"SYNCLINE_HTTP_HOST": ",".join(config.http_hosts)}
         return Role(ORIGIN, layout, settings, values, secrets.token_hex(32))
-
-    def _spec(self, role: Role) -> HostSpec:
-        return HostSpec(RayName(self._name, role.id), PROGRAM, role, LOOP)
 
     def _take_folder(self) -> None:
         """Notes that this service works in its folder. Raises ServiceGaveUp when another one does."""

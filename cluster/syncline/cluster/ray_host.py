@@ -31,6 +31,8 @@ ASKED: Final = (
     "asked"  # the calls that are answered at once have threads of their own: others wait for minutes in theirs
 )
 ASKED_AT_ONCE: Final = 2
+ENDING: Final = "ending"  # and those that end it, so that nobody who waits for it keeps them from that
+ENDING_AT_ONCE: Final = 4
 RETRY_S: Final = 0.2
 ANSWER_S: Final = 2.0
 MISSES: Final = 3  # a process that so often in a row does not say in this time how it stands does nothing at all
@@ -281,7 +283,7 @@ class RayHost:
         if there is not None:
             return there
         actor = (
-            cast("Any", ray.remote)(concurrency_groups={ASKED: ASKED_AT_ONCE})(HostProcess)
+            cast("Any", ray.remote)(concurrency_groups={ASKED: ASKED_AT_ONCE, ENDING: ENDING_AT_ONCE})(HostProcess)
             .options(
                 name=str(spec.name),
                 namespace=NAMESPACE,
@@ -376,7 +378,8 @@ class RayHost:
 
         try:
             async with asyncio.timeout(STOP_S):
-                await asyncio.wrap_future(self.actor.stop.remote().future())
+                ending = self.actor.stop.options(concurrency_group=ENDING)
+                await asyncio.wrap_future(ending.remote().future())
         except (RayActorError, TimeoutError) as error:
             log.warning("host %s did not end in order: %s", self.name, str(error) or type(error).__name__)
         self.end()
