@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import asyncpg
 import pytest
 
 from syncline.actors.config import Config, load
-from syncline.actors.datadir import FolderLock
+from syncline.actors.datadir import FolderLock, new_lineage
+from syncline.actors.postgres import turns
+from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.ownership import Superseded, take_over
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.preparing import claimed, owning, prepare, settle_for_hosts, settle_shapes
@@ -86,3 +89,61 @@ async def test_what_the_earlier_owner_has_confirmed_while_it_was_waited_for_coun
     assert slot is not None
     assert int(slot.done) > settings.start_lsn
     assert (await owning(config, settings)).start_lsn == int(slot.done)
+
+
+async def test_of_services_that_start_together_on_a_new_database_one_begins_its_history(
+    database: str, tmp_path: Path, admin: asyncpg.Connection
+) -> None:
+    """A second lineage would forget the subscriptions made under the first."""
+    await bootstrap(database)
+    await admin.execute("CREATE TABLE lineages (value text)")
+    await admin.execute(
+        "CREATE FUNCTION note_lineage() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO lineages VALUES (new.value); RETURN NULL; END'"
+    )
+    await admin.execute(
+        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON electric.meta FOR EACH ROW "
+        "WHEN (new.key = 'slot_lineage') EXECUTE FUNCTION note_lineage()"
+    )
+    folders = [tmp_path / str(number) for number in range(4)]
+    for _ in range(3):
+        await admin.execute("DELETE FROM lineages")
+        prepared = await asyncio.gather(*(prepare(configured(database, folder), database) for folder in folders))
+        assert len({settings.shapes_dir.name for _, settings in prepared}) == 1
+        assert await admin.fetchval("SELECT count(*) FROM lineages") == 1
+        await admin.execute("SELECT pg_drop_replication_slot($1)", prepared[0][1].slot)
+
+
+async def test_whoever_is_frozen_where_a_history_begins_does_not_hold_up_the_next_and_goes_on_with_nothing(
+    database: str, tmp_path: Path, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bootstrap(database)
+    monkeypatch.setattr(turns, "SILENT_S", 1.0)
+    async with turns.alone(admin):  # as whoever does nothing for a while
+        _, settings = await prepare(configured(database, tmp_path), database)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await new_lineage(admin)
+    assert settings.shapes_dir.exists()
+
+
+async def test_whoever_waits_for_postgres_where_a_history_begins_is_waited_for(
+    database: str, tmp_path: Path, admin: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot is made once all transactions of that moment have ended."""
+    await bootstrap(database)
+    monkeypatch.setattr(turns, "SILENT_S", 1.0)
+    held = await asyncpg.connect(database)
+    try:
+        transaction = held.transaction()
+        await transaction.start()
+        await held.execute("CREATE TABLE unrelated ()")
+        preparing = [
+            asyncio.create_task(prepare(configured(database, tmp_path / name), database)) for name in ("one", "two")
+        ]
+        done, _ = await asyncio.wait(preparing, timeout=3 * turns.SILENT_S, return_when=asyncio.FIRST_COMPLETED)
+        assert not done
+        await transaction.rollback()
+        (_, one), (_, two) = await asyncio.gather(*preparing)
+        assert one.shapes_dir.name == two.shapes_dir.name
+    finally:
+        held.terminate()

@@ -7,11 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.patience import PATIENCE_S
 
 from syncline.cluster.ray_cluster import NOTE, RayCluster
 
@@ -55,6 +57,30 @@ def test_what_a_dead_head_has_left_is_ended_by_whoever_opens_the_next(tmp_path: 
             cluster.stop()
 
 
+def test_a_head_whose_command_was_killed_while_it_started_is_found_by_its_note(tmp_path: Path) -> None:
+    program = (
+        f"from pathlib import Path; from {RayCluster.__module__} import *; RayCluster.open(Path({str(tmp_path)!r}))"
+    )
+    command = psutil.Popen([sys.executable, "-c", program])
+    started: list[psutil.Process] = []
+    try:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not any("gcs_server" in process.name() for process in started):  # long before it has an address
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+            started = command.children(recursive=True)
+        command.kill()
+        command.wait()
+        assert RayCluster.find(tmp_path) is None
+        assert RayCluster.clear(tmp_path)
+        assert [process for process in started if process.is_running()] == []
+        assert not RayCluster.clear(tmp_path)
+    finally:
+        for process in [command, *started]:
+            if process.is_running():
+                process.kill()
+
+
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
     """The leader of a session of its own."""
@@ -77,3 +103,13 @@ def test_a_stranger_who_has_the_number_of_a_dead_head_is_left_alone(
     RayCluster.clear(tmp_path)
     assert stranger.poll() is None
     assert not left.exists()
+
+
+def test_a_stranger_with_the_number_and_the_port_of_a_dead_head_is_not_taken_for_it(
+    tmp_path: Path, stranger: subprocess.Popen[bytes]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        head = {"address": address, "pid": stranger.pid, "token": "0" * 64, "temp_dir": str(tmp_path / "left")}
+        (tmp_path / NOTE).write_text(json.dumps(head))
+        assert RayCluster.find(tmp_path) is None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,8 @@ from tests.npm.service import ServiceProcess, cluster_processes
 
 from syncline.actors.datadir import FolderLock
 from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.ray_found import socket_folder
+from syncline.cluster.ray_cluster import RayCluster
 
 SYNCLINE = Path(sys.executable).with_name("syncline")
 HOSTS = ("origin", "ingest", "shapes-0", "shapes-1", "edge-0", "edge-1")
@@ -334,6 +337,44 @@ async def test_two_services_share_a_cluster_and_each_ends_alone(
 
 
 @pytest.mark.slow_on_ray
+@pytest.mark.parametrize("embedded", [False, True])
+async def test_a_command_that_learns_late_that_it_is_superseded_leaves_its_successor_alone(
+    database: str, tmp_path: Path, *, embedded: bool
+) -> None:
+    """Ended by ``stop`` while it was frozen, and followed by another in the same cluster and folder."""
+    cluster = await asyncio.to_thread(RayCluster.open, tmp_path / "cluster")
+    assert cluster.head is not None
+    shared = {"SYNCLINE_RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": cluster.head.token}
+    dsn = "" if embedded else database
+    first, second = [ServiceProcess(dsn, tmp_path, {"SYNCLINE_RUNTIME": "ray", **shared}) for _ in range(2)]
+    server = EmbeddedPostgres(first.data_dir / "postgres")
+    try:
+        await first.start()
+        os.kill(first.pid, signal.SIGSTOP)
+        ended = await asyncio.to_thread(command, "stop", "--data-dir", str(first.data_dir), **shared)
+        assert ended.returncode == 0, ended.stderr
+        await second.start()
+        hosts = {host: process.pid for host, process in second.hosts().items()}
+        os.kill(first.pid, signal.SIGCONT)
+
+        async def noticed() -> bool:
+            return not first.is_running
+
+        await until(noticed)
+        assert await first.stop() == 1
+        assert {host: process.pid for host, process in second.hosts().items()} == hosts
+        assert Path(socket_folder(second.data_dir)).exists()  # noqa: ASYNC240 - a look
+        assert (server.running_port() is not None) == embedded
+    finally:
+        for service in (first, second):
+            if service.is_running:
+                os.kill(service.pid, signal.SIGCONT)
+                await service.kill_command()
+        await asyncio.to_thread(cluster.stop)
+        server.stop("immediate")
+
+
+@pytest.mark.slow_on_ray
 @pytest.mark.parametrize("process", ["ray::RuntimeEnvAgent", "ray::HostProcess"])
 async def test_a_cluster_that_ends_during_the_bring_up_is_followed_by_another_and_a_stop_leaves_nothing(
     database: str, tmp_path: Path, process: str
@@ -405,6 +446,51 @@ async def test_stop_ends_an_embedded_postgres_whose_command_was_killed(tmp_path:
         assert ended.returncode == 0, ended.stderr
         assert "the embedded Postgres" in ended.stdout
         assert server.running_port() is None
+    finally:
+        await service.kill()
+        server.stop("immediate")
+
+
+@pytest.mark.slow_on_ray
+async def test_stop_ends_what_a_dead_cluster_has_left_and_spares_what_another_service_works_with(
+    tmp_path: Path,
+) -> None:
+    settings = {"SYNCLINE_RUNTIME": "ray", "SYNCLINE_SHAPES_HOSTS": "2"}
+    service = ServiceProcess("", tmp_path, settings)
+    server = EmbeddedPostgres(service.data_dir / "postgres")
+
+    async def killed() -> list[psutil.Process]:
+        await service.start()
+        everything = [psutil.Process(pid) for pid in await asyncio.to_thread(cluster_processes, service.data_dir)]
+        await service.kill_command()
+        everything[0].kill()
+        return everything
+
+    async def stopped() -> str:
+        ended = await asyncio.to_thread(command, "stop", "--data-dir", str(service.data_dir))
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    try:
+        left = await killed()
+        assert "the embedded Postgres" in await stopped()
+        assert server.running_port() is None
+        assert not [process for process in left if process.is_running()]
+        assert not Path(socket_folder(service.data_dir)).exists()  # noqa: ASYNC240 - a look
+        again = await asyncio.to_thread(command, "stop", "--data-dir", str(service.data_dir))
+        assert again.returncode == 1
+        assert "no service of the runtime ray" in again.stderr
+
+        left = await killed()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        local = ServiceProcess("", tmp_path, {"SYNCLINE_RUNTIME": "local"})
+        await local.start()
+        assert "the embedded Postgres" not in await stopped()
+        assert local.is_running
+        assert server.running_port() is not None
+        assert await local.stop() == 0
     finally:
         await service.kill()
         server.stop("immediate")

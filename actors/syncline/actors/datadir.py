@@ -29,6 +29,7 @@ from typing import Final
 import asyncpg
 
 from syncline.actors.postgres.bootstrap import read_meta, write_meta
+from syncline.actors.postgres.turns import alone
 from syncline.actors.shapes.settling import furthest
 
 log = logging.getLogger(__name__)
@@ -94,16 +95,17 @@ async def shapes_folder(connection: asyncpg.Connection, data_dir: Path, server_i
     """The folder for the shapes of this database and slot, made if need be; those of its former slots are removed."""
     base = _in_a_name(server_id)
     shapes = data_dir / "shapes"
-    lineage = await read_meta(connection, _LINEAGE)
-    if lineage is not None:
-        why = await _another_history(connection, shapes / f"{base}.{_in_a_name(lineage)}")
-        if why is not None:
-            await new_lineage(connection, why)
-            lineage = await read_meta(connection, _LINEAGE)
-    else:
-        await new_lineage(connection)
+    async with alone(connection):
         lineage = await read_meta(connection, _LINEAGE)
-    assert lineage is not None, "it was written just now"
+        if lineage is not None:
+            why = await _another_history(connection, shapes / f"{base}.{_in_a_name(lineage)}")
+            if why is not None:
+                await new_lineage(connection, why)
+                lineage = await read_meta(connection, _LINEAGE)
+        else:
+            await new_lineage(connection)
+            lineage = await read_meta(connection, _LINEAGE)
+        assert lineage is not None, "it was written just now"
     folder = shapes / f"{base}.{_in_a_name(lineage)}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)  # it holds the rows of every table devices asked for
@@ -180,6 +182,16 @@ class FolderLock:
             raise FolderInUse(
                 f"another service (process {owner}) works in {folder}: stop it, or set SYNCLINE_DATA_DIR", owner
             ) from held
+
+
+def is_worked_in(data_dir: Path) -> bool:
+    """Whether a process holds the folder of a shard there, which every service of either runtime does."""
+    for path in (data_dir / "shapes").glob("**/*.lock"):
+        try:
+            FolderLock(path.with_name(path.name.removesuffix(".lock"))).release()
+        except FolderInUse:
+            return True
+    return False
 
 
 async def lock_left(folder: Path, *, shared: bool = False) -> FolderLock:

@@ -17,6 +17,7 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.homes import write_homes
 from syncline.actors.postgres.ownership import Ownership, claim, take_over
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
+from syncline.actors.postgres.turns import alone
 from syncline.actors.shapes.settling import settle
 from syncline.actors.tree import PUBLICATION, Settings
 from syncline.cluster import Exit, ExitKind
@@ -49,12 +50,19 @@ class PostgresSource:
         return dsn
 
     async def stop(self, *, spare_found: bool = False) -> None:
-        """Ends an embedded one; ``spare_found``: unless it was running before, as others may use it."""
+        """Ends an embedded one, unless it has been followed by another; ``spare_found``: or was running before, as
+        others may use it."""
         if self._embedding is not None:
             # A start that was cut short goes on in its thread: waited for, or it would leave a server behind.
             await asyncio.gather(self._embedding, return_exceptions=True)
         if self._embedded is not None and not (spare_found and self._embedded.found):
-            await asyncio.to_thread(self._embedded.stop)
+            await asyncio.to_thread(_stop_this, self._embedded)
+
+
+def _stop_this(server: EmbeddedPostgres) -> None:
+    """Not one that somebody has started since, at a port of its own."""
+    if server.port == server.running_port():
+        server.stop()
 
 
 async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIdentity, Settings]:
@@ -70,9 +78,10 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         await ensure_publication(connection, PUBLICATION)
         database = await connection.fetchval("SELECT current_database()")
         name = slot_name(database)
-        if await slot_state(connection, name) is None:
-            await new_lineage(connection)
-        slot = await ensure_slot(connection, name)
+        async with alone(connection):
+            if await slot_state(connection, name) is None:
+                await new_lineage(connection)
+            slot = await ensure_slot(connection, name)
         with in_folder(config.data_dir):
             shapes_dir = await shapes_folder(connection, config.data_dir, identity.server_id)
     finally:

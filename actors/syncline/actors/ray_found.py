@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from syncline.actors.config import embedded_dir
+from syncline.actors.datadir import FolderInUse, FolderLock, is_worked_in
 from syncline.actors.faults import Fault
 from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
@@ -23,29 +24,60 @@ from syncline.cluster.ray_names import RayName
 
 ARGUMENT_S: Final = 15.0  # a host that only starts has to import what it needs before it answers
 NOTE: Final = "service.json"
+BRING_UP: Final = "bring-up"  # the lock of the command that brings up a tree in a folder
+ENDED: Final = -1  # no epoch: of a host that is no more
 STOPPED_IN_ORDER: Final = ("edge", "connection", "shapes", "ingest", "origin")
 
 
 async def stop_service(data_dir: Path, ray_address: str | None, service: str | None = None) -> list[str]:
     """Ends ``service``, or else the one that works in ``data_dir``, the cluster if it is of its own and nobody else is
-    in it, and an embedded Postgres of its own. What was ended. Raises Fault when there is no such service, saying which
-    there are, and EmbeddedPostgresError."""
-    cluster = await found_cluster(data_dir, ray_address)
+    in it, and an embedded Postgres of its own. What was ended, which may be what a dead cluster of its own has left.
+    Raises Fault when there is no such service, saying which there are, and EmbeddedPostgresError."""
+    cluster = await asyncio.to_thread(RayCluster.meet, data_dir, ray_address)
     note = read_note(data_dir)
+    if cluster is None:
+        return await _left_ended(data_dir, note, service)
     try:
         with cluster.connected():
             named = found_service(cluster, data_dir, service)
             ended = await stop_hosts(named)
             others = RayHost.names()
     except ClusterUnavailable as error:
+        if cluster.ended:
+            return await _left_ended(data_dir, note, service)
         raise Fault(str(error), "see that it runs, or correct --ray-address") from error
     if not others:
         await asyncio.to_thread(cluster.stop)
     if note is not None and note.service == named:
-        shutil.rmtree(socket_folder(data_dir), ignore_errors=True)
-        if note.embedded and await asyncio.to_thread(_postgres_stopped, data_dir):
-            ended.append("the embedded Postgres")
+        ended += await _place_left(data_dir, note)
     return ended
+
+
+async def _left_ended(data_dir: Path, note: Note | None, service: str | None) -> list[str]:
+    """What a dead cluster noted in ``data_dir`` has left. Raises Fault when there is none, EmbeddedPostgresError."""
+    if not RayCluster.is_noted(data_dir) or service not in (None, None if note is None else note.service):
+        raise _none_there(data_dir)
+    try:
+        turn = FolderLock(data_dir / BRING_UP)
+    except FolderInUse as error:
+        why = f"a command (process {error.owner}) brings up the service in {data_dir} at this moment"
+        raise Fault(why, "end that command, or try again when it is up") from error
+    try:
+        if not await asyncio.to_thread(RayCluster.clear, data_dir):
+            raise _none_there(data_dir)
+        ended = ["what its dead Ray cluster has left"]
+        if note is not None and not await asyncio.to_thread(is_worked_in, data_dir):
+            ended += await _place_left(data_dir, note)
+        return ended
+    finally:
+        turn.release()
+
+
+async def _place_left(data_dir: Path, note: Note) -> list[str]:
+    """Nobody works in ``data_dir`` any more: what was ended there. Raises EmbeddedPostgresError."""
+    shutil.rmtree(socket_folder(data_dir), ignore_errors=True)
+    stopped = note.embedded and await asyncio.to_thread(_postgres_stopped, data_dir)
+    return ["the embedded Postgres"] if stopped else []
 
 
 def _postgres_stopped(data_dir: Path) -> bool:
@@ -59,10 +91,14 @@ def _postgres_stopped(data_dir: Path) -> bool:
 
 async def found_cluster(data_dir: Path, ray_address: str | None) -> RayCluster:
     """Raises Fault when there is none."""
-    cluster = await asyncio.to_thread(RayCluster.find, data_dir, ray_address)
+    cluster = await asyncio.to_thread(RayCluster.meet, data_dir, ray_address)
     if cluster is None:
-        raise Fault(f"no service of the runtime ray works in {data_dir}", "give the --data-dir of the one you mean")
+        raise _none_there(data_dir)
     return cluster
+
+
+def _none_there(data_dir: Path) -> Fault:
+    return Fault(f"no service of the runtime ray works in {data_dir}", "give the --data-dir of the one you mean")
 
 
 def found_service(cluster: RayCluster, data_dir: Path, service: str | None) -> str:
@@ -81,11 +117,56 @@ async def stop_hosts(service: str) -> list[str]:
     """Ends all hosts of ``service`` for good, edges first, the origin last, until there is none, as more may be brought
     up meanwhile; their names. In a connected cluster."""
     ended: dict[str, None] = {}
-    while names := sorted((name for name in RayHost.names() if name.service == service), key=_stopped_before):
-        for host in [host for host in map(RayHost.find, names) if host is not None]:
-            await host.stop()
-            ended[host.name.host] = None
+    while hosts := _hosts(service):
+        ended |= await _stopped(hosts)
     return list(ended)
+
+
+async def stop_tree(service: str, epoch: int, *, silent: bool) -> None:
+    """The same for those of one ``epoch``: see ``hosts_of_epoch``. Raises ClusterUnavailable."""
+    while hosts := await hosts_of_epoch(service, epoch, silent=silent):
+        await _stopped(hosts)
+
+
+async def _stopped(hosts: list[RayHost]) -> dict[str, None]:
+    in_order = sorted(hosts, key=lambda host: _stopped_before(host.name))
+    for host in in_order:
+        await host.stop()
+    return dict.fromkeys(host.name.host for host in in_order)
+
+
+async def hosts_of_epoch(service: str, epoch: int, *, silent: bool) -> list[RayHost]:
+    """The hosts of ``service`` that were brought up with ``epoch``: those of another tree have the same names.
+    ``silent``: and those that do not say, where none says another. In a connected cluster. Raises ClusterUnavailable.
+    """
+    hosts = _hosts(service)
+    said = await asyncio.gather(*map(_epoch, hosts))
+    if any(each not in (epoch, None, ENDED) for each in said):
+        silent = False
+    return [host for host, each in zip(hosts, said, strict=True) if each == epoch or (silent and each is None)]
+
+
+async def _epoch(host: RayHost) -> int | None:
+    """None when it does not say in time."""
+    try:
+        return (await _role(host)).settings.epoch
+    except HostEnded:
+        return ENDED
+    except TimeoutError:
+        return None
+
+
+async def _role(host: RayHost) -> Role:
+    """What it was given. Raises HostEnded, TimeoutError, ClusterUnavailable."""
+    async with asyncio.timeout(ARGUMENT_S):
+        role = await host.argument()
+    assert isinstance(role, Role), f"{host.name} is a host of ours"
+    return role
+
+
+def _hosts(service: str) -> list[RayHost]:
+    names = [name for name in RayHost.names() if name.service == service]
+    return [host for host in map(RayHost.find, names) if host is not None]
 
 
 def _stopped_before(name: RayName) -> tuple[int, str, int]:
@@ -131,19 +212,14 @@ def newest(service: str, host: str) -> RayHost | None:
 async def running(service: str) -> Role | None:
     """What a host of its tree was given, the newest of them, if that is there already. Raises ServiceGaveUp when hosts
     are there and none says."""
-    names = [name for name in RayHost.names() if name.service == service]
     silent = []
-    for host in filter(None, map(RayHost.find, sorted(names, key=lambda name: name.generation, reverse=True))):
+    for host in sorted(_hosts(service), key=lambda host: host.name.generation, reverse=True):
         try:
-            async with asyncio.timeout(ARGUMENT_S):
-                role = await host.argument()
+            return await _role(host)
         except HostEnded:
             continue
         except TimeoutError:
             silent.append(str(host.name))
-            continue
-        assert isinstance(role, Role), f"{host.name} is a host of ours"
-        return role
     if silent:
         raise ServiceGaveUp(f"none of the hosts of {service} answers: {', '.join(silent)}; syncline stop ends them")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import secrets
 import shutil
@@ -20,10 +21,20 @@ from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
 from syncline.actors.layout import Layout
 from syncline.actors.names import ORIGIN, edge_host
-from syncline.actors.postgres.ownership import watched
+from syncline.actors.postgres.ownership import Superseded, owner_of, watched
 from syncline.actors.postgres.slot import service_name
 from syncline.actors.preparing import PostgresSource, owning, prepare, settle_for_hosts
-from syncline.actors.ray_found import Note, newest, read_note, running, socket_folder, stop_hosts, write_note
+from syncline.actors.ray_found import (
+    BRING_UP,
+    Note,
+    hosts_of_epoch,
+    newest,
+    read_note,
+    running,
+    socket_folder,
+    stop_tree,
+    write_note,
+)
 from syncline.actors.tree import Settings
 from syncline.cluster import Exit
 from syncline.cluster.ray_cluster import ClusterUnavailable, RayCluster
@@ -43,6 +54,16 @@ TRIES: Final = 5
 STOPPED: Final = Exit(ExitKind.SHUTDOWN, detail="it was ended by syncline stop")
 
 
+class Tree(enum.Enum):
+    """What the tree of hosts is to a command, which may end what is its own alone."""
+
+    UNKNOWN = "not met or made yet"
+    FOUND = "others have brought it up: it goes on without the command"
+    OURS = "this command has begun to bring it up"
+    ENDED = "it is no more: syncline stop has ended it, or somebody's cluster is gone"
+    SUPERSEDED = "its hosts end by themselves; what has their names now, and the folder, may be its successor's"
+
+
 class RayService:
     """``start``, then the tree of hosts is up, and goes on by itself. ``stop`` ends it, unless it was found running:
     then it goes on.
@@ -57,8 +78,7 @@ class RayService:
         self._opening: asyncio.Task[RayCluster] | None = None
         self._settings: Settings | None = None
         self._name = ""
-        # Of the tree there is now, as soon as that is known: others have brought it up, or we have, or it is no more.
-        self._found = self._ours = self._over = False
+        self._tree = Tree.UNKNOWN
         self.port = 0
         self.dsn = ""
 
@@ -70,15 +90,18 @@ class RayService:
             self.dsn = await self._postgres.start()
         await self._start_tree()
 
-    async def _start_tree(self) -> None:
-        self._found = self._ours = False
-        identity, settings = await prepare(self._config, self.dsn, self._config.shapes_hosts)
-        self._name = service_name(settings.slot, identity.server_id)
+    async def _start_tree(self) -> bool:
+        """False when syncline stop has meanwhile ended what an earlier cluster of our own has left."""
+        self._tree = Tree.UNKNOWN
         turn = await _turn(self._config.data_dir)
         try:
+            if self._cluster is not None and not self._cluster.noted:
+                return False
+            identity, settings = await prepare(self._config, self.dsn, self._config.shapes_hosts)
+            self._name = service_name(settings.slot, identity.server_id)
             for _ in range(TRIES):
                 if await self._brought_up(settings):
-                    return
+                    return True
                 log.error("the Ray cluster of this service has ended while it was brought up: another one is started")
         finally:
             turn.release()
@@ -112,17 +135,16 @@ class RayService:
         places = role.layout.spread(RayCluster.nodes())
         name = self._name
         hosts = [newest(name, role.id) or RayHost.bring_up(role.spec(name), places[role.id]) for role in roles]
-        self._found = all(host.found for host in hosts)
-        self._ours = not self._found
+        self._tree = Tree.FOUND if all(host.found for host in hosts) else Tree.OURS
         facts = dict(zip([role.id for role in roles], await _ready(hosts), strict=True))
         self.port = _port_of(facts[edge_host(0)])
         pids = ", ".join(f"{id} {said['pid']}" for id, said in facts.items())
-        log.info("%s: %s", "the tree was running already" if self._found else "the tree is up", pids)
+        log.info("%s: %s", "the tree was running already" if self._tree is Tree.FOUND else "the tree is up", pids)
 
     async def _new_role(self, settings: Settings) -> Role:
         """There is no such tree yet: what it works with is ours from now on."""
-        settings = await owning(self._config, settings)
-        self._ours = True
+        self._settings = settings = await owning(self._config, settings)
+        self._tree = Tree.OURS
         await settle_for_hosts(self._config, settings)
         return self._role(settings)
 
@@ -161,14 +183,27 @@ class RayService:
             # One that was cut short goes on in its thread: waited for, or it would leave a cluster behind.
             (opened,) = await asyncio.gather(self._opening, return_exceptions=True)
             self._cluster = opened if isinstance(opened, RayCluster) else self._cluster
-        if self._found and not self._over:
+        if self._tree is Tree.FOUND:
             log.info("the tree goes on, and so does an embedded Postgres: it was running before this command")
             return
+        if self._tree is Tree.OURS and await self._taken_over():
+            self._tree = Tree.SUPERSEDED
         try:
             await self._end_tree()
         except ClusterUnavailable as error:
             log.warning("the hosts were not ended in order: %s", error)
-        await self._postgres.stop(spare_found=not (self._ours or self._over))
+        if self._tree is Tree.SUPERSEDED:
+            log.info("another service has taken over: its hosts go on, and so does an embedded Postgres")
+            return
+        if self._tree is Tree.OURS:
+            shutil.rmtree(socket_folder(self._config.data_dir), ignore_errors=True)
+        await self._postgres.stop(spare_found=self._tree is Tree.UNKNOWN)
+
+    async def _taken_over(self) -> bool:
+        """By another service, which this one may not have heard of yet."""
+        settings = self._settings
+        assert settings is not None, "the tree is ours"
+        return await owner_of(settings.dsn, settings.slot) not in (settings.epoch, None)
 
     async def _end_tree(self) -> None:
         """As far as it is ours; and the cluster, if it is our own and nobody is in it."""
@@ -177,11 +212,12 @@ class RayService:
             return
         if cluster.alive:
             with cluster.connected():
-                if self._ours:
-                    await stop_hosts(self._name)
-                others = bool(RayHost.names())
-        if self._ours:
-            shutil.rmtree(socket_folder(self._config.data_dir), ignore_errors=True)
+                if self._settings is not None and self._tree in (Tree.OURS, Tree.SUPERSEDED):
+                    await stop_tree(self._name, self._settings.epoch, silent=self._tree is Tree.OURS)
+                there = RayHost.names()
+            others = bool(there)
+            if self._tree is Tree.OURS and any(name.service == self._name for name in there):
+                self._tree = Tree.SUPERSEDED
         if not others:
             await asyncio.to_thread(cluster.stop)
 
@@ -191,8 +227,10 @@ class RayService:
         followed by another."""
         while (end := await self._end()) is None:
             log.error("the Ray cluster of this service has ended, and its hosts with it: another one is started")
-            await self._start_tree()
-        self._over = True
+            if not await self._start_tree():
+                end = STOPPED
+                break
+        self._tree = Tree.SUPERSEDED if isinstance(end.cause, Superseded) else Tree.ENDED
         return end
 
     async def _end(self) -> Exit | None:
@@ -213,8 +251,9 @@ class RayService:
                 superseded = watching.result()
                 if superseded is not None:
                     return Exit(ExitKind.KILLED, superseded)
-                if not self._has_hosts(cluster):
-                    return STOPPED
+                without = await self._without_hosts(cluster, settings)
+                if without is not None:
+                    return without
                 await asyncio.wait({gone}, timeout=HOSTS_SEEN_S)
         finally:
             gone.cancel()
@@ -222,13 +261,18 @@ class RayService:
             return None if cluster.noted else STOPPED
         return Exit(ExitKind.UNREACHABLE, detail=f"the Ray cluster at {cluster.address} is gone")
 
-    def _has_hosts(self, cluster: RayCluster) -> bool:
-        """Whether there is any of our tree, as far as Ray says: they may just start again."""
+    async def _without_hosts(self, cluster: RayCluster, settings: Settings) -> Exit | None:
+        """Why there is none of our tree, as far as Ray says; None when there is: they may just start again."""
         try:
             with cluster.connected():
-                return any(name.service == self._name for name in RayHost.names())
+                if not any(name.service == self._name for name in RayHost.names()):
+                    return STOPPED
+                if await hosts_of_epoch(self._name, settings.epoch, silent=True):
+                    return None
         except ClusterUnavailable:
-            return True
+            return None
+        why = f"others have the names of the hosts of {self._name}, whose epoch {settings.epoch} is over"
+        return Exit(ExitKind.KILLED, Superseded(why, service=True))
 
 
 async def _gone(cluster: RayCluster) -> None:
@@ -287,7 +331,7 @@ async def _turn(data_dir: Path) -> FolderLock:
     began_s, said = time.monotonic(), False
     while True:
         try:
-            return FolderLock(data_dir / "bring-up")
+            return FolderLock(data_dir / BRING_UP)
         except FolderInUse as error:
             if not said and time.monotonic() - began_s > SAY_TURN_S:
                 said = True

@@ -15,10 +15,10 @@ from syncline.actors.datadir import FolderInUse, FolderLock, open_data_dir
 from syncline.actors.faults import folder_fault, in_folder
 from syncline.actors.front import Front, ServiceGaveUp
 from syncline.actors.postgres.database import Database, connect
-from syncline.actors.postgres.ownership import Superseded
+from syncline.actors.postgres.ownership import Superseded, owner_of
 from syncline.actors.preparing import PostgresSource, claimed, end_with, owning, prepare, settle_shapes
 from syncline.actors.process import raise_open_files, settle_garbage
-from syncline.actors.tree import root
+from syncline.actors.tree import Settings, root
 from syncline.cluster import Exit, StartFailed
 from syncline.cluster.host import LocalHost
 
@@ -41,6 +41,7 @@ class Service:
         self._postgres = PostgresSource(config)
         self._lock: FolderLock | None = None
         self._database: Database | None = None
+        self._settings: Settings | None = None
         self._losing: asyncio.Task[None] | None = None
         self._front = Front(config, self._host)
         self.port = 0
@@ -55,7 +56,7 @@ class Service:
         identity, settings = await prepare(self._config, self.dsn, self._shards)
         with in_folder(self._config.data_dir):
             self._lock = FolderLock(settings.shapes_dir)
-        settings = await owning(self._config, settings)
+        self._settings = settings = await owning(self._config, settings)
         owner = await claimed(settings, LOCAL)
         await settle_shapes(self._config, settings, owner)
         self._database = await connect(self.dsn, owner)
@@ -81,7 +82,17 @@ class Service:
             self._lock = None
         if self._database is not None:
             self._database.terminate()
-        await self._postgres.stop(spare_found=not alone)
+        if await self._taken_over():
+            log.info("another service has taken over: an embedded Postgres goes on, which that one may use")
+        else:
+            await self._postgres.stop(spare_found=not alone)
+
+    async def _taken_over(self) -> bool:
+        """By another service, which works with our embedded Postgres."""
+        settings = self._settings
+        if settings is None or self._config.database_url is not None:
+            return False
+        return await owner_of(settings.dsn, settings.slot) not in (settings.epoch, None)
 
     async def ended(self) -> Exit:
         """Waits for the tree to give up: too many crashes, or Postgres in a state only an operator can mend."""

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 NAMESPACE: Final = "syncline"
 NOTE: Final = "ray.json"
+SAID: Final = "start.log"
 # Of the whole loopback network Ray takes 127.0.0.1 alone for a mistake, and binds to an outer address in its place.
 LOOPBACK: Final = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 START_S: Final = 60.0
@@ -49,8 +50,8 @@ class ClusterUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A cluster of our own: the ``address`` drivers connect to, the ``pid`` that ends it, and where it keeps its
-    sockets and logs."""
+    """A cluster of our own: the ``address`` drivers connect to, none while it starts, the ``pid`` that ends it, and
+    where it keeps its sockets and logs."""
 
     address: str
     pid: int
@@ -77,19 +78,26 @@ class RayCluster:
         return None if address is None else cls(address, None, note, started=False)
 
     @classmethod
+    def meet(cls, folder: Path, address: str | None = None) -> RayCluster | None:
+        """The same, also if it takes a while to answer. Blocks for as long."""
+        found = cls.find(folder, address)
+        head = _written(folder / NOTE) if address is None else None
+        if found is None and head is not None and _comes_back(head):
+            return cls(head.address, head, folder / NOTE, started=False)
+        return found
+
+    @classmethod
     def open(cls, folder: Path, address: str | None = None) -> RayCluster:
         """The same, or else a new one, noted in ``folder``. What one before it has left there is removed. Blocks for
         seconds. Raises ClusterUnavailable."""
-        found = cls.find(folder, address)
+        found = cls.meet(folder, address)
         if found is not None:
             return found
         earlier = _written(folder / NOTE)
-        if earlier is not None and _comes_back(earlier):
-            return cls(earlier.address, earlier, folder / NOTE, started=False)
-        cls.clear(folder)
+        if earlier is not None:
+            _end(earlier)
         # A process can be in clusters of one token only: Ray reads it once.
-        head = _start_head(secrets.token_hex(32) if earlier is None else earlier.token)
-        _write_note(folder / NOTE, head)
+        head = _start_head(folder / NOTE, secrets.token_hex(32) if earlier is None else earlier.token)
         return cls(head.address, head, folder / NOTE, started=True)
 
     @property
@@ -102,18 +110,26 @@ class RayCluster:
         """Whether it is our own and its first process is gone, which no part of it is meant to outlive."""
         return self.head is not None and not lives(self.head.pid)
 
+    @staticmethod
+    def is_noted(folder: Path) -> bool:
+        """Whether one of our own is noted in ``folder``, dead or alive."""
+        return _written(folder / NOTE) is not None
+
     @property
     def noted(self) -> bool:
         """Whether it is our own, and nobody has ended it by ``stop``: a note of it, or of one after it, is there."""
         return self.head is not None and _written(self._note) is not None
 
     @staticmethod
-    def clear(folder: Path) -> None:
+    def clear(folder: Path) -> bool:
         """Ends the processes and removes the files of a cluster of our own noted in ``folder``, which is dead or as
-        good as that. Blocks."""
+        good as that, and the note. Whether there was one. Blocks."""
         head = _written(folder / NOTE)
-        if head is not None:
-            _end(head)
+        if head is None:
+            return False
+        _end(head)
+        (folder / NOTE).unlink(missing_ok=True)
+        return True
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
@@ -225,7 +241,12 @@ def _environment(token: str) -> dict[str, str]:
 def _noted(note: Path) -> Head | None:
     """The cluster that ``note`` tells of, if it still lives."""
     head = _written(note)
-    return head if head is not None and lives(head.pid) and _answers(head.address) else None
+    return head if head is not None and _is_up(head) else None
+
+
+def _is_up(head: Head) -> bool:
+    """Whether it is that very head which answers: numbers and ports go to others once it is gone."""
+    return bool(head.address) and ray_session.leads(head.pid, head.temp_dir) and _answers(head.address)
 
 
 def _written(note: Path) -> Head | None:
@@ -236,15 +257,18 @@ def _written(note: Path) -> Head | None:
 
 
 def _write_note(note: Path, head: Head) -> None:
-    """Only our own user may read it: who has the token may run code in the cluster."""
+    """In one step, as others look at it. Our own user alone may read it: who has the token may run code there."""
     note.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    written = note.with_suffix(".new")
+    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(asdict(head), file)
+    written.replace(note)
 
 
-def _start_head(token: str) -> Head:
-    """Every port that may be any port is Ray's to choose: what we found free might be taken by the time it is bound."""
+def _start_head(note: Path, token: str) -> Head:
+    """It is noted at once, as whoever starts it may be killed. Every port that may be any port is Ray's to choose: what
+    we found free might be taken by the time it is bound."""
     temp_dir = tempfile.mkdtemp(prefix="syncline-ray-")  # short: Ray puts sockets in it
     command = [
         *(sys.executable, "-m", "syncline.cluster.ray_head", "start", "--head", "--block"),
@@ -254,8 +278,7 @@ def _start_head(token: str) -> Head:
         *("--object-store-memory", str(OBJECT_STORE_BYTES)),
     ]
     environment = {name: value for name, value in os.environ.items() if name not in (*_OURS_TO_SET, *_TO_ENTER)}
-    said = Path(temp_dir, "start.log")
-    with said.open("wb") as output:
+    with Path(temp_dir, SAID).open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
             command,
             env=environment | _environment(token),
@@ -264,14 +287,27 @@ def _start_head(token: str) -> Head:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C at our terminal is not meant for it
         )
+    head = Head("", process.pid, token, temp_dir)
+    try:
+        _write_note(note, head)
+        head = replace(head, address=_address(process, temp_dir))
+        _write_note(note, head)
+    except BaseException:
+        _end(head)
+        note.unlink(missing_ok=True)
+        raise
+    return head
+
+
+def _address(process: subprocess.Popen[bytes], temp_dir: str) -> str:
+    """Waits until the head has started. Raises ClusterUnavailable."""
     deadline_s = time.monotonic() + START_S
     while not (address := _started(temp_dir)):
         if process.poll() is not None or time.monotonic() > deadline_s:
-            words = said.read_text(errors="replace").strip().splitlines()[-5:]
-            _end(Head("", process.pid, token, temp_dir))
+            words = Path(temp_dir, SAID).read_text(errors="replace").strip().splitlines()[-5:]
             raise ClusterUnavailable("Ray did not start: " + " / ".join(words))
         time.sleep(POLL_S)
-    return Head(address, process.pid, token, temp_dir)
+    return address
 
 
 def _started(temp_dir: str) -> str:
@@ -289,7 +325,7 @@ def _end(head: Head) -> None:
 
 def _comes_back(head: Head) -> bool:
     """Whether it lives, and answers before long: it may be ending, or held up."""
-    if head.pid not in ray_session.members(head.pid, head.temp_dir):
+    if not head.address or not ray_session.leads(head.pid, head.temp_dir):
         return False
     deadline_s = time.monotonic() + STOP_S
     while lives(head.pid) and time.monotonic() < deadline_s:

@@ -21,17 +21,23 @@ KILLED_S: Final = 5.0  # a process is gone a moment after it was killed
 
 def members(leader: int, folder: str) -> set[int]:
     """The processes of the session of ``leader`` that work in ``folder``."""
-    found = set()
-    for pid in _pids():
-        with contextlib.suppress(OSError):  # it is gone, or somebody else's
-            if os.getsid(pid) == leader and any(folder in text for text in _traces(pid)):
-                found.add(pid)
-    return found
+    return {pid for pid in _pids() if _belongs(pid, leader, folder)}
+
+
+def leads(leader: int, folder: str) -> bool:
+    """Whether the process ``leader`` leads a session, and works in ``folder``."""
+    return _belongs(leader, leader, folder)
+
+
+def _belongs(pid: int, leader: int, folder: str) -> bool:
+    with contextlib.suppress(OSError):  # it is gone, or somebody else's
+        return os.getsid(pid) == leader and any(folder in text for text in _traces(pid))
+    return False
 
 
 def end(leader: int, folder: str, within_s: float) -> None:
     """Asks the leader to end with all its processes, and kills what is left of them after ``within_s``. Blocks."""
-    if leader in members(leader, folder):
+    if leads(leader, folder):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(leader, signal.SIGTERM)
         deadline_s = time.monotonic() + within_s

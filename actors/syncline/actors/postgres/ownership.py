@@ -149,6 +149,22 @@ async def claim(connection: asyncpg.Connection, slot: str, service: int, host: s
     return Ownership(slot, service, host, epoch)
 
 
+async def owner_of(dsn: str, slot: str) -> int | None:
+    """The epoch that ``slot`` belongs to now; None when Postgres does not say."""
+    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        connection = await _watching(dsn)
+        try:
+            owner: int | None = await connection.fetchval(_OWNER, slot, timeout=ASK_EVERY_S)
+            return owner
+        finally:
+            connection.terminate()
+    return None
+
+
+async def _watching(dsn: str) -> asyncpg.Connection:
+    return await asyncpg.connect(dsn, timeout=ASK_EVERY_S, server_settings={"application_name": f"{PREFIX} watch"})
+
+
 async def watched(dsn: str, slot: str, service: int) -> Superseded | None:
     """Returns when ``slot`` belongs to a later service; None when for a while nobody has been seen at work for this
     one, or Postgres is away."""
@@ -156,9 +172,7 @@ async def watched(dsn: str, slot: str, service: int) -> Superseded | None:
     while unseen < UNSEEN_LOOKS:
         unseen += 1
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
-            connection = await asyncpg.connect(
-                dsn, timeout=ASK_EVERY_S, server_settings={"application_name": f"{PREFIX} watch"}
-            )
+            connection = await _watching(dsn)
             try:
                 owner = await connection.fetchval(_OWNER, slot, timeout=ASK_EVERY_S)
                 at_work = await connection.fetchval(_AT_WORK, service, timeout=ASK_EVERY_S)
