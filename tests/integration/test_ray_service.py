@@ -497,6 +497,32 @@ async def test_stop_ends_what_a_dead_cluster_has_left_and_spares_what_another_se
 
 
 @pytest.mark.slow_on_ray
+async def test_what_a_restart_has_set_outlives_the_cluster(database: str, tmp_path: Path) -> None:
+    service = ServiceProcess(database, tmp_path, {"SYNCLINE_RUNTIME": "ray"})
+    kept = service.data_dir / "restart.json"
+
+    def hosts_said() -> str:
+        return "".join(log.read_text() for log in sorted((service.data_dir / "logs").glob("*.log")))
+
+    async def up_again() -> bool:
+        return service.log.read_text().count("the tree is up") == 2
+
+    try:
+        await service.start()
+        assert "level=info" in hosts_said()
+        done = await asyncio.to_thread(command, "restart", "--data-dir", str(service.data_dir), LOG_LEVEL="error")
+        assert done.returncode == 0, done.stderr
+        assert kept.stat().st_mode & 0o077 == 0
+        before = hosts_said().count("level=info")
+        psutil.Process(cluster_processes(service.data_dir)[0]).kill()
+        await until(up_again)
+        assert hosts_said().count("level=info") == before
+        assert not kept.exists()
+    finally:
+        await service.kill()
+
+
+@pytest.mark.slow_on_ray
 async def test_hosts_are_left_alone_however_full_the_memory_of_the_machine(database: str, tmp_path: Path) -> None:
     """Ray ends the processes of batches where memory runs short: here it would end each host before it is ready."""
     service = ServiceProcess(database, tmp_path, {"SYNCLINE_RUNTIME": "ray", "RAY_memory_usage_threshold": "0.01"})

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -24,9 +25,24 @@ from syncline.cluster.ray_names import RayName
 
 ARGUMENT_S: Final = 15.0  # a host that only starts has to import what it needs before it answers
 NOTE: Final = "service.json"
+VALUES: Final = "restart.json"
 BRING_UP: Final = "bring-up"  # the lock of the command that brings up a tree in a folder
 ENDED: Final = -1  # no epoch: of a host that is no more
 STOPPED_IN_ORDER: Final = ("edge", "connection", "shapes", "ingest", "origin")
+# What a running tree keeps: who has which place in it, and where devices and other hosts look for it.
+KEPT: Final = (
+    "DATABASE_URL",
+    "HTTP_PORT",
+    "SYNCLINE_HTTP_HOST",
+    "SYNCLINE_DATA_DIR",
+    "SYNCLINE_RUNTIME",
+    "SYNCLINE_RAY_ADDRESS",
+    "SYNCLINE_SHAPES_HOSTS",
+    "SYNCLINE_EDGE_HOSTS",
+    "SYNCLINE_SHAPES_PLACEMENT",
+    "SYNCLINE_CONNECTIONS_PLACEMENT",
+    "SYNCLINE_CONNECTION_HOSTS",
+)
 
 
 async def stop_service(data_dir: Path, ray_address: str | None, service: str | None = None) -> list[str]:
@@ -76,6 +92,7 @@ async def _left_ended(data_dir: Path, note: Note | None, service: str | None) ->
 async def _place_left(data_dir: Path, note: Note) -> list[str]:
     """Nobody works in ``data_dir`` any more: what was ended there. Raises EmbeddedPostgresError."""
     shutil.rmtree(socket_folder(data_dir), ignore_errors=True)
+    (data_dir / VALUES).unlink(missing_ok=True)
     stopped = note.embedded and await asyncio.to_thread(_postgres_stopped, data_dir)
     return ["the embedded Postgres"] if stopped else []
 
@@ -196,6 +213,28 @@ def read_note(data_dir: Path) -> Note | None:
 def write_note(data_dir: Path, note: Note) -> None:
     """It holds from now on."""
     (data_dir / NOTE).write_text(json.dumps(asdict(note)))
+
+
+def take_values(data_dir: Path, epoch: int | None) -> dict[str, str] | None:
+    """The settings that ``restart`` has given the tree of ``epoch`` in ``data_dir``, kept no longer; None when
+    it has given none."""
+    path = data_dir / VALUES
+    try:
+        said = json.loads(path.read_text())
+        path.unlink(missing_ok=True)
+        return {str(name): str(value) for name, value in said["values"].items()} if said["epoch"] == epoch else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_values(data_dir: Path, epoch: int, values: Mapping[str, str]) -> None:
+    """They hold for the next tree that the same command brings up. Our own user alone may read them: there are
+    passwords and keys among them. In one step, as others look at it. Raises OSError."""
+    written = (data_dir / VALUES).with_suffix(".new")
+    descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump({"epoch": epoch, "values": dict(values)}, file)
+    written.replace(data_dir / VALUES)
 
 
 def generations(service: str, host: str) -> list[RayHost]:

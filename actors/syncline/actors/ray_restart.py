@@ -17,29 +17,23 @@ from typing import Final
 
 from syncline.actors.config import load
 from syncline.actors.datadir import FolderInUse, FolderLock
-from syncline.actors.faults import Fault
+from syncline.actors.faults import Fault, in_folder
 from syncline.actors.front import ServiceGaveUp
 from syncline.actors.hosts import Role
-from syncline.actors.ray_found import found_cluster, found_service, generations, running
+from syncline.actors.ray_found import (
+    KEPT,
+    found_cluster,
+    found_service,
+    generations,
+    read_note,
+    running,
+    write_values,
+)
 from syncline.cluster.ray_cluster import ClusterUnavailable, still_there
 from syncline.cluster.ray_host import HostEnded, RayHost
 
 SUCCESSION_S: Final = 180.0
 SETTLE_S: Final = 2.0  # devices come back meanwhile: the start of the next process would take the processor from them
-# What a running tree keeps: who has which place in it, and where devices and other hosts look for it.
-KEPT: Final = (
-    "DATABASE_URL",
-    "HTTP_PORT",
-    "SYNCLINE_HTTP_HOST",
-    "SYNCLINE_DATA_DIR",
-    "SYNCLINE_RUNTIME",
-    "SYNCLINE_RAY_ADDRESS",
-    "SYNCLINE_SHAPES_HOSTS",
-    "SYNCLINE_EDGE_HOSTS",
-    "SYNCLINE_SHAPES_PLACEMENT",
-    "SYNCLINE_CONNECTIONS_PLACEMENT",
-    "SYNCLINE_CONNECTION_HOSTS",
-)
 
 
 async def restart_service(
@@ -68,6 +62,8 @@ async def restart_service(
                 await asyncio.sleep(SETTLE_S if number else 0.0)
                 await asyncio.to_thread(still_there)
                 await _follow(named, replace(role, id=id, values=values), say)
+                if number == 0:
+                    _keep(data_dir, named, role.settings.epoch, values)
     except ServiceGaveUp as error:
         raise Fault(str(error), "see the folder logs for what they wait for") from error
     except ClusterUnavailable as error:
@@ -87,6 +83,14 @@ def _alone(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _keep(data_dir: Path, service: str, epoch: int, values: Mapping[str, str]) -> None:
+    """Ray has the settings, and forgets them with the cluster: they are kept for the next one. Raises Fault."""
+    note = read_note(data_dir)
+    if note is not None and note.service == service:  # in somebody's cluster it may work in another folder
+        with in_folder(data_dir):
+            write_values(data_dir, epoch, values)
 
 
 async def _follow(service: str, role: Role, say: Callable[[str], object]) -> None:

@@ -26,6 +26,7 @@ from syncline.actors.postgres.slot import service_name
 from syncline.actors.preparing import PostgresSource, owning, prepare, settle_for_hosts
 from syncline.actors.ray_found import (
     BRING_UP,
+    KEPT,
     Note,
     hosts_of_epoch,
     newest,
@@ -33,6 +34,7 @@ from syncline.actors.ray_found import (
     running,
     socket_folder,
     stop_tree,
+    take_values,
     write_note,
 )
 from syncline.actors.tree import Settings
@@ -77,6 +79,7 @@ class RayService:
         self._cluster: RayCluster | None = None
         self._opening: asyncio.Task[RayCluster] | None = None
         self._settings: Settings | None = None
+        self._values: Mapping[str, str] | None = None  # of the tree, as far as this command has heard
         self._name = ""
         self._tree = Tree.UNKNOWN
         self.port = 0
@@ -130,7 +133,7 @@ class RayService:
         """In a connected cluster."""
         self._take_folder()
         role = await running(self._name) or await self._new_role(settings)
-        self._settings = role.settings
+        self._settings, self._values = role.settings, role.values
         roles = [replace(role, id=id) for id in role.layout.hosts]
         places = role.layout.spread(RayCluster.nodes())
         name = self._name
@@ -143,9 +146,12 @@ class RayService:
 
     async def _new_role(self, settings: Settings) -> Role:
         """There is no such tree yet: what it works with is ours from now on."""
+        earlier = self._settings
         self._settings = settings = await owning(self._config, settings)
         self._tree = Tree.OURS
         await settle_for_hosts(self._config, settings)
+        set_since = take_values(self._config.data_dir, None if earlier is None else earlier.epoch)
+        self._values = set_since or self._values
         return self._role(settings)
 
     def _role(self, settings: Settings) -> Role:
@@ -159,10 +165,14 @@ class RayService:
         port = str(_free_port(config.http_hosts, self.port or config.http_port))
         given = config.values.get("SYNCLINE_DATA_DIR", "")
         data_dir = given if given.startswith("~") else str(config.data_dir)  # a home is each machine's own
-        values = {**config.values, "SYNCLINE_DATA_DIR": data_dir, "HTTP_PORT": port}
+        # What syncline restart has set outlives the cluster that knew it; places and numbers are this command's.
+        last = config.values if self._values is None else self._values
+        values = {name: value for name, value in last.items() if name not in KEPT}
+        values |= {name: value for name, value in config.values.items() if name in KEPT}
         if config.database_url is None:
-            values |= {"DATABASE_URL": self.dsn, "AUTH_MODE": config.auth_mode}
-            values |= {"SYNCLINE_HTTP_HOST": ",".join(config.http_hosts)}
+            values |= {"DATABASE_URL": self.dsn, "SYNCLINE_HTTP_HOST": ",".join(config.http_hosts)}
+            values["AUTH_MODE"] = values.get("AUTH_MODE") or config.auth_mode
+        values |= {"SYNCLINE_DATA_DIR": data_dir, "HTTP_PORT": port}
         return Role(ORIGIN, layout, settings, values, secrets.token_hex(32))
 
     def _take_folder(self) -> None:
