@@ -386,9 +386,10 @@ async def test_a_cluster_that_ends_during_the_bring_up_is_followed_by_another_an
 
     async def another_head() -> bool:
         with contextlib.suppress(OSError, ValueError, psutil.Error):
-            head = psutil.Process(json.loads((service.data_dir / "ray.json").read_text())["pid"])
+            note = json.loads((service.data_dir / "ray.json").read_text())
+            head = psutil.Process(note["pid"])
             names = [each.name() for each in head.children(recursive=True)]
-            if head not in heads and any(name.startswith(process[:15]) for name in names):
+            if note["address"] and head not in heads and any(name.startswith(process[:15]) for name in names):
                 heads.append(head)
                 return True
         return False
@@ -466,6 +467,9 @@ async def test_stop_ends_what_a_dead_cluster_has_left_and_spares_what_another_se
         everything[0].kill()
         return everything
 
+    async def gone() -> bool:
+        return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in left)
+
     async def stopped() -> str:
         ended = await asyncio.to_thread(command, "stop", "--data-dir", str(service.data_dir))
         assert ended.returncode == 0, ended.stderr
@@ -475,7 +479,7 @@ async def test_stop_ends_what_a_dead_cluster_has_left_and_spares_what_another_se
         left = await killed()
         assert "the embedded Postgres" in await stopped()
         assert server.running_port() is None
-        assert not [process for process in left if process.is_running()]
+        await until(gone)
         assert not Path(socket_folder(service.data_dir)).exists()  # noqa: ASYNC240 - a look
         again = await asyncio.to_thread(command, "stop", "--data-dir", str(service.data_dir))
         assert again.returncode == 1
