@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE_S
+
 from syncline.cluster import Actor, ChildSpec, Exit, Factory, Overflow, Ref, Refusal, Restart, Strategy
 from syncline.cluster.host import LocalHost
 from syncline.cluster.ray_host import Keeping
@@ -188,9 +190,10 @@ class Signs:
         return None
 
     async def given(self, sign: str) -> None:
-        """Waits for it."""
-        while self.text(sign) is None:  # noqa: ASYNC110 - it is another process that gives it
-            await asyncio.sleep(0.01)
+        """Waits for it. Raises TimeoutError."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.text(sign) is None:  # noqa: ASYNC110 - it is another process that gives it
+                await asyncio.sleep(0.01)  # a file tells nobody that it is there
 
 
 async def slow_to_end(folder: str, kept: Keeping) -> None:

@@ -67,7 +67,7 @@ def test_a_head_whose_command_was_killed_while_it_started_is_found_by_its_note(t
         deadline_s = time.monotonic() + PATIENCE_S
         while not any("gcs_server" in process.name() for process in started):  # long before it has an address
             assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+            time.sleep(0.01)  # nobody tells of a process that another one starts
             started = command.children(recursive=True)
         command.kill()
         command.wait()

@@ -27,7 +27,7 @@ class Source:
     async def asked(self, key: str = "a") -> asyncio.Task[int]:
         """Somebody asks, and waits."""
         task = asyncio.create_task(self.shared.answer(key, self._ask))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the task has its first turn, in which it asks
         return task
 
 
