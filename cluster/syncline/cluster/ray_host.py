@@ -27,9 +27,8 @@ log = logging.getLogger(__name__)
 
 STOP_S: Final = 90.0  # a shard may have a long transaction to finish
 CALLS_AT_ONCE: Final = 8
-ASKED: Final = (
-    "asked"  # the calls that are answered at once have threads of their own: others wait for minutes in theirs
-)
+# The calls that are answered at once have threads of their own: others wait for minutes in theirs.
+ASKED: Final = "asked"
 ASKED_AT_ONCE: Final = 2
 ENDING: Final = "ending"  # and those that end it, so that nobody who waits for it keeps them from that
 ENDING_AT_ONCE: Final = 4
