@@ -50,7 +50,7 @@ def test_rows_at_every_position_are_what_the_table_held_wherever_images_were_fol
         for part in image_of(states[snapshot], chunk):
             store.write_image_chunk(part)
         store.finish_image(snapshot)
-        rows = rows_module.Rows(store, ITEMS)
+        rows = rows_module.Rows(store, {ITEMS.id: ITEMS})
         for record in log:
             store.append([record])
             if record.lsn in folds and record.lsn > snapshot:

@@ -51,7 +51,7 @@ def image_of(rows: Rows, chunk_rows: int) -> list[ImageChunk]:
     chunks = []
     for start in range(0, len(items), chunk_rows):
         part = items[start : start + chunk_rows]
-        keys = tuple(key_bytes((key,)) for key, _ in part)
+        keys = tuple(key_bytes(ITEMS.id, (key,)) for key, _ in part)
         ops = tuple(codec.encode_ops((Insert(ITEMS.id, (key, value), ()),)) for key, value in part)
         chunks.append(ImageChunk(keys, ops))
     return chunks
@@ -85,7 +85,7 @@ def test_image_and_log_are_what_the_table_held(
     registered = min(registered, len(log))
     snapshot = min(registered + later, len(log))
     at = min(snapshot + ahead, len(log))
-    overlay = overlay_of([record for record in log if registered < record.lsn <= at], ITEMS)
+    overlay = overlay_of([record for record in log if registered < record.lsn <= at], {ITEMS.id: ITEMS})
     assert seen_through(overlay, image_of(states[snapshot], chunk)) == states[at]
 
 
@@ -95,9 +95,9 @@ def test_an_overlay_made_from_an_earlier_one_is_the_same(
     transactions: list[list[tuple[bytes, bytes | None]] | None], cut: int
 ) -> None:
     log, _ = played(transactions)
-    whole = overlay_of(log, ITEMS)
-    base = overlay_of(log[:cut], ITEMS)
+    whole = overlay_of(log, {ITEMS.id: ITEMS})
+    base = overlay_of(log[:cut], {ITEMS.id: ITEMS})
     before = dict(base.rows)
-    assert overlay_of(log[cut:], ITEMS, base) == whole
+    assert overlay_of(log[cut:], {ITEMS.id: ITEMS}, base) == whole
     assert base.rows == before, "the earlier one is still in use"
     assert EMPTY.rows == {}

@@ -42,7 +42,7 @@ from syncline.actors.shapes.consumer import (
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Page, Record, record_fields
 from syncline.actors.shapes.router import AddRoute, ShownUpTo, Streamed
-from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.actors.shapes.shard import (
     Dispatch,
     EnsureShape,
@@ -153,7 +153,7 @@ FORMS: Final[Forms] = {
 # From the ingest host to the origin, and back.
 STREAM: Final = (Streamed, Confirm, ReadStreamState, StreamState, Lsn)
 # Between the origin and the shapes' hosts.
-SHAPES: Final = (AddRoute, LiveShapes, Shape, Dispatch, OwnTransaction)
+SHAPES: Final = (AddRoute, LiveShapes, Shape, Included, Reference, Dispatch, OwnTransaction)
 # Between the shapes' hosts and the edges.
 EDGES: Final = (
     *(EnsureShape, ShapePlace, ReadWatermark, FollowWatermark, Watermark, Relation, Column),

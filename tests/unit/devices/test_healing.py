@@ -49,7 +49,7 @@ class Stream:
     """
 
     def __init__(self) -> None:
-        self.outbound = Outbound(ME, FIRST_LSN, SCHEMA, {"s": {"a": TABLE}}, Window(100))
+        self.outbound = Outbound(ME, FIRST_LSN, SCHEMA, {"s": {"a": (TABLE,)}}, Window(100))
         self.readings: list[tuple[RowKey, ...]] = []
         self.asked: list[tuple[object, int]] = []
         self.sent: list[tuple[int, tuple[bytes | None, ...]]] = []
@@ -327,7 +327,7 @@ def test_rows_of_a_table_that_the_device_has_come_to_hold_meanwhile_are_read_aft
     key = (OTHER.id, (b"5",))
     stream.outbound.heal(Heal(FIRST_LSN, 1, (key,), rejected=True, relations={OTHER.id: OTHER}))
     stream.run()
-    stream.outbound.deliver(Delivery(("t",), (("r", ("b",)),), {"b": OTHER}))
+    stream.outbound.deliver(Delivery(("t",), (("r", ("b",)),), {"b": (OTHER,)}))
     stream.run()
     for _ in range(2):
         stream.release(stream.flushed)

@@ -58,7 +58,7 @@ class Play:
 
     def __init__(self, world: World, position: int = FIRST_LSN, subscribed: tuple[str, ...] = ()) -> None:
         self.world = world
-        subscriptions = {f"old {name}": {name: TABLES[name]} for name in subscribed}
+        subscriptions = {f"old {name}": {name: (TABLES[name],)} for name in subscribed}
         self.window = Window(WINDOW)
         self.outbound = Outbound(ME, position, SCHEMA, subscriptions, self.window)
         self.device = Device(world, position, subscriptions, WINDOW)
@@ -115,7 +115,7 @@ class Play:
         shapes = [ShapeRequest(request_id, name) for request_id, (name,) in requests]
         self.rules.heard(codec.rpc_request("subscribe", 9, codec.subscribe_body(id, shapes)))
         self.rules.check(codec.rpc_response("subscribe", 9, b""))
-        self.outbound.deliver(Delivery((id,), requests, {name: TABLES[name] for name in sorted(names)}))
+        self.outbound.deliver(Delivery((id,), requests, {name: (TABLES[name],) for name in sorted(names)}))
         return id
 
     def unsubscribe(self, id: str) -> None:

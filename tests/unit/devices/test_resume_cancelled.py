@@ -45,7 +45,7 @@ async def resumed(cancelled: bool) -> tuple[Outbound, dict[str, Any]]:
 
 
 def tables(shapes: Any) -> set[str]:
-    return {relation.table for relation in shapes.values() if relation is not None}
+    return {relation.table for relations in shapes.values() for relation in relations}
 
 
 async def test_rows_of_a_cancelled_subscription_that_a_device_still_lists_leave_when_it_resumes() -> None:

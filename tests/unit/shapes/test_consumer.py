@@ -50,7 +50,7 @@ class Scene:
 
     async def start(self, take_snapshot: Any = None) -> LocalRef:
         self.shard, self.edge = await probe(self.context), await probe(self.context)
-        self.shape = await spawn(Consumer(self.store, ITEMS, take_snapshot, self.shard.ref), self.context)
+        self.shape = await spawn(Consumer(self.store, (ITEMS,), take_snapshot, self.shard.ref), self.context)
         return self.shape
 
     async def append(self, *pieces: Any, upto: int = 0) -> None:
@@ -79,7 +79,7 @@ class Scene:
 
 def image_chunk(*ids: int) -> ImageChunk:
     return ImageChunk(
-        tuple(key_bytes((b"%d" % id,)) for id in ids), tuple(codec.encode_ops((insert(id),)) for id in ids)
+        tuple(key_bytes(ITEMS.id, (b"%d" % id,)) for id in ids), tuple(codec.encode_ops((insert(id),)) for id in ids)
     )
 
 
@@ -132,7 +132,7 @@ async def test_the_shard_is_answered_even_when_it_has_no_room(scene: Scene) -> N
     shard = await spawn(Stuck(), context, mailbox_capacity=1)
     for message in ("taken", "waiting"):
         await shard.send(message)
-    shape = await spawn(Consumer(scene.store, ITEMS, None, shard), context)  # type: ignore[arg-type]
+    shape = await spawn(Consumer(scene.store, (ITEMS,), None, shard), context)  # type: ignore[arg-type]
     for lsn in (110, 120, 130):
         await shape.send(Append((piece(lsn, insert(lsn)),), lsn))
     page = await shape.call(ReadPage((0, END_OF_TRANSACTION), 1 << 62, 1 << 30), 1.0)

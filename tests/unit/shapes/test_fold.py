@@ -176,7 +176,7 @@ def grown(directory: Path) -> ShapeStore:
 
 
 async def rows_at(store: ShapeStore, lsn: int) -> set[int]:
-    return {id async for chunk in Rows(store, ITEMS).all(lsn) for id in ids_of(chunk)}
+    return {id async for chunk in Rows(store, {ITEMS.id: ITEMS}).all(lsn) for id in ids_of(chunk)}
 
 
 EXPECTED = {
@@ -198,13 +198,13 @@ async def test_a_crash_between_any_two_steps_of_a_fold_loses_nothing(
         directory = tmp_path / str(dies_at)
         store = grown(directory)
         for _ in range(earlier_folds):
-            await Rows(store, ITEMS).fold()
+            await Rows(store, {ITEMS.id: ITEMS}).fold()
             store.append([record(store.appended_lsn + 1, insert(11))])
         store.append([record(130, insert(12), Delete(ITEMS.id, row(2)))])
         store.flush()
         machine.steps, machine.dies_at = 0, dies_at
         try:
-            await Rows(store, ITEMS).fold()
+            await Rows(store, {ITEMS.id: ITEMS}).fold()
             break
         except Crashed:
             pass

@@ -77,7 +77,7 @@ class Scene:
         return FakeSnapshot("mark", row(1))
 
     async def ensure(self, shape: Shape = SHAPE) -> ShapePlace:
-        place = await self.shard.call(EnsureShape(shape, ITEMS))
+        place = await self.shard.call(EnsureShape(shape, (ITEMS,)))
         assert isinstance(place, ShapePlace)
         return place
 
@@ -120,7 +120,7 @@ async def test_it_begins_with_the_schema_shapes_at_the_position_of_the_slot(scen
     assert await scene.watermark() == START
     shapes = await scene.shard.call(LiveShapes())
     assert set(shapes) == {schema_shape(dialect) for dialect in DIALECTS}
-    place = await scene.shard.call(EnsureShape(schema_shape("sqlite"), None))
+    place = await scene.shard.call(EnsureShape(schema_shape("sqlite"), ()))
     assert place.ready_lsn == START
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from syncline.actors.devices.steps import Delivery, ReadImage, Send, Steps
+from syncline.actors.devices.steps import Delivery, ReadImage, Send, Shapes, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Relation
+from syncline.proto.values import Gone, Insert, Relation, Row
 
 
 def arriving(delivery: Delivery, held: set[str], at: int) -> Steps:
@@ -19,10 +19,10 @@ def arriving(delivery: Delivery, held: set[str], at: int) -> Steps:
     # The relations go out again each time: read in one chunk with the subscribe answer, the npm client would
     # otherwise start on the data before it knows the subscription.
     shapes = dict.fromkeys(shape for _, requested in delivery.requests for shape in requested)
-    relations = [relation for shape in shapes if (relation := delivery.shapes[shape]) is not None]
+    relations = {relation.id: relation for shape in shapes for relation in delivery.shapes[shape]}
     yield Send(
         (
-            *(codec.relation_message(relation) for relation in relations),
+            *(codec.relation_message(relation) for relation in relations.values()),
             codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at)),
         )
     )
@@ -48,28 +48,32 @@ def _image(shape: str, at: int) -> Steps:
             yield Send((codec.oplog_message(*chunk.ops),))
 
 
-def leaving(delivery: Delivery, shapes: Mapping[str, Relation | None], at: int) -> Steps:
-    """That the rows of ``shapes`` (hash -> relation) go away with ``delivery``, as they are as of ``at``."""
-    relations = [relation for relation in shapes.values() if relation is not None]
+def leaving(delivery: Delivery, shapes: Shapes, at: int) -> Steps:
+    """That the rows of ``shapes`` go away with ``delivery``, as they are as of ``at``."""
+    relations = {relation.id: relation for of_shape in shapes.values() for relation in of_shape}
     yield Send(
         (
-            *(codec.relation_message(relation) for relation in relations),
+            *(codec.relation_message(relation) for relation in relations.values()),
             codec.unsubs_data_begin(delivery.subscription_ids, lsn_bytes(at)),
         )
     )
-    for shape, relation in shapes.items():
+    for shape, of_shape in shapes.items():
         cursor = 0
-        while relation is not None:
+        while of_shape:
             answer = yield ReadImage(shape, at, cursor)
             assert isinstance(answer, tuple)
             chunk, cursor = answer
             if chunk is None:
                 break
-            gone = _gone_of(chunk, relation)
+            gone = _gone_of(chunk, relations)
             yield Send((codec.oplog_message(codec.encode_ops(gone)),))
     yield Send((codec.unsubs_data_end(),))
 
 
-def _gone_of(chunk: ImageChunk, relation: Relation) -> tuple[Gone, ...]:
-    rows = (change.row for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert))
-    return tuple(Gone(relation.id, relation.key_row(relation.key_of(row))) for row in rows)
+def _gone_of(chunk: ImageChunk, relations: Mapping[int, Relation]) -> tuple[Gone, ...]:
+    rows = (change for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert))
+    return tuple(_gone(relations[insert.relation_id], insert.row) for insert in rows)
+
+
+def _gone(relation: Relation, row: Row) -> Gone:
+    return Gone(relation.id, relation.key_row(relation.key_of(row)))

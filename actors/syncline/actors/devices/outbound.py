@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from syncline.actors.devices.delivering import arriving, leaving
 from syncline.actors.devices.healing import Healing
@@ -40,6 +40,7 @@ from syncline.actors.devices.steps import (
     OpenLog,
     ReadMore,
     Send,
+    Shapes,
     StartOver,
     Steps,
     Subscriptions,
@@ -112,15 +113,15 @@ class Outbound:
         self._deliveries.append(delivery)
 
     @property
-    def target_shapes(self) -> Mapping[str, Relation | None]:
+    def target_shapes(self) -> Shapes:
         """What the device will hold when every delivery asked so far is made."""
         subscriptions = self._subscriptions
         for delivery in self._deliveries:
             subscriptions = delivery.after(subscriptions)
         return self._shapes_of(subscriptions)
 
-    def _shapes_of(self, subscriptions: Subscriptions) -> dict[str, Relation | None]:
-        shapes: dict[str, Relation | None] = {self._schema: None}
+    def _shapes_of(self, subscriptions: Subscriptions) -> dict[str, tuple[Relation, ...]]:
+        shapes: dict[str, tuple[Relation, ...]] = {self._schema: ()}
         for needed in subscriptions.values():
             shapes.update(needed)
         return shapes
@@ -183,7 +184,7 @@ class Outbound:
 
     @property
     def _held(self) -> frozenset[int]:
-        return frozenset(relation.id for relation in self.shapes.values() if relation is not None)
+        return frozenset(relation.id for relations in self.shapes.values() for relation in relations)
 
     @property
     def awaited_lsn(self) -> int | None:
@@ -196,7 +197,7 @@ class Outbound:
 
     def steps(self) -> Steps:
         """Endless; see the module's head. Whoever cannot carry out a step closes the connection: the device resumes."""
-        held = (relation for relation in self.shapes.values() if relation is not None)
+        held = {relation.id: relation for relations in self.shapes.values() for relation in relations}.values()
         yield Send(tuple(codec.relation_message(relation) for relation in (*self._relations, *held)))
         for commit_ms, changes in self._migrations:
             yield from self._send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
@@ -241,7 +242,7 @@ class Outbound:
         """Whether there is something for the steps to do that a release has brought."""
         return bool(self._live) or self._gap or self._echo_due(self._released)
 
-    def _follow(self, shapes: Mapping[str, Relation | None]) -> Steps:
+    def _follow(self, shapes: Shapes) -> Steps:
         self.generation += 1
         self._drop_live()
         self._gap = False

@@ -47,16 +47,16 @@ class Places:
         self._asked = asked
         self._refs: dict[str, Ref] = {}
 
-    async def ensure(self, shape: Shape, relation: Relation | None) -> ShapePlace:
+    async def ensure(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
-        place = await self._asked.answer((shape.hash, relation), lambda: self._ask(shape, relation))
+        place = await self._asked.answer((shape.hash, relations), lambda: self._ask(shape, relations))
         self._refs[shape.hash] = place.ref
         return place
 
-    async def _ask(self, shape: Shape, relation: Relation | None) -> ShapePlace:
+    async def _ask(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         shard = self._shards.refs[await self._shards.found(shape.hash)]
         try:
-            place = await shard.call(EnsureShape(shape, relation), PLACE_TIMEOUT_S)
+            place = await shard.call(EnsureShape(shape, relations), PLACE_TIMEOUT_S)
         except Refusal:
             self._shards.forget(shape.hash)
             raise
@@ -123,7 +123,7 @@ async def start(
     Raises StartRefused, and what the database and calls raise.
     """
     schema = schema_shape(event.dialect)
-    place = await places.ensure(schema, None)
+    place = await places.ensure(schema, ())
     if event.lsn:
         return await _resumed(client_id, event, database, places, place, generation)
     return await _fresh(client_id, event, database, places, generation)
@@ -181,7 +181,7 @@ async def _resumed(
     if position > await database.wal_position():
         raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
     shapes = {hash: (shape, p.relations[hash]) for p in held_there.values() for hash, shape in p.shapes.items()}
-    held = [schema, *[await places.ensure(shape, relation) for shape, relation in shapes.values()]]
+    held = [schema, *[await places.ensure(shape, relations) for shape, relations in shapes.values()]]
     if any(place.ready_lsn is None or place.ready_lsn > position for place in held):
         raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
     if known.keys() - held_there.keys():

@@ -15,14 +15,16 @@ from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 RowKey: TypeAlias = tuple[int, Key]
 """Relation id and key."""
 
-# Subscription id -> the shapes it needs, hash -> relation (None for the schema shape).
-Subscriptions: TypeAlias = Mapping[str, Mapping[str, Relation | None]]
+# The shapes of a device, hash -> the relations it may have rows of (none for the schema shape).
+Shapes: TypeAlias = Mapping[str, tuple[Relation, ...]]
+# Subscription id -> the shapes it needs.
+Subscriptions: TypeAlias = Mapping[str, Shapes]
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A change of the set of subscriptions. ``requests``: (request id, its shapes' hashes, referenced tables first) of
-    a new one, in its order; ``shapes``: all of them, hash -> relation.
+    """A change of the set of subscriptions. ``requests``: (request id, its shapes' hashes) of a new one, in its order;
+    ``shapes``: all of them.
 
     ``subscription_ids``: the one that is new, or those that end (``requests`` and ``shapes`` empty then). What the
     device holds afterwards is worked out when the delivery is made: others may be made, or called off, before it.
@@ -30,7 +32,7 @@ class Delivery:
 
     subscription_ids: tuple[str, ...]
     requests: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    shapes: Mapping[str, Relation | None] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=dict)
 
     def after(self, subscriptions: Subscriptions) -> Subscriptions:
         """The subscriptions of a device that has had this delivery on top of ``subscriptions``."""

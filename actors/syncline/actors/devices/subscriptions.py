@@ -34,11 +34,12 @@ class PlanRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """``requests``: (request id, hashes, referenced tables first). ``shapes`` and ``relations`` are by hash."""
+    """``requests``: (request id, hashes, referenced tables first). ``shapes`` and ``relations``, those of the tables a
+    shape may have rows of, are by hash."""
 
     requests: tuple[tuple[str, tuple[str, ...]], ...]
     shapes: Mapping[str, Shape]
-    relations: Mapping[str, Relation | None]
+    relations: Mapping[str, tuple[Relation, ...]]
 
     def delivery(self, subscription_id: str) -> Delivery:
         return Delivery((subscription_id,), self.requests, self.relations)
@@ -76,7 +77,7 @@ def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
     """The shapes of a subscription. Raises PlanRefused, which names every shape that cannot be had."""
     errors: list[tuple[str, str, str]] = []
     shapes: dict[str, Shape] = {}
-    relations: dict[str, Relation | None] = {}
+    relations: dict[str, tuple[Relation, ...]] = {}
     planned: list[tuple[str, tuple[str, ...]]] = []
     for request in requests:
         table, refused = _find(request, catalog)
@@ -86,7 +87,7 @@ def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
         hashes = []
         for needed in _with_referenced(table, catalog):
             shape = table_shape(needed)
-            shapes[shape.hash], relations[shape.hash] = shape, needed.relation
+            shapes[shape.hash], relations[shape.hash] = shape, (needed.relation,)
             hashes.append(shape.hash)
         planned.append((request.request_id, tuple(hashes)))
     if errors:

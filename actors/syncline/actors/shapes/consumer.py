@@ -164,15 +164,17 @@ TakeSnapshot = Callable[[Shape, Relation], Awaitable[Snapshot]]
 class Consumer(Actor):
     """The actor of one shape.
 
-    ``relation`` is None for the schema shape, which is ready from birth. ``take_snapshot`` registers the shape with the
-    router, so that changes flow, and then opens a snapshot; ``shard`` hears of what is appended.
+    ``relations``: of its tables; none for the schema shape, which is ready from birth. ``take_snapshot`` registers the
+    shape with the router, so that changes flow, and then opens a snapshot; ``shard`` hears of what is appended.
     """
 
-    def __init__(self, store: ShapeStore, relation: Relation | None, take_snapshot: TakeSnapshot, shard: Ref) -> None:
+    def __init__(
+        self, store: ShapeStore, relations: Sequence[Relation], take_snapshot: TakeSnapshot, shard: Ref
+    ) -> None:
         self._store = store
         self._shape = store.shape
         self._hash = store.shape.hash
-        self._relation = relation
+        self._relations = {relation.id: relation for relation in relations}
         self._take_snapshot = take_snapshot
         self._shard = shard
         self._edges: dict[Ref, None] = {}
@@ -182,7 +184,7 @@ class Consumer(Actor):
         self._gone = False
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
-        self._readers = None if relation is None else Readers(store, relation, self.background)
+        self._readers = Readers(store, self._relations, self.background) if relations else None
         self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
@@ -289,13 +291,13 @@ class Consumer(Actor):
 
     async def _deletes(self, head: TransactionHead) -> AsyncIterator[list[Change]]:
         """Deletes of every row the shape has at this point of the transaction; one empty list if it has none."""
-        relation, readers, some = self._relation, self._readers, False
-        if relation is not None and readers is not None and self._store.ready_lsn is not None:
+        readers, some = self._readers, False
+        if readers is not None and self._store.ready_lsn is not None:
             async for chunk in readers.rows.all(int(head.lsn)):
                 for at in range(0, len(chunk.ops), DELETE_ROWS_MAX):
                     inserts = codec.decode_ops(b"".join(chunk.ops[at : at + DELETE_ROWS_MAX]))
                     some = True
-                    yield [Delete(relation.id, change.row) for change in inserts if isinstance(change, Insert)]
+                    yield [Delete(row.relation_id, row.row) for row in inserts if isinstance(row, Insert)]
                     await asyncio.sleep(0)  # a large table is a long way
         if not some:
             yield []
@@ -322,11 +324,10 @@ class Consumer(Actor):
 
     async def _load(self) -> None:
         """Take the snapshot, again and again until it succeeds: Postgres may be away for a while."""
-        assert self._relation is not None, "the schema shape needs no snapshot"
         delay_s = LOAD_BACKOFF_FIRST_S
         while True:
             try:
-                ready_lsn = await self._load_once(self._relation)
+                ready_lsn = await self._load_once()
                 break
             except TableGone:
                 log.warning(
@@ -348,7 +349,8 @@ class Consumer(Actor):
         self._waiting.clear()
         self._notify()
 
-    async def _load_once(self, relation: Relation) -> int:
+    async def _load_once(self) -> int:
+        (relation,) = self._relations.values()
         self._store.restart_image()
         self._mark_seen.clear()
         snapshot = await self._take_snapshot(self._shape, relation)

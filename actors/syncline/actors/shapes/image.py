@@ -6,15 +6,16 @@ The overlay is computed once per (shape, LSN) and shared by the devices that are
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import msgpack
 
 from syncline.actors.shapes.log import Record
 from syncline.proto import codec
-from syncline.proto.values import Delete, Insert, Key, Relation, Row, Update
+from syncline.proto.values import Delete, Gone, Insert, Key, Relation, Row, Update
 
 OVERLAY_CHUNK_ROWS = 1_000
 # What is done between two pauses: a few milliseconds' worth.
@@ -36,15 +37,15 @@ class ImageChunk:
         return ImageChunk(tuple(k for part in parts for k in part.keys), tuple(op for part in parts for op in part.ops))
 
 
-def key_bytes(key: Key) -> bytes:
-    """A key as bytes, equal for equal keys and only for them."""
-    packed: bytes = msgpack.packb(key)
+def key_bytes(relation_id: int, key: Key) -> bytes:
+    """A row's table and key as bytes, equal for the same row and only for it."""
+    packed: bytes = msgpack.packb((relation_id, *key))
     return packed
 
 
 def chunk_of(rows: Sequence[tuple[Row, tuple[str, ...]]], relation: Relation) -> ImageChunk:
     """Rows with their tags as a chunk of an image."""
-    keys = tuple(key_bytes(relation.key_of(row)) for row, _ in rows)
+    keys = tuple(key_bytes(relation.id, relation.key_of(row)) for row, _ in rows)
     return ImageChunk(keys, tuple(codec.encode_ops((Insert(relation.id, row, tags),)) for row, tags in rows))
 
 
@@ -75,7 +76,13 @@ class Overlay:
 EMPTY = Overlay({}, truncated=False)
 
 
-def overlaying(records: Iterable[Record], relation: Relation, base: Overlay = EMPTY) -> Generator[None, None, Overlay]:
+Relations: TypeAlias = Mapping[int, Relation]
+"""By relation id: the tables of a shape."""
+
+
+def overlaying(
+    records: Iterable[Record], relations: Relations, base: Overlay = EMPTY
+) -> Generator[None, None, Overlay]:
     """The newest version of every key in ``base`` and then ``records``, which are in log order.
 
     A long log is a long way: it yields after every ``STEP_ROWS`` rows, for whoever wants to pause, and returns the
@@ -95,11 +102,11 @@ def overlaying(records: Iterable[Record], relation: Relation, base: Overlay = EM
         for ops in (record.ops,) if record.rows <= STEP_ROWS else codec.cut_ops(record.ops, STEP_ROWS):
             for change in codec.decode_ops(ops):
                 match change:
-                    case Insert(_, row, tags) | Update(_, row, _, tags):
-                        op = codec.encode_ops((Insert(relation.id, row, tags),))
-                        rows[key_bytes(relation.key_of(row))] = op
-                    case Delete(_, old_row, _):
-                        rows[key_bytes(relation.key_of(old_row))] = None
+                    case Insert(id, row, tags) | Update(id, row, _, tags):
+                        op = codec.encode_ops((Insert(id, row, tags),))
+                        rows[key_bytes(id, relations[id].key_of(row))] = op
+                    case Delete(id, row, _) | Gone(id, row):
+                        rows[key_bytes(id, relations[id].key_of(row))] = None
                     case _:
                         raise ValueError(f"a shape's log holds rows only, not {change}")
                 walked += 1
@@ -109,9 +116,9 @@ def overlaying(records: Iterable[Record], relation: Relation, base: Overlay = EM
     return Overlay(rows, truncated)
 
 
-def overlay_of(records: Iterable[Record], relation: Relation, base: Overlay = EMPTY) -> Overlay:
+def overlay_of(records: Iterable[Record], relations: Relations, base: Overlay = EMPTY) -> Overlay:
     """``overlaying`` at a stretch."""
-    steps = overlaying(records, relation, base)
+    steps = overlaying(records, relations, base)
     while True:
         try:
             next(steps)

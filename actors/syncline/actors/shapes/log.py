@@ -30,7 +30,8 @@ class Record:
     ``lsn``: commit LSN. ``commit_ms``: as the wire carries it. ``origin``: the device that wrote it, or Postgres.
     ``index``: 0, 1, ... within the transaction. ``last``: no record of this shape follows in it. ``rows``: number of
     operations in ``ops``, the encoded body. ``prelude``: whole messages that must precede the transaction (relations).
-    ``truncates``: the shape's table was emptied here; ``ops`` then delete every row a device may hold.
+    ``truncates``: the shape's table was emptied here; ``ops`` then delete every row a device may hold. ``gone``: of the
+    rows that leave the shape and stay in Postgres, which ``ops`` name by key, what they are now: encoded inserts.
     """
 
     lsn: int
@@ -42,6 +43,7 @@ class Record:
     ops: bytes
     prelude: tuple[bytes, ...] = ()
     truncates: bool = False
+    gone: bytes = b""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -60,6 +62,7 @@ def record_fields(record: Record) -> tuple[object, ...]:
         record.ops,
         record.prelude,
         record.truncates,
+        record.gone,
     )
 
 

@@ -1,7 +1,7 @@
 """Change -> the shapes it may touch. Pure.
 
-Whole tables are found by relation id alone. Where clauses will add indexes by column value here; the rule stays that
-in doubt a shape is named, and decides for itself.
+Shapes are found by the tables they have rows of. Where clauses will add indexes by column value here; the rule stays
+that in doubt a shape is named, and decides for itself.
 """
 
 from __future__ import annotations
@@ -17,28 +17,22 @@ class Matcher:
 
     def __init__(self, shapes: Iterable[Shape] = ()) -> None:
         self._by_relation: dict[int, dict[str, None]] = {}
-        self._relations: dict[str, int] = {}
         for shape in shapes:
             self.add(shape)
 
     def add(self, shape: Shape) -> None:
-        if shape.kind == "table":
-            self._by_relation.setdefault(shape.relation_id, {})[shape.hash] = None
-            self._relations[shape.hash] = shape.relation_id
-
-    def relation_of(self, shape: str) -> int:
-        """The relation id of a live table shape."""
-        return self._relations[shape]
+        for relation_id in shape.tables:
+            self._by_relation.setdefault(relation_id, {})[shape.hash] = None
 
     def split(self, changes: Sequence[StreamChange]) -> dict[str, list[StreamChange]]:
         """Each touched shape's changes, in order."""
         touched: dict[str, list[StreamChange]] = {}
         for change in changes:
-            if isinstance(change, Truncated):
-                for relation_id in change.relation_ids:
-                    for shape in self._by_relation.get(relation_id, ()):
-                        touched.setdefault(shape, []).append(change)
+            if isinstance(change, Truncated):  # a shape of several of these tables is told once
+                emptied = (self._by_relation.get(relation_id, {}) for relation_id in change.relation_ids)
+                shapes = {shape: None for found in emptied for shape in found}
             else:
-                for shape in self._by_relation.get(change.relation_id, ()):
-                    touched.setdefault(shape, []).append(change)
+                shapes = self._by_relation.get(change.relation_id, {})
+            for shape in shapes:
+                touched.setdefault(shape, []).append(change)
         return touched

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from syncline.actors.shapes.image import Relations
 from syncline.actors.shapes.rows import Reading, Rows, RowsGone
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster.cell import Reply
-from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +21,8 @@ Background = Callable[[Coroutine[Any, Any, None]], object]
 class Readers:
     """Works for a shape's actor, by whose ``background`` it does what takes long."""
 
-    def __init__(self, store: ShapeStore, relation: Relation, background: Background) -> None:
-        self.rows = Rows(store, relation)
+    def __init__(self, store: ShapeStore, relations: Relations, background: Background) -> None:
+        self.rows = Rows(store, relations)
         self._store = store
         self._background = background
         self._asked: dict[Reading, list[tuple[int, Reply]]] = {}  # those who wait for what is being made

@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.postgres.transaction import MigrationNotice, StreamChange, TransactionChunk, TransactionHead
+from syncline.actors.postgres.transaction import (
+    MigrationNotice,
+    StreamChange,
+    TransactionChunk,
+    TransactionHead,
+    Truncated,
+)
 from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.matcher import Matcher
@@ -166,9 +172,8 @@ class Router(Actor):
             if chunk.migrations:
                 await self._add_migrations(head, chunk.migrations, entries)
                 self._projections.clear()
-            touched = self._matcher.split(chunk.changes)
+            touched = self._matcher.split(self._as_catalogued(chunk.changes))
             for shape, changes in touched.items():
-                changes = self._as_catalogued(shape, changes)
                 piece = Piece(head, changes, first=shape not in self._open, last=chunk.last)
                 entries.setdefault(shape, []).append(piece)
             marks += [(mark.partition(":")[0], mark, int(head.lsn)) for mark in chunk.marks]
@@ -189,15 +194,25 @@ class Router(Actor):
             self._upto, {shape: tuple(pieces) for shape, pieces in entries.items()}, tuple(own), tuple(marks)
         )
 
-    def _as_catalogued(self, shape: str, changes: list[StreamChange]) -> list[StreamChange]:
+    def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
         """``changes`` in the catalogue's columns: a column nobody told devices of may have come or gone meanwhile."""
-        relation_id = self._matcher.relation_of(shape)
-        if relation_id not in self._projections:
-            relation, names = self._relation_of(relation_id), self._streamed.get(relation_id)
-            same = relation is None or names is None or names == relation.names
-            self._projections[relation_id] = None if same else projection(names or (), relation.names)  # type: ignore[union-attr]
-        places = self._projections[relation_id]
-        return changes if places is None else [project(change, places) for change in changes]
+        odd: dict[int, Projection] = {}
+        for relation_id in {change.relation_id for change in changes if not isinstance(change, Truncated)}:
+            if relation_id not in self._projections:
+                relation, names = self._relation_of(relation_id), self._streamed.get(relation_id)
+                same = relation is None or names is None or names == relation.names
+                self._projections[relation_id] = None if same else projection(names or (), relation.names)  # type: ignore[union-attr]
+            places = self._projections[relation_id]
+            if places is not None:
+                odd[relation_id] = places
+        if not odd:
+            return changes
+        return [
+            change
+            if isinstance(change, Truncated) or change.relation_id not in odd
+            else project(change, odd[change.relation_id])
+            for change in changes
+        ]
 
     async def _add_migrations(
         self, head: TransactionHead, notices: Sequence[MigrationNotice], entries: dict[str, list[Piece | Record]]

@@ -16,10 +16,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, ImageChunk, Overlay, overlaying
+from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, ImageChunk, Overlay, Relations, overlaying
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
-from syncline.proto.values import Relation
 
 # Positions of which the overlay is kept. They share their rows; each has a table of its own.
 OVERLAYS_MAX = 16
@@ -52,11 +51,11 @@ class Laid:
 
 
 class Rows:
-    """The rows of the table shape in ``store``. ``make`` first, then ``read``."""
+    """The rows of the shape in ``store``. ``make`` first, then ``read``."""
 
-    def __init__(self, store: ShapeStore, relation: Relation) -> None:
+    def __init__(self, store: ShapeStore, relations: Relations) -> None:
         self._store = store
-        self._relation = relation
+        self._relations = relations
         self._made: dict[Reading, Laid] = {}  # the one not read for longest is first
 
     def reading(self, lsn: int, cursor: int) -> Reading:
@@ -134,7 +133,7 @@ class Rows:
         return None, before | _IN_OVERLAY | place
 
     def _gone(self, reading: Reading) -> RowsGone:
-        return RowsGone(f"the rows of {self._relation.table} at {reading.lsn} have to be read anew")
+        return RowsGone(f"the rows of {self._store.shape.table} at {reading.lsn} have to be read anew")
 
     async def _lay(self, reading: Reading, pause_s: float = 0.0) -> Laid:
         image = self._store.image(reading.image)
@@ -145,7 +144,7 @@ class Rows:
         if known:
             newest = max(known)
             after, base = newest.lsn, self._made[newest].overlay
-        steps = overlaying(self._store.records(after, reading.lsn), self._relation, base)
+        steps = overlaying(self._store.records(after, reading.lsn), self._relations, base)
         while True:
             try:
                 next(steps)

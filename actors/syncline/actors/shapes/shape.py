@@ -1,8 +1,8 @@
 """What a shape is, and the hash that names it.
 
 Two devices that ask the same thing share one shape: one snapshot query, one log, one actor. So everything that decides
-the content is in the hash, and nothing else is. Later kinds of shapes (where clauses, include trees, permissions) add
-fields here; the empty defaults keep today's hashes.
+the content is in the hash, and nothing else is. Permissions will add fields here; the empty defaults keep today's
+hashes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,47 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 SCHEMA_SHAPE_TABLE = "electric.migrations"
 HASHES_MAX = 10_000  # remembered
 
 
 @dataclass(frozen=True, slots=True)
+class Included:
+    """A table included below another one of the shape, along a foreign key.
+
+    ``many``: its rows refer to the rows above; else the rows above refer to them. ``above``: 0 is the shape's own
+    table, n the n-th included one, counted from 1; it comes before this one. ``columns`` here equal ``above_columns``
+    there. ``where``: of the rows along the key, those for which it holds (canonical text; only if ``many``).
+    """
+
+    relation_id: int
+    above: int
+    many: bool
+    columns: tuple[str, ...]
+    above_columns: tuple[str, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key that has to hold on devices: rows of ``relation_id`` bring those of ``parent_id`` along."""
+
+    relation_id: int
+    columns: tuple[str, ...]
+    parent_id: int
+    parent_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """A part of the database that devices can hold.
 
-    ``kind`` "table": the rows of ``schema.table``, its ``columns`` in order. ``kind`` "schema": the stream of
-    migrations in one ``dialect``; every device holds exactly one of these. ``relation_id`` is the table's oid.
+    ``kind`` "table": the rows of ``schema.table`` for which ``where`` holds (canonical text), its ``columns`` in order;
+    with them what is ``included``, and what all of these rows refer to along ``references``, directly or not.
+    ``kind`` "schema": the stream of migrations in one ``dialect``; every device holds exactly one of these.
+    ``relation_id`` is the table's oid. ``others``: relation id and columns of all other tables that have a part.
     """
 
     kind: Literal["table", "schema"]
@@ -32,6 +61,9 @@ class Shape:
     columns: tuple[str, ...] = ()
     dialect: str = ""
     where: str = ""
+    included: tuple[Included, ...] = ()
+    references: tuple[Reference, ...] = ()
+    others: tuple[tuple[int, tuple[str, ...]], ...] = ()
     rules_version: int = 0
     claims: tuple[tuple[str, str], ...] = ()
 
@@ -39,6 +71,16 @@ class Shape:
     def hash(self) -> str:
         """32 hex digits; equal shapes and only they have equal hashes. Safe as a file name."""
         return _hash(self)
+
+    @property
+    def tables(self) -> dict[int, tuple[str, ...]]:
+        """Relation id -> columns, of every table whose rows the shape may hold, its own first."""
+        return {self.relation_id: self.columns, **dict(self.others)} if self.kind == "table" else {}
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether a row may belong to it because of another row."""
+        return bool(self.others or self.included or self.references)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -53,10 +95,17 @@ class Shape:
                     **fields,
                     "columns": tuple(fields["columns"]),
                     "claims": tuple((name, value) for name, value in fields["claims"]),
+                    "included": tuple(Included(**_with_tuples(one)) for one in fields["included"]),
+                    "references": tuple(Reference(**_with_tuples(one)) for one in fields["references"]),
+                    "others": tuple((relation_id, tuple(columns)) for relation_id, columns in fields["others"]),
                 }
             )
         except (KeyError, TypeError) as wrong:
             raise ValueError(f"not a stored shape: {wrong}") from wrong
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 @lru_cache(maxsize=HASHES_MAX)

@@ -79,7 +79,7 @@ class EnsureShape:
     """Call. Answer: ``ShapePlace``; the shape is started if there is none yet."""
 
     shape: Shape
-    relation: Relation | None
+    relations: tuple[Relation, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Shard(Actor):
                 await self._resume(path)
         for shape in map(schema_shape, DIALECTS):
             if await self._shards.found(shape.hash) == self._name:
-                await self._ensure(shape, None)
+                await self._ensure(shape, ())
         self.background(self._flush_regularly())
 
     async def terminate(self, reason: Exit) -> None:
@@ -185,8 +185,8 @@ class Shard(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case EnsureShape(shape, relation):
-                live = await self._ensure(shape, relation)
+            case EnsureShape(shape, relations):
+                live = await self._ensure(shape, relations)
                 return ShapePlace(live.ref, live.store.ready_lsn)
             case FindShapes(hashes):
                 return {found: self._shapes[found].ref for found in hashes if found in self._shapes}
@@ -241,7 +241,7 @@ class Shard(Actor):
 
     # --- shapes -------------------------------------------------------------------------------------------------------
 
-    async def _ensure(self, shape: Shape, relation: Relation | None) -> _Live:
+    async def _ensure(self, shape: Shape, relations: tuple[Relation, ...]) -> _Live:
         live = self._shapes.get(shape.hash)
         if live is None:
             if await self._shards.found(shape.hash, self._name) != self._name:
@@ -252,7 +252,7 @@ class Shard(Actor):
             store = ShapeStore(directory, shape)
             if shape.kind == "schema":
                 store.finish_image(self._watermark)
-            live = await self._start(store, relation)
+            live = await self._start(store, relations)
         return live
 
     async def _clear(self, shape: str) -> None:
@@ -263,20 +263,26 @@ class Shard(Actor):
     async def _resume(self, path: Path) -> None:
         await self._clear(path.name)
         store = await asyncio.to_thread(ShapeStore.load, path)  # it reads the whole log
-        relation = self._relation_of(store.shape.relation_id) if store is not None else None
+        relations = None if store is None else self._relations_of(store.shape)
         here = await self._shards.found(path.name, self._name) == self._name
-        if (
-            store is None
-            or not here
-            or (store.shape.kind == "table" and (relation is None or not _fits(store.shape, relation)))
-        ):
+        if store is None or not here or relations is None:
             log.info("shape files in %s are no longer of use: removed", path.name)
             shutil.rmtree(path, ignore_errors=True)
             return
-        await self._start(store, relation)
+        await self._start(store, relations)
 
-    async def _start(self, store: ShapeStore, relation: Relation | None) -> _Live:
-        consumer = Consumer(store, relation, self._take_snapshot, self.ref)
+    def _relations_of(self, shape: Shape) -> tuple[Relation, ...] | None:
+        """Of its tables; None if one of them is not what it was when the shape was made."""
+        relations: list[Relation] = []
+        for relation_id, columns in shape.tables.items():
+            relation = self._relation_of(relation_id)
+            if relation is None or relation.names != columns:
+                return None
+            relations.append(relation)
+        return tuple(relations)
+
+    async def _start(self, store: ShapeStore, relations: tuple[Relation, ...]) -> _Live:
+        consumer = Consumer(store, relations, self._take_snapshot, self.ref)
         spec = ChildSpec(
             id=_child_id(store.shape.hash),
             start=lambda: consumer,
@@ -307,7 +313,3 @@ class Shard(Actor):
 
 def _child_id(shape: str) -> str:
     return f"shape:{shape}"
-
-
-def _fits(shape: Shape, relation: Relation) -> bool:
-    return shape.columns == relation.names

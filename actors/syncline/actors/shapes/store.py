@@ -41,7 +41,7 @@ SEGMENT_BYTES_MAX = 64 << 20
 FOLD_BYTES_MIN = 16 << 20
 FOLD_SHARE = 1 / 4
 FOLDS_KEPT = 2
-FORMAT = 1
+FORMAT = 2
 
 
 class ShapeStore:
