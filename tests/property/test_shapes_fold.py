@@ -60,7 +60,7 @@ def test_rows_at_every_position_are_what_the_table_held_wherever_images_were_fol
             store.close()
             loaded = ShapeStore.load(place)
             assert loaded is not None
-            store, rows = loaded, rows_module.Rows(loaded, ITEMS)
+            store, rows = loaded, rows_module.Rows(loaded, {ITEMS.id: ITEMS})
         for lsn in range(snapshot, len(log) + 1):
             assert await rows_at(rows, lsn) == states[lsn]
         store.close()

@@ -218,7 +218,7 @@ async def test_a_crash_between_any_two_steps_of_a_fold_loses_nothing(
         for lsn, ids in EXPECTED.items():
             assert await rows_at(loaded, lsn) == ids, f"at {lsn}, dead before step {dies_at}"
         if loaded.image_at(130).lsn < 130:
-            await Rows(loaded, ITEMS).fold()
+            await Rows(loaded, {ITEMS.id: ITEMS}).fold()
         assert loaded.image_at(130).lsn == 130
         for lsn, ids in EXPECTED.items():
             assert await rows_at(loaded, lsn) == ids
