@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     import asyncpg
 
 _TABLES = """
-SELECT e.relid::bigint AS relid, e.description::text AS description
+SELECT e.relid::bigint AS relid, e.description::text AS description, (
+    SELECT json_object_agg(a.attname, json_build_object(
+        'type', format('%I.%I', tn.nspname, t.typname),
+        'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
+        'nondeterministic', NOT coalesce(k.collisdeterministic, true)
+    ))::text
+    FROM pg_attribute a
+    JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
+    LEFT JOIN (pg_collation k JOIN pg_namespace kn ON kn.oid = k.collnamespace) ON k.oid = a.attcollation
+    WHERE a.attrelid = e.relid AND a.attnum > 0 AND NOT a.attisdropped
+) AS columns
 FROM electric.tables e JOIN pg_class c ON c.oid = e.relid
 ORDER BY e.relid
 """
@@ -28,11 +38,18 @@ ORDER BY e.relid
 
 @dataclass(frozen=True)
 class TableInfo:
-    """One synced table. ``description``: the JSON of ``electric.tables``, parsed. ``enum_labels``: by column name."""
+    """One synced table. ``description``: the JSON of ``electric.tables``, parsed. ``enum_labels``: by column name.
+
+    ``sql_types``: by column name, the type (and the collation, where it is not the type's own) as a cast names it, for
+    example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
+    ``nondeterministic``: the columns whose collation takes texts of different bytes for equal.
+    """
 
     relation: Relation
     description: Mapping[str, Any]
     enum_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sql_types: Mapping[str, str] = field(default_factory=dict)
+    nondeterministic: frozenset[str] = frozenset()
 
     @property
     def oid(self) -> int:
@@ -104,5 +121,17 @@ def catalog_of(descriptions: Iterable[Mapping[str, Any]]) -> Catalog:
 
 async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog:
     """Reads the catalog; entries of tables dropped since are left out. Raises what asyncpg raises."""
-    rows = await connection.fetch(_TABLES)
-    return catalog_of({**json.loads(row["description"]), "oid": row["relid"]} for row in rows)
+    tables = [_with_columns(row) for row in await connection.fetch(_TABLES)]
+    return Catalog({table.oid: table for table in tables})
+
+
+def _with_columns(row: asyncpg.Record) -> TableInfo:
+    columns = json.loads(row["columns"])
+    return replace(
+        table_info({**json.loads(row["description"]), "oid": row["relid"]}),
+        sql_types={
+            name: column["type"] + (f" COLLATE {column['collation']}" if column["collation"] is not None else "")
+            for name, column in columns.items()
+        },
+        nondeterministic=frozenset(name for name, column in columns.items() if column["nondeterministic"]),
+    )

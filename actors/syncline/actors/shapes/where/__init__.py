@@ -1,0 +1,12 @@
+"""Where clauses: parsed, brought into one form, compiled where that is certain to mean what Postgres means.
+
+Pure; the evaluation by Postgres is ``syncline.actors.postgres.where_sql``.
+"""
+
+from __future__ import annotations
+
+from syncline.actors.shapes.where.compiling import EvaluationError
+from syncline.actors.shapes.where.refusal import WhereRefused
+from syncline.actors.shapes.where.where import Where, parse
+
+__all__ = ["EvaluationError", "Where", "WhereRefused", "parse"]

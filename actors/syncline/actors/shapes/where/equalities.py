@@ -1,0 +1,72 @@
+"""Which values a column must have wherever a clause is true: by these a change finds its shapes without asking each.
+
+Pure. Only columns are looked at whose equality is that of their cells. What is said is implied by the clause, not the
+same as it: the clause is still asked for the rows that are found so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from syncline.actors.shapes.where.compiling import ColumnType, Compiler, Operand, Uncompilable
+from syncline.actors.shapes.where.literals import INTEGER_RANGES
+from syncline.actors.shapes.where.tree import Node
+
+_TYPES: Final = frozenset({*INTEGER_RANGES, "bool", "text", "uuid"})
+
+
+def equalities(node: Node, columns: Mapping[str, ColumnType]) -> tuple[tuple[str, frozenset[bytes]], ...]:
+    """(column, the cells of which it must hold one), sorted by column. Empty where nothing is certain."""
+    return tuple(sorted(_Reader(columns).read(node).items()))
+
+
+class _Reader:
+    def __init__(self, columns: Mapping[str, ColumnType]) -> None:
+        self._compiler = Compiler(columns)
+
+    def read(self, node: Node) -> dict[str, frozenset[bytes]]:
+        match node.kind:
+            case "and":
+                found: dict[str, frozenset[bytes]] = {}
+                for part in map(self.read, node.args):
+                    for column, cells in part.items():
+                        found[column] = found[column] & cells if column in found else cells
+                return found
+            case "or":
+                parts = [self.read(arg) for arg in node.args]
+                shared = set(parts[0]).intersection(*parts[1:])
+                return {column: frozenset().union(*(part[column] for part in parts)) for column in shared}
+            case "operator" if node.value == ("", "=") and len(node.args) == 2:
+                return self._equal(node.args[0], (node.args[1],))
+            case "in" if not node.value:
+                return self._equal(node.args[0], tuple(item for item in node.args[1:] if item.kind != "null"))
+            case "bool test" if node.value == "TRUE":
+                return self.read(node.args[0])
+            case "bool test" if node.value == "FALSE":
+                return self._bool(node.args[0], b"f")
+            case "not":
+                return self._bool(node.args[0], b"f")
+        return self._bool(node, b"t")
+
+    def _bool(self, node: Node, cell: bytes) -> dict[str, frozenset[bytes]]:
+        if node.kind != "column" or self._compiler.operand(node).type != "bool":
+            return {}
+        return {str(node.value): frozenset({cell})}
+
+    def _equal(self, subject: Node, items: tuple[Node, ...]) -> dict[str, frozenset[bytes]]:
+        """Unless each of the items is a literal that a cell of this column can equal, nothing."""
+        if subject.kind != "column":
+            return {}
+        try:
+            pairs = [self._compiler.pair(subject, item) for item in items]
+        except Uncompilable:
+            return {}
+        if not all(_routable(operand) and isinstance(other.literal, bytes) for operand, other in pairs):
+            return {}
+        cells = (other.literal for _, other in pairs)
+        return {str(subject.value): frozenset(cell for cell in cells if isinstance(cell, bytes))}
+
+
+def _routable(operand: Operand) -> bool:
+    return operand.type in _TYPES or operand.type.startswith("enum ")

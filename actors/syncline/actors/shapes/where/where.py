@@ -1,0 +1,112 @@
+"""Where clauses as values: which rows of a table belong to a shape.
+
+Pure. ``parse`` reads what a device sends. There are two evaluators behind a ``Where``: Python, for what is certain to
+mean the same there as in Postgres (``compiled``), and Postgres itself for everything else
+(``syncline.actors.postgres.where_sql``). Both answer alike: a row is inside where the clause is true. NULL is outside,
+and so is a row for which the clause raises an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from syncline.actors.shapes.where.compiling import ColumnType, Compiler, Uncompilable
+from syncline.actors.shapes.where.equalities import equalities
+from syncline.actors.shapes.where.normalising import normalised
+from syncline.actors.shapes.where.parsing import read
+from syncline.actors.shapes.where.rendering import Rendered, render
+from syncline.actors.shapes.where.safety import Safety
+from syncline.actors.shapes.where.tree import Node
+from syncline.proto.values import Row
+
+if TYPE_CHECKING:
+    from syncline.actors.postgres.catalog import TableInfo
+
+
+@dataclass(frozen=True)
+class Where:
+    """A where clause of one table. Two are equal where that table, ``relation_id``, and ``canonical`` are.
+
+    ``canonical``: the clause in the one form that all its spellings have; parsed again it gives this value.
+    ``columns``: the names of the columns it reads. ``compiled``: whether ``predicate`` and ``holds`` exist.
+    ``can_raise``: whether the clause may raise an error for some row; never where it is compiled. ``equalities``: (a
+    column, the wire cells of which it holds one wherever the clause is true), by column; empty where none is certain.
+    """
+
+    relation_id: int
+    canonical: str
+    columns: frozenset[str]
+    compiled: bool
+    can_raise: bool
+    equalities: tuple[tuple[str, frozenset[bytes]], ...]
+    tree: Node = field(repr=False, compare=False)
+    types: Mapping[str, ColumnType] = field(repr=False, compare=False)
+
+    def sql(self, alias: str) -> str:
+        """The clause as a boolean SQL expression in parentheses, its columns as ``alias."column"``.
+
+        If it ``can_raise``, it does so for the query it is in: ask ``where_sql.evaluate`` row by row then.
+        """
+        return render(self.tree, alias)
+
+    def rendered(self, alias: str) -> Rendered:
+        """``sql`` that knows which of its characters came from where."""
+        return Rendered(self.tree, alias)
+
+    def predicate(self) -> Callable[[Row], bool | None]:
+        """The clause's value for a row of wire cells: True, False, or None for NULL. Only where it is compiled.
+
+        It raises EvaluationError for an enum's label that the table's description does not have.
+        """
+        return self._predicate
+
+    def holds(self) -> Callable[[Row], bool]:
+        """Whether a row is inside: ``predicate(row) is True``, and faster. Only where it is compiled."""
+        return self._holds
+
+    @cached_property
+    def _predicate(self) -> Callable[[Row], bool | None]:
+        compiler = Compiler(self.types)
+        return compiler.source.function(compiler.truth(self.tree).value)
+
+    @cached_property
+    def _holds(self) -> Callable[[Row], bool]:
+        compiler = Compiler(self.types)
+        return compiler.source.function(compiler.truth(self.tree).true)
+
+
+def parse(text: str, table: TableInfo) -> Where:
+    """Reads a clause for rows of ``table``. Raises WhereRefused with the reason and, where it can, place and hint.
+
+    A clause that comes out not ``compiled`` has not been looked at by Postgres: ``where_sql.check`` does that.
+    """
+    types = column_types(table)
+    tree = normalised(read(text, table.relation.names), Safety(types))
+    compiled = True
+    try:
+        Compiler(types).truth(tree)
+    except Uncompilable:
+        compiled = False
+    return Where(
+        relation_id=table.oid,
+        canonical=render(tree),
+        columns=frozenset(str(node.value) for node in tree.walk() if node.kind == "column"),
+        compiled=compiled,
+        can_raise=not compiled and Safety(types).can_raise(tree),
+        equalities=equalities(tree, types),
+        tree=tree,
+        types=types,
+    )
+
+
+def column_types(table: TableInfo) -> dict[str, ColumnType]:
+    """What the compiler has to know of a table."""
+    return {
+        column.name: ColumnType(
+            index, column.type_name, table.enum_labels.get(column.name), column.name not in table.nondeterministic
+        )
+        for index, column in enumerate(table.relation.columns)
+    }
