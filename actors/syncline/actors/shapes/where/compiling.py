@@ -356,10 +356,10 @@ class Compiler:
             other, one = self.pair(right, left)
             return one, other
         operand = self.operand(left)
-        other = self._literal_of(right, operand) if right.kind == "text" else self.operand(right)
-        if other is None or not _comparable(operand, other):
+        found = self._literal_of(right, operand) if right.kind == "text" else self.operand(right)
+        if found is None or not _comparable(operand, found):
             raise Uncompilable
-        return operand, other
+        return operand, found
 
     def _literal_of(self, node: Node, like: Operand) -> Operand | None:
         """A literal beside ``like``, whose type it takes if it is a string."""

@@ -299,12 +299,8 @@ class _Reader:
         return Node("null test", negated, (self.read(node.arg, depth),), self._at(node))
 
     def _bool_test(self, node: ast.BooleanTest, depth: int) -> Node:
-        return Node(
-            "bool test",
-            _BOOL_TESTS[enums.BoolTestType(node.booltesttype)],
-            (self.read(node.arg, depth),),
-            self._at(node),
-        )
+        assert node.booltesttype is not None
+        return Node("bool test", _BOOL_TESTS[node.booltesttype], (self.read(node.arg, depth),), self._at(node))
 
     def _expression(self, node: ast.A_Expr, depth: int) -> Node:
         kinds, at = enums.A_Expr_Kind, self._at(node)
