@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-ray test-all check sim bench proto requirements clean
+.PHONY: install demo test test-ray test-all check sim oracle bench proto requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test-ray  what runs a whole service, on the runtime ray"
 	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes; then the long tests"
 	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
+	@echo "make oracle    devices with random shapes against Postgres (SEED=, RUNS=)"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
 
 install: $(STAMP)
@@ -55,6 +56,10 @@ SEED ?= 1
 RUNS ?= 1000
 sim: install
 	$(PY) -m tests.sim --seed $(SEED) --runs $(RUNS)
+
+oracle: RUNS = 50
+oracle: install
+	$(PY) -m tests.oracle --seed $(SEED) --runs $(RUNS)
 
 bench: install
 	$(PY) -m benchmarks

@@ -1,0 +1,185 @@
+"""A device of a run: the Python client on a file, told what to do, and watched by a sampler."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.oracle.expected import Key
+from tests.oracle.mutations import draw_device_transaction
+from tests.oracle.sampler import Sample, Sampler, read_sample
+from tests.oracle.schema import PULSE, Schema
+from tests.oracle.shapes import WHOLE_PULSE, Shape
+from tests.tokens import insecure_token
+
+from syncline.client import Database, open_db
+from syncline.client import Shape as Held
+from syncline.client.shapes import ShapeSpec, spec_to_json
+
+# How long an event waits for the service's word before others go on.
+ACCEPTED_WITHIN_S = 0.3
+WANTED_STATES = frozenset({"requested", "delivered"})
+SETTLED_STATES = frozenset({"delivered"})
+
+
+def stored(shape: Shape) -> str:
+    """A shape as the client's file has it."""
+    return spec_to_json(ShapeSpec(shape.table, shape.where))
+
+
+class Device:
+    """``wanted``: the shapes it has been told to keep. ``commits``: how many transactions Postgres has had so far.
+
+    ``written``: the rows it has ever written.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, url: str, schema: Schema, counters: Counter[str], commits: Callable[[], int]
+    ) -> None:
+        self.name = name
+        self.path = folder / f"{name}.db"
+        self.wanted: list[Shape] = []
+        self.written: set[tuple[str, Key]] = set()
+        self.sampler = Sampler(self.path, schema)
+        self._url = url
+        self._schema = schema
+        self._counters = counters
+        self._commits = commits
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: set[Shape] = set()
+        self._stack = contextlib.AsyncExitStack()
+        self._db: Database | None = None
+
+    @property
+    def db(self) -> Database:
+        assert self._db is not None, "open"
+        return self._db
+
+    async def open(self) -> None:
+        self._db = await self._stack.enter_async_context(open_db(self.path, self._url))
+
+    async def close(self) -> None:
+        """Without a word to the service. What is being waited for is waited for no more."""
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._busy.clear()
+        await self._stack.aclose()
+
+    async def reopen(self) -> None:
+        """As when the app is restarted."""
+        await self.close()
+        await self.open()
+        await self.connect()
+
+    async def connect(self) -> None:
+        await self.db.connect(insecure_token(self.name))
+
+    async def start(self, shapes: list[Shape]) -> None:
+        await self.open()
+        await self.connect()
+        for shape in (WHOLE_PULSE, *shapes):
+            await self.subscribe(shape)
+
+    # --- shapes -------------------------------------------------------------------------------------------------------
+
+    async def subscribe(self, shape: Shape) -> None:
+        """Goes on when the service has accepted, or has not for a while; the rows come later."""
+        if shape in self.wanted or shape in self._busy:
+            return
+        self.wanted.append(shape)
+        self._busy.add(shape)
+        task = asyncio.create_task(self._sync(shape))
+        self._tasks.add(task)
+        await asyncio.wait({task}, timeout=ACCEPTED_WITHIN_S)
+
+    async def _sync(self, shape: Shape) -> None:
+        began = self._commits()
+        held = await self._handle(shape)
+        self._busy.discard(shape)
+        await held.synced()
+        if self._commits() > began:
+            self._counters["snapshots with concurrent writers"] += 1
+        self._counters["deliveries"] += 1
+
+    async def _handle(self, shape: Shape) -> Held:
+        return await self.db.sync(shape.table, shape.where)
+
+    async def unsubscribe(self, shape: Shape) -> None:
+        if shape in self.wanted and shape not in self._busy and shape != WHOLE_PULSE:
+            self.wanted.remove(shape)
+            await (await self._handle(shape)).unsubscribe()
+
+    def failures(self) -> list[BaseException]:
+        """What its subscriptions have met, apart from having been given up meanwhile."""
+        done = [task for task in self._tasks if task.done()]
+        self._tasks.difference_update(done)
+        met = [task.exception() for task in done if not task.cancelled()]
+        expected = "unsubscribed while it was awaited", "not subscribed any more"
+        return [error for error in met if error is not None and not any(text in str(error) for text in expected)]
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self, rng: random.Random) -> list[str]:
+        """A transaction on tables of its shapes. What its constraints refuse is left out. What ran."""
+        names = {node.table for shape in self.wanted if shape != WHOLE_PULSE for node in shape.nodes()}
+        there = {str(row["name"]) for row in await self.db.sql("SELECT name FROM sqlite_master")}
+        tables = [table for table in self._schema.tables if table.name in names & there]
+        if not tables:
+            return []
+        ran = []
+        async with self.db.transaction() as tx:
+            for statement in draw_device_transaction(rng, tables):
+                with contextlib.suppress(sqlite3.IntegrityError):
+                    if await tx.execute(statement):
+                        ran.append(statement)
+        self._counters["device transactions"] += bool(ran)
+        self.written |= self.read().pending
+        return ran
+
+    # --- how far it is ------------------------------------------------------------------------------------------------
+
+    def read(self) -> Sample:
+        """What its file holds now."""
+        connection = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, isolation_level=None, timeout=30.0)
+        try:
+            return read_sample(connection, self._schema)
+        finally:
+            connection.close()
+
+    def unsettled(self) -> str:
+        """Why it is not yet still; empty if it is."""
+        status = self.db.status
+        if not status.connected or status.pending_writes or status.behind:
+            return str(status)
+        states = {state for state, _ in self.read().subscriptions.values()}
+        return f"subscriptions {states - SETTLED_STATES}" if states - SETTLED_STATES else ""
+
+    def pulse(self) -> int:
+        rows = self.read().rows.get(PULSE, {})
+        return max((int(row[1] or 0) for row in rows.values()), default=0)
+
+    async def settled(self, within_s: float) -> str:
+        """Waits until it is still; why it is not, if that takes too long."""
+        return await becomes_empty(self.unsettled, within_s)
+
+    async def reached(self, pulse: int, within_s: float) -> str:
+        """Waits until it has all that was committed before a pulse."""
+        return await becomes_empty(
+            lambda: "" if self.pulse() >= pulse else f"pulse {self.pulse()} of {pulse}, {self.db.status}", within_s
+        )
+
+
+async def becomes_empty(why: Callable[[], str], within_s: float) -> str:
+    """Waits until there is nothing left to say, at most so long; what there is. A file tells nobody of its changes."""
+    began = time.monotonic()
+    while (text := why()) and time.monotonic() - began < within_s:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    return text

@@ -1,0 +1,133 @@
+"""Random shapes: a table, a where clause from a small grammar, columns, an include tree. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+
+from tests.oracle.schema import PULSE, Column, ForeignKey, Schema, Table
+from tests.oracle.values import DOMAINS
+
+DEPTH_MAX = 3
+COMPARED = frozenset({"int4", "int8", "text", "varchar", "float8", "date", "timestamptz", "uuid", "bool"})
+
+
+@dataclass(frozen=True)
+class Include:
+    """Below a table, along ``foreign_key``: ``many``, the rows of ``table`` that refer to the rows above, those for
+    which ``where`` holds; else the rows of ``table`` that the rows above refer to."""
+
+    table: str
+    foreign_key: ForeignKey
+    many: bool
+    where: str = ""
+    include: tuple[Include, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``columns``: None for all."""
+
+    table: str
+    where: str = ""
+    include: tuple[Include, ...] = ()
+    columns: tuple[str, ...] | None = None
+
+    def clauses(self) -> set[tuple[str, str]]:
+        """(table, where) of every where clause in it."""
+        return {(self.table, self.where), *_clauses(self.include)} - {(table.table, "") for table in self.nodes()}
+
+    def nodes(self) -> Iterator[Shape | Include]:
+        yield self
+        yield from _nodes(self.include)
+
+    def describe(self) -> str:
+        columns = "" if self.columns is None else f" ({', '.join(self.columns)})"
+        return f"{self.table}{columns}{_describe(self)}"
+
+
+def _clauses(include: tuple[Include, ...]) -> Iterator[tuple[str, str]]:
+    for one in include:
+        yield one.table, one.where
+        yield from _clauses(one.include)
+
+
+def _nodes(include: tuple[Include, ...]) -> Iterator[Include]:
+    for one in include:
+        yield one
+        yield from _nodes(one.include)
+
+
+def _describe(node: Shape | Include) -> str:
+    below = ", ".join(
+        f"{'many' if one.many else 'one'} {one.table} by {', '.join(one.foreign_key.columns)}{_describe(one)}"
+        for one in node.include
+    )
+    return (f" where {node.where}" if node.where else "") + (f" [{below}]" if below else "")
+
+
+WHOLE_PULSE = Shape(PULSE)
+
+
+def draw_shape(rng: random.Random, schema: Schema, features: Set[str]) -> Shape:
+    table = rng.choice(schema.tables[:-1])
+    where = draw_where(rng, table) if "where" in features and rng.random() < 0.75 else ""
+    include = draw_include(rng, schema, table, DEPTH_MAX) if "include" in features and rng.random() < 0.75 else ()
+    columns = None
+    if "columns" in features and rng.random() < 0.35:
+        kept = {column.name for column in table.payload if rng.random() < 0.5}
+        columns = tuple(name for name in table.names if name in kept or (table.types[name] and _tied(table, name)))
+    return Shape(table.name, where, include, columns)
+
+
+def _tied(table: Table, name: str) -> bool:
+    return name not in {column.name for column in table.payload}
+
+
+def draw_include(rng: random.Random, schema: Schema, table: Table, depth: int) -> tuple[Include, ...]:
+    """At most two edges a table, none twice."""
+    many = [(child, fk, True) for child in schema.tables for fk in child.foreign_keys if fk.parent == table.name]
+    one = [(schema[fk.parent], fk, False) for fk in table.foreign_keys if fk.parent != table.name]
+    chosen: list[Include] = []
+    for target, fk, downwards in rng.sample(many + one, min(len(many + one), rng.choice((1, 1, 2)))):
+        if any((other.table, other.foreign_key.columns) == (target.name, fk.columns) for other in chosen):
+            continue
+        where = draw_where(rng, target) if downwards and rng.random() < 0.4 else ""
+        below = draw_include(rng, schema, target, depth - 1) if depth > 1 and rng.random() < 0.6 else ()
+        chosen.append(Include(target.name, fk, downwards, where, below))
+    return tuple(chosen)
+
+
+# --- where clauses ----------------------------------------------------------------------------------------------------
+
+
+def draw_where(rng: random.Random, table: Table, depth: int = 2) -> str:
+    if depth and rng.random() < 0.45:
+        left, right = (draw_where(rng, table, depth - 1) for _ in range(2))
+        joined = f"({left}) {rng.choice(('AND', 'OR', 'OR'))} ({right})"
+        return f"NOT ({joined})" if rng.random() < 0.25 else joined
+    return _comparison(rng, rng.choice([c for c in table.columns if c.type_name in COMPARED]))
+
+
+def _comparison(rng: random.Random, column: Column) -> str:
+    name, type_name = f"this.{column.name}", column.type_name
+    literals = [f"{literal}" for literal, _ in DOMAINS[type_name]]
+    one = rng.choice(literals)
+    forms = [f"{name} {rng.choice(('=', '=', '<>'))} {one}", f"{name} IS DISTINCT FROM {one}"]
+    if column.nullable:
+        forms += [f"{name} IS {rng.choice(('', 'NOT '))}NULL"]
+    if type_name != "bool":
+        few = ", ".join(rng.sample(literals, min(len(literals), rng.randint(1, 3))))
+        forms += [f"{name} {rng.choice(('', 'NOT '))}IN ({few})"]
+    if type_name in ("int4", "int8", "float8", "date", "timestamptz"):
+        forms += [f"{name} {rng.choice(('<', '<=', '>', '>='))} {one}"] * 2
+    if type_name == "int4":
+        forms += [f"{name} % 2 = {rng.randint(0, 1)}", f"{name} BETWEEN 1 AND {rng.randint(1, 5)}"]
+    if type_name in ("text", "varchar"):
+        pattern = rng.choice(("%e%", "r%", "%d", "_ed", "a\\_b", "50\\%"))
+        forms += [f"{name} {rng.choice(('LIKE', 'ILIKE', 'NOT LIKE'))} '{pattern}'"]
+        forms += [f"length({name}) > {rng.randint(1, 4)}", f"upper({name}) = 'RED'"]
+    if type_name == "bool":
+        forms += [name, f"NOT {name}", f"{name} IS NOT TRUE"]
+    return rng.choice(forms)
