@@ -1,0 +1,104 @@
+"""Where clauses as Python and as SQL, with Postgres as the oracle: random clauses over random rows against SELECT.
+
+``SYNCLINE_WHERE_EXAMPLES=5000 .venv/bin/python -m pytest tests/property/test_where_postgres.py`` looks longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Sequence
+from random import Random
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.property.where_clauses import COLUMNS, DESCRIPTION, LABELS, Clauses, row, sql_rows
+
+from syncline.actors.postgres.catalog import table_info
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+from syncline.actors.postgres.typemap import SESSION_SETTINGS
+from syncline.actors.shapes.where import Where, parse
+from syncline.proto.values import Row
+
+EXAMPLES = int(os.environ.get("SYNCLINE_WHERE_EXAMPLES", "60"))
+RANDOMS = st.integers(0, 2**64).map(Random)
+TABLE = table_info(DESCRIPTION)
+
+
+class Session:
+    """A connection under our session settings, driven from synchronous tests."""
+
+    def __init__(self, dsn: str) -> None:
+        self._runner = asyncio.Runner()
+        self.app: asyncpg.Connection = self.run(asyncpg.connect(dsn, server_settings=SESSION_SETTINGS))
+        labels = ", ".join("'" + label.replace("'", "''") + "'" for label in LABELS)
+        self.run(self.app.execute(f"CREATE TYPE mood AS ENUM ({labels})"))
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(coroutine)
+
+    def close(self) -> None:
+        self.run(self.app.execute("DROP TYPE mood"))
+        self.run(self.app.close())
+        self._runner.close()
+
+    def answers(self, conditions: Sequence[str], rows: Sequence[Row]) -> list[tuple[bool | None, ...]]:
+        """For each row what Postgres makes of each condition."""
+        query, arguments = sql_rows(TABLE, rows)
+        wanted = ", ".join(f"({condition})" for condition in conditions)
+        return [
+            tuple(record) for record in self.run(self.app.fetch(f"SELECT {wanted} FROM ({query}) this", *arguments))
+        ]
+
+
+@pytest.fixture(scope="module")
+def session(postgres: EmbeddedPostgres) -> Iterator[Session]:
+    session = Session(postgres.dsn())
+    yield session
+    session.close()
+
+
+def check_equalities(where: Where, rows: Sequence[Row], answers: Sequence[bool | None]) -> int:
+    """A row that the clause is true for has one of the cells named. How many were looked at."""
+    for one, inside in zip(rows, answers, strict=True):
+        if inside:
+            for column, cells in where.equalities:
+                assert one[list(COLUMNS).index(column)] in cells, (where.canonical, column, cells, one)
+    return len(where.equalities) * sum(map(bool, answers))
+
+
+def test_python_and_both_spellings_say_what_postgres_says(session: Session) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=EXAMPLES)
+    @given(RANDOMS)
+    def check(random: Random) -> None:
+        clauses = Clauses(random)
+        rows = [row(random) for _ in range(12)]
+        texts = [clauses.boolean(random.randint(0, 3)) for _ in range(8)]
+        wheres = [parse(text, TABLE) for text in texts]
+        seen["clauses"] += len(wheres)
+        wanted = [(text, where) for text, where in zip(texts, wheres, strict=True) if where.compiled]
+        seen["compiled"] += len(wanted)
+        if not wanted:
+            return
+        conditions = [part for text, where in wanted for part in (text, where.sql("this"))]
+        answers = session.answers(conditions, rows)
+        for place, (text, where) in enumerate(wanted):
+            written = [answer[2 * place] for answer in answers]
+            assert [answer[2 * place + 1] for answer in answers] == written, (text, where.canonical)
+            predicate, holds = where.predicate(), where.holds()
+            assert [predicate(one) for one in rows] == written, (text, where.canonical, rows)
+            assert [holds(one) for one in rows] == [answer is True for answer in written], (text, where.canonical)
+            seen["equalities"] += check_equalities(where, rows, written)
+            seen.update({f"answer {answer}": 1 for answer in written})
+            assert parse(where.canonical, TABLE) == where
+
+    check()
+    assert seen["compiled"] > seen["clauses"] * 0.5, seen
+    assert min(seen[f"answer {answer}"] for answer in (True, False, None)) > seen["compiled"] * 0.1, seen
+    assert seen["equalities"] > 0, seen
