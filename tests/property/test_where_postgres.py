@@ -16,11 +16,14 @@ import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import fresh_database
 from tests.property.where_clauses import COLUMNS, DESCRIPTION, LABELS, Clauses, row, sql_rows
 
+from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.catalog import table_info
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
+from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.shapes.where import Where, parse
 from syncline.proto.values import Row
 
@@ -29,37 +32,48 @@ RANDOMS = st.integers(0, 2**64).map(Random)
 TABLE = table_info(DESCRIPTION)
 
 
+async def _pool(dsn: str) -> asyncpg.Pool:
+    return await asyncpg.create_pool(dsn, min_size=1, server_settings=SESSION_SETTINGS)
+
+
 class Session:
     """A connection under our session settings, driven from synchronous tests."""
 
-    def __init__(self, dsn: str) -> None:
-        self._runner = asyncio.Runner()
-        self.app: asyncpg.Connection = self.run(asyncpg.connect(dsn, server_settings=SESSION_SETTINGS))
+    def __init__(self, runner: asyncio.Runner, dsn: str) -> None:
+        self._runner = runner
+        self.run(bootstrap(dsn))
+        self.pool: asyncpg.Pool = self.run(_pool(dsn))
         labels = ", ".join("'" + label.replace("'", "''") + "'" for label in LABELS)
-        self.run(self.app.execute(f"CREATE TYPE mood AS ENUM ({labels})"))
+        self.run(self.pool.execute(f"CREATE TYPE mood AS ENUM ({labels})"))
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(coroutine)
 
     def close(self) -> None:
-        self.run(self.app.execute("DROP TYPE mood"))
-        self.run(self.app.close())
-        self._runner.close()
+        self.run(self.pool.close())
 
     def answers(self, conditions: Sequence[str], rows: Sequence[Row]) -> list[tuple[bool | None, ...]]:
         """For each row what Postgres makes of each condition."""
         query, arguments = sql_rows(TABLE, rows)
         wanted = ", ".join(f"({condition})" for condition in conditions)
-        return [
-            tuple(record) for record in self.run(self.app.fetch(f"SELECT {wanted} FROM ({query}) this", *arguments))
-        ]
+        return [tuple(row) for row in self.run(self.pool.fetch(f"SELECT {wanted} FROM ({query}) this", *arguments))]
+
+    def answer(self, condition: str, row: Row) -> bool:
+        """Whether it is true for the row; an error is as good as false."""
+        try:
+            return self.answers([condition], [row])[0][0] is True
+        except asyncpg.DataError:
+            return False
 
 
 @pytest.fixture(scope="module")
 def session(postgres: EmbeddedPostgres) -> Iterator[Session]:
-    session = Session(postgres.dsn())
-    yield session
-    session.close()
+    with asyncio.Runner() as runner:
+        database = fresh_database(postgres)
+        session = Session(runner, runner.run(database.__aenter__()))
+        yield session
+        session.close()
+        runner.run(database.__aexit__(None, None, None))
 
 
 def check_equalities(where: Where, rows: Sequence[Row], answers: Sequence[bool | None]) -> int:
@@ -102,3 +116,29 @@ def test_python_and_both_spellings_say_what_postgres_says(session: Session) -> N
     assert seen["compiled"] > seen["clauses"] * 0.5, seen
     assert min(seen[f"answer {answer}"] for answer in (True, False, None)) > seen["compiled"] * 0.1, seen
     assert seen["equalities"] > 0, seen
+
+
+def test_postgres_says_of_rows_of_the_stream_what_it_says_of_rows_of_a_table(session: Session) -> None:
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=EXAMPLES)
+    @given(RANDOMS)
+    def check(random: Random) -> None:
+        clauses = Clauses(random)
+        rows = [row(random) for _ in range(6)]
+        text = clauses.for_postgres()
+        where = parse(text, TABLE)
+        assert parse(where.canonical, TABLE) == where
+        errors: list[int] = []
+        inside = session.run(evaluate(session.pool, where, TABLE, rows, lambda count, _: errors.append(count)))
+        assert inside == [session.answer(text, one) for one in rows], (text, where.canonical, rows)
+        assert where.can_raise or not errors, (text, rows)
+        if not where.can_raise:
+            assert [answer is True for (answer,) in session.answers([where.sql("this")], rows)] == inside
+        check_equalities(where, rows, inside)
+        seen.update(
+            {"left": not where.compiled, "errors": bool(errors), "safe": not where.can_raise, "in": any(inside)}
+        )
+
+    check()
+    assert min(seen[what] for what in ("left", "errors", "safe", "in")) > 0, seen

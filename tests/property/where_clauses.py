@@ -52,12 +52,20 @@ _CELLS: Final[dict[str, Sequence[str]]] = {
     "int2": ["0", "1", "-1", "7", "-32768", "32767"],
     "int4": ["0", "1", "-1", "7", "10", "-2147483648", "2147483647"],
     "int8": ["0", "1", "-1", "7", "3000000000", "-9223372036854775808", "9223372036854775807"],
-    "text": ["", "a", "b", "ab", "a%b", "a_b", "A", "a\\b", "it's", "üñ", "😀", "a\nb", "aab", "aaab", "abab", " a", "%"],
+    "text": [
+        "", "a", "b", "ab", "a%b", "a_b", "A", "a\\b", "it's", "üñ", "😀", "a\nb", "aab", "aaab", "abab", " a", "%",
+    ],
     "varchar": ["", "a", "ab", "A", "7", "üñ", "a%b"],
     "bool": ["t", "f"],
-    "uuid": ["a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "00000000-0000-0000-0000-000000000000", "ffffffff-0000-4000-8000-000000000001"],
+    "uuid": [
+        "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "00000000-0000-0000-0000-000000000000",
+        "ffffffff-0000-4000-8000-000000000001",
+    ],
     "mood": LABELS,
-    "date": ["2024-01-02", "2024-02-29", "0999-01-01", "10000-01-01", "5874897-12-31", "0044-03-15 BC", "4713-01-01 BC", "infinity", "-infinity"],
+    "date": [
+        "2024-01-02", "2024-02-29", "0999-01-01", "10000-01-01", "5874897-12-31", "0044-03-15 BC", "4713-01-01 BC",
+        "infinity", "-infinity",
+    ],
     "time": ["00:00:00", "03:04:05", "03:04:05.5", "03:04:05.678", "23:59:59.999999", "24:00:00"],
     "timestamp": [
         "2024-01-02 03:04:05", "2024-01-02 03:04:05.5", "2024-01-02 03:04:05.55", "0999-01-01 00:00:00",
@@ -126,14 +134,13 @@ class Clauses:
         if depth <= 0:
             return self._choice(self._comparison, self._equality, self._test, self._column_truth, self._like, self._in)
         inner = lambda: self.boolean(depth - 1)  # noqa: E731
+        negated, test = self._random.choice(["", "NOT "]), self._random.choice(["TRUE", "FALSE", "UNKNOWN", "NULL"])
         several = lambda word: f" {word} ".join(f"({inner()})" for _ in range(self._random.randint(2, 3)))  # noqa: E731
         return self._choice(
             lambda: several("AND"),
             lambda: several("OR"),
             lambda: f"NOT ({inner()})",
-            lambda: (
-                f"({inner()}) IS {self._random.choice(['', 'NOT '])}{self._random.choice(['TRUE', 'FALSE', 'UNKNOWN', 'NULL'])}"
-            ),
+            lambda: f"({inner()}) IS {negated}{test}",
             lambda: f"({inner()}) {self._random.choice(['=', '<>', '<', '>='])} ({inner()})",
             lambda: f"({inner()}) IS {self._random.choice(['', 'NOT '])}DISTINCT FROM ({inner()})",
             lambda: f"CASE WHEN {inner()} THEN {inner()} ELSE {inner()} END",
@@ -188,14 +195,13 @@ class Clauses:
         if depth <= 0 or self._random.random() < 0.6:
             return self._column(kind)
         inner = lambda: self.value(kind, depth - 1)  # noqa: E731
+        number = self._column("int4")
         makers = [
             lambda: f"COALESCE({inner()}, {self._literal(kind)})",
             lambda: f"COALESCE({inner()}, {inner()}, {self._literal(kind)})",
             lambda: f"NULLIF({inner()}, {self._literal(kind)})",
             lambda: f"CASE WHEN {self.boolean(0)} THEN {inner()} WHEN {self.boolean(0)} THEN {self._literal(kind)} END",
-            lambda: (
-                f"CASE {self._column('int4')} WHEN 1 THEN {inner()} WHEN 7 THEN {self._literal(kind)} ELSE {inner()} END"
-            ),
+            lambda: f"CASE {number} WHEN 1 THEN {inner()} WHEN 7 THEN {self._literal(kind)} ELSE {inner()} END",
             lambda: f"{inner()}::{kind}",
         ]
         if kind in INTEGERS:
@@ -247,15 +253,35 @@ class Clauses:
 
     def _like(self) -> str:
         subject = self._choice(lambda: self._column("text", "varchar"), lambda: self.value("text"))
-        pattern = "".join(
-            self._random.choice(["%", "_", "a", "b", "ab", "\\%", "\\_", "\\a", "ü", "\\\\"])
-            for _ in range(self._random.randint(0, 5))
-        )
+        pieces = ["%", "_", "a", "b", "ab", "\\%", "\\_", "\\a", "ü", "\\\\"]
+        pattern = "".join(self._random.choices(pieces, k=self._random.randint(0, 5)))
         return self._choice(
             lambda: f"{subject} {self._random.choice(['', 'NOT '])}LIKE {quoted(pattern)}",
             lambda: f"{subject} LIKE {quoted(pattern.replace(chr(92), '!'))} ESCAPE '!'",
             lambda: f"{subject} LIKE {quoted(pattern)} ESCAPE ''",
             lambda: f"starts_with({subject}, {quoted(pattern)})",
+        )
+
+    def for_postgres(self) -> str:
+        """A condition that is not compiled; some of these raise errors for some rows."""
+        text, number = self._column("text", "varchar"), self._column(*INTEGERS)
+        moment = self._column("timestamptz", "timestamp", "date")
+        return self._choice(
+            lambda: f"{text} ILIKE {quoted(self._random.choice(['a%', '%B', '_', 'ab']))}",
+            lambda: f"{self._random.choice(['lower', 'upper'])}({text}) {self._operator()} {quoted('a')}",
+            lambda: f"{text} {self._operator()} {quoted('ab')}",
+            lambda: f"10 / {number} {self._operator()} 1",
+            lambda: f"{number} + {number} {self._operator()} 7",
+            lambda: f"{text}::int4 {self._operator()} 7",
+            lambda: f"{text} ~ {quoted(self._random.choice(['^a', 'b$', 'a+b', '[A-Z]']))}",
+            lambda: f"extract(year from {moment}) {self._operator()} 2024",
+            lambda: f"{moment} + interval '1 month' {self._operator()} '2024-02-01'",
+            lambda: f"this.at {self._operator()} {moment}",
+            lambda: "this.doc ->> 'a' = '1' OR this.doc @> '[1]'",
+            lambda: f"this.single {self._operator()} 0.1 AND this.single IN ('1.5', 'NaN')",
+            lambda: f"this.ratio * this.share {self._operator()} 1",
+            lambda: "(this.plain ->> 'a') IS NOT NULL",
+            lambda: f"GREATEST({number}, 7) = 7 AND {self.boolean(0)}",
         )
 
     def _conditional(self, depth: int) -> str:
