@@ -1,0 +1,415 @@
+"""Which rows belong to a shape after a transaction, and what devices are told of it. Pure.
+
+A row is *at a node* of the shape's tree because of its own content and of a row at the node above. It is *held* if it
+is at some node, or if a held row refers to it, directly or through others. What is held before the transaction is known
+(``Held``); so is what the transaction changed (``Net``). The work goes from the root down, and looks only at rows that
+changed and at those that hang on them:
+
+1. node by node, in the order of the tree: the rows that changed, and those that hang on a row which came to the node
+   above or left it, are looked at anew;
+2. what has come or changed may refer to rows that are not held: they come, and what they refer to;
+3. what has lost its place at all nodes, or somebody who referred to it, stays if somebody at a node still leads to it.
+   Rows that refer to each other in a circle do not keep each other: the search goes back along references until it
+   meets a row at a node, and if it meets none, all it has seen leaves.
+
+Rows that nobody knows of here may have to come: those that hung on a row before it came, and those it refers to. Where
+``known`` has no answer the question is noted and the walk goes on, so that the next round asks everything at once; what
+it finds counts only when no question is left. A row that the transaction itself inserted had nothing hanging on it
+before, for a foreign key lets nothing refer to what is not there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from syncline.actors.shapes.tree import Places, Reach, RowId, Tree, Value, value_of
+from syncline.proto.values import Delete, Gone, Insert, Key, Row, RowChange, Update
+
+Tags: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """What a transaction did to a row in the end: ``old`` and ``new`` are None where there was, or is, none."""
+
+    old: Row | None
+    new: Row | None
+    tags: Tags = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """``nodes``: bit n is set if it is at node n."""
+
+    row: Row
+    nodes: int
+
+
+class Held(Protocol):
+    """What a shape holds before the transaction."""
+
+    def get(self, id: RowId) -> HeldRow | None: ...
+
+    def find(self, relation_id: int, places: Places, value: Value) -> Iterable[Key]:
+        """The keys of held rows with ``value`` at ``places``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The rows of a table with ``value`` at ``places``, as they are after the transaction."""
+
+    relation_id: int
+    places: Places
+    value: Value
+
+
+Known: TypeAlias = Callable[[Query], Sequence[tuple[Row, Tags]] | None]
+"""The answer to a query; None: it is not known yet."""
+Judge: TypeAlias = Callable[[int, Row], bool | None]
+"""Whether a row satisfies the clause of a node; None: it is not known yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What has to be known before anything can be said. ``judgements``: (node, row)."""
+
+    queries: frozenset[Query] = frozenset()
+    judgements: frozenset[tuple[int, Row]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the transaction does to the shape. ``changes``: for devices; ``gone``: of the GONE ones among them the rows
+    themselves, as inserts. ``held``: the rows that are held now and are new, changed or at other nodes than before;
+    ``left``: those that are not held any more."""
+
+    changes: tuple[RowChange, ...] = ()
+    gone: tuple[Insert, ...] = ()
+    held: Mapping[RowId, HeldRow] = field(default_factory=dict)
+    left: tuple[RowId, ...] = ()
+
+
+def advance(
+    tree: Tree,
+    held: Held,
+    net: Mapping[RowId, Net],
+    known: Known,
+    judge: Judge,
+    roots: Iterable[tuple[Row, Tags]] = (),
+) -> Step | Needs:
+    """What ``net`` does to a shape that holds ``held``. ``roots``: rows of the root's table that nobody changed and
+    that are to be looked at all the same: how a shape is filled in the beginning."""
+    walk = _Walk(tree, held, net, known, judge)
+    walk.nodes(roots)
+    walk.references()
+    walk.doubts()
+    if walk.queries or walk.judgements:
+        return Needs(frozenset(walk.queries), frozenset(walk.judgements))
+    return walk.step()
+
+
+class _Walk:
+    def __init__(self, tree: Tree, held: Held, net: Mapping[RowId, Net], known: Known, judge: Judge) -> None:
+        self._tree = tree
+        self._held = held
+        self._net = {id: change for id, change in net.items() if id[0] in tree.relations}
+        self._known = known
+        self._judge = judge
+        self.queries: set[Query] = set()
+        self.judgements: set[tuple[int, Row]] = set()
+        self._met: dict[RowId, tuple[Row, Tags]] = {}  # rows that were not held and did not change
+        self._at: list[dict[Key, bool]] = [{} for _ in tree.nodes]  # of the rows that were looked at: are they there
+        self._at_index: dict[tuple[int, Places], set[Value]] = {}
+        self._net_index: dict[tuple[int, Places], dict[Value, list[Key]]] = {}
+        self._stays: dict[RowId, bool] = {}  # of the rows that were looked at: are they held
+        self._stays_index: dict[tuple[int, Places], dict[Value, list[RowId]]] = {}
+        self._new_index: dict[tuple[int, Places], dict[Value, list[Key]]] = {}
+        self._supported: set[RowId] = set()
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _before(self, id: RowId) -> HeldRow | None:
+        return self._held.get(id)
+
+    def _row(self, id: RowId) -> Row | None:
+        """After the transaction; of a row that was met, changed or held."""
+        change = self._net.get(id)
+        if change is not None:
+            return change.new
+        met = self._met.get(id)
+        if met is not None:
+            return met[0]
+        before = self._before(id)
+        return None if before is None else before.row
+
+    def _changed(self, relation_id: int, places: Places, value: Value) -> list[Key]:
+        """The rows that the transaction left with ``value``."""
+        index = self._net_index.get((relation_id, places))
+        if index is None:
+            index = self._net_index[relation_id, places] = {}
+            for (id, key), change in self._net.items():
+                if id == relation_id and change.new is not None:
+                    found = value_of(change.new, places)
+                    if found is not None:
+                        index.setdefault(found, []).append(key)
+        return index.get(value, [])
+
+    def _all_with(self, relation_id: int, places: Places, value: Value) -> Iterator[Key]:
+        """Every row with ``value``, as far as that is known."""
+        yield from self._changed(relation_id, places, value)
+        query = Query(relation_id, places, value)
+        answer = self._known(query)
+        if answer is None:
+            self.queries.add(query)
+            return
+        for row, tags in answer:
+            key = self._tree.relations[relation_id].key_of(row)
+            if (relation_id, key) not in self._net:
+                self._met.setdefault((relation_id, key), (row, tags))
+                yield key
+
+    def _one_with(self, relation_id: int, places: Places, value: Value) -> Key | None:
+        """The row with ``value``, which is unique, as far as that is known."""
+        for key in self._changed(relation_id, places, value):
+            return key
+        for key in self._held.find(relation_id, places, value):
+            if (relation_id, key) not in self._net:
+                return key
+        if self._tree.is_key(relation_id, places):
+            key = self._tree.key_at(relation_id, places, value)
+            if (relation_id, key) in self._net:
+                return None  # it was deleted
+            if (relation_id, key) in self._met:
+                return key
+        return next(self._all_with(relation_id, places, value), None)
+
+    # --- 1. nodes -----------------------------------------------------------------------------------------------------
+
+    def nodes(self, roots: Iterable[tuple[Row, Tags]]) -> None:
+        """Which of the rows that have to be looked at are where."""
+        root = self._tree.relations[self._tree.nodes[0].relation_id]
+        for row, tags in roots:
+            self._met[root.id, root.key_of(row)] = (row, tags)
+        by_relation: dict[int, dict[Key, None]] = {}
+        for relation_id, key in (*self._net, *self._met):
+            by_relation.setdefault(relation_id, {})[key] = None
+        for n, node in enumerate(self._tree.nodes):
+            candidates = dict(by_relation.get(node.relation_id, {}))
+            if n:
+                candidates.update(dict.fromkeys(self._hanging(n)))
+            at = self._at[n]
+            for key in candidates:
+                at[key] = self._belongs(n, key)
+
+    def _hanging(self, n: int) -> Iterator[Key]:
+        """Of the rows at or for node ``n``, those that hang on rows which came to the node above, left or changed."""
+        node = self._tree.nodes[n]
+        above = self._tree.nodes[node.above].relation_id
+        for key, is_there in self._at[node.above].items():
+            id = (above, key)
+            before = self._before(id)
+            was_there = before is not None and bool(before.nodes >> node.above & 1)
+            old = value_of(before.row, node.theirs) if before is not None and was_there else None
+            row = self._row(id) if is_there else None
+            new = value_of(row, node.theirs) if row is not None else None
+            if old == new:
+                continue
+            if old is not None:
+                for hanging in self._held.find(node.relation_id, node.own, old):
+                    if self._was_at(n, hanging):
+                        yield hanging
+            if new is not None and node.many:
+                born = id in self._net and self._net[id].old is None
+                find = self._changed if born else self._all_with
+                yield from find(node.relation_id, node.own, new)
+            elif new is not None:
+                one = self._one_with(node.relation_id, node.own, new)
+                if one is not None:
+                    yield one
+
+    def _was_at(self, n: int, key: Key) -> bool:
+        before = self._before((self._tree.nodes[n].relation_id, key))
+        return before is not None and bool(before.nodes >> n & 1)
+
+    def _belongs(self, n: int, key: Key) -> bool:
+        node = self._tree.nodes[n]
+        row = self._row((node.relation_id, key))
+        if row is None:
+            return False
+        if n:
+            value = value_of(row, node.own)
+            if value is None or not self._somebody_at(node.above, node.theirs, value):
+                return False
+        judgement = self._judge(n, row)
+        if judgement is None:
+            self.judgements.add((n, row))
+        return bool(judgement)
+
+    def _somebody_at(self, n: int, places: Places, value: Value) -> bool:
+        relation_id, at = self._tree.nodes[n].relation_id, self._at[n]
+        index = self._at_index.get((n, places))
+        if index is None:
+            rows = (self._row((relation_id, key)) for key, is_there in at.items() if is_there)
+            values = (value_of(row, places) for row in rows if row is not None)
+            index = self._at_index[n, places] = {found for found in values if found is not None}
+        if value in index:
+            return True
+        others = (key for key in self._held.find(relation_id, places, value) if key not in at)
+        return any(self._was_at(n, key) for key in others)
+
+    def _bits(self, id: RowId) -> int:
+        """The nodes where the row is after the transaction."""
+        relation_id, key = id
+        before = self._before(id)
+        bits = 0 if before is None else before.nodes
+        for n in self._tree.nodes_of[relation_id]:
+            is_there = self._at[n].get(key)
+            if is_there is not None:
+                bits = bits | 1 << n if is_there else bits & ~(1 << n)
+        return bits
+
+    # --- 2. references ------------------------------------------------------------------------------------------------
+
+    def references(self) -> None:
+        """What comes because something refers to it."""
+        touched: dict[RowId, None] = dict.fromkeys(self._net)
+        for n, node in enumerate(self._tree.nodes):
+            touched.update(dict.fromkeys((node.relation_id, key) for key in self._at[n]))
+        coming: deque[RowId] = deque()
+        for id in touched:
+            exists = self._row(id) is not None
+            # What was held without a node, and lives, stays until somebody says otherwise.
+            self._stays[id] = exists and (bool(self._bits(id)) or self._before(id) is not None)
+            if self._stays[id]:
+                coming.append(id)
+        while coming:
+            id = coming.popleft()
+            for reach, value in self._new_references(id):
+                key = self._one_with(reach.parent_id, reach.theirs, value)
+                if key is None:
+                    continue
+                parent = (reach.parent_id, key)
+                if not self._stays.get(parent, self._before(parent) is not None):
+                    self._stays[parent] = True
+                    coming.append(parent)
+
+    def _new_references(self, id: RowId) -> Iterator[tuple[Reach, Value]]:
+        row, before = self._row(id), self._before(id)
+        assert row is not None
+        for reach in self._tree.from_[id[0]]:
+            value = value_of(row, reach.own)
+            if value is not None and (before is None or value_of(before.row, reach.own) != value):
+                yield reach, value
+
+    # --- 3. doubts ----------------------------------------------------------------------------------------------------
+
+    def doubts(self) -> None:
+        """What leaves because nothing leads to it any more."""
+        for id, stays in self._stays.items():
+            row = self._row(id) if stays else None
+            if row is not None:
+                self._index(id, row)
+        doubtful: deque[RowId] = deque()
+        for id, stays in self._stays.items():
+            before = self._before(id)
+            if before is None:
+                continue
+            if stays and before.nodes:
+                doubtful.append(id)
+            doubtful.extend(self._let_go(id, before.row, self._row(id) if stays else None))
+        while doubtful:
+            id = doubtful.popleft()
+            if not self._is_held(id) or self._bits(id) or id in self._supported:
+                continue
+            seen = self._unsupported(id)
+            for leaving in seen:
+                row = self._row(leaving)
+                assert row is not None
+                self._stays[leaving] = False
+                doubtful.extend(self._let_go(leaving, row, None))
+
+    def _index(self, id: RowId, row: Row) -> None:
+        for reach in self._tree.from_[id[0]]:
+            value = value_of(row, reach.own)
+            if value is not None:
+                self._stays_index.setdefault((id[0], reach.own), {}).setdefault(value, []).append(id)
+        if self._before(id) is None:
+            for places in {reach.theirs for reach in self._tree.to[id[0]]}:
+                value = value_of(row, places)
+                if value is not None:
+                    self._new_index.setdefault((id[0], places), {}).setdefault(value, []).append(id[1])
+
+    def _is_held(self, id: RowId) -> bool:
+        stays = self._stays.get(id)
+        return self._before(id) is not None if stays is None else stays
+
+    def _let_go(self, id: RowId, old: Row, new: Row | None) -> Iterator[RowId]:
+        """What the row referred to and does not refer to now."""
+        for reach in self._tree.from_[id[0]]:
+            value = value_of(old, reach.own)
+            if value is not None and (new is None or value_of(new, reach.own) != value):
+                for key in self._held.find(reach.parent_id, reach.theirs, value):
+                    yield (reach.parent_id, key)
+                for key in self._new_index.get((reach.parent_id, reach.theirs), {}).get(value, ()):
+                    yield (reach.parent_id, key)
+
+    def _unsupported(self, id: RowId) -> Iterable[RowId]:
+        """Nothing, if somebody at a node leads to the row; else all that lead to it, and itself."""
+        seen = {id: None}
+        stack = [id]
+        while stack:
+            row = self._row(stack[-1])
+            assert row is not None
+            for referring in self._referring(stack.pop(), row):
+                if self._bits(referring) or referring in self._supported:
+                    self._supported.add(id)
+                    return ()
+                if referring not in seen:
+                    seen[referring] = None
+                    stack.append(referring)
+        return seen
+
+    def _referring(self, id: RowId, row: Row) -> Iterator[RowId]:
+        for reach in self._tree.to[id[0]]:
+            value = value_of(row, reach.theirs)
+            if value is None:
+                continue
+            for other in self._stays_index.get((reach.relation_id, reach.own), {}).get(value, ()):
+                if self._stays[other]:
+                    yield other
+            for key in self._held.find(reach.relation_id, reach.own, value):
+                if (reach.relation_id, key) not in self._stays:
+                    yield (reach.relation_id, key)
+
+    # --- what comes of it ---------------------------------------------------------------------------------------------
+
+    def step(self) -> Step:
+        changes: list[RowChange] = []
+        gone: list[Insert] = []
+        held: dict[RowId, HeldRow] = {}
+        left: list[RowId] = []
+        for id, stays in self._stays.items():
+            before, change, row = self._before(id), self._net.get(id), self._row(id)
+            if stays:
+                assert row is not None
+                bits = self._bits(id)
+                if before is None:
+                    tags = self._met[id][1] if change is None else change.tags
+                    changes.append(Insert(id[0], row, tags))
+                elif change is not None:
+                    changes.append(Update(id[0], row, before.row, change.tags))
+                if before is None or change is not None or before.nodes != bits:
+                    held[id] = HeldRow(row, bits)
+            elif before is not None:
+                left.append(id)
+                if row is None:
+                    changes.append(Delete(id[0], before.row))
+                else:
+                    relation = self._tree.relations[id[0]]
+                    changes.append(Gone(id[0], relation.key_row(id[1])))
+                    gone.append(Insert(id[0], row))
+        return Step(tuple(changes), tuple(gone), held, tuple(left))

@@ -1,0 +1,153 @@
+"""Membership of rows in trees: whatever happens, a shape holds what it is by definition, and devices are told so."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.property.shape_trees import Memory, Rows, answer, by_definition, clause, random_schema, random_tree, transact
+
+from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.shapes.membership import Net, Step, advance
+from syncline.actors.shapes.netting import Netting
+from syncline.actors.shapes.rewind import Answers, Later
+from syncline.actors.shapes.tree import RowId, Tree
+from syncline.proto.values import Delete, Gone, Insert, Update
+
+EXAMPLES = 150
+
+
+class Play:
+    """A shape, the device it tells, and the stream that runs ahead of both."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.schema = random_schema(self.random)
+        self.tree: Tree = random_tree(self.schema, self.random)
+        self.clauses = [
+            self.random.choice([None, 0, 1]) if n == 0 or node.many else None for n, node in enumerate(self.tree.nodes)
+        ]
+        self.held = Memory()
+        self.device: Rows = {}
+        self.history: list[tuple[list[StreamChange], Rows]] = [([], {})]
+        self.asked = self.told = 0
+
+    def judge(self, node: int, row: tuple[bytes | None, ...]) -> bool:
+        return clause(self.clauses, node, row)
+
+    def commit(self) -> None:
+        self.history.append(transact(self.schema, self.history[-1][1], self.random))
+
+    def netted(self, changes: list[StreamChange]) -> dict[RowId, Net]:
+        netting = Netting(
+            self.tree.relations,
+            lambda relation_id: [(id, held.row) for id, held in self.held.rows.items() if id[0] == relation_id],
+        )
+        netting.add(changes)
+        return netting.net
+
+    def take(self, step: Step) -> None:
+        for id in step.left:
+            del self.held.rows[id]
+        self.held.rows.update(step.held)
+        for change in step.changes:
+            self.told += 1
+            match change:
+                case Insert(relation_id, row):
+                    id = (relation_id, self.tree.relations[relation_id].key_of(row))
+                    assert id not in self.device
+                    self.device[id] = row
+                case Update(relation_id, row):
+                    id = (relation_id, self.tree.relations[relation_id].key_of(row))
+                    assert id in self.device
+                    self.device[id] = row
+                case Delete(relation_id, row) | Gone(relation_id, row):
+                    del self.device[relation_id, self.tree.relations[relation_id].key_of(row)]
+                case _:
+                    raise AssertionError(change)
+
+    def check(self, rows: Rows) -> None:
+        expected = by_definition(self.tree, self.clauses, rows)
+        assert {id: held.nodes for id, held in self.held.rows.items()} == expected
+        assert self.device == {id: rows[id] for id in expected}
+        assert {id: held.row for id, held in self.held.rows.items()} == self.device
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 12))
+def test_a_shape_holds_what_it_is_by_definition_after_every_transaction(seed: int, transactions: int) -> None:
+    play = Play(seed)
+    for _ in range(transactions):
+        play.commit()
+        changes, rows = play.history[-1]
+        step = advance(play.tree, play.held, play.netted(changes), lambda query: answer(rows, query), play.judge)  # noqa: B023
+        assert isinstance(step, Step)
+        play.take(step)
+        play.check(rows)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(0, 8), st.integers(1, 4))
+def test_a_shape_is_filled_by_looking_at_its_roots_a_few_at_a_time(seed: int, transactions: int, at_once: int) -> None:
+    play = Play(seed)
+    for _ in range(transactions):
+        play.commit()
+    rows = play.history[-1][1]
+    roots = [(row, ("tag",)) for id, row in rows.items() if id[0] == play.tree.nodes[0].relation_id]
+    for start in range(0, len(roots), at_once):
+        part = roots[start : start + at_once]
+        step = advance(play.tree, play.held, {}, lambda query: answer(rows, query), play.judge, part)
+        assert isinstance(step, Step)
+        play.take(step)
+    play.check(rows)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(2, 14))
+def test_answers_of_later_snapshots_are_rewound_to_where_the_shape_is(seed: int, transactions: int) -> None:
+    """The stream runs ahead; snapshots are taken of what is even later, and used for as long as they are remembered."""
+    play = Play(seed)
+    while len(play.history) <= transactions:
+        play.commit()
+        if any(isinstance(change, Truncated) for change in play.history[-1][0]):
+            play.history.pop()  # what was there before is not in the stream
+    later = Later(play.tree)
+    answers = Answers(play.tree, later)
+    came = 0
+
+    def come(upto: int) -> None:
+        nonlocal came
+        while came < upto:
+            came += 1
+            later.came(came, play.history[came][0])
+
+    for at in range(1, transactions + 1):
+        come(max(came, at))
+        changes, rows = play.history[at]
+        net = play.netted(changes)
+        later.passed(at, _ids(play, changes))
+        answers.passed(net)
+        while True:
+            step = advance(play.tree, play.held, net, answers.known, play.judge)
+            if isinstance(step, Step):
+                break
+            # A snapshot shows all that has been streamed to the shape's place, and then some; its mark comes behind.
+            snapshot = play.random.randint(at, transactions)
+            come(max(came, snapshot))
+            play.asked += len(step.queries)
+            answers.learn({query: answer(play.history[snapshot][1], query) for query in step.queries})
+        play.take(step)
+        play.check(rows)
+        if play.random.random() < 0.3:
+            answers.forget()
+
+
+def _ids(play: Play, changes: list[StreamChange]) -> set[RowId]:
+    ids: set[RowId] = set()
+    for change in changes:
+        for row in (getattr(change, "row", None), getattr(change, "old_row", None)):
+            relation = play.schema.relations.get(getattr(change, "relation_id", 0))
+            if row is not None and relation is not None:
+                ids.add((relation.id, relation.key_of(row)))
+    return ids
