@@ -121,6 +121,7 @@ class _Walk:
         self._judge = judge
         self.queries: set[Query] = set()
         self.judgements: set[tuple[int, Row]] = set()
+        self._seen: dict[RowId, HeldRow | None] = {}  # the answers of ``held``, which are asked for often
         self._met: dict[RowId, tuple[Row, Tags]] = {}  # rows that were not held and did not change
         self._at: list[dict[Key, bool]] = [{} for _ in tree.nodes]  # of the rows that were looked at: are they there
         self._at_index: dict[tuple[int, Places], set[Value]] = {}
@@ -133,7 +134,9 @@ class _Walk:
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     def _before(self, id: RowId) -> HeldRow | None:
-        return self._held.get(id)
+        if id not in self._seen:
+            self._seen[id] = self._held.get(id)
+        return self._seen[id]
 
     def _row(self, id: RowId) -> Row | None:
         """After the transaction; of a row that was met, changed or held."""
