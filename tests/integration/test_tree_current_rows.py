@@ -11,7 +11,7 @@ from tests.integration.write_scene import scene, written
 
 from syncline.actors.postgres.database import connect
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.snapshot import UNTRACKED_TAGS
+from syncline.actors.postgres.transaction import UNTRACKED_TAGS
 
 ITEMS = "CREATE TABLE items (id int4 PRIMARY KEY, body text)"
 

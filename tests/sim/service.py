@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ from syncline.actors.postgres.replicator import Confirm
 from syncline.actors.postgres.transaction import TransactionChunk
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
+from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.router import AddRoute, Router, Streamed
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import Least, Shards
-from syncline.cluster import Actor
+from syncline.actors.shapes.store import ShapeStore
+from syncline.cluster import Actor, Ref
 from syncline.proto.tags import format_tags
 from syncline.proto.values import Key, Relation, ShapeRequest
 
@@ -333,12 +335,15 @@ class Service:
         def confirming(name: str) -> Callable[[int], None]:
             return lambda lsn: host.ref(REPLICATOR).cast(Confirm(name, lsn))
 
+        def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
+            return Consumer(store, relations, self._take_snapshot, shard)  # type: ignore[arg-type]
+
         for name in SHARDS:
             shard = Shard(
                 name,
                 self._shards,
                 self._directory / name,
-                self._take_snapshot,  # type: ignore[arg-type]
+                consumer,
                 relation_of,
                 postgres.confirmed_lsn,
                 confirming(name),

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -51,18 +52,22 @@ from syncline.actors.names import (
     WRITER,
     shard_names,
 )
+from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.homes import Homes
 from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
-from syncline.actors.postgres.snapshot import Snapshot, take_snapshot
+from syncline.actors.postgres.snapshot import Snapshot, Visibility, emit_mark, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
+from syncline.actors.postgres.subtree import Seen, Subtree, open_subtree
 from syncline.actors.postgres.writer import SESSION, Writer
-from syncline.actors.shapes.consumer import TableGone
-from syncline.actors.shapes.router import AddRoute, Router, new_mark
+from syncline.actors.shapes.consumer import Consumer, TableGone
+from syncline.actors.shapes.router import AddRoute, Router, ShownUpTo, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import AssignedShards, Shards
+from syncline.actors.shapes.store import ShapeStore
+from syncline.actors.shapes.treeconsumer import Around, TreeConsumer, Unconditional
 from syncline.actors.shapes.watermarks import Watermarks
 from syncline.cluster import ChildSpec, DynamicSupervisor, Ref, Strategy, Supervisor
 from syncline.cluster.host import Host, LocalHost
@@ -71,6 +76,8 @@ from syncline.proto.values import Relation
 
 # The router's and the shard's messages are whole stretches of the stream: few of them are much.
 STREAM_MAILBOX = 16
+# At a time, of shapes that need rows they do not hold; each takes a connection, and another for a moment.
+FETCHING_MAX = 2
 ADD_ROUTE_TIMEOUT_S = 60.0  # it waits its turn in the stream
 PUBLICATION = "electric_publication"
 # Restarts in a minute, after which a part is not going to recover by itself and the process ends.
@@ -170,6 +177,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
     # Whoever takes a snapshot holds a connection and needs another for its mark: were there several, all connections
     # might be held by those who wait for one more.
     taking = asyncio.Lock()
+    fetching = asyncio.Semaphore(FETCHING_MAX)
 
     async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
         shard = await shards.found(shape.hash)
@@ -187,6 +195,56 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
             await database.read()
             raise TableGone(shape.table) from error
 
+    async def tables(shape: Shape) -> dict[int, TableInfo]:
+        for refreshed in (False, True):  # one may have been opened a moment ago
+            if refreshed:
+                await database.read()
+            known = database.catalog.tables
+            if all(relation_id in known for relation_id in shape.tables):
+                return {relation_id: known[relation_id] for relation_id in shape.tables}
+        raise TableGone(shape.table)
+
+    async def subtree(pool: asyncpg.Pool, shape: Shape, seen: Seen) -> tuple[Subtree, str]:
+        found = await tables(shape)
+        try:
+            opened = await open_subtree(pool, found, seen)
+        except asyncpg.UndefinedTableError as error:
+            await database.read()
+            raise TableGone(shape.table) from error
+        try:
+            mark = new_mark(shape)
+            await emit_mark(pool, mark)
+        except BaseException:
+            await opened.aclose()
+            raise
+        return opened, mark
+
+    def around(shape: Shape) -> Around:
+        async def first() -> tuple[Subtree, str]:
+            shard = await shards.found(shape.hash)
+            streamed = await host.ref(ROUTER).call(AddRoute(shape, shard), ADD_ROUTE_TIMEOUT_S)
+
+            async def seen(visibility: Visibility) -> bool:
+                return visibility.sees_all(streamed)
+
+            async with taking:
+                return await subtree(database.snapshot_pool, shape, seen)
+
+        async def later(lsn: int) -> tuple[Subtree, str]:
+            async def seen(visibility: Visibility) -> bool:
+                return bool(await host.ref(ROUTER).call(ShownUpTo(visibility, lsn), ADD_ROUTE_TIMEOUT_S))
+
+            # Not from the pool of those who read whole tables: this one holds up the stream.
+            async with fetching:
+                return await subtree(database.pool, shape, seen)
+
+        return Around(first, later, Unconditional())
+
+    def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
+        if store.shape.is_tree:
+            return TreeConsumer(store, relations, snapshot, shard, partial(around, store.shape))
+        return Consumer(store, relations, snapshot, shard)
+
     def shard(name: str, folder: Path) -> ChildSpec:
         def confirm(lsn: int) -> None:
             host.ref(REPLICATOR).cast(Confirm(name, lsn))
@@ -194,7 +252,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
         return ChildSpec(
             id=name,
             name=name,
-            start=lambda: Shard(name, shards, folder, snapshot, _relation_of(database), settings.start_lsn, confirm),
+            start=lambda: Shard(name, shards, folder, consumer, _relation_of(database), settings.start_lsn, confirm),
             mailbox_capacity=STREAM_MAILBOX,
             init_s=600.0,
             shutdown_s=60.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, insert, piece, row
 
 from syncline.actors.names import CONSUMERS, SHARD
-from syncline.actors.shapes.consumer import Join, ReadPage
+from syncline.actors.shapes.consumer import Consumer, Join, ReadPage
 from syncline.actors.shapes.log import END_OF_TRANSACTION
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import (
@@ -30,7 +30,8 @@ from syncline.actors.shapes.shard import (
     Watermark,
 )
 from syncline.actors.shapes.shards import AssignedShards, Shards
-from syncline.cluster import Context, DynamicSupervisor, ExitKind, Refusal
+from syncline.actors.shapes.store import ShapeStore
+from syncline.cluster import Context, DynamicSupervisor, ExitKind, Ref, Refusal
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import Probe, crash, kill, probe, spawn
@@ -60,7 +61,7 @@ class Scene:
             SHARD,
             shards,
             self.directory,
-            self._take,  # type: ignore[arg-type]
+            self._consumer,
             self.relations.get,
             start_lsn,
             self.confirmed.append,
@@ -71,6 +72,9 @@ class Scene:
     async def _assign(self, shape: str, prefers: str | None) -> str:
         assert self.assigned is not None
         return self.assigned.setdefault(shape, prefers or SHARD)
+
+    def _consumer(self, store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
+        return Consumer(store, relations, self._take, shard)
 
     async def _take(self, *_: object) -> Any:
         self.taken.set()

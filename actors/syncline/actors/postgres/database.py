@@ -17,8 +17,8 @@ from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, UNTRACKED_TAGS, Visibility
-from syncline.actors.postgres.transaction import MigrationNotice
+from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility
+from syncline.actors.postgres.transaction import UNTRACKED_TAGS, MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
 from syncline.proto.values import Key, Row, ShapeRequest
 

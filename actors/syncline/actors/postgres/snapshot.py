@@ -31,14 +31,12 @@ import asyncpg
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
-from syncline.actors.postgres.transaction import MARK_PREFIX
+from syncline.actors.postgres.transaction import MARK_PREFIX, UNTRACKED_TAGS
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Row
 
 TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
 
-UNTRACKED_TAGS: Final[tuple[str, ...]] = (f"{POSTGRES_ORIGIN}@0",)
-"""The tags of a row that no device wrote last."""
 ROW_TAGS_SQL: Final = (
     "CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags WHEN s.tags = '{}' "
     f"THEN ARRAY['{POSTGRES_ORIGIN}@' || floor(extract(epoch FROM now()) * 1000)] END"
@@ -204,7 +202,7 @@ class Snapshot:
         """Ends the transaction and gives the connection back. Repeats are harmless."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await _give_back(self._pool, connection)
+            await give_back(self._pool, connection)
 
 
 def _tagged_row(cells: list[Cell], converters: Sequence[tuple[int, Converter]], *, tracked: bool) -> TaggedRow:
@@ -244,7 +242,7 @@ async def take_snapshot(
             attempt += 1
         await emit_mark(pool, mark)
     except BaseException:
-        await _give_back(pool, connection)
+        await give_back(pool, connection)
         raise
     return Snapshot(pool, connection, table, mark, visibility)
 
@@ -265,7 +263,7 @@ async def _open(connection: asyncpg.Connection, table: TableInfo) -> Visibility:
     return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
 
 
-async def _give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
+async def give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
     """Ends the transaction and releases; shielded, so that a cancelled reader leaks nothing."""
 
     async def give_back() -> None:

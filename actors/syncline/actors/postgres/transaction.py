@@ -45,6 +45,8 @@ from syncline.actors.postgres.rowkey import key_text_of_cells
 from syncline.actors.postgres.typemap import Converter, parse_text_array, to_wire_by_oid
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, RowChange, Update
 
+UNTRACKED_TAGS: Final[tuple[str, ...]] = (f"{POSTGRES_ORIGIN}@0",)
+"""The tags of a row that no device wrote last."""
 TX_PREFIX: Final = "syncline.tx"
 MARK_PREFIX: Final = "syncline.mark"
 ELECTRIC_SCHEMA: Final = "electric"

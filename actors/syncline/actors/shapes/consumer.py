@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -36,6 +36,8 @@ ENCODE_ROWS = 500
 DELETE_ROWS_MAX = 50
 LOAD_BACKOFF_FIRST_S = 0.2
 LOAD_BACKOFF_MAX_S = 10.0
+# What is raised when Postgres, or a part of this service, is away: it passes.
+AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ class Consumer(Actor):
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 
-    async def _append(self, pieces: Iterable[Piece | Record], upto: int) -> None:
+    async def _append(self, pieces: Sequence[Piece | Record], upto: int) -> None:
         fresh: list[Record] = []
         arrived: list[Record] = []
 
@@ -268,10 +270,17 @@ class Consumer(Actor):
             if piece.last:
                 fresh[-1].last = True
         await write()
+        await self._tell(arrived)
+        self._appended(upto)
+
+    async def _tell(self, arrived: Sequence[Record]) -> None:
+        """Those who follow, of what was appended; and a long log is folded."""
         if arrived:
             await tell(self._edges, Arrived(self._hash, tuple(arrived)))
         if self._readers is not None:
             self._readers.fold_if_due()
+
+    def _appended(self, upto: int) -> None:
         # The shard waits for room here; were we to wait for room there, both might wait for ever.
         self._shard.inform(Appended(self._hash, upto))
 
@@ -336,7 +345,7 @@ class Consumer(Actor):
                 self._gone = True
                 self._notify()
                 return
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown) as error:
+            except AWAY as error:
                 log.warning("snapshot of %s failed: %s; again in %.1f s", self._shape.table, error, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
@@ -350,9 +359,9 @@ class Consumer(Actor):
         self._notify()
 
     async def _load_once(self) -> int:
+        """The rows of a snapshot are in the image, and the log has what came after; its place."""
         (relation,) = self._relations.values()
         self._store.restart_image()
-        self._mark_seen.clear()
         snapshot = await self._take_snapshot(self._shape, relation)
         async for rows in snapshot:
             parts = []
@@ -360,9 +369,13 @@ class Consumer(Actor):
                 parts.append(chunk_of(rows[at : at + ENCODE_ROWS], relation))
                 await asyncio.sleep(0)
             self._store.write_image_chunk(ImageChunk.joined(parts))
-        while self._mark is None or self._mark.mark != snapshot.mark:
-            await self._mark_seen.wait()
+        return await self._passed(snapshot.mark)
+
+    async def _passed(self, mark: str) -> int:
+        """Returns once the stream has come by ``mark``: where that is."""
+        while self._mark is None or self._mark.mark != mark:
             self._mark_seen.clear()
+            await self._mark_seen.wait()
         return self._mark.lsn
 
 

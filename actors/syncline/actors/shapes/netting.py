@@ -5,7 +5,7 @@ Inserted and deleted within it: nothing. A changed primary key: one row is delet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from syncline.actors.postgres.transaction import StreamChange, Truncated
 from syncline.actors.shapes.membership import Net, Tags
@@ -61,6 +61,11 @@ class Netting:
         for id, row in self._rows_of(relation_id):
             if id not in self._rows:
                 self._rows[id] = (row, None, ())
+
+    @property
+    def named(self) -> Collection[RowId]:
+        """Every row that was changed, also for nothing in the end."""
+        return self._rows.keys()
 
     @property
     def net(self) -> dict[RowId, Net]:

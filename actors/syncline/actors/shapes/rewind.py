@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from syncline.actors.postgres.snapshot import UNTRACKED_TAGS
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.transaction import UNTRACKED_TAGS, StreamChange, Truncated
 from syncline.actors.shapes.membership import Net, Query, Tags
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
@@ -142,6 +141,8 @@ class Answers:
 
     def passed(self, net: Mapping[RowId, Net]) -> None:
         """The shape has come by a transaction that did ``net``."""
+        if not self._shown:
+            return  # a snapshot that is asked for from now on shows it
         for id, change in net.items():
             before = self._left.get(id)
             if before is not None and before[0] is not None:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
-from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece, TakeSnapshot
+from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
@@ -107,6 +108,9 @@ class ShapePlace:
     ready_lsn: int | None
 
 
+MakeConsumer: TypeAlias = Callable[[ShapeStore, Sequence[Relation], Ref], Consumer]
+
+
 class ShapeLost(Exception):
     """A shape's actor crashed. The shard ends with it, and supervision starts both from what is on disk."""
 
@@ -121,7 +125,7 @@ class Shard(Actor):
     """The shapes under ``directory``, of which ``name`` is the home among the ``shards``.
 
     ``start_lsn``: the slot's confirmed position at start. ``relation_of``: a table's relation by oid, None if it is no
-    longer synced. ``confirm``: called with each new durable position.
+    longer synced. ``consumer``: makes the actor of a shape. ``confirm``: called with each new durable position.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class Shard(Actor):
         name: str,
         shards: Shards,
         directory: Path,
-        take_snapshot: TakeSnapshot,
+        consumer: MakeConsumer,
         relation_of: Callable[[int], Relation | None],
         start_lsn: int,
         confirm: Callable[[int], None],
@@ -137,7 +141,7 @@ class Shard(Actor):
         self._name = name
         self._shards = shards
         self._directory = directory
-        self._take_snapshot = take_snapshot
+        self._consumer = consumer
         self._relation_of = relation_of
         self._start_lsn = start_lsn
         self._confirm = confirm
@@ -282,7 +286,7 @@ class Shard(Actor):
         return tuple(relations)
 
     async def _start(self, store: ShapeStore, relations: tuple[Relation, ...]) -> _Live:
-        consumer = Consumer(store, relations, self._take_snapshot, self.ref)
+        consumer = self._consumer(store, relations, self.ref)
         spec = ChildSpec(
             id=_child_id(store.shape.hash),
             start=lambda: consumer,

@@ -1,0 +1,174 @@
+"""Rows of several tables as one snapshot shows them: those of a clause, and those with given values in given columns.
+
+Both come a part at a time, and whoever walks a tree asks for the one between parts of the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.rowkey import key_sql, quote_identifier
+from syncline.actors.postgres.snapshot import (
+    RETAKE_FIRST_S,
+    RETAKE_MAX_S,
+    ROW_TAGS_SQL,
+    TaggedRow,
+    Visibility,
+    give_back,
+)
+from syncline.actors.postgres.transaction import UNTRACKED_TAGS
+from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
+
+if TYPE_CHECKING:
+    from syncline.actors.shapes.membership import Query
+
+ROWS_AT_ONCE = 500
+VALUES_AT_ONCE = 1_000
+
+Seen = Callable[[Visibility], Awaitable[bool]]
+
+
+class TableMissing(Exception):
+    """A table is not synced any more."""
+
+
+class Subtree:
+    """As of one snapshot, ``visibility``; it ends with ``aclose``. All methods raise what asyncpg raises."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        connection: asyncpg.Connection,
+        tables: Mapping[int, TableInfo],
+        visibility: Visibility,
+    ) -> None:
+        self._pool = pool
+        self._connection: asyncpg.Connection | None = connection
+        self._tables = tables
+        self.visibility = visibility
+
+    async def rows(self, relation_id: int, clause: str = "") -> AsyncIterator[list[TaggedRow]]:
+        """The rows ``t`` of a table for which the SQL ``clause`` holds (empty: all), some at a time."""
+        table = self._tables[relation_id]
+        where = f"WHERE {clause}" if clause else ""
+        query = f"SELECT {_cells(table)} AS cells, {ROW_TAGS_SQL} AS tags FROM {_tagged(table)} {where}"  # noqa: S608
+        cursor = await self._open.cursor(query)
+        decode = _decoder(table)
+        while part := await cursor.fetch(ROWS_AT_ONCE):
+            yield [decode(row) for row in part]
+
+    async def answers(self, queries: Iterable[Query]) -> dict[Query, list[TaggedRow]]:
+        """The rows of each query."""
+        found: dict[Query, list[TaggedRow]] = {query: [] for query in queries}
+        alike: dict[tuple[int, tuple[int, ...]], list[Query]] = {}
+        for query in found:
+            alike.setdefault((query.relation_id, query.places), []).append(query)
+        for (relation_id, places), of_table in alike.items():
+            for start in range(0, len(of_table), VALUES_AT_ONCE):
+                await self._answer(self._tables[relation_id], places, of_table[start : start + VALUES_AT_ONCE], found)
+        return found
+
+    async def _answer(
+        self,
+        table: TableInfo,
+        places: Sequence[int],
+        queries: Sequence[Query],
+        found: dict[Query, list[TaggedRow]],
+    ) -> None:
+        columns = [table.relation.columns[place] for place in places]
+        texts: list[list[str]] = [[] for _ in columns]
+        for query in queries:
+            for column, text, cell in zip(columns, texts, query.value, strict=True):
+                text.append(from_wire(column.type_name, cell or b"", table.enum_labels.get(column.name)))
+        arrays = ", ".join(f"${number}::text[]" for number in range(1, len(columns) + 1))
+        names = ", ".join(f"k{number}" for number in range(len(columns)))
+        matches = " AND ".join(
+            f"t.{quote_identifier(column.name)} = w.k{number}::{quote_identifier(column.type_name)}"
+            for number, column in enumerate(columns)
+        )
+        rows = await self._open.fetch(
+            f"SELECT w.place, {_cells(table)} AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
+            f"FROM unnest({arrays}) WITH ORDINALITY AS w ({names}, place) "
+            f"JOIN {table.sql_name} t ON {matches} "
+            f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}",
+            *texts,
+        )
+        decode = _decoder(table)
+        for row in rows:
+            found[queries[row["place"] - 1]].append(decode(row))
+
+    @property
+    def _open(self) -> asyncpg.Connection:
+        if self._connection is None:
+            raise RuntimeError("the snapshot is closed")
+        return self._connection
+
+    async def aclose(self) -> None:
+        """Ends the transaction and gives the connection back. Repeats are harmless."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await give_back(self._pool, connection)
+
+
+async def open_subtree(pool: asyncpg.Pool, tables: Mapping[int, TableInfo], seen: Seen) -> Subtree:
+    """A snapshot of ``tables`` (by relation id). ``seen``: whether it shows all that it has to; else it is taken again,
+    with a growing pause. Holds a connection of the pool until it is closed. Raises what asyncpg and ``seen`` raise."""
+    connection = await pool.acquire()
+    try:
+        attempt = 0
+        while True:
+            visibility = await _begin(connection, tables.values())
+            if await seen(visibility):
+                return Subtree(pool, connection, tables, visibility)
+            await connection.execute("ROLLBACK")
+            pause_s = min(RETAKE_MAX_S, RETAKE_FIRST_S * 2.0 ** min(attempt, 10))
+            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, protects nothing
+            attempt += 1
+    except BaseException:
+        await give_back(pool, connection)
+        raise
+
+
+async def _begin(connection: asyncpg.Connection, tables: Iterable[TableInfo]) -> Visibility:
+    """The tables are locked before the snapshot is taken: TRUNCATE and rewrites do not respect snapshots."""
+    settings = {**SESSION_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+    lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
+    names = ", ".join(sorted(table.sql_name for table in tables))
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await connection.execute("; ".join([*lines, f"LOCK TABLE {names} IN ACCESS SHARE MODE"]))
+    return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+
+
+def _cells(table: TableInfo) -> str:
+    # format('%s') prints as the type's output function does, which is what the stream sends; it prints NULL as ''.
+    columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
+    return f"ARRAY[{', '.join(f'CASE WHEN {c} IS NOT NULL THEN format({_PERCENT_S}, {c}) END' for c in columns)}]"
+
+
+_PERCENT_S = "'%s'"
+
+
+def _tagged(table: TableInfo) -> str:
+    key = key_sql(table.key_names, "t")
+    return f"{table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}"
+
+
+def _decoder(table: TableInfo) -> Callable[[Any], TaggedRow]:
+    converters = [to_wire(column.type_name) for column in table.relation.columns]
+    odd = [(place, convert) for place, convert in enumerate(converters) if convert is not None]
+
+    def decode(row: Any) -> TaggedRow:
+        cells = [None if text is None else text.encode() for text in row["cells"]]
+        for place, convert in odd:
+            cell = cells[place]
+            if cell is not None:
+                cells[place] = convert(cell)
+        return tuple(cells), tuple(row["tags"] or UNTRACKED_TAGS)
+
+    return decode

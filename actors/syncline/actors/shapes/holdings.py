@@ -1,0 +1,210 @@
+"""The rows that a tree of tables holds, at which nodes they are, and how to find them by value: an SQLite file.
+
+It says nothing that the log and the images of the shape do not say as well, so it may be lost: then it is made again
+from them. It is written behind the log, and whoever starts compares how far both have come.
+
+``moves`` remembers when rows came and left, for those who ask what was held at a position that lies behind.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgpack
+
+from syncline.actors.shapes.disk import private
+from syncline.actors.shapes.membership import HeldRow, Step
+from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
+from syncline.proto.values import Key, Row
+
+FORMAT = 1
+CACHE_KIB = 1_000
+PAGE_ROWS = 500
+
+_TABLES = """
+CREATE TABLE rows (relation INTEGER, key BLOB, nodes INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (relation, key))
+    WITHOUT ROWID;
+CREATE TABLE places (place INTEGER, value BLOB, key BLOB, PRIMARY KEY (place, value, key)) WITHOUT ROWID;
+CREATE TABLE moves (relation INTEGER, key BLOB, lsn INTEGER, came INTEGER NOT NULL, PRIMARY KEY (relation, key, lsn))
+    WITHOUT ROWID;
+CREATE TABLE position (lsn INTEGER NOT NULL);
+INSERT INTO position VALUES (0);
+"""
+
+
+def _pack(cells: Iterable[object]) -> bytes:
+    packed: bytes = msgpack.packb(tuple(cells))
+    return packed
+
+
+def _unpack(data: bytes) -> Row:
+    row: Row = msgpack.unpackb(data, use_list=False)
+    return row
+
+
+class Holdings:
+    """The file at ``path``, which is made if it is not there or not ours to read. Not thread-safe.
+
+    ``lsn``: it has what the shape holds after that transaction (0: nothing yet).
+    """
+
+    def __init__(self, path: Path, tree: Tree) -> None:
+        self._path = path
+        self._tree = tree
+        self._places = {
+            (relation_id, places): number
+            for number, (relation_id, places) in enumerate(
+                (relation_id, places)
+                for relation_id, all in sorted(tree.looked_up.items())
+                for places in sorted(all)
+                if not tree.is_key(relation_id, places)
+            )
+        }
+        self._of = {
+            relation_id: [(number, places) for (id, places), number in self._places.items() if id == relation_id]
+            for relation_id in tree.relations
+        }
+        self._connection = self._open()
+        self.lsn: int = self._connection.execute("SELECT lsn FROM position").fetchone()[0]
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = self._connect()
+            if connection.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
+                return connection
+            connection.close()
+        except sqlite3.DatabaseError:
+            pass
+        self.remove()
+        connection = self._connect()
+        connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        with open(self._path, "ab", opener=private):
+            pass
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")  # never torn; what is missing is found out by ``lsn``
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        return connection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def remove(self) -> None:
+        """Delete the files; it has to be closed."""
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Nothing is held any more."""
+        self._connection.close()
+        self.remove()
+        self._connection = self._open()
+        self.lsn = 0
+
+    # --- Held ---------------------------------------------------------------------------------------------------------
+
+    def get(self, id: RowId) -> HeldRow | None:
+        found = self._connection.execute(
+            "SELECT row, nodes FROM rows WHERE relation = ? AND key = ?", (id[0], _pack(id[1]))
+        ).fetchone()
+        return None if found is None else HeldRow(_unpack(found[0]), found[1])
+
+    def find(self, relation_id: int, places: Places, value: Value) -> list[Key]:
+        number = self._places.get((relation_id, places))
+        if number is None:
+            key = self._tree.key_at(relation_id, places, value)
+            return [key] if self.get((relation_id, key)) is not None else []
+        keys = self._connection.execute(
+            "SELECT key FROM places WHERE place = ? AND value = ?", (number, _pack(value))
+        ).fetchall()
+        return [_unpack(key) for (key,) in keys]
+
+    # --- all of it ----------------------------------------------------------------------------------------------------
+
+    def rows_of(self, relation_id: int) -> Iterator[tuple[RowId, Row]]:
+        """Every held row of a table. Nothing may be written meanwhile."""
+        last = b""
+        while page := self._connection.execute(
+            "SELECT key, row FROM rows WHERE relation = ? AND key > ? ORDER BY key LIMIT ?",
+            (relation_id, last, PAGE_ROWS),
+        ).fetchall():
+            for key, row in page:
+                yield (relation_id, _unpack(key)), _unpack(row)
+            last = page[-1][0]
+
+    def held_at(self, id: RowId, lsn: int) -> bool:
+        """Whether the row was held after the transaction at ``lsn``, which is not beyond ours."""
+        next_move = self._connection.execute(
+            "SELECT came FROM moves WHERE relation = ? AND key = ? AND lsn > ? ORDER BY lsn LIMIT 1",
+            (id[0], _pack(id[1]), lsn),
+        ).fetchone()
+        return self.get(id) is not None if next_move is None else not next_move[0]
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def apply(self, step: Step, lsn: int) -> None:
+        """The shape has come to ``lsn``, and ``step`` happened there. 0: it is being filled."""
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            for id, held in step.held.items():
+                self._put(id, held, lsn)
+            for id in step.left:
+                self._remove(id, lsn)
+            connection.execute("UPDATE position SET lsn = ?", (lsn,))
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+        self.lsn = lsn
+
+    def forget_moves(self, upto: int) -> None:
+        """Nobody asks any more what was held at a position below ``upto``."""
+        self._connection.execute("DELETE FROM moves WHERE lsn <= ?", (upto,))
+
+    def _put(self, id: RowId, held: HeldRow, lsn: int) -> None:
+        key = _pack(id[1])
+        before = self.get(id)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO rows (relation, key, nodes, row) VALUES (?, ?, ?, ?)",
+            (id[0], key, held.nodes, _pack(held.row)),
+        )
+        for number, places in self._of[id[0]]:
+            old = None if before is None else value_of(before.row, places)
+            new = value_of(held.row, places)
+            if old == new:
+                continue
+            if old is not None:
+                self._forget(number, old, key)
+            if new is not None:
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO places (place, value, key) VALUES (?, ?, ?)", (number, _pack(new), key)
+                )
+        if before is None and lsn:
+            self._moved(id[0], key, lsn, came=True)
+
+    def _remove(self, id: RowId, lsn: int) -> None:
+        key, before = _pack(id[1]), self.get(id)
+        if before is None:
+            return
+        self._connection.execute("DELETE FROM rows WHERE relation = ? AND key = ?", (id[0], key))
+        for number, places in self._of[id[0]]:
+            value = value_of(before.row, places)
+            if value is not None:
+                self._forget(number, value, key)
+        self._moved(id[0], key, lsn, came=False)
+
+    def _forget(self, number: int, value: Value, key: bytes) -> None:
+        self._connection.execute(
+            "DELETE FROM places WHERE place = ? AND value = ? AND key = ?", (number, _pack(value), key)
+        )
+
+    def _moved(self, relation_id: int, key: bytes, lsn: int, *, came: bool) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO moves (relation, key, lsn, came) VALUES (?, ?, ?, ?)", (relation_id, key, lsn, came)
+        )

@@ -1,0 +1,404 @@
+"""One live shape of several tables: the rows of each depend on those of others.
+
+It works through whole transactions, one after the other, beside its mailbox: what a transaction does may depend on rows
+that are not held, and then the shape rests where it is while they are fetched, and takes in what the stream brings
+meanwhile. ``membership`` decides, ``rewind`` makes of rows fetched later rows as of here; this waits.
+
+A shape that is new is filled from a snapshot, the rows of its own table a part at a time, each with what hangs on them.
+What the snapshot does not show of the stream up to its mark comes on top, as if it were one transaction at the mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeAlias
+
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.snapshot import TaggedRow, Visibility
+from syncline.actors.postgres.subtree import Subtree
+from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.shapes.consumer import (
+    AWAY,
+    ENCODE_ROWS,
+    LOAD_BACKOFF_FIRST_S,
+    LOAD_BACKOFF_MAX_S,
+    Consumer,
+    Piece,
+    TableGone,
+    TakeSnapshot,
+)
+from syncline.actors.shapes.frames import for_edges
+from syncline.actors.shapes.holdings import Holdings
+from syncline.actors.shapes.image import ImageChunk, chunk_of
+from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.membership import HeldRow, Known, Needs, Net, Query, Step, advance
+from syncline.actors.shapes.netting import Netting
+from syncline.actors.shapes.rewind import Answers, Later
+from syncline.actors.shapes.store import ShapeStore
+from syncline.actors.shapes.tree import RowId, tree_of, value_of
+from syncline.cluster import Exit, Ref
+from syncline.proto import codec
+from syncline.proto.values import Gone, Insert, Relation, Row, RowChange
+
+log = logging.getLogger(__name__)
+
+RECORD_CHANGES = 5_000
+# How far rows that will be needed are fetched ahead, in one snapshot, before anybody knows that they are needed.
+AHEAD_LEVELS = 8
+
+
+class Clauses(Protocol):
+    """The clauses of a shape's nodes."""
+
+    def sql(self, node: int) -> str:
+        """Of the rows ``t`` of a table, which ones are worth looking at; empty: all."""
+        ...
+
+    def judge(self, node: int, row: Row) -> bool | None:
+        """Whether ``row`` satisfies the clause of ``node``; None: ``look`` has to be called first."""
+        ...
+
+    async def look(self, judgements: Collection[tuple[int, Row]]) -> None:
+        """Ask Postgres. Raises what it raises."""
+        ...
+
+    def forget(self) -> None:
+        """Nobody asks again about rows that were looked at."""
+        ...
+
+
+class Unconditional:
+    """No node has a clause."""
+
+    def sql(self, node: int) -> str:
+        return ""
+
+    def judge(self, node: int, row: Row) -> bool | None:
+        return True
+
+    async def look(self, judgements: Collection[tuple[int, Row]]) -> None:
+        raise AssertionError("every row satisfies no clause")
+
+    def forget(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a shape of several tables needs of the world.
+
+    ``first``: registers the shape with the router, so that its changes flow, and opens a snapshot that shows all that
+    was streamed before; answers with it and its mark, which is committed. ``later``: the same for a shape that stands
+    at an LSN. All raise what the database and calls raise, ``first`` also TableGone.
+    """
+
+    first: Callable[[], Awaitable[tuple[Subtree, str]]]
+    later: Callable[[int], Awaitable[tuple[Subtree, str]]]
+    clauses: Clauses
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    head: TransactionHead
+    changes: Sequence[StreamChange]
+
+
+_Upto: TypeAlias = int
+
+
+class TreeConsumer(Consumer):
+    """See the module. ``around``: made when the actor starts."""
+
+    def __init__(
+        self,
+        store: ShapeStore,
+        relations: Sequence[Relation],
+        take_snapshot: TakeSnapshot,
+        shard: Ref,
+        around: Callable[[], Around],
+    ) -> None:
+        super().__init__(store, relations, take_snapshot, shard)
+        self._tree = tree_of(store.shape, relations)
+        self._around_now = around
+        self._queue: deque[_Waiting | _Upto] = deque()
+        self._unfinished: list[StreamChange] | None = None  # of the transaction that is coming in
+        self._came = 0  # the newest transaction that has come in whole
+        self._at = 0  # where the shape is
+        self._working: asyncio.Task[None] | None = None
+        self._loading = False
+        self._later = Later(self._tree)
+        self._answers = Answers(self._tree, self._later)
+
+    async def init(self) -> None:
+        self._around = self._around_now()
+        self._holdings = Holdings(self._store.directory / "holdings", self._tree)
+        self._at = self._came = self._store.appended_lsn
+        if self._store.ready_lsn is None:
+            self._loading = True
+        elif self._holdings.lsn != max(self._store.appended_lsn, self._store.ready_lsn):
+            await self._hold_again(max(self._store.appended_lsn, self._store.ready_lsn))
+        await super().init()
+
+    async def terminate(self, reason: Exit) -> None:
+        self._holdings.close()
+        await super().terminate(reason)
+
+    # --- changes in ---------------------------------------------------------------------------------------------------
+
+    async def _append(self, pieces: Sequence[Piece | Record], upto: int) -> None:
+        for piece in pieces:
+            assert isinstance(piece, Piece), "the stream brings rows"
+            if piece.head.lsn <= self._came:
+                continue
+            if piece.first:
+                self._unfinished = []
+            if self._unfinished is None:
+                continue
+            self._unfinished.extend(piece.changes)
+            if piece.last:
+                waiting = _Waiting(piece.head, self._unfinished)
+                self._unfinished = None
+                self._came = int(piece.head.lsn)
+                self._queue.append(waiting)
+                self._later.came(self._came, waiting.changes)
+        if self._loading:
+            # Nobody follows yet, and who starts again begins anew: the others need not wait for this shape.
+            self._appended(upto)
+            return
+        self._queue.append(upto)
+        if self._working is None or self._working.done():
+            self._working = self.background(self._work())
+
+    async def _work(self) -> None:
+        while self._queue:
+            waiting = self._queue.popleft()
+            if isinstance(waiting, int):
+                self._appended(waiting)
+                continue
+            arrived = await self._pass(waiting.head, (waiting,))
+            await self._tell(arrived)
+            if not self._queue:
+                self._answers.forget()
+
+    async def _pass(self, head: TransactionHead, transactions: Iterable[_Waiting]) -> list[Record]:
+        """Come by ``transactions``, as one that ends with ``head``; what edges are told of it."""
+        netting = Netting(self._tree.relations, self._holdings.rows_of)
+        for transaction in transactions:
+            netting.add(transaction.changes)
+        net = netting.net
+        lsn = self._at = int(head.lsn)
+        self._later.passed(lsn, netting.named)
+        self._answers.passed(net)
+        step = await self._decide(net, self._answers.known, self._ask)
+        if not step.changes and not step.held:
+            return []
+        return await self._write(head, step)
+
+    async def _write(self, head: TransactionHead, step: Step) -> list[Record]:
+        self._next_index = 0
+        records = [await self._tree_record(head, part, step.gone) for part in _parts(step.changes)]
+        records[-1].last = True
+        if self._store.segment_full:
+            await asyncio.to_thread(self._store.flushing())
+        self._store.append(records)
+        self._holdings.apply(step, int(head.lsn))
+        return list(for_edges(records))
+
+    async def _tree_record(self, head: TransactionHead, changes: Sequence[RowChange], gone: Sequence[Insert]) -> Record:
+        record = await self._record(head, changes)
+        leaving = {(change.relation_id, change.row) for change in changes if isinstance(change, Gone)}
+        if leaving:
+            relations = self._tree.relations
+            rows = [
+                insert
+                for insert in gone
+                if (
+                    insert.relation_id,
+                    relations[insert.relation_id].key_row(relations[insert.relation_id].key_of(insert.row)),
+                )
+                in leaving
+            ]
+            record.gone = codec.encode_ops(rows)
+        return record
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+
+    async def _decide(
+        self,
+        net: Mapping[RowId, Net],
+        known: Known,
+        ask: Callable[[Collection[Query]], Awaitable[None]],
+        roots: Sequence[TaggedRow] = (),
+    ) -> Step:
+        clauses = self._around.clauses
+        while True:
+            step = advance(self._tree, self._holdings, net, known, clauses.judge, roots)
+            if isinstance(step, Step):
+                clauses.forget()
+                return step
+            assert isinstance(step, Needs)
+            if step.judgements:
+                await self._until_there(partial(clauses.look, step.judgements))
+            if step.queries:
+                await ask(step.queries)
+
+    async def _ask(self, queries: Collection[Query]) -> None:
+        """Rows as of where the shape is, from a snapshot that is later."""
+        await self._until_there(partial(self._ask_once, queries))
+
+    async def _ask_once(self, queries: Collection[Query]) -> None:
+        try:
+            subtree, mark = await self._around.later(self._at)
+        except TableGone:
+            self._answers.learn(dict.fromkeys(queries, ()))  # what it had is gone, or soon will be
+            return
+        try:
+            answers = await subtree.answers(queries)
+            asking: Collection[Query] = queries
+            for _ in range(AHEAD_LEVELS):
+                asking = self._ahead({query: answers[query] for query in asking}, answers)
+                if not asking:
+                    break
+                answers.update(await subtree.answers(asking))
+        finally:
+            await subtree.aclose()
+        await self._passed(mark)
+        self._answers.learn(answers)
+
+    def _ahead(self, found: Mapping[Query, Sequence[TaggedRow]], answered: Collection[Query]) -> Collection[Query]:
+        """What will probably be asked next, now that these rows are ``found``: what they refer to, and what hangs on
+        them where they may come to a node."""
+        ahead: dict[Query, None] = {}
+        for query, rows in found.items():
+            below = [
+                under
+                for n, node in enumerate(self._tree.nodes)
+                if n and node.relation_id == query.relation_id and node.own == query.places
+                for under in self._tree.nodes
+                if under.above == n and under.many
+            ]
+            for row, _ in rows:
+                for reach in self._tree.from_[query.relation_id]:
+                    value = value_of(row, reach.own)
+                    if value is not None and not self._holdings.find(reach.parent_id, reach.theirs, value):
+                        ahead[Query(reach.parent_id, reach.theirs, value)] = None
+                for under in below:
+                    value = value_of(row, under.theirs)
+                    if value is not None:
+                        ahead[Query(under.relation_id, under.own, value)] = None
+        return [query for query in ahead if query not in answered]
+
+    async def _until_there(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Postgres, or the router, may be away for a while."""
+        delay_s = LOAD_BACKOFF_FIRST_S
+        while True:
+            try:
+                return await work()
+            except AWAY as error:
+                log.warning("rows of %s cannot be fetched: %s; again in %.1f s", self._shape.table, error, delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
+
+    # --- the first snapshot -------------------------------------------------------------------------------------------
+
+    async def _load_once(self) -> int:
+        self._store.restart_image()
+        self._store.discard_unfinished()
+        self._holdings.clear()
+        subtree, mark = await self._around.first()
+        try:
+            visibility = subtree.visibility
+            await self._fill(subtree)
+        finally:
+            await subtree.aclose()
+        lsn = await self._passed(mark)
+        await self._catch_up(lsn, visibility)
+        self._loading = False
+        return lsn
+
+    async def _fill(self, subtree: Subtree) -> None:
+        answers: dict[Query, list[TaggedRow]] = {}
+
+        async def ask(queries: Collection[Query]) -> None:
+            answers.update(await subtree.answers(queries))
+
+        async for roots in subtree.rows(self._shape.relation_id, self._around.clauses.sql(0)):
+            step = await self._decide({}, answers.get, ask, roots)
+            rows = [change for change in step.changes if isinstance(change, Insert)]
+            for start in range(0, len(rows), ENCODE_ROWS):
+                self._store.write_image_chunk(self._chunk(rows[start : start + ENCODE_ROWS]))
+                await asyncio.sleep(0)
+            self._holdings.apply(step, 0)
+            answers.clear()
+
+    def _chunk(self, rows: Sequence[Insert]) -> ImageChunk:
+        return ImageChunk.joined(
+            chunk_of([(insert.row, insert.tags)], self._tree.relations[insert.relation_id]) for insert in rows
+        )
+
+    async def _catch_up(self, lsn: int, visibility: Visibility) -> None:
+        """From the snapshot to its mark at ``lsn`` in one, and from there to where the stream is by now."""
+        passed: list[_Waiting] = []
+        while self._queue and isinstance(waiting := self._queue[0], _Waiting) and waiting.head.lsn <= lsn:
+            passed.append(waiting)
+            self._queue.popleft()
+        unseen = [waiting for waiting in passed if not visibility.visible(waiting.head.xid)]
+        every = Netting(self._tree.relations, self._holdings.rows_of)
+        for waiting in passed:
+            every.add(waiting.changes)
+        self._later.passed(lsn, every.named)
+        await self._pass(TransactionHead(Lsn(lsn), 0, 0), unseen)
+        self._holdings.apply(Step(), lsn)
+        while self._queue:
+            waiting = self._queue.popleft()
+            assert isinstance(waiting, _Waiting)
+            await self._pass(waiting.head, (waiting,))
+        self._answers.forget()
+
+    # --- after a crash ------------------------------------------------------------------------------------------------
+
+    async def _hold_again(self, lsn: int) -> None:
+        """The log and the holdings have not come equally far: they are made again from the rows at ``lsn``."""
+        log.info("shape %s: what it holds is made again from its log", self._shape.table)
+        path = self._store.directory / "holdings-all"
+        every = Holdings(path, self._tree)
+        every.clear()
+        self._holdings.clear()
+        assert self._readers is not None
+        try:
+            async for chunk in self._readers.rows.all(lsn):
+                every.apply(self._all_of(chunk), 0)
+                await asyncio.sleep(0)
+
+            def known(query: Query) -> list[TaggedRow]:
+                ids = ((query.relation_id, key) for key in every.find(query.relation_id, query.places, query.value))
+                return [(held.row, ()) for held in map(every.get, ids) if held is not None]
+
+            async def nothing(queries: Collection[Query]) -> None:
+                raise AssertionError("every row is there")
+
+            roots: list[TaggedRow] = []
+            for _, row in every.rows_of(self._shape.relation_id):
+                roots.append((row, ()))
+                if len(roots) >= ENCODE_ROWS:
+                    self._holdings.apply(await self._decide({}, known, nothing, roots), 0)
+                    roots = []
+            self._holdings.apply(await self._decide({}, known, nothing, roots), lsn)
+        finally:
+            every.close()
+            every.remove()
+
+    def _all_of(self, chunk: ImageChunk) -> Step:
+        rows = [change for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert)]
+        relations = self._tree.relations
+        held = {(one.relation_id, relations[one.relation_id].key_of(one.row)): HeldRow(one.row, 0) for one in rows}
+        return Step(held=held)
+
+
+def _parts(changes: Sequence[RowChange]) -> list[Sequence[RowChange]]:
+    return [changes[at : at + RECORD_CHANGES] for at in range(0, len(changes), RECORD_CHANGES)] or [()]
