@@ -102,10 +102,12 @@ class RawDevice:
         await self.expect(events.SendFrom)
         return started
 
-    async def subscribe(self, *tables: str) -> str:
-        """Subscribes and waits for the whole delivery; the subscription id."""
+    async def subscribe(self, *wanted: str | ShapeRequest) -> str:
+        """Subscribes to tables, or shapes, and waits for the whole delivery; the subscription id."""
         subscription = str(uuid.uuid4())
-        requests = [ShapeRequest(str(uuid.uuid4()), table) for table in tables]
+        requests = [
+            shape if isinstance(shape, ShapeRequest) else ShapeRequest(str(uuid.uuid4()), shape) for shape in wanted
+        ]
         await self.socket.send(self.session.subscribe(subscription, requests))
         await self.expect(events.ShapeDataEnded)
         return subscription

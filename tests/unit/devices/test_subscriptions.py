@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.devices.edge_scene import CATALOG, described
 
-from syncline.actors.devices.subscriptions import PlanRefused, check_ids, plan, table_shape
+from syncline.actors.devices.subscriptions import SubscriptionRefused, check_ids, plan, table_shape
 from syncline.actors.postgres.catalog import catalog_of
 from syncline.proto.values import ShapeRequest
 
@@ -48,7 +48,7 @@ def test_two_devices_that_ask_the_same_share_the_shape() -> None:
     ],
 )
 def test_every_shape_that_cannot_be_had_is_named(request_: ShapeRequest, code: str) -> None:
-    with pytest.raises(PlanRefused) as refused:
+    with pytest.raises(SubscriptionRefused) as refused:
         plan((ShapeRequest("fine", "items"), request_), CATALOG)
     assert refused.value.code == "SHAPE_REQUEST_ERROR"
     ((request_id, shape_code, message),) = refused.value.errors
@@ -57,13 +57,13 @@ def test_every_shape_that_cannot_be_had_is_named(request_: ShapeRequest, code: s
 
 
 def test_an_unknown_table_comes_with_what_to_do() -> None:
-    with pytest.raises(PlanRefused, match=r"CALL electric\.electrify\('nowhere'\)"):
+    with pytest.raises(SubscriptionRefused, match=r"CALL electric\.electrify\('nowhere'\)"):
         plan((ShapeRequest("r", "nowhere"),), CATALOG)
 
 
 @pytest.mark.parametrize("id", ["", "not a uuid", ID.replace("-", ""), "{" + ID + "}", ID + " " * 200])
 def test_a_subscription_id_is_a_uuid_as_it_is_written(id: str) -> None:
-    with pytest.raises(PlanRefused) as refused:
+    with pytest.raises(SubscriptionRefused) as refused:
         check_ids(id, (ShapeRequest("r", "items"),))
     assert refused.value.code == "CODE_UNSPECIFIED"
 
@@ -74,6 +74,6 @@ def test_capitals_are_allowed_in_it() -> None:
 
 @pytest.mark.parametrize("requests", [(), (ShapeRequest("r", "items"), ShapeRequest("r", "notes"))])
 def test_a_subscription_asks_for_something_and_names_each_thing_once(requests: tuple[ShapeRequest, ...]) -> None:
-    with pytest.raises(PlanRefused) as refused:
+    with pytest.raises(SubscriptionRefused) as refused:
         check_ids(ID, requests)
     assert refused.value.code == "CODE_UNSPECIFIED"

@@ -39,7 +39,7 @@ from syncline.actors.devices.steps import (
     Delivery,
     Echo,
 )
-from syncline.actors.devices.subscriptions import Planned, PlanRefused, check_ids, check_room
+from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_room
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
@@ -315,11 +315,13 @@ class Device(Actor):
     async def _subscribe(self, event: SubscribeRequested) -> None:
         try:
             if event.subscription_id in self._subscriptions:
-                raise PlanRefused("SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already")
+                raise SubscriptionRefused(
+                    "SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already"
+                )
             check_ids(event.subscription_id, event.shapes)
             check_room(self._subscriptions, event.shapes)
             planned = await plan_now(event.shapes, self._around.database)
-        except PlanRefused as refused:
+        except SubscriptionRefused as refused:
             self._connection.send(
                 self._session.subscribe_refused(
                     event.request_id, event.subscription_id, refused.code, refused.message, refused.errors

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery
-from syncline.actors.devices.subscriptions import Planned, PlanRefused, plan, plan_held
+from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, plan, plan_held
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.consumer import NotifyReady
@@ -89,11 +89,11 @@ class Places:
 async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
     """``plan`` with the newest catalogue if need be: a table opened a moment ago may not have passed the stream yet.
 
-    Raises PlanRefused, and what the database raises.
+    Raises SubscriptionRefused, and what the database raises.
     """
     try:
         return plan(requests, database.catalog)
-    except PlanRefused:
+    except SubscriptionRefused:
         await database.read()
         return plan(requests, database.catalog)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 
@@ -217,7 +218,7 @@ class Database:
             "ON CONFLICT (client_id, subscription_id) DO UPDATE SET shapes = excluded.shapes, state = 'active'",
             client_id,
             subscription_id,
-            json.dumps([{"request_id": shape.request_id, "table": shape.table} for shape in shapes]),
+            json.dumps([_described(shape) for shape in shapes]),
         )
 
     async def cancel_subscriptions(self, client_id: str, ids: Iterable[str]) -> None:
@@ -357,5 +358,20 @@ async def connect_pool(
     )
 
 
+def _described(shape: ShapeRequest) -> dict[str, Any]:
+    """As ``electric.subscriptions`` keeps it: what is empty is left out."""
+    described: dict[str, Any] = {"request_id": shape.request_id, "table": shape.table}
+    if shape.where:
+        described["where"] = shape.where
+    if shape.include:
+        described["include"] = [{"by": list(columns), "select": _described(below)} for columns, below in shape.include]
+    return described
+
+
+def _request(described: Mapping[str, Any]) -> ShapeRequest:
+    include = tuple((tuple(below["by"]), _request(below["select"])) for below in described.get("include", ()))
+    return ShapeRequest(described["request_id"], described["table"], described.get("where", ""), include)
+
+
 def _requests(shapes: str) -> tuple[ShapeRequest, ...]:
-    return tuple(ShapeRequest(shape["request_id"], shape["table"]) for shape in json.loads(shapes))
+    return tuple(map(_request, json.loads(shapes)))

@@ -1,0 +1,156 @@
+"""A shape request with a clause or an include tree, as one shape. Pure.
+
+An include names the columns of a foreign key. If the included table has that key to the table above, its rows are those
+that refer to the rows above; if the table above has it, they are those that are referred to. Besides, whatever a row of
+the shape refers to comes along, by every foreign key, directly or not.
+
+Requests that mean the same become equal shapes, in whatever order they list what they include.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from syncline.actors.postgres.catalog import Catalog, TableInfo
+from syncline.actors.shapes.shape import Included, Reference, Shape
+from syncline.proto.values import ShapeRequest
+
+TABLE_NAME_CHARS_MAX = 64
+INCLUDED_MAX = 62  # a row's nodes are bits of a number in SQLite
+
+
+class PlanRefused(Exception):
+    """``code``: a ShapeReqError.Code name."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class TableUnknown(PlanRefused):
+    """A table is not synced, or not any more."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Branch:
+    """A part of the tree whose order among others is that of its content."""
+
+    relation_id: int
+    many: bool
+    columns: tuple[str, ...]
+    above_columns: tuple[str, ...]
+    where: str
+    below: tuple[_Branch, ...]
+
+
+def find_table(request: ShapeRequest, catalog: Catalog) -> TableInfo:
+    """The table that ``request`` names. Raises PlanRefused."""
+    if not request.table:
+        raise PlanRefused("EMPTY_SHAPE_DEFINITION", "a shape names a table")
+    name = request.table[:TABLE_NAME_CHARS_MAX]
+    table = catalog.named(request.table) if len(request.table) <= TABLE_NAME_CHARS_MAX else None
+    if table is None:
+        hint = f"run CALL electric.electrify('{name}')"
+        raise TableUnknown("TABLE_NOT_FOUND", f'table "{name}" is not synced: {hint}')
+    return table
+
+
+def tree_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
+    """Raises PlanRefused."""
+    table = find_table(request, catalog)
+    where = _clause(request, table)
+    included: list[Included] = []
+    _flatten(_branches(request, table, catalog), 0, included)
+    if len(included) > INCLUDED_MAX:
+        raise PlanRefused("INVALID_INCLUDE_TREE", f"a shape includes at most {INCLUDED_MAX} tables")
+    reached, references = _closure([table.oid, *(one.relation_id for one in included)], catalog)
+    others = tuple((oid, catalog.tables[oid].relation.names) for oid in sorted(reached - {table.oid}))
+    relation = table.relation
+    return Shape(
+        "table",
+        relation.schema,
+        relation.table,
+        relation.id,
+        relation.names,
+        where=where,
+        included=tuple(included),
+        references=references,
+        others=others,
+    )
+
+
+def _clause(request: ShapeRequest, table: TableInfo) -> str:
+    """The canonical text of the request's clause."""
+    if request.where:
+        raise PlanRefused("INVALID_WHERE_CLAUSE", "this version knows no where clauses yet: leave out where")
+    return ""
+
+
+def _branches(request: ShapeRequest, above: TableInfo, catalog: Catalog) -> tuple[_Branch, ...]:
+    branches: set[_Branch] = set()
+    links: set[tuple[int, bool, tuple[str, ...]]] = set()
+    for columns, select in request.include:
+        table = find_table(select, catalog)
+        many, own, theirs = _link(columns, table, above)
+        if (table.oid, many, own) in links:
+            by = ", ".join(columns)
+            raise PlanRefused("INVALID_INCLUDE_TREE", f"{above.relation.table} includes {select.table} by {by} twice")
+        links.add((table.oid, many, own))
+        if select.where and not many:
+            raise PlanRefused(
+                "INVALID_WHERE_CLAUSE",
+                f"{above.relation.table} refers to {select.table}: what is referred to comes along, whatever it is "
+                "like; leave out where",
+            )
+        where = _clause(select, table)
+        branches.add(_Branch(table.oid, many, own, theirs, where, _branches(select, table, catalog)))
+    return tuple(sorted(branches))
+
+
+def _link(
+    columns: tuple[str, ...], table: TableInfo, above: TableInfo
+) -> tuple[bool, tuple[str, ...], tuple[str, ...]]:
+    """Whether it is the included ``table`` that refers to the one ``above``, and the columns on either side."""
+    for key in table.description["fks"]:
+        if set(key["columns"]) == set(columns) and _refers_to(key, above):
+            return True, tuple(key["columns"]), tuple(key["ref_columns"])
+    for key in above.description["fks"]:
+        if set(key["columns"]) == set(columns) and _refers_to(key, table):
+            return False, tuple(key["ref_columns"]), tuple(key["columns"])
+    raise PlanRefused(
+        "INVALID_INCLUDE_TREE",
+        f"no foreign key ({', '.join(columns)}) between {table.relation.table} and {above.relation.table}",
+    )
+
+
+def _refers_to(key: dict[str, str], table: TableInfo) -> bool:
+    return (key["schema"], key["table"]) == (table.relation.schema, table.relation.table)
+
+
+def _flatten(branches: Iterable[_Branch], above: int, included: list[Included]) -> None:
+    """Adds ``branches`` to ``included``, each before those below it."""
+    for branch in branches:
+        included.append(
+            Included(branch.relation_id, above, branch.many, branch.columns, branch.above_columns, branch.where)
+        )
+        _flatten(branch.below, len(included), included)
+
+
+def _closure(oids: Iterable[int], catalog: Catalog) -> tuple[set[int], tuple[Reference, ...]]:
+    """Every table that can be reached from these along references, and the references."""
+    reached: set[int] = set()
+    references: set[tuple[int, tuple[str, ...], int, tuple[str, ...]]] = set()
+    waiting = list(oids)
+    while waiting:
+        oid = waiting.pop()
+        if oid in reached:
+            continue
+        reached.add(oid)
+        for key in catalog.tables[oid].description["fks"]:
+            parent = catalog.named(key["table"], key["schema"])
+            if parent is not None:
+                references.add((oid, tuple(key["columns"]), parent.oid, tuple(key["ref_columns"])))
+                waiting.append(parent.oid)
+    return reached, tuple(Reference(*reference) for reference in sorted(references))

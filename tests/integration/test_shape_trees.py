@@ -1,0 +1,113 @@
+"""Include trees on a real Postgres: a device holds exactly what belongs to its shape, whatever is written meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from random import Random
+
+import asyncpg
+from tests.integration.tree_scene import Tree, running
+from tests.patience import until
+from tests.rawdevice import RawDevice
+
+from syncline.proto.values import ShapeRequest
+
+SQL = """
+CREATE TABLE users (id int4 PRIMARY KEY, boss int4 REFERENCES users ON DELETE SET NULL, name text);
+CREATE TABLE projects (id int4 PRIMARY KEY, owner int4 REFERENCES users ON DELETE SET NULL, name text);
+CREATE TABLE issues (id int4 PRIMARY KEY, project int4 REFERENCES projects ON DELETE CASCADE, title text);
+CREATE TABLE comments (id int4 PRIMARY KEY, issue int4 REFERENCES issues ON DELETE CASCADE,
+                       author int4 REFERENCES users ON DELETE CASCADE, body text)
+"""
+TABLES = ("users", "projects", "issues", "comments")
+PROJECTS = """
+WITH RECURSIVE p AS (SELECT * FROM projects),
+i AS (SELECT * FROM issues WHERE project IN (SELECT id FROM p)),
+c AS (SELECT * FROM comments WHERE issue IN (SELECT id FROM i)),
+u AS (SELECT * FROM users WHERE id IN (SELECT owner FROM p UNION SELECT author FROM c)
+      UNION SELECT users.* FROM u JOIN users ON users.id = u.boss)
+"""
+IDS = 12
+
+
+def request(table: str, **include: ShapeRequest) -> ShapeRequest:
+    return ShapeRequest(str(uuid.uuid4()), table, include=tuple(((by,), select) for by, select in include.items()))
+
+
+async def expected(postgres: asyncpg.Connection) -> dict[str, dict[str, tuple[str | None, ...]]]:
+    found = {}
+    for table, part in zip(TABLES, "upic", strict=True):
+        rows = await postgres.fetch(f"{PROJECTS} SELECT * FROM {part}")
+        found[table] = {str(row[0]): tuple(None if cell is None else str(cell) for cell in row) for row in rows}
+    return found
+
+
+async def held(tree: Tree, device: RawDevice) -> dict[str, dict[str, tuple[str | None, ...]]]:
+    oids = {row["relname"]: row["oid"] for row in await tree.postgres.fetch("SELECT oid::int8, relname FROM pg_class")}
+    return {
+        table: {
+            (key or b"").decode(): tuple(None if cell is None else cell.decode() for cell in row)
+            for key, row in device.rows.get(oids[table], {}).items()
+        }
+        for table in TABLES
+    }
+
+
+async def scribble(dsn: str, seed: int, transactions: int) -> None:
+    """Random writes to all tables, in transactions of a few."""
+    random = Random(seed)
+    postgres = await asyncpg.connect(dsn)
+
+    def some() -> str:
+        return "NULL" if random.random() < 0.2 else str(random.randrange(IDS))
+
+    try:
+        for _ in range(transactions):
+            statements = []
+            for _ in range(random.randint(1, 4)):
+                table, id = random.choice(TABLES), random.randrange(IDS)
+                body = f"b{random.randrange(1000)}"
+                if random.random() < 0.2:
+                    statements.append(f"DELETE FROM {table} WHERE id = {id}")
+                    continue
+                columns = {"users": 1, "projects": 1, "issues": 1, "comments": 2}[table]
+                values = ", ".join([str(id), *(some() for _ in range(columns)), f"'{body}'"])
+                names = [
+                    row["attname"]
+                    for row in await postgres.fetch(
+                        "SELECT attname FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 1 "
+                        "AND NOT attisdropped ORDER BY attnum",
+                        table,
+                    )
+                ]
+                sets = ", ".join(f"{name} = excluded.{name}" for name in names)
+                statements.append(f"INSERT INTO {table} VALUES ({values}) ON CONFLICT (id) DO UPDATE SET {sets}")
+            try:
+                async with postgres.transaction():
+                    for statement in statements:
+                        await postgres.execute(statement)
+            except (asyncpg.ForeignKeyViolationError, asyncpg.DeadlockDetectedError):
+                continue
+            if random.random() < 0.2:
+                await asyncio.sleep(random.random() * 0.01)
+    finally:
+        await postgres.close()
+
+
+async def test_a_device_holds_what_belongs_to_its_shape_while_others_write(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path, SQL, TABLES) as tree:
+        await scribble(database, 1, 60)
+        writing = [asyncio.create_task(scribble(database, seed, 300)) for seed in (2, 3)]
+        async with RawDevice.connected(tree.url) as device:
+            await device.start()
+            wish = request("projects", project=request("issues", issue=request("comments")))
+            await device.subscribe(wish)
+            await asyncio.gather(*writing)
+
+            async def equal() -> bool:
+                return await held(tree, device) == await expected(tree.postgres)
+
+            await until(equal)
+            assert any(rows for rows in (await held(tree, device)).values())
