@@ -36,10 +36,10 @@ def request(table: str, **include: ShapeRequest) -> ShapeRequest:
     return ShapeRequest(str(uuid.uuid4()), table, include=tuple(((by,), select) for by, select in include.items()))
 
 
-async def expected(postgres: asyncpg.Connection) -> dict[str, dict[str, tuple[str | None, ...]]]:
+async def expected(postgres: asyncpg.Connection, parts: str = PROJECTS) -> dict[str, dict[str, tuple[str | None, ...]]]:
     found = {}
     for table, part in zip(TABLES, "upic", strict=True):
-        rows = await postgres.fetch(f"{PROJECTS} SELECT * FROM {part}")
+        rows = await postgres.fetch(f"{parts} SELECT * FROM {part}")
         found[table] = {str(row[0]): tuple(None if cell is None else str(cell) for cell in row) for row in rows}
     return found
 
@@ -111,3 +111,62 @@ async def test_a_device_holds_what_belongs_to_its_shape_while_others_write(datab
 
             await until(equal)
             assert any(rows for rows in (await held(tree, device)).values())
+
+
+async def test_a_clause_at_the_root_and_one_below(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path, SQL, TABLES) as tree:
+        await scribble(database, 1, 60)
+        writing = [asyncio.create_task(scribble(database, seed, 300)) for seed in (2, 3)]
+        async with RawDevice.connected(tree.url) as device:
+            await device.start()
+            comments = ShapeRequest("", "comments", "this.author IS NOT NULL AND this.author < 9")
+            issues = ShapeRequest("", "issues", "this.id <> 5", include=((("issue",), comments),))
+            wish = ShapeRequest(
+                str(uuid.uuid4()), "projects", "this.id < 7 OR this.owner = 3", ((("project",), issues),)
+            )
+            await device.subscribe(wish)
+            await asyncio.gather(*writing)
+            parts = (
+                PROJECTS.replace("FROM projects)", "FROM projects WHERE id < 7 OR owner = 3)")
+                .replace("(SELECT id FROM p))", "(SELECT id FROM p) AND id <> 5)")
+                .replace("(SELECT id FROM i))", "(SELECT id FROM i) AND author < 9)")
+            )
+
+            async def equal() -> bool:
+                return await held(tree, device) == await expected(tree.postgres, parts)
+
+            await until(equal)
+
+
+async def test_a_clause_alone(database: str, tmp_path: Path) -> None:
+    items = "CREATE TABLE items (id int4 PRIMARY KEY, n int4, body text)"
+    async with running(database, tmp_path, items) as tree, RawDevice.connected(tree.url) as device:
+        await tree.postgres.execute("INSERT INTO items SELECT i, i % 10, 'b' FROM generate_series(1, 100) i")
+        await device.start()
+        await device.subscribe(ShapeRequest(str(uuid.uuid4()), "items", "this.n < 5"))
+        oid = await tree.postgres.fetchval("SELECT 'items'::regclass::oid::int8")
+        assert len(device.rows[oid]) == 50
+        for statement in (
+            "UPDATE items SET n = 7 WHERE id = 1",
+            "UPDATE items SET n = 1 WHERE id = 9",
+            "INSERT INTO items VALUES (200, 3, 'new'), (201, 8, 'not')",
+            "DELETE FROM items WHERE id IN (2, 8)",
+            "UPDATE items SET id = 300 WHERE id = 3",
+            "UPDATE items SET n = NULL WHERE id = 4",
+            "BEGIN; UPDATE items SET n = 7 WHERE id = 11; UPDATE items SET n = 1 WHERE id = 11; COMMIT",
+        ):
+            await tree.postgres.execute(statement)
+
+        async def equal() -> bool:
+            rows = await tree.postgres.fetch("SELECT * FROM items WHERE n < 5")
+            wanted = {str(row[0]).encode(): tuple(str(cell).encode() for cell in row) for row in rows}
+            return device.rows[oid] == wanted
+
+        await until(equal)
+        quiet = len(device.transactions)
+        await tree.postgres.execute("UPDATE items SET body = 'x' WHERE n = 8")
+        await tree.postgres.execute("UPDATE items SET body = 'x' WHERE id = 200")
+        await until(equal)
+        assert len(device.transactions) == quiet + 1, "what is not in the shape is no transaction"
+        await tree.postgres.execute("TRUNCATE items")
+        await until(equal)

@@ -156,12 +156,12 @@ def transact(schema: Schema, rows: Rows, random: Random) -> tuple[list[StreamCha
             for other in [other for other in before if other[0] in emptied]:
                 del before[other]
         else:
-            put(id, random_row(schema, relation, id[1], random))
+            put(id, random_row(relation, id[1], random))
     repair(schema, before, remove, put, random)
     return changes, before
 
 
-def random_row(schema: Schema, relation: Relation, key: Key, random: Random) -> Row:
+def random_row(relation: Relation, key: Key, random: Random) -> Row:
     references = [
         None if random.random() < 0.2 else b"%d" % random.randrange(KEYS)
         for _ in range(len(relation.columns) - FIRST_REFERENCE)

@@ -12,8 +12,8 @@ from syncline.actors.crossing import FORMS
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk, TransactionHead, Truncated
-from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import Piece
 from syncline.cluster.wire import Wire, WireError
 from syncline.proto.values import Delete, Insert, Update
 

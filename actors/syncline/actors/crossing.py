@@ -27,7 +27,9 @@ from syncline.actors.postgres.transaction import (
 )
 from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write
 from syncline.actors.postgres.writer import ReadHeld, Written
-from syncline.actors.shapes.consumer import (
+from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.log import Page, Record, record_fields
+from syncline.actors.shapes.messages import (
     Arrived,
     Join,
     Joined,
@@ -39,8 +41,6 @@ from syncline.actors.shapes.consumer import (
     ShapeGone,
     ShapeReady,
 )
-from syncline.actors.shapes.image import ImageChunk
-from syncline.actors.shapes.log import Page, Record, record_fields
 from syncline.actors.shapes.router import AddRoute, ShownUpTo, Streamed
 from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.actors.shapes.shard import (

@@ -61,18 +61,20 @@ from syncline.actors.postgres.snapshot import Snapshot, Visibility, emit_mark, t
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.subtree import Seen, Subtree, open_subtree
 from syncline.actors.postgres.writer import SESSION, Writer
+from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.consumer import Consumer, TableGone
 from syncline.actors.shapes.router import AddRoute, Router, ShownUpTo, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import AssignedShards, Shards
 from syncline.actors.shapes.store import ShapeStore
-from syncline.actors.shapes.treeconsumer import Around, TreeConsumer, Unconditional
+from syncline.actors.shapes.treeconsumer import Around, TreeConsumer
 from syncline.actors.shapes.watermarks import Watermarks
+from syncline.actors.shapes.where import Where
 from syncline.cluster import ChildSpec, DynamicSupervisor, Ref, Strategy, Supervisor
 from syncline.cluster.host import Host, LocalHost
 from syncline.cluster.tether import tethered
-from syncline.proto.values import Relation
+from syncline.proto.values import Relation, Row
 
 # The router's and the shard's messages are whole stretches of the stream: few of them are much.
 STREAM_MAILBOX = 16
@@ -179,7 +181,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
     taking = asyncio.Lock()
     fetching = asyncio.Semaphore(FETCHING_MAX)
 
-    async def snapshot(shape: Shape, relation: Relation) -> Snapshot:
+    async def snapshot(shape: Shape, relation: Relation, clause: str) -> Snapshot:
         shard = await shards.found(shape.hash)
         streamed = await host.ref(ROUTER).call(AddRoute(shape, shard), ADD_ROUTE_TIMEOUT_S)
         table = database.catalog.tables.get(relation.id)
@@ -190,7 +192,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
             raise TableGone(shape.table)
         try:
             async with taking:
-                return await take_snapshot(database.snapshot_pool, table, new_mark(shape), lambda: streamed)
+                return await take_snapshot(database.snapshot_pool, table, new_mark(shape), lambda: streamed, clause)
         except asyncpg.UndefinedTableError as error:
             await database.read()
             raise TableGone(shape.table) from error
@@ -238,12 +240,19 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
             async with fetching:
                 return await subtree(database.pool, shape, seen)
 
-        return Around(first, later, Unconditional())
+        return Around(first, later)
+
+    async def evaluate(where: Where, table: TableInfo, rows: Sequence[Row]) -> Sequence[bool]:
+        raise AssertionError(f"{where.canonical} on {table.sql_name}: a shape has compiled clauses only")
+
+    async def clauses(shape: Shape) -> Clauses:
+        return clauses_of(shape, await tables(shape), evaluate)
 
     def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
-        if store.shape.is_tree:
-            return TreeConsumer(store, relations, snapshot, shard, partial(around, store.shape))
-        return Consumer(store, relations, snapshot, shard)
+        shape = store.shape
+        if shape.is_tree:
+            return TreeConsumer(store, relations, snapshot, shard, partial(clauses, shape), around(shape))
+        return Consumer(store, relations, snapshot, shard, partial(clauses, shape) if shape.where else None)
 
     def shard(name: str, folder: Path) -> ChildSpec:
         def confirm(lsn: int) -> None:

@@ -19,8 +19,8 @@ from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.shapes.consumer import ReadPage
 from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.messages import ReadPage
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, DynamicSupervisor

@@ -17,8 +17,8 @@ from syncline.actors.devices.bundler import (
     Unfollow,
 )
 from syncline.actors.names import SHARD
-from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, ExitKind

@@ -26,9 +26,9 @@ from syncline.actors.postgres.apply import Status
 from syncline.actors.postgres.database import CurrentRow
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.consumer import NotifyReady, ReadRows, ShapeGone, ShapeReady
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.messages import NotifyReady, ReadRows, ShapeGone, ShapeReady
 from syncline.actors.shapes.router import ShownUpTo
 from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.shape import schema_shape

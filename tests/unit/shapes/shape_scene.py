@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
-from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import Piece
 from syncline.actors.shapes.shape import Shape
 from syncline.proto import codec
 from syncline.proto.values import Column, Delete, Insert, Relation, Row

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, FakeSnapshot, ids, insert, piece, row
 
-from syncline.actors.shapes.consumer import (
+from syncline.actors.shapes.consumer import Consumer, TableGone
+from syncline.actors.shapes.image import ImageChunk, key_bytes
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Page
+from syncline.actors.shapes.messages import (
     Append,
     Appended,
     Arrived,
-    Consumer,
     Join,
     Joined,
     Leave,
@@ -24,10 +26,7 @@ from syncline.actors.shapes.consumer import (
     ReadRows,
     ShapeGone,
     ShapeReady,
-    TableGone,
 )
-from syncline.actors.shapes.image import ImageChunk, key_bytes
-from syncline.actors.shapes.log import END_OF_TRANSACTION, Page
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import ActorDown, Address, Context, Exit, ExitKind
 from syncline.cluster.local_ref import LocalRef

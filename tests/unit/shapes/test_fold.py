@@ -12,9 +12,9 @@ import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, insert, piece, row
 from tests.unit.shapes.test_consumer import Scene, ids_of, image_chunk
 
-from syncline.actors.shapes.consumer import ReadRows
 from syncline.actors.shapes.imagefile import Image
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import ReadRows
 from syncline.actors.shapes.rows import Rows
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal

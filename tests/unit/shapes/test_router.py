@@ -12,8 +12,8 @@ from syncline.actors.names import SHARD
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
-from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import Piece
 from syncline.actors.shapes.router import AddRoute, Router, ShownUpTo, Streamed, new_mark
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction

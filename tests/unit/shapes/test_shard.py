@@ -13,8 +13,9 @@ import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, insert, piece, row
 
 from syncline.actors.names import CONSUMERS, SHARD
-from syncline.actors.shapes.consumer import Consumer, Join, ReadPage
+from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import END_OF_TRANSACTION
+from syncline.actors.shapes.messages import Join, ReadPage
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import (
     DIALECTS,

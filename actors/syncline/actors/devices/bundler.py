@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
-from syncline.actors.shapes.consumer import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.frames import Frame
+from syncline.actors.shapes.messages import Arrived, Join, Joined, Leave
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.watermarks import Passed

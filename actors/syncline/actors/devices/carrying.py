@@ -28,8 +28,8 @@ from syncline.actors.devices.steps import (
     Wait,
     WrittenKeys,
 )
-from syncline.actors.shapes.consumer import ReadRows
 from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.messages import ReadRows
 from syncline.cluster import Ref
 
 log = logging.getLogger(__name__)

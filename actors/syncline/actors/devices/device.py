@@ -44,7 +44,7 @@ from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.consumer import ShapeGone, ShapeReady
+from syncline.actors.shapes.messages import ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
 from syncline.proto.errors import ProtocolError
 from syncline.proto.events import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from syncline.actors.devices.shared import SharedAnswers
-from syncline.actors.shapes.consumer import ReadPage
 from syncline.actors.shapes.frames import Frame, LogMerge
 from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.messages import ReadPage
 from syncline.cluster import Ref
 
 PAGE_BYTES = 256 << 10

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from syncline.actors.postgres.catalog import Catalog, TableInfo
 from syncline.actors.shapes.shape import Included, Reference, Shape
+from syncline.actors.shapes.where import WhereRefused, parse
 from syncline.proto.values import ShapeRequest
 
 TABLE_NAME_CHARS_MAX = 64
@@ -57,7 +58,7 @@ def find_table(request: ShapeRequest, catalog: Catalog) -> TableInfo:
     return table
 
 
-def tree_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
+def selected_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
     """Raises PlanRefused."""
     table = find_table(request, catalog)
     where = _clause(request, table)
@@ -83,9 +84,15 @@ def tree_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
 
 def _clause(request: ShapeRequest, table: TableInfo) -> str:
     """The canonical text of the request's clause."""
-    if request.where:
-        raise PlanRefused("INVALID_WHERE_CLAUSE", "this version knows no where clauses yet: leave out where")
-    return ""
+    if not request.where:
+        return ""
+    try:
+        where = parse(request.where, table)
+    except WhereRefused as refused:
+        raise PlanRefused("INVALID_WHERE_CLAUSE", str(refused)) from refused
+    if not where.compiled:
+        raise PlanRefused("INVALID_WHERE_CLAUSE", "this version has no clauses that only Postgres can evaluate")
+    return where.canonical
 
 
 def _branches(request: ShapeRequest, above: TableInfo, catalog: Catalog) -> tuple[_Branch, ...]:
@@ -94,10 +101,11 @@ def _branches(request: ShapeRequest, above: TableInfo, catalog: Catalog) -> tupl
     for columns, select in request.include:
         table = find_table(select, catalog)
         many, own, theirs = _link(columns, table, above)
-        if (table.oid, many, own) in links:
+        link = (table.oid, many, own if many else theirs)  # the referring columns tell keys apart
+        if link in links:
             by = ", ".join(columns)
             raise PlanRefused("INVALID_INCLUDE_TREE", f"{above.relation.table} includes {select.table} by {by} twice")
-        links.add((table.oid, many, own))
+        links.add(link)
         if select.where and not many:
             raise PlanRefused(
                 "INVALID_WHERE_CLAUSE",

@@ -15,7 +15,7 @@ from syncline.actors.devices.steps import Delivery
 from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, plan, plan_held
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
-from syncline.actors.shapes.consumer import NotifyReady
+from syncline.actors.shapes.messages import NotifyReady
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards

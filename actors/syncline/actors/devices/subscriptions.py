@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from syncline.actors.devices.planning import PlanRefused, TableUnknown, find_table, tree_shape
+from syncline.actors.devices.planning import PlanRefused, TableUnknown, find_table, selected_shape
 from syncline.actors.devices.steps import Delivery
 from syncline.actors.postgres.catalog import Catalog, TableInfo
 from syncline.actors.shapes.shape import Shape
@@ -115,7 +115,7 @@ def plan_held(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
 def _shapes_of(request: ShapeRequest, catalog: Catalog) -> list[Shape]:
     """Raises PlanRefused."""
     if request.where or request.include:
-        return [tree_shape(request, catalog)]
+        return [selected_shape(request, catalog)]
     return [table_shape(table) for table in _with_referenced(find_table(request, catalog), catalog)]
 
 

@@ -144,15 +144,17 @@ class CopyText:
 # --- the query --------------------------------------------------------------------------------------------------------
 
 
-def rows_query(table: TableInfo, *, tracked: bool) -> str:
-    """SELECT of all columns in catalog order and, if ``tracked``, the row's tags as ``ROW_TAGS_SQL`` has them."""
+def rows_query(table: TableInfo, *, tracked: bool, clause: str = "") -> str:
+    """SELECT of all columns in catalog order and, if ``tracked``, the row's tags as ``ROW_TAGS_SQL`` has them.
+    ``clause``: SQL over the rows ``t``, those for which it holds; empty: all."""
     columns = ", ".join(f"t.{quote_identifier(name)}" for name in table.relation.names)
+    where = f" WHERE {clause}" if clause else ""
     if not tracked:
-        return f"SELECT {columns} FROM {table.sql_name} t"  # noqa: S608 - identifiers, quoted
+        return f"SELECT {columns} FROM {table.sql_name} t{where}"  # noqa: S608 - identifiers, quoted
     key = key_sql(table.key_names, "t")
     return (
         f"SELECT {columns}, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
-        f"FROM {table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}"
+        f"FROM {table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}{where}"
     )
 
 
@@ -164,11 +166,18 @@ class Snapshot:
     """
 
     def __init__(
-        self, pool: asyncpg.Pool, connection: asyncpg.Connection, table: TableInfo, mark: str, visibility: Visibility
+        self,
+        pool: asyncpg.Pool,
+        connection: asyncpg.Connection,
+        table: TableInfo,
+        mark: str,
+        visibility: Visibility,
+        clause: str = "",
     ) -> None:
         self._pool = pool
         self._connection: asyncpg.Connection | None = connection
         self._table = table
+        self._clause = clause
         self.mark = mark
         self.visibility = visibility
 
@@ -184,7 +193,7 @@ class Snapshot:
             tracked = await self._connection.fetchval(
                 "SELECT EXISTS (SELECT FROM electric.shadow WHERE relid = $1::bigint::oid)", relation.id
             )
-            query = rows_query(self._table, tracked=tracked)
+            query = rows_query(self._table, tracked=tracked, clause=self._clause)
             decoder = CopyText(len(relation.columns) + tracked)
             types = [to_wire(column.type_name) for column in relation.columns]
             converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
@@ -219,9 +228,10 @@ def _tagged_row(cells: list[Cell], converters: Sequence[tuple[int, Converter]], 
 
 
 async def take_snapshot(
-    pool: asyncpg.Pool, table: TableInfo, mark: str, streamed_before: Callable[[], Iterable[int]]
+    pool: asyncpg.Pool, table: TableInfo, mark: str, streamed_before: Callable[[], Iterable[int]], clause: str = ""
 ) -> Snapshot:
     """A snapshot of ``table`` and its mark, committed. Call it once the table's changes are being received.
+    ``clause``: of its rows ``t`` those for which that SQL holds (empty: all).
 
     ``mark``: an id of the caller's, short text. ``streamed_before``: lists the xids (32 bits) of the transactions that
     were streamed before the registration and may not be visible yet; the latest few thousand do. The snapshot is
@@ -244,7 +254,7 @@ async def take_snapshot(
     except BaseException:
         await give_back(pool, connection)
         raise
-    return Snapshot(pool, connection, table, mark, visibility)
+    return Snapshot(pool, connection, table, mark, visibility, clause)
 
 
 async def emit_mark(pool: asyncpg.Pool, mark: str) -> None:

@@ -12,15 +12,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import asyncpg
 
 from syncline.actors.postgres.snapshot import Snapshot
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
+from syncline.actors.shapes.clauses import Clauses
+from syncline.actors.shapes.filtering import filtered, selected
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import (
+    Append,
+    Appended,
+    Arrived,
+    Flush,
+    Join,
+    Joined,
+    Leave,
+    MarkSeen,
+    NotifyReady,
+    Piece,
+    ReadPage,
+    ReadRows,
+    ShapeGone,
+    ShapeReady,
+)
 from syncline.actors.shapes.readers import Readers
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shards import tell
@@ -31,6 +50,8 @@ from syncline.proto.values import Change, Delete, Insert, Relation, RowChange
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # Rows encoded or decoded between two pauses: a few milliseconds' worth.
 ENCODE_ROWS = 500
 DELETE_ROWS_MAX = 50
@@ -40,138 +61,29 @@ LOAD_BACKOFF_MAX_S = 10.0
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
 
 
-# --- messages ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """This shape's changes in (a piece of) one transaction.
-
-    ``first``: none came before them. The stream may have been cut off in the middle of the transaction and begin it
-    again: what came then does not count. ``last``: none of this transaction follow.
-    """
-
-    head: TransactionHead
-    changes: Sequence[StreamChange]
-    first: bool
-    last: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """Changes in stream order; answered to the shard with the info ``Appended(upto)``."""
-
-    pieces: tuple[Piece | Record, ...]
-    upto: int
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    shape: str
-    upto: int
-
-
-@dataclass(frozen=True, slots=True)
-class MarkSeen:
-    """The stream has reached the mark of this shape's snapshot; every change before it has been sent to us."""
-
-    mark: str
-    lsn: int
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Info. Send ``edge`` a ``Joined``, once ready, and from then on ``Arrived`` for everything appended. ``number``
-    comes back in the answer."""
-
-    edge: Ref
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Info. ``edge`` wants no more."""
-
-    edge: Ref
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """Info. ``shape`` is ready; what it appended up to ``appended`` is in its log. A device may stand no earlier than
-    ``ready_lsn``."""
-
-    shape: str
-    ready_lsn: int
-    appended: int
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotifyReady:
-    """Info. Send ``device`` a ``ShapeReady`` as soon as the shape is, or a ``ShapeGone`` when it never will be."""
-
-    device: Ref
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeReady:
-    """Info."""
-
-    shape: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeGone:
-    """Info. The shape's table was dropped before its rows could be read."""
-
-    shape: str
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    shape: str
-    records: tuple[Record, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPage:
-    """Call. Answer: Page of records after ``after`` = (lsn, index), up to LSN ``upto``."""
-
-    after: tuple[int, int]
-    upto: int
-    bytes_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRows:
-    """Call. Answer: (ImageChunk or None at the end, next cursor); the rows as of ``lsn``. The first cursor is 0."""
-
-    lsn: int
-    cursor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """Call. Answer: work for a thread; once it is done, everything appended by now is on the disk. The shape does not
-    wait for the disk itself: changes go on to devices meanwhile."""
-
-
 class TableGone(Exception):
     """The table of a shape exists no more."""
 
 
-TakeSnapshot = Callable[[Shape, Relation], Awaitable[Snapshot]]
+TakeSnapshot = Callable[[Shape, Relation, str], Awaitable[Snapshot]]
+ReadClauses = Callable[[], Awaitable[Clauses]]
 
 
 class Consumer(Actor):
     """The actor of one shape.
 
     ``relations``: of its tables; none for the schema shape, which is ready from birth. ``take_snapshot`` registers the
-    shape with the router, so that changes flow, and then opens a snapshot; ``shard`` hears of what is appended.
+    shape with the router, so that changes flow, and then opens a snapshot of those rows for which some SQL holds;
+    ``shard`` hears of what is appended. ``read_clauses``: None for a shape that has none.
     """
 
     def __init__(
-        self, store: ShapeStore, relations: Sequence[Relation], take_snapshot: TakeSnapshot, shard: Ref
+        self,
+        store: ShapeStore,
+        relations: Sequence[Relation],
+        take_snapshot: TakeSnapshot,
+        shard: Ref,
+        read_clauses: ReadClauses | None = None,
     ) -> None:
         self._store = store
         self._shape = store.shape
@@ -179,6 +91,8 @@ class Consumer(Actor):
         self._relations = {relation.id: relation for relation in relations}
         self._take_snapshot = take_snapshot
         self._shard = shard
+        self._read_clauses = read_clauses
+        self._clauses: Clauses | None = None
         self._edges: dict[Ref, None] = {}
         self._waiting: dict[Ref, int] = {}
         self._to_notify: dict[Ref, None] = {}
@@ -190,6 +104,8 @@ class Consumer(Actor):
         self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
+        if self._read_clauses is not None:
+            self._clauses = await self._read_clauses()
         if self._store.ready_lsn is None:
             self.background(self._load())
         if self._readers is not None:
@@ -266,12 +182,38 @@ class Consumer(Actor):
                         await write()
                         fresh.append(await self._record(piece.head, deletes, truncates=True))
                 else:
-                    fresh.append(await self._record(piece.head, rows))
-            if piece.last:
+                    record = await self._kept(piece, rows)
+                    if record is not None:
+                        fresh.append(record)
+            if piece.last and fresh and fresh[-1].lsn == piece.head.lsn:
                 fresh[-1].last = True
         await write()
         await self._tell(arrived)
         self._appended(upto)
+
+    async def _kept(self, piece: Piece, rows: Sequence[RowChange]) -> Record | None:
+        """What of ``rows``, which are of ``piece``, belongs to the shape; None if that is nothing, and need not be
+        said: of a transaction in pieces others may have said something."""
+        if self._clauses is None:
+            return await self._record(piece.head, rows)
+        (relation,) = self._relations.values()
+        kept, gone = await self._until_there(partial(filtered, rows, relation, self._clauses))
+        if not kept and piece.first and piece.last:
+            return None
+        record = await self._record(piece.head, kept)
+        record.gone = codec.encode_ops(gone)
+        return record
+
+    async def _until_there(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Postgres, or the router, may be away for a while."""
+        delay_s = LOAD_BACKOFF_FIRST_S
+        while True:
+            try:
+                return await work()
+            except AWAY as error:
+                log.warning("rows of %s cannot be looked at: %s; again in %.1f s", self._shape.table, error, delay_s)
+                await asyncio.sleep(delay_s)
+                delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
 
     async def _tell(self, arrived: Sequence[Record]) -> None:
         """Those who follow, of what was appended; and a long log is folded."""
@@ -362,8 +304,11 @@ class Consumer(Actor):
         """The rows of a snapshot are in the image, and the log has what came after; its place."""
         (relation,) = self._relations.values()
         self._store.restart_image()
-        snapshot = await self._take_snapshot(self._shape, relation)
+        clauses = self._clauses
+        snapshot = await self._take_snapshot(self._shape, relation, "" if clauses is None else clauses.sql(0))
         async for rows in snapshot:
+            if clauses is not None and not clauses.sql(0):
+                rows = await selected(rows, clauses)
             parts = []
             for at in range(0, len(rows), ENCODE_ROWS):
                 parts.append(chunk_of(rows[at : at + ENCODE_ROWS], relation))

@@ -23,9 +23,9 @@ from syncline.actors.postgres.transaction import (
     TransactionHead,
     Truncated,
 )
-from syncline.actors.shapes.consumer import Piece
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.matcher import Matcher
+from syncline.actors.shapes.messages import Piece
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import DIALECTS, Dispatch, LiveShapes, OwnTransaction
 from syncline.actors.shapes.shards import Shards

@@ -20,8 +20,9 @@ from typing import TypeAlias
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
-from syncline.actors.shapes.consumer import Append, Appended, Consumer, Flush, MarkSeen, Piece
+from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.messages import Append, Appended, Flush, MarkSeen, Piece
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards, tell

@@ -16,76 +16,32 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
-from syncline.actors.shapes.consumer import (
-    AWAY,
-    ENCODE_ROWS,
-    LOAD_BACKOFF_FIRST_S,
-    LOAD_BACKOFF_MAX_S,
-    Consumer,
-    Piece,
-    TableGone,
-    TakeSnapshot,
-)
+from syncline.actors.shapes.consumer import ENCODE_ROWS, Consumer, ReadClauses, TableGone, TakeSnapshot
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.membership import HeldRow, Known, Needs, Net, Query, Step, advance
+from syncline.actors.shapes.messages import Piece
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.tree import RowId, tree_of, value_of
 from syncline.cluster import Exit, Ref
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Relation, Row, RowChange
+from syncline.proto.values import Gone, Insert, Relation, RowChange
 
 log = logging.getLogger(__name__)
 
 RECORD_CHANGES = 5_000
 # How far rows that will be needed are fetched ahead, in one snapshot, before anybody knows that they are needed.
 AHEAD_LEVELS = 8
-
-
-class Clauses(Protocol):
-    """The clauses of a shape's nodes."""
-
-    def sql(self, node: int) -> str:
-        """Of the rows ``t`` of a table, which ones are worth looking at; empty: all."""
-        ...
-
-    def judge(self, node: int, row: Row) -> bool | None:
-        """Whether ``row`` satisfies the clause of ``node``; None: ``look`` has to be called first."""
-        ...
-
-    async def look(self, judgements: Collection[tuple[int, Row]]) -> None:
-        """Ask Postgres. Raises what it raises."""
-        ...
-
-    def forget(self) -> None:
-        """Nobody asks again about rows that were looked at."""
-        ...
-
-
-class Unconditional:
-    """No node has a clause."""
-
-    def sql(self, node: int) -> str:
-        return ""
-
-    def judge(self, node: int, row: Row) -> bool | None:
-        return True
-
-    async def look(self, judgements: Collection[tuple[int, Row]]) -> None:
-        raise AssertionError("every row satisfies no clause")
-
-    def forget(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +55,6 @@ class Around:
 
     first: Callable[[], Awaitable[tuple[Subtree, str]]]
     later: Callable[[int], Awaitable[tuple[Subtree, str]]]
-    clauses: Clauses
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +67,7 @@ _Upto: TypeAlias = int
 
 
 class TreeConsumer(Consumer):
-    """See the module. ``around``: made when the actor starts."""
+    """See the module."""
 
     def __init__(
         self,
@@ -120,11 +75,12 @@ class TreeConsumer(Consumer):
         relations: Sequence[Relation],
         take_snapshot: TakeSnapshot,
         shard: Ref,
-        around: Callable[[], Around],
+        read_clauses: ReadClauses,
+        around: Around,
     ) -> None:
-        super().__init__(store, relations, take_snapshot, shard)
+        super().__init__(store, relations, take_snapshot, shard, read_clauses)
         self._tree = tree_of(store.shape, relations)
-        self._around_now = around
+        self._around = around
         self._queue: deque[_Waiting | _Upto] = deque()
         self._unfinished: list[StreamChange] | None = None  # of the transaction that is coming in
         self._came = 0  # the newest transaction that has come in whole
@@ -135,7 +91,8 @@ class TreeConsumer(Consumer):
         self._answers = Answers(self._tree, self._later)
 
     async def init(self) -> None:
-        self._around = self._around_now()
+        assert self._read_clauses is not None
+        self._clauses = await self._read_clauses()
         self._holdings = Holdings(self._store.directory / "holdings", self._tree)
         self._at = self._came = self._store.appended_lsn
         if self._store.ready_lsn is None:
@@ -235,7 +192,8 @@ class TreeConsumer(Consumer):
         ask: Callable[[Collection[Query]], Awaitable[None]],
         roots: Sequence[TaggedRow] = (),
     ) -> Step:
-        clauses = self._around.clauses
+        clauses = self._clauses
+        assert clauses is not None
         while True:
             step = advance(self._tree, self._holdings, net, known, clauses.judge, roots)
             if isinstance(step, Step):
@@ -293,17 +251,6 @@ class TreeConsumer(Consumer):
                         ahead[Query(under.relation_id, under.own, value)] = None
         return [query for query in ahead if query not in answered]
 
-    async def _until_there(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Postgres, or the router, may be away for a while."""
-        delay_s = LOAD_BACKOFF_FIRST_S
-        while True:
-            try:
-                return await work()
-            except AWAY as error:
-                log.warning("rows of %s cannot be fetched: %s; again in %.1f s", self._shape.table, error, delay_s)
-                await asyncio.sleep(delay_s)
-                delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
-
     # --- the first snapshot -------------------------------------------------------------------------------------------
 
     async def _load_once(self) -> int:
@@ -327,7 +274,10 @@ class TreeConsumer(Consumer):
         async def ask(queries: Collection[Query]) -> None:
             answers.update(await subtree.answers(queries))
 
-        async for roots in subtree.rows(self._shape.relation_id, self._around.clauses.sql(0)):
+        clauses = self._clauses
+        assert clauses is not None
+        async for roots in subtree.rows(self._shape.relation_id, clauses.sql(0)):
+            clauses.selected(0, (row for row, _ in roots))
             step = await self._decide({}, answers.get, ask, roots)
             rows = [change for change in step.changes if isinstance(change, Insert)]
             for start in range(0, len(rows), ENCODE_ROWS):

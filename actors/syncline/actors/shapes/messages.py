@@ -1,0 +1,123 @@
+"""What is said to a shape, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.shapes.log import Record
+from syncline.cluster import Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """This shape's changes in (a piece of) one transaction.
+
+    ``first``: none came before them. The stream may have been cut off in the middle of the transaction and begin it
+    again: what came then does not count. ``last``: none of this transaction follow.
+    """
+
+    head: TransactionHead
+    changes: Sequence[StreamChange]
+    first: bool
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Changes in stream order; answered to the shard with the info ``Appended(upto)``."""
+
+    pieces: tuple[Piece | Record, ...]
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    shape: str
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkSeen:
+    """The stream has reached the mark of this shape's snapshot; every change before it has been sent to us."""
+
+    mark: str
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Info. Send ``edge`` a ``Joined``, once ready, and from then on ``Arrived`` for everything appended. ``number``
+    comes back in the answer."""
+
+    edge: Ref
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Info. ``edge`` wants no more."""
+
+    edge: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Info. ``shape`` is ready; what it appended up to ``appended`` is in its log. A device may stand no earlier than
+    ``ready_lsn``."""
+
+    shape: str
+    ready_lsn: int
+    appended: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyReady:
+    """Info. Send ``device`` a ``ShapeReady`` as soon as the shape is, or a ``ShapeGone`` when it never will be."""
+
+    device: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeReady:
+    """Info."""
+
+    shape: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeGone:
+    """Info. The shape's table was dropped before its rows could be read."""
+
+    shape: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    shape: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """Call. Answer: Page of records after ``after`` = (lsn, index), up to LSN ``upto``."""
+
+    after: tuple[int, int]
+    upto: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRows:
+    """Call. Answer: (ImageChunk or None at the end, next cursor); the rows as of ``lsn``. The first cursor is 0."""
+
+    lsn: int
+    cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Call. Answer: work for a thread; once it is done, everything appended by now is on the disk. The shape does not
+    wait for the disk itself: changes go on to devices meanwhile."""

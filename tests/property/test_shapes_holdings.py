@@ -1,0 +1,66 @@
+"""What a tree of tables holds, in SQLite: the same as in memory, now and at any position that lies behind."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.property.shape_trees import KEYS, Memory, random_row, random_schema, random_tree
+
+from syncline.actors.shapes.holdings import Holdings
+from syncline.actors.shapes.membership import HeldRow, Step
+from syncline.actors.shapes.tree import RowId, Tree, value_of
+
+
+def random_step(tree: Tree, memory: Memory, random: Random) -> Step:
+    held: dict[RowId, HeldRow] = {}
+    left: list[RowId] = []
+    for relation in tree.relations.values():
+        for number in range(KEYS):
+            id = (relation.id, (b"%d" % number,))
+            kind = random.random()
+            if kind < 0.3:
+                held[id] = HeldRow(random_row(relation, id[1], random), random.randrange(4))
+            elif kind < 0.4 and id in memory.rows:
+                left.append(id)
+    return Step(held=held, left=tuple(left))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 32), st.integers(1, 8))
+def test_a_file_holds_what_memory_holds_whenever_it_is_opened_again(seed: int, steps: int) -> None:
+    random = Random(seed)
+    schema = random_schema(random)
+    tree, memory = random_tree(schema, random), Memory()
+    held_then: dict[int, set[RowId]] = {0: set()}
+    with tempfile.TemporaryDirectory() as folder:
+        holdings = Holdings(Path(folder) / "holdings", tree)
+        for lsn in range(1, steps + 1):
+            step = random_step(tree, memory, random)
+            holdings.apply(step, lsn)
+            for id in step.left:
+                del memory.rows[id]
+            memory.rows.update(step.held)
+            held_then[lsn] = set(memory.rows)
+            if random.random() < 0.3:
+                holdings.close()
+                holdings = Holdings(Path(folder) / "holdings", tree)
+        assert holdings.lsn == steps
+        for relation_id, all in tree.looked_up.items():
+            assert dict(holdings.rows_of(relation_id)) == {
+                id: held.row for id, held in memory.rows.items() if id[0] == relation_id
+            }
+            for number in range(KEYS):
+                id = (relation_id, (b"%d" % number,))
+                assert holdings.get(id) == memory.get(id)
+                assert [holdings.held_at(id, lsn) for lsn in held_then] == [id in then for then in held_then.values()]
+                for places in all:
+                    row = random_row(tree.relations[relation_id], id[1], random)
+                    value = value_of(row, places)
+                    if value is not None:
+                        found = holdings.find(relation_id, places, value)
+                        assert sorted(found) == sorted(memory.find(relation_id, places, value))
+        holdings.close()
