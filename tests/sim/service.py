@@ -360,7 +360,7 @@ class Service:
         if self.host.alive:
             self._boot.result()
 
-    async def _take_snapshot(self, shape: Shape, relation: Relation) -> SimSnapshot:
+    async def _take_snapshot(self, shape: Shape, relation: Relation, _clause: str) -> SimSnapshot:
         # As in ``new_mark``, no two are ever the same, across restarts either: a slot that sends again from an old
         # position brings the marks of earlier lives, and those must not be taken for this snapshot's.
         mark = f"{shape.hash}:{next(self._postgres.mark_numbers)}"
