@@ -12,6 +12,7 @@ from tests.integration.tree_scene import Tree, running
 from tests.patience import until
 from tests.rawdevice import RawDevice
 
+from syncline.proto import events
 from syncline.proto.values import ShapeRequest
 
 SQL = """
@@ -170,3 +171,44 @@ async def test_a_clause_alone(database: str, tmp_path: Path) -> None:
         assert len(device.transactions) == quiet + 1, "what is not in the shape is no transaction"
         await tree.postgres.execute("TRUNCATE items")
         await until(equal)
+
+
+async def test_a_clause_that_only_postgres_can_evaluate(database: str, tmp_path: Path) -> None:
+    items = "CREATE TABLE items (id int4 PRIMARY KEY, n int4, body text)"
+    clause = "length(this.body) > 1 AND 10 / this.n > 2"  # NULL and division by zero are outside, for all who ask
+    async with running(database, tmp_path, items) as tree, RawDevice.connected(tree.url) as device:
+        await tree.postgres.execute("INSERT INTO items SELECT i, i % 10, 'b' || i FROM generate_series(1, 100) i")
+        await device.start()
+        await device.subscribe(ShapeRequest(str(uuid.uuid4()), "items", clause))
+        oid = await tree.postgres.fetchval("SELECT 'items'::regclass::oid::int8")
+        for statement in (
+            "UPDATE items SET n = 7 WHERE id = 1",
+            "UPDATE items SET n = 1 WHERE id = 9",
+            "INSERT INTO items VALUES (200, 3, 'new'), (201, 8, 'not'), (202, 0, 'nought')",
+            "UPDATE items SET n = 0 WHERE id = 2",
+            "UPDATE items SET body = NULL WHERE id = 3",
+        ):
+            await tree.postgres.execute(statement)
+
+        async def equal() -> bool:
+            rows = await tree.postgres.fetch(
+                f"SELECT * FROM items WHERE CASE WHEN n <> 0 THEN {clause} END".replace("this.", "")
+            )
+            wanted = {str(row[0]).encode(): tuple(str(cell).encode() for cell in row) for row in rows}
+            return device.rows[oid] == wanted
+
+        await until(equal)
+
+
+async def test_what_postgres_refuses_is_told_when_the_device_asks(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path) as tree, RawDevice.connected(tree.url) as device:
+        await device.start()
+        for clause, says in (
+            ("this.n > random() * 10", "random"),
+            ("lower(this.n) = 'a'", "lower"),
+            ("now() > this.n", ""),
+        ):
+            wish = ShapeRequest(str(uuid.uuid4()), "items", clause)
+            await device.socket.send(device.session.subscribe(str(uuid.uuid4()), [wish]))
+            refused = await device.expect(events.SubscribeRefused)
+            assert says in refused.message

@@ -60,6 +60,7 @@ from syncline.actors.postgres.replicator import Confirm, Replicator
 from syncline.actors.postgres.snapshot import Snapshot, Visibility, emit_mark, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.subtree import Seen, Subtree, open_subtree
+from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.postgres.writer import SESSION, Writer
 from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.consumer import Consumer, TableGone
@@ -70,11 +71,10 @@ from syncline.actors.shapes.shards import AssignedShards, Shards
 from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.treeconsumer import Around, TreeConsumer
 from syncline.actors.shapes.watermarks import Watermarks
-from syncline.actors.shapes.where import Where
 from syncline.cluster import ChildSpec, DynamicSupervisor, Ref, Strategy, Supervisor
 from syncline.cluster.host import Host, LocalHost
 from syncline.cluster.tether import tethered
-from syncline.proto.values import Relation, Row
+from syncline.proto.values import Relation
 
 # The router's and the shard's messages are whole stretches of the stream: few of them are much.
 STREAM_MAILBOX = 16
@@ -242,11 +242,8 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
         return Around(first, later)
 
-    async def evaluate(where: Where, table: TableInfo, rows: Sequence[Row]) -> Sequence[bool]:
-        raise AssertionError(f"{where.canonical} on {table.sql_name}: a shape has compiled clauses only")
-
     async def clauses(shape: Shape) -> Clauses:
-        return clauses_of(shape, await tables(shape), evaluate)
+        return clauses_of(shape, await tables(shape), partial(evaluate, database.pool))
 
     def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
         shape = store.shape

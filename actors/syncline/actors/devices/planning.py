@@ -90,8 +90,6 @@ def _clause(request: ShapeRequest, table: TableInfo) -> str:
         where = parse(request.where, table)
     except WhereRefused as refused:
         raise PlanRefused("INVALID_WHERE_CLAUSE", str(refused)) from refused
-    if not where.compiled:
-        raise PlanRefused("INVALID_WHERE_CLAUSE", "this version has no clauses that only Postgres can evaluate")
     return where.canonical
 
 

@@ -15,10 +15,12 @@ from syncline.actors.devices.steps import Delivery
 from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, plan, plan_held
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
+from syncline.actors.shapes.clauses import check_clauses
 from syncline.actors.shapes.messages import NotifyReady
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
+from syncline.actors.shapes.where import WhereRefused
 from syncline.cluster import Ref, Refusal
 from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
@@ -92,10 +94,25 @@ async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Pl
     Raises SubscriptionRefused, and what the database raises.
     """
     try:
-        return plan(requests, database.catalog)
+        planned = plan(requests, database.catalog)
     except SubscriptionRefused:
         await database.read()
-        return plan(requests, database.catalog)
+        planned = plan(requests, database.catalog)
+    await _check(planned, database)
+    return planned
+
+
+async def _check(planned: Planned, database: Database) -> None:
+    """Clauses that Python cannot evaluate are for Postgres to accept. Raises SubscriptionRefused."""
+    errors: list[tuple[str, str, str]] = []
+    for request_id, hashes in planned.requests:
+        for shape in (planned.shapes[hash] for hash in hashes):
+            try:
+                await check_clauses(database.pool, shape, database.catalog.tables)
+            except WhereRefused as refused:
+                errors.append((request_id, "INVALID_WHERE_CLAUSE", str(refused)))
+    if errors:
+        raise SubscriptionRefused("SHAPE_REQUEST_ERROR", errors[0][2], tuple(errors))
 
 
 async def plan_held_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+import asyncpg
+
 from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.where_sql import check
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.where import EvaluationError, Where, parse
 from syncline.proto.values import Row
@@ -72,11 +75,21 @@ class Clauses:
 def clauses_of(shape: Shape, tables: Mapping[int, TableInfo], evaluate: Evaluate) -> Clauses:
     """``tables``: those of the shape, by relation id. Raises KeyError if one is missing, WhereRefused for a clause that
     the table's columns do not allow any more."""
+    return Clauses(_wheres(shape, tables), evaluate)
+
+
+async def check_clauses(pool: asyncpg.Pool, shape: Shape, tables: Mapping[int, TableInfo]) -> None:
+    """Ask Postgres whether it can evaluate what only it can. Raises WhereRefused, and what asyncpg raises."""
+    for table, where in _wheres(shape, tables).values():
+        if not where.compiled:
+            await check(pool, where, table)
+
+
+def _wheres(shape: Shape, tables: Mapping[int, TableInfo]) -> dict[int, tuple[TableInfo, Where]]:
     texts = {0: (shape.relation_id, shape.where)}
     texts.update((n, (one.relation_id, one.where)) for n, one in enumerate(shape.included, 1))
-    wheres = {
+    return {
         node: (tables[relation_id], parse(text, tables[relation_id]))
         for node, (relation_id, text) in texts.items()
         if text
     }
-    return Clauses(wheres, evaluate)
