@@ -16,6 +16,12 @@ OF_THE_MOMENT: Final = frozenset(
 )
 """Functions whose value changes while no row does, or that change something themselves."""
 
+OF_THE_SESSION: Final = frozenset(
+    {
+        *("CURRENT_ROLE", "CURRENT_USER", "USER", "SESSION_USER", "CURRENT_CATALOG", "CURRENT_SCHEMA"),
+    }
+)
+
 AGGREGATES: Final = frozenset(
     {
         *("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "array_agg", "string_agg"),
