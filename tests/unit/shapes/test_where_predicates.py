@@ -179,6 +179,28 @@ def test_equalities_are_what_a_clause_implies(text: str, expected: dict[str, set
     assert [column for column, _ in found] == sorted(expected)
 
 
+NESTED = {
+    "NOT": "NOT (" * 25 + "this.done AND this.rank = 1" + " OR this.done)" * 25,
+    "COALESCE": "COALESCE(" * 14 + "this.rank" + ", this.id)" * 14 + " = 1",
+    "CASE": "CASE WHEN this.done THEN " * 12 + "this.rank" + " ELSE this.id END" * 12 + " = 1",
+    "NULLIF": "(" * 13 + "this.done" + " = this.done)" * 13,
+    "tests": "(" * 14 + "this.done" + " IS NOT UNKNOWN)" * 14,
+    "both": "NOT (" * 20 + "COALESCE(" * 13 + "this.rank" + ", this.id)" * 13 + " = 1" + " OR this.done)" * 20,
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_is_nested_as_deep_as_may_be_is_still_a_program(name: str) -> None:
+    where = parse(NESTED[name], TABLE)
+    assert where.compiled
+    assert where.predicate()(row(id=b"1", rank=b"1", done=b"t")) in (True, False, None)
+    assert where.holds()(row(id=b"1", done=b"f")) in (True, False)
+
+
+def test_what_is_nested_deeper_is_left_to_postgres() -> None:
+    assert not parse("COALESCE(" * 30 + "this.rank" + ", this.id)" * 30 + " = 1", TABLE).compiled
+
+
 def test_a_pattern_made_to_take_for_ever_does_not() -> None:
     pattern = "%" + "%".join(random.Random(1).choices(["a", "aa", "ab"], k=2_000)) + "%b"
     matches = parse(f"this.title LIKE '{pattern}'", TABLE).predicate()

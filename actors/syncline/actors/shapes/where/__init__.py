@@ -5,7 +5,7 @@ Pure; the evaluation by Postgres is ``syncline.actors.postgres.where_sql``.
 
 from __future__ import annotations
 
-from syncline.actors.shapes.where.compiling import EvaluationError
+from syncline.actors.shapes.where.operands import EvaluationError
 from syncline.actors.shapes.where.refusal import WhereRefused
 from syncline.actors.shapes.where.where import Where, parse
 

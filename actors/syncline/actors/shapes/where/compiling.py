@@ -4,20 +4,16 @@ Pure. Of each expression the type is worked out as Postgres does it, but only fo
 columns, literals that take the type of what they are compared with, integers of several widths. ``Uncompilable`` is the
 answer to everything else, never a guess. Nothing that is compiled can raise an error in Postgres for any row: so it
 does not matter in which order Postgres looks at the operands of AND and OR.
-
-Values in the source: integers are ``int``, floats what ``double_key`` gives, bool ``bool``, every other type bytes: its
-cell, or for dates and times what sorts alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from math import ceil, floor
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from syncline.actors.shapes.where import literals
+from syncline.actors.shapes.where.arithmetic import ARITHMETIC
 from syncline.actors.shapes.where.code import (
     FALSE,
     NULL,
@@ -32,86 +28,62 @@ from syncline.actors.shapes.where.code import (
     negation,
 )
 from syncline.actors.shapes.where.like import matcher
+from syncline.actors.shapes.where.operands import (
+    INTEGERS,
+    SAME,
+    TEXTS,
+    Columns,
+    Operand,
+    Operands,
+    Uncompilable,
+    comparable,
+)
 from syncline.actors.shapes.where.tree import CaseForm, Node, TypeName
 
-DEPTH_MAX: Final = 24
+DEPTH_MAX: Final = 16
 """Brackets nest three times as deep in Python, whose parser has an end too."""
 
 OPERATORS: Final[Mapping[str, Comparison]] = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _LIKE: Final = {"~~": False, "!~~": True}
-_TEXTS: Final = frozenset({"text", "varchar"})
 _UNORDERED: Final = frozenset({"text"})  # the order of texts is a collation's
-_KEYS: Final[Mapping[str, Callable[[bytes], object]]] = {
-    "float8": literals.double_key,
-    "date": literals.day_key,
-    "timestamp": literals.day_key,
-    "timestamptz": literals.zoned_key,
-}
-_SAME: Final = frozenset({"text", "uuid", "bytea", "time"})  # cells are what is compared
-_INTEGERS: Final = tuple(literals.INTEGER_RANGES)
-EQUAL_TO_NONE: Final = 1 << 100
-"""An integer that no column holds."""
-
-
-class EvaluationError(Exception):
-    """A row holds what the clause was not compiled for: a label that an enum has been given since."""
-
-
-class Uncompilable(Exception):
-    """Postgres has to evaluate it."""
-
-
-class Labels(dict[bytes, int]):
-    """The places of an enum's labels in its order."""
-
-    def __missing__(self, label: bytes) -> int:
-        raise EvaluationError(f"no label of the enum when the clause was compiled: {label[:40]!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """A value as source. ``raw`` gives None for NULL; ``convert``, a format, makes of anything else what is compared.
-
-    ``cell``: raw is the value's cell, of which there is only one, so that ``==`` needs no conversion. ``column``: its
-    name, where it is one. ``literal``: the cell where it is one. ``low``, ``high``: the range of an integer.
-    """
-
-    type: str
-    raw: str
-    convert: str = "{}"
-    nullable: bool = True
-    cell: bool = False
-    column: str | None = None
-    literal: object = None
-    low: int = 0
-    high: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnType:
-    """What is to be known of a column: where it is, its type, its labels when that is an enum's.
-
-    ``bytewise``: texts are equal only where their bytes are, which is so unless the collation is nondeterministic.
-    """
-
-    index: int
-    type: str
-    labels: tuple[str, ...] | None = None
-    bytewise: bool = True
-
-    def same_enum(self, other: ColumnType) -> bool:
-        return self.labels is not None and (self.type, self.labels) == (other.type, other.labels)
+_LOGIC: Final = frozenset({"and", "or", "not"})
 
 
 class Compiler:
-    """Compiles expressions of one table into one ``Source``."""
+    """Compiles expressions of one table into one ``Source``. What it was asked before it knows."""
 
-    def __init__(self, columns: Mapping[str, ColumnType]) -> None:
-        self._columns = columns
-        self._depth = 0
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
         self.source = Source()
+        self._operands = Operands(columns, self.source)
+        self._depth = 0
+        self._known: dict[int, tuple[Node, Truth | None]] = {}
 
     # --- conditions ---------------------------------------------------------------------------------------------------
+
+    def condition(self, node: Node) -> Truth | None:
+        """A clause or a part of one, a boolean expression; None where it cannot be compiled.
+
+        Only what stands between AND, OR and NOT is compiled; how it is put together then is soon done anew.
+        """
+        if node.kind in _LOGIC:
+            parts = [self.condition(arg) for arg in node.args]
+            known = [part for part in parts if part is not None]
+            if len(known) < len(parts):
+                return None
+            match node.kind:
+                case "and":
+                    return conjunction(known, self.source)
+                case "or":
+                    return disjunction(known, self.source)
+            return negation(known[0], self.source)
+        if id(node) not in self._known:
+            try:
+                truth = self.truth(node)
+            except Uncompilable:
+                truth = None
+            self._known[id(node)] = (node, truth)  # the node too, so that its id stays its own
+        return self._known[id(node)][1]
 
     def truth(self, node: Node) -> Truth:
         """A boolean expression. Raises Uncompilable."""
@@ -186,7 +158,7 @@ class Compiler:
             if literal.kind in ("integer", "number") and node.kind != "text":
                 operand = self.operand(node)
                 if literal.kind == "number" or operand.type == "float8":
-                    number = self._number(
+                    number = self._operands.number(
                         str(literal.value), operand, _flipped(operator) if literal is left else operator
                     )
                     return self._compared(operator, *((number, operand) if literal is left else (operand, number)))
@@ -222,25 +194,6 @@ class Compiler:
         value = f"(None if {absent} else {comparison(operator)})" if guards else f"({comparison(operator)})"
         return Truth(value, true(operator), true(OPPOSITE[operator]))
 
-    def _number(self, text: str, operand: Operand, operator: Comparison) -> Operand:
-        """A numeric literal on the right of ``operand operator``, as one of the operand's type.
-
-        A float8 makes a float8 of it. Integers are compared with it as numerics, exactly, which is the same as with
-        the integer above or below it.
-        """
-        if operand.type == "float8":
-            number = literals.double(text)
-            if number is None:
-                raise Uncompilable
-            return self._constant("float8", number)
-        if operand.type not in _INTEGERS or len(text) > literals.DIGITS_MAX or "e" in text:
-            raise Uncompilable
-        exact = Decimal(text)
-        whole = floor(exact) if operator in (">", "<=") else ceil(exact)
-        if operator in ("==", "!=") and whole != exact:
-            whole = EQUAL_TO_NONE
-        return self._constant(operand.type, whole)
-
     def _distinct(self, left: Node, right: Node, *, negated: bool) -> Truth:
         one, other = self.pair(left, right)
         symbol = "==" if negated else "!="
@@ -249,17 +202,17 @@ class Compiler:
             return certain(f"({rest.raw} is {'' if negated else 'not '}None)")
         if one.cell and other.cell:
             return certain(f"({one.raw} {symbol} {other.raw})")
-        return certain(f"({self._domain(one)} {symbol} {self._domain(other)})")
+        return certain(f"({self._operands.domain(one)} {symbol} {self._operands.domain(other)})")
 
     def _in(self, node: Node) -> Truth:
         left, items = node.args[0], node.args[1:]
         operand = self.operand(left)
-        if not operand.cell and operand.type not in (*_INTEGERS, "float8"):
+        if not operand.cell and operand.type not in (*INTEGERS, "float8"):
             raise Uncompilable
         has_null = any(item.kind == "null" for item in items)
         members = [self._member(item, operand) for item in items if item.kind != "null"]
-        raw = operand.raw if operand.cell else self._domain(operand)
-        keys = frozenset(member.literal if operand.cell else self._key(member) for member in members)
+        raw = operand.raw if operand.cell else self._operands.domain(operand)
+        keys = frozenset(member.literal if operand.cell else self._operands.key(member) for member in members)
         name, known = self.source.temporary(), self.source.bind(keys)
         absent = "None" if has_null else "False"
         value = f"(None if ({name} := {raw}) is None else True if {name} in {known} else {absent})"
@@ -270,15 +223,11 @@ class Compiler:
     def _member(self, item: Node, operand: Operand) -> Operand:
         """A literal in a list for this operand."""
         if item.kind == "number" or (item.kind == "integer" and operand.type == "float8"):
-            return self._number(str(item.value), operand, "==")
+            return self._operands.number(str(item.value), operand, "==")
         member = self._literal_of(item, operand)
-        if member is None or member.literal is None or not _comparable(operand, member):
+        if member is None or member.literal is None or not comparable(operand, member):
             raise Uncompilable
         return member
-
-    def _key(self, constant: Operand) -> object:
-        """What a literal is compared as."""
-        return self.source.bindings[constant.raw if constant.convert == "{}" else constant.convert]
 
     def _like(self, left: Node, right: Node, *, negated: bool) -> Truth:
         operand = self.operand(left)
@@ -326,13 +275,13 @@ class Compiler:
         args, value = node.args, node.value
         match node.kind:
             case "column":
-                return self._column(str(value))
+                return self._operands.column(str(value))
             case "integer":
-                return self._integer(int(str(value)) if len(str(value)) <= literals.DIGITS_MAX else None)
+                return self._operands.integer(int(str(value)) if len(str(value)) <= literals.DIGITS_MAX else None)
             case "null":
                 return Operand("null", "None")
             case "bool":
-                return self._constant("bool", b"t" if value else b"f")
+                return self._operands.constant("bool", b"t" if value else b"f")
             case "cast" if isinstance(value, TypeName):
                 return self._cast(value, args[0])
             case "case" if isinstance(value, CaseForm):
@@ -357,7 +306,7 @@ class Compiler:
             return one, other
         operand = self.operand(left)
         found = self._literal_of(right, operand) if right.kind == "text" else self.operand(right)
-        if found is None or not _comparable(operand, found):
+        if found is None or not comparable(operand, found):
             raise Uncompilable
         return operand, found
 
@@ -365,100 +314,25 @@ class Compiler:
         """A literal beside ``like``, whose type it takes if it is a string."""
         if node.kind != "text":
             return self.operand(node) if node.kind in ("integer", "bool", "cast") else None
-        return self._typed(str(node.value), like.type)
-
-    def _typed(self, text: str, type_name: str) -> Operand | None:
-        if type_name == "float8":
-            number = literals.double(text.strip(" "))
-            return None if number is None else self._constant("float8", number)
-        if type_name.startswith("enum "):
-            return self._constant(type_name, text.encode()) if text.encode() in self._labels(type_name) else None
-        cell = literals.cell(text, type_name)
-        return None if cell is None else self._constant(type_name, cell)
-
-    def _constant(self, type_name: str, value: object) -> Operand:
-        """``value``: a cell; for integers the number will do, for float8 it is the number."""
-        if type_name in _INTEGERS:
-            number = int(value) if isinstance(value, bytes) else value
-            assert isinstance(number, int)
-            cell = str(number).encode()
-            return Operand(
-                type_name, self.source.bind(cell), self.source.bind(number), False, True, None, cell, number, number
-            )
-        name = self.source.bind(value)
-        if type_name == "float8":
-            return Operand(type_name, name, nullable=False, literal=value)
-        if type_name == "bool":
-            return Operand(type_name, name, "True" if value == b"t" else "False", False, True, None, value)
-        assert isinstance(value, bytes)
-        key: object = value
-        if type_name in _KEYS:
-            key = _KEYS[type_name](value)
-        elif type_name.startswith("enum "):
-            key = self._labels(type_name)[value]
-        return Operand(type_name, name, self.source.bind(key), False, True, None, value)
-
-    def _labels(self, type_name: str) -> Labels:
-        """By the type's name, or rather by a column that has it."""
-        labels = self._columns[type_name.removeprefix("enum ")].labels
-        assert labels is not None
-        return Labels({label.encode(): place for place, label in enumerate(labels)})
-
-    def _column(self, name: str) -> Operand:
-        column = self._columns[name]
-        raw = f"r[{column.index}]"
-        if column.labels is not None:
-            kind = f"enum {min(other for other, of in self._columns.items() if of.same_enum(column))}"
-            places = self.source.bind(self._labels(kind))
-            return Operand(kind, raw, f"{places}[{{}}]", cell=True, column=name)
-        kind = "text" if column.type in _TEXTS else column.type
-        if kind == "text" and not column.bytewise:
-            kind = "text of its own equality"
-        if kind in _INTEGERS:
-            low, high = literals.INTEGER_RANGES[kind]
-            return Operand(kind, raw, "int({})", cell=True, column=name, low=low, high=high)
-        if kind in _KEYS:
-            convert = f"{self.source.bind(_KEYS[kind])}({{}})"
-            return Operand(kind, raw, convert, cell=kind != "float8", column=name)
-        if kind == "bool":
-            return Operand(kind, raw, f"({{}} == {self.source.bind(b't')})", cell=True, column=name)
-        if kind in _SAME:
-            return Operand(kind, raw, cell=True, column=name)
-        return Operand(f"opaque {kind}", raw, column=name)  # it can be NULL, and no more is known of it
-
-    def _integer(self, number: int | None) -> Operand:
-        for name in ("int4", "int8"):
-            low, high = literals.INTEGER_RANGES[name]
-            if number is not None and low <= number <= high:
-                return self._constant(name, number)
-        raise Uncompilable
-
-    def _domain(self, operand: Operand) -> str:
-        """Source of the value as it is compared, or None."""
-        if operand.convert == "{}":
-            return operand.raw
-        if not operand.nullable:
-            return operand.convert
-        name = self.source.temporary()
-        return f"(None if ({name} := {operand.raw}) is None else {operand.convert.format(name)})"
+        return self._operands.typed(str(node.value), like.type)
 
     def _cast(self, to: TypeName, arg: Node) -> Operand:
         if to.schema != "pg_catalog" or to.modifiers or to.dimensions:
             raise Uncompilable
-        name = "text" if to.name in _TEXTS else to.name
+        name = "text" if to.name in TEXTS else to.name
         if arg.kind == "text":
-            typed = self._typed(str(arg.value), name)
+            typed = self._operands.typed(str(arg.value), name)
             if typed is None:
                 raise Uncompilable
             return typed
         operand = self.operand(arg)
         if operand.type == name:
             return operand
-        if operand.type in _INTEGERS and name in _INTEGERS:
+        if operand.type in INTEGERS and name in INTEGERS:
             low, high = literals.INTEGER_RANGES[name]
             if low <= operand.low and operand.high <= high:
                 return replace(operand, type=name, column=None)
-        elif name == "text" and operand.cell and operand.type in (*_INTEGERS, "uuid"):
+        elif name == "text" and operand.cell and operand.type in (*INTEGERS, "uuid"):
             return replace(operand, type="text", convert="{}" if operand.literal is None else operand.raw, column=None)
         elif name == "text" and operand.type.startswith("enum ") and operand.cell:
             return replace(operand, type="text", convert="{}", column=None)
@@ -468,8 +342,8 @@ class Compiler:
         """Alternatives of one expression: literals take the type of the others; without others they are texts."""
         known = [None if node.kind in ("text", "null") else self.operand(node) for node in nodes]
         types = {operand.type for operand in known if operand is not None}
-        if types and types <= set(_INTEGERS):
-            type_name = max(types, key=_INTEGERS.index)
+        if types and types <= set(INTEGERS):
+            type_name = max(types, key=INTEGERS.index)
         elif len(types) == 1:
             (type_name,) = types
         elif not types and any(node.kind == "text" for node in nodes):
@@ -482,7 +356,7 @@ class Compiler:
         for node, found in zip(nodes, known, strict=True):
             one = Operand(type_name, "None") if node.kind == "null" else found
             if one is None:
-                one = self._typed(str(node.value), type_name)
+                one = self._operands.typed(str(node.value), type_name)
             if one is None:
                 raise Uncompilable
             operands.append(one)
@@ -491,16 +365,16 @@ class Compiler:
     def _merged(self, type_name: str, raw: str, operands: list[Operand]) -> Operand:
         """An operand that is one of these; ``raw`` is made of their domains."""
         low, high = min(o.low for o in operands), max(o.high for o in operands)
-        if type_name == "float8" or type_name in _INTEGERS or type_name not in _SAME:
+        if type_name == "float8" or type_name in INTEGERS or type_name not in SAME:
             return Operand(type_name, raw, low=low, high=high)
         return Operand(type_name, raw, cell=True)
 
     def _coalesce(self, args: tuple[Node, ...]) -> Operand:
         type_name, operands = self._unified(args)
-        raw = self._domain(operands[-1])
+        raw = self._operands.domain(operands[-1])
         for operand in reversed(operands[:-1]):
             name = self.source.temporary()
-            raw = f"({name} if ({name} := {self._domain(operand)}) is not None else {raw})"
+            raw = f"({name} if ({name} := {self._operands.domain(operand)}) is not None else {raw})"
         return self._merged(type_name, raw, operands)
 
     def _nullif(self, left: Node, right: Node) -> Operand:
@@ -508,7 +382,7 @@ class Compiler:
         if operand.column is None or other.type == "null":
             raise Uncompilable
         equal = self._compared("==", operand, other).true
-        return self._merged(operand.type, f"(None if {equal} else {self._domain(operand)})", [operand])
+        return self._merged(operand.type, f"(None if {equal} else {self._operands.domain(operand)})", [operand])
 
     def _case(self, form: CaseForm, args: tuple[Node, ...]) -> Operand:
         rest = list(args)
@@ -520,9 +394,9 @@ class Compiler:
             self.truth(when).true if subject is None else self._compare("==", subject, when).true for when in rest[::2]
         ]
         type_name, operands = self._unified((*rest[1::2], otherwise))
-        raw = self._domain(operands[-1])
+        raw = self._operands.domain(operands[-1])
         for condition, operand in zip(reversed(conditions), reversed(operands[:-1]), strict=True):
-            raw = f"({self._domain(operand)} if {condition} else {raw})"
+            raw = f"({self._operands.domain(operand)} if {condition} else {raw})"
         return self._merged(type_name, raw, operands)
 
     def _call(self, name: str, args: tuple[Node, ...]) -> Operand:
@@ -541,11 +415,11 @@ class Compiler:
     def _arithmetic(self, symbol: str, args: tuple[Node, ...]) -> Operand:
         """On integers, where the result cannot be out of range whatever the row."""
         operands = [self.operand(arg) for arg in args]
-        if any(operand.type not in _INTEGERS for operand in operands):
+        if any(operand.type not in INTEGERS for operand in operands):
             raise Uncompilable
-        type_name = max((operand.type for operand in operands), key=_INTEGERS.index)
+        type_name = max((operand.type for operand in operands), key=INTEGERS.index)
         if len(operands) == 1:
-            operands.insert(0, self._constant(type_name, 0))
+            operands.insert(0, self._operands.constant(type_name, 0))
         left, right = operands
         function, corners = ARITHMETIC[symbol]
         if symbol in "/%" and right.low <= 0 <= right.high:
@@ -569,54 +443,6 @@ class Compiler:
 
 def _characters(text: bytes) -> int:
     return len(text.decode())
-
-
-def _quotient(left: int, right: int) -> int:
-    """Towards zero, as Postgres divides."""
-    size = abs(left) // abs(right)
-    return size if (left < 0) == (right < 0) else -size
-
-
-def _remainder(left: int, right: int) -> int:
-    """With the sign of the left side."""
-    size = abs(left) % abs(right)
-    return -size if left < 0 else size
-
-
-def _corners(function: Callable[[int, int], int]) -> Callable[[Operand, Operand], list[int]]:
-    """The results between which all others are, where the function is monotonous in both."""
-
-    def corners(left: Operand, right: Operand) -> list[int]:
-        return [function(one, other) for one in (left.low, left.high) for other in (right.low, right.high)]
-
-    return corners
-
-
-def _divided(left: Operand, right: Operand) -> list[int]:
-    size = max(abs(left.low), abs(left.high))
-    return [-size, size] if right.low < 0 else [min(left.low, 0), max(left.high, 0)]
-
-
-def _left_over(left: Operand, right: Operand) -> list[int]:
-    size = min(max(abs(right.low), abs(right.high)) - 1, max(abs(left.low), abs(left.high)))
-    return [-size if left.low < 0 else 0, size if left.high > 0 else 0]
-
-
-ARITHMETIC: Final[Mapping[str, tuple[Callable[[int, int], int], Callable[[Operand, Operand], list[int]]]]] = {
-    "+": (int.__add__, _corners(int.__add__)),
-    "-": (int.__sub__, _corners(int.__sub__)),
-    "*": (int.__mul__, _corners(int.__mul__)),
-    "/": (_quotient, _divided),
-    "%": (_remainder, _left_over),
-}
-
-
-def _comparable(left: Operand, right: Operand) -> bool:
-    if "null" in (left.type, right.type):
-        return not (left.type.startswith("opaque") or right.type.startswith("opaque"))
-    if left.type in _INTEGERS and right.type in _INTEGERS:
-        return True
-    return left.type == right.type and not left.type.startswith("opaque")
 
 
 def _flipped(operator: Comparison) -> Comparison:

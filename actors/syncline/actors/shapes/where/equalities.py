@@ -6,24 +6,24 @@ same as it: the clause is still asked for the rows that are found so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from syncline.actors.shapes.where.compiling import ColumnType, Compiler, Operand, Uncompilable
+from syncline.actors.shapes.where.compiling import Compiler
 from syncline.actors.shapes.where.literals import INTEGER_RANGES
+from syncline.actors.shapes.where.operands import Operand, Uncompilable
 from syncline.actors.shapes.where.tree import Node
 
 _TYPES: Final = frozenset({*INTEGER_RANGES, "bool", "text", "uuid"})
 
 
-def equalities(node: Node, columns: Mapping[str, ColumnType]) -> tuple[tuple[str, frozenset[bytes]], ...]:
+def equalities(node: Node, compiler: Compiler) -> tuple[tuple[str, frozenset[bytes]], ...]:
     """(column, the cells of which it must hold one), sorted by column. Empty where nothing is certain."""
-    return tuple(sorted(_Reader(columns).read(node).items()))
+    return tuple(sorted(_Reader(compiler).read(node).items()))
 
 
 class _Reader:
-    def __init__(self, columns: Mapping[str, ColumnType]) -> None:
-        self._compiler = Compiler(columns)
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
 
     def read(self, node: Node) -> dict[str, frozenset[bytes]]:
         match node.kind:

@@ -18,7 +18,9 @@ _COMMUTED: Final = {"=": "=", "<>": "<>", "<": ">", ">": "<", "<=": ">=", ">=": 
 
 def normalised(node: Node, safety: Safety) -> Node:
     """The tree in its one form. Raises WhereRefused for an escape that LIKE cannot have."""
-    args = tuple(normalised(arg, safety) for arg in node.args)
+    if not node.args:
+        return node
+    args = tuple([normalised(arg, safety) for arg in node.args])
     node = Node(node.kind, node.value, args, node.at)
     match node.kind:
         case "and" | "or":
@@ -64,7 +66,7 @@ def _in(node: Node) -> Node:
     if len(items) == 1:
         return _operator(Node("operator", ("", "<>" if node.value else "="), (subject, items[0]), node.at))
     if all(item.kind in LITERALS for item in items):
-        by_text = {render(item): item for item in items}
+        by_text = {(item.kind, str(item.value)): item for item in items}
         items = [by_text[text] for text in sorted(by_text)]
         if len(items) == 1:
             return _in(Node("in", node.value, (subject, items[0]), node.at))

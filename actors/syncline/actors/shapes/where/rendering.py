@@ -8,6 +8,8 @@ whatever ``standard_conforming_strings`` says.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 
 from syncline.actors.postgres.rowkey import quote_identifier
 from syncline.actors.shapes.where.tree import CaseForm, Node, TypeName
@@ -24,24 +26,21 @@ class Rendered:
     def __init__(self, node: Node, alias: str = "this") -> None:
         self._alias = alias
         self._pieces: list[str] = []
-        self._length = 0
-        self._marks: list[tuple[int, int]] = []
+        self._put = self._pieces.append
+        self._marks: list[tuple[int, int]] = []  # (piece, from 0; the character of the clause it is from)
         self._node(node)
         self.text = "".join(self._pieces)
 
     def origin(self, offset: int) -> int:
         """The character of the clause, from 1, that made the character ``offset`` (from 0) of ``text``."""
-        found = bisect_right(self._marks, (offset, 1 << 60)) - 1
+        ends = list(accumulate(map(len, self._pieces)))
+        found = bisect_right(self._marks, (bisect_right(ends, offset), 1 << 60)) - 1
         return self._marks[max(found, 0)][1] + 1
 
-    def _put(self, *pieces: str) -> None:
-        self._pieces += pieces
-        self._length += sum(map(len, pieces))
-
     def _mark(self, node: Node) -> None:
-        self._marks.append((self._length, node.at))
+        self._marks.append((len(self._pieces), node.at))
 
-    def _list(self, nodes: tuple[Node, ...], separator: str = ", ") -> None:
+    def _list(self, nodes: Sequence[Node], separator: str = ", ") -> None:
         for i, node in enumerate(nodes):
             if i:
                 self._put(separator)
@@ -57,28 +56,29 @@ class Rendered:
                 self._mark(node)
                 self._put(_literal(node))
             case "and" | "or":
-                self._bracketed(lambda: self._list(args, f" {node.kind.upper()} "))
+                self._put("(")
+                self._list(args, " AND " if node.kind == "and" else " OR ")
+                self._put(")")
             case "not":
                 self._prefix(node, "NOT ")
             case "operator":
                 self._operator(node)
             case "in":
-                self._bracketed(lambda: self._infix(node, "NOT IN (" if value else "IN (", args[1:], ")"))
+                self._infix(node, "NOT IN (" if value else "IN (", "))")
             case "between":
-                self._bracketed(lambda: self._infix(node, str(value), args[1:], separator=" AND "))
+                self._infix(node, f"{value} ", separator=" AND ")
             case "any":
                 schema, operator, quantifier = _strings(value)
                 words = f"{_operator_name(schema, operator)} {quantifier} ("
-                self._bracketed(lambda: self._infix(node, words, args[1:], ")"))
+                self._infix(node, words, "))")
             case "distinct":
-                words = "IS NOT DISTINCT FROM" if value else "IS DISTINCT FROM"
-                self._bracketed(lambda: self._infix(node, words, args[1:]))
+                self._infix(node, "IS NOT DISTINCT FROM " if value else "IS DISTINCT FROM ")
             case "null test":
-                self._bracketed(lambda: self._infix(node, "IS NOT NULL" if value else "IS NULL"))
+                self._infix(node, "IS NOT NULL" if value else "IS NULL")
             case "bool test":
-                self._bracketed(lambda: self._infix(node, f"IS {value}"))
+                self._infix(node, f"IS {value}")
             case "collate":
-                self._bracketed(lambda: self._infix(node, f"COLLATE {_qualified(*_strings(value))}"))
+                self._infix(node, f"COLLATE {_qualified(*_strings(value))}")
             case "cast":
                 self._cast(node)
             case "call":
@@ -100,30 +100,21 @@ class Rendered:
             case "nothing":
                 pass
 
-    def _bracketed(self, inner: object) -> None:
-        assert callable(inner)
-        self._put("(")
-        inner()
-        self._put(")")
-
     def _prefix(self, node: Node, words: str) -> None:
         self._mark(node)
-        self._put("(", words)
+        self._put(f"({words}")
         self._node(node.args[0])
         self._put(")")
 
-    def _infix(
-        self, node: Node, words: str, right: tuple[Node, ...] = (), end: str = "", separator: str = ", "
-    ) -> None:
+    def _infix(self, node: Node, words: str, end: str = ")", separator: str = ", ") -> None:
         """First argument, the words, the rest: positions are those of the words, as Postgres reports them."""
-        self._node(node.args[0])
+        left, *right = node.args
+        self._put("(")
+        self._node(left)
         self._put(" ")
         self._mark(node)
         self._put(words)
-        if right:
-            if not words.endswith("("):
-                self._put(" ")
-            self._list(right, separator)
+        self._list(right, separator)
         self._put(end)
 
     def _operator(self, node: Node) -> None:
@@ -132,7 +123,7 @@ class Rendered:
         if len(node.args) == 1:
             self._prefix(node, words + " ")
         else:
-            self._bracketed(lambda: self._infix(node, words, node.args[1:]))
+            self._infix(node, words + " ")
 
     def _cast(self, node: Node) -> None:
         assert isinstance(node.value, TypeName)
@@ -144,7 +135,7 @@ class Rendered:
 
     def _function(self, node: Node, name: str) -> None:
         self._mark(node)
-        self._put(name, "(")
+        self._put(f"{name}(")
         self._list(node.args)
         self._put(")")
 

@@ -6,10 +6,9 @@ evaluate it; everything else is taken to be able to. Said of clauses whose types
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
-from syncline.actors.shapes.where.compiling import OPERATORS, ColumnType, Compiler, Uncompilable
+from syncline.actors.shapes.where.compiling import OPERATORS, Compiler
 from syncline.actors.shapes.where.tree import Node
 
 _LIKES: Final = frozenset({"~~", "!~~", "~~*", "!~~*"})
@@ -22,18 +21,15 @@ _COMPARED: Final = frozenset(
 class Safety:
     """Answers for the columns of one table."""
 
-    def __init__(self, columns: Mapping[str, ColumnType]) -> None:
-        self._columns = columns
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+        self._columns = compiler.columns
 
     def can_raise(self, node: Node) -> bool:
         """Of a boolean expression."""
         if node.kind in ("and", "or", "not"):
             return any(self.can_raise(arg) for arg in node.args)
-        try:
-            Compiler(self._columns).truth(node)
-        except Uncompilable:
-            return not self._harmless(node)
-        return False
+        return self._compiler.condition(node) is None and not self._harmless(node)
 
     def _harmless(self, node: Node) -> bool:
         args, value = node.args, node.value

@@ -8,14 +8,16 @@ and so is a row for which the clause raises an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from syncline.actors.shapes.where.compiling import ColumnType, Compiler, Uncompilable
+from syncline.actors.shapes.where.code import Truth
+from syncline.actors.shapes.where.compiling import Compiler
 from syncline.actors.shapes.where.equalities import equalities
 from syncline.actors.shapes.where.normalising import normalised
+from syncline.actors.shapes.where.operands import Columns
 from syncline.actors.shapes.where.parsing import read
 from syncline.actors.shapes.where.rendering import Rendered, render
 from syncline.actors.shapes.where.safety import Safety
@@ -43,7 +45,7 @@ class Where:
     can_raise: bool
     equalities: tuple[tuple[str, frozenset[bytes]], ...]
     tree: Node = field(repr=False, compare=False)
-    types: Mapping[str, ColumnType] = field(repr=False, compare=False)
+    table: TableInfo = field(repr=False, compare=False)
 
     def sql(self, alias: str) -> str:
         """The clause as a boolean SQL expression in parentheses, its columns as ``alias."column"``.
@@ -69,13 +71,18 @@ class Where:
 
     @cached_property
     def _predicate(self) -> Callable[[Row], bool | None]:
-        compiler = Compiler(self.types)
-        return compiler.source.function(compiler.truth(self.tree).value)
+        return self._function(lambda truth: truth.value)
 
     @cached_property
     def _holds(self) -> Callable[[Row], bool]:
-        compiler = Compiler(self.types)
-        return compiler.source.function(compiler.truth(self.tree).true)
+        return self._function(lambda truth: truth.true)
+
+    def _function(self, part: Callable[[Truth], str]) -> Callable[[Row], Any]:
+        compiler = Compiler(Columns(self.table))
+        truth = compiler.condition(self.tree)
+        if truth is None:
+            raise ValueError(f"only Postgres can evaluate {self.canonical}")
+        return compiler.source.function(part(truth))
 
 
 def parse(text: str, table: TableInfo) -> Where:
@@ -83,30 +90,17 @@ def parse(text: str, table: TableInfo) -> Where:
 
     A clause that comes out not ``compiled`` has not been looked at by Postgres: ``where_sql.check`` does that.
     """
-    types = column_types(table)
-    tree = normalised(read(text, table.relation.names), Safety(types))
-    compiled = True
-    try:
-        Compiler(types).truth(tree)
-    except Uncompilable:
-        compiled = False
+    compiler = Compiler(Columns(table))
+    safety = Safety(compiler)
+    tree = normalised(read(text, table.relation.names), safety)
+    compiled = compiler.condition(tree) is not None
     return Where(
         relation_id=table.oid,
         canonical=render(tree),
-        columns=frozenset(str(node.value) for node in tree.walk() if node.kind == "column"),
+        columns=frozenset([str(node.value) for node in tree.walk() if node.kind == "column"]),
         compiled=compiled,
-        can_raise=not compiled and Safety(types).can_raise(tree),
-        equalities=equalities(tree, types),
+        can_raise=not compiled and safety.can_raise(tree),
+        equalities=equalities(tree, compiler),
         tree=tree,
-        types=types,
+        table=table,
     )
-
-
-def column_types(table: TableInfo) -> dict[str, ColumnType]:
-    """What the compiler has to know of a table."""
-    return {
-        column.name: ColumnType(
-            index, column.type_name, table.enum_labels.get(column.name), column.name not in table.nondeterministic
-        )
-        for index, column in enumerate(table.relation.columns)
-    }
