@@ -23,7 +23,7 @@ PROGRAMS = {
     **{
         name: [f"benchmarks.{name}"]
         for name in (
-            *("latency", "replication", "first_sync", "memory", "writes", "device", "startup", "codec"),
+            *("latency", "replication", "first_sync", "memory", "writes", "device", "startup", "codec", "predicates"),
             *("recovery", "failover", "idle"),
         )
     },
