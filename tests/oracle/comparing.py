@@ -13,6 +13,7 @@ from tests.oracle.plan import Plan
 from tests.oracle.sampler import Sample
 from tests.oracle.shapes import WHOLE_PULSE, Shape
 
+CHANGES_SHOWN = 60
 HELD_STATES = frozenset({"delivered", "cancelling"})
 
 
@@ -82,6 +83,13 @@ def _versions(state: State, history: Sequence[Commit]) -> dict[str, set[Row]]:
     return versions
 
 
+def _described(commits: Sequence[Commit]) -> str:
+    lines = [f"  at {commit.lsn}: {change}" for commit in commits for change in commit.changes]
+    return "\n".join(
+        [f"  ... {len(lines) - CHANGES_SHOWN} more", *lines[-CHANGES_SHOWN:]][len(lines) <= CHANGES_SHOWN :]
+    )
+
+
 class _Walk:
     """The samples of one device, along the history."""
 
@@ -104,6 +112,7 @@ class _Walk:
         self._held: dict[str, set[tuple[object, ...]]] = {}
         self._shapes: frozenset[Shape] = frozenset()
         self._touched: set[tuple[str, tuple[object, ...]]] = set()
+        self._since: list[Commit] = []  # the sample before
 
     def check_order(self) -> None:
         """Its position never goes back, and it never gives up rows to have them again."""
@@ -120,6 +129,7 @@ class _Walk:
 
     def note(self, commit: Commit) -> None:
         """A commit the samples to come have; which rows it has made."""
+        self._since.append(commit)
         for change in commit.changes:
             if change.new is not None:
                 table = self._plan.schema[change.table]
@@ -145,7 +155,9 @@ class _Walk:
             raise Anomaly(
                 f"{self._name} at LSN {sample.lsn}, sample {self._at} of {len(self._samples)}, with {held} "
                 f"and pending {sorted(sample.pending, key=repr)}:\n{described}"
+                f"\nsince the sample before:\n{_described(self._since)}"
             )
+        self._since.clear()
         self._count(frozenset(shapes), {table: set(rows) for table, rows in expected.items()}, state)
 
     def _count(self, shapes: frozenset[Shape], held: dict[str, set[tuple[object, ...]]], state: State) -> None:

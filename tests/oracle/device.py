@@ -100,6 +100,11 @@ class Device:
         self._tasks.add(task)
         await asyncio.wait({task}, timeout=ACCEPTED_WITHIN_S)
 
+    @property
+    def is_free(self) -> bool:
+        """It has no shape, nor any rows of one that it has given up."""
+        return self.wanted == [WHOLE_PULSE] and len(self.read().subscriptions) == 1
+
     async def _sync(self, shape: Shape) -> None:
         began = self._commits()
         held = await self._handle(shape)

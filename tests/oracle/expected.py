@@ -38,7 +38,8 @@ def key_of(table: Table, row: Row) -> Key:
 
 
 def rows_held(shapes: Iterable[Shape], state: State, matches: Matches, *, closure: bool) -> dict[str, dict[Key, Row]]:
-    """What a device with these shapes holds; without ``closure``, whole tables in place of the rows referred to."""
+    """What a device with these shapes holds. Without ``closure``, a whole table brings whole tables that it refers to,
+    and not only the rows."""
     union: Held = {}
     for shape in shapes:
         for table, keys in keys_held(shape, state, matches, closure=closure).items():
@@ -52,7 +53,7 @@ def keys_held(shape: Shape, state: State, matches: Matches, *, closure: bool) ->
     rows = state.of(shape.table)
     top = {key for key, row in rows.items() if not shape.where or matches(shape.table, shape.where, row)}
     _descend(shape, shape.table, top, state, matches, held)
-    if closure:
+    if closure or shape.where or shape.include:
         _close(held, state)
     else:
         for name in list(held):

@@ -22,9 +22,11 @@ ROWS = 7  # tried in each table at first
 POOL = 7  # shapes in a run: devices share and change them
 
 # What there is to switch on and off. ``strays``: a row that a device has written goes when none of its shapes has it.
+# ``overlaps``: a device has several shapes at a time.
 FEATURES = frozenset(
     {
         "where",
+        "where-postgres",
         "include",
         "closure",
         "columns",
@@ -35,10 +37,11 @@ FEATURES = frozenset(
         "restarts",
         "cuts",
         "strays",
+        "overlaps",
     }
 )
 # What the product can do.
-DONE = FEATURES - {"where", "include", "closure", "columns", "resubscribe", "strays"}
+DONE = FEATURES - {"where", "where-postgres", "include", "closure", "columns", "resubscribe", "strays"}
 
 EVENTS = {
     "device writes": 30,
@@ -104,7 +107,8 @@ def draw(seed: int, features: Set[str] = DONE, rounds: int = ROUNDS) -> Plan:
     for _ in range(POOL):
         shape = draw_shape(rng, schema, features)
         shapes += [] if shape in shapes else [shape]
-    first = tuple(tuple(rng.sample(range(len(shapes)), min(len(shapes), 2))) for _ in range(DEVICES))
+    count = 2 if "overlaps" in features else 1
+    first = tuple(tuple(rng.sample(range(len(shapes)), min(len(shapes), count))) for _ in range(DEVICES))
     phases = tuple(_phase(rng, schema, features, rounds, number) for number in range(PHASES))
     return Plan(seed, frozenset(features), schema, rows, tuple(shapes), first, phases)
 

@@ -16,6 +16,7 @@ import asyncpg
 from tests.e2e.proxy import Proxy
 from tests.oracle.comparing import Anomaly, at_rest, check_samples
 from tests.oracle.device import Device
+from tests.oracle.expected import State
 from tests.oracle.history import begin_history, read_history, read_state
 from tests.oracle.hosting import Hosting, hosting
 from tests.oracle.plan import DEVICES, Event, Phase, Plan
@@ -107,13 +108,25 @@ class _Scene:
         await self.writers.start()
         for number in range(DEVICES):
             await self._begin_device(number)
-        for number, phase in enumerate(self.plan.phases):
-            await asyncio.gather(self._write(phase), self._happen(phase, number))
-            await self._quiet(number)
+        try:
+            for number, phase in enumerate(self.plan.phases):
+                await asyncio.gather(self._write(phase), self._happen(phase, number))
+                await self._quiet(number)
+        except Anomaly as anomaly:
+            try:  # it may have begun before, and then that says more
+                await self._look_back(postgres, before)
+            except Anomaly as earlier:
+                raise Anomaly(f"{earlier}\nand then {anomaly}") from anomaly
+            raise
+        await self._look_back(postgres, before)
+
+    async def _look_back(self, postgres: asyncpg.Connection, before: State) -> None:
+        """Everything the devices have shown, beside the history. Raises Anomaly."""
         for device in self._devices:
             device.sampler.stop()
             if device.sampler.failure is not None:
                 raise device.sampler.failure
+        schema, database = self.plan.schema, await postgres.fetchval("SELECT current_database()")
         history = await read_history(postgres, schema, PUBLICATION, database)
         await check_samples(self.plan, postgres, before, history, self._devices, self._counters)
 
@@ -178,8 +191,8 @@ class _Scene:
 
     async def _subscribe(self, device: Device, rng: random.Random) -> str:
         free = [shape for shape in self.plan.shapes if shape not in device.wanted]
-        if not free:
-            return "has them all"
+        if not free or ("overlaps" not in self.plan.features and not device.is_free):
+            return "has enough"
         shape = rng.choice(free)
         await device.subscribe(shape)
         return shape.describe()

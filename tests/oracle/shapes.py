@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from tests.oracle.schema import PULSE, Column, ForeignKey, Schema, Table
-from tests.oracle.values import DOMAINS
+from tests.oracle.values import DOMAINS, KEYS
 
 DEPTH_MAX = 3
 COMPARED = frozenset({"int4", "int8", "text", "varchar", "float8", "date", "timestamptz", "uuid", "bool"})
@@ -72,8 +72,10 @@ WHOLE_PULSE = Shape(PULSE)
 
 def draw_shape(rng: random.Random, schema: Schema, features: Set[str]) -> Shape:
     table = rng.choice(schema.tables[:-1])
-    where = draw_where(rng, table) if "where" in features and rng.random() < 0.75 else ""
-    include = draw_include(rng, schema, table, DEPTH_MAX) if "include" in features and rng.random() < 0.75 else ()
+    where = draw_where(rng, features, table) if "where" in features and rng.random() < 0.75 else ""
+    include = (
+        draw_include(rng, schema, features, table, DEPTH_MAX) if "include" in features and rng.random() < 0.75 else ()
+    )
     columns = None
     if "columns" in features and rng.random() < 0.35:
         kept = {column.name for column in table.payload if rng.random() < 0.5}
@@ -85,7 +87,9 @@ def _tied(table: Table, name: str) -> bool:
     return name not in {column.name for column in table.payload}
 
 
-def draw_include(rng: random.Random, schema: Schema, table: Table, depth: int) -> tuple[Include, ...]:
+def draw_include(
+    rng: random.Random, schema: Schema, features: Set[str], table: Table, depth: int
+) -> tuple[Include, ...]:
     """At most two edges a table, none twice."""
     many = [(child, fk, True) for child in schema.tables for fk in child.foreign_keys if fk.parent == table.name]
     one = [(schema[fk.parent], fk, False) for fk in table.foreign_keys if fk.parent != table.name]
@@ -93,8 +97,8 @@ def draw_include(rng: random.Random, schema: Schema, table: Table, depth: int) -
     for target, fk, downwards in rng.sample(many + one, min(len(many + one), rng.choice((1, 1, 2)))):
         if any((other.table, other.foreign_key.columns) == (target.name, fk.columns) for other in chosen):
             continue
-        where = draw_where(rng, target) if downwards and rng.random() < 0.4 else ""
-        below = draw_include(rng, schema, target, depth - 1) if depth > 1 and rng.random() < 0.6 else ()
+        where = draw_where(rng, features, target) if downwards and "where" in features and rng.random() < 0.4 else ""
+        below = draw_include(rng, schema, features, target, depth - 1) if depth > 1 and rng.random() < 0.6 else ()
         chosen.append(Include(target.name, fk, downwards, where, below))
     return tuple(chosen)
 
@@ -102,17 +106,21 @@ def draw_include(rng: random.Random, schema: Schema, table: Table, depth: int) -
 # --- where clauses ----------------------------------------------------------------------------------------------------
 
 
-def draw_where(rng: random.Random, table: Table, depth: int = 2) -> str:
+def draw_where(rng: random.Random, features: Set[str], table: Table, depth: int = 2) -> str:
     if depth and rng.random() < 0.45:
-        left, right = (draw_where(rng, table, depth - 1) for _ in range(2))
+        left, right = (draw_where(rng, features, table, depth - 1) for _ in range(2))
         joined = f"({left}) {rng.choice(('AND', 'OR', 'OR'))} ({right})"
         return f"NOT ({joined})" if rng.random() < 0.25 else joined
-    return _comparison(rng, rng.choice([c for c in table.columns if c.type_name in COMPARED]))
+    column = rng.choice([column for column in table.columns if column.type_name in COMPARED])
+    form = rng.choice(_forms(rng, column, of_key=column not in table.payload))
+    if "where-postgres" in features and rng.random() < 0.2:
+        form = rng.choice(_forms_for_postgres(rng, table) or [form])
+    return form
 
 
-def _comparison(rng: random.Random, column: Column) -> str:
+def _forms(rng: random.Random, column: Column, *, of_key: bool) -> list[str]:
     name, type_name = f"this.{column.name}", column.type_name
-    literals = [f"{literal}" for literal, _ in DOMAINS[type_name]]
+    literals = [literal for literal, _ in (KEYS if of_key else DOMAINS)[type_name]]
     one = rng.choice(literals)
     forms = [f"{name} {rng.choice(('=', '=', '<>'))} {one}", f"{name} IS DISTINCT FROM {one}"]
     if column.nullable:
@@ -125,9 +133,27 @@ def _comparison(rng: random.Random, column: Column) -> str:
     if type_name == "int4":
         forms += [f"{name} % 2 = {rng.randint(0, 1)}", f"{name} BETWEEN 1 AND {rng.randint(1, 5)}"]
     if type_name in ("text", "varchar"):
-        pattern = rng.choice(("%e%", "r%", "%d", "_ed", "a\\_b", "50\\%"))
-        forms += [f"{name} {rng.choice(('LIKE', 'ILIKE', 'NOT LIKE'))} '{pattern}'"]
-        forms += [f"length({name}) > {rng.randint(1, 4)}", f"upper({name}) = 'RED'"]
+        forms += [f"{name} {rng.choice(('LIKE', 'NOT LIKE'))} '{_pattern(rng)}'"]
+        forms += [f"length({name}) > {rng.randint(1, 4)}"]
     if type_name == "bool":
         forms += [name, f"NOT {name}", f"{name} IS NOT TRUE"]
-    return rng.choice(forms)
+    return forms
+
+
+def _pattern(rng: random.Random) -> str:
+    return rng.choice(("%e%", "r%", "%d", "_ed", "a\\_b", "50\\%"))
+
+
+def _forms_for_postgres(rng: random.Random, table: Table) -> list[str]:
+    """What nobody but Postgres evaluates."""
+    forms = [
+        "upper(this.label) = 'RED'",
+        f"this.label ILIKE '{_pattern(rng)}'",
+        "this.label < 'h'",
+        "round(10 / this.n) > 3",  # an error for some rows, which are outside then
+    ]
+    if "c_jsonb" in table.names:
+        forms += ["this.c_jsonb->>'a' = '1'", "this.c_jsonb @> '[1]'", "this.c_jsonb ? 'b'"]
+    if "c_timestamptz" in table.names:
+        forms += ["date_trunc('year', this.c_timestamptz) = '2024-01-01Z'"]
+    return forms
