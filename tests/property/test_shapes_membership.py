@@ -19,7 +19,7 @@ from tests.property.shape_trees import (
 )
 
 from syncline.actors.postgres.transaction import StreamChange, Truncated
-from syncline.actors.shapes.membership import Net, Query, Step, advance
+from syncline.actors.shapes.membership import Query, Step, advance
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.tree import RowId, Tree
@@ -49,13 +49,13 @@ class Play:
     def commit(self) -> None:
         self.history.append(transact(self.schema, self.history[-1][1], self.random))
 
-    def netted(self, changes: list[StreamChange]) -> dict[RowId, Net]:
+    def netted(self, changes: list[StreamChange]) -> Netting:
         netting = Netting(
             self.tree.relations,
             lambda relation_id: [(id, held.row) for id, held in self.held.rows.items() if id[0] == relation_id],
         )
         netting.add(changes)
-        return netting.net
+        return netting
 
     def some_queries(self) -> list[Query]:
         return [
@@ -99,7 +99,7 @@ def test_a_shape_holds_what_it_is_by_definition_after_every_transaction(seed: in
     for _ in range(transactions):
         play.commit()
         changes, rows = play.history[-1]
-        step = advance(play.tree, play.held, play.netted(changes), lambda query: answer(rows, query), play.judge)  # noqa: B023
+        step = advance(play.tree, play.held, play.netted(changes).net, lambda query: answer(rows, query), play.judge)  # noqa: B023
         assert isinstance(step, Step)
         play.take(step)
         play.check(rows)
@@ -128,10 +128,12 @@ def test_answers_of_later_snapshots_are_rewound_to_where_the_shape_is(seed: int,
     play = Play(seed)
     while len(play.history) <= transactions:
         play.commit()
-        if any(isinstance(change, Truncated) for change in play.history[-1][0]):
-            play.history.pop()  # what was there before is not in the stream
+    truncating = [
+        number for number, (changes, _) in enumerate(play.history) if any(isinstance(c, Truncated) for c in changes)
+    ]
     later = Later(play.tree)
     answers = Answers(play.tree, later)
+    remembered: dict[Query, None] = {}
     came = 0
 
     def come(upto: int) -> None:
@@ -143,21 +145,28 @@ def test_answers_of_later_snapshots_are_rewound_to_where_the_shape_is(seed: int,
     for at in range(1, transactions + 1):
         come(max(came, at))
         changes, rows = play.history[at]
-        net = play.netted(changes)
+        netting = play.netted(changes)
+        net = netting.net
         later.passed(at, _ids(play, changes))
-        answers.passed(net)
+        answers.passed(net, netting.emptied)
         while True:
             step = advance(play.tree, play.held, net, answers.known, play.judge)
             if isinstance(step, Step):
                 break
             # A snapshot shows all that has been streamed to the shape's place, and then some; its mark comes behind.
-            snapshot = play.random.randint(at, transactions)
+            # What TRUNCATE removes is not in the stream: none is taken when one has come that the shape has not.
+            last = min((number for number in truncating if number > at), default=transactions + 1) - 1
+            snapshot = play.random.randint(at, last)
             come(max(came, snapshot))
             play.asked += len(step.queries)
             queries = {*step.queries, *play.some_queries()}  # what nobody needs now, somebody may later
+            remembered.update(dict.fromkeys(queries))
             answers.learn({query: answer(play.history[snapshot][1], query) for query in queries})
         play.take(step)
         play.check(rows)
+        for query in remembered:
+            known = answers.known(query)
+            assert known is None or {row for row, _ in known} == {row for row, _ in answer(rows, query)}
         if play.random.random() < 0.1:
             answers.forget()
 

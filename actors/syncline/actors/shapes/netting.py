@@ -23,6 +23,7 @@ class Netting:
         self._relations = relations
         self._rows_of = rows_of
         self._rows: dict[RowId, tuple[Row | None, Row | None, Tags]] = {}
+        self.emptied: set[int] = set()  # relation ids: what was in them, net or not, is gone
 
     def add(self, changes: Iterable[StreamChange]) -> None:
         for change in changes:
@@ -55,6 +56,7 @@ class Netting:
         self._rows[id] = (found if known is None else known[0], left, tags)
 
     def _empty(self, relation_id: int) -> None:
+        self.emptied.add(relation_id)
         for id, (old, _, _) in list(self._rows.items()):
             if id[0] == relation_id:
                 self._rows[id] = (old, None, ())

@@ -19,7 +19,7 @@ shape comes by that too, and the rows it would have hung on are gone with it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS, StreamChange, Truncated
 from syncline.actors.shapes.membership import Net, Query, Tags
@@ -139,10 +139,13 @@ class Answers:
             relation = self._tree.relations[query.relation_id]
             self._shown[query] = {(relation.id, relation.key_of(row)): (row, tags) for row, tags in rows}
 
-    def passed(self, net: Mapping[RowId, Net]) -> None:
-        """The shape has come by a transaction that did ``net``."""
+    def passed(self, net: Mapping[RowId, Net], emptied: Collection[int] = ()) -> None:
+        """The shape has come by a transaction that did ``net`` and truncated the tables ``emptied``, whose rows in
+        ``net`` are those that somebody holds: what nobody holds has gone with them."""
         if not self._shown:
             return  # a snapshot that is asked for from now on shows it
+        for relation_id in emptied:
+            self._empty(relation_id)
         for id, change in net.items():
             before = self._left.get(id)
             if before is not None and before[0] is not None:
@@ -150,6 +153,14 @@ class Answers:
             self._left[id] = (change.new, change.tags)
             if change.new is not None:
                 self._left_by_value.add(id, change.new)
+
+    def _empty(self, relation_id: int) -> None:
+        for query in [query for query in self._shown if query.relation_id == relation_id]:
+            self._shown[query] = {}
+        for id in [id for id in self._left if id[0] == relation_id]:
+            row, _ = self._left.pop(id)
+            if row is not None:
+                self._left_by_value.remove(id, row)
 
     def known(self, query: Query) -> Sequence[tuple[Row, Tags]] | None:
         """The rows that ``query`` asks for, as of where the shape is; None if nobody asked."""

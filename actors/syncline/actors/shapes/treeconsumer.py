@@ -150,7 +150,7 @@ class TreeConsumer(Consumer):
         net = netting.net
         lsn = self._at = int(head.lsn)
         self._later.passed(lsn, netting.named)
-        self._answers.passed(net)
+        self._answers.passed(net, netting.emptied)
         step = await self._decide(net, self._answers.known, self._ask)
         if not step.changes and not step.held:
             return []
