@@ -153,8 +153,8 @@ async def test_a_clause_alone(database: str, tmp_path: Path) -> None:
             "INSERT INTO items VALUES (200, 3, 'new'), (201, 8, 'not')",
             "DELETE FROM items WHERE id IN (2, 8)",
             "UPDATE items SET id = 300 WHERE id = 3",
-            "UPDATE items SET n = NULL WHERE id = 4",
             "BEGIN; UPDATE items SET n = 7 WHERE id = 11; UPDATE items SET n = 1 WHERE id = 11; COMMIT",
+            "UPDATE items SET n = NULL WHERE id = 4",  # the last one shows, so nothing is on its way once it has
         ):
             await tree.postgres.execute(statement)
 
