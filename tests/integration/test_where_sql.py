@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -239,6 +240,19 @@ async def test_a_row_that_takes_for_ever_is_outside_and_the_others_are_not(
     monkeypatch.setattr(where_sql, "EVALUATION_S", 0.5)
     assert await scene.evaluated("slow(this.id) = 1") == ([1, 2, 4], 1)
     assert await scene.pool.fetchval("SELECT 1") == 1
+
+
+async def test_what_is_not_there_any_more_is_the_fault_of_no_row(scene: Scene) -> None:
+    await scene.check("twice(this.id) = 2 AND 1 / this.rank > 0")
+    await scene.pool.execute("DROP FUNCTION twice(int)")
+    with pytest.raises(asyncpg.UndefinedFunctionError):
+        await scene.evaluated("twice(this.id) = 2 AND 1 / this.rank > 0")
+
+
+async def test_a_check_leaves_nothing_and_many_may_run_at_a_time(scene: Scene) -> None:
+    clauses = [f"this.title ILIKE 'a%' AND this.rank + {i} > 0" for i in range(12)]
+    await asyncio.gather(*(scene.check(text) for text in clauses))
+    assert await scene.pool.fetchval("SELECT count(*) FROM pg_class WHERE relname LIKE 'where%'") == 0
 
 
 async def test_a_table_may_have_any_names(scene: Scene) -> None:

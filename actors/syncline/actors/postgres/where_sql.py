@@ -63,6 +63,7 @@ _OF_A_NUMBER: Final = re.compile("[09]")
 _LOCAL_SIGNS: Final = re.compile("[LDG]", re.IGNORECASE)
 _READ_BY_THE_CLOCK: Final = frozenset({"date_in", "time_in", "timetz_in", "timestamp_in", "timestamptz_in", "array_in"})
 _TIME_WORDS: Final = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+_OF_THE_CLAUSE: Final = frozenset({"42501", "42601", "42703", "42704", "42883", "42P01"})
 _TIMETZ: Final = frozenset({1266, 1270})
 
 _ROUTINES: Final = """
@@ -303,8 +304,13 @@ class _Evaluation:
 
 
 def _of_a_row(error: asyncpg.PostgresError) -> bool:
-    """Whether another row may go well: not so without resources, in a shutdown, over a broken connection."""
-    return str(error.sqlstate)[:2] not in ("08", "25", "40", "53", "57", "58")
+    """Whether another row may go well.
+
+    Not so without resources, in a shutdown, over a broken connection; nor where what the clause names is not there any
+    more, or not allowed. ``electric.evaluate`` judges alike.
+    """
+    state = str(error.sqlstate)
+    return state[:2] not in ("08", "25", "40", "53", "57", "58") and state not in _OF_THE_CLAUSE
 
 
 def _batches(evaluation: _Evaluation, rows: Sequence[Row]) -> Iterator[list[list[str | None]]]:

@@ -2,8 +2,8 @@
 --
 -- condition: an SQL query of one boolean, over $1, one row as text[][] with a first dimension of 1;
 -- rows: text[][], a row each. inside: for each row whether the condition is true. failed: how many rows raised an
--- error, which is as good as false; error: what one of them said. What is not the row's fault (resources, shutdown, a
--- disk) is raised.
+-- error, which is as good as false; error: what one of them said. What is not the row's fault is raised: resources, a
+-- shutdown, a disk, a function that is not there.
 CREATE OR REPLACE FUNCTION electric.evaluate(
     condition text, "rows" text[], OUT inside boolean[], OUT failed integer, OUT error text
 )
@@ -16,7 +16,7 @@ BEGIN
         BEGIN
             EXECUTE condition INTO answer USING "rows"[i:i];
         EXCEPTION WHEN OTHERS THEN
-            IF SQLSTATE ~ '^(53|57|58)' THEN
+            IF SQLSTATE ~ '^(53|57|58)|^(42501|42601|42703|42704|42883|42P01)$' THEN
                 RAISE;
             END IF;
             answer := false;
