@@ -17,7 +17,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import fresh_database
-from tests.property.where_clauses import COLUMNS, DESCRIPTION, LABELS, Clauses, row, sql_rows
+from tests.property.where_clauses import (
+    COLUMNS,
+    DESCRIPTION,
+    INTEGERS,
+    LABELS,
+    SPELLINGS,
+    Clauses,
+    cells,
+    quoted,
+    row,
+    sql_rows,
+)
 
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.catalog import table_info
@@ -116,6 +127,52 @@ def test_python_and_both_spellings_say_what_postgres_says(session: Session) -> N
     assert seen["compiled"] > seen["clauses"] * 0.5, seen
     assert min(seen[f"answer {answer}"] for answer in (True, False, None)) > seen["compiled"] * 0.1, seen
     assert seen["equalities"] > 0, seen
+
+
+def _check_all(session: Session, texts: Sequence[str], rows: Sequence[Row]) -> int:
+    """Asks Postgres about each clause that is compiled. How many there were."""
+    wanted = [(text, where) for text in texts if (where := parse(text, TABLE)).compiled]
+    answers = session.answers([text for text, _ in wanted], rows)
+    for place, (text, where) in enumerate(wanted):
+        predicate = where.predicate()
+        assert [predicate(one) for one in rows] == [answer[place] for answer in answers], text
+    return len(wanted)
+
+
+def _row(**cells: bytes | None) -> Row:
+    return tuple(cells.get(name) for name in COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "name", ["rank", "big", "title", "done", "owner", "mood", "day", "clock", "moment", "at", "ratio", "raw"]
+)
+def test_every_value_compares_with_every_literal_as_in_postgres(session: Session, name: str) -> None:
+    kind = COLUMNS[name]
+    literals = [quoted("\\x" + one.hex() if kind == "bytea" else one.decode()) for one in cells(kind)]
+    if kind in INTEGERS:
+        literals += [*(literal.strip("'") for literal in literals), "0.5", "6.99", "7.0", "-1.5", "1e1"]
+    if kind in ("date", "timestamp", "timestamptz"):
+        literals += [quoted(text) for text in SPELLINGS]
+    texts = [f"this.{name} {operator} {literal}" for operator in ("<", "=", ">=", "<>") for literal in literals]
+    texts += [f"{literal} <= this.{name}" for literal in literals]
+    texts += [f"this.{name} IS NOT DISTINCT FROM {literal}" for literal in literals]
+    rows = [_row(**{name: one}) for one in (*cells(kind), None)]
+    assert _check_all(session, texts, rows) >= len(texts) // 4
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        *(("day", "born"), ("moment", "until"), ("at", "due"), ("ratio", "share"), ("mood", "other_mood")),
+        *(("owner", "friend"), ("done", "seen"), ("rank", "small"), ("rank", "big")),
+    ],
+)
+def test_every_value_compares_with_every_other_as_in_postgres(session: Session, name: str, other: str) -> None:
+    left, right = (*cells(COLUMNS[name]), None), (*cells(COLUMNS[other]), None)
+    rows = [_row(**{name: one, other: another}) for one in left for another in right]
+    texts = [f"this.{name} {operator} this.{other}" for operator in ("<", "<=", "=", "<>", ">", ">=")]
+    texts.append(f"this.{name} IS DISTINCT FROM this.{other}")
+    assert _check_all(session, texts, rows) == len(texts)
 
 
 def test_postgres_says_of_rows_of_the_stream_what_it_says_of_rows_of_a_table(session: Session) -> None:

@@ -26,7 +26,9 @@ COLUMNS: Final = {
     "other_mood": "mood",
     "day": "date",
     "clock": "time",
+    "born": "date",
     "moment": "timestamp",
+    "until": "timestamp",
     "at": "timestamptz",
     "due": "timestamptz",
     "ratio": "float8",
@@ -46,6 +48,11 @@ DESCRIPTION: Final = {
     ],
     "fks": [],
 }
+SPELLINGS: Final = (
+    *("2024-01-02T03:04:05.5Z", "2024-01-02 03:04:05.55+02", "2024-01-02T03:04:05.678-05:30", "2024-01-02"),
+    *("2024-01-02 03:04", "0001-01-01T00:00:00+14:00", "9999-12-31 23:59:59.999999-14:00", "2024-01-02T03:04:05.500"),
+)
+"""Of a date, with or without a time of day, as a literal may have it."""
 INTEGERS: Final = ("int2", "int4", "int8")
 
 _CELLS: Final[dict[str, Sequence[str]]] = {
@@ -63,13 +70,14 @@ _CELLS: Final[dict[str, Sequence[str]]] = {
     ],
     "mood": LABELS,
     "date": [
-        "2024-01-02", "2024-02-29", "0999-01-01", "10000-01-01", "5874897-12-31", "0044-03-15 BC", "4713-01-01 BC",
-        "infinity", "-infinity",
+        "2024-01-02", "2024-02-29", "0999-01-01", "10000-01-01", "5874897-12-31", "0044-03-15 BC", "0044-02-15 BC",
+        "4713-01-01 BC", "infinity", "-infinity",
     ],
     "time": ["00:00:00", "03:04:05", "03:04:05.5", "03:04:05.678", "23:59:59.999999", "24:00:00"],
     "timestamp": [
-        "2024-01-02 03:04:05", "2024-01-02 03:04:05.5", "2024-01-02 03:04:05.55", "0999-01-01 00:00:00",
-        "10000-01-01 00:00:00.1", "294276-12-31 23:59:59.999999", "0044-03-15 01:00:00 BC", "0045-03-15 01:00:00 BC",
+        "2024-01-02 03:04:05", "2024-01-02 03:04:05.5", "2024-01-02 03:04:05.55", "2024-01-02 01:04:05.55",
+        "2024-01-02 08:34:05.678", "2024-01-02 00:00:00", "0999-01-01 00:00:00", "10000-01-01 00:00:00.1",
+        "20000-01-01 00:00:00", "294276-12-31 23:59:59.999999", "0044-03-15 01:00:00 BC", "0045-03-15 01:00:00 BC",
         "infinity", "-infinity",
     ],
     "float8": ["0", "-0", "1.5", "-1.5", "0.1", "1e+300", "5e-324", "NaN", "Infinity", "-Infinity", "9007199254740992"],
@@ -92,6 +100,13 @@ def cell(random: Random, kind: str) -> bytes | None:
         bits = {"int2": 16, "int4": 32, "int8": 64}[kind]
         return str(random.getrandbits(bits) - (1 << bits - 1)).encode()
     return random.choice(_CELLS[kind]).encode()
+
+
+def cells(kind: str) -> list[bytes]:
+    """All those of a type that ``cell`` chooses from."""
+    if kind == "timestamptz":
+        return [_zulu(text).encode() for text in _CELLS["timestamp"]]
+    return [text.encode() for text in _CELLS[kind]]
 
 
 def _zulu(text: str) -> str:
@@ -182,10 +197,7 @@ class Clauses:
         if kind == "uuid" and self._random.random() < 0.5:
             text = self._random.choice([text.upper(), text.replace("-", "")])
         if kind in ("timestamp", "timestamptz", "date") and self._random.random() < 0.5:
-            text = self._random.choice(
-                ["2024-01-02T03:04:05.5Z", "2024-01-02 03:04:05.55+02", "2024-01-02T03:04:05.678-05:30", "2024-01-02",
-                 "2024-01-02 03:04", "0001-01-01T00:00:00+14:00", "9999-12-31 23:59:59.999999-14:00"]
-            )  # fmt: skip
+            text = self._random.choice(SPELLINGS)
         if kind == "bytea":
             text = "\\x" + value.hex()
         return self._choice(lambda: quoted(text), lambda: quoted(text), lambda: f"{quoted(text)}::{kind}")
