@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import uuid
 from pathlib import Path
 from random import Random
@@ -212,3 +213,53 @@ async def test_what_postgres_refuses_is_told_when_the_device_asks(database: str,
             await device.socket.send(device.session.subscribe(str(uuid.uuid4()), [wish]))
             refused = await device.expect(events.SubscribeRefused)
             assert says in refused.message
+
+
+COMMENTS = """
+WITH RECURSIVE c AS (SELECT * FROM comments WHERE author IN (3, 4, 5)),
+i AS (SELECT * FROM issues WHERE id IN (SELECT issue FROM c)),
+p AS (SELECT * FROM projects WHERE id IN (SELECT project FROM i)),
+u AS (SELECT * FROM users WHERE id IN (SELECT owner FROM p UNION SELECT author FROM c)
+      UNION SELECT users.* FROM u JOIN users ON users.id = u.boss)
+"""
+Tables = dict[str, dict[str, tuple[str | None, ...]]]
+
+
+def union(*parts: Tables) -> Tables:
+    return {table: {id: row for part in parts for id, row in part[table].items()} for table in TABLES}
+
+
+async def test_a_row_that_leaves_one_shape_stays_while_another_holds_it(database: str, tmp_path: Path) -> None:
+    async with running(database, tmp_path, SQL, TABLES) as tree:
+        await scribble(database, 1, 60)
+        writing = [asyncio.create_task(scribble(database, seed, 300)) for seed in (2, 3)]
+        async with RawDevice.connected(tree.url) as device:
+            await device.start()
+            wish = request("projects", project=request("issues", issue=request("comments")))
+            await device.subscribe(dataclasses.replace(wish, where="this.id < 6"))
+            projects = PROJECTS.replace("FROM projects)", "FROM projects WHERE id < 6)")
+            second = await device.subscribe(
+                ShapeRequest(str(uuid.uuid4()), "comments", "this.author IN (5, 4, 3)"),
+                ShapeRequest(str(uuid.uuid4()), "users", "this.id > 6"),
+            )
+            users = (
+                "WITH RECURSIVE p AS (SELECT * FROM projects WHERE false), i AS (SELECT * FROM issues WHERE false), "
+            )
+            users += "c AS (SELECT * FROM comments WHERE false), u AS (SELECT * FROM users WHERE id > 6 "
+            users += "UNION SELECT users.* FROM u JOIN users ON users.id = u.boss)"
+            await asyncio.gather(*writing)
+
+            async def all_three() -> bool:
+                parts = [await expected(tree.postgres, part) for part in (projects, COMMENTS, users)]
+                return await held(tree, device) == union(*parts)
+
+            await until(all_three)
+            writing = [asyncio.create_task(scribble(database, seed, 60)) for seed in (4, 5)]
+            await device.socket.send(device.session.unsubscribe([second]))
+            await device.expect(events.GoneBatch)
+            await asyncio.gather(*writing)
+
+            async def one() -> bool:
+                return await held(tree, device) == await expected(tree.postgres, projects)
+
+            await until(one)

@@ -31,6 +31,7 @@ from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Page, Record, record_fields
 from syncline.actors.shapes.messages import (
     Arrived,
+    AskHeld,
     Join,
     Joined,
     Leave,
@@ -157,7 +158,7 @@ SHAPES: Final = (AddRoute, LiveShapes, Shape, Included, Reference, Dispatch, Own
 # Between the shapes' hosts and the edges.
 EDGES: Final = (
     *(EnsureShape, ShapePlace, ReadWatermark, FollowWatermark, Watermark, Relation, Column),
-    *(Join, Leave, Joined, Arrived, NotifyReady, ShapeReady, ShapeGone, ReadPage, Page, ReadRows),
+    *(Join, Leave, Joined, Arrived, NotifyReady, ShapeReady, ShapeGone, ReadPage, Page, ReadRows, AskHeld),
 )
 # Between the edges and the origin.
 WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)

@@ -20,6 +20,7 @@ from syncline.proto.errors import ErrorCode, invalid
 from syncline.proto.op_reader import COLUMNS_MAX as COLUMNS_MAX
 from syncline.proto.op_reader import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
 from syncline.proto.op_reader import cut_ops as cut_ops
+from syncline.proto.op_reader import decode_changes as decode_changes
 from syncline.proto.op_reader import decode_ops as decode_ops
 from syncline.proto.op_reader import decode_row as decode_row
 from syncline.proto.op_reader import read_ops as read_ops

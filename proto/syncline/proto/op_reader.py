@@ -18,6 +18,7 @@ from syncline.proto.errors import invalid
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
 from syncline.proto.values import (
     Cell,
+    Change,
     Compensation,
     Delete,
     Gone,
@@ -90,6 +91,17 @@ def read_ops(body: bytes) -> Iterator[tuple[list[Op], int]]:
         chunk_start, chunk_ops = pos, 0
     if chunk_start < end:
         yield _read_chunk(body[chunk_start:]), end - chunk_start
+
+
+def decode_changes(body: bytes) -> Iterator[Change]:
+    """The changes of a SatOpLog's body in order, however many, but for what begins or ends a transaction.
+
+    Raises ProtocolError (INVALID_REQUEST) for anything that is not such a body.
+    """
+    for part, _ in read_ops(body):
+        for op in part:
+            if not isinstance(op, Begin | Commit | AdditionalBegin | AdditionalCommit):
+                yield op
 
 
 def cut_ops(body: bytes, ops_max: int) -> Iterator[bytes]:

@@ -149,7 +149,7 @@ class Play:
                     return False
                 answer, self.answer = self.answer, None
             case OpenLog(shapes, after, upto):
-                self.log = deque(self.world.logged(shapes, after, upto))
+                self.log = deque(self.world.logged(frozenset(shapes), after, upto))
             case ReadMore():
                 page = tuple(self.log.popleft() for _ in range(min(2, len(self.log))))
                 answer = page, not self.log

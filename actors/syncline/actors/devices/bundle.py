@@ -19,9 +19,11 @@ from syncline.actors.shapes.log import Record
 
 
 class Bundle:
-    """The bundle of ``shapes`` (hashes). ``released`` is meaningful once ``open``."""
+    """The bundle of ``shapes`` (hashes), which may have rows in common (``overlap``). ``released`` is meaningful once
+    ``open``."""
 
-    def __init__(self, shapes: Iterable[str], watermark: int) -> None:
+    def __init__(self, shapes: Iterable[str], watermark: int, *, overlap: bool = False) -> None:
+        self._overlap = overlap
         self.shapes = frozenset(shapes)
         self.released = 0
         self.open = False
@@ -49,7 +51,7 @@ class Bundle:
         if not self.open or self._watermark <= self.released:
             return ()
         ready = sorted(pending for pending in self._pending if pending <= self._watermark)
-        frames = tuple(whole_frame(self._pending.pop(pending)) for pending in ready)
+        frames = tuple(whole_frame(self._pending.pop(pending), overlap=self._overlap) for pending in ready)
         self.released = self._watermark
         return frames
 

@@ -34,13 +34,15 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class FollowSet:
-    """``device`` wants the releases of ``shapes`` (hash -> actor) instead of those it followed before. Answered with
+    """``device`` wants the releases of ``shapes`` (hash -> actor) instead of those it followed before; they may
+    ``overlap``, that is have rows in common. Answered with
     ``Followed`` when the bundle is open, then with a ``Released`` for each release that has frames, or that passes
     ``AwaitLsn``."""
 
     device: Ref
     generation: int
     shapes: Mapping[str, Ref]
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,8 @@ class Bundler(Actor):
                 self._watch(device)
                 self._authors[client_id] = device
                 self._client_ids[device] = client_id
-            case FollowSet(device, generation, shapes):
-                self._follow(device, generation, shapes)
+            case FollowSet():
+                self._follow(message)
             case Unfollow(device):
                 self._leave(device)
             case AwaitLsn(device, lsn):
@@ -249,8 +251,9 @@ class Bundler(Actor):
 
     # --- members ------------------------------------------------------------------------------------------------------
 
-    def _follow(self, device: Ref, generation: int, shapes: Mapping[str, Ref]) -> None:
-        live = self._bundles.get(frozenset(shapes)) or self._make(shapes)
+    def _follow(self, wish: FollowSet) -> None:
+        device, generation = wish.device, wish.generation
+        live = self._bundles.get(frozenset(wish.shapes)) or self._make(wish.shapes, overlap=wish.overlap)
         self._leave(device, keep=live)
         member = _Member(device, generation, live)
         live.members[device] = self._members[device] = member
@@ -258,8 +261,8 @@ class Bundler(Actor):
         self._watch(device)
         self._release(live)
 
-    def _make(self, shapes: Mapping[str, Ref]) -> _Live:
-        live = _Live(Bundle(shapes, self._passed.watermark))
+    def _make(self, shapes: Mapping[str, Ref], *, overlap: bool) -> _Live:
+        live = _Live(Bundle(shapes, self._passed.watermark, overlap=overlap))
         self._bundles[live.bundle.shapes] = live
         for shape, ref in shapes.items():
             self._by_shape.setdefault(shape, {})[live.bundle.shapes] = live

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from syncline.actors.devices.bundler import AwaitLsn, FollowSet
+from syncline.actors.devices.holders import any_holds
 from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import Socket
@@ -14,6 +15,7 @@ from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.starting import Places
 from syncline.actors.devices.steps import (
+    AnyHolds,
     Delivered,
     Follow,
     Forget,
@@ -102,19 +104,21 @@ class Carrier:
                     await self._bundler.send(AwaitLsn(self._device, outbound.awaited_lsn))
                 await self.changed.wait()
                 self.changed.clear()
-            case Follow(shapes, generation):
+            case Follow(shapes, generation, overlap):
                 self.generation = generation
                 self._follow_answer = asyncio.get_running_loop().create_future()
-                await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes)))
+                await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes), overlap))
                 return await self._follow_answer
             case OpenLog(shapes, after, upto):
-                self._log = LogReader(self._places.refs(shapes), after, upto, self._pages)
+                self._log = LogReader(self._places.refs(shapes), shapes, after, upto, self._pages)
             case ReadMore():
                 assert self._log is not None
                 return await self._log.read()
             case ReadImage(shape, lsn, cursor):
                 (ref,) = self._places.refs((shape,)).values()
                 return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+            case AnyHolds(of, lsn, rows):
+                return await any_holds(self._places.refs(of), of, lsn, rows)
             case ReadCurrent(keys):
                 return await self._rows.read(keys)
             case Shows(snapshot, lsn):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from syncline.actors.devices.holders import any_holds
+from syncline.actors.devices.overlaps import keeping, leaving_rows, overlap, sharing
 from syncline.actors.devices.shared import SharedAnswers
+from syncline.actors.devices.steps import Shapes
 from syncline.actors.shapes.frames import Frame, LogMerge
-from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.log import Page, Record
 from syncline.actors.shapes.messages import ReadPage
 from syncline.cluster import Ref
 
@@ -15,13 +19,16 @@ PAGE_TIMEOUT_S = 60.0
 
 
 class LogReader:
-    """The frames of ``shapes`` (hash -> actor) after LSN ``after`` up to ``upto``. ``asked``: what all devices of a
-    host read: those that come back together stand at the same few positions."""
+    """The frames of ``shapes`` after LSN ``after`` up to ``upto``; ``refs``: the shapes' actors. ``asked``: what all
+    devices of a host read: those that come back together stand at the same few positions."""
 
-    def __init__(self, shapes: Mapping[str, Ref], after: int, upto: int, asked: SharedAnswers[Page]) -> None:
+    def __init__(
+        self, refs: Mapping[str, Ref], shapes: Shapes, after: int, upto: int, asked: SharedAnswers[Page]
+    ) -> None:
+        self._refs = refs
         self._shapes = shapes
         self._asked = asked
-        self._merge = LogMerge(shapes, after, upto)
+        self._merge = LogMerge(refs, after, upto, overlap=overlap(shapes))
 
     async def read(self) -> tuple[tuple[Frame, ...], bool]:
         """Some frames, at least one unless it is done: (frames, done). Raises ActorDown when a shape has crashed."""
@@ -33,11 +40,24 @@ class LogReader:
         return frames, self._merge.done
 
     async def _page(self, shape: str, position: tuple[int, int]) -> Page:
-        ref, upto = self._shapes[shape], self._merge.upto
+        ref, upto = self._refs[shape], self._merge.upto
+        others = sharing({other: its for other, its in self._shapes.items() if other != shape}, self._shapes[shape])
 
         async def ask() -> Page:
             page = await ref.call(ReadPage(position, upto, PAGE_BYTES), PAGE_TIMEOUT_S)
             assert isinstance(page, Page)
-            return page
+            if not others or not any(record.gone for record in page.records):
+                return page
+            return replace(page, records=tuple([await self._kept(record, shape, others) for record in page.records]))
 
-        return await self._asked.answer((ref, position, upto), ask)
+        return await self._asked.answer((ref, position, upto, frozenset(others)), ask)
+
+    async def _kept(self, record: Record, shape: str, others: Shapes) -> Record:
+        """A row that leaves ``shape`` and that one of the ``others`` holds stays."""
+        if not record.gone:
+            return record
+        rows = leaving_rows(record)
+        refs = {other: self._refs[other] for other in others}
+        held = await any_holds(refs, others, record.lsn, rows)
+        kept = [row for row, holds in zip(rows, held, strict=True) if holds]
+        return keeping(record, kept, self._shapes[shape])

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 
 from syncline.actors.devices.delivering import arriving, leaving
 from syncline.actors.devices.healing import Healing
+from syncline.actors.devices.overlaps import overlap
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
     Delivered,
@@ -247,7 +248,7 @@ class Outbound:
         self._drop_live()
         self._gap = False
         self._released = 0
-        released = yield Follow(frozenset(shapes), self.generation)
+        released = yield Follow(frozenset(shapes), self.generation, overlap(shapes))
         assert isinstance(released, int)
         self._released = max(self._released, released)
 
@@ -260,7 +261,7 @@ class Outbound:
 
     def _read_log(self, upto: int) -> Steps:
         if upto > self.position:
-            yield OpenLog(frozenset(self.shapes), self.position, upto)
+            yield OpenLog(self.shapes, self.position, upto)
             done = False
             while not done:
                 answer = yield ReadMore()
@@ -400,9 +401,9 @@ class Outbound:
         at = self._released_from_log()
         yield from self._read_log(upto=at)
         if delivery.requests:
-            yield from arriving(delivery, set(self.shapes), at)
+            yield from arriving(delivery, self.shapes, at)
         else:
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
-            yield from leaving(delivery, gone, at)
+            yield from leaving(delivery, gone, shapes, at)
         self._subscriptions, self.shapes = subscriptions, shapes
         yield Delivered(delivery, at)

@@ -107,6 +107,8 @@ async def _check(planned: Planned, database: Database) -> None:
     errors: list[tuple[str, str, str]] = []
     for request_id, hashes in planned.requests:
         for shape in (planned.shapes[hash] for hash in hashes):
+            if not shape.has_clauses:
+                continue
             try:
                 await check_clauses(database.pool, shape, database.catalog.tables)
             except WhereRefused as refused:

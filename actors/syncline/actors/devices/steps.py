@@ -135,17 +135,19 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Join the bundle of ``shapes``. Answer: the LSN it has released (int); later releases go to ``released``."""
+    """Join the bundle of ``shapes``, which may ``overlap``. Answer: the LSN it has released (int); later releases go to
+    ``released``."""
 
     shapes: frozenset[str]
     generation: int
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLog:
     """Start reading ``shapes`` after ``after`` up to ``upto``. No answer; ``ReadMore`` follows."""
 
-    shapes: frozenset[str]
+    shapes: Shapes
     after: int
     upto: int
 
@@ -162,6 +164,19 @@ class ReadImage:
     shape: str
     lsn: int
     cursor: int
+
+
+HeldRow: TypeAlias = tuple[int, Row]
+"""Relation id and row."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyHolds:
+    """Which of ``rows``, which are as of ``lsn``, does any of ``shapes`` hold there? Answer: list of bool."""
+
+    shapes: Shapes
+    lsn: int
+    rows: tuple[HeldRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +238,7 @@ Step: TypeAlias = (
     | OpenLog
     | ReadMore
     | ReadImage
+    | AnyHolds
     | ReadCurrent
     | Shows
     | WrittenKeys

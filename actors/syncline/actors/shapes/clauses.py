@@ -52,14 +52,22 @@ class Clauses:
         except EvaluationError:
             return False
 
+    async def judged(self, node: int, rows: Sequence[Row]) -> list[bool]:
+        """Which of ``rows`` satisfy the clause of ``node``, asked all at once. Raises what asyncpg raises."""
+        if node not in self._wheres or node in self._holds:
+            return [bool(self.judge(node, row)) for row in rows]
+        table, where = self._wheres[node]
+        different = list(dict.fromkeys(rows))
+        inside = dict(zip(different, await self._evaluate(where, table, different), strict=True))
+        return [inside[row] for row in rows]
+
     async def look(self, judgements: Collection[tuple[int, Row]]) -> None:
         """Ask Postgres about (node, row). Raises what asyncpg raises."""
         rows: dict[int, list[Row]] = {}
         for node, row in judgements:
             rows.setdefault(node, []).append(row)
         for node, of_node in rows.items():
-            table, where = self._wheres[node]
-            answers = await self._evaluate(where, table, of_node)
+            answers = await self.judged(node, of_node)
             self._looked.update(((node, row), inside) for row, inside in zip(of_node, answers, strict=True))
 
     def selected(self, node: int, rows: Iterable[Row]) -> None:

@@ -28,6 +28,7 @@ from syncline.actors.shapes.messages import (
     Append,
     Appended,
     Arrived,
+    AskHeld,
     Flush,
     Join,
     Joined,
@@ -46,7 +47,7 @@ from syncline.actors.shapes.shards import tell
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, ActorDown, Exit, Ref
 from syncline.proto import codec
-from syncline.proto.values import Change, Delete, Insert, Relation, RowChange
+from syncline.proto.values import Change, Delete, Insert, Relation, Row, RowChange
 
 log = logging.getLogger(__name__)
 
@@ -146,8 +147,15 @@ class Consumer(Actor):
                 return self._readers.ask(lsn, cursor, self.defer)
             case Flush():
                 return self._store.flushing()
+            case AskHeld(lsn, rows):
+                return tuple(await self._held_at(lsn, rows))
             case _:
                 raise TypeError(f"a shape does not understand {message!r}")
+
+    async def _held_at(self, lsn: int, rows: Sequence[tuple[int, Row]]) -> Sequence[bool]:
+        if self._clauses is None:
+            return [relation_id in self._relations for relation_id, _ in rows]
+        return await self._until_there(partial(self._clauses.judged, 0, [row for _, row in rows]))
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 

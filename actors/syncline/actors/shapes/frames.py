@@ -11,11 +11,13 @@ pages it was fed, whatever the size of a transaction.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
+from syncline.proto import codec
 from syncline.proto.codec import encode_begin, encode_commit
+from syncline.proto.values import Change, Delete, Migrate, Row, Update
 
 # A transaction whose part in one shape is larger than this is read from the log by each device at its own pace.
 LIVE_TRANSACTION_BYTES_MAX = 1 << 20
@@ -47,22 +49,39 @@ def begin_of(lsn: int, commit_ms: int, origin: str, transaction_id: int | None =
     return encode_begin(commit_ms, lsn_bytes(lsn), origin, lsn if transaction_id is None else transaction_id)
 
 
-def whole_frame(records: Iterable[Record]) -> Frame:
-    """One frame of all shapes' records of one transaction; without a body when it is too large to be sent live."""
+def whole_frame(records: Iterable[Record], *, overlap: bool = False) -> Frame:
+    """One frame of all shapes' records of one transaction; without a body when it is too large to be sent live, or when
+    a row leaves one of the shapes, which ``overlap``: who reads the logs asks whether another holds it."""
     parts = list(records)
     head = parts[0]
     prelude = tuple(message for record in parts for message in record.prelude)
     size = sum(len(record.ops) for record in parts)
     if size > LIVE_TRANSACTION_BYTES_MAX or any(not record.last or record.index for record in parts):
         return Frame(head.lsn, head.commit_ms, head.origin, None)
+    if overlap and any(record.gone for record in parts):
+        return Frame(head.lsn, head.commit_ms, head.origin, None)
+    ops = [record.ops for record in parts if record.ops]
     body = b"".join(
         (
             begin_of(head.lsn, head.commit_ms, head.origin),
-            *(record.ops for record in parts),
+            *(once(ops) if overlap and len(ops) > 1 else ops),
             encode_commit(head.commit_ms, lsn_bytes(head.lsn)),
         )
     )
     return Frame(head.lsn, head.commit_ms, head.origin, body, prelude=prelude)
+
+
+def once(parts: Sequence[bytes]) -> list[bytes]:
+    """Operations of several shapes in one transaction, each row's only once. Who held a row before says so by an
+    update, and what is an insert elsewhere is none for a device that has both."""
+    changes: dict[tuple[int, Row], Change] = {}
+    for change in codec.decode_changes(b"".join(parts)):
+        if isinstance(change, Migrate):
+            return list(parts)
+        row = change.old_row if isinstance(change, Delete) else change.row
+        if isinstance(change, Update) or (change.relation_id, row) not in changes:
+            changes[change.relation_id, row] = change
+    return [codec.encode_ops(changes.values())]
 
 
 def for_edges(records: Iterable[Record]) -> Iterator[Record]:
@@ -82,10 +101,12 @@ class _Cursor:
 
 
 class LogMerge:
-    """The transactions of ``shapes`` after LSN ``after`` up to and including ``upto``, as frames in commit order."""
+    """The transactions of ``shapes`` after LSN ``after`` up to and including ``upto``, as frames in commit order. The
+    shapes may ``overlap``: a row of which two of them tell is told once, unless the transaction is in pieces."""
 
-    def __init__(self, shapes: Iterable[str], after: int, upto: int) -> None:
+    def __init__(self, shapes: Iterable[str], after: int, upto: int, *, overlap: bool = False) -> None:
         self.upto = upto
+        self._overlap = overlap
         self._cursors = {shape: _Cursor(position=(after, END_OF_TRANSACTION)) for shape in sorted(shapes)}
         self._open: Record | None = None
         self._unfinished: set[str] = set()
@@ -139,6 +160,8 @@ class LogMerge:
         ends = not self._unfinished
         if not ops:
             return None
+        if starts and ends and self._overlap and len(ops) > 1:
+            ops = once(ops)
         if starts:
             ops.insert(0, begin_of(head.lsn, head.commit_ms, head.origin))
         if ends:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.log import Record
 from syncline.cluster import Ref
+from syncline.proto.values import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,15 @@ class ReadRows:
 
     lsn: int
     cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskHeld:
+    """Call. Which of ``rows``, given by relation id and as they are after the transaction at ``lsn``, does the shape
+    hold there? It has appended what came up to there. Answer: tuple of bool, in the same order."""
+
+    lsn: int
+    rows: tuple[tuple[int, Row], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,10 @@ class Shape:
         """Whether a row may belong to it because of another row."""
         return bool(self.others or self.included or self.references)
 
+    @property
+    def has_clauses(self) -> bool:
+        return bool(self.where) or any(one.where for one in self.included)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 

@@ -35,7 +35,7 @@ from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.tree import RowId, tree_of, value_of
 from syncline.cluster import Exit, Ref
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Relation, RowChange
+from syncline.proto.values import Gone, Insert, Relation, Row, RowChange
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,11 @@ class TreeConsumer(Consumer):
     async def terminate(self, reason: Exit) -> None:
         self._holdings.close()
         await super().terminate(reason)
+
+    async def _held_at(self, lsn: int, rows: Sequence[tuple[int, Row]]) -> Sequence[bool]:
+        relations = self._tree.relations
+        ids = ((id, relations[id].key_of(row) if id in relations else ()) for id, row in rows)
+        return [self._holdings.held_at(id, lsn) for id in ids]
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 
