@@ -14,6 +14,7 @@ from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.steps import (
+    AnyHolds,
     Current,
     Delivered,
     Delivery,
@@ -110,6 +111,8 @@ class Stream:
                 return set(write.keys if isinstance(write, Heal) else self._writes[write.commit_ms])
             case ReadImage():
                 return None, 0
+            case AnyHolds(rows=rows):
+                return [True] * len(rows)
             case Delivered():
                 return None
             case Send(messages):

@@ -16,6 +16,7 @@ from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES, Dev
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.steps import (
+    AnyHolds,
     Delivered,
     Delivery,
     Echo,
@@ -156,6 +157,8 @@ class Play:
             case ReadImage(shape, lsn, cursor):
                 assert lsn <= self.world.released, "an image of what has not been appended yet"
                 answer = self.world.image(shape, lsn, cursor)
+            case AnyHolds(rows=rows):
+                answer = [True] * len(rows)
             case Wait() | Delivered():
                 pass
         waited = isinstance(self.step, Wait)

@@ -110,7 +110,7 @@ class Carrier:
                 await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes), overlap))
                 return await self._follow_answer
             case OpenLog(shapes, after, upto):
-                self._log = LogReader(self._places.refs(shapes), shapes, after, upto, self._pages)
+                self._log = LogReader(self._places, shapes, after, upto, self._pages)
             case ReadMore():
                 assert self._log is not None
                 return await self._log.read()
@@ -118,7 +118,7 @@ class Carrier:
                 (ref,) = self._places.refs((shape,)).values()
                 return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
             case AnyHolds(of, lsn, rows):
-                return await any_holds(self._places.refs(of), of, lsn, rows)
+                return await any_holds(self._places, of, lsn, rows)
             case ReadCurrent(keys):
                 return await self._rows.read(keys)
             case Shows(snapshot, lsn):

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import asyncpg
 
@@ -377,6 +378,8 @@ class Device(Actor):
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "applied" and self._outbound is not None:
             self._outbound.applied(written.ms)
+            if event is not None:
+                await self._heal_strays(event, written, self._uplink)
         elif written.status == "duplicate" and event is not None:
             await self._heal(event, written, self._uplink)
         elif written.status == "rejected" and event is not None:
@@ -386,6 +389,17 @@ class Device(Actor):
     async def _heal(self, event: WriteReceived, written: Written, uplink: Uplink) -> None:
         if self._outbound is not None:
             self._bounded(self._outbound.heal(await uplink.heal_of(event, written)))
+
+    async def _heal_strays(self, event: WriteReceived, written: Written, uplink: Uplink) -> None:
+        """Frames bring the rows of a transaction that belong to the device's shapes, and say nothing of the others."""
+        shapes = [shape for planned in self._subscriptions.values() for shape in planned.shapes.values()]
+        selecting = {relation_id for shape in shapes if shape.selects for relation_id in shape.tables}
+        if self._outbound is None or not selecting:
+            return
+        heal = await uplink.heal_of(event, written)
+        keys = tuple(key for key in heal.keys if key[0] in selecting)
+        if keys:
+            self._bounded(self._outbound.heal(replace(heal, keys=keys, strays_only=True)))
 
     def _heal_after(self, delay_s: float) -> None:
         self.send_after(delay_s, _HealAgain())

@@ -26,7 +26,19 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 
-from syncline.actors.devices.steps import Current, Echo, Heal, Healed, ReadCurrent, RowKey, Shows, Step
+from syncline.actors.devices.steps import (
+    AnyHolds,
+    Current,
+    Echo,
+    Heal,
+    Healed,
+    HeldRow,
+    ReadCurrent,
+    RowKey,
+    Shapes,
+    Shows,
+    Step,
+)
 
 # Of one reading; a transaction that names more is read by itself.
 KEYS_MAX = 1_000
@@ -106,6 +118,17 @@ class Healing:
     def rested(self) -> None:
         """The pause after a reading that had to be thrown away is over."""
         self._resting = False
+
+
+def strays_of(rows: tuple[HeldRow, ...], shapes: Shapes, lsn: int) -> Generator[Step, object, set[RowKey]]:
+    """Which of ``rows``, as of ``lsn``, none of ``shapes`` holds."""
+    if not rows:
+        return set()
+    answer = yield AnyHolds(shapes, lsn, rows)
+    assert isinstance(answer, list)
+    relations = {relation.id: relation for of_shape in shapes.values() for relation in of_shape}
+    away = (row for row, holds in zip(rows, answer, strict=True) if not holds)
+    return {(relation_id, relations[relation_id].key_of(row)) for relation_id, row in away}
 
 
 def _read(keys: Iterable[RowKey], held: Collection[int]) -> Generator[Step, object, Current]:

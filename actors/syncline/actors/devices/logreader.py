@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from syncline.actors.devices.holders import any_holds
+from syncline.actors.devices.holders import Holders, any_holds
 from syncline.actors.devices.overlaps import keeping, leaving_rows, overlap, sharing
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Shapes
 from syncline.actors.shapes.frames import Frame, LogMerge
 from syncline.actors.shapes.log import Page, Record
 from syncline.actors.shapes.messages import ReadPage
-from syncline.cluster import Ref
 
 PAGE_BYTES = 256 << 10
 PAGE_TIMEOUT_S = 60.0
 
 
 class LogReader:
-    """The frames of ``shapes`` after LSN ``after`` up to ``upto``; ``refs``: the shapes' actors. ``asked``: what all
-    devices of a host read: those that come back together stand at the same few positions."""
+    """The frames of ``shapes`` after LSN ``after`` up to ``upto``. ``asked``: what all devices of a host read: those
+    that come back together stand at the same few positions."""
 
-    def __init__(
-        self, refs: Mapping[str, Ref], shapes: Shapes, after: int, upto: int, asked: SharedAnswers[Page]
-    ) -> None:
-        self._refs = refs
+    def __init__(self, holders: Holders, shapes: Shapes, after: int, upto: int, asked: SharedAnswers[Page]) -> None:
+        self._holders = holders
+        self._refs = holders.refs(shapes)
         self._shapes = shapes
         self._asked = asked
-        self._merge = LogMerge(refs, after, upto, overlap=overlap(shapes))
+        self._merge = LogMerge(shapes, after, upto, overlap=overlap(shapes))
 
     async def read(self) -> tuple[tuple[Frame, ...], bool]:
         """Some frames, at least one unless it is done: (frames, done). Raises ActorDown when a shape has crashed."""
@@ -57,7 +54,6 @@ class LogReader:
         if not record.gone:
             return record
         rows = leaving_rows(record)
-        refs = {other: self._refs[other] for other in others}
-        held = await any_holds(refs, others, record.lsn, rows)
+        held = await any_holds(self._holders, others, record.lsn, rows)
         kept = [row for row, holds in zip(rows, held, strict=True) if holds]
         return keeping(record, kept, self._shapes[shape])

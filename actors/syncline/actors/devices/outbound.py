@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from syncline.actors.devices.delivering import arriving, leaving
-from syncline.actors.devices.healing import Healing
+from syncline.actors.devices.healing import Healing, strays_of
 from syncline.actors.devices.overlaps import overlap
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
@@ -43,6 +43,7 @@ from syncline.actors.devices.steps import (
     Send,
     Shapes,
     StartOver,
+    Step,
     Steps,
     Subscriptions,
     Wait,
@@ -53,7 +54,7 @@ from syncline.actors.shapes.frames import Frame, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation, RowChange
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
@@ -354,10 +355,14 @@ class Outbound:
             self._unechoed.came_back(echo.commit_ms)
             if echo.healed or echo.rest:
                 yield from self._count_unechoed()
-            changes = echo.changes(self._held, self._unechoed)
+            changes = yield from self._changes(echo)
             yield from self._send_synthetic(echo.commit_ms, self.client_id, changes, echo)
             if starts_over:
                 yield StartOver()
+
+    def _changes(self, echo: Echo) -> Generator[Step, object, tuple[RowChange, ...]]:
+        strays = yield from strays_of(echo.rows(self._held), self.shapes, echo.lsn)
+        return echo.changes(self._held, self._unechoed, strays)
 
     def _count_unechoed(self) -> Steps:
         while (write := self._unechoed.uncounted()) is not None:
@@ -386,7 +391,7 @@ class Outbound:
             if echo is None or echo.heal is None or not echo.rest:
                 break
             echo = yield from self._healing.read_rest(echo, echo.heal, self._held)
-            changes = echo.changes(self._held, self._unechoed)
+            changes = yield from self._changes(echo)
         yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
 
     # --- deliveries ---------------------------------------------------------------------------------------------------

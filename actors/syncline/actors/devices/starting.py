@@ -48,12 +48,19 @@ class Places:
         self._shards = shards
         self._asked = asked
         self._refs: dict[str, Ref] = {}
+        self._selecting: set[str] = set()
 
     async def ensure(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
         place = await self._asked.answer((shape.hash, relations), lambda: self._ask(shape, relations))
         self._refs[shape.hash] = place.ref
+        if shape.selects:
+            self._selecting.add(shape.hash)
         return place
+
+    def selects(self, shape: str) -> bool:
+        """Whether a shape that was ensured before may not hold some rows of its tables."""
+        return shape in self._selecting
 
     async def _ask(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         shard = self._shards.refs[await self._shards.found(shape.hash)]

@@ -14,6 +14,8 @@ from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 
 RowKey: TypeAlias = tuple[int, Key]
 """Relation id and key."""
+HeldRow: TypeAlias = tuple[int, Row]
+"""Relation id and row."""
 
 # The shapes of a device, hash -> the relations it may have rows of (none for the schema shape).
 Shapes: TypeAlias = Mapping[str, tuple[Relation, ...]]
@@ -50,10 +52,10 @@ class Healed:
     row: Row | None
     tags: tuple[str, ...] = ()
 
-    def change(self, held: Collection[int]) -> RowChange:
+    def change(self, held: Collection[int], strays: Container[RowKey] = ()) -> RowChange:
         """What puts a device's row right. ``held``: the relation ids it is subscribed to; a row of any other table does
-        not belong on it."""
-        if self.row is not None and self.relation.id in held:
+        not belong on it. Neither do ``strays``, which none of its shapes holds."""
+        if self.row is not None and self.relation.id in held and (self.relation.id, self.key) not in strays:
             return Update(self.relation.id, self.row, None, self.tags)
         return Gone(self.relation.id, self.relation.key_row(self.key))
 
@@ -71,7 +73,8 @@ class Heal:
 
     ``relations``: of the tables that the keys are of. ``named_only``: the keys that it compensates and does not write,
     of which the device holds nothing pending. ``starts_over``: nobody can tell which rows it named. The device is sent
-    away behind the echo, and reads its subscriptions anew when it comes back.
+    away behind the echo, and reads its subscriptions anew when it comes back. ``strays_only``: its rows do come back by
+    a frame, but for those that none of the device's shapes holds.
     """
 
     lsn: int
@@ -80,6 +83,7 @@ class Heal:
     rejected: bool
     starts_over: bool = False
     named_only: frozenset[RowKey] = frozenset()
+    strays_only: bool = False
     relations: Mapping[int, Relation] = field(default_factory=dict)
 
     def written(self, start: int, end: int) -> Iterable[RowKey]:
@@ -122,10 +126,21 @@ class Echo:
     current: Current | None = None
     rest: tuple[RowKey, ...] = ()
 
-    def changes(self, held: Collection[int], unechoed: Container[RowKey]) -> tuple[RowChange, ...]:
+    def rows(self, held: Collection[int]) -> tuple[HeldRow, ...]:
+        """Of the rows it brings those that may belong on a device that is subscribed to the relation ids ``held``."""
+        return tuple(
+            (row.relation.id, row.row) for row in self.healed if row.row is not None and row.relation.id in held
+        )
+
+    def changes(
+        self, held: Collection[int], unechoed: Container[RowKey], strays: Container[RowKey] = ()
+    ) -> tuple[RowChange, ...]:
         """What the echo does to a device that is subscribed to the relation ids ``held``. ``unechoed``: the rows that
-        wait for another one."""
-        return tuple(row.change(held) for row in self.healed if self._brings(row, held, unechoed))
+        wait for another one. ``strays``: those that none of its shapes holds."""
+        changes = (row.change(held, strays) for row in self.healed if self._brings(row, held, unechoed))
+        if self.heal is not None and self.heal.strays_only:
+            return tuple(change for change in changes if isinstance(change, Gone))
+        return tuple(changes)
 
     def _brings(self, row: Healed, held: Collection[int], unechoed: Container[RowKey]) -> bool:
         if row.relation.id in held:
@@ -164,10 +179,6 @@ class ReadImage:
     shape: str
     lsn: int
     cursor: int
-
-
-HeldRow: TypeAlias = tuple[int, Row]
-"""Relation id and row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ class Shape:
         return bool(self.others or self.included or self.references)
 
     @property
+    def selects(self) -> bool:
+        """Whether there may be rows of its tables that it does not hold."""
+        return self.is_tree or bool(self.where)
+
+    @property
     def has_clauses(self) -> bool:
         return bool(self.where) or any(one.where for one in self.included)
 
