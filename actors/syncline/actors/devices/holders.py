@@ -28,11 +28,11 @@ async def any_holds(holders: Holders, shapes: Shapes, lsn: int, rows: Sequence[H
     for shape, relations in shapes.items():
         ids = {relation.id for relation in relations}
         places = [place for place, (relation_id, _) in enumerate(rows) if relation_id in ids]
-        if holders.selects(shape):
-            asked[shape] = places
-        else:
+        if not holders.selects(shape):
             for place in places:
                 held[place] = True
+        elif places:
+            asked[shape] = places
 
     async def ask(shape: str, ref: Ref) -> None:
         places = [place for place in asked[shape] if not held[place]]
@@ -42,5 +42,6 @@ async def any_holds(holders: Holders, shapes: Shapes, lsn: int, rows: Sequence[H
             for place, holds in zip(places, answer, strict=True):
                 held[place] = held[place] or bool(holds)
 
-    await asyncio.gather(*(ask(shape, ref) for shape, ref in holders.refs(asked).items()))
+    if asked:
+        await asyncio.gather(*(ask(shape, ref) for shape, ref in holders.refs(asked).items()))
     return held
