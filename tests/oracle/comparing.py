@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import asyncpg
 from tests.oracle.device import WANTED_STATES, Device, stored
 from tests.oracle.expected import Key, Row, State, differences, keys_held, rows_held
-from tests.oracle.history import Commit, Judge, read_state, row_of
+from tests.oracle.history import Commit, Judge, matching, read_state, row_of
 from tests.oracle.plan import Plan
 from tests.oracle.sampler import Sample
 from tests.oracle.shapes import WHOLE_PULSE, Shape
@@ -28,14 +28,18 @@ async def at_rest(plan: Plan, postgres: asyncpg.Connection, device: Device) -> l
     if asked != sorted(stored(shape) for shape in wanted):
         return [f"it is subscribed to {asked}, and was told {[shape.describe() for shape in wanted]}"]
     state = await read_state(postgres, plan.schema)
-    matching: dict[tuple[str, str], set[Row]] = {}
+    inside: dict[tuple[str, str], set[Row]] = {}
     for name, where in set().union(*(shape.clauses() for shape in wanted)):
         table = plan.schema[name]
         columns = ", ".join(f"this.{column}::text" for column in table.names)
-        found = await postgres.fetch(f"SELECT {columns} FROM {name} AS this WHERE {where}")
-        matching[name, where] = {row_of(table, list(record)) for record in found}
+        try:
+            found = await postgres.fetch(f"SELECT {columns} FROM {name} AS this WHERE {where}")
+        except asyncpg.DataError:  # for some of the rows
+            inside[name, where] = await matching(postgres, table, where, list(state.of(name).values()))
+        else:
+            inside[name, where] = {row_of(table, list(record)) for record in found}
     expected = rows_held(
-        wanted, state, lambda name, where, row: row in matching[name, where], closure="closure" in plan.features
+        wanted, state, lambda name, where, row: row in inside[name, where], closure="closure" in plan.features
     )
     return [difference.describe() for difference in differences(sample.rows, expected, strays=_strays(plan, device))]
 

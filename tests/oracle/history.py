@@ -7,7 +7,7 @@ the Postgres manual says about them, as far as tables of this schema need it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -188,14 +188,25 @@ class Judge:
             fresh = list(rows.get(name, set()) - asked)
             asked |= set(fresh)
             held = self._matching.setdefault((name, where), set())
-            held |= {fresh[number] for number in await _matching(postgres, table, where, fresh)}
+            held |= await matching(postgres, table, where, fresh)
 
     def __call__(self, table: str, where: str, row: Row) -> bool:
         assert row in self._asked[table, where], f"nobody has asked about {row} of {table}"
         return row in self._matching[table, where]
 
 
-async def _matching(postgres: asyncpg.Connection, table: Table, where: str, rows: list[Row]) -> list[int]:
+async def matching(postgres: asyncpg.Connection, table: Table, where: str, rows: Sequence[Row]) -> set[Row]:
+    """Those of ``rows`` for which ``where`` is true; a row for which it is an error is none of them."""
+    try:
+        return {rows[number] for number in await _matching(postgres, table, where, rows)}
+    except asyncpg.DataError:
+        if len(rows) == 1:
+            return set()
+        half = len(rows) // 2
+        return set().union(*[await matching(postgres, table, where, part) for part in (rows[:half], rows[half:])])
+
+
+async def _matching(postgres: asyncpg.Connection, table: Table, where: str, rows: Sequence[Row]) -> list[int]:
     """Numbers of the rows for which ``where`` is true. They are given as text and cast to their columns' types."""
     if not rows:
         return []
