@@ -72,16 +72,27 @@ def whole_frame(records: Iterable[Record], *, overlap: bool = False) -> Frame:
 
 
 def once(parts: Sequence[bytes]) -> list[bytes]:
-    """Operations of several shapes in one transaction, each row's only once. Who held a row before says so by an
-    update, and what is an insert elsewhere is none for a device that has both."""
-    changes: dict[tuple[int, Row], Change] = {}
-    for change in codec.decode_changes(b"".join(parts)):
-        if isinstance(change, Migrate):
-            return list(parts)
-        row = change.old_row if isinstance(change, Delete) else change.row
-        if isinstance(change, Update) or (change.relation_id, row) not in changes:
-            changes[change.relation_id, row] = change
-    return [codec.encode_ops(changes.values())]
+    """Operations of several shapes in one transaction; what one of them has told already, another does not repeat. Who
+    held a row before says so by an update, and what is an insert elsewhere is none for a device that has both.
+
+    What one shape tells stays as it is: a row may come, go and come again there, or go as it came."""
+    changes: list[Change] = []
+    told: dict[tuple[bool, int, Row], int] = {}  # whether it is a delete, of what; where it is among the changes
+    for part in parts:
+        of_part: dict[tuple[bool, int, Row], int] = {}
+        for change in codec.decode_changes(part):
+            if isinstance(change, Migrate):
+                return list(parts)
+            is_delete = isinstance(change, Delete)
+            what = (is_delete, change.relation_id, change.old_row if isinstance(change, Delete) else change.row)
+            place = told.get(what)
+            if place is None:
+                of_part[what] = len(changes)
+                changes.append(change)
+            elif isinstance(change, Update):
+                changes[place] = change
+        told.update(of_part)
+    return [codec.encode_ops(changes)]
 
 
 def for_edges(records: Iterable[Record]) -> Iterator[Record]:
