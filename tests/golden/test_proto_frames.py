@@ -103,6 +103,20 @@ def test_the_npm_client_subscribes() -> None:
     assert codec.rpc_request("subscribe", 3, codec.subscribe_body(SUBSCRIPTION, [shape])) == frame
 
 
+def test_columns_travel_in_a_field_that_others_do_not_know() -> None:
+    select = b"\x0a\x05items" + b"\xc2\x3e\x02id" + b"\xc2\x3e\x05title"
+    assert codec.subscribe_body("", [ShapeRequest("", "items", columns=("id", "title"))]) == (
+        b"\x12"
+        + bytes([4 + len(select)])
+        + b"\x12"
+        + bytes([2 + len(select)])
+        + b"\x0a"
+        + bytes([len(select)])
+        + select
+    )
+    assert codec.subscribe_body("", [ShapeRequest("", "items")]) == b"\x12\x0b\x12\x09\x0a\x07\x0a\x05items"
+
+
 def test_the_npm_client_includes_a_related_table() -> None:
     link = b"\x0a\x0aproject_id\x12\x07\x0a\x05items"
     select = b"\x0a\x08projects\x1a\x15" + link

@@ -20,7 +20,7 @@ from tests.tokens import insecure_token
 
 from syncline.client import Database, open_db
 from syncline.client import Shape as Held
-from syncline.client.shapes import ShapeSpec, spec_to_json
+from syncline.client.shape_spec import ShapeSpec, spec_to_json
 
 # How long an event waits for the service's word before others go on.
 ACCEPTED_WITHIN_S = 0.3

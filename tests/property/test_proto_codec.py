@@ -208,7 +208,7 @@ def test_a_relation_survives_the_wire(relation: Relation) -> None:
 
 
 def shapes_of(request_id: str) -> st.SearchStrategy[ShapeRequest]:
-    leaf = st.builds(ShapeRequest, st.just(request_id), names, names)
+    leaf = st.builds(ShapeRequest, st.just(request_id), names, names, columns=name_tuples)
     return st.recursive(
         leaf,
         lambda child: st.builds(
@@ -217,6 +217,7 @@ def shapes_of(request_id: str) -> st.SearchStrategy[ShapeRequest]:
             names,
             names,
             st.lists(st.tuples(name_tuples, child), max_size=2).map(tuple),
+            name_tuples,
         ),
         max_leaves=5,
     )

@@ -20,7 +20,8 @@ from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
 from syncline.client.grouping import grouped
 from syncline.client.live import Changes
 from syncline.client.replica import Replica, load_replica
-from syncline.client.shapes import ShapeSpec, find
+from syncline.client.shape_spec import ShapeSpec
+from syncline.client.shapes import find
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
 from syncline.proto.events import GoneBatch
@@ -184,12 +185,12 @@ class SimDevice:
         if subscription is None:
             return
         try:
-            at_once(self.replica.cancel(subscription))
+            at_once(self.replica.cancel([subscription]))
         except PowerCut:
             self.crash()
             return
         if self.connection is not None and self.live:
-            at_once(self.connection.unsubscribe(subscription))
+            at_once(self.connection.unsubscribe([subscription]))
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -327,7 +328,16 @@ class SimDevice:
     def accepted(self, subscription: Any) -> None:
         pass
 
+    def receiving(self, subscription: Any, rows: int, rows_estimate: int | None) -> None:
+        pass
+
     def delivered(self, subscription: Any) -> None:
+        pass
+
+    def replaced(self, subscriptions: Any) -> None:
+        pass
+
+    def left(self, subscriptions: Any) -> None:
         pass
 
     def refused(self, subscription: Any, code: str, message: str) -> None:

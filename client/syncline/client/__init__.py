@@ -2,7 +2,7 @@
 
     async with open_db("todo.db", "ws://localhost:5133") as db:
         await db.connect(token)
-        items = await db.sync("items")
+        items = await db.sync("items", "this.owner = 'ann'", include=[Include("comments", on="item_id")])
         await items.synced()
         await db.execute("UPDATE items SET done = 1 WHERE id = ?", (item_id,))
         async with db.sql("SELECT * FROM items WHERE NOT done").live() as results:
@@ -27,17 +27,21 @@ from syncline.client.errors import (
 )
 from syncline.client.live import Query, Results
 from syncline.client.satellite import Token
+from syncline.client.shape_spec import Include
+from syncline.client.shape_status import ShapeStatus
 
 __all__ = [
     "AuthRefused",
     "Database",
     "DatabaseInUse",
     "DatabaseUnusable",
+    "Include",
     "Query",
     "Results",
     "ServerRefused",
     "Shape",
     "ShapeRefused",
+    "ShapeStatus",
     "Status",
     "SynclineError",
     "Token",

@@ -11,7 +11,7 @@ connection after that one is told to withhold it and what follows, and stays up 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from syncline.client.connectivity import INVALID_AUTH_REQUEST
@@ -19,7 +19,7 @@ from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
 from syncline.client.oplog import entry_id_of, transactions
 from syncline.client.replica import Replica
-from syncline.client.shapes import ShapeState, Subscription, resumable_ids, to_cancel
+from syncline.client.shapes import Subscription, resumable_ids, to_ask, to_cancel
 from syncline.client.store import whole
 from syncline.client.transport import Transport
 from syncline.proto.events import (
@@ -82,7 +82,16 @@ class Progress(Protocol):
 
     def accepted(self, subscription: Subscription) -> None: ...
 
+    def receiving(self, subscription: Subscription, rows: int, rows_estimate: int | None) -> None:
+        """``rows`` of its delivery are here so far."""
+
     def delivered(self, subscription: Subscription) -> None: ...
+
+    def replaced(self, subscriptions: Sequence[Subscription]) -> None:
+        """Another one has taken their place under their key."""
+
+    def left(self, subscriptions: Sequence[Subscription]) -> None:
+        """They were unwanted, and their rows are gone."""
 
     def refused(self, subscription: Subscription, code: str, message: str) -> None: ...
 
@@ -107,6 +116,9 @@ class Connection:
         # What has been asked on this connection, by subscription id.
         self._requested: set[str] = set()
         self._given_up: set[str] = set()
+        # Of the delivery under way: rows so far, and about how many there will be.
+        self._rows = 0
+        self._rows_estimate: int | None = None
 
     async def serve(self) -> None:
         """Run until the connection ends; it always ends with an exception that says why.
@@ -138,10 +150,10 @@ class Connection:
         if self.live:
             await self._request(subscription)
 
-    async def unsubscribe(self, subscription: Subscription) -> None:
-        """Give a shape up, if the stream is live; else it will be given up when it is."""
+    async def unsubscribe(self, subscriptions: Iterable[Subscription]) -> None:
+        """Give shapes up, if the stream is live; else they will be given up when it is."""
         if self.live:
-            await self._give_up([subscription.subscription_id])
+            await self._give_up([subscription.subscription_id for subscription in subscriptions])
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -191,14 +203,22 @@ class Connection:
         subscription = self._subscription(event.subscription_id)
         if subscription is not None:
             self._progress.accepted(subscription)
+            await self._give_up_replaced(await whole(self._accepted(subscription)))
+
+    async def _accepted(self, subscription: Subscription) -> list[Subscription]:
+        replaced = await self._replica.accepted(subscription)
+        self._progress.replaced(replaced)
+        return replaced
 
     async def _on_subscribe_refused(self, event: SubscribeRefused) -> None:
         reasons = "; ".join(message for _, _, message in event.errors) or event.message
         code = event.errors[0][1] if event.errors else event.code
         await whole(self._drop(event.subscription_id, code, reasons))
+        await self._ask()
 
     async def _on_shape_data_failed(self, event: ShapeDataFailed) -> None:
         await whole(self._drop(event.subscription_id, "SHAPE_DELIVERY_ERROR", event.message))
+        await self._ask()
 
     async def _on_unsubscribed(self, event: Unsubscribed) -> None:
         """Nothing to do yet: the rows leave with the batch that follows."""
@@ -215,20 +235,32 @@ class Connection:
 
     async def _on_shape_data_begun(self, event: ShapeDataBegun) -> None:
         self._replica.begin_delivery()
+        self._rows, self._rows_estimate = 0, event.rows_estimate
+        self._show_rows(event.subscription_id)
 
     async def _on_shape_rows(self, event: ShapeRows) -> None:
         await whole(self._replica.stage(event.inserts, self._relations))
+        self._rows += len(event.inserts)
+        self._show_rows(event.subscription_id)
+
+    def _show_rows(self, subscription_id: str) -> None:
+        subscription = self._subscription(subscription_id)
+        if subscription is not None:
+            self._progress.receiving(subscription, self._rows, self._rows_estimate)
 
     async def _on_shape_data_ended(self, event: ShapeDataEnded) -> None:
-        await whole(self._finish_delivery(event))
+        replaced = await whole(self._finish_delivery(event))
         await self._ack(subscription_ids=[event.subscription_id])
+        await self._give_up_replaced(replaced)
 
-    async def _finish_delivery(self, event: ShapeDataEnded) -> None:
+    async def _finish_delivery(self, event: ShapeDataEnded) -> list[Subscription]:
         subscription = self._subscription(event.subscription_id)
-        await self._replica.apply_shape(subscription, event.lsn)
+        replaced = await self._replica.apply_shape(subscription, event.lsn)
         self._progress.applied()
         if subscription is not None:
             self._progress.delivered(subscription)
+        self._progress.replaced(replaced)
+        return replaced
 
     async def _on_additional_data(self, event: AdditionalData) -> None:
         """Rows that a server of the old line fetched after the transaction which announced them."""
@@ -240,9 +272,13 @@ class Connection:
 
     async def _on_gone_batch(self, event: GoneBatch) -> None:
         cancelled = [s for s in map(self._subscription, event.subscription_ids) if s is not None]
-        await whole(self._replica.apply_gone(cancelled, event.lsn, event.rows, self._relations))
-        self._progress.applied()
+        await whole(self._leave(cancelled, event))
         await self._ack(gone_subscription_ids=event.subscription_ids)
+
+    async def _leave(self, cancelled: Sequence[Subscription], event: GoneBatch) -> None:
+        await self._replica.apply_gone(cancelled, event.lsn, event.rows, self._relations)
+        self._progress.applied()
+        self._progress.left(cancelled)
 
     async def _on_peer_failed(self, event: PeerFailed) -> None:
         unwelcome = (event.method, event.code) == ("authenticate", "INVALID_REQUEST")
@@ -284,10 +320,12 @@ class Connection:
 
     async def _ask_all(self) -> None:
         """Request every shape that is wanted and not here, give up every one that is not wanted any more."""
-        for subscription in tuple(self._replica.subscriptions.values()):
-            if subscription.state is ShapeState.REQUESTED:
-                await self._request(subscription)
+        await self._ask()
         await self._give_up(to_cancel(self._replica.subscriptions.values()))
+
+    async def _ask(self) -> None:
+        for subscription in to_ask(self._replica.subscriptions.values()):
+            await self._request(subscription)
 
     async def _request(self, subscription: Subscription) -> None:
         if subscription.subscription_id in self._requested:
@@ -301,6 +339,12 @@ class Connection:
         if new:
             self._given_up.update(new)
             await self._transport.send(self._session.unsubscribe(new))
+
+    async def _give_up_replaced(self, replaced: Iterable[Subscription]) -> None:
+        """What was delivered is the server's to take back; what was not, only if it was asked for here."""
+        ids = [s.subscription_id for s in replaced]
+        held = resumable_ids(self._replica.subscriptions.values())
+        await self._give_up([id for id in ids if id in held or id in self._requested])
 
     async def _drop(self, subscription_id: str, code: str, message: str) -> None:
         subscription = self._subscription(subscription_id)

@@ -12,7 +12,9 @@ from syncline.client.connectivity import Status
 from syncline.client.live import Changes, Query, Results, Rows
 from syncline.client.replica import Replica, load_replica
 from syncline.client.satellite import Satellite, Token
-from syncline.client.shapes import ShapeSpec
+from syncline.client.shape_spec import Include, ShapeSpec, shape_spec
+from syncline.client.shape_status import ShapeStatus
+from syncline.client.shapes import Subscription
 from syncline.client.stamping import Stamped
 from syncline.client.store import Args, Connection, Footprints, Store, open_store, whole
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
@@ -22,24 +24,44 @@ from syncline.proto.values import Migrate
 class Shape:
     """A part of the server's database that this device keeps. From ``Database.sync``."""
 
-    def __init__(self, satellite: Satellite, spec: ShapeSpec, position: int) -> None:
+    def __init__(self, satellite: Satellite, subscription: Subscription) -> None:
         self._satellite = satellite
-        self._spec = spec
-        self._position = position
+        self._spec: ShapeSpec = subscription.spec
+        self._key = subscription.key
+        self._position = subscription.position
+        self._status = satellite.shapes.watch(subscription)
 
     @property
     def table(self) -> str:
         return self._spec.table
 
+    @property
+    def key(self) -> str | None:
+        """The name under which it was asked for, if it was."""
+        return self._key
+
+    @property
+    def status(self) -> ShapeStatus:
+        """How far it has come: asked for, on its way, here, leaving."""
+        return self._status.value
+
+    def status_changes(self) -> AsyncIterator[ShapeStatus]:
+        """The status now, then each new one: ``async for status in shape.status_changes()``."""
+        return self._status.changes()
+
     async def synced(self) -> None:
         """Wait until all of the shape's rows are in the local database; at once if they are, also offline.
 
-        Raises ShapeRefused when the server declines it, UsageError once it is unsubscribed or the database closed.
+        Raises ShapeRefused when the server declines it, UsageError once it is unsubscribed or replaced (another shape
+        under its key), or the database closed.
         """
         await self._satellite.synced(self._position)
 
     async def unsubscribe(self) -> None:
-        """Give the shape up, durably, also offline. The server then says which rows no other shape holds; they go."""
+        """Give the shape up, durably, also offline. The server then says which rows no other shape holds; they go.
+
+        What it was to replace under its key, and has not yet, is given up too.
+        """
         await self._satellite.unsubscribe(self._position)
 
 
@@ -196,16 +218,32 @@ class Database:
         """Stop syncing. Reads and writes go on; what is written waits for the next ``connect``."""
         await self._satellite.disconnect()
 
-    async def sync(self, table: str, where: str = "") -> Shape:
+    async def sync(
+        self,
+        table: str,
+        where: str = "",
+        *,
+        columns: Sequence[str] | None = None,
+        include: Sequence[Include] = (),
+        key: str | None = None,
+    ) -> Shape:
         """Keep the rows of ``table`` for which ``where`` holds (SQL over ``this.column``; empty: all) on this device.
+
+        ``include``: related rows that come along, to any depth. The rows they refer to come by themselves, so foreign
+        keys hold. ``columns``: only these, and those the service cannot do without; None: all.
 
         The subscription is durable: it survives restarts, and asking again for the same shape finds it. Connected, it
         returns when the server has accepted, and raises ShapeRefused otherwise, leaving everything as it was. Offline
-        it returns at once and is requested on the next connection; ``synced`` then tells how that went.
+        it returns at once and is requested on the next connection; ``synced`` and ``status`` then tell how that went.
+
+        ``key``: a name for what the application shows, a screen say. Asking for another shape under the same key
+        replaces the one before: that stays, and goes on being kept up to date, until the rows of the new one are here,
+        and for good if the server refuses the new one. Only the difference travels. The newest replacement counts.
+
+        Raises UsageError for what no server could be asked.
         """
-        spec = ShapeSpec(table, where)
-        subscription = await self._satellite.sync(spec)
-        return Shape(self._satellite, spec, subscription.position)
+        subscription = await self._satellite.sync(shape_spec(table, where, columns, include), key)
+        return Shape(self._satellite, subscription)
 
     @property
     def status(self) -> Status:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from syncline.client.apply import (
@@ -35,21 +34,20 @@ from syncline.client.oplog import (
     observed_clock_ms,
 )
 from syncline.client.schema import Table, literal, quoted, table_from_json, table_to_json
+from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import (
     ON_CANCEL,
     ON_DELIVERY,
-    ShapeSpec,
     ShapeState,
     Subscription,
     after_reset,
-    spec_from_json,
-    spec_to_json,
+    earlier,
     to_request,
 )
 from syncline.client.staging import StagingSql
 from syncline.client.stamping import Stamped, stamp, stamp_local
 from syncline.client.store import Store
-from syncline.client.subscription_rows import forget, move, store
+from syncline.client.subscription_rows import add, forget, load, move, store
 from syncline.client.triggers import key_sql
 from syncline.proto.errors import ProtocolError
 from syncline.proto.values import Insert, Migrate, Relation, RowChange, Transaction
@@ -87,12 +85,7 @@ class Replica:
         self.versions = [
             version for (version,) in connection.execute("SELECT version FROM _syncline_migrations ORDER BY position")
         ]
-        self.subscriptions = {
-            position: Subscription(position, subscription_id, spec_from_json(shape), ShapeState(state))
-            for position, subscription_id, shape, state in connection.execute(
-                "SELECT position, subscription_id, shape, state FROM _syncline_subscriptions ORDER BY position"
-            )
-        }
+        self.subscriptions = load(connection)
 
     # --- local transactions -------------------------------------------------------------------------------------------
 
@@ -189,27 +182,31 @@ class Replica:
         """A delivery begins; what an earlier one may have left unfinished no longer counts."""
         self._staged = {}
 
-    async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> None:
-        """Apply the delivery that has been staged, and move its subscription on.
+    async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> list[Subscription]:
+        """Apply the delivery that has been staged, and move its subscription on. Returns those that it replaces.
 
         Of a subscription given up meanwhile the rows are applied all the same: the server counts them as ours and
         leaves them out of other deliveries. It is CANCELLING then, until the server has said which of them have to go.
         """
+        before = [] if subscription is None else earlier(self.subscriptions.values(), subscription)
 
-        def work(connection: sqlite3.Connection) -> tuple[ShapeState | None, Plan]:
+        def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, lsn)
             for table in self._staged.values():
                 self._move_staged(connection, table)
-            state = None if subscription is None else move(connection, subscription, ON_DELIVERY)
+            moved = [] if subscription is None else _moved(connection, [subscription], ON_DELIVERY)
+            if moved and moved[0].state is ShapeState.DELIVERED:
+                moved += _moved(connection, before, ON_CANCEL)
             plan = Plan(dict(self.tables), changed=set(self._staged))
             self._end_incoming(connection, plan)
-            return state, plan
+            return moved, plan
 
-        state, plan = await self._store.write_unchecked(work)
+        moved, plan = await self._store.write_unchecked(work)
         self.lsn = lsn
         self._staged = {}
-        self._moved(subscription, state)
+        self._keep(moved)
         self._adopt(plan)
+        return moved[1:]
 
     def _move_staged(self, connection: sqlite3.Connection, table: Table) -> None:
         sql = StagingSql(table)
@@ -322,27 +319,24 @@ class Replica:
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
-    async def subscribe(self, spec: ShapeSpec) -> Subscription:
+    async def subscribe(self, spec: ShapeSpec, key: str | None = None) -> Subscription:
         """Note down a new subscription, REQUESTED."""
-        subscription_id = _fresh_id()
-
-        def work(connection: sqlite3.Connection) -> int:
-            cursor = connection.execute(
-                "INSERT INTO _syncline_subscriptions (subscription_id, shape, state) VALUES (?, ?, ?)",
-                (subscription_id, spec_to_json(spec), ShapeState.REQUESTED.value),
-            )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
-
-        position = await self._store.write(work)
-        subscription = Subscription(position, subscription_id, spec, ShapeState.REQUESTED)
-        self.subscriptions[position] = subscription
+        subscription = await self._store.write(lambda connection: add(connection, _fresh_id(), spec, key))
+        self._keep([subscription])
         return subscription
 
-    async def cancel(self, subscription: Subscription) -> None:
-        """Note down that a subscription is unwanted: CANCELLING if its rows are here, else WITHDRAWN."""
-        state = await self._store.write(lambda connection: move(connection, subscription, ON_CANCEL))
-        self._moved(subscription, state)
+    async def cancel(self, subscriptions: Sequence[Subscription]) -> None:
+        """Note down that these are unwanted: CANCELLING where the rows are here, else WITHDRAWN."""
+        self._keep(await self._store.write(lambda connection: _moved(connection, subscriptions, ON_CANCEL)))
+
+    async def accepted(self, subscription: Subscription) -> list[Subscription]:
+        """Withdraw what it replaces and has not been delivered; returns that."""
+        if subscription.state is not ShapeState.REQUESTED:
+            return []
+        undelivered = [s for s in earlier(self.subscriptions.values(), subscription) if s.state is ShapeState.REQUESTED]
+        if undelivered:
+            await self.cancel(undelivered)
+        return undelivered
 
     async def renew_requests(self) -> None:
         """For a new connection: a fresh id for every undelivered subscription still wanted, the others forgotten."""
@@ -357,15 +351,21 @@ class Replica:
         renewed, withdrawn = await self._store.write(work)
         for position in withdrawn:
             self.subscriptions.pop(position, None)
-        self.subscriptions.update({subscription.position: subscription for subscription in renewed})
+        self._keep(renewed)
 
     async def forget(self, subscription: Subscription) -> None:
         await self._store.write(lambda connection: forget(connection, [subscription.position]))
         self.subscriptions.pop(subscription.position, None)
 
-    def _moved(self, subscription: Subscription | None, state: ShapeState | None) -> None:
-        if subscription is not None and state is not None:
-            self.subscriptions[subscription.position] = replace(subscription, state=state)
+    def _keep(self, subscriptions: Iterable[Subscription]) -> None:
+        self.subscriptions.update({subscription.position: subscription for subscription in subscriptions})
+
+
+def _moved(
+    connection: sqlite3.Connection, subscriptions: Iterable[Subscription], arrows: Mapping[ShapeState, ShapeState]
+) -> list[Subscription]:
+    """As they are now; those that have been forgotten are left out."""
+    return [moved for s in subscriptions if (moved := move(connection, s, arrows)) is not None]
 
 
 async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]) -> Replica:

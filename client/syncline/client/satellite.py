@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -28,7 +28,17 @@ from syncline.client.connectivity import (
 from syncline.client.errors import AuthRefused, ServerRefused, ShapeRefused, SynclineError, UsageError
 from syncline.client.live import Watched
 from syncline.client.replica import Replica
-from syncline.client.shapes import WANTED, ShapeSpec, ShapeState, Subscription, find, undelivered_count
+from syncline.client.shape_spec import ShapeSpec
+from syncline.client.shape_status import ShapeStatuses
+from syncline.client.shapes import (
+    WANTED,
+    ShapeState,
+    Subscription,
+    earlier,
+    find,
+    later,
+    undelivered_count,
+)
 from syncline.client.store import whole
 from syncline.client.transport import OpenTransport, TransportClosed
 
@@ -36,6 +46,8 @@ Token: TypeAlias = str | Callable[[], Awaitable[str]]
 
 log = logging.getLogger("syncline.client")
 
+_REPLACED = "another shape has taken the place of this one under its key"
+_UNSUBSCRIBED = "the shape was unsubscribed while it was awaited"
 _REASONS = {Next.STOP_AUTH: "token refused", Next.STOP_REFUSED: "refused"}
 
 
@@ -54,6 +66,7 @@ class Satellite:
         self._accepting: dict[int, asyncio.Future[None]] = {}
         self._syncing: dict[int, asyncio.Future[None]] = {}
         self.status = Watched(Status())
+        self.shapes = ShapeStatuses(lambda: replica.subscriptions)
         self._show()
 
     # --- wanted by the application ------------------------------------------------------------------------------------
@@ -74,12 +87,16 @@ class Satellite:
         await self._stop()
         self._show(connected=False, reason="disconnected")
 
-    async def sync(self, spec: ShapeSpec) -> Subscription:
+    async def sync(self, spec: ShapeSpec, key: str | None = None) -> Subscription:
         """Subscribe to a shape, or find the subscription that exists. Raises ShapeRefused if the server declines."""
         async with self._subscribing:
-            known = find(self._replica.subscriptions.values(), spec)
+            known = find(self._replica.subscriptions.values(), spec, key)
+            while known is not None and (unwanted := later(self._replica.subscriptions.values(), known)):
+                await self._cancel(unwanted, _REPLACED)
+                # One of them may have been delivered just before, and have taken its place.
+                known = find(self._replica.subscriptions.values(), spec, key)
             if known is None:
-                known = await whole(self._replica.subscribe(spec))
+                known = await whole(self._replica.subscribe(spec, key))
                 self._show()
                 if self._connection is not None and self._connection.live:
                     self._accepting[known.position] = asyncio.get_running_loop().create_future()
@@ -100,17 +117,28 @@ class Satellite:
             await asyncio.shield(self._syncing[position])
 
     async def unsubscribe(self, position: int) -> None:
-        """Give a shape up. Its rows leave the device when the server has said which ones no other shape holds."""
-        subscription = self._replica.subscriptions.get(position)
-        if subscription is None or subscription.state not in WANTED:
+        """Give a shape up, and what it was to replace. Its rows leave the device when the server has said which ones no
+        other shape holds."""
+        subscriptions = self._replica.subscriptions
+        subscription = subscriptions.get(position)
+        if subscription is not None and subscription.state in WANTED:
+            await self._cancel([*earlier(subscriptions.values(), subscription), subscription], _UNSUBSCRIBED)
+
+    async def _cancel(self, subscriptions: Sequence[Subscription], why: str) -> None:
+        if not subscriptions:
             return
-        await whole(self._replica.cancel(subscription))
-        gone = UsageError("the shape was unsubscribed while it was awaited")
-        self._answer(self._accepting, position, gone)
-        self._answer(self._syncing, position, gone)
-        self._show()
+        await whole(self._replica.cancel(subscriptions))
+        self._end(subscriptions, why)
         if self._connection is not None:
-            await self._send(self._connection.unsubscribe(subscription))
+            await self._send(self._connection.unsubscribe(subscriptions))
+
+    def _end(self, subscriptions: Sequence[Subscription], why: str) -> None:
+        """Nobody need wait for these any more."""
+        for subscription in subscriptions:
+            self._answer(self._accepting, subscription.position, UsageError(why))
+            self._answer(self._syncing, subscription.position, UsageError(why))
+        self.shapes.follow(subscriptions)
+        self._show()
 
     def wrote(self) -> None:
         """A local transaction has been committed."""
@@ -129,6 +157,7 @@ class Satellite:
         # What the server refuses to take stays worth knowing on a connection that only works because it is withheld.
         last_error = None if self._withhold is None else self.status.value.last_error
         self._show(connected=True, reason=None, last_error=last_error)
+        self.shapes.follow_all()  # those that were withdrawn have been forgotten
         self._decide(None)
 
     def applied(self) -> None:
@@ -138,14 +167,25 @@ class Satellite:
     def accepted(self, subscription: Subscription) -> None:
         self._answer(self._accepting, subscription.position, None)
 
+    def receiving(self, subscription: Subscription, rows: int, rows_estimate: int | None) -> None:
+        self.shapes.received(subscription, rows, rows_estimate)
+
     def delivered(self, subscription: Subscription) -> None:
         self._answer(self._accepting, subscription.position, None)
         self._answer(self._syncing, subscription.position, None)
+        self.shapes.follow([subscription])
+
+    def replaced(self, subscriptions: Sequence[Subscription]) -> None:
+        self._end(subscriptions, _REPLACED)
+
+    def left(self, subscriptions: Sequence[Subscription]) -> None:
+        self.shapes.follow(subscriptions)
 
     def refused(self, subscription: Subscription, code: str, message: str) -> None:
         refusal = ShapeRefused(f"the server does not deliver {subscription.spec.table}: {message}", code=code)
         self._answer(self._accepting, subscription.position, refusal)
         self._answer(self._syncing, subscription.position, refusal)
+        self.shapes.refused(subscription, f"{code}: {message}")
         self._show(last_error=str(refusal))
 
     # --- the task -----------------------------------------------------------------------------------------------------
@@ -172,6 +212,7 @@ class Satellite:
                 return
             if step is Next.RESET:
                 await whole(self._replica.reset())
+            self.shapes.follow_all()
             self._show(connected=False, reason="unreachable", last_error=str(problem))
             if step in (Next.RETRY, Next.RETURN):
                 self._decide(None)
@@ -206,6 +247,7 @@ class Satellite:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._release_accepting()
+        self.shapes.follow_all()
         self._decide(None)
 
     def _release_accepting(self) -> None:

@@ -20,11 +20,9 @@ from typing import Any
 from syncline.client.cells import Decode, Encode, decoder, encoder
 from syncline.proto.values import POSTGRES_ORIGIN, Column, MigrationTable, Relation
 
-STORE_VERSION = 1
-
 UNTRACKED_TAG = f"{POSTGRES_ORIGIN}@0"
 
-STORE_SQL: tuple[str, ...] = (
+_FIRST: tuple[str, ...] = (
     """CREATE TABLE _syncline_state (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         client_id TEXT NOT NULL,
@@ -59,8 +57,15 @@ STORE_SQL: tuple[str, ...] = (
         subscription_id TEXT NOT NULL UNIQUE,
         shape TEXT NOT NULL,
         state TEXT NOT NULL)""",
-    f"PRAGMA user_version = {STORE_VERSION}",
 )
+
+STORE_STEPS: tuple[tuple[str, ...], ...] = (
+    _FIRST,
+    ("ALTER TABLE _syncline_subscriptions ADD COLUMN key TEXT",),
+)
+"""What makes each version of the store out of the one before; the first out of nothing."""
+
+STORE_VERSION = len(STORE_STEPS)
 
 
 def quoted(name: str) -> str:

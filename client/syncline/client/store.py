@@ -27,7 +27,7 @@ import aiosqlite
 
 from syncline.client.cells import Value
 from syncline.client.errors import DatabaseInUse, DatabaseUnusable, UsageError
-from syncline.client.schema import STORE_SQL, STORE_VERSION
+from syncline.client.schema import STORE_STEPS, STORE_VERSION
 from syncline.client.triggers import REAL_FUNCTION
 
 T = TypeVar("T")
@@ -234,13 +234,17 @@ def _prepare_writer(connection: sqlite3.Connection) -> None:
             hint="upgrade syncline",
         )
     if version < STORE_VERSION:
-        _in_transaction(connection, _create)
+        _in_transaction(connection, lambda connection: _upgrade(connection, version))
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    for statement in STORE_SQL:
-        connection.execute(statement)
-    connection.execute("INSERT INTO _syncline_state (one, client_id) VALUES (1, ?)", (str(uuid.uuid4()),))
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Make the store, or what an older release has left, what this one knows."""
+    for step in STORE_STEPS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    if version == 0:
+        connection.execute("INSERT INTO _syncline_state (one, client_id) VALUES (1, ?)", (str(uuid.uuid4()),))
+    connection.execute(f"PRAGMA user_version = {STORE_VERSION}")
 
 
 def _prepare_reader(connection: sqlite3.Connection) -> None:

@@ -266,7 +266,8 @@ class ClientSession:
         begin = codec.expect(pb.SatSubsDataBegin, message)
         self._require_no_delivery()
         self._delivery = OpenDelivery(begin.subscription_id, begin.lsn)
-        return [ShapeDataBegun(begin.subscription_id, begin.lsn)]
+        rows_estimate = begin.rows_estimate if begin.HasField("rows_estimate") else None
+        return [ShapeDataBegun(begin.subscription_id, begin.lsn, rows_estimate)]
 
     def _read_shape_begin(self, message: Message) -> list[ClientEvent]:
         self._require_delivery().request_id = codec.expect(pb.SatShapeDataBegin, message).request_id

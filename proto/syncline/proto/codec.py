@@ -148,7 +148,7 @@ def shape_requests_of(message: pb.SatSubsReq) -> tuple[ShapeRequest, ...]:
 def _shape_of(request_id: str, select: pb.SatShapeDef.Select) -> ShapeRequest:
     # Protobuf refuses to parse more than a hundred levels, so this recursion is bounded.
     include = tuple((tuple(link.foreign_key), _shape_of(request_id, link.select)) for link in select.include)
-    return ShapeRequest(request_id, select.tablename, select.where, include)
+    return ShapeRequest(request_id, select.tablename, select.where, include, tuple(select.columns))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -222,8 +222,9 @@ def ack_message(
     )
 
 
-def subs_data_begin(subscription_id: str, lsn: bytes) -> bytes:
-    return message_bytes(pb.SatSubsDataBegin(subscription_id=subscription_id, lsn=lsn))
+def subs_data_begin(subscription_id: str, lsn: bytes, rows_estimate: int | None = None) -> bytes:
+    """``rows_estimate``: only for a device that takes extensions."""
+    return message_bytes(pb.SatSubsDataBegin(subscription_id=subscription_id, lsn=lsn, rows_estimate=rows_estimate))
 
 
 def subs_data_end() -> bytes:
@@ -267,4 +268,5 @@ def _select_message(shape: ShapeRequest) -> pb.SatShapeDef.Select:
             pb.SatShapeDef.Relation(foreign_key=columns, select=_select_message(child))
             for columns, child in shape.include
         ],
+        columns=shape.columns,
     )

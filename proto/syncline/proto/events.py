@@ -157,8 +157,11 @@ class AdditionalData:
 
 @dataclass(frozen=True, slots=True)
 class ShapeDataBegun:
+    """``rows_estimate``: about how many rows will come, None if the server did not say."""
+
     subscription_id: str
     lsn: bytes
+    rows_estimate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -415,14 +415,16 @@ class SatShapeDef(_message.Message):
         select: SatShapeDef.Select
         def __init__(self, foreign_key: _Optional[_Iterable[str]] = ..., select: _Optional[_Union[SatShapeDef.Select, _Mapping]] = ...) -> None: ...
     class Select(_message.Message):
-        __slots__ = ("tablename", "where", "include")
+        __slots__ = ("tablename", "where", "include", "columns")
         TABLENAME_FIELD_NUMBER: _ClassVar[int]
         WHERE_FIELD_NUMBER: _ClassVar[int]
         INCLUDE_FIELD_NUMBER: _ClassVar[int]
+        COLUMNS_FIELD_NUMBER: _ClassVar[int]
         tablename: str
         where: str
         include: _containers.RepeatedCompositeFieldContainer[SatShapeDef.Relation]
-        def __init__(self, tablename: _Optional[str] = ..., where: _Optional[str] = ..., include: _Optional[_Iterable[_Union[SatShapeDef.Relation, _Mapping]]] = ...) -> None: ...
+        columns: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, tablename: _Optional[str] = ..., where: _Optional[str] = ..., include: _Optional[_Iterable[_Union[SatShapeDef.Relation, _Mapping]]] = ..., columns: _Optional[_Iterable[str]] = ...) -> None: ...
     SELECTS_FIELD_NUMBER: _ClassVar[int]
     selects: _containers.RepeatedCompositeFieldContainer[SatShapeDef.Select]
     def __init__(self, selects: _Optional[_Iterable[_Union[SatShapeDef.Select, _Mapping]]] = ...) -> None: ...
@@ -527,12 +529,14 @@ class SatSubsDataError(_message.Message):
     def __init__(self, code: _Optional[_Union[SatSubsDataError.Code, str]] = ..., message: _Optional[str] = ..., subscription_id: _Optional[str] = ..., shape_request_error: _Optional[_Iterable[_Union[SatSubsDataError.ShapeReqError, _Mapping]]] = ...) -> None: ...
 
 class SatSubsDataBegin(_message.Message):
-    __slots__ = ("subscription_id", "lsn")
+    __slots__ = ("subscription_id", "lsn", "rows_estimate")
     SUBSCRIPTION_ID_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
+    ROWS_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
     subscription_id: str
     lsn: bytes
-    def __init__(self, subscription_id: _Optional[str] = ..., lsn: _Optional[bytes] = ...) -> None: ...
+    rows_estimate: int
+    def __init__(self, subscription_id: _Optional[str] = ..., lsn: _Optional[bytes] = ..., rows_estimate: _Optional[int] = ...) -> None: ...
 
 class SatSubsDataEnd(_message.Message):
     __slots__ = ()

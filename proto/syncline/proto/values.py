@@ -166,12 +166,16 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class ShapeRequest:
-    """One ``select`` of a subscription. ``include`` pairs foreign-key columns with the select on the other side."""
+    """One ``select`` of a subscription. ``include`` pairs foreign-key columns with the select on the other side.
+
+    ``where``: empty for every row; ``columns``: empty for all of them.
+    """
 
     request_id: str
     table: str
     where: str = ""
     include: tuple[tuple[tuple[str, ...], ShapeRequest], ...] = field(default=())
+    columns: tuple[str, ...] = ()
 
 
 POSTGRES_ORIGIN = "postgres_1"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from itertools import chain
 
 from syncline.client.oplog import ENTRY_COLUMNS, STAMP_SQL, Entry, entry_from_row
-from syncline.client.schema import STORE_SQL, ForeignKey, Table, by_name, quoted
+from syncline.client.schema import STORE_STEPS, ForeignKey, Table, by_name, quoted
 from syncline.client.triggers import REAL_FUNCTION, create_triggers
 
 PROJECTS = Table(0, "projects", ("id", "name"), ("uuid", "text"), ("id",))
@@ -36,7 +37,7 @@ def captured_database(tables: Iterable[Table] = TABLES.values(), client_id: str 
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
     connection.execute("PRAGMA recursive_triggers = ON")
-    for sql in STORE_SQL:
+    for sql in chain.from_iterable(STORE_STEPS):
         connection.execute(sql)
     connection.execute("INSERT INTO _syncline_state (one, client_id) VALUES (1, ?)", (client_id,))
     for table in known.values():

@@ -39,6 +39,7 @@ from syncline.proto.values import (
     MigrationTable,
     Relation,
     Row,
+    ShapeRequest,
     Transaction,
     Update,
 )
@@ -91,6 +92,14 @@ class Peer:
         self.accepted_tokens: set[str] | None = None
         self.refuse_start_once: str | None = None
         self.refuse_subscribe = False
+        # The rows of a shape by its where clause; without an entry all of them.
+        self.selected: dict[str, set[str]] = {}
+        self.refuse_next = 0
+        self.keep_unsubscribed = False
+        self.kept = 0
+        self.asked: list[SubscribeRequested] = []
+        self.held: dict[str, set[str]] = {}
+        self.rows_estimate: int | None = None
         self.refuse_write: int | None = None
         self.half_delivered = asyncio.Event()
         self.may_finish = asyncio.Event()
@@ -198,7 +207,9 @@ class Peer:
             case StartRequested():
                 await self._start(event)
             case SubscribeRequested(request_id, subscription_id, shapes):
-                if self.refuse_subscribe:
+                self.asked.append(event)
+                if self.refuse_subscribe or self.refuse_next:
+                    self.refuse_next = max(0, self.refuse_next - 1)
                     errors = [(shape.request_id, "TABLE_NOT_FOUND", f"no table {shape.table}") for shape in shapes]
                     refusal = session.subscribe_refused(
                         request_id, subscription_id, "SHAPE_REQUEST_ERROR", "no", errors
@@ -207,10 +218,14 @@ class Peer:
                     return
                 await self._send(session.subscribed(request_id, subscription_id))
                 if self.deliver:
-                    await self.deliver_items(subscription_id, [shape.request_id for shape in shapes])
+                    await self.deliver_items(subscription_id, shapes)
             case UnsubscribeRequested(request_id, ids):
                 await self._send(session.unsubscribed(request_id))
-                gones = [Gone(ITEMS.id, ITEMS.key_row((key.encode(),))) for key in self.rows]
+                if self.keep_unsubscribed:
+                    self.kept += 1
+                    return
+                leaving = set().union(*(self.held.pop(id, set()) for id in ids)).difference(*self.held.values())
+                gones = [Gone(ITEMS.id, ITEMS.key_row((key.encode(),))) for key in sorted(leaving)]
                 self.lsn += 1
                 await self._send(
                     codec.unsubs_data_begin(ids, str(self.lsn).encode()),
@@ -240,13 +255,19 @@ class Peer:
         else:
             await self._send(codec.relation_message(ITEMS))
 
-    async def deliver_items(self, subscription_id: str, request_ids: Sequence[str]) -> None:
-        """All rows; after the first frame of them the delivery waits if a test has cleared ``may_finish``."""
+    async def deliver_items(self, subscription_id: str, shapes: Sequence[ShapeRequest]) -> None:
+        """The rows of the shapes; after the first frame the delivery waits if a test has cleared ``may_finish``."""
         self.lsn += 1
-        inserts = [Insert(ITEMS.id, row, tags) for row, tags in self.rows.values()]
-        await self._send(codec.relation_message(ITEMS), codec.subs_data_begin(subscription_id, str(self.lsn).encode()))
-        for request_id in request_ids:
-            await self._send(codec.shape_data_begin(request_id), codec.oplog_message(codec.encode_ops(inserts[:1])))
+        begin = codec.subs_data_begin(subscription_id, str(self.lsn).encode(), self.rows_estimate)
+        await self._send(codec.relation_message(ITEMS), begin)
+        self.held[subscription_id] = set()
+        for shape in shapes:
+            keys = self.selected.get(shape.where, self.rows.keys())
+            inserts = [Insert(ITEMS.id, row, tags) for key, (row, tags) in self.rows.items() if key in keys]
+            self.held[subscription_id] |= {*keys}
+            await self._send(
+                codec.shape_data_begin(shape.request_id), codec.oplog_message(codec.encode_ops(inserts[:1]))
+            )
             self.half_delivered.set()
             await self.may_finish.wait()
             await self._send(codec.oplog_message(codec.encode_ops(inserts[1:])), codec.shape_data_end())

@@ -16,15 +16,16 @@ from syncline.client.connectivity import (
     return_s,
 )
 from syncline.client.errors import UsageError
+from syncline.client.shape_spec import ShapeSpec, spec_from_json, spec_to_json
 from syncline.client.shapes import (
-    ShapeSpec,
     ShapeState,
     Subscription,
     after_reset,
+    earlier,
     find,
+    later,
     resumable_ids,
-    spec_from_json,
-    spec_to_json,
+    to_ask,
     to_cancel,
     to_request,
     undelivered_count,
@@ -105,6 +106,35 @@ def test_after_a_reset_everything_wanted_is_requested_again() -> None:
 def test_a_shape_being_cancelled_does_not_serve_a_new_wish_for_it() -> None:
     assert find(SUBSCRIPTIONS, USERS) == SUBSCRIPTIONS[1]
     assert find(SUBSCRIPTIONS, ShapeSpec("old")) is None
+
+
+KEYED = [
+    Subscription(1, "1", ITEMS, ShapeState.CANCELLING, "k"),
+    Subscription(2, "2", ITEMS, ShapeState.DELIVERED, "k"),
+    Subscription(3, "3", USERS, ShapeState.REQUESTED, "k"),
+    Subscription(4, "4", ShapeSpec("old"), ShapeState.REQUESTED, "k"),
+    Subscription(5, "5", ITEMS, ShapeState.REQUESTED, "l"),
+    Subscription(6, "6", ITEMS, ShapeState.REQUESTED),
+    Subscription(7, "7", USERS, ShapeState.REQUESTED),
+]
+
+
+def test_under_a_key_the_newest_counts_and_what_is_here() -> None:
+    assert find(KEYED, ITEMS, "k") == KEYED[1]
+    assert find(KEYED, USERS, "k") is None
+    assert find(KEYED, ShapeSpec("old"), "k") == KEYED[3]
+    assert find(KEYED, ITEMS) == KEYED[5]
+    assert find(KEYED, ITEMS, "m") is None
+
+
+def test_a_key_knows_what_replaces_what() -> None:
+    assert earlier(KEYED, KEYED[3]) == KEYED[1:3]
+    assert later(KEYED, KEYED[1]) == KEYED[2:4]
+    assert earlier(KEYED, KEYED[6]) == later(KEYED, KEYED[5]) == []
+
+
+def test_of_a_key_only_the_newest_is_asked_for() -> None:
+    assert to_ask(KEYED) == KEYED[3:]
 
 
 def test_a_shape_is_stored_and_read_back() -> None:

@@ -55,6 +55,8 @@ def find_table(request: ShapeRequest, catalog: Catalog) -> TableInfo:
     if table is None:
         hint = f"run CALL electric.electrify('{name}')"
         raise TableUnknown("TABLE_NOT_FOUND", f'table "{name}" is not synced: {hint}')
+    if request.columns:
+        raise PlanRefused("CODE_UNSPECIFIED", "this version syncs whole rows: leave out columns")
     return table
 
 
