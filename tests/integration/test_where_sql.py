@@ -11,7 +11,7 @@ import pytest
 
 from syncline.actors.postgres import where_sql
 from syncline.actors.postgres.bootstrap import bootstrap
-from syncline.actors.postgres.catalog import TableInfo, load_catalog
+from syncline.actors.postgres.catalog import Collation, TableInfo, load_catalog
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, to_wire
 from syncline.actors.postgres.where_sql import check, evaluate
 from syncline.actors.shapes.where import WhereRefused, parse
@@ -273,7 +273,10 @@ async def test_the_catalog_knows_types_and_collations_of_columns(scene: Scene) -
     assert scene.table.sql_types["posix"] == 'pg_catalog.text COLLATE pg_catalog."C"'
     assert scene.table.sql_types["title"] == "pg_catalog.text"
     assert scene.table.sql_types["mood"] == "public.mood"
-    assert scene.table.nondeterministic == frozenset()
+    assert scene.table.collations["posix"] == Collation('pg_catalog."C"', by_bytes=True, ascii_case=True)
+    assert set(scene.table.collations) == {"title", "short", "The Title", "posix"}
+    assert scene.table.collations["title"].name == ""
+    assert scene.table.collations["title"].ascii_case
 
 
 async def test_texts_with_an_equality_of_their_own_are_compared_by_postgres(scene: Scene) -> None:
@@ -290,7 +293,8 @@ async def test_texts_with_an_equality_of_their_own_are_compared_by_postgres(scen
     """)
     table = (await load_catalog(scene.pool)).named("names")
     assert table is not None
-    assert (table.sql_types["name"], table.nondeterministic) == ("pg_catalog.text COLLATE public.ci", {"name"})
+    assert table.sql_types["name"] == "pg_catalog.text COLLATE public.ci"
+    assert not table.collations["name"].deterministic
     where = parse("this.name = 'strasse'", table)
     assert (where.compiled, where.equalities) == (False, ())
     await check(scene.pool, where, table)

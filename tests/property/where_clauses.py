@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from syncline.actors.postgres.catalog import TableInfo
 from syncline.proto.values import Row
 
 LABELS: Final = ("sad", "ok", "it's fine")
@@ -18,6 +17,7 @@ COLUMNS: Final = {
     "big": "int8",
     "title": "text",
     "Short name": "varchar",
+    "posix": "text",
     "done": "bool",
     "seen": "bool",
     "owner": "uuid",
@@ -38,6 +38,7 @@ COLUMNS: Final = {
     "doc": "jsonb",
     "plain": "json",
 }
+SQL_TYPES: Final = {**COLUMNS, "posix": 'text COLLATE pg_catalog."C"'}
 DESCRIPTION: Final = {
     "oid": 7,
     "schema": "public",
@@ -272,6 +273,10 @@ class Clauses:
             lambda: f"{subject} LIKE {quoted(pattern.replace(chr(92), '!'))} ESCAPE '!'",
             lambda: f"{subject} LIKE {quoted(pattern)} ESCAPE ''",
             lambda: f"starts_with({subject}, {quoted(pattern)})",
+            lambda: f"{subject} {self._random.choice(['', 'NOT '])}ILIKE {quoted(pattern)}",
+            lambda: f"{subject} ILIKE {quoted(pattern.upper())}",
+            lambda: f"{self._random.choice(['lower', 'upper'])}({subject}) {self._operator()} {self._literal('text')}",
+            lambda: f"lower({subject}) LIKE {quoted(pattern)}",
         )
 
     def for_postgres(self) -> str:
@@ -300,9 +305,9 @@ class Clauses:
         return f"CASE WHEN {self.boolean(depth - 1)} THEN 'yes' ELSE {quoted('no')} END = 'yes'"
 
 
-def sql_rows(table: TableInfo, rows: Sequence[Row]) -> tuple[str, list[list[str | None]]]:
+def sql_rows(rows: Sequence[Row]) -> tuple[str, list[list[str | None]]]:
     """A query of these rows with the types of ``COLUMNS``, and its arguments."""
-    columns = ", ".join(f'r.c{i}::{kind} AS "{name}"' for i, (name, kind) in enumerate(COLUMNS.items()))
+    columns = ", ".join(f'r.c{i}::{kind} AS "{name}"' for i, (name, kind) in enumerate(SQL_TYPES.items()))
     arrays = ", ".join(f"${i + 1}::text[]" for i in range(len(COLUMNS)))
     names = ", ".join(f"c{i}" for i in range(len(COLUMNS)))
     arguments: list[list[str | None]] = [

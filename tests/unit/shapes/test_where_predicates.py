@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from tests.unit.shapes.where_scene import TABLE, row
 
-from syncline.actors.shapes.where import EvaluationError, parse
+from syncline.actors.postgres.catalog import Collation, TableInfo
+from syncline.actors.shapes.where import Undecided, parse
 
 NULL = None
 CASES = [
@@ -130,19 +132,52 @@ def test_what_is_not_certain_is_left_to_postgres(text: str) -> None:
     assert not parse(text, TABLE).compiled
 
 
-def test_texts_of_a_collation_with_its_own_equality_are_left_to_postgres() -> None:
-    from dataclasses import replace
+def with_collations(**collations: Collation) -> TableInfo:
+    return replace(TABLE, collations=collations)
 
-    table = replace(TABLE, nondeterministic=frozenset({"title"}))
+
+def test_texts_of_a_collation_with_its_own_equality_are_left_to_postgres() -> None:
+    table = with_collations(title=Collation("ci", deterministic=False, ascii_case=True))
     where = parse("this.title = 'x'", table)
     assert (where.compiled, where.equalities) == (False, ())
+    assert not parse("this.title ILIKE 'x'", table).compiled
     assert parse("this.title IS NULL", table).compiled
     assert parse("this.short = 'x'", table).compiled
 
 
-def test_a_label_from_after_the_description_is_an_error_where_its_place_matters() -> None:
+def test_texts_are_compared_in_order_where_that_is_the_order_of_their_bytes() -> None:
+    table = with_collations(title=Collation(by_bytes=True), Col=Collation('"C"', by_bytes=True))
+    assert parse("this.title < 'b' AND this.title >= this.\"Col\"", table).compiled
+    assert parse("this.title < 'b'", table).predicate()(row(title=b"aa")) is True
+    assert not parse("this.short < 'b'", table).compiled
+
+
+def test_texts_of_two_collations_are_not_compared() -> None:
+    table = with_collations(title=Collation("one", by_bytes=True), short=Collation("two", by_bytes=True))
+    assert not parse("this.title = this.short", table).compiled
+    assert not parse("this.title < this.short", table).compiled
+    assert not parse("COALESCE(this.title, this.short) = 'x'", table).compiled
+    assert parse("this.title = this.\"Col\" AND this.short = 'x'", table).compiled
+
+
+def test_case_is_that_of_ascii_or_postgres_is_asked() -> None:
+    table = with_collations(title=Collation(ascii_case=True))
+    for text in ("this.title ILIKE 'aB%'", "lower(this.title) = 'abc'", "upper(COALESCE(this.title, '')) LIKE 'ABC%'"):
+        where = parse(text, table)
+        assert (where.compiled, where.can_raise) == (True, False)
+        assert where.predicate()(row(title=b"AbC")) is True
+        assert where.holds()(row(title=b"x")) is False
+        for function in (where.predicate(), where.holds()):
+            with pytest.raises(Undecided):
+                function(row(title="abcÄ".encode()))
+    assert parse("this.title NOT ILIKE 'a%'", table).predicate()(row()) is None
+    assert not parse("this.title ILIKE 'ä%'", table).compiled
+    assert not parse("this.short ILIKE 'a%'", table).compiled
+
+
+def test_postgres_is_asked_about_a_label_from_after_the_description_where_its_place_matters() -> None:
     where = parse("this.mood > 'sad'", TABLE)
-    with pytest.raises(EvaluationError, match="furious"):
+    with pytest.raises(Undecided, match="furious"):
         where.predicate()(row(mood=b"furious"))
     assert parse("this.mood = 'sad'", TABLE).predicate()(row(mood=b"furious")) is False
 

@@ -8,7 +8,7 @@ that at start and whenever the stream reports a migration, before its transactio
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,16 +24,35 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_object_agg(a.attname, json_build_object(
         'type', format('%I.%I', tn.nspname, t.typname),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
-        'nondeterministic', NOT coalesce(k.collisdeterministic, true)
+        'deterministic', k.collisdeterministic,
+        'provider', CASE k.collprovider WHEN 'd' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
+            ELSE k.collprovider::text END,
+        'order', CASE k.collprovider WHEN 'd' THEN d.datcollate::text ELSE k.collcollate::text END
     ))::text
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
     LEFT JOIN (pg_collation k JOIN pg_namespace kn ON kn.oid = k.collnamespace) ON k.oid = a.attcollation
     WHERE a.attrelid = e.relid AND a.attnum > 0 AND NOT a.attisdropped
 ) AS columns
-FROM electric.tables e JOIN pg_class c ON c.oid = e.relid
+FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_database d ON d.datname = current_database()
 ORDER BY e.relid
 """
+_ASCII = "".join(map(chr, range(1, 128)))
+
+
+@dataclass(frozen=True, slots=True)
+class Collation:
+    """What a column's collation makes of texts, as far as it is known; in doubt, false.
+
+    ``name``: as SQL has it, empty for the database's own. ``deterministic``: texts are equal only where their bytes
+    are. ``by_bytes``: they are ordered as their bytes are. ``ascii_case``: upper and lower case of ASCII texts are
+    those of ASCII, which they are not in Turkish.
+    """
+
+    name: str = ""
+    deterministic: bool = True
+    by_bytes: bool = False
+    ascii_case: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,14 +61,14 @@ class TableInfo:
 
     ``sql_types``: by column name, the type (and the collation, where it is not the type's own) as a cast names it, for
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
-    ``nondeterministic``: the columns whose collation takes texts of different bytes for equal.
+    ``collations``: of those of texts.
     """
 
     relation: Relation
     description: Mapping[str, Any]
     enum_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sql_types: Mapping[str, str] = field(default_factory=dict)
-    nondeterministic: frozenset[str] = frozenset()
+    collations: Mapping[str, Collation] = field(default_factory=dict)
 
     @property
     def oid(self) -> int:
@@ -121,17 +140,47 @@ def catalog_of(descriptions: Iterable[Mapping[str, Any]]) -> Catalog:
 
 async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog:
     """Reads the catalog; entries of tables dropped since are left out. Raises what asyncpg raises."""
-    tables = [_with_columns(row) for row in await connection.fetch(_TABLES)]
+    rows = await connection.fetch(_TABLES)
+    columns = [json.loads(row["columns"]) for row in rows]
+    names = {column["collation"] for of_table in columns for column in of_table.values() if column["provider"]}
+    ascii_case = await _with_ascii_case(connection, names)
+    tables = [
+        _with_columns(table_info({**json.loads(row["description"]), "oid": row["relid"]}), of_table, ascii_case)
+        for row, of_table in zip(rows, columns, strict=True)
+    ]
     return Catalog({table.oid: table for table in tables})
 
 
-def _with_columns(row: asyncpg.Record) -> TableInfo:
-    columns = json.loads(row["columns"])
+async def _with_ascii_case(
+    connection: asyncpg.Connection | asyncpg.Pool, names: Collection[str | None]
+) -> frozenset[str | None]:
+    """Those of these collations (None: the database's) that have the cases of ASCII: they are asked."""
+    ordered = sorted(names, key=str)
+    if not ordered:
+        return frozenset()
+    texts = [f"$1::text COLLATE {name}" if name is not None else "$1::text" for name in ordered]
+    tests = ", ".join(f"lower({text}) = $2 AND upper({text}) = $3" for text in texts)
+    row = await connection.fetchrow(f"SELECT {tests}", _ASCII, _ASCII.lower(), _ASCII.upper())
+    return frozenset(name for name, alike in zip(ordered, row, strict=True) if alike)
+
+
+def _with_columns(
+    table: TableInfo, columns: Mapping[str, Mapping[str, Any]], ascii_case: Collection[str | None]
+) -> TableInfo:
     return replace(
-        table_info({**json.loads(row["description"]), "oid": row["relid"]}),
+        table,
         sql_types={
             name: column["type"] + (f" COLLATE {column['collation']}" if column["collation"] is not None else "")
             for name, column in columns.items()
         },
-        nondeterministic=frozenset(name for name, column in columns.items() if column["nondeterministic"]),
+        collations={
+            name: Collation(
+                name=column["collation"] or "",
+                deterministic=column["deterministic"],
+                by_bytes=column["provider"] == "b" or (column["provider"] == "c" and column["order"] in ("C", "POSIX")),
+                ascii_case=column["collation"] in ascii_case,
+            )
+            for name, column in columns.items()
+            if column["provider"] is not None
+        },
     )

@@ -14,7 +14,7 @@ import asyncpg
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.where_sql import check
 from syncline.actors.shapes.shape import Shape
-from syncline.actors.shapes.where import EvaluationError, Where, parse
+from syncline.actors.shapes.where import Undecided, Where, parse
 from syncline.proto.values import Row
 
 Evaluate: TypeAlias = Callable[[Where, TableInfo, Sequence[Row]], Awaitable[Sequence[bool]]]
@@ -45,12 +45,12 @@ class Clauses:
         if node not in self._wheres:
             return True
         holds = self._holds.get(node)
-        if holds is None:
-            return self._looked.get((node, row))
-        try:
-            return holds(row)
-        except EvaluationError:
-            return False
+        if holds is not None:
+            try:
+                return holds(row)
+            except Undecided:
+                pass
+        return self._looked.get((node, row))
 
     async def judged(self, node: int, rows: Sequence[Row]) -> list[bool]:
         """Which of ``rows`` satisfy the clause of ``node``, asked all at once. Raises what asyncpg raises."""

@@ -5,8 +5,8 @@ Pure; the evaluation by Postgres is ``syncline.actors.postgres.where_sql``.
 
 from __future__ import annotations
 
-from syncline.actors.shapes.where.operands import EvaluationError
+from syncline.actors.shapes.where.operands import Undecided
 from syncline.actors.shapes.where.refusal import WhereRefused
 from syncline.actors.shapes.where.where import Where, parse
 
-__all__ = ["EvaluationError", "Where", "WhereRefused", "parse"]
+__all__ = ["Undecided", "Where", "WhereRefused", "parse"]

@@ -32,11 +32,6 @@ def _corners(function: Callable[[int, int], int]) -> Callable[[Operand, Operand]
     return corners
 
 
-def _divided(left: Operand, right: Operand) -> list[int]:
-    size = max(abs(left.low), abs(left.high))
-    return [-size, size] if right.low < 0 else [min(left.low, 0), max(left.high, 0)]
-
-
 def _left_over(left: Operand, right: Operand) -> list[int]:
     size = min(max(abs(right.low), abs(right.high)) - 1, max(abs(left.low), abs(left.high)))
     return [-size if left.low < 0 else 0, size if left.high > 0 else 0]
@@ -46,6 +41,6 @@ ARITHMETIC: Final[Mapping[str, tuple[Callable[[int, int], int], Callable[[Operan
     "+": (int.__add__, _corners(int.__add__)),
     "-": (int.__sub__, _corners(int.__sub__)),
     "*": (int.__mul__, _corners(int.__mul__)),
-    "/": (_quotient, _divided),
+    "/": (_quotient, _corners(_quotient)),
     "%": (_remainder, _left_over),
 }

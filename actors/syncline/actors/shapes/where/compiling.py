@@ -14,6 +14,7 @@ from typing import Final
 
 from syncline.actors.shapes.where import literals
 from syncline.actors.shapes.where.arithmetic import ARITHMETIC
+from syncline.actors.shapes.where.asciicase import CASES, of_lower
 from syncline.actors.shapes.where.code import (
     FALSE,
     NULL,
@@ -29,6 +30,7 @@ from syncline.actors.shapes.where.code import (
 )
 from syncline.actors.shapes.where.like import matcher
 from syncline.actors.shapes.where.operands import (
+    DEFAULT_COLLATION,
     INTEGERS,
     SAME,
     TEXTS,
@@ -36,6 +38,7 @@ from syncline.actors.shapes.where.operands import (
     Operand,
     Operands,
     Uncompilable,
+    common_collation,
     comparable,
 )
 from syncline.actors.shapes.where.tree import CaseForm, Node, TypeName
@@ -44,8 +47,8 @@ DEPTH_MAX: Final = 16
 """Brackets nest three times as deep in Python, whose parser has an end too."""
 
 OPERATORS: Final[Mapping[str, Comparison]] = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
-_LIKE: Final = {"~~": False, "!~~": True}
-_UNORDERED: Final = frozenset({"text"})  # the order of texts is a collation's
+_LIKE: Final = {"~~": (False, False), "!~~": (True, False), "~~*": (False, True), "!~~*": (True, True)}
+"""(whether it is NOT LIKE, whether it is ILIKE)"""
 _LOGIC: Final = frozenset({"and", "or", "not"})
 
 
@@ -146,7 +149,8 @@ class Compiler:
         if schema not in ("", "pg_catalog"):
             raise Uncompilable
         if operator in _LIKE:
-            return self._like(left, right, negated=_LIKE[operator])
+            negated, any_case = _LIKE[operator]
+            return self._like(left, right, negated=negated, any_case=any_case)
         if operator == "^@":
             return self._starts_with(left, right)
         if operator not in OPERATORS:
@@ -168,8 +172,10 @@ class Compiler:
         if left.type == "null" or right.type == "null":
             return NULL
         if operator not in ("==", "!="):
-            if left.type in _UNORDERED:
-                raise Uncompilable
+            if left.type == "text":
+                collation = common_collation((left, right))
+                if collation is None or not collation.by_bytes:
+                    raise Uncompilable
             plain = False
         else:
             plain = left.cell and right.cell
@@ -229,16 +235,22 @@ class Compiler:
             raise Uncompilable
         return member
 
-    def _like(self, left: Node, right: Node, *, negated: bool) -> Truth:
+    def _like(self, left: Node, right: Node, *, negated: bool, any_case: bool) -> Truth:
         operand = self.operand(left)
         if operand.type != "text" or right.kind not in ("text", "null"):
             raise Uncompilable
         if right.kind == "null":
             return NULL
-        match = matcher(str(right.value))
+        pattern = str(right.value)
+        if any_case and not (pattern.isascii() and self._has_ascii_case(operand)):
+            raise Uncompilable
+        match = matcher(pattern.lower() if any_case else pattern)
         if match is None:
             raise Uncompilable
-        return self._called(operand, self.source.bind(match), negated=negated)
+        return self._called(operand, self.source.bind(of_lower(match) if any_case else match), negated=negated)
+
+    def _has_ascii_case(self, operand: Operand) -> bool:
+        return operand.collation is not None and operand.collation.ascii_case
 
     def _starts_with(self, left: Node, right: Node) -> Truth:
         operand = self.operand(left)
@@ -308,6 +320,7 @@ class Compiler:
         found = self._literal_of(right, operand) if right.kind == "text" else self.operand(right)
         if found is None or not comparable(operand, found):
             raise Uncompilable
+        common_collation((operand, found))
         return operand, found
 
     def _literal_of(self, node: Node, like: Operand) -> Operand | None:
@@ -333,9 +346,10 @@ class Compiler:
             if low <= operand.low and operand.high <= high:
                 return replace(operand, type=name, column=None)
         elif name == "text" and operand.cell and operand.type in (*INTEGERS, "uuid"):
-            return replace(operand, type="text", convert="{}" if operand.literal is None else operand.raw, column=None)
+            convert = "{}" if operand.literal is None else operand.raw
+            return replace(operand, type="text", convert=convert, column=None, collation=DEFAULT_COLLATION)
         elif name == "text" and operand.type.startswith("enum ") and operand.cell:
-            return replace(operand, type="text", convert="{}", column=None)
+            return replace(operand, type="text", convert="{}", column=None, collation=DEFAULT_COLLATION)
         raise Uncompilable
 
     def _unified(self, nodes: tuple[Node, ...]) -> tuple[str, list[Operand]]:
@@ -367,7 +381,7 @@ class Compiler:
         low, high = min(o.low for o in operands), max(o.high for o in operands)
         if type_name == "float8" or type_name in INTEGERS or type_name not in SAME:
             return Operand(type_name, raw, low=low, high=high)
-        return Operand(type_name, raw, cell=True)
+        return Operand(type_name, raw, cell=True, collation=common_collation(operands))
 
     def _coalesce(self, args: tuple[Node, ...]) -> Operand:
         type_name, operands = self._unified(args)
@@ -406,6 +420,11 @@ class Compiler:
                 count = len if name == "octet_length" else _characters
                 raw = self._applied(operand, f"{self.source.bind(count)}({{}})")
                 return Operand("int4", raw, low=0, high=1 << 30)
+        if name in CASES and len(args) == 1:
+            operand = self.operand(args[0])
+            if operand.type == "text" and self._has_ascii_case(operand):
+                raw = self._applied(operand, f"{self.source.bind(CASES[name])}({{}})")
+                return Operand("text", raw, cell=True, collation=operand.collation)
         raise Uncompilable
 
     def _applied(self, operand: Operand, code: str) -> str:

@@ -6,12 +6,13 @@ dates and times what sorts alike. ``Uncompilable`` is the answer wherever that w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil, floor
 from typing import TYPE_CHECKING, Final
 
+from syncline.actors.postgres.catalog import Collation
 from syncline.actors.shapes.where import literals
 from syncline.actors.shapes.where.code import Comparison, Source
 
@@ -28,12 +29,13 @@ KEYS: Final[Mapping[str, Callable[[bytes], object]]] = {
 SAME: Final = frozenset({"text", "uuid", "bytea", "time"})
 """Types whose cells are what is compared."""
 INTEGERS: Final = tuple(literals.INTEGER_RANGES)
+DEFAULT_COLLATION: Final = Collation()
 EQUAL_TO_NONE: Final = 1 << 100
 """An integer that no column holds."""
 
 
-class EvaluationError(Exception):
-    """A row holds what the clause was not compiled for: a label that an enum has been given since."""
+class Undecided(Exception):
+    """A row holds what was not compiled: Postgres has to be asked about it."""
 
 
 class Uncompilable(Exception):
@@ -44,7 +46,7 @@ class Labels(dict[bytes, int]):
     """The places of an enum's labels in its order."""
 
     def __missing__(self, label: bytes) -> int:
-        raise EvaluationError(f"no label of the enum when the clause was compiled: {label[:40]!r}")
+        raise Undecided(f"no label of the enum when the clause was compiled: {label[:40]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Operand:
 
     ``cell``: raw is the value's cell, of which there is only one, so that ``==`` needs no conversion. ``column``: its
     name, where it is one. ``literal``: the cell where it is one. ``low``, ``high``: the range of an integer.
+    ``collation``: of a text that has one of its own.
     """
 
     type: str
@@ -64,19 +67,17 @@ class Operand:
     literal: object = None
     low: int = 0
     high: int = 0
+    collation: Collation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """What is to be known of a column: where it is, its type, its labels when that is an enum's.
-
-    ``bytewise``: texts are equal only where their bytes are, which is so unless the collation is nondeterministic.
-    """
+    """What is to be known of a column: where it is, its type, its labels when that is an enum's."""
 
     index: int
     type: str
     labels: tuple[str, ...] | None = None
-    bytewise: bool = True
+    collation: Collation = DEFAULT_COLLATION
 
     def same_enum(self, other: ColumnType) -> bool:
         return self.labels is not None and (self.type, self.labels) == (other.type, other.labels)
@@ -96,7 +97,7 @@ class Columns(dict[str, ColumnType]):
             index,
             table.relation.columns[index].type_name,
             table.enum_labels.get(name),
-            name not in table.nondeterministic,
+            table.collations.get(name, DEFAULT_COLLATION),
         )
         self[name] = column
         return column
@@ -127,7 +128,7 @@ class Operands:
             places = self.source.bind(self.labels(kind))
             return Operand(kind, raw, f"{places}[{{}}]", cell=True, column=name)
         kind = "text" if column.type in TEXTS else column.type
-        if kind == "text" and not column.bytewise:
+        if kind == "text" and not column.collation.deterministic:
             kind = "text of its own equality"
         if kind in INTEGERS:
             low, high = literals.INTEGER_RANGES[kind]
@@ -138,7 +139,8 @@ class Operands:
         if kind == "bool":
             return Operand(kind, raw, f"({{}} == {self.source.bind(b't')})", cell=True, column=name)
         if kind in SAME:
-            return Operand(kind, raw, cell=True, column=name)
+            collation = column.collation if kind == "text" else None
+            return Operand(kind, raw, cell=True, column=name, collation=collation)
         return Operand(f"opaque {kind}", raw, column=name)  # it can be NULL, and no more is known of it
 
     def integer(self, number: int | None) -> Operand:
@@ -218,3 +220,19 @@ def comparable(left: Operand, right: Operand) -> bool:
     if left.type in INTEGERS and right.type in INTEGERS:
         return True
     return left.type == right.type and not left.type.startswith("opaque")
+
+
+def common_collation(operands: Iterable[Operand]) -> Collation | None:
+    """That by which they are compared: one of a column's own goes before the database's.
+
+    Raises Uncompilable where there are two of these: Postgres raises an error then.
+    """
+    found: Collation | None = None
+    for operand in operands:
+        collation = operand.collation
+        if collation is None or (found is not None and collation.name in ("", found.name)):
+            continue
+        if found is not None and found.name:
+            raise Uncompilable
+        found = collation
+    return found

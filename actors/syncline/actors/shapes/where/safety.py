@@ -62,7 +62,7 @@ class Safety:
         match node.kind:
             case "column":
                 column = self._columns[str(value)]
-                return column.bytewise and column.labels is None and column.type in ("text", "varchar")
+                return column.collation.deterministic and column.labels is None and column.type in ("text", "varchar")
             case "call" if value in (("pg_catalog", "lower"), ("pg_catalog", "upper")):
                 return len(args) == 1 and self._text(args[0])
             case "collate" if value in (("", "C"), ("pg_catalog", "C"), ("", "default"), ("pg_catalog", "default")):

@@ -61,12 +61,16 @@ class Where:
     def predicate(self) -> Callable[[Row], bool | None]:
         """The clause's value for a row of wire cells: True, False, or None for NULL. Only where it is compiled.
 
-        It raises EvaluationError for an enum's label that the table's description does not have.
+        It raises Undecided for a row that Postgres has to be asked about: ILIKE of a text that is not ASCII, an enum's
+        label that the table's description does not have.
         """
         return self._predicate
 
     def holds(self) -> Callable[[Row], bool]:
-        """Whether a row is inside: ``predicate(row) is True``, and faster. Only where it is compiled."""
+        """Whether a row is inside: ``predicate(row) is True``, and faster. Only where it is compiled.
+
+        Raises Undecided, too.
+        """
         return self._holds
 
     @cached_property
