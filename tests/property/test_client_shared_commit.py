@@ -31,7 +31,7 @@ LOCAL = st.lists(
 # An incoming transaction: whose (number of a local one, or None for another device's), its time and its changes.
 CHANGES = st.lists(st.tuples(st.sampled_from(["insert", "update", "delete", "gone"]), KEYS), max_size=3)
 INCOMING = st.lists(st.tuples(st.none() | st.integers(0, 3), st.integers(90, 110), CHANGES), min_size=1, max_size=6)
-TABLES = ("items", "_syncline_oplog", "_syncline_shadow", "_syncline_state")
+TABLES = ("items", "_syncline_oplog", "_syncline_shadow", "_syncline_leaving", "_syncline_state")
 
 
 def change(kind: str, key: str, tag: str) -> Change:

@@ -3,7 +3,10 @@
 The server has already resolved every conflict it knows of, so an incoming row simply replaces ours, unless local
 changes to the same row are still on their way up. Those rows are merged by the rules both ends share (``proto.merge``):
 what is shown meanwhile is what the server will decide when it gets our changes, and nothing the user did flickers away.
-A row that goes (GONE) goes in any case: it has left our shapes, and pending changes reach the server regardless.
+
+So a row that has left our shapes (GONE) stays too while changes to it are pending, or to rows that refer to it, and is
+noted down as leaving. An incoming row takes it off that note. Else it goes with the echo of the last of these changes
+(``leaving``), whatever that echo brings: by then it would have come back if it belonged here.
 
 ``INSERT OR REPLACE`` also pushes aside another row that holds the same value of some unique index. Within a
 transaction two rows may swap such values; the final state satisfies every constraint, as the server enforced them.
@@ -78,6 +81,8 @@ class TableSql:
             f"VALUES (?1, {literal(table.name)}, {tagged_key})"
         )
         self.drop_tags = f"DELETE FROM _syncline_shadow WHERE table_name = {literal(table.name)} AND key = {key}"
+        self.leave = f"INSERT OR IGNORE INTO _syncline_leaving (table_name, key) VALUES ({literal(table.name)}, {key})"
+        self.stay = f"DELETE FROM _syncline_leaving WHERE table_name = {literal(table.name)} AND key = {key}"
         self.pending = (
             f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key} "
             "AND commit_ms IS NOT NULL ORDER BY id"
@@ -200,7 +205,7 @@ def touched_rows(
     bindings = Bindings(relations, tables)
     touched: set[RowId] = set()
     for change in changes:
-        if isinstance(change, Insert | Update | Delete):
+        if isinstance(change, Insert | Update | Delete | Gone):
             binding = bindings.find(change.relation_id)
             if binding is not None:
                 touched.add((binding.table.name, binding.key(binding.row(_image(change)))))
@@ -219,15 +224,19 @@ def plan_transaction(
     pending: Mapping[RowId, Pending],
     tracked: frozenset[str],
     known_versions: frozenset[str],
+    leaving: Iterable[RowId] = (),
 ) -> Plan:
     """The plan of one server transaction. Raises UnknownRelation, or ValueError for cells their types forbid.
 
     ``pending``: local changes not echoed yet, for every row of ``touched_rows`` that has some. ``tracked``: tables with
-    shadow entries. ``known_versions``: migrations applied before; a repeated one is skipped.
+    shadow entries. ``known_versions``: migrations applied before; a repeated one is skipped. ``leaving``: rows that
+    left before, of which nothing is pending from this transaction on.
     """
     plan = Plan(dict(tables))
     rows = _RowPlanner(plan, tracked, pending)
     bindings = Bindings(relations, plan.tables)
+    for table_name, key in leaving:
+        rows.drop(plan.tables[table_name], key)
     histories: dict[RowId, tuple[Binding, list[Insert | Update | Delete]]] = {}
     for change in transaction.changes:
         if isinstance(change, Migrate):
@@ -243,11 +252,11 @@ def plan_transaction(
             row_id = (binding.table.name, binding.key(ordered))
             if isinstance(change, Gone):
                 histories.pop(row_id, None)
-                rows.drop(binding, row_id[1])
+                rows.leave(binding, row_id)
             elif row_id in pending:
                 histories.setdefault(row_id, (binding, []))[1].append(binding.change(change))
             elif isinstance(change, Delete):
-                rows.drop(binding, row_id[1])
+                rows.drop(binding.table, row_id[1])
             else:
                 rows.put(binding, ordered, change.tags)
     for row_id, (binding, history) in histories.items():
@@ -282,15 +291,20 @@ def plan_rows(
 
 
 def plan_gone(
-    gones: Iterable[RowChange], relations: Mapping[int, Relation], tables: Mapping[str, Table], tracked: frozenset[str]
+    gones: Iterable[RowChange],
+    relations: Mapping[int, Relation],
+    tables: Mapping[str, Table],
+    *,
+    pending: Mapping[RowId, Pending],
+    tracked: frozenset[str],
 ) -> Plan:
     """The plan of a batch of rows that no remaining subscription holds."""
     plan = Plan(dict(tables))
-    rows = _RowPlanner(plan, tracked, {})
+    rows = _RowPlanner(plan, tracked, pending)
     bindings = Bindings(relations, tables)
     for gone in gones:
         binding = bindings.of(gone.relation_id)
-        rows.drop(binding, binding.key(binding.row(_image(gone))))
+        rows.leave(binding, (binding.table.name, binding.key(binding.row(_image(gone)))))
     return plan
 
 
@@ -317,19 +331,28 @@ class _RowPlanner:
             self._tracked.add(table.name)
             self._plan.run_tags(binding.sql.put_tags, (stored, *binding.key(row)))
 
-    def drop(self, binding: Binding, key: Values) -> None:
-        self._plan.changed.add(binding.table.name)
-        self._plan.run(binding.sql.delete, key)
-        if binding.table.name in self._tracked:
-            self._plan.run_tags(binding.sql.drop_tags, key)
+    def drop(self, table: Table, key: Values) -> None:
+        sql = table_sql(table)
+        self._plan.changed.add(table.name)
+        self._plan.run(sql.delete, key)
+        if table.name in self._tracked:
+            self._plan.run_tags(sql.drop_tags, key)
+
+    def leave(self, binding: Binding, row_id: RowId) -> None:
+        """The row is in none of our shapes any more."""
+        if row_id in self._pending:
+            self._plan.run_tags(binding.sql.leave, row_id[1])
+        else:
+            self.drop(binding.table, row_id[1])
 
     def merge(
         self, binding: Binding, row_id: RowId, history: Sequence[Insert | Update | Delete], origin: str, commit_ms: int
     ) -> None:
         """One row with local changes pending: what both sides' changes add up to."""
+        self._plan.run_tags(binding.sql.stay, row_id[1])
         row, tags = merged(self._pending[row_id], history, origin, commit_ms)
         if row is None:
-            self.drop(binding, row_id[1])
+            self.drop(binding.table, row_id[1])
         else:
             self._put(binding, row, decode_own_row(row, binding.table.decoders), tags)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - SQL is made of constants; values are parameters.
 """Plans of incoming changes (``apply``) meet SQLite: what they must know is looked up here, and here they are run."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from itertools import chain
 from syncline.client.apply import Plan, RowId, table_sql, touched_rows
 from syncline.client.cells import Value
 from syncline.client.merging import Pending, fold
-from syncline.client.oplog import entry_from_row
+from syncline.client.oplog import ENTRY_COLUMNS, entry_from_row
 from syncline.client.schema import Table
 from syncline.client.staging import StagingSql
 from syncline.proto.values import Change, Migrate, Relation
@@ -43,6 +44,28 @@ def run(connection: sqlite3.Connection, plan: Plan) -> None:
             connection.execute(sql, rows[0])
         else:
             connection.executemany(sql, rows)
+
+
+def leaving(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str, Table]) -> list[RowId]:
+    """The rows that stay for nothing but the local transaction of ``commit_ms``; they are noted down no longer."""
+    (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_leaving)").fetchone()
+    if not some:
+        return []
+    entries = connection.execute(
+        f"SELECT key, {ENTRY_COLUMNS} FROM _syncline_oplog AS entry WHERE commit_ms = ? "
+        "AND (table_name, key) IN (SELECT table_name, key FROM _syncline_leaving) AND NOT EXISTS "
+        "(SELECT 1 FROM _syncline_oplog AS other WHERE other.table_name = entry.table_name AND other.key = entry.key "
+        "AND other.commit_ms IS NOT entry.commit_ms)",
+        (commit_ms,),
+    ).fetchall()
+    rows: dict[RowId, str] = {}
+    for key, *row in entries:
+        entry = entry_from_row(tuple(row))
+        image = entry.new or entry.old or {}
+        rows[entry.table_name, tuple(image[column] for column in tables[entry.table_name].primary_key)] = key
+    noted = [(table_name, key) for (table_name, _), key in rows.items()]
+    connection.executemany("DELETE FROM _syncline_leaving WHERE table_name = ? AND key = ?", noted)
+    return list(rows)
 
 
 def release(connection: sqlite3.Connection, commit_ms: int) -> bool:

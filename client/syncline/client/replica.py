@@ -16,6 +16,7 @@ from itertools import groupby
 from syncline.client.apply import (
     Bindings,
     Plan,
+    RowId,
     UnknownRelation,
     plan_gone,
     plan_migrations,
@@ -25,7 +26,7 @@ from syncline.client.apply import (
     tags_json,
 )
 from syncline.client.cells import encode_row
-from syncline.client.execution import named, pending_of, put_staged, release, run, tracked
+from syncline.client.execution import leaving, named, pending_of, put_staged, release, run, tracked
 from syncline.client.live import Changes
 from syncline.client.oplog import (
     ENTRY_COLUMNS,
@@ -142,15 +143,18 @@ class Replica:
             total = Plan(dict(self.tables))
             echoed = 0
             for transaction in transactions:
-                own = transaction.origin == self.client_id
-                echoed += own and release(connection, transaction.commit_ms)
+                left: list[RowId] = []
+                if transaction.origin == self.client_id:
+                    left = leaving(connection, transaction.commit_ms, total.tables)
+                    echoed += release(connection, transaction.commit_ms)
                 plan = plan_transaction(
                     transaction,
                     relations,
                     total.tables,
                     pending=pending_of(connection, self.client_id, transaction.changes, relations, total.tables),
-                    tracked=tracked(connection, named(transaction.changes, relations)),
+                    tracked=tracked(connection, named(transaction.changes, relations) | {table for table, _ in left}),
                     known_versions=frozenset((*self.versions, *total.versions)),
+                    leaving=left,
                 )
                 run(connection, plan)
                 total.followed_by(plan)
@@ -239,7 +243,13 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> Plan:
             self._begin_incoming(connection, lsn)
-            plan = plan_gone(rows, relations, self.tables, tracked(connection, named(rows, relations)))
+            plan = plan_gone(
+                rows,
+                relations,
+                self.tables,
+                pending=pending_of(connection, self.client_id, rows, relations, self.tables),
+                tracked=tracked(connection, named(rows, relations)),
+            )
             run(connection, plan)
             forget(connection, positions)
             self._end_incoming(connection, plan)

@@ -6,7 +6,8 @@ incoming changes, so that a crash in the middle rolls the switch back together w
 
 ``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of
 rows. A row without shadow entry carries the single tag ``postgres_1@0`` when it exists: most rows of most databases
-were there before anyone synced them, and cost no second row here.
+were there before anyone synced them, and cost no second row here. ``_syncline_leaving`` names the rows that have left
+the device's shapes and stay for as long as the oplog has entries of theirs.
 """
 
 from __future__ import annotations
@@ -62,6 +63,12 @@ _FIRST: tuple[str, ...] = (
 STORE_STEPS: tuple[tuple[str, ...], ...] = (
     _FIRST,
     ("ALTER TABLE _syncline_subscriptions ADD COLUMN key TEXT",),
+    (
+        """CREATE TABLE _syncline_leaving (
+            table_name TEXT NOT NULL,
+            key TEXT NOT NULL,
+            PRIMARY KEY (table_name, key)) WITHOUT ROWID""",
+    ),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

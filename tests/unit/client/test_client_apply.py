@@ -9,6 +9,7 @@ import pytest
 from tests.unit.client.client_scene import PROJECTS, TABLES, captured_database, entries_of, stamp_at
 
 from syncline.client.apply import Plan, RowId, UnknownRelation, plan_gone, plan_rows, plan_transaction, touched_rows
+from syncline.client.execution import leaving, release
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import Entry
 from syncline.proto.values import (
@@ -43,7 +44,19 @@ class Device:
             self.connection.execute(sql)
         stamp_at(self.connection, at_ms)
 
-    def receive(self, *changes: Change, origin: str = "postgres_1", at_ms: int = 1_000) -> Plan:
+    def echo(self, at_ms: int, *changes: Change) -> None:
+        """The local transaction of ``at_ms`` comes back, and brings ``changes``."""
+        left = leaving(self.connection, at_ms, TABLES)
+        release(self.connection, at_ms)
+        self.receive(*changes, origin="me", at_ms=at_ms, left=left)
+
+    def run_gone(self, *gones: Gone) -> Plan:
+        pending = self.pending(touched_rows(gones, RELATIONS, TABLES))
+        return self.run(plan_gone(gones, RELATIONS, TABLES, pending=pending, tracked=self.tracked()))
+
+    def receive(
+        self, *changes: Change, origin: str = "postgres_1", at_ms: int = 1_000, left: Sequence[RowId] = ()
+    ) -> Plan:
         transaction = Transaction(at_ms, b"1", changes, origin, 1)
         plan = plan_transaction(
             transaction,
@@ -52,6 +65,7 @@ class Device:
             pending=self.pending(touched_rows(changes, RELATIONS, TABLES)),
             tracked=self.tracked(),
             known_versions=frozenset({"1"}),
+            leaving=left,
         )
         return self.run(plan)
 
@@ -80,6 +94,11 @@ class Device:
     @property
     def projects(self) -> list[tuple[object, ...]]:
         return self.connection.execute("SELECT id, name FROM projects ORDER BY id").fetchall()
+
+    @property
+    def leaving(self) -> list[str]:
+        rows = self.connection.execute("SELECT key FROM _syncline_leaving ORDER BY key")
+        return [json.loads(key)[0] for (key,) in rows]
 
     def tags(self, key: str) -> set[str]:
         rows = self.connection.execute(
@@ -134,18 +153,78 @@ def test_a_row_that_becomes_untracked_again_loses_its_entry() -> None:
     assert device.tags("a") == set()
 
 
-def test_gone_takes_a_row_even_with_local_changes_pending() -> None:
+def test_a_row_that_leaves_stays_while_local_changes_to_it_are_pending() -> None:
     device = Device()
-    device.write(100, "INSERT INTO projects VALUES ('a', 'mine')")
+    device.receive(insert("a", "theirs", "other@5"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
     device.receive(Gone(7, row("a", None)))
+    assert (device.projects, device.tags("a")) == ([("a", "mine")], {"me@100"})
+    device.echo(100)
+    assert (device.projects, device.tags("a"), device.leaving) == ([], set(), [])
+
+
+def test_a_row_that_leaves_stays_until_the_last_change_to_it_has_come_back() -> None:
+    device = Device()
+    device.receive(insert("a", "theirs"), insert("b", "theirs"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    device.write(101, "UPDATE projects SET name = 'mine again' WHERE id = 'a'")
+    device.run_gone(Gone(7, row("a", None)), Gone(7, row("b", None)))
+    device.echo(100)
+    assert (device.projects, device.leaving) == ([("a", "mine again")], ["a"])
+    device.echo(101)
+    assert (device.projects, device.leaving) == ([], [])
+
+
+def test_a_row_that_comes_back_before_its_change_does_is_here_to_stay() -> None:
+    device = Device()
+    device.receive(insert("a", "theirs"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    device.receive(Gone(7, row("a", None)))
+    device.receive(insert("a", "again", "postgres_1@90"), at_ms=90)
+    assert (device.projects, device.leaving) == ([("a", "mine")], [])
+    device.echo(100)
+    assert device.projects == [("a", "mine")]
+
+
+def test_a_row_that_its_own_change_brings_back_is_here_to_stay() -> None:
+    device = Device()
+    device.receive(insert("a", "theirs"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    device.receive(Gone(7, row("a", None)))
+    device.echo(100, insert("a", "mine", "me@100"))
+    assert (device.projects, device.leaving, device.tags("a")) == ([("a", "mine")], [], {"me@100"})
+
+
+def test_the_parent_of_a_row_just_written_stays_until_that_has_come_back() -> None:
+    device = Device()
+    device.receive(insert("a", "theirs"))
+    device.write(100, "INSERT INTO items (id, project_id) VALUES ('i', 'a')")
+    device.receive(Gone(7, row("a", None)))
+    assert device.projects == [("a", "theirs")]
+    device.echo(100)
     assert device.projects == []
-    assert len(entries_of(device.connection)) == 1
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_the_last_change_to_a_row_within_a_transaction_counts(pending: bool) -> None:
+    device = Device()
+    device.receive(*(insert(key, "old") for key in "abc"))
+    if pending:
+        device.write(90, "UPDATE projects SET name = 'mine'")
+    device.receive(insert("a", "new", "postgres_1@100"), Gone(7, row("a", None)), at_ms=100)
+    device.receive(Gone(7, row("b", None)), insert("b", "new", "postgres_1@100"), at_ms=100)
+    device.receive(update("c", "newer", "old", "o@100"), insert("c", "newest", "o@100"), at_ms=100)
+    device.receive(Gone(7, row("never here", None)))
+    shown = dict(device.projects)
+    assert (shown["b"], shown["c"]) == ("new", "newest")
+    assert shown.get("a") == ("mine" if pending else None)
+    assert device.leaving == (["a"] if pending else [])
 
 
 def test_a_batch_of_gone_rows_removes_them_and_their_tags() -> None:
     device = Device()
     device.receive(insert("a", "x", "other@5"), insert("b", "x"))
-    device.run(plan_gone([Gone(7, row("a", None))], RELATIONS, TABLES, device.tracked()))
+    device.run_gone(Gone(7, row("a", None)))
     assert (device.projects, device.tags("a")) == ([("b", "x")], set())
 
 
