@@ -19,6 +19,7 @@ from syncline.cluster import ActorDown, CallTimeout
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.supervisor import WhichChildren
 from syncline.proto import events
+from syncline.proto.values import ShapeRequest
 
 ITEMS = "CREATE TABLE items (id uuid PRIMARY KEY, n int4 NOT NULL, body text)"
 
@@ -124,7 +125,7 @@ class Stubborn:
     to start over.
     """
 
-    def __init__(self, url: str, *tables: str) -> None:
+    def __init__(self, url: str, *tables: str | ShapeRequest) -> None:
         self._url = url
         self._tables = tables
         self._device: RawDevice | None = None
