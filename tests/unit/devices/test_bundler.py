@@ -18,7 +18,7 @@ from syncline.actors.devices.bundler import (
 )
 from syncline.actors.names import SHARD
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Arrived, Join, Joined, Leave
+from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, ExitKind
@@ -291,3 +291,41 @@ async def test_who_awaits_the_shards_is_answered_when_the_last_of_them_is_follow
         assert isinstance(await shard.next(), FollowWatermark)
     await asyncio.gather(*awaiting)
     await bundler.call(AwaitShards())
+
+
+async def test_a_shape_that_rests_holds_up_those_who_follow_it_and_nobody_else() -> None:
+    scene = await Scene.made()
+    both, one = await scene.device(), await scene.device()
+    await scene.follow(both, "a", "b")
+    await scene.follow(one, "b")
+    await scene.join("a", 100)
+    await scene.join("b", 100)
+    assert (await both.next(), await one.next()) == (Followed(1, 100), Followed(1, 100))
+    await scene.bundler.call(HeldBelow("a", 109))
+    await scene.append("b", 110)
+    await scene.watermark(120)
+    assert lsns(await one.next()) == [110]
+    assert await scene.quiet(both)
+    await scene.append("a", 110)
+    await scene.bundler.call(HeldBelow("a", 114))
+    assert lsns(await both.next()) == [110], "as far as it has come"
+    await scene.bundler.send(AwaitLsn(both.ref, 118))
+    assert await scene.quiet(both)
+    await scene.bundler.call(HeldBelow("a", None))
+    assert await both.next() == Released(1, (), 120)
+
+
+async def test_who_comes_to_a_shape_that_rests_waits_for_it() -> None:
+    scene = await Scene.made()
+    device, late = await scene.device(), await scene.device()
+    await scene.follow(device, "a")
+    await scene.bundler.call(HeldBelow("a", 105))
+    await scene.join("a", 104)
+    await scene.watermark(120)
+    assert await device.next() == Followed(1, 105)
+    await scene.follow(late, "a", "b")
+    await scene.join("b", 100)
+    assert await late.next() == Followed(1, 105)
+    await scene.append("a", 120)
+    await scene.bundler.call(HeldBelow("a", None))
+    assert (lsns(await device.next()), lsns(await late.next())) == ([120], [120])

@@ -30,6 +30,7 @@ class Bundle:
         self._missing = set(self.shapes)
         self._start = 0
         self._watermark = watermark
+        self._below: dict[str, int] = {}
         self._pending: dict[int, list[Record]] = {}
 
     def joined(self, shape: str, appended: int) -> None:
@@ -44,20 +45,33 @@ class Bundle:
             if not self.open or record.lsn > self.released:
                 self._pending.setdefault(record.lsn, []).append(record)
 
+    def held(self, shape: str, lsn: int | None) -> None:
+        """``shape`` has appended nothing beyond ``lsn``, whatever the watermark says; None: it has caught up."""
+        if lsn is None:
+            self._below.pop(shape, None)
+        else:
+            self._below[shape] = lsn
+
     def watermark(self, lsn: int) -> tuple[Frame, ...]:
         """Every shape has appended everything up to ``lsn``: the frames this releases, in commit order."""
         self._watermark = max(self._watermark, lsn)
         self._try_open()
-        if not self.open or self._watermark <= self.released:
+        upto = self._upto
+        if not self.open or upto <= self.released:
             return ()
-        ready = sorted(pending for pending in self._pending if pending <= self._watermark)
+        ready = sorted(pending for pending in self._pending if pending <= upto)
         frames = tuple(whole_frame(self._pending.pop(pending), overlap=self._overlap) for pending in ready)
-        self.released = self._watermark
+        self.released = upto
         return frames
 
+    @property
+    def _upto(self) -> int:
+        """Every shape of the set has appended everything up to there."""
+        return min((self._watermark, *self._below.values()))
+
     def _try_open(self) -> None:
-        if self.open or self._missing or self._watermark < self._start:
+        if self.open or self._missing or self._upto < self._start:
             return
         self.open = True
-        self.released = self._watermark
+        self.released = self._upto
         self._pending = {lsn: records for lsn, records in self._pending.items() if lsn > self._watermark}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.shapes.frames import Frame
-from syncline.actors.shapes.messages import Arrived, Join, Joined, Leave
+from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.watermarks import Passed
@@ -126,6 +126,7 @@ class Bundler(Actor):
         self._awaiting: dict[Ref, None] = {}
         self._shapes: dict[str, _Joining] = {}
         self._joined: dict[str, int] = {}
+        self._below: dict[str, int] = {}  # shapes that rest, and where
         self._numbers = itertools.count(1)
         self._shard_watches: dict[str, Monitor] = {}
         self._passed = Passed(shards.refs)
@@ -158,6 +159,9 @@ class Bundler(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
+            case HeldBelow(shape, lsn):
+                self._hold(shape, lsn)
+                return None
             case AwaitShards():
                 if len(self._shard_watches) == len(self._shards.refs):
                     return None
@@ -170,6 +174,8 @@ class Bundler(Actor):
         match message:
             case Joined(shape, _, appended, number):
                 self._shape_joined(shape, appended, number)
+            case HeldBelow(shape, lsn):
+                self._hold(shape, lsn)
             case _Attach():
                 await self._attach()
             case Down(exit=exit, monitor=monitor) if monitor in self._shard_watches.values():
@@ -271,6 +277,8 @@ class Bundler(Actor):
                 ref.inform(Join(self.ref, joining.number))
             elif shape in self._joined:
                 live.bundle.joined(shape, self._joined[shape])
+            if shape in self._below:
+                live.bundle.held(shape, self._below[shape])
         return live
 
     def _shape_joined(self, shape: str, appended: int, number: int) -> None:
@@ -282,6 +290,18 @@ class Bundler(Actor):
         for live in self._by_shape[shape].values():
             live.bundle.joined(shape, appended)
             self._release(live)
+
+    def _hold(self, shape: str, lsn: int | None) -> None:
+        if lsn is None:
+            self._below.pop(shape, None)
+        elif shape in self._shapes:  # else nobody here follows it any more
+            self._below[shape] = lsn
+        for live in self._by_shape.get(shape, {}).values():
+            live.bundle.held(shape, lsn)
+            self._release(live)
+            for member in list(live.members.values()):
+                if _reached(member):
+                    self._tell(member)
 
     def _leave(self, device: Ref, keep: _Live | None = None) -> None:
         member = self._members.pop(device, None)
@@ -300,6 +320,7 @@ class Bundler(Actor):
             if not self._by_shape[shape]:
                 del self._by_shape[shape]
                 self._joined.pop(shape, None)
+                self._below.pop(shape, None)
                 self._shapes.pop(shape).ref.inform(Leave(self.ref))
 
     def _await(self, device: Ref, lsn: int) -> None:

@@ -268,8 +268,12 @@ class Consumer(Actor):
             self._waiting[edge] = number
             return
         self._edges[edge] = None
+        self._tell_rest(edge)
         appended = max(self._store.appended_lsn, self._store.ready_lsn)
         edge.inform(Joined(self._hash, self._store.ready_lsn, appended, number))
+
+    def _tell_rest(self, edge: Ref) -> None:
+        """``edge`` follows from now on: what it has to know before it does."""
 
     def _notify(self) -> None:
         """Tells the devices that asked, once there is something to tell."""

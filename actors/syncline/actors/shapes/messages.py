@@ -40,6 +40,24 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Info to the shard. The shape has been handed everything up to ``upto`` and rests before some of it; those who
+    follow it know, and nobody else need wait. ``Appended`` comes later."""
+
+    shape: str
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBelow:
+    """Call to an edge, answered with None; or info, to one that joins. Whatever the watermark says, ``shape`` has
+    appended nothing beyond ``lsn`` yet; None: it has caught up."""
+
+    shape: str
+    lsn: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class MarkSeen:
     """The stream has reached the mark of this shape's snapshot; every change before it has been sent to us."""
 

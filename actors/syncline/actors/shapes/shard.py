@@ -1,8 +1,8 @@
 """The shapes of one host: finds or starts them, hands them their changes, and says how far all of them have come.
 
-Two positions matter. The *watermark*: every shape here has appended everything up to it; edges release transactions by
-it. The *durable* position: everything up to it is on this host's disk; the slot may forget what lies before it. Both
-move in batches, as the router sends them.
+Two positions matter. The *watermark*: every shape here has appended everything up to it, but for those that are known
+to rest before it (see ``treeconsumer``); edges release transactions by it. The *durable* position: everything up to it
+is on this host's disk; the slot may forget what lies before it. Both move in batches, as the router sends them.
 
 ``progress.json`` holds the durable position and is written before it is confirmed to the slot. So a slot that is ahead
 of it has been consumed by somebody else or was made anew: what our disk holds has a hole, and the shapes start afresh.
@@ -22,7 +22,7 @@ from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Append, Appended, Flush, MarkSeen, Piece
+from syncline.actors.shapes.messages import Append, Appended, Flush, MarkSeen, Piece, Standing
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards, tell
@@ -149,6 +149,7 @@ class Shard(Actor):
         self._shapes: dict[str, _Live] = {}
         self._edges: dict[Ref, None] = {}
         self._progress = Progress()
+        self._stored = Progress()  # the same, and of the shapes that rest only what they have appended
         self._watermark = 0
         self._own: list[OwnTransaction] = []
         self._durable = 0
@@ -168,7 +169,7 @@ class Shard(Actor):
             write_progress(self._directory, self._durable)
         self._watermark = self._durable
         self._dispatched = self._durable
-        self._progress = Progress(self._durable)
+        self._progress, self._stored = Progress(self._durable), Progress(self._durable)
         for path in sorted(self._directory.iterdir()):
             if path.is_dir():
                 await self._resume(path)
@@ -209,6 +210,10 @@ class Shard(Actor):
     async def handle_info(self, message: object) -> None:
         match message:
             case Appended(shape, upto):
+                self._stored.done(upto, shape)
+                self._progress.done(upto, shape)
+                await self._advance()
+            case Standing(shape, upto):
                 self._progress.done(upto, shape)
                 await self._advance()
             case Down(ref=ref, exit=exit) if any(live.ref == ref for live in self._shapes.values()):
@@ -227,6 +232,7 @@ class Shard(Actor):
         # After a restart or a reconnect the slot sends again what was dispatched before: it counts as part of the last.
         upto = self._dispatched = max(dispatch.upto, self._dispatched)
         self._progress.dispatched(upto, entries)
+        self._stored.dispatched(upto, entries)
         for shape, pieces in entries.items():
             self._unflushed.add(shape)
             await self._shapes[shape].ref.send(Append(pieces, upto))
@@ -304,7 +310,7 @@ class Shard(Actor):
     async def _flush_regularly(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
-            target, shapes = self._watermark, self._unflushed
+            target, shapes = min(self._watermark, int(self._stored.watermark)), self._unflushed
             if target <= self._durable:
                 continue
             self._unflushed = set()

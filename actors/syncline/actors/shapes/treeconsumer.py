@@ -2,7 +2,8 @@
 
 It works through whole transactions, one after the other, beside its mailbox: what a transaction does may depend on rows
 that are not held, and then the shape rests where it is while they are fetched, and takes in what the stream brings
-meanwhile. ``membership`` decides, ``rewind`` makes of rows fetched later rows as of here; this waits.
+meanwhile. Those who follow it are told where it rests, and then the shard that it stands: so devices that do not hold
+this shape go on. ``membership`` decides, ``rewind`` makes of rows fetched later rows as of here; this waits.
 
 A shape that is new is filled from a snapshot, the rows of its own table a part at a time, each with what hangs on them.
 What the snapshot does not show of the stream up to its mark comes on top, as if it were one transaction at the mark.
@@ -28,18 +29,19 @@ from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.membership import HeldRow, Known, Needs, Net, Query, Step, advance
-from syncline.actors.shapes.messages import Piece
+from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.tree import RowId, tree_of, value_of
-from syncline.cluster import Exit, Ref
+from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
 from syncline.proto import codec
 from syncline.proto.values import Gone, Insert, Relation, Row, RowChange
 
 log = logging.getLogger(__name__)
 
 RECORD_CHANGES = 5_000
+HELD_TIMEOUT_S = 60.0  # an edge answers at once; it may have a long way
 # How far rows that will be needed are fetched ahead, in one snapshot, before anybody knows that they are needed.
 AHEAD_LEVELS = 8
 
@@ -87,6 +89,8 @@ class TreeConsumer(Consumer):
         self._at = 0  # where the shape is
         self._working: asyncio.Task[None] | None = None
         self._loading = False
+        self._resting: int | None = None  # where
+        self._standing = False  # those who follow know of it, and the shard need not wait
         self._later = Later(self._tree)
         self._answers = Answers(self._tree, self._later)
 
@@ -133,6 +137,8 @@ class TreeConsumer(Consumer):
             self._appended(upto)
             return
         self._queue.append(upto)
+        if self._standing:
+            self._shard.inform(Standing(self._hash, upto))
         if self._working is None or self._working.done():
             self._working = self.background(self._work())
 
@@ -144,8 +150,32 @@ class TreeConsumer(Consumer):
                 continue
             arrived = await self._pass(waiting.head, (waiting,))
             await self._tell(arrived)
+            if self._resting is not None:
+                await self._rest(self._next_stop())
             if not self._queue:
                 self._answers.forget()
+
+    def _next_stop(self) -> int | None:
+        """How far the shape has come while there is something it has not come by; else None."""
+        following = next((waiting for waiting in self._queue if isinstance(waiting, _Waiting)), None)
+        return None if following is None else int(following.head.lsn) - 1
+
+    async def _rest(self, lsn: int | None) -> None:
+        """Tell those who follow that there is nothing beyond ``lsn`` yet; None: it has caught up."""
+        self._resting = lsn
+        if lsn is None:
+            self._standing = False
+        await asyncio.gather(*(self._tell_held(edge) for edge in list(self._edges)))
+
+    async def _tell_held(self, edge: Ref) -> None:
+        try:
+            await edge.call(HeldBelow(self._hash, self._resting), HELD_TIMEOUT_S)
+        except (ActorDown, CallTimeout):
+            self._edges.pop(edge, None)
+
+    def _tell_rest(self, edge: Ref) -> None:
+        if self._resting is not None:
+            edge.inform(HeldBelow(self._hash, self._resting))
 
     async def _pass(self, head: TransactionHead, transactions: Iterable[_Waiting]) -> list[Record]:
         """Come by ``transactions``, as one that ends with ``head``; what edges are told of it."""
@@ -212,6 +242,11 @@ class TreeConsumer(Consumer):
 
     async def _ask(self, queries: Collection[Query]) -> None:
         """Rows as of where the shape is, from a snapshot that is later."""
+        if self._resting is None and not self._loading:
+            await self._rest(self._at - 1)
+            self._standing = True
+            for upto in [waiting for waiting in self._queue if isinstance(waiting, int)]:
+                self._shard.inform(Standing(self._hash, upto))
         await self._until_there(partial(self._ask_once, queries))
 
     async def _ask_once(self, queries: Collection[Query]) -> None:
