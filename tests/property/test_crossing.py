@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.actors.crossing import FORMS
+from syncline.actors.crossing import FORMS, TYPES
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Piece
+from syncline.actors.shapes.messages import AskHeld, HeldBelow, Piece
+from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.cluster.wire import Wire, WireError
 from syncline.proto.values import Delete, Insert, Update
 
@@ -69,7 +70,24 @@ records = st.builds(
     st.binary(max_size=50),
     st.lists(st.binary(max_size=5), max_size=2).map(tuple),
     st.booleans(),
+    st.binary(max_size=20),
 )
+names = st.lists(st.text(max_size=5), max_size=2).map(tuple)
+shapes = st.builds(
+    Shape,
+    st.just("table"),
+    st.text(max_size=5),
+    st.text(max_size=5),
+    ids,
+    names,
+    where=st.text(max_size=5),
+    included=st.lists(st.builds(Included, ids, ids, st.booleans(), names, names, st.text()), max_size=2).map(tuple),
+    references=st.lists(st.builds(Reference, ids, names, ids, names), max_size=2).map(tuple),
+    others=st.lists(st.tuples(ids, names), max_size=2).map(tuple),
+    one_of=st.none() | st.tuples(st.text(max_size=5), names),
+)
+asked = st.builds(AskHeld, positions, st.lists(st.tuples(ids, rows), max_size=3).map(tuple))
+held = st.builds(HeldBelow, st.text(max_size=5), st.none() | positions)
 
 
 def no_refs(_: Any) -> Any:
@@ -83,6 +101,16 @@ def test_what_arrives_is_what_was_sent(message: object) -> None:
     assert type(arrived[0]) is type(message)
     if isinstance(message, TransactionChunk | Piece):
         assert type(arrived[0].head.lsn) is Lsn
+
+
+@given(shapes | asked | held)
+def test_what_is_said_of_shapes_arrives_as_it_was_said(message: object) -> None:
+    wire = Wire(TYPES, FORMS)
+    arrived = wire.decode(wire.encode((message,), no_refs), no_refs)
+    assert arrived == (message,)
+    if isinstance(message, Shape):
+        assert arrived[0].one_of == message.one_of
+        assert arrived[0].hash == message.hash
 
 
 def test_what_the_stream_cannot_bring_is_refused() -> None:

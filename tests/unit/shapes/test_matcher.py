@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, insert
+from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, insert, row
 
 from syncline.actors.postgres.transaction import Truncated
 from syncline.actors.shapes.matcher import Matcher
-from syncline.actors.shapes.shape import schema_shape
-from syncline.proto.values import Insert
+from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.proto.values import Delete, Insert, Update
 
 OTHER = replace(SHAPE, table="others", relation_id=8)
 
@@ -35,3 +35,40 @@ def test_a_shape_added_later_is_matched_from_then_on() -> None:
     matcher.add(SHAPE)
     matcher.add(SHAPE)
     assert matcher.split([insert(1)]) == {SHAPE.hash: [insert(1)]}
+
+
+def by_body(*bodies: str) -> Shape:
+    return replace(SHAPE, where=f"body in {bodies}", one_of=("body", bodies))
+
+
+def test_a_shape_that_names_values_is_told_of_rows_that_have_one_of_them() -> None:
+    ours, theirs = by_body("a", "b"), by_body("c")
+    changes = [insert(1, "a"), insert(2, "b"), insert(3, "c"), insert(4, "d"), Delete(ITEMS.id, row(5, "c"))]
+    touched = Matcher([ours, theirs, SHAPE]).split(changes)
+    assert touched == {ours.hash: changes[:2], theirs.hash: [changes[2], changes[4]], SHAPE.hash: changes}
+
+
+def test_a_row_that_had_one_of_the_values_or_has_it_now_is_told_once() -> None:
+    ours, theirs = by_body("a", "b"), by_body("c")
+    within = Update(ITEMS.id, row(1, "a"), row(1, "b"))
+    across = Update(ITEMS.id, row(2, "a"), row(2, "c"))
+    nowhere = Update(ITEMS.id, row(3, "d"), row(3, "e"))
+    assert Matcher([ours, theirs]).split([within, across, nowhere]) == {
+        ours.hash: [within, across],
+        theirs.hash: [across],
+    }
+
+
+def test_what_a_row_was_before_may_be_unknown_and_then_everybody_is_told() -> None:
+    ours, theirs = by_body("a"), by_body("c")
+    change = Update(ITEMS.id, row(1, "d"), None)
+    assert Matcher([ours, theirs]).split([change, TRUNCATED]) == {
+        ours.hash: [change, TRUNCATED],
+        theirs.hash: [change, TRUNCATED],
+    }
+
+
+def test_the_values_by_which_a_shape_is_found_do_not_make_it_another_shape() -> None:
+    shape = replace(SHAPE, where="x")
+    assert replace(shape, one_of=("body", ("a",))).hash == shape.hash
+    assert Shape.from_json(by_body("a").to_json()).one_of == ("body", ("a",))

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from syncline.actors.postgres.catalog import Catalog, TableInfo
 from syncline.actors.shapes.shape import Included, Reference, Shape
-from syncline.actors.shapes.where import WhereRefused, parse
+from syncline.actors.shapes.where import Where, WhereRefused, parse
 from syncline.proto.values import ShapeRequest
 
 TABLE_NAME_CHARS_MAX = 64
+CELLS_MAX = 1_000  # of a column, by which changes find the shape
 INCLUDED_MAX = 62  # a row's nodes are bits of a number in SQLite
 
 
@@ -77,22 +78,30 @@ def selected_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
         relation.table,
         relation.id,
         relation.names,
-        where=where,
+        where="" if where is None else where.canonical,
         included=tuple(included),
         references=references,
         others=others,
+        one_of=None if where is None else _one_of(where),
     )
 
 
-def _clause(request: ShapeRequest, table: TableInfo) -> str:
-    """The canonical text of the request's clause."""
+def _clause(request: ShapeRequest, table: TableInfo) -> Where | None:
     if not request.where:
-        return ""
+        return None
     try:
-        where = parse(request.where, table)
+        return parse(request.where, table)
     except WhereRefused as refused:
         raise PlanRefused("INVALID_WHERE_CLAUSE", str(refused)) from refused
-    return where.canonical
+
+
+def _one_of(where: Where) -> tuple[str, tuple[str, ...]] | None:
+    """The column for which the clause leaves the fewest values."""
+    few = [(column, cells) for column, cells in where.equalities if len(cells) <= CELLS_MAX]
+    if not few:
+        return None
+    column, cells = min(few, key=lambda one: len(one[1]))
+    return column, tuple(sorted(cell.decode() for cell in cells))
 
 
 def _branches(request: ShapeRequest, above: TableInfo, catalog: Catalog) -> tuple[_Branch, ...]:
@@ -112,7 +121,8 @@ def _branches(request: ShapeRequest, above: TableInfo, catalog: Catalog) -> tupl
                 f"{above.relation.table} refers to {select.table}: what is referred to comes along, whatever it is "
                 "like; leave out where",
             )
-        where = _clause(select, table)
+        clause = _clause(select, table)
+        where = "" if clause is None else clause.canonical
         branches.add(_Branch(table.oid, many, own, theirs, where, _branches(select, table, catalog)))
     return tuple(sorted(branches))
 

@@ -1,38 +1,88 @@
 """Change -> the shapes it may touch. Pure.
 
-Shapes are found by the tables they have rows of. Where clauses will add indexes by column value here; the rule stays
-that in doubt a shape is named, and decides for itself.
+Shapes are found by the tables they have rows of; those of one table whose clause names the values of a column, by that
+value, however many of them there are. In doubt a shape is named, and decides for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from syncline.actors.postgres.transaction import StreamChange, Truncated
 from syncline.actors.shapes.shape import Shape
+from syncline.proto.values import Cell, Delete, Row, RowChange, Update
+
+Shapes = dict[str, None]  # hashes, in the order in which they came
+NOBODY: Mapping[str, None] = {}
+
+
+class _Table:
+    """The shapes that may have rows of one table."""
+
+    def __init__(self) -> None:
+        self.every: Shapes = {}
+        self.always: Shapes = {}  # those that are told of every change
+        self.by_value: dict[int, dict[Cell, Shapes]] = {}  # the others: place of the column -> cell -> shapes
+
+    def touched(self, change: RowChange) -> Mapping[str, None]:
+        if not self.by_value:
+            return self.always
+        rows = list(_images(change))
+        if not rows:
+            return self.every
+        found = [shapes for shapes in self._with(rows) if shapes]
+        if not self.always and len(found) <= 1:
+            return found[0] if found else NOBODY
+        return {shape: None for shapes in (self.always, *found) for shape in shapes}
+
+    def _with(self, rows: Sequence[Row]) -> Iterator[Mapping[str, None]]:
+        for place, by_cell in self.by_value.items():
+            for cell in {row[place] for row in rows}:
+                yield by_cell.get(cell, NOBODY)
+
+
+def _images(change: RowChange) -> Iterator[Row]:
+    """The row before and after; nothing, if what was before is not known."""
+    match change:
+        case Update(row=row, old_row=old):
+            if old is not None:
+                yield from (old, row)
+        case Delete(old_row=old):
+            yield old
+        case _:
+            yield change.row
 
 
 class Matcher:
     """Which shapes are live, indexed by what their changes have in common."""
 
     def __init__(self, shapes: Iterable[Shape] = ()) -> None:
-        self._by_relation: dict[int, dict[str, None]] = {}
+        self._tables: dict[int, _Table] = {}
         for shape in shapes:
             self.add(shape)
 
     def add(self, shape: Shape) -> None:
         for relation_id in shape.tables:
-            self._by_relation.setdefault(relation_id, {})[shape.hash] = None
+            table = self._tables.setdefault(relation_id, _Table())
+            table.every[shape.hash] = None
+            if shape.one_of is None or shape.is_tree:
+                table.always[shape.hash] = None
+                continue
+            column, cells = shape.one_of
+            by_cell = table.by_value.setdefault(shape.columns.index(column), {})
+            for cell in cells:
+                by_cell.setdefault(cell.encode(), {})[shape.hash] = None
 
     def split(self, changes: Sequence[StreamChange]) -> dict[str, list[StreamChange]]:
         """Each touched shape's changes, in order."""
         touched: dict[str, list[StreamChange]] = {}
         for change in changes:
             if isinstance(change, Truncated):  # a shape of several of these tables is told once
-                emptied = (self._by_relation.get(relation_id, {}) for relation_id in change.relation_ids)
-                shapes = {shape: None for found in emptied for shape in found}
+                tables = (self._tables.get(relation_id) for relation_id in change.relation_ids)
+                shapes: Mapping[str, None] = {shape: None for table in tables if table for shape in table.every}
             else:
-                shapes = self._by_relation.get(change.relation_id, {})
+                table = self._tables.get(change.relation_id)
+                shapes = NOBODY if table is None else table.touched(change)
             for shape in shapes:
                 touched.setdefault(shape, []).append(change)
         return touched

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -52,6 +52,9 @@ class Shape:
     with them what is ``included``, and what all of these rows refer to along ``references``, directly or not.
     ``kind`` "schema": the stream of migrations in one ``dialect``; every device holds exactly one of these.
     ``relation_id`` is the table's oid. ``others``: relation id and columns of all other tables that have a part.
+
+    ``one_of``: a column and the cells of which it has one in every row of the shape, as ``where`` implies: by that the
+    shape is found, and it is no part of what it is.
     """
 
     kind: Literal["table", "schema"]
@@ -66,6 +69,7 @@ class Shape:
     others: tuple[tuple[int, tuple[str, ...]], ...] = ()
     rules_version: int = 0
     claims: tuple[tuple[str, str], ...] = ()
+    one_of: tuple[str, tuple[str, ...]] | None = field(default=None, compare=False)
 
     @property
     def hash(self) -> str:
@@ -104,6 +108,7 @@ class Shape:
                     **fields,
                     "columns": tuple(fields["columns"]),
                     "claims": tuple((name, value) for name, value in fields["claims"]),
+                    "one_of": fields["one_of"] and (fields["one_of"][0], tuple(fields["one_of"][1])),
                     "included": tuple(Included(**_with_tuples(one)) for one in fields["included"]),
                     "references": tuple(Reference(**_with_tuples(one)) for one in fields["references"]),
                     "others": tuple((relation_id, tuple(columns)) for relation_id, columns in fields["others"]),
@@ -120,7 +125,8 @@ def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
 @lru_cache(maxsize=HASHES_MAX)
 def _hash(shape: Shape) -> str:
     """Worked out once a shape, and asked for at every turn: a device that comes back asks a dozen times."""
-    text = json.dumps(asdict(shape), sort_keys=True, separators=(",", ":"))
+    decides = {name: value for name, value in asdict(shape).items() if name != "one_of"}
+    text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
