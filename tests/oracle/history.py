@@ -26,6 +26,10 @@ class Change:
     old: Key | None = None
     new: Row | None = None
 
+    @property
+    def is_truncate(self) -> bool:
+        return self.old is None and self.new is None
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -41,7 +45,7 @@ class Commit:
                 rows.pop(change.old, None)
             if change.new is not None:
                 rows[key_of(state.schema[change.table], change.new)] = change.new
-            if change.old is None and change.new is None:
+            if change.is_truncate:
                 rows.clear()
 
 
