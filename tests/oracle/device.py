@@ -15,28 +15,38 @@ from tests.oracle.expected import Key
 from tests.oracle.mutations import draw_device_transaction
 from tests.oracle.sampler import Sample, Sampler, read_sample
 from tests.oracle.schema import PULSE, Schema
-from tests.oracle.shapes import WHOLE_PULSE, Shape
+from tests.oracle.shapes import WHOLE_PULSE, Include, Shape
 from tests.tokens import insecure_token
 
-from syncline.client import Database, open_db
-from syncline.client import Shape as Held
-from syncline.client.shape_spec import ShapeSpec, spec_to_json
+from syncline.client import Database, UsageError, open_db
+from syncline.client import Include as IncludeThere
+from syncline.client import Shape as ShapeThere
+from syncline.client.shape_spec import shape_spec, spec_to_json
 
 # How long an event waits for the service's word before others go on.
 ACCEPTED_WITHIN_S = 0.3
+KEY = "what it shows"
 WANTED_STATES = frozenset({"requested", "delivered"})
-SETTLED_STATES = frozenset({"delivered"})
+# One that was withdrawn undelivered is remembered until the next connection: its rows may be on their way.
+SETTLED_STATES = frozenset({"delivered", "withdrawn"})
 
 
 def stored(shape: Shape) -> str:
     """A shape as the client's file has it."""
-    return spec_to_json(ShapeSpec(shape.table, shape.where))
+    return spec_to_json(shape_spec(shape.table, shape.where, shape.columns, _included(shape)))
+
+
+def _included(node: Shape | Include) -> list[IncludeThere]:
+    return [
+        IncludeThere(one.table, on=one.foreign_key.columns, where=one.where, include=_included(one))
+        for one in node.include
+    ]
 
 
 class Device:
     """``wanted``: the shapes it has been told to keep. ``commits``: how many transactions Postgres has had so far.
 
-    ``written``: the rows it has ever written.
+    ``shown``: the one of them that has a key. ``written``: the rows it has ever written.
     """
 
     def __init__(
@@ -45,6 +55,7 @@ class Device:
         self.name = name
         self.path = folder / f"{name}.db"
         self.wanted: list[Shape] = []
+        self.shown: Shape | None = None
         self.written: set[tuple[str, Key]] = set()
         self.sampler = Sampler(self.path, schema)
         self._url = url
@@ -105,20 +116,33 @@ class Device:
         """It has no shape, nor any rows of one that it has given up."""
         return self.wanted == [WHOLE_PULSE] and len(self.read().subscriptions) == 1
 
-    async def _sync(self, shape: Shape) -> None:
+    async def _sync(self, shape: Shape, key: str | None = None) -> None:
         began = self._commits()
-        held = await self._handle(shape)
-        self._busy.discard(shape)
+        held = await self._handle(shape, key)
+        if key is None:
+            self._busy.discard(shape)
         await held.synced()
         if self._commits() > began:
             self._counters["snapshots with concurrent writers"] += 1
         self._counters["deliveries"] += 1
 
-    async def _handle(self, shape: Shape) -> Held:
-        return await self.db.sync(shape.table, shape.where)
+    async def _handle(self, shape: Shape, key: str | None = None) -> ShapeThere:
+        return await self.db.sync(shape.table, shape.where, columns=shape.columns, include=_included(shape), key=key)
+
+    async def show(self, shape: Shape) -> None:
+        """Another shape in the place of the one it shows; both may have been asked for otherwise, too."""
+        if shape == self.shown:
+            return
+        if self.shown is not None:
+            self.wanted.remove(self.shown)
+        self.shown = shape
+        self.wanted.append(shape)
+        task = asyncio.create_task(self._sync(shape, KEY))
+        self._tasks.add(task)
+        await asyncio.wait({task}, timeout=ACCEPTED_WITHIN_S)
 
     async def unsubscribe(self, shape: Shape) -> None:
-        if shape in self.wanted and shape not in self._busy and shape != WHOLE_PULSE:
+        if shape in self.wanted and shape not in self._busy and shape not in (WHOLE_PULSE, self.shown):
             self.wanted.remove(shape)
             await (await self._handle(shape)).unsubscribe()
 
@@ -127,8 +151,7 @@ class Device:
         done = [task for task in self._tasks if task.done()]
         self._tasks.difference_update(done)
         met = [task.exception() for task in done if not task.cancelled()]
-        expected = "unsubscribed while it was awaited", "not subscribed any more"
-        return [error for error in met if error is not None and not any(text in str(error) for text in expected)]
+        return [error for error in met if error is not None and not isinstance(error, UsageError)]
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +12,7 @@ from syncline.actors.service import Service
 
 
 class Hosting(Protocol):
-    """``port`` is known once it has started, and stays; ``counters``: what it has counted of itself, over restarts."""
-
-    counters: Counter[str]
+    """``port`` is known once it has started, and stays."""
 
     @property
     def port(self) -> int: ...
@@ -47,7 +44,6 @@ class InProcess:
 
     def __init__(self, dsn: str, folder: Path) -> None:
         self.port = 0
-        self.counters: Counter[str] = Counter()
         self._settings = {
             "DATABASE_URL": dsn,
             "AUTH_MODE": "insecure",
@@ -79,7 +75,6 @@ class InProcess:
 
 class Processes:
     def __init__(self, dsn: str, folder: Path, runtime: str) -> None:
-        self.counters: Counter[str] = Counter()
         self._process = ServiceProcess(dsn, folder, {"SYNCLINE_RUNTIME": runtime})
 
     @property

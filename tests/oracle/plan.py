@@ -41,7 +41,7 @@ FEATURES = frozenset(
     }
 )
 # What the product can do.
-DONE = FEATURES - {"where", "where-postgres", "include", "closure", "columns", "resubscribe", "strays"}
+DONE = FEATURES - {"closure", "columns", "strays"}
 
 EVENTS = {
     "device writes": 30,
@@ -115,8 +115,7 @@ def draw(seed: int, features: Set[str] = DONE, rounds: int = ROUNDS) -> Plan:
 
 def _phase(rng: random.Random, schema: Schema, features: Set[str], rounds: int, number: int) -> Phase:
     writes = tuple(_write(rng, schema, features) for _ in range(rounds))
-    kinds = {kind: weight for kind, weight in EVENTS.items() if _NEEDS.get(kind, kind) in {kind, *features}}
-    kinds = {kind: weight for kind, weight in kinds.items() if _NEEDS.get(kind) is None or _NEEDS[kind] in features}
+    kinds = {kind: weight for kind, weight in EVENTS.items() if _NEEDS.get(kind) in {None, *features}}
     chosen = rng.choices(list(kinds), list(kinds.values()), k=rounds * 2 // 3)
     if "restarts" in features and (number or rng.random() < 0.5):
         chosen.insert(rng.randrange(len(chosen) + 1), rng.choice(("restart", "crash")))

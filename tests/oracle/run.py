@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 from tests.e2e.proxy import Proxy
 from tests.oracle.comparing import Anomaly, at_rest, check_samples
+from tests.oracle.counting import counting
 from tests.oracle.device import Device
 from tests.oracle.expected import State
 from tests.oracle.history import begin_history, read_history, read_state
@@ -49,7 +50,8 @@ async def run(
     began = time.monotonic()
     scene = _Scene(plan, dsn, folder, hosting(dsn, folder, runtime, killable=killable), result.counters)
     try:
-        await scene.run()
+        with counting(result.counters):
+            await scene.run()
     except Anomaly as anomaly:
         result.anomaly = str(anomaly)
     except Exception:
@@ -59,7 +61,6 @@ async def run(
             await scene.close()
         except Exception:
             result.anomaly = result.anomaly or f"on closing: {traceback.format_exc()}"
-    result.counters.update(scene.hosting.counters)
     result.journal, result.happened = tuple(scene.writers.journal), tuple(scene.happened)
     if result.anomaly is not None:
         (folder / "transactions.sql").write_text("\n".join(result.journal))
@@ -171,6 +172,10 @@ class _Scene:
                 return await self._subscribe(device, rng)
             case "unsubscribe":
                 return await self._unsubscribe(device, rng)
+            case "resubscribe":
+                shape = rng.choice(self.plan.shapes)
+                await device.show(shape)
+                return shape.describe()
             case "disconnect":
                 await device.db.disconnect()
             case "connect":
@@ -225,6 +230,8 @@ class _Scene:
     async def _compare(self, devices: Sequence[Device], number: int) -> None:
         assert self._postgres is not None
         for device in devices:
+            if why := await device.settled(SETTLED_WITHIN_S):  # what was withdrawn may have come after all
+                raise Anomaly(f"{device.name} has come to rest and does not stay there in phase {number}: {why}")
             found = await at_rest(self.plan, self._postgres, device)
             if found:
                 raise Anomaly(f"{device.name} at the quiet point of phase {number}:\n" + "\n".join(found))

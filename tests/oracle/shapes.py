@@ -100,7 +100,7 @@ def draw_include(
         where = draw_where(rng, features, target) if downwards and "where" in features and rng.random() < 0.4 else ""
         below = draw_include(rng, schema, features, target, depth - 1) if depth > 1 and rng.random() < 0.6 else ()
         chosen.append(Include(target.name, fk, downwards, where, below))
-    return tuple(chosen)
+    return tuple(sorted(chosen, key=lambda one: (one.table, one.foreign_key.columns)))  # the order means nothing
 
 
 # --- where clauses ----------------------------------------------------------------------------------------------------
