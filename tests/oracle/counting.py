@@ -17,8 +17,8 @@ from syncline.proto.values import Row
 
 @contextmanager
 def counting(counters: Counter[str]) -> Iterator[None]:
-    """``fetches``: snapshots taken for rows that a shape came to need. ``rewinds``: answers of such a snapshot that were
-    given as something else than what it showed, since the shape was at an earlier place."""
+    """``fetches``: snapshots taken for rows that a shape came to need. ``rewinds``: answers of such a snapshot that
+    were given as something else than what it showed, since the shape was at an earlier place."""
     known, ask = Answers.known, TreeConsumer._ask_once
 
     @wraps(known)

@@ -34,3 +34,9 @@ def test_a_row_that_comes_and_goes_in_a_transaction_is_gone() -> None:
 def test_a_row_that_goes_and_comes_again_as_it_was_is_there() -> None:
     again: list[Change] = [Delete(ITEMS, OLD), Insert(ITEMS, OLD)]
     assert together(again, [Update(ITEMS, OLD, OLD)]) == [Delete(ITEMS, OLD), Update(ITEMS, OLD, OLD)]
+
+
+def test_a_row_that_changes_twice_is_as_it_was_left() -> None:
+    first, second = Update(ITEMS, (b"1", b"between"), OLD), Update(ITEMS, NEW, (b"1", b"between"))
+    assert together([first, second], [Update(ITEMS, NEW, OLD)])[-1].row == NEW  # type: ignore[union-attr]
+    assert together([Update(ITEMS, NEW, OLD)], [first, second])[-1].row == NEW  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
 from syncline.proto import codec
@@ -75,9 +76,11 @@ def once(parts: Sequence[bytes]) -> list[bytes]:
     """Operations of several shapes in one transaction; what one of them has told already, another does not repeat. Who
     held a row before says so by an update, and what is an insert elsewhere is none for a device that has both.
 
-    What one shape tells stays as it is: a row may come, go and come again there, or go as it came."""
-    changes: list[Change] = []
+    What one shape tells keeps its order: a row may change twice there, go and come again, or go as it came. So of two
+    that tell the same the later one stays."""
+    changes: dict[int, Change] = {}
     told: dict[tuple[bool, int, Row], int] = {}  # whether it is a delete, of what; where it is among the changes
+    places = count()
     for part in parts:
         of_part: dict[tuple[bool, int, Row], int] = {}
         for change in codec.decode_changes(part):
@@ -85,14 +88,11 @@ def once(parts: Sequence[bytes]) -> list[bytes]:
                 return list(parts)
             is_delete = isinstance(change, Delete)
             what = (is_delete, change.relation_id, change.old_row if isinstance(change, Delete) else change.row)
-            place = told.get(what)
-            if place is None:
-                of_part[what] = len(changes)
-                changes.append(change)
-            elif isinstance(change, Update):
-                changes[place] = change
+            same = changes.pop(told.pop(what), None) if what in told else None
+            of_part[what] = place = next(places)
+            changes[place] = same if isinstance(same, Update) else change
         told.update(of_part)
-    return [codec.encode_ops(changes)]
+    return [codec.encode_ops(changes.values())]
 
 
 def for_edges(records: Iterable[Record]) -> Iterator[Record]:
