@@ -6,6 +6,7 @@ rows at once, and known the next time.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -42,24 +43,27 @@ class Clauses:
 
     def judge(self, node: int, row: Row) -> bool | None:
         """Whether ``row`` satisfies the clause of ``node``; None: ``look`` has to be called first."""
+        answer = self._certain(node, row)
+        return self._looked.get((node, row)) if answer is None else answer
+
+    def _certain(self, node: int, row: Row) -> bool | None:
+        """What can be said without Postgres."""
         if node not in self._wheres:
             return True
         holds = self._holds.get(node)
         if holds is not None:
-            try:
+            with contextlib.suppress(Undecided):
                 return holds(row)
-            except Undecided:
-                pass
-        return self._looked.get((node, row))
+        return None
 
     async def judged(self, node: int, rows: Sequence[Row]) -> list[bool]:
         """Which of ``rows`` satisfy the clause of ``node``, asked all at once. Raises what asyncpg raises."""
-        if node not in self._wheres or node in self._holds:
-            return [bool(self.judge(node, row)) for row in rows]
-        table, where = self._wheres[node]
-        different = list(dict.fromkeys(rows))
-        inside = dict(zip(different, await self._evaluate(where, table, different), strict=True))
-        return [inside[row] for row in rows]
+        inside = {row: self._certain(node, row) for row in rows}
+        unknown = [row for row, answer in inside.items() if answer is None]
+        if unknown:
+            table, where = self._wheres[node]
+            inside.update(zip(unknown, await self._evaluate(where, table, unknown), strict=True))
+        return [bool(inside[row]) for row in rows]
 
     async def look(self, judgements: Collection[tuple[int, Row]]) -> None:
         """Ask Postgres about (node, row). Raises what asyncpg raises."""
