@@ -218,6 +218,7 @@ def test_every_division_is_that_of_postgres(session: Session) -> None:
     rows = [_row(rank=one) for one in (*cells("int4"), b"-10", b"11", b"-6", None)]
     sides = [f"{symbol} {divisor}" for symbol in "/%" for divisor in (1, 2, -2, 3, -3, 7, -7, 2147483647)]
     texts = [f"this.rank {side} {test}" for side in sides for test in ("= 0", "> 0", "= 1", "= -1", "< -2")]
+    texts += [f"{number} <= this.rank {side}" for side in sides for number in ("0.5", "-1.5", "2")]
     assert _check_all(session, texts, rows) == len(texts)
 
 

@@ -8,7 +8,7 @@ does not matter in which order Postgres looks at the operands of AND and OR.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -49,6 +49,8 @@ DEPTH_MAX: Final = 16
 OPERATORS: Final[Mapping[str, Comparison]] = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _LIKE: Final = {"~~": (False, False), "!~~": (True, False), "~~*": (False, True), "!~~*": (True, True)}
 """(whether it is NOT LIKE, whether it is ILIKE)"""
+SAFE_DIGITS: Final = 18
+"""An integer of so many characters is an int8 for sure."""
 _LOGIC: Final = frozenset({"and", "or", "not"})
 
 
@@ -216,9 +218,8 @@ class Compiler:
         if not operand.cell and operand.type not in (*INTEGERS, "float8"):
             raise Uncompilable
         has_null = any(item.kind == "null" for item in items)
-        members = [self._member(item, operand) for item in items if item.kind != "null"]
         raw = operand.raw if operand.cell else self._operands.domain(operand)
-        keys = frozenset(member.literal if operand.cell else self._operands.key(member) for member in members)
+        keys = self.members(operand, items)
         name, known = self.source.temporary(), self.source.bind(keys)
         absent = "None" if has_null else "False"
         value = f"(None if ({name} := {raw}) is None else True if {name} in {known} else {absent})"
@@ -226,14 +227,25 @@ class Compiler:
         found = Truth(value, f"({raw} in {known})", false)
         return negation(found, self.source) if node.value else found
 
-    def _member(self, item: Node, operand: Operand) -> Operand:
-        """A literal in a list for this operand."""
+    def members(self, operand: Operand, items: Iterable[Node]) -> frozenset[object]:
+        """What the literals of a list for this operand are compared as; NULLs are left out. Raises Uncompilable."""
+        return frozenset([self._member(operand, item) for item in items if item.kind != "null"])
+
+    def _member(self, operand: Operand, item: Node) -> object:
+        text = str(item.value)
+        if operand.cell and item.kind == "text" and operand.type == "text":
+            return text.encode()
+        if operand.cell and item.kind == "integer" and operand.type in INTEGERS and len(text) <= SAFE_DIGITS:
+            return text.encode()  # lists are long: this is what most have
         if item.kind == "number" or (item.kind == "integer" and operand.type == "float8"):
-            return self._operands.number(str(item.value), operand, "==")
+            return self._literal_key(operand, self._operands.number(text, operand, "=="))
         member = self._literal_of(item, operand)
         if member is None or member.literal is None or not comparable(operand, member):
             raise Uncompilable
-        return member
+        return self._literal_key(operand, member)
+
+    def _literal_key(self, operand: Operand, literal: Operand) -> object:
+        return literal.literal if operand.cell else self._operands.key(literal)
 
     def _like(self, left: Node, right: Node, *, negated: bool, any_case: bool) -> Truth:
         operand = self.operand(left)

@@ -59,13 +59,12 @@ class _Reader:
         if subject.kind != "column":
             return {}
         try:
-            pairs = [self._compiler.pair(subject, item) for item in items]
+            operand = self._compiler.operand(subject)
+            cells = self._compiler.members(operand, items) if _routable(operand) else frozenset()
         except Uncompilable:
             return {}
-        if not all(_routable(operand) and isinstance(other.literal, bytes) for operand, other in pairs):
-            return {}
-        cells = (other.literal for _, other in pairs)
-        return {str(subject.value): frozenset(cell for cell in cells if isinstance(cell, bytes))}
+        found = frozenset(cell for cell in cells if isinstance(cell, bytes))
+        return {str(subject.value): found} if found else {}
 
 
 def _routable(operand: Operand) -> bool:
