@@ -18,6 +18,7 @@ COLUMNS: Final = {
     "title": "text",
     "Short name": "varchar",
     "posix": "text",
+    "local": "text",
     "done": "bool",
     "seen": "bool",
     "owner": "uuid",
@@ -38,7 +39,8 @@ COLUMNS: Final = {
     "doc": "jsonb",
     "plain": "json",
 }
-SQL_TYPES: Final = {**COLUMNS, "posix": 'text COLLATE pg_catalog."C"'}
+SQL_TYPES: Final = {**COLUMNS, "posix": 'text COLLATE pg_catalog."C"', "local": "text"}
+"""``local`` gets a collation of a language, where the Postgres at hand has one."""
 DESCRIPTION: Final = {
     "oid": 7,
     "schema": "public",
@@ -261,8 +263,21 @@ class Clauses:
 
     def _in(self) -> str:
         kind = self._kind()
+        if self._random.random() < 0.3:
+            return self._any()
         items = ", ".join(self._literal(kind) for _ in range(self._random.randint(1, 4)))
         return f"{self.value(kind)} {self._random.choice(['', 'NOT '])}IN ({items})"
+
+    def _any(self) -> str:
+        kind = self._random.choice(["int4", "int8", "text", "uuid", "mood", "bool"])
+        values = [one.decode() for one in self._random.choices(cells(kind), k=self._random.randint(1, 3))]
+        test = self._random.choice(["= ANY", "<> ALL", "<> ANY"])
+        if kind in ("int4", "int8", "text") and self._random.random() < 0.5:
+            literals = values if kind != "text" else map(quoted, values)
+            return f"{self.value(kind)} {test} (ARRAY[{', '.join(literals)}])"
+        return (
+            f"{self.value(kind)} {test} ({quoted('{' + ','.join(value for value in values if value.isalnum()) + '}')})"
+        )
 
     def _like(self) -> str:
         subject = self._choice(lambda: self._column("text", "varchar"), lambda: self.value("text"))

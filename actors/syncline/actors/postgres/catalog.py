@@ -24,7 +24,8 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_object_agg(a.attname, json_build_object(
         'type', format('%I.%I', tn.nspname, t.typname),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
-        'deterministic', k.collisdeterministic,
+        'deterministic', k.collisdeterministic AND d.encoding <> 0,
+        'utf8', d.encoding = 6,
         'provider', CASE k.collprovider WHEN 'd' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
             ELSE k.collprovider::text END,
         'order', CASE k.collprovider WHEN 'd' THEN d.datcollate::text ELSE k.collcollate::text END
@@ -45,8 +46,8 @@ class Collation:
     """What a column's collation makes of texts, as far as it is known; in doubt, false.
 
     ``name``: as SQL has it, empty for the database's own. ``deterministic``: texts are equal only where their bytes
-    are. ``by_bytes``: they are ordered as their bytes are. ``ascii_case``: upper and lower case of ASCII texts are
-    those of ASCII, which they are not in Turkish.
+    are, and have characters (in the encoding SQL_ASCII they have none). ``by_bytes``: they are ordered as their bytes
+    in UTF-8 are. ``ascii_case``: upper and lower case of ASCII texts are those of ASCII, which they are not in Turkish.
     """
 
     name: str = ""
@@ -177,7 +178,8 @@ def _with_columns(
             name: Collation(
                 name=column["collation"] or "",
                 deterministic=column["deterministic"],
-                by_bytes=column["provider"] == "b" or (column["provider"] == "c" and column["order"] in ("C", "POSIX")),
+                by_bytes=column["utf8"]
+                and (column["provider"] == "b" or (column["provider"] == "c" and column["order"] in ("C", "POSIX"))),
                 ascii_case=column["collation"] in ascii_case,
             )
             for name, column in columns.items()

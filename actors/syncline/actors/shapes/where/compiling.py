@@ -8,6 +8,7 @@ does not matter in which order Postgres looks at the operands of AND and OR.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -51,6 +52,8 @@ _LIKE: Final = {"~~": (False, False), "!~~": (True, False), "~~*": (False, True)
 """(whether it is NOT LIKE, whether it is ILIKE)"""
 SAFE_DIGITS: Final = 18
 """An integer of so many characters is an int8 for sure."""
+_ARRAY: Final = re.compile(r"\{([A-Za-z0-9_.:-]+(?:,[A-Za-z0-9_.:-]+)*)\}")
+"""An array's text of one dimension, without quotes, escapes or spaces."""
 _LOGIC: Final = frozenset({"and", "or", "not"})
 
 
@@ -121,6 +124,11 @@ class Compiler:
                 return self._distinct(args[0], args[1], negated=bool(value))
             case "in":
                 return self._in(node)
+            case "any":
+                listed = self.as_list(node)
+                if listed is None:
+                    raise Uncompilable
+                return self._in(listed)
             case "operator" if len(args) == 2 and isinstance(value, tuple):
                 return self._operator(value, args[0], args[1])
             case "call" if value == ("pg_catalog", "starts_with") and len(args) == 2:
@@ -226,6 +234,22 @@ class Compiler:
         false = "False" if has_null else f"(({name} := {raw}) is not None and {name} not in {known})"
         found = Truth(value, f"({raw} in {known})", false)
         return negation(found, self.source) if node.value else found
+
+    def as_list(self, node: Node) -> Node | None:
+        """``x = ANY (array)`` as ``x IN (list)``, where it is certain to be the same. Raises Uncompilable."""
+        if node.value not in (("", "=", "ANY"), ("", "<>", "ALL")):
+            return None
+        left, array = node.args
+        kind = self.operand(left).type
+        items: tuple[Node, ...] = ()
+        if array.kind == "text" and (match := _ARRAY.fullmatch(str(array.value))):
+            items = tuple([Node("text", element, (), array.at) for element in match[1].split(",")])
+        elif array.kind == "array":  # its literals are of one type, whatever they are compared with
+            wanted = "integer" if kind in INTEGERS else "text" if kind == "text" else ""
+            items = array.args if all(item.kind == wanted for item in array.args) else ()
+        if not items or (array.kind == "text" and any(str(item.value).upper() == "NULL" for item in items)):
+            return None
+        return Node("in", node.value == ("", "<>", "ALL"), (left, *items), node.at)
 
     def members(self, operand: Operand, items: Iterable[Node]) -> frozenset[object]:
         """What the literals of a list for this operand are compared as; NULLs are left out. Raises Uncompilable."""

@@ -41,6 +41,8 @@ class _Reader:
                 return self._equal(node.args[0], (node.args[1],))
             case "in" if not node.value:
                 return self._equal(node.args[0], tuple(item for item in node.args[1:] if item.kind != "null"))
+            case "any":
+                return self._any(node)
             case "bool test" if node.value == "TRUE":
                 return self.read(node.args[0])
             case "bool test" if node.value == "FALSE":
@@ -48,6 +50,13 @@ class _Reader:
             case "not":
                 return self._bool(node.args[0], b"f")
         return self._bool(node, b"t")
+
+    def _any(self, node: Node) -> dict[str, frozenset[bytes]]:
+        try:
+            listed = self._compiler.as_list(node)
+        except Uncompilable:
+            return {}
+        return {} if listed is None or listed.value else self._equal(listed.args[0], listed.args[1:])
 
     def _bool(self, node: Node, cell: bytes) -> dict[str, frozenset[bytes]]:
         if node.kind != "column" or self._compiler.operand(node).type != "bool":
