@@ -136,7 +136,7 @@ def messages() -> list[str]:
 def test_what_a_device_may_be_refused_for_is_in_the_wire_reference() -> None:
     text = page_text("docs/reference/wire-protocol.md")
     source = "".join(path.read_text() for path in (ROOT / "actors" / "syncline" / "actors" / "devices").glob("*.py"))
-    codes = set(re.findall(r'StartRefused\(\s*"(\w+)"', source)) | set(re.findall(r'None, \("([A-Z_]+)"', source))
+    codes = set(re.findall(r'(?:StartRefused|PlanRefused|TableUnknown)\(\s*"([A-Z_]+)"', source))
     assert {"BEHIND_WINDOW", "TABLE_NOT_FOUND"} <= codes
     assert {code for code in codes if f"`{code}`" not in text} == set()
 
