@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Final
 
-from syncline.actors.shapes.where import literals
-from syncline.actors.shapes.where.arithmetic import ARITHMETIC
-from syncline.actors.shapes.where.asciicase import CASES, of_lower
+from syncline.actors.shapes.where.asciicase import of_lower
 from syncline.actors.shapes.where.code import (
     FALSE,
     NULL,
     OPPOSITE,
     TRUE,
     Comparison,
-    Source,
     Truth,
     certain,
     conjunction,
@@ -31,21 +27,15 @@ from syncline.actors.shapes.where.code import (
 )
 from syncline.actors.shapes.where.like import matcher
 from syncline.actors.shapes.where.operands import (
-    DEFAULT_COLLATION,
     INTEGERS,
-    SAME,
-    TEXTS,
     Columns,
     Operand,
-    Operands,
     Uncompilable,
     common_collation,
     comparable,
 )
-from syncline.actors.shapes.where.tree import CaseForm, Node, TypeName
-
-DEPTH_MAX: Final = 16
-"""Brackets nest three times as deep in Python, whose parser has an end too."""
+from syncline.actors.shapes.where.tree import Node
+from syncline.actors.shapes.where.values import DEPTH_MAX, Values
 
 OPERATORS: Final[Mapping[str, Comparison]] = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _LIKE: Final = {"~~": (False, False), "!~~": (True, False), "~~*": (False, True), "!~~*": (True, True)}
@@ -57,17 +47,12 @@ _ARRAY: Final = re.compile(r"\{([A-Za-z0-9_.:-]+(?:,[A-Za-z0-9_.:-]+)*)\}")
 _LOGIC: Final = frozenset({"and", "or", "not"})
 
 
-class Compiler:
+class Compiler(Values):
     """Compiles expressions of one table into one ``Source``. What it was asked before it knows."""
 
     def __init__(self, columns: Columns) -> None:
-        self.columns = columns
-        self.source = Source()
-        self._operands = Operands(columns, self.source)
-        self._depth = 0
+        super().__init__(columns)
         self._known: dict[int, tuple[Node, Truth | None]] = {}
-
-    # --- conditions ---------------------------------------------------------------------------------------------------
 
     def condition(self, node: Node) -> Truth | None:
         """A clause or a part of one, a boolean expression; None where it cannot be compiled.
@@ -99,11 +84,11 @@ class Compiler:
         if self._depth > DEPTH_MAX:
             raise Uncompilable
         try:
-            return self._truth(node)
+            return self.truth_here(node)
         finally:
             self._depth -= 1
 
-    def _truth(self, node: Node) -> Truth:
+    def truth_here(self, node: Node) -> Truth:
         args, value = node.args, node.value
         match node.kind:
             case "and":
@@ -165,9 +150,9 @@ class Compiler:
             return self._starts_with(left, right)
         if operator not in OPERATORS:
             raise Uncompilable
-        return self._compare(OPERATORS[operator], left, right)
+        return self.compare(OPERATORS[operator], left, right)
 
-    def _compare(self, operator: Comparison, left: Node, right: Node) -> Truth:
+    def compare(self, operator: Comparison, left: Node, right: Node) -> Truth:
         for literal, node in ((left, right), (right, left)):
             if literal.kind in ("integer", "number") and node.kind != "text":
                 operand = self.operand(node)
@@ -175,10 +160,10 @@ class Compiler:
                     number = self._operands.number(
                         str(literal.value), operand, _flipped(operator) if literal is left else operator
                     )
-                    return self._compared(operator, *((number, operand) if literal is left else (operand, number)))
-        return self._compared(operator, *self.pair(left, right))
+                    return self.compared(operator, *((number, operand) if literal is left else (operand, number)))
+        return self.compared(operator, *self.pair(left, right))
 
-    def _compared(self, operator: Comparison, left: Operand, right: Operand) -> Truth:
+    def compared(self, operator: Comparison, left: Operand, right: Operand) -> Truth:
         if left.type == "null" or right.type == "null":
             return NULL
         if operator not in ("==", "!="):
@@ -263,7 +248,7 @@ class Compiler:
             return text.encode()  # lists are long: this is what most have
         if item.kind == "number" or (item.kind == "integer" and operand.type == "float8"):
             return self._literal_key(operand, self._operands.number(text, operand, "=="))
-        member = self._literal_of(item, operand)
+        member = self.literal_of(item, operand)
         if member is None or member.literal is None or not comparable(operand, member):
             raise Uncompilable
         return self._literal_key(operand, member)
@@ -278,15 +263,12 @@ class Compiler:
         if right.kind == "null":
             return NULL
         pattern = str(right.value)
-        if any_case and not (pattern.isascii() and self._has_ascii_case(operand)):
+        if any_case and not (pattern.isascii() and self.has_ascii_case(operand)):
             raise Uncompilable
         match = matcher(pattern.lower() if any_case else pattern)
         if match is None:
             raise Uncompilable
         return self._called(operand, self.source.bind(of_lower(match) if any_case else match), negated=negated)
-
-    def _has_ascii_case(self, operand: Operand) -> bool:
-        return operand.collation is not None and operand.collation.ascii_case
 
     def _starts_with(self, left: Node, right: Node) -> Truth:
         operand = self.operand(left)
@@ -306,198 +288,6 @@ class Compiler:
             f"({present} and {does})",
             f"({present} and {does_not})",
         )
-
-    # --- values -------------------------------------------------------------------------------------------------------
-
-    def operand(self, node: Node) -> Operand:
-        """An expression whose type does not hang on what it is compared with. Raises Uncompilable."""
-        self._depth += 1
-        if self._depth > DEPTH_MAX:
-            raise Uncompilable
-        try:
-            return self._operand(node)
-        finally:
-            self._depth -= 1
-
-    def _operand(self, node: Node) -> Operand:
-        args, value = node.args, node.value
-        match node.kind:
-            case "column":
-                return self._operands.column(str(value))
-            case "integer":
-                return self._operands.integer(int(str(value)) if len(str(value)) <= literals.DIGITS_MAX else None)
-            case "null":
-                return Operand("null", "None")
-            case "bool":
-                return self._operands.constant("bool", b"t" if value else b"f")
-            case "cast" if isinstance(value, TypeName):
-                return self._cast(value, args[0])
-            case "case" if isinstance(value, CaseForm):
-                return self._case(value, args)
-            case "coalesce":
-                return self._coalesce(args)
-            case "nullif":
-                return self._nullif(args[0], args[1])
-            case "operator" if isinstance(value, tuple) and value[0] in ("", "pg_catalog"):
-                if value[1] in ARITHMETIC:
-                    return self._arithmetic(value[1], args)
-            case "call" if isinstance(value, tuple) and value[0] == "pg_catalog":
-                return self._call(value[1], args)
-        if node.kind in ("and", "or", "not", "null test", "bool test", "distinct", "in", "operator"):
-            return Operand("bool", self._truth(node).value)
-        raise Uncompilable
-
-    def pair(self, left: Node, right: Node) -> tuple[Operand, Operand]:
-        """Two expressions that are compared: a string literal takes the other's type. Raises Uncompilable."""
-        if left.kind == "text":
-            other, one = self.pair(right, left)
-            return one, other
-        operand = self.operand(left)
-        found = self._literal_of(right, operand) if right.kind == "text" else self.operand(right)
-        if found is None or not comparable(operand, found):
-            raise Uncompilable
-        common_collation((operand, found))
-        return operand, found
-
-    def _literal_of(self, node: Node, like: Operand) -> Operand | None:
-        """A literal beside ``like``, whose type it takes if it is a string."""
-        if node.kind != "text":
-            return self.operand(node) if node.kind in ("integer", "bool", "cast") else None
-        return self._operands.typed(str(node.value), like.type)
-
-    def _cast(self, to: TypeName, arg: Node) -> Operand:
-        if to.schema != "pg_catalog" or to.modifiers or to.dimensions:
-            raise Uncompilable
-        name = "text" if to.name in TEXTS else to.name
-        if arg.kind == "text":
-            typed = self._operands.typed(str(arg.value), name)
-            if typed is None:
-                raise Uncompilable
-            return typed
-        operand = self.operand(arg)
-        if operand.type == name:
-            return operand
-        if operand.type in INTEGERS and name in INTEGERS:
-            low, high = literals.INTEGER_RANGES[name]
-            if low <= operand.low and operand.high <= high:
-                return replace(operand, type=name, column=None)
-        elif name == "text" and operand.cell and operand.type in (*INTEGERS, "uuid"):
-            convert = "{}" if operand.literal is None else operand.raw
-            return replace(operand, type="text", convert=convert, column=None, collation=DEFAULT_COLLATION)
-        elif name == "text" and operand.type.startswith("enum ") and operand.cell:
-            return replace(operand, type="text", convert="{}", column=None, collation=DEFAULT_COLLATION)
-        raise Uncompilable
-
-    def _unified(self, nodes: tuple[Node, ...]) -> tuple[str, list[Operand]]:
-        """Alternatives of one expression: literals take the type of the others; without others they are texts."""
-        known = [None if node.kind in ("text", "null") else self.operand(node) for node in nodes]
-        types = {operand.type for operand in known if operand is not None}
-        if types and types <= set(INTEGERS):
-            type_name = max(types, key=INTEGERS.index)
-        elif len(types) == 1:
-            (type_name,) = types
-        elif not types and any(node.kind == "text" for node in nodes):
-            type_name = "text"
-        else:
-            raise Uncompilable
-        if type_name.startswith(("opaque", "null")):
-            raise Uncompilable
-        operands: list[Operand] = []
-        for node, found in zip(nodes, known, strict=True):
-            one = Operand(type_name, "None") if node.kind == "null" else found
-            if one is None:
-                one = self._operands.typed(str(node.value), type_name)
-            if one is None:
-                raise Uncompilable
-            operands.append(one)
-        return type_name, operands
-
-    def _merged(self, type_name: str, raw: str, operands: list[Operand]) -> Operand:
-        """An operand that is one of these; ``raw`` is made of their domains."""
-        low, high = min(o.low for o in operands), max(o.high for o in operands)
-        if type_name == "float8" or type_name in INTEGERS or type_name not in SAME:
-            return Operand(type_name, raw, low=low, high=high)
-        return Operand(type_name, raw, cell=True, collation=common_collation(operands))
-
-    def _coalesce(self, args: tuple[Node, ...]) -> Operand:
-        type_name, operands = self._unified(args)
-        raw = self._operands.domain(operands[-1])
-        for operand in reversed(operands[:-1]):
-            name = self.source.temporary()
-            raw = f"({name} if ({name} := {self._operands.domain(operand)}) is not None else {raw})"
-        return self._merged(type_name, raw, operands)
-
-    def _nullif(self, left: Node, right: Node) -> Operand:
-        operand, other = self.pair(left, right)
-        if operand.column is None or other.type == "null":
-            raise Uncompilable
-        equal = self._compared("==", operand, other).true
-        return self._merged(operand.type, f"(None if {equal} else {self._operands.domain(operand)})", [operand])
-
-    def _case(self, form: CaseForm, args: tuple[Node, ...]) -> Operand:
-        rest = list(args)
-        subject = rest.pop(0) if form.has_subject else None
-        otherwise = rest.pop() if form.has_else else Node("null")
-        if subject is not None and subject.kind != "column":
-            raise Uncompilable
-        conditions = [
-            self.truth(when).true if subject is None else self._compare("==", subject, when).true for when in rest[::2]
-        ]
-        type_name, operands = self._unified((*rest[1::2], otherwise))
-        raw = self._operands.domain(operands[-1])
-        for condition, operand in zip(reversed(conditions), reversed(operands[:-1]), strict=True):
-            raw = f"({self._operands.domain(operand)} if {condition} else {raw})"
-        return self._merged(type_name, raw, operands)
-
-    def _call(self, name: str, args: tuple[Node, ...]) -> Operand:
-        if name in ("length", "char_length", "character_length", "octet_length") and len(args) == 1:
-            operand = self.operand(args[0])
-            if operand.type == "text" and args[0].kind != "text":
-                count = len if name == "octet_length" else _characters
-                raw = self._applied(operand, f"{self.source.bind(count)}({{}})")
-                return Operand("int4", raw, low=0, high=1 << 30)
-        if name in CASES and len(args) == 1:
-            operand = self.operand(args[0])
-            if operand.type == "text" and self._has_ascii_case(operand):
-                raw = self._applied(operand, f"{self.source.bind(CASES[name])}({{}})")
-                return Operand("text", raw, cell=True, collation=operand.collation)
-        raise Uncompilable
-
-    def _applied(self, operand: Operand, code: str) -> str:
-        name = self.source.temporary()
-        return f"(None if ({name} := {operand.raw}) is None else {code.format(name)})"
-
-    def _arithmetic(self, symbol: str, args: tuple[Node, ...]) -> Operand:
-        """On integers, where the result cannot be out of range whatever the row."""
-        operands = [self.operand(arg) for arg in args]
-        if any(operand.type not in INTEGERS for operand in operands):
-            raise Uncompilable
-        type_name = max((operand.type for operand in operands), key=INTEGERS.index)
-        if len(operands) == 1:
-            operands.insert(0, self._operands.constant(type_name, 0))
-        left, right = operands
-        function, corners = ARITHMETIC[symbol]
-        if symbol in "/%" and right.low <= 0 <= right.high:
-            raise Uncompilable
-        bounds = corners(left, right)
-        low, high = literals.INTEGER_RANGES[type_name]
-        if min(bounds) < low or max(bounds) > high:
-            raise Uncompilable
-        names, absent = [], []
-        for operand in (left, right):
-            name = operand.raw
-            if operand.nullable:
-                name = self.source.temporary()
-                absent.append(f"({name} := {operand.raw}) is None")
-            names.append(operand.convert.format(name))
-        one, other = names
-        code = f"{self.source.bind(function)}({one}, {other})" if symbol in "/%" else f"({one} {symbol} {other})"
-        raw = f"(None if {' or '.join(absent)} else {code})" if absent else code
-        return Operand(type_name, raw, low=min(bounds), high=max(bounds))
-
-
-def _characters(text: bytes) -> int:
-    return len(text.decode())
 
 
 def _flipped(operator: Comparison) -> Comparison:
