@@ -171,7 +171,7 @@ def _check_all(session: Session, texts: Sequence[str], rows: Sequence[Row]) -> i
     """Asks Postgres about each clause that is compiled. How many there were."""
     wanted = [(text, where) for text in texts if (where := parse(text, session.table)).compiled]
     answers = session.answers([text for text, _ in wanted], rows)
-    for place, (text, where) in enumerate(wanted):
+    for place, (_, where) in enumerate(wanted):
         for one, answer in zip(rows, answers, strict=True):
             check_row(where, one, answer[place])
     return len(wanted)
