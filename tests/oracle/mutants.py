@@ -1,0 +1,344 @@
+"""Rules of shapes broken on purpose: membership, rewind, snapshots, bundles. Somebody has to notice each of them.
+
+A mutant replaces one rule of the product for the length of a run. Those of pure modules are shown to the property test
+of membership first, which plays thousands of times faster than a service does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+from unittest import mock
+
+from tests.property import test_shapes_membership as played
+from tests.sim.limits import having
+
+from syncline.actors.devices.bundle import Bundle
+from syncline.actors.devices.holders import any_holds
+from syncline.actors.postgres import subtree
+from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.shapes.clauses import Clauses
+from syncline.actors.shapes.filtering import filtered
+from syncline.actors.shapes.frames import once, whole_frame
+from syncline.actors.shapes.holdings import Holdings
+from syncline.actors.shapes.image import Overlay
+from syncline.actors.shapes.membership import Step, _Walk
+from syncline.actors.shapes.netting import Netting
+from syncline.actors.shapes.rewind import Answers, Later
+from syncline.actors.shapes.treeconsumer import TreeConsumer
+from syncline.proto.values import Gone, Update
+
+Mutation = Callable[[ExitStack], None]
+MUTANTS: dict[str, Mutation] = {}
+
+
+def mutant(name: str) -> Callable[[Mutation], Mutation]:
+    def add(mutation: Mutation) -> Mutation:
+        MUTANTS[name] = mutation
+        return mutation
+
+    return add
+
+
+def _method(stack: ExitStack, owner: type, name: str, change: Callable[..., Any]) -> None:
+    """``change(original, self, ...)`` in place of ``owner.name``."""
+    original = getattr(owner, name)
+
+    @wraps(original)
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return change(original, self, *args, **kwargs)
+
+    stack.enter_context(mock.patch.object(owner, name, changed))
+
+
+def _everywhere(stack: ExitStack, function: Callable[..., Any], change: Callable[..., Any]) -> None:
+    """``change(function, ...)`` in place of ``function``, for everybody who has imported it."""
+
+    @wraps(function)
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return change(function, *args, **kwargs)
+
+    for module in having(function.__name__):
+        if getattr(module, function.__name__) is function:
+            stack.enter_context(mock.patch.object(module, function.__name__, changed))
+
+
+def play(seed: int) -> None:
+    """One example of each property of membership. Raises whatever a broken rule leads to."""
+    for test in (
+        played.test_a_shape_holds_what_it_is_by_definition_after_every_transaction,
+        played.test_answers_of_later_snapshots_are_rewound_to_where_the_shape_is,
+    ):
+        test.hypothesis.inner_test(seed, 2 + seed % 12)  # type: ignore[attr-defined]
+
+
+# --- membership -------------------------------------------------------------------------------------------------------
+
+
+@mutant("rows that refer to each other in a circle keep each other")
+def _(stack: ExitStack) -> None:
+    def unsupported(original: Any, self: _Walk, id: Any) -> Iterable[Any]:
+        row = self._row(id)
+        assert row is not None
+        return () if any(True for _ in self._referring(id, row)) else (id,)
+
+    _method(stack, _Walk, "_unsupported", unsupported)
+
+
+@mutant("what a row referred to is not looked at when it refers to something else")
+def _(stack: ExitStack) -> None:
+    def let_go(original: Any, self: _Walk, id: Any, old: Any, new: Any) -> Iterator[Any]:
+        yield from original(self, id, old, new) if new is None else ()
+
+    _method(stack, _Walk, "_let_go", let_go)
+
+
+@mutant("what a row refers to does not come along")
+def _(stack: ExitStack) -> None:
+    _method(stack, _Walk, "_new_references", lambda original, self, id: iter(()))
+
+
+@mutant("only what a row that comes refers to comes along, not what it refers to")
+def _(stack: ExitStack) -> None:
+    def new_references(original: Any, self: _Walk, id: Any) -> Iterator[Any]:
+        if id in self._net or any(id[1] in at for at in self._at):
+            yield from original(self, id)
+
+    _method(stack, _Walk, "_new_references", new_references)
+
+
+@mutant("what hangs on a row that moves in does not come")
+def _(stack: ExitStack) -> None:
+    _method(stack, _Walk, "_all_with", lambda original, self, *args: iter(self._changed(*args)))
+
+
+@mutant("what hangs on a row that moves out stays")
+def _(stack: ExitStack) -> None:
+    def hanging(original: Any, self: _Walk, n: int) -> Iterator[Any]:
+        for key in original(self, n):
+            if not self._was_at(n, key):
+                yield key
+
+    _method(stack, _Walk, "_hanging", hanging)
+
+
+@mutant("included rows need not satisfy their clause")
+def _(stack: ExitStack) -> None:
+    _method(stack, Clauses, "judge", lambda original, self, node, row: True if node else original(self, node, row))
+
+
+@mutant("a row is where it was, whomever it refers to now")
+def _(stack: ExitStack) -> None:
+    def belongs(original: Any, self: _Walk, n: int, key: Any) -> bool:
+        is_there: bool = original(self, n, key)
+        return is_there or bool(n and self._was_at(n, key) and self._row((self._tree.nodes[n].relation_id, key)))
+
+    _method(stack, _Walk, "_belongs", belongs)
+
+
+@mutant("rows above that did not change do not count")
+def _(stack: ExitStack) -> None:
+    def somebody_at(original: Any, self: _Walk, n: int, places: Any, value: Any) -> bool:
+        original(self, n, places, value)
+        return value in self._at_index[n, places]
+
+    _method(stack, _Walk, "_somebody_at", somebody_at)
+
+
+@mutant("devices are not told that a row leaves and lives on")
+def _(stack: ExitStack) -> None:
+    def step(original: Any, self: _Walk) -> Step:
+        made: Step = original(self)
+        return replace(made, changes=tuple(change for change in made.changes if not isinstance(change, Gone)))
+
+    _method(stack, _Walk, "step", step)
+
+
+@mutant("a row that is held for a reference alone is not told of when it changes")
+def _(stack: ExitStack) -> None:
+    def step(original: Any, self: _Walk) -> Step:
+        made: Step = original(self)
+        alone = {id for id, row in made.held.items() if not row.nodes}
+        relations = self._tree.relations
+        kept = (
+            change
+            for change in made.changes
+            if not isinstance(change, Update)
+            or (change.relation_id, relations[change.relation_id].key_of(change.row)) not in alone
+        )
+        return replace(made, changes=tuple(kept))
+
+    _method(stack, _Walk, "step", step)
+
+
+# --- netting ----------------------------------------------------------------------------------------------------------
+
+
+@mutant("a transaction that changes a row twice found what it left itself")
+def _(stack: ExitStack) -> None:
+    def set_(original: Any, self: Netting, relation: Any, row: Any, found: Any, left: Any, tags: Any) -> None:
+        self._rows.pop((relation.id, relation.key_of(row)), None)
+        original(self, relation, row, found, left, tags)
+
+    _method(stack, Netting, "_set", set_)
+
+
+@mutant("TRUNCATE leaves what is held")
+def _(stack: ExitStack) -> None:
+    def empty(original: Any, self: Netting, relation_id: int) -> None:
+        with mock.patch.object(self, "_rows_of", return_value=()):
+            original(self, relation_id)
+
+    _method(stack, Netting, "_empty", empty)
+
+
+# --- rewind -----------------------------------------------------------------------------------------------------------
+
+
+@mutant("what a later change found is not brought back")
+def _(stack: ExitStack) -> None:
+    _method(stack, Later, "with_value", lambda original, self, query: iter(()))
+
+
+@mutant("a row that will change is taken as the snapshot shows it")
+def _(stack: ExitStack) -> None:
+    _method(stack, Later, "__contains__", lambda original, self, id: False)
+
+
+@mutant("answers do not hear of what passes")
+def _(stack: ExitStack) -> None:
+    _method(stack, Answers, "passed", lambda original, self, *args: None)
+
+
+@mutant("answers do not hear of TRUNCATE")
+def _(stack: ExitStack) -> None:
+    _method(stack, Answers, "passed", lambda original, self, net, emptied=(): original(self, net))
+
+
+@mutant("a snapshot is used before the stream has come by its mark")
+def _(stack: ExitStack) -> None:
+    async def passed(original: Any, self: TreeConsumer, mark: str) -> int:
+        return await original(self, mark) if self._loading else 0
+
+    _method(stack, TreeConsumer, "_passed", passed)
+
+
+@mutant("what the shape has come by stays to be undone")
+def _(stack: ExitStack) -> None:
+    _method(stack, Later, "passed", lambda original, self, lsn, ids: None)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------------------
+
+
+@mutant("a snapshot may lack what was streamed before it was asked for")
+def _(stack: ExitStack) -> None:
+    async def seen(visibility: Visibility) -> bool:
+        return True
+
+    original = subtree.open_subtree
+
+    async def opened(pool: Any, tables: Any, _: Any) -> Any:
+        return await original(pool, tables, seen)
+
+    from syncline.actors import tree
+
+    stack.enter_context(mock.patch.object(tree, "open_subtree", opened))
+
+
+@mutant("what a snapshot does not show is not put on top of it")
+def _(stack: ExitStack) -> None:
+    _method(stack, Visibility, "visible", lambda original, self, xid: True)
+
+
+@mutant("the log since the snapshot is left out of an image")
+def _(stack: ExitStack) -> None:
+    _method(stack, Overlay, "chunks", lambda original, self: iter(()))
+
+
+@mutant("what is streamed while a tree is filled is forgotten")
+def _(stack: ExitStack) -> None:
+    async def catch_up(original: Any, self: TreeConsumer, lsn: int, visibility: Visibility) -> None:
+        while self._queue and not isinstance(self._queue[0], int) and self._queue[0].head.lsn > lsn:
+            self._queue.popleft()
+        kept = [waiting for waiting in self._queue if isinstance(waiting, int) or waiting.head.lsn <= lsn]
+        self._queue.clear()
+        self._queue.extend(kept)
+        await original(self, lsn, visibility)
+
+    _method(stack, TreeConsumer, "_catch_up", catch_up)
+
+
+@mutant("what a tree holds is forgotten by value when a row moves")
+def _(stack: ExitStack) -> None:
+    _method(stack, Holdings, "_forget", lambda original, self, *args: None)
+
+
+# --- clauses alone ----------------------------------------------------------------------------------------------------
+
+
+@mutant("a row that does not satisfy the clause any more stays")
+def _(stack: ExitStack) -> None:
+    async def kept(original: Any, *args: Any) -> Any:
+        changes, _ = await original(*args)
+        return [change for change in changes if not isinstance(change, Gone)], []
+
+    _everywhere(stack, filtered, kept)
+
+
+# --- bundles ----------------------------------------------------------------------------------------------------------
+
+
+@mutant("a bundle releases before all its shapes have passed")
+def _(stack: ExitStack) -> None:
+    def arrived(original: Any, self: Bundle, records: Any) -> None:
+        original(self, records)
+        if records:
+            self._watermark = max(self._watermark, records[-1].lsn)
+
+    _method(stack, Bundle, "arrived", arrived)
+
+
+@mutant("a bundle does not wait for a shape that rests")
+def _(stack: ExitStack) -> None:
+    _method(stack, Bundle, "held", lambda original, self, shape, lsn: None)
+
+
+@mutant("a transaction loses the part of one of its shapes")
+def _(stack: ExitStack) -> None:
+    def whole(original: Any, records: Any, **options: Any) -> Any:
+        return original(list(records)[:1], **options)
+
+    _everywhere(stack, whole_frame, whole)
+
+
+@mutant("a row that leaves one shape goes, whoever else holds it")
+def _(stack: ExitStack) -> None:
+    async def nobody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any]) -> list[bool]:
+        return [False] * len(rows)
+
+    _everywhere(stack, any_holds, nobody)
+
+
+@mutant("a row that leaves one shape stays, whether or not another holds it")
+def _(stack: ExitStack) -> None:
+    async def somebody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any]) -> list[bool]:
+        return [True] * len(rows)
+
+    _everywhere(stack, any_holds, somebody)
+
+
+@mutant("of what overlapping shapes tell, only the first one's part is sent")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, once, lambda original, parts: list(parts)[:1])
+
+
+def applied(names: Collection[str]) -> ExitStack:
+    """With these rules broken until it is closed."""
+    stack = ExitStack()
+    for name in names:
+        MUTANTS[name](stack)
+    return stack
