@@ -36,3 +36,14 @@ def test_a_bundle_stays_shut_until_the_watermark_reaches_what_is_in_its_logs() -
     assert not bundle.open
     bundle.watermark(50)
     assert (bundle.open, bundle.released) == (True, 50)
+
+
+def test_what_arrived_beyond_a_shape_that_rests_is_released_with_it() -> None:
+    bundle = Bundle(["ahead", "resting"], watermark=30)
+    bundle.joined("ahead", appended=10)
+    bundle.arrived([record(20)])
+    bundle.held("resting", 15)
+    bundle.joined("resting", appended=15)
+    assert (bundle.open, bundle.released) == (True, 15)
+    bundle.held("resting", None)
+    assert [frame.lsn for frame in bundle.watermark(30)] == [20]

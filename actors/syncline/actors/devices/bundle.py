@@ -74,4 +74,4 @@ class Bundle:
             return
         self.open = True
         self.released = self._upto
-        self._pending = {lsn: records for lsn, records in self._pending.items() if lsn > self._watermark}
+        self._pending = {lsn: records for lsn, records in self._pending.items() if lsn > self.released}
