@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.unit.shapes.where_scene import TABLE
 
@@ -167,6 +169,15 @@ SAME = [
 def test_spellings_of_one_clause_are_one_clause(one: str, other: str) -> None:
     assert parse(one, TABLE) == parse(other, TABLE)
     assert hash(parse(one, TABLE)) == hash(parse(other, TABLE))
+
+
+def test_a_clause_is_remembered_for_the_very_table_it_was_read_for() -> None:
+    where = parse("this.rank = 1", TABLE)
+    assert parse("this.rank = 1", TABLE) is where
+    wider = replace(TABLE, enum_labels={})  # as after a new reading of the catalogue
+    assert parse("this.rank = 1", wider) is not where
+    assert parse("this.mood > 'sad'", TABLE).compiled
+    assert not parse("this.mood > 'sad'", wider).compiled
 
 
 DIFFERENT = [

@@ -242,6 +242,26 @@ def test_what_is_nested_as_deep_as_may_be_is_still_a_program(name: str) -> None:
     assert where.holds()(row(id=b"1", done=b"f")) in (True, False)
 
 
+@pytest.mark.parametrize(
+    ("text", "can_raise"),
+    [
+        ("this.title ILIKE 'ä%' AND this.doc ->> 'a' = 'b'", False),
+        ("this.doc -> 'a' #>> '{b}' LIKE 'x' OR this.doc ? 'a'", False),
+        ("lower(this.title) < 'b' AND this.single > '0.1' AND this.mood IN ('ok', NULL)", False),
+        ("this.title ILIKE 'ä\\'", True),
+        ("this.title ILIKE 'ä\\\\'", False),
+        ("this.plain ->> 'a' = 'b'", True),
+        ("this.title ~ 'a'", True),
+        ("1 / this.rank = 1 OR this.done", True),
+        ("this.title < this.short", True),
+        ("NOT this.doc @> '1' AND this.rank + 1 > 0", True),
+    ],
+)
+def test_whether_a_clause_can_raise_an_error_is_known_without_postgres(text: str, can_raise: bool) -> None:
+    where = parse(text, TABLE)
+    assert (where.compiled, where.can_raise) == (False, can_raise)
+
+
 def test_what_is_nested_deeper_is_left_to_postgres() -> None:
     assert not parse("COALESCE(" * 30 + "this.rank" + ", this.id)" * 30 + " = 1", TABLE).compiled
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Final
 
 from syncline.actors.shapes.where.code import Truth
 from syncline.actors.shapes.where.compiling import Compiler
@@ -26,6 +26,9 @@ from syncline.proto.values import Row
 
 if TYPE_CHECKING:
     from syncline.actors.postgres.catalog import TableInfo
+
+REMEMBERED_MAX: Final = 2_000
+REMEMBERED_CHARACTERS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,32 @@ def parse(text: str, table: TableInfo) -> Where:
 
     A clause that comes out not ``compiled`` has not been looked at by Postgres: ``where_sql.check`` does that.
     """
+    if len(text) > REMEMBERED_CHARACTERS_MAX:
+        return _parsed(text, table)
+    return _remembered(_Asked(text, table))
+
+
+class _Asked:
+    """A text and the very table it is for: one read anew from the catalogue may have other columns."""
+
+    def __init__(self, text: str, table: TableInfo) -> None:
+        self.text = text
+        self.table = table
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asked) and self.table is other.table and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash((id(self.table), self.text))
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _remembered(asked: _Asked) -> Where:
+    """A shape's clause is asked for several times while the shape is made, and by each device that has it."""
+    return _parsed(asked.text, asked.table)
+
+
+def _parsed(text: str, table: TableInfo) -> Where:
     compiler = Compiler(Columns(table))
     safety = Safety(compiler)
     tree = normalised(read(text, table.relation.names), safety)
