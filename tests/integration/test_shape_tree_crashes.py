@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 from tests.integration.test_shape_trees import PROJECTS, SQL, TABLES, expected, held, request, scribble
 from tests.integration.tree_scene import Stubborn, Tree, running, until
+from tests.rawdevice import RawDevice
 
 from syncline.actors.names import BUNDLER, CONSUMERS, REPLICATOR, ROUTER, SHARD
 from syncline.actors.shapes.holdings import Holdings
@@ -109,3 +111,20 @@ async def test_holdings_that_lag_behind_the_log_are_made_again(database: str, tm
 
 async def _ended(ref: object) -> bool:
     return not ref.alive  # type: ignore[attr-defined, no-any-return]
+
+
+async def test_a_column_that_is_dropped_stops_nothing(database: str, tmp_path: Path) -> None:
+    """What is fetched then has NULL in its place, as what is streamed has."""
+    async with running(database, tmp_path, SQL, TABLES) as tree, RawDevice.connected(tree.url) as device:
+        await tree.postgres.execute("INSERT INTO users VALUES (1, NULL, 'ann'), (2, 1, 'bob')")
+        await tree.postgres.execute("INSERT INTO projects VALUES (1, NULL, 'one'), (2, NULL, 'two')")
+        await device.start()
+        await device.subscribe(dataclasses.replace(wish(), where="this.id = 1"))
+        await tree.postgres.execute("ALTER TABLE users DROP COLUMN name")
+        await tree.postgres.execute("UPDATE projects SET owner = 2 WHERE id = 1")
+        oid = await tree.postgres.fetchval("SELECT 'users'::regclass::oid::int8")
+
+        async def arrived() -> bool:
+            return device.rows.get(oid) == {b"1": (b"1", None, None), b"2": (b"2", b"1", None)}
+
+        await until(arrived)

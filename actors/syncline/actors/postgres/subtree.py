@@ -39,7 +39,10 @@ class TableMissing(Exception):
 
 
 class Subtree:
-    """As of one snapshot, ``visibility``; it ends with ``aclose``. All methods raise what asyncpg raises."""
+    """As of one snapshot, ``visibility``; it ends with ``aclose``. All methods raise what asyncpg raises.
+
+    ``columns``: those that the tables have by now. Others are NULL, as they are in the stream.
+    """
 
     def __init__(
         self,
@@ -47,17 +50,19 @@ class Subtree:
         connection: asyncpg.Connection,
         tables: Mapping[int, TableInfo],
         visibility: Visibility,
+        columns: Mapping[int, frozenset[str]],
     ) -> None:
         self._pool = pool
         self._connection: asyncpg.Connection | None = connection
         self._tables = tables
+        self._columns = columns
         self.visibility = visibility
 
     async def rows(self, relation_id: int, clause: str = "") -> AsyncIterator[list[TaggedRow]]:
         """The rows ``t`` of a table for which the SQL ``clause`` holds (empty: all), some at a time."""
         table = self._tables[relation_id]
         where = f"WHERE {clause}" if clause else ""
-        query = f"SELECT {_cells(table)} AS cells, {ROW_TAGS_SQL} AS tags FROM {_tagged(table)} {where}"  # noqa: S608
+        query = f"SELECT {self._cells(table)} AS cells, {ROW_TAGS_SQL} AS tags FROM {_tagged(table)} {where}"  # noqa: S608
         cursor = await self._open.cursor(query)
         decode = _decoder(table)
         while part := await cursor.fetch(ROWS_AT_ONCE):
@@ -82,6 +87,8 @@ class Subtree:
         found: dict[Query, list[TaggedRow]],
     ) -> None:
         columns = [table.relation.columns[place] for place in places]
+        if not self._columns.get(table.oid, frozenset()).issuperset(column.name for column in columns):
+            return  # nothing is referred to by a column that is gone
         texts: list[list[str]] = [[] for _ in columns]
         for query in queries:
             for column, text, cell in zip(columns, texts, query.value, strict=True):
@@ -93,7 +100,7 @@ class Subtree:
             for number, column in enumerate(columns)
         )
         rows = await self._open.fetch(
-            f"SELECT w.place, {_cells(table)} AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
+            f"SELECT w.place, {self._cells(table)} AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
             f"FROM unnest({arrays}) WITH ORDINALITY AS w ({names}, place) "
             f"JOIN {table.sql_name} t ON {matches} "
             f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}",
@@ -102,6 +109,10 @@ class Subtree:
         decode = _decoder(table)
         for row in rows:
             found[queries[row["place"] - 1]].append(decode(row))
+
+    def _cells(self, table: TableInfo) -> str:
+        there = self._columns.get(table.oid, frozenset())
+        return f"ARRAY[{', '.join(_cell(name) if name in there else 'NULL' for name in table.relation.names)}]::text[]"
 
     @property
     def _open(self) -> asyncpg.Connection:
@@ -125,7 +136,7 @@ async def open_subtree(pool: asyncpg.Pool, tables: Mapping[int, TableInfo], seen
         while True:
             visibility = await _begin(connection, tables.values())
             if await seen(visibility):
-                return Subtree(pool, connection, tables, visibility)
+                return Subtree(pool, connection, tables, visibility, await _columns_of(connection, tables))
             await connection.execute("ROLLBACK")
             pause_s = min(RETAKE_MAX_S, RETAKE_FIRST_S * 2.0 ** min(attempt, 10))
             await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, protects nothing
@@ -145,13 +156,19 @@ async def _begin(connection: asyncpg.Connection, tables: Iterable[TableInfo]) ->
     return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
 
 
-def _cells(table: TableInfo) -> str:
+async def _columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> dict[int, frozenset[str]]:
+    rows = await connection.fetch(
+        "SELECT attrelid::int8 AS oid, array_agg(attname::text) AS names FROM pg_attribute "
+        "WHERE attrelid = ANY ($1::int8[]::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid",
+        list(tables),
+    )
+    return {row["oid"]: frozenset(row["names"]) for row in rows}
+
+
+def _cell(name: str) -> str:
     # format('%s') prints as the type's output function does, which is what the stream sends; it prints NULL as ''.
-    columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
-    return f"ARRAY[{', '.join(f'CASE WHEN {c} IS NOT NULL THEN format({_PERCENT_S}, {c}) END' for c in columns)}]"
-
-
-_PERCENT_S = "'%s'"
+    column = f"t.{quote_identifier(name)}"
+    return f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END"
 
 
 def _tagged(table: TableInfo) -> str:
