@@ -24,7 +24,8 @@ import uvloop
 from benchmarks.ledger import Held, Ledger
 from benchmarks.shared import SharedFrames
 from benchmarks.side import Side, beside, now_ms
-from benchmarks.wire import WireDevice
+from benchmarks.wire import DELIVERIES, WireDevice
+from syncline.proto.values import ShapeRequest
 
 CONNECTING_MAX = 50
 ACK_INTERVAL_S = 60.0
@@ -55,6 +56,15 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Device ``n`` asks for the ``n``-th of ``shapes``, those beyond them for the last. ``decoding``: so many devices
+    look into what they are sent first, the others only count it (None: all look)."""
+
+    shapes: Sequence[tuple[ShapeRequest, ...]]
+    decoding: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Of all devices since the start. ``deliveries``: transactions of anybody. ``bytes_of``: see ``wire``.
 
@@ -81,8 +91,8 @@ class Fleet:
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def lead(url: str, own: Own | tuple[str, ...], devices: int = 1) -> AsyncIterator[Fleet]:
-        """A tuple of tables for ``own``: every device follows all of them, and nothing is checked."""
+    async def lead(url: str, own: Own | Asked | tuple[str, ...], devices: int = 1) -> AsyncIterator[Fleet]:
+        """A tuple of tables for ``own``: every device follows all of them. Nothing is checked but with ``Own``."""
         async with beside(hold, url, own, devices) as side:
             await side.receive()
             yield Fleet(side)
@@ -92,9 +102,14 @@ class Fleet:
             self._side.send((name, arguments))
             return await self._side.receive()
 
-    async def connect(self, devices: int | None = None) -> None:
-        """Some more of them, or all; returns when they have all their rows."""
-        await self.ask("connect", devices)
+    async def connect(self, devices: int | None = None, at_once: int = CONNECTING_MAX) -> None:
+        """Some more of them, or all, ``at_once`` side by side; returns when they have all their rows."""
+        await self.ask("connect", devices, at_once)
+
+    async def loaded(self) -> list[tuple[int, int]]:
+        """Of each device: the rows that it was sent first, as far as it looked, and the bytes."""
+        loaded: list[tuple[int, int]] = await self.ask("loaded")
+        return loaded
 
     async def expect(self, more: int | Mapping[str, int]) -> None:
         """So many more transactions will come to each device, in all or by table."""
@@ -163,17 +178,18 @@ class Fleet:
         return lines
 
 
-def hold(pipe: Connection, url: str, own: Own | tuple[str, ...], devices: int) -> None:
+def hold(pipe: Connection, url: str, own: Own | Asked | tuple[str, ...], devices: int) -> None:
     """For a process of its own: "up", then an answer to everything that ``Fleet`` asks."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Holder(url, own, devices).answer(pipe))
 
 
 class _Holder:
-    def __init__(self, url: str, own: Own | tuple[str, ...], devices: int) -> None:
+    def __init__(self, url: str, own: Own | Asked | tuple[str, ...], devices: int) -> None:
         address = urlsplit(url)
         host, port = address.hostname or "", address.port or 0
-        choices = own.choices(devices) if isinstance(own, Own) else iter([own] * devices)
+        asked = own if isinstance(own, Asked) else Asked([()])
+        choices = own.choices(devices) if isinstance(own, Own) else iter([() if own is asked else own] * devices)
         slow = round(devices * own.slow) if isinstance(own, Own) else 0
         shared = SharedFrames()
         self._devices = [
@@ -185,6 +201,8 @@ class _Holder:
                 shared,
                 SLOW if i >= devices - slow else FAST,
                 Ledger() if isinstance(own, Own) else None,
+                asked.shapes[min(i, len(asked.shapes) - 1)],
+                decodes=asked.decoding is None or i < asked.decoding,
             )
             for i, tables in enumerate(choices)
         ]
@@ -245,8 +263,8 @@ class _Holder:
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
-    async def connect(self, devices: int | None) -> None:
-        turn = asyncio.Semaphore(CONNECTING_MAX)
+    async def connect(self, devices: int | None, at_once: int) -> None:
+        turn = asyncio.Semaphore(at_once)
 
         async def join(device: WireDevice) -> None:
             async with turn:
@@ -259,6 +277,9 @@ class _Holder:
 
         joined = len(self._tasks)
         await asyncio.gather(*map(join, self._devices[joined : None if devices is None else joined + devices]))
+
+    def loaded(self) -> list[tuple[int, int]]:
+        return [(device.loaded, device.bytes_of[DELIVERIES]) for device in self._devices]
 
     def expect(self, more: int | Mapping[str, int]) -> None:
         for times_ms in self._arrived_ms.values():

@@ -69,6 +69,22 @@ def rss_bytes(process: psutil.Process) -> int:
     return 0
 
 
+def open_files(process: psutil.Process) -> int:
+    """How many descriptors it has; 0 for one that has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return int(process.num_fds())
+    return 0
+
+
+def disk_bytes(folder: Path) -> int:
+    """What all files below ``folder`` take on the disk; one that goes away meanwhile takes nothing."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += path.lstat().st_blocks * 512
+    return size
+
+
 def _open_paths(pid: int) -> list[str]:
     paths = []
     for file in os.scandir(f"/proc/{pid}/fd"):

@@ -201,6 +201,10 @@ class ServiceProcess:
         """Resident memory of its hosts; what several share counts for each."""
         return sum(map(processes.rss_bytes, self.hosts().values()))
 
+    def open_files(self) -> int:
+        """Descriptors of its hosts, sockets among them."""
+        return sum(map(processes.open_files, self.hosts().values()))
+
 
 @contextlib.asynccontextmanager
 async def serving(

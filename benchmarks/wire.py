@@ -13,7 +13,7 @@ import random
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from benchmarks.clientsocket import NOBODY, ClientSocket
@@ -50,8 +50,11 @@ class Watcher(Protocol):
 
 
 class WireDevice:
-    """``synced``: has all its tables. ``transactions`` and ``rows``: of direct SQL, applied so far.
-    ``deliveries``: transactions of anybody. ``writes``: its own, made so far.
+    """``tables``: that it asks for whole, or ``requests`` if there are any. ``decodes``: it looks into what it is sent
+    first; else it only counts that.
+
+    ``synced``: has all it asked for. ``transactions`` and ``rows``: of direct SQL, applied so far; ``loaded``: the rows
+    that it was sent first. ``deliveries``: transactions of anybody. ``writes``: its own, made so far.
 
     ``last_ms``: when the last frame came. ``failed``: why it gave up, empty while it has not.
     """
@@ -65,15 +68,19 @@ class WireDevice:
         shared: SharedFrames,
         group: str,
         ledger: Ledger | None,
+        requests: Sequence[ShapeRequest] = (),
+        *,
+        decodes: bool = True,
     ) -> None:
         self.tables = tuple(tables)
+        self.requests = tuple(requests)
         self.group = group
         self.ledger = ledger
         self.client_id = str(uuid.uuid4())
         if ledger is not None:
             ledger.client_id = self.client_id
         self.synced = asyncio.Event()
-        self.transactions = self.rows = self.deliveries = 0
+        self.transactions = self.rows = self.deliveries = self.loaded = 0
         self.bytes_of: Counter[str] = Counter()
         self.connections = 0
         self.last_ms = 0.0
@@ -81,6 +88,7 @@ class WireDevice:
         self.ends: Counter[str] = Counter()
         self.failed = ""
         self._host, self._port = host, port
+        self._decodes = decodes
         self._watcher = watcher
         self._shared = shared
         self._subscription_id = str(uuid.uuid4())
@@ -200,6 +208,8 @@ class WireDevice:
 
     def _read(self, frame: bytes) -> Read:
         """The transactions that have come to their end with ``frame``; what else it says has been acted upon."""
+        if self._delivering and not self._decodes and frame[0] == MessageType.OP_LOG:
+            return []
         streamed = frame[0] == MessageType.OP_LOG and not self._delivering
         if streamed and not self._inside and (known := self._shared.get(frame)) is not None:
             return known
@@ -231,8 +241,8 @@ class WireDevice:
                 self._started.set()
                 if not self.synced.is_set():
                     self._subscription_id = str(uuid.uuid4())
-                    shapes = [ShapeRequest(str(uuid.uuid4()), table) for table in self.tables]
-                    self._send(self._session.subscribe(self._subscription_id, shapes))
+                    whole = [ShapeRequest(str(uuid.uuid4()), table) for table in self.tables]
+                    self._send(self._session.subscribe(self._subscription_id, self.requests or whole))
             case events.SendFrom():
                 self._may_write = True
                 self._send_writes([transaction for transaction, _ in self._unechoed])
@@ -245,6 +255,7 @@ class WireDevice:
                 if self.ledger is not None:
                     self.ledger.delivery_begins()
             case events.ShapeRows(inserts=inserts):
+                self.loaded += len(inserts)
                 if self.ledger is not None:
                     self.ledger.delivered(inserts)
             case events.ShapeDataEnded(subscription_id, lsn):
