@@ -329,3 +329,19 @@ async def test_who_comes_to_a_shape_that_rests_waits_for_it() -> None:
     await scene.append("a", 120)
     await scene.bundler.call(HeldBelow("a", None))
     assert (lsns(await device.next()), lsns(await late.next())) == ([120], [120])
+
+
+async def test_another_set_of_shapes_that_are_known_waits_for_one_that_rests() -> None:
+    scene = await Scene.made()
+    first, late = await scene.device(), await scene.device()
+    await scene.follow(first, "a", "b")
+    await scene.join("a", 100)
+    await scene.join("b", 100)
+    assert await first.next() == Followed(1, 100)
+    await scene.bundler.call(HeldBelow("a", 105))
+    await scene.watermark(120)
+    await scene.follow(late, "a")
+    assert await late.next() == Followed(1, 105)
+    await scene.append("a", 110)
+    await scene.bundler.call(HeldBelow("a", None))
+    assert lsns(await late.next()) == [110]

@@ -270,6 +270,8 @@ class Bundler(Actor):
     def _make(self, shapes: Mapping[str, Ref], *, overlap: bool) -> _Live:
         live = _Live(Bundle(shapes, self._passed.watermark, overlap=overlap))
         self._bundles[live.bundle.shapes] = live
+        for shape in shapes.keys() & self._below.keys():  # before it can open
+            live.bundle.held(shape, self._below[shape])
         for shape, ref in shapes.items():
             self._by_shape.setdefault(shape, {})[live.bundle.shapes] = live
             if shape not in self._shapes:
@@ -277,8 +279,6 @@ class Bundler(Actor):
                 ref.inform(Join(self.ref, joining.number))
             elif shape in self._joined:
                 live.bundle.joined(shape, self._joined[shape])
-            if shape in self._below:
-                live.bundle.held(shape, self._below[shape])
         return live
 
     def _shape_joined(self, shape: str, appended: int, number: int) -> None:
