@@ -50,10 +50,12 @@ class Clauses:
         if node not in self._wheres:
             return True
         holds = self._holds.get(node)
-        if holds is not None:
-            with contextlib.suppress(Undecided):
-                return holds(row)
-        return None
+        if holds is None:
+            return None
+        try:
+            return holds(row)
+        except Undecided:
+            return None
 
     async def judged(self, node: int, rows: Sequence[Row]) -> list[bool]:
         """Which of ``rows`` satisfy the clause of ``node``, asked all at once. Raises what asyncpg raises."""
