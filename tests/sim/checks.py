@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from tests.sim.device import SimDevice
+from tests.sim.device import KEY, SimDevice
 from tests.sim.postgres import RowKey, SimPostgres
 from tests.sim.schema import ISSUES, JOURNAL, NAMES, PROJECTS, TABLES
 
 from syncline.client.schema import UNTRACKED_TAG
-from syncline.client.shapes import ShapeState
+from syncline.client.shapes import ShapeState, wanted
 from syncline.proto.values import POSTGRES_ORIGIN, Row
 
 Held = dict[str, tuple[Any, ...]]
@@ -217,6 +217,12 @@ class Checks:
         count = device.store.connection.execute("SELECT count(*) FROM _syncline_oplog").fetchone()[0]
         if count:
             return f"has {count} oplog entries"
+        count = device.store.connection.execute("SELECT count(*) FROM _syncline_leaving").fetchone()[0]
+        if count:
+            return f"keeps {count} rows that have left its shapes, although nothing is pending on them"
+        under_key = [s.spec.table for s in wanted(device.replica.subscriptions.values(), KEY)]
+        if under_key != ([] if device.view is None else [device.view]):
+            return f"has {under_key} under its key, and wants {device.view}"
         for subscription in device.replica.subscriptions.values():
             if subscription.state not in (ShapeState.DELIVERED, ShapeState.WITHDRAWN):
                 return f"has its subscription to {subscription.spec.table} {subscription.state.value}"

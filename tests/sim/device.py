@@ -21,7 +21,7 @@ from syncline.client.grouping import grouped
 from syncline.client.live import Changes
 from syncline.client.replica import Replica, load_replica
 from syncline.client.shape_spec import ShapeSpec
-from syncline.client.shapes import find
+from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
 from syncline.proto.events import GoneBatch
@@ -29,6 +29,7 @@ from syncline.proto.events import GoneBatch
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 RECONNECT_US = 30_000
+KEY = "view"
 
 
 class PowerCut(Exception):
@@ -119,6 +120,8 @@ class SimDevice:
         self.journal: dict[str, int] = {}
         self.counter = 0
         self.strays: set[tuple[str, str]] = set()
+        # The table under the key.
+        self.view: str | None = None
         self._redial(RECONNECT_US)
 
     def now_ms(self) -> int:
@@ -169,28 +172,46 @@ class SimDevice:
         if counter is not None:
             self.counter = counter
 
-    def subscribe(self, table: str) -> None:
-        spec = ShapeSpec(table)
-        if find(self.replica.subscriptions.values(), spec) is None:
-            try:
-                subscription = at_once(self.replica.subscribe(spec))
-            except PowerCut:
-                self.crash()
-                return
-            if self.connection is not None and self.live:
-                at_once(self.connection.subscribe(subscription))
-
-    def unsubscribe(self, table: str) -> None:
-        subscription = find(self.replica.subscriptions.values(), ShapeSpec(table))
-        if subscription is None:
+    def subscribe(self, table: str, key: str | None = None) -> None:
+        """As in Satellite, without waiting for the answer."""
+        spec, subscriptions = ShapeSpec(table), self.replica.subscriptions.values()
+        known = find(subscriptions, spec, key)
+        if known is not None:
+            self._cancel(later(subscriptions, known))
             return
         try:
-            at_once(self.replica.cancel([subscription]))
+            subscription = at_once(self.replica.subscribe(spec, key))
         except PowerCut:
             self.crash()
             return
         if self.connection is not None and self.live:
-            at_once(self.connection.unsubscribe([subscription]))
+            at_once(self.connection.subscribe(subscription))
+
+    def unsubscribe(self, table: str) -> None:
+        subscription = find(self.replica.subscriptions.values(), ShapeSpec(table))
+        if subscription is not None:
+            self._cancel([subscription])
+
+    def replace(self, table: str | None) -> None:
+        """Another table under the key, or none."""
+        self.view = table
+        if table is not None:
+            self.subscribe(table, KEY)
+            return
+        under_key = wanted(self.replica.subscriptions.values(), KEY)
+        if under_key:
+            self._cancel([*earlier(under_key, under_key[-1]), under_key[-1]])
+
+    def _cancel(self, subscriptions: Sequence[Subscription]) -> None:
+        if not subscriptions:
+            return
+        try:
+            at_once(self.replica.cancel(subscriptions))
+        except PowerCut:
+            self.crash()
+            return
+        if self.connection is not None and self.live:
+            at_once(self.connection.unsubscribe(subscriptions))
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -202,6 +223,9 @@ class SimDevice:
         self._drop()
         self.store.crash()
         self.replica = self._load()
+        # What it was about to note down may be there or not; what is there counts.
+        under_key = wanted(self.replica.subscriptions.values(), KEY)
+        self.view = under_key[-1].spec.table if under_key else None
         self._failures = 0
         self._redial(RECONNECT_US)
 

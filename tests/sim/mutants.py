@@ -26,9 +26,10 @@ from syncline.actors.shapes.frames import LogMerge, whole_frame
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.imagefile import Image
 from syncline.actors.shapes.store import ShapeStore
-from syncline.client.execution import pending_of, release, run
+from syncline.client.execution import leaving, pending_of, release, run
 from syncline.client.oplog import change_of, next_commit_ms
 from syncline.client.replica import Replica
+from syncline.client.shapes import earlier
 from syncline.proto.flow import Window
 from syncline.proto.tags import Tag
 
@@ -280,3 +281,13 @@ def _(stack: ExitStack) -> None:
 @mutant("acks do not open the window")
 def _(stack: ExitStack) -> None:
     _method(stack, Window, "acked", lambda original, self, transaction_id: False)
+
+
+@mutant("what a shape replaces under its key is never given up")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, earlier, lambda original, subscriptions, subscription: [])
+
+
+@mutant("a row that stayed for what was pending on it stays for good")
+def _(stack: ExitStack) -> None:
+    _everywhere(stack, leaving, lambda original, connection, commit_ms, tables: [])

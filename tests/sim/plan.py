@@ -16,6 +16,7 @@ ACTIONS = {
     "truncate": 1,
     "subscribe": 7,
     "unsubscribe": 3,
+    "replace": 4,
     "poison": 2,
 }
 FAULTS = {

@@ -194,6 +194,8 @@ class World:
             device.subscribe(rng.choice(("projects", "issues", "journal")))
         elif item.kind == "unsubscribe":
             device.unsubscribe(rng.choice(("projects", "issues", "journal")))
+        elif item.kind == "replace":
+            device.replace(rng.choice(("projects", "issues", "journal", None)))
         elif self.postgres.up:
             write = {"direct SQL": _direct, "large direct SQL": _large, "truncate": _truncate}[item.kind]
             if self.postgres.direct(lambda work: write(work, rng)):

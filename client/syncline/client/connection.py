@@ -19,7 +19,7 @@ from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
 from syncline.client.oplog import entry_id_of, transactions
 from syncline.client.replica import Replica
-from syncline.client.shapes import Subscription, resumable_ids, to_ask, to_cancel
+from syncline.client.shapes import HELD, Subscription, resumable_ids, to_ask, to_cancel
 from syncline.client.store import whole
 from syncline.client.transport import Transport
 from syncline.proto.events import (
@@ -347,8 +347,9 @@ class Connection:
         await self._give_up([id for id in ids if id in held or id in self._requested])
 
     async def _drop(self, subscription_id: str, code: str, message: str) -> None:
+        """The server does not deliver it. What is here already is not forgotten, whatever a server says of it."""
         subscription = self._subscription(subscription_id)
-        if subscription is not None:
+        if subscription is not None and subscription.state not in HELD:
             await self._replica.forget(subscription)
             self._progress.refused(subscription, code, message)
 

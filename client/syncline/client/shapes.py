@@ -24,7 +24,7 @@ So the rows that both hold are never gone in between, and only the difference tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -102,7 +102,7 @@ def to_request(subscriptions: Iterable[Subscription], fresh_id: Callable[[], str
     return [replace(s, subscription_id=fresh_id()) for s in subscriptions if s.state is ShapeState.REQUESTED]
 
 
-def to_ask(subscriptions: Iterable[Subscription]) -> list[Subscription]:
+def to_ask(subscriptions: Collection[Subscription]) -> list[Subscription]:
     """What to ask a server for that has just been connected to, or has just refused something."""
     newest = {s.key: s for s in sorted(subscriptions, key=lambda s: s.position) if s.state in WANTED}
     return [s for s in subscriptions if s.state is ShapeState.REQUESTED and (s.key is None or newest[s.key] == s)]
@@ -121,4 +121,5 @@ def after_reset(subscriptions: Iterable[Subscription], fresh_id: Callable[[], st
 
 
 def undelivered_count(subscriptions: Iterable[Subscription]) -> int:
-    return sum(s.state is ShapeState.REQUESTED for s in subscriptions)
+    """Of a key at most one: the others will not come."""
+    return len(to_ask(tuple(subscriptions)))

@@ -14,6 +14,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from syncline.proto import codec
+from syncline.proto import satellite_pb2 as pb
 from syncline.proto.errors import ErrorCode
 from syncline.proto.events import (
     AckReceived,
@@ -100,6 +101,7 @@ class Peer:
         self.asked: list[SubscribeRequested] = []
         self.held: dict[str, set[str]] = {}
         self.rows_estimate: int | None = None
+        self.fail_delivery = False
         self.refuse_write: int | None = None
         self.half_delivered = asyncio.Event()
         self.may_finish = asyncio.Event()
@@ -270,8 +272,15 @@ class Peer:
             )
             self.half_delivered.set()
             await self.may_finish.wait()
+            if self.fail_delivery:
+                del self.held[subscription_id]
+                await self.fail(subscription_id)
+                return
             await self._send(codec.oplog_message(codec.encode_ops(inserts[1:])), codec.shape_data_end())
         await self._send(codec.subs_data_end())
+
+    async def fail(self, subscription_id: str) -> None:
+        await self._send(codec.message_bytes(pb.SatSubsDataError(subscription_id=subscription_id, message="disk full")))
 
     async def _merge(self, write: WriteReceived) -> None:
         """The last writer wins, whole rows: enough for one device."""

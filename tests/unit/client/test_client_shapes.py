@@ -126,6 +126,7 @@ async def test_a_replacement_asked_for_offline_and_refused_leaves_the_undelivere
 
 async def test_of_what_was_asked_for_offline_under_a_key_only_the_last_travels(db: Database, peer: Peer) -> None:
     shapes = [await db.sync("items", where, key="list") for where in (LOW, HIGH, TOP)]
+    assert db.status.behind == 1
     waiting = asyncio.create_task(shapes[0].synced())
     await db.connect("token")
     await shapes[2].synced()
@@ -210,6 +211,35 @@ async def test_a_replacement_goes_on_after_a_restart_at_any_moment(peer: Peer, t
             assert all("2" in seen for seen in await until_ids(db, "234"))
             assert await stored(db) == [(HIGH, "delivered", "list")]
     assert [*peer.held.values()][-1:] == [{"2", "3", "4"}]
+
+
+async def test_a_delivery_that_fails_touches_nothing_of_what_is_here(db: Database, peer: Peer) -> None:
+    await db.connect("token")
+    low = await db.sync("items", LOW, key="list")
+    await low.synced()
+    peer.may_finish.clear()
+    peer.fail_delivery = True
+    high = await db.sync("items", HIGH, key="list")
+    waiting = asyncio.create_task(high.synced())
+    await asyncio.wait_for(peer.half_delivered.wait(), 10)
+    peer.may_finish.set()
+    with pytest.raises(ShapeRefused, match="disk full") as refused:
+        await waiting
+    assert (refused.value.code, high.status.state) == ("SHAPE_DELIVERY_ERROR", "refused")
+    assert (await stored(db), await ids(db)) == ([(LOW, "delivered", "list")], "12")
+    peer.fail_delivery = False
+    await (await db.sync("items", HIGH, key="list")).synced()
+    await until_ids(db, "234")
+
+
+async def test_what_is_here_is_not_forgotten_when_a_server_says_it_has_failed(db: Database, peer: Peer) -> None:
+    await db.connect("token")
+    low = await db.sync("items", LOW)
+    await low.synced()
+    await peer.fail(peer.asked[0].subscription_id)
+    await (await db.sync("items", HIGH)).synced()
+    assert low.status.state == "delivered"
+    assert await stored(db) == [(LOW, "delivered", None), (HIGH, "delivered", None)]
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
