@@ -47,7 +47,9 @@ def project(n: int) -> str:
 
 
 def equality(n: int) -> Shape:
-    return _shape(f"this.project = '{project(n)}'")
+    """What a device gets that asks for ``this.project = '...'``; it takes long to read as many clauses as there are."""
+    (column, (cell,)), where = _EQUALITY.one_of or ("", ("",)), _EQUALITY.where
+    return replace(_EQUALITY, where=where.replace(cell, project(n)), one_of=(column, (project(n),)))
 
 
 def ilike(n: int) -> Shape:
@@ -56,6 +58,9 @@ def ilike(n: int) -> Shape:
 
 def _shape(where: str) -> Shape:
     return selected_shape(ShapeRequest("request", ITEMS.relation.table, where), CATALOG)
+
+
+_EQUALITY: Final = _shape(f"this.project = '{project(0)}'")
 
 
 def transactions(cells: Sequence[bytes], at: int, count: int) -> list[list[RowChange]]:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.issuetree import dealt, request
-from benchmarks.routing import PROGRAM, PROJECT_AT, Routed, equality, project, transactions
+from benchmarks.routing import CATALOG, PROGRAM, PROJECT_AT, Routed, equality, project, transactions
+
+from syncline.actors.devices.planning import selected_shape
+from syncline.proto.values import ShapeRequest
 
 
 def test_every_change_is_found_by_the_one_shape_it_belongs_to() -> None:
@@ -18,6 +21,12 @@ def test_every_change_is_found_by_the_one_shape_it_belongs_to() -> None:
     assert asyncio.run(routed.find(parts)) == asyncio.run(routed.judge(parts)) == 8
     nobodys = transactions([project(7).encode()], PROJECT_AT, 8)
     assert asyncio.run(routed.find(nobodys)) == 0
+
+
+def test_the_shapes_are_those_that_devices_get() -> None:
+    asked = ShapeRequest("request", "items", f"this.project = '{project(12)}'")
+    assert equality(12) == selected_shape(asked, CATALOG)
+    assert equality(12).one_of == selected_shape(asked, CATALOG).one_of == ("project", (project(12),))
 
 
 def test_a_small_run_compares_each_figure_with_one_shape(tmp_path: Path) -> None:
