@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from syncline.actors.devices.holders import Named, named_by
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery
@@ -49,6 +50,7 @@ class Places:
         self._asked = asked
         self._refs: dict[str, Ref] = {}
         self._selecting: set[str] = set()
+        self._named: dict[str, Named] = {}
 
     async def ensure(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         """``shape``'s place; it is started if it lives nowhere yet. Raises what a call raises."""
@@ -56,11 +58,18 @@ class Places:
         self._refs[shape.hash] = place.ref
         if shape.selects:
             self._selecting.add(shape.hash)
+        named = named_by(shape)
+        if named is not None:
+            self._named[shape.hash] = named
         return place
 
     def selects(self, shape: str) -> bool:
         """Whether a shape that was ensured before may not hold some rows of its tables."""
         return shape in self._selecting
+
+    def named(self, shape: str) -> Named | None:
+        """By what its rows are known; None if by nothing."""
+        return self._named.get(shape)
 
     async def _ask(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         shard = self._shards.refs[await self._shards.found(shape.hash)]
