@@ -22,7 +22,8 @@ ROWS = 7  # tried in each table at first
 POOL = 7  # shapes in a run: devices share and change them
 
 # What there is to switch on and off. ``strays``: a row that a device has written goes when none of its shapes has it.
-# ``overlaps``: a device has several shapes at a time.
+# ``overlaps``: a device has several shapes at a time. ``leaving``: a shape that has been given up stays as it should be
+# until its rows go.
 FEATURES = frozenset(
     {
         "where",
@@ -38,10 +39,11 @@ FEATURES = frozenset(
         "cuts",
         "strays",
         "overlaps",
+        "leaving",
     }
 )
 # What the product can do.
-DONE = FEATURES - {"closure", "columns", "strays"}
+DONE = FEATURES - {"closure", "columns", "strays", "leaving"}
 
 EVENTS = {
     "device writes": 30,
