@@ -28,7 +28,6 @@ from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
-from syncline.actors.shapes.treeconsumer import TreeConsumer
 from syncline.proto.values import Gone, Update
 
 Mutation = Callable[[ExitStack], None]
@@ -218,14 +217,6 @@ def _(stack: ExitStack) -> None:
     _method(stack, Answers, "passed", lambda original, self, net, emptied=(): original(self, net))
 
 
-@mutant("a snapshot is used before the stream has come by its mark")
-def _(stack: ExitStack) -> None:
-    async def passed(original: Any, self: TreeConsumer, mark: str) -> int:
-        return await original(self, mark) if self._loading else 0
-
-    _method(stack, TreeConsumer, "_passed", passed)
-
-
 @mutant("what the shape has come by stays to be undone")
 def _(stack: ExitStack) -> None:
     _method(stack, Later, "passed", lambda original, self, lsn, ids: None)
@@ -257,19 +248,6 @@ def _(stack: ExitStack) -> None:
 @mutant("the log since the snapshot is left out of an image")
 def _(stack: ExitStack) -> None:
     _method(stack, Overlay, "chunks", lambda original, self: iter(()))
-
-
-@mutant("what is streamed while a tree is filled is forgotten")
-def _(stack: ExitStack) -> None:
-    async def catch_up(original: Any, self: TreeConsumer, lsn: int, visibility: Visibility) -> None:
-        while self._queue and not isinstance(self._queue[0], int) and self._queue[0].head.lsn > lsn:
-            self._queue.popleft()
-        kept = [waiting for waiting in self._queue if isinstance(waiting, int) or waiting.head.lsn <= lsn]
-        self._queue.clear()
-        self._queue.extend(kept)
-        await original(self, lsn, visibility)
-
-    _method(stack, TreeConsumer, "_catch_up", catch_up)
 
 
 @mutant("what a tree holds is forgotten by value when a row moves")
