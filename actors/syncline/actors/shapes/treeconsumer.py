@@ -41,6 +41,9 @@ from syncline.proto.values import Gone, Insert, Relation, Row, RowChange
 log = logging.getLogger(__name__)
 
 RECORD_CHANGES = 5_000
+# A shape is filled so many rows at a time, more or less: nobody else is served while it is decided where they belong.
+FILL_ROWS = 1_000
+FILL_ROOTS_FIRST = 10
 HELD_TIMEOUT_S = 60.0  # an edge answers at once; it may have a long way
 # How far rows that will be needed are fetched ahead, in one snapshot, before anybody knows that they are needed.
 AHEAD_LEVELS = 8
@@ -316,15 +319,19 @@ class TreeConsumer(Consumer):
 
         clauses = self._clauses
         assert clauses is not None
-        async for roots in subtree.rows(self._shape.relation_id, clauses.sql(0)):
-            clauses.selected(0, (row for row, _ in roots))
-            step = await self._decide({}, answers.get, ask, roots)
-            rows = [change for change in step.changes if isinstance(change, Insert)]
-            for start in range(0, len(rows), ENCODE_ROWS):
-                self._store.write_image_chunk(self._chunk(rows[start : start + ENCODE_ROWS]))
-                await asyncio.sleep(0)
-            self._holdings.apply(step, 0)
-            answers.clear()
+        at_once = FILL_ROOTS_FIRST
+        async for selected in subtree.rows(self._shape.relation_id, clauses.sql(0)):
+            while selected:
+                roots, selected = selected[:at_once], selected[at_once:]
+                clauses.selected(0, (row for row, _ in roots))
+                step = await self._decide({}, answers.get, ask, roots)
+                rows = [change for change in step.changes if isinstance(change, Insert)]
+                for start in range(0, len(rows), ENCODE_ROWS):
+                    self._store.write_image_chunk(self._chunk(rows[start : start + ENCODE_ROWS]))
+                    await asyncio.sleep(0)
+                self._holdings.apply(step, 0)
+                answers.clear()
+                at_once = roots_at_once(len(roots), len(rows))
 
     def _chunk(self, rows: Sequence[Insert]) -> ImageChunk:
         return ImageChunk.joined(
@@ -373,11 +380,15 @@ class TreeConsumer(Consumer):
                 raise AssertionError("every row is there")
 
             roots: list[TaggedRow] = []
+            at_once = FILL_ROOTS_FIRST
             for _, row in every.rows_of(self._shape.relation_id):
                 roots.append((row, ()))
-                if len(roots) >= ENCODE_ROWS:
-                    self._holdings.apply(await self._decide({}, known, nothing, roots), 0)
+                if len(roots) >= at_once:
+                    step = await self._decide({}, known, nothing, roots)
+                    self._holdings.apply(step, 0)
+                    at_once = roots_at_once(len(roots), len(step.held))
                     roots = []
+                    await asyncio.sleep(0)
             self._holdings.apply(await self._decide({}, known, nothing, roots), lsn)
         finally:
             every.close()
@@ -388,6 +399,11 @@ class TreeConsumer(Consumer):
         relations = self._tree.relations
         held = {(one.relation_id, relations[one.relation_id].key_of(one.row)): HeldRow(one.row, 0) for one in rows}
         return Step(held=held)
+
+
+def roots_at_once(roots: int, rows: int) -> int:
+    """How many come next, after ``roots`` of them that brought ``rows``: not many more at a time, or fewer at once."""
+    return max(1, min(2 * roots, roots * FILL_ROWS // max(1, rows)))
 
 
 def _parts(changes: Sequence[RowChange]) -> list[Sequence[RowChange]]:
