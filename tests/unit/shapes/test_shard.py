@@ -15,7 +15,7 @@ from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, inser
 from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import END_OF_TRANSACTION
-from syncline.actors.shapes.messages import Join, ReadPage
+from syncline.actors.shapes.messages import Flush, Join, ReadPage, Standing
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import (
     DIALECTS,
@@ -301,3 +301,56 @@ async def test_what_is_on_the_disk_is_confirmed_after_it_is_written_down(
     await scene.until(scene.watermark, lambda _: 120 in scene.confirmed)
     assert json.loads((scene.directory / "progress.json").read_text()) == {"durable_lsn": 120}
     assert scene.confirmed == sorted(set(scene.confirmed))
+
+
+class Resting(Consumer):
+    """Rests before what it is handed from 130 on until ``go``; ``did``: its appends and flushes in order."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.go = asyncio.Event()
+        self.did: list[str] = []
+
+    async def _append(self, pieces: Sequence[Any], upto: int) -> None:
+        if upto < 130:
+            await super()._append(pieces, upto)
+            return
+        self._shard.inform(Standing(self._hash, upto))
+        self.background(self._later(pieces, upto))
+
+    async def _later(self, pieces: Sequence[Any], upto: int) -> None:
+        await self.go.wait()
+        self.did.append("append")
+        await super()._append(pieces, upto)
+
+    async def handle_call(self, message: object) -> object:
+        if isinstance(message, Flush):
+            self.did.append("flush")
+        return await super().handle_call(message)
+
+
+async def test_a_shape_that_rests_lets_devices_go_on_and_the_slot_wait(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it appends later is on the disk before the slot may forget it."""
+    monkeypatch.setattr("syncline.actors.shapes.shard.FLUSH_INTERVAL_S", 0.05)  # both dispatches come before a flush
+    made: list[Resting] = []
+
+    def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
+        if store.shape.kind == "schema":
+            return Consumer(store, relations, scene._take, shard)
+        made.append(Resting(store, relations, scene._take, shard))
+        return made[0]
+
+    monkeypatch.setattr(scene, "_consumer", consumer)
+    await scene.start()
+    await scene.ready()
+    await scene.until(scene.watermark, lambda _: 110 in scene.confirmed)
+    await scene.shard.send(Dispatch(120, {SHAPE.hash: (piece(120, insert(2)),)}))
+    await scene.shard.send(Dispatch(130, {SHAPE.hash: (piece(130, insert(3)),)}))
+    await scene.until(scene.watermark, lambda lsn: lsn == 130)
+    await scene.until(scene.watermark, lambda _: 120 in scene.confirmed)
+    assert 130 not in scene.confirmed
+    made[0].go.set()
+    await scene.until(scene.watermark, lambda _: 130 in scene.confirmed)
+    assert made[0].did[-2:] == ["append", "flush"]

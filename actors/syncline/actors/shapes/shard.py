@@ -210,6 +210,7 @@ class Shard(Actor):
     async def handle_info(self, message: object) -> None:
         match message:
             case Appended(shape, upto):
+                self._unflushed.add(shape)
                 self._stored.done(upto, shape)
                 self._progress.done(upto, shape)
                 await self._advance()
@@ -234,7 +235,6 @@ class Shard(Actor):
         self._progress.dispatched(upto, entries)
         self._stored.dispatched(upto, entries)
         for shape, pieces in entries.items():
-            self._unflushed.add(shape)
             await self._shapes[shape].ref.send(Append(pieces, upto))
         for shape, mark, lsn in dispatch.marks:
             if shape in self._shapes:
