@@ -8,7 +8,7 @@ from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, insert, row
 
 from syncline.actors.postgres.transaction import Truncated
 from syncline.actors.shapes.matcher import Matcher
-from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.shape import Reference, Shape, schema_shape
 from syncline.proto.values import Delete, Insert, Update
 
 OTHER = replace(SHAPE, table="others", relation_id=8)
@@ -72,3 +72,17 @@ def test_the_values_by_which_a_shape_is_found_do_not_make_it_another_shape() -> 
     shape = replace(SHAPE, where="x")
     assert replace(shape, one_of=("body", ("a",))).hash == shape.hash
     assert Shape.from_json(by_body("a").to_json()).one_of == ("body", ("a",))
+
+
+def test_a_tree_is_told_of_all_that_others_bring_along_and_of_its_own_table_by_value() -> None:
+    refers = Reference(ITEMS.id, ("id",), 8, ("id",))
+    tree = replace(by_body("a"), references=(refers,), others=((8, ("id",)),))
+    parent = Insert(8, (b"1",))
+    changes = [insert(1, "a"), insert(2, "b"), parent]
+    assert Matcher([tree]).split(changes) == {tree.hash: [changes[0], parent]}
+
+
+def test_a_table_that_refers_to_itself_brings_its_own_rows_along() -> None:
+    tree = replace(by_body("a"), references=(Reference(ITEMS.id, ("body",), ITEMS.id, ("id",)),))
+    changes = [insert(1, "a"), insert(2, "b")]
+    assert Matcher([tree]).split(changes) == {tree.hash: changes}

@@ -1,7 +1,7 @@
 """Change -> the shapes it may touch. Pure.
 
-Shapes are found by the tables they have rows of; those of one table whose clause names the values of a column, by that
-value, however many of them there are. In doubt a shape is named, and decides for itself.
+Shapes are found by the tables they have rows of; where the clause on a shape's own table names the values of a column,
+by that value, however many such shapes there are. In doubt a shape is named, and decides for itself.
 """
 
 from __future__ import annotations
@@ -62,10 +62,12 @@ class Matcher:
             self.add(shape)
 
     def add(self, shape: Shape) -> None:
+        # Rows of the shape's own table that its clause leaves out mean nothing to it, unless others bring them along.
+        brought = {one.relation_id for one in shape.included} | {one.parent_id for one in shape.references}
         for relation_id in shape.tables:
             table = self._tables.setdefault(relation_id, _Table())
             table.every[shape.hash] = None
-            if shape.one_of is None or shape.is_tree:
+            if shape.one_of is None or relation_id != shape.relation_id or relation_id in brought:
                 table.always[shape.hash] = None
                 continue
             column, cells = shape.one_of
