@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.property.shape_trees import KEYS, Memory, random_row, random_schema, random_tree
@@ -63,4 +64,26 @@ def test_a_file_holds_what_memory_holds_whenever_it_is_opened_again(seed: int, s
                     if value is not None:
                         found = holdings.find(relation_id, places, value)
                         assert sorted(found) == sorted(memory.find(relation_id, places, value))
+        holdings.close()
+
+
+def test_of_many_files_few_are_open_and_each_has_what_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncline.actors.shapes.holdings.OPEN_MAX", 3)
+    random = Random(1)
+    schema = random_schema(random)
+    tree = random_tree(schema, random)
+    relation = next(iter(tree.relations.values()))
+    files = [Holdings(tmp_path / str(number), tree) for number in range(10)]
+    for round in range(1, 4):
+        for number, holdings in enumerate(files):
+            key = (b"%d" % number,)
+            row = random_row(relation, key, random)
+            holdings.apply(Step(held={(relation.id, key): HeldRow(row, round)}), round)
+            others = random.sample(range(10), 4)
+            for other in others:
+                found = files[other].get((relation.id, (b"%d" % other,)))
+                assert (0 if found is None else found.nodes) == (round if other <= number else round - 1)
+            assert sum(holdings._kept is not None for holdings in files) <= 3
+    assert [holdings.lsn for holdings in files] == [3] * 10
+    for holdings in files:
         holdings.close()

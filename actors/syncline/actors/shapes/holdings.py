@@ -4,11 +4,14 @@ It says nothing that the log and the images of the shape do not say as well, so 
 from them. It is written behind the log, and whoever starts compares how far both have come.
 
 ``moves`` remembers when rows came and left, for those who ask what was held at a position that lies behind.
+
+Of all the files of a process those that were used last are open: a shape at rest costs neither memory nor descriptors.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from syncline.proto.values import Key, Row
 FORMAT = 1
 CACHE_KIB = 1_000
 PAGE_ROWS = 500
+OPEN_MAX = 100  # of a process; each takes three descriptors and some 200 KiB
 
 _TABLES = """
 CREATE TABLE rows (relation INTEGER, key BLOB, nodes INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (relation, key))
@@ -42,6 +46,9 @@ def _pack(cells: Iterable[object]) -> bytes:
 def _unpack(data: bytes) -> Row:
     row: Row = msgpack.unpackb(data, use_list=False)
     return row
+
+
+_open: OrderedDict[int, Holdings] = OrderedDict()  # by id(); the one not used for longest is first
 
 
 class Holdings:
@@ -66,10 +73,21 @@ class Holdings:
             relation_id: [(number, places) for (id, places), number in self._places.items() if id == relation_id]
             for relation_id in tree.relations
         }
-        self._connection = self._open()
+        self._kept: sqlite3.Connection | None = None
         self.lsn: int = self._connection.execute("SELECT lsn FROM position").fetchone()[0]
 
-    def _open(self) -> sqlite3.Connection:
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._kept is None:
+            self._kept = self._opened()
+            while len(_open) >= OPEN_MAX:
+                _, longest = _open.popitem(last=False)
+                longest.close()
+            _open[id(self)] = self
+        _open.move_to_end(id(self))
+        return self._kept
+
+    def _opened(self) -> sqlite3.Connection:
         try:
             connection = self._connect()
             if connection.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
@@ -92,7 +110,11 @@ class Holdings:
         return connection
 
     def close(self) -> None:
-        self._connection.close()
+        """It is opened again when it is used again."""
+        connection, self._kept = self._kept, None
+        _open.pop(id(self), None)
+        if connection is not None:
+            connection.close()
 
     def remove(self) -> None:
         """Delete the files; it has to be closed."""
@@ -101,9 +123,8 @@ class Holdings:
 
     def clear(self) -> None:
         """Nothing is held any more."""
-        self._connection.close()
+        self.close()
         self.remove()
-        self._connection = self._open()
         self.lsn = 0
 
     # --- Held ---------------------------------------------------------------------------------------------------------
