@@ -39,12 +39,14 @@ async def ids(db: Database) -> str:
     return "".join([row["id"] for row in await db.sql("SELECT id FROM items ORDER BY id")])
 
 
-async def until_ids(db: Database, wanted: str) -> list[str]:
-    """Wait until the items are these; what they were on the way."""
+async def until_ids(db: Database, wanted: str, watching: asyncio.Event | None = None) -> list[str]:
+    """Wait until the items are these; what they were on the way. ``watching`` is set once it knows what they are."""
     seen = []
     async with db.sql("SELECT id FROM items ORDER BY id").live() as results:
         async for rows in results:
             seen.append("".join(row["id"] for row in rows))
+            if watching is not None:
+                watching.set()
             if seen[-1] == wanted:
                 break
     return seen
@@ -75,7 +77,9 @@ async def test_another_shape_under_a_key_replaces_the_one_before_once_it_is_here
     high = await db.sync("items", HIGH, key="list")
     await asyncio.wait_for(peer.half_delivered.wait(), 10)
     assert (low.status.state, await ids(db)) == ("delivered", "12")
-    watching = asyncio.create_task(until_ids(db, "234"))
+    begun = asyncio.Event()
+    watching = asyncio.create_task(until_ids(db, "234", begun))
+    await asyncio.wait_for(begun.wait(), 10)
     peer.may_finish.set()
     assert await watching == ["12", "1234", "234"] or watching.result() == ["12", "234"]
     await until_state(low, "unsubscribed")  # told once what the commit that took its rows has done is known
