@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
@@ -93,51 +95,52 @@ async def scribble(dsn: str, seed: int, transactions: int) -> None:
             except (asyncpg.ForeignKeyViolationError, asyncpg.DeadlockDetectedError):
                 continue
             if random.random() < 0.2:
-                await asyncio.sleep(random.random() * 0.01)
+                await asyncio.sleep(random.random() * 0.01)  # so that writers fall in with others' work differently
     finally:
         await postgres.close()
 
 
-async def test_a_device_holds_what_belongs_to_its_shape_while_others_write(database: str, tmp_path: Path) -> None:
-    async with running(database, tmp_path, SQL, TABLES) as tree:
-        await scribble(database, 1, 60)
-        writing = [asyncio.create_task(scribble(database, seed, 300)) for seed in (2, 3)]
+@asynccontextmanager
+async def written_to(dsn: str, folder: Path) -> AsyncIterator[tuple[Tree, RawDevice, asyncio.Future[object]]]:
+    """A service whose tables two writers are writing to, and a device that asks for nothing yet."""
+    async with running(dsn, folder, SQL, TABLES) as tree:
+        await scribble(dsn, 1, 60)
+        writing = asyncio.gather(*(scribble(dsn, seed, 300) for seed in (2, 3)))
         async with RawDevice.connected(tree.url) as device:
             await device.start()
-            wish = request("projects", project=request("issues", issue=request("comments")))
-            await device.subscribe(wish)
-            await asyncio.gather(*writing)
+            yield tree, device, writing
 
-            async def equal() -> bool:
-                return await held(tree, device) == await expected(tree.postgres)
 
-            await until(equal)
-            assert any(rows for rows in (await held(tree, device)).values())
+async def test_a_device_holds_what_belongs_to_its_shape_while_others_write(database: str, tmp_path: Path) -> None:
+    async with written_to(database, tmp_path) as (tree, device, writing):
+        wish = request("projects", project=request("issues", issue=request("comments")))
+        await device.subscribe(wish)
+        await writing
+
+        async def equal() -> bool:
+            return await held(tree, device) == await expected(tree.postgres)
+
+        await until(equal)
+        assert any(rows for rows in (await held(tree, device)).values())
 
 
 async def test_a_clause_at_the_root_and_one_below(database: str, tmp_path: Path) -> None:
-    async with running(database, tmp_path, SQL, TABLES) as tree:
-        await scribble(database, 1, 60)
-        writing = [asyncio.create_task(scribble(database, seed, 300)) for seed in (2, 3)]
-        async with RawDevice.connected(tree.url) as device:
-            await device.start()
-            comments = ShapeRequest("", "comments", "this.author IS NOT NULL AND this.author < 9")
-            issues = ShapeRequest("", "issues", "this.id <> 5", include=((("issue",), comments),))
-            wish = ShapeRequest(
-                str(uuid.uuid4()), "projects", "this.id < 7 OR this.owner = 3", ((("project",), issues),)
-            )
-            await device.subscribe(wish)
-            await asyncio.gather(*writing)
-            parts = (
-                PROJECTS.replace("FROM projects)", "FROM projects WHERE id < 7 OR owner = 3)")
-                .replace("(SELECT id FROM p))", "(SELECT id FROM p) AND id <> 5)")
-                .replace("(SELECT id FROM i))", "(SELECT id FROM i) AND author < 9)")
-            )
+    async with written_to(database, tmp_path) as (tree, device, writing):
+        comments = ShapeRequest("", "comments", "this.author IS NOT NULL AND this.author < 9")
+        issues = ShapeRequest("", "issues", "this.id <> 5", include=((("issue",), comments),))
+        wish = ShapeRequest(str(uuid.uuid4()), "projects", "this.id < 7 OR this.owner = 3", ((("project",), issues),))
+        await device.subscribe(wish)
+        await writing
+        parts = (
+            PROJECTS.replace("FROM projects)", "FROM projects WHERE id < 7 OR owner = 3)")
+            .replace("(SELECT id FROM p))", "(SELECT id FROM p) AND id <> 5)")
+            .replace("(SELECT id FROM i))", "(SELECT id FROM i) AND author < 9)")
+        )
 
-            async def equal() -> bool:
-                return await held(tree, device) == await expected(tree.postgres, parts)
+        async def equal() -> bool:
+            return await held(tree, device) == await expected(tree.postgres, parts)
 
-            await until(equal)
+        await until(equal)
 
 
 async def test_a_clause_alone(database: str, tmp_path: Path) -> None:
@@ -230,36 +233,30 @@ def union(*parts: Tables) -> Tables:
 
 
 async def test_a_row_that_leaves_one_shape_stays_while_another_holds_it(database: str, tmp_path: Path) -> None:
-    async with running(database, tmp_path, SQL, TABLES) as tree:
-        await scribble(database, 1, 60)
-        writing = [asyncio.create_task(scribble(database, seed, 300)) for seed in (2, 3)]
-        async with RawDevice.connected(tree.url) as device:
-            await device.start()
-            wish = request("projects", project=request("issues", issue=request("comments")))
-            await device.subscribe(dataclasses.replace(wish, where="this.id < 6"))
-            projects = PROJECTS.replace("FROM projects)", "FROM projects WHERE id < 6)")
-            second = await device.subscribe(
-                ShapeRequest(str(uuid.uuid4()), "comments", "this.author IN (5, 4, 3)"),
-                ShapeRequest(str(uuid.uuid4()), "users", "this.id > 6"),
-            )
-            users = (
-                "WITH RECURSIVE p AS (SELECT * FROM projects WHERE false), i AS (SELECT * FROM issues WHERE false), "
-            )
-            users += "c AS (SELECT * FROM comments WHERE false), u AS (SELECT * FROM users WHERE id > 6 "
-            users += "UNION SELECT users.* FROM u JOIN users ON users.id = u.boss)"
-            await asyncio.gather(*writing)
+    async with written_to(database, tmp_path) as (tree, device, writing):
+        wish = request("projects", project=request("issues", issue=request("comments")))
+        await device.subscribe(dataclasses.replace(wish, where="this.id < 6"))
+        projects = PROJECTS.replace("FROM projects)", "FROM projects WHERE id < 6)")
+        second = await device.subscribe(
+            ShapeRequest(str(uuid.uuid4()), "comments", "this.author IN (5, 4, 3)"),
+            ShapeRequest(str(uuid.uuid4()), "users", "this.id > 6"),
+        )
+        users = "WITH RECURSIVE p AS (SELECT * FROM projects WHERE false), i AS (SELECT * FROM issues WHERE false), "
+        users += "c AS (SELECT * FROM comments WHERE false), u AS (SELECT * FROM users WHERE id > 6 "
+        users += "UNION SELECT users.* FROM u JOIN users ON users.id = u.boss)"
+        await writing
 
-            async def all_three() -> bool:
-                parts = [await expected(tree.postgres, part) for part in (projects, COMMENTS, users)]
-                return await held(tree, device) == union(*parts)
+        async def all_three() -> bool:
+            parts = [await expected(tree.postgres, part) for part in (projects, COMMENTS, users)]
+            return await held(tree, device) == union(*parts)
 
-            await until(all_three)
-            writing = [asyncio.create_task(scribble(database, seed, 60)) for seed in (4, 5)]
-            await device.socket.send(device.session.unsubscribe([second]))
-            await device.expect(events.GoneBatch)
-            await asyncio.gather(*writing)
+        await until(all_three)
+        writing = asyncio.gather(*(scribble(database, seed, 60) for seed in (4, 5)))
+        await device.socket.send(device.session.unsubscribe([second]))
+        await device.expect(events.GoneBatch)
+        await writing
 
-            async def one() -> bool:
-                return await held(tree, device) == await expected(tree.postgres, projects)
+        async def one() -> bool:
+            return await held(tree, device) == await expected(tree.postgres, projects)
 
-            await until(one)
+        await until(one)

@@ -6,15 +6,14 @@ of membership first, which plays thousands of times faster than a service does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 from unittest import mock
 
+from tests.mutation import Mutants, everywhere, in_place_of
 from tests.property import test_shapes_membership as played
-from tests.sim.limits import having
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.holders import any_holds
@@ -30,39 +29,8 @@ from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.proto.values import Gone, Update
 
-Mutation = Callable[[ExitStack], None]
-MUTANTS: dict[str, Mutation] = {}
-
-
-def mutant(name: str) -> Callable[[Mutation], Mutation]:
-    def add(mutation: Mutation) -> Mutation:
-        MUTANTS[name] = mutation
-        return mutation
-
-    return add
-
-
-def _method(stack: ExitStack, owner: type, name: str, change: Callable[..., Any]) -> None:
-    """``change(original, self, ...)`` in place of ``owner.name``."""
-    original = getattr(owner, name)
-
-    @wraps(original)
-    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return change(original, self, *args, **kwargs)
-
-    stack.enter_context(mock.patch.object(owner, name, changed))
-
-
-def _everywhere(stack: ExitStack, function: Callable[..., Any], change: Callable[..., Any]) -> None:
-    """``change(function, ...)`` in place of ``function``, for everybody who has imported it."""
-
-    @wraps(function)
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        return change(function, *args, **kwargs)
-
-    for module in having(function.__name__):
-        if getattr(module, function.__name__) is function:
-            stack.enter_context(mock.patch.object(module, function.__name__, changed))
+MUTANTS = Mutants()
+mutant = MUTANTS.add
 
 
 def play(seed: int) -> None:
@@ -84,7 +52,7 @@ def _(stack: ExitStack) -> None:
         assert row is not None
         return () if any(True for _ in self._referring(id, row)) else (id,)
 
-    _method(stack, _Walk, "_unsupported", unsupported)
+    in_place_of(stack, _Walk, "_unsupported", unsupported)
 
 
 @mutant("what a row referred to is not looked at when it refers to something else")
@@ -92,12 +60,12 @@ def _(stack: ExitStack) -> None:
     def let_go(original: Any, self: _Walk, id: Any, old: Any, new: Any) -> Iterator[Any]:
         yield from original(self, id, old, new) if new is None else ()
 
-    _method(stack, _Walk, "_let_go", let_go)
+    in_place_of(stack, _Walk, "_let_go", let_go)
 
 
 @mutant("what a row refers to does not come along")
 def _(stack: ExitStack) -> None:
-    _method(stack, _Walk, "_new_references", lambda original, self, id: iter(()))
+    in_place_of(stack, _Walk, "_new_references", lambda original, self, id: iter(()))
 
 
 @mutant("only what a row that comes refers to comes along, not what it refers to")
@@ -106,12 +74,12 @@ def _(stack: ExitStack) -> None:
         if id in self._net or any(id[1] in at for at in self._at):
             yield from original(self, id)
 
-    _method(stack, _Walk, "_new_references", new_references)
+    in_place_of(stack, _Walk, "_new_references", new_references)
 
 
 @mutant("what hangs on a row that moves in does not come")
 def _(stack: ExitStack) -> None:
-    _method(stack, _Walk, "_all_with", lambda original, self, *args: iter(self._changed(*args)))
+    in_place_of(stack, _Walk, "_all_with", lambda original, self, *args: iter(self._changed(*args)))
 
 
 @mutant("what hangs on a row that moves out stays")
@@ -121,12 +89,12 @@ def _(stack: ExitStack) -> None:
             if not self._was_at(n, key):
                 yield key
 
-    _method(stack, _Walk, "_hanging", hanging)
+    in_place_of(stack, _Walk, "_hanging", hanging)
 
 
 @mutant("included rows need not satisfy their clause")
 def _(stack: ExitStack) -> None:
-    _method(stack, Clauses, "judge", lambda original, self, node, row: True if node else original(self, node, row))
+    in_place_of(stack, Clauses, "judge", lambda original, self, node, row: True if node else original(self, node, row))
 
 
 @mutant("a row is where it was, whomever it refers to now")
@@ -135,7 +103,7 @@ def _(stack: ExitStack) -> None:
         is_there: bool = original(self, n, key)
         return is_there or bool(n and self._was_at(n, key) and self._row((self._tree.nodes[n].relation_id, key)))
 
-    _method(stack, _Walk, "_belongs", belongs)
+    in_place_of(stack, _Walk, "_belongs", belongs)
 
 
 @mutant("rows above that did not change do not count")
@@ -144,7 +112,7 @@ def _(stack: ExitStack) -> None:
         original(self, n, places, value)
         return value in self._at_index[n, places]
 
-    _method(stack, _Walk, "_somebody_at", somebody_at)
+    in_place_of(stack, _Walk, "_somebody_at", somebody_at)
 
 
 @mutant("devices are not told that a row leaves and lives on")
@@ -153,7 +121,7 @@ def _(stack: ExitStack) -> None:
         made: Step = original(self)
         return replace(made, changes=tuple(change for change in made.changes if not isinstance(change, Gone)))
 
-    _method(stack, _Walk, "step", step)
+    in_place_of(stack, _Walk, "step", step)
 
 
 @mutant("a row that is held for a reference alone is not told of when it changes")
@@ -170,7 +138,7 @@ def _(stack: ExitStack) -> None:
         )
         return replace(made, changes=tuple(kept))
 
-    _method(stack, _Walk, "step", step)
+    in_place_of(stack, _Walk, "step", step)
 
 
 # --- netting ----------------------------------------------------------------------------------------------------------
@@ -182,7 +150,7 @@ def _(stack: ExitStack) -> None:
         self._rows.pop((relation.id, relation.key_of(row)), None)
         original(self, relation, row, found, left, tags)
 
-    _method(stack, Netting, "_set", set_)
+    in_place_of(stack, Netting, "_set", set_)
 
 
 @mutant("TRUNCATE leaves what is held")
@@ -191,7 +159,7 @@ def _(stack: ExitStack) -> None:
         with mock.patch.object(self, "_rows_of", return_value=()):
             original(self, relation_id)
 
-    _method(stack, Netting, "_empty", empty)
+    in_place_of(stack, Netting, "_empty", empty)
 
 
 # --- rewind -----------------------------------------------------------------------------------------------------------
@@ -199,27 +167,27 @@ def _(stack: ExitStack) -> None:
 
 @mutant("what a later change found is not brought back")
 def _(stack: ExitStack) -> None:
-    _method(stack, Later, "with_value", lambda original, self, query: iter(()))
+    in_place_of(stack, Later, "with_value", lambda original, self, query: iter(()))
 
 
 @mutant("a row that will change is taken as the snapshot shows it")
 def _(stack: ExitStack) -> None:
-    _method(stack, Later, "__contains__", lambda original, self, id: False)
+    in_place_of(stack, Later, "__contains__", lambda original, self, id: False)
 
 
 @mutant("answers do not hear of what passes")
 def _(stack: ExitStack) -> None:
-    _method(stack, Answers, "passed", lambda original, self, *args: None)
+    in_place_of(stack, Answers, "passed", lambda original, self, *args: None)
 
 
 @mutant("answers do not hear of TRUNCATE")
 def _(stack: ExitStack) -> None:
-    _method(stack, Answers, "passed", lambda original, self, net, emptied=(): original(self, net))
+    in_place_of(stack, Answers, "passed", lambda original, self, net, emptied=(): original(self, net))
 
 
 @mutant("what the shape has come by stays to be undone")
 def _(stack: ExitStack) -> None:
-    _method(stack, Later, "passed", lambda original, self, lsn, ids: None)
+    in_place_of(stack, Later, "passed", lambda original, self, lsn, ids: None)
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------
@@ -242,17 +210,17 @@ def _(stack: ExitStack) -> None:
 
 @mutant("what a snapshot does not show is not put on top of it")
 def _(stack: ExitStack) -> None:
-    _method(stack, Visibility, "visible", lambda original, self, xid: True)
+    in_place_of(stack, Visibility, "visible", lambda original, self, xid: True)
 
 
 @mutant("the log since the snapshot is left out of an image")
 def _(stack: ExitStack) -> None:
-    _method(stack, Overlay, "chunks", lambda original, self: iter(()))
+    in_place_of(stack, Overlay, "chunks", lambda original, self: iter(()))
 
 
 @mutant("what a tree holds is forgotten by value when a row moves")
 def _(stack: ExitStack) -> None:
-    _method(stack, Holdings, "_forget", lambda original, self, *args: None)
+    in_place_of(stack, Holdings, "_forget", lambda original, self, *args: None)
 
 
 # --- clauses alone ----------------------------------------------------------------------------------------------------
@@ -264,7 +232,7 @@ def _(stack: ExitStack) -> None:
         changes, _ = await original(*args)
         return [change for change in changes if not isinstance(change, Gone)], []
 
-    _everywhere(stack, filtered, kept)
+    everywhere(stack, filtered, kept)
 
 
 # --- bundles ----------------------------------------------------------------------------------------------------------
@@ -277,12 +245,12 @@ def _(stack: ExitStack) -> None:
         if records:
             self._watermark = max(self._watermark, records[-1].lsn)
 
-    _method(stack, Bundle, "arrived", arrived)
+    in_place_of(stack, Bundle, "arrived", arrived)
 
 
 @mutant("a bundle does not wait for a shape that rests")
 def _(stack: ExitStack) -> None:
-    _method(stack, Bundle, "held", lambda original, self, shape, lsn: None)
+    in_place_of(stack, Bundle, "held", lambda original, self, shape, lsn: None)
 
 
 @mutant("a transaction loses the part of one of its shapes")
@@ -290,7 +258,7 @@ def _(stack: ExitStack) -> None:
     def whole(original: Any, records: Any, **options: Any) -> Any:
         return original(list(records)[:1], **options)
 
-    _everywhere(stack, whole_frame, whole)
+    everywhere(stack, whole_frame, whole)
 
 
 @mutant("a row that leaves one shape goes, whoever else holds it")
@@ -298,7 +266,7 @@ def _(stack: ExitStack) -> None:
     async def nobody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any]) -> list[bool]:
         return [False] * len(rows)
 
-    _everywhere(stack, any_holds, nobody)
+    everywhere(stack, any_holds, nobody)
 
 
 @mutant("a row that leaves one shape stays, whether or not another holds it")
@@ -306,12 +274,12 @@ def _(stack: ExitStack) -> None:
     async def somebody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any]) -> list[bool]:
         return [True] * len(rows)
 
-    _everywhere(stack, any_holds, somebody)
+    everywhere(stack, any_holds, somebody)
 
 
 @mutant("of what overlapping shapes tell, only the first one's part is sent")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, once, lambda original, parts: list(parts)[:1])
+    everywhere(stack, once, lambda original, parts: list(parts)[:1])
 
 
 def applied(names: Collection[str]) -> ExitStack:

@@ -158,7 +158,7 @@ class _Scene:
 
     async def _happen(self, phase: Phase, number: int) -> None:
         for event in phase.events:
-            await asyncio.sleep(event.after_ms / 1000)
+            await asyncio.sleep(event.after_ms / 1000)  # the plan says when
             self._counters[event.kind] += 1
             device = self._devices[event.device % len(self._devices)]
             told = await self._event(event, device, random.Random(f"{self.plan.seed} {event.number}"))

@@ -33,7 +33,7 @@ class Writers:
 
     async def run(self, write: Write) -> None:
         """Several transactions each have a turn a statement, and one to commit."""
-        await asyncio.sleep(write.after_ms / 1000)
+        await asyncio.sleep(write.after_ms / 1000)  # the plan says when
         left = [deque(statements) for statements in write.transactions]
         told: list[list[str]] = [[] for _ in left]
         started = [connection.transaction() for connection, _ in zip(self._connections, left, strict=False)]

@@ -5,17 +5,14 @@ Each mutant replaces one rule of the product for the length of a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import wraps
 from typing import Any
 from unittest import mock
 
+from tests.mutation import Mutants, everywhere, in_place_of
 from tests.sim.device import SimDevice
-from tests.sim.limits import having
 from tests.sim.postgres import SimPostgres
-from tests.sim.world import Mutation
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
@@ -33,38 +30,8 @@ from syncline.client.shapes import earlier
 from syncline.proto.flow import Window
 from syncline.proto.tags import Tag
 
-MUTANTS: dict[str, Mutation] = {}
-
-
-def mutant(name: str) -> Callable[[Mutation], Mutation]:
-    def add(mutation: Mutation) -> Mutation:
-        MUTANTS[name] = mutation
-        return mutation
-
-    return add
-
-
-def _method(stack: ExitStack, owner: type, name: str, change: Callable[..., Any]) -> None:
-    """``change(original, self, ...)`` in place of ``owner.name``."""
-    original = getattr(owner, name)
-
-    @wraps(original)
-    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return change(original, self, *args, **kwargs)
-
-    stack.enter_context(mock.patch.object(owner, name, changed))
-
-
-def _everywhere(stack: ExitStack, function: Callable[..., Any], change: Callable[..., Any]) -> None:
-    """``change(function, ...)`` in place of ``function``, for everybody who has imported it."""
-
-    @wraps(function)
-    def changed(*args: Any, **kwargs: Any) -> Any:
-        return change(function, *args, **kwargs)
-
-    for module in having(function.__name__):
-        if getattr(module, function.__name__) is function:
-            stack.enter_context(mock.patch.object(module, function.__name__, changed))
+MUTANTS = Mutants()
+mutant = MUTANTS.add
 
 
 # --- writes up --------------------------------------------------------------------------------------------------------
@@ -80,12 +47,12 @@ def _(stack: ExitStack) -> None:
             if known is not None and element["client"] not in self.clients:
                 self.clients[element["client"]] = known
 
-    _method(stack, SimPostgres, "apply", apply)
+    in_place_of(stack, SimPostgres, "apply", apply)
 
 
 @mutant("an echo does not wait for its place in the stream")
 def _(stack: ExitStack) -> None:
-    _method(stack, Outbound, "note_echo", lambda original, self, echo: original(self, replace(echo, lsn=0)))
+    in_place_of(stack, Outbound, "note_echo", lambda original, self, echo: original(self, replace(echo, lsn=0)))
 
 
 @mutant("a repeated transaction is echoed without its rows")
@@ -93,7 +60,7 @@ def _(stack: ExitStack) -> None:
     def note(original: Any, self: Outbound, echo: Any) -> None:
         original(self, echo if echo.rejected else replace(echo, healed=(), rest=()))
 
-    _method(stack, Outbound, "note_echo", note)
+    in_place_of(stack, Outbound, "note_echo", note)
 
 
 @mutant("rows that heal a device may be older than their place")
@@ -102,7 +69,7 @@ def _(stack: ExitStack) -> None:
         await original(self, snapshot, lsn)
         return True
 
-    _method(stack, RowReader, "shows", shows)
+    in_place_of(stack, RowReader, "shows", shows)
 
 
 @mutant("an echo releases everything that is pending")
@@ -110,17 +77,17 @@ def _(stack: ExitStack) -> None:
     def release_all(original: Any, connection: Any, *args: Any) -> bool:
         return bool(connection.execute("DELETE FROM _syncline_oplog").rowcount > 0)
 
-    _everywhere(stack, release, release_all)
+    everywhere(stack, release, release_all)
 
 
 @mutant("an echo releases nothing")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, release, lambda original, *args: False)
+    everywhere(stack, release, lambda original, *args: False)
 
 
 @mutant("an echo of a transaction without rows is not sent")
 def _(stack: ExitStack) -> None:
-    _method(stack, Outbound, "note_echo", lambda original, self, echo: None)
+    in_place_of(stack, Outbound, "note_echo", lambda original, self, echo: None)
 
 
 @mutant("a device skips what it had sent on an earlier connection")
@@ -131,7 +98,7 @@ def _(stack: ExitStack) -> None:
             after_id = rows[0] or 0
         return original(self, after_id, entries_max)
 
-    _method(stack, Replica, "backlog", backlog)
+    in_place_of(stack, Replica, "backlog", backlog)
 
 
 # --- merging ----------------------------------------------------------------------------------------------------------
@@ -139,7 +106,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device does not say which tags it has observed")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, change_of, lambda original, *args: replace(original(*args), tags=()))
+    everywhere(stack, change_of, lambda original, *args: replace(original(*args), tags=()))
 
 
 @mutant("the later write loses")
@@ -149,19 +116,19 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device ignores its own pending writes when rows come in")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, pending_of, lambda original, *args: {})
+    everywhere(stack, pending_of, lambda original, *args: {})
 
 
 @mutant("tags of incoming rows are not stored")
 def _(stack: ExitStack) -> None:
     from syncline.client.apply import Plan
 
-    _method(stack, Plan, "run_tags", lambda original, self, *args: None)
+    in_place_of(stack, Plan, "run_tags", lambda original, self, *args: None)
 
 
 @mutant("a device's clock may run backwards")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, next_commit_ms, lambda original, now_ms, clock_ms: now_ms)
+    everywhere(stack, next_commit_ms, lambda original, now_ms, clock_ms: now_ms)
 
 
 # --- down -------------------------------------------------------------------------------------------------------------
@@ -173,7 +140,7 @@ def _(stack: ExitStack) -> None:
         if connection.total_changes % 5:
             original(connection, plan)
 
-    _everywhere(stack, run, run_mostly)
+    everywhere(stack, run, run_mostly)
 
 
 @mutant("a frame is left out when the logs are read")
@@ -183,7 +150,7 @@ def _(stack: ExitStack) -> None:
             if number != 1 or not (frame.starts and frame.ends):
                 yield frame
 
-    _method(stack, LogMerge, "frames", frames)
+    in_place_of(stack, LogMerge, "frames", frames)
 
 
 @mutant("the logs are read from the wrong position")
@@ -191,7 +158,7 @@ def _(stack: ExitStack) -> None:
     def init(original: Any, self: LogMerge, shapes: Any, after: int, upto: int) -> None:
         original(self, shapes, max(0, after - 150), upto)
 
-    _method(stack, LogMerge, "__init__", init)
+    in_place_of(stack, LogMerge, "__init__", init)
 
 
 @mutant("what is dropped from the live queue is not read from the logs")
@@ -204,7 +171,7 @@ def _(stack: ExitStack) -> None:
         original(self, generation, frames, upto)
         self._gap = False
 
-    _method(stack, Outbound, "released", released)
+    in_place_of(stack, Outbound, "released", released)
 
 
 @mutant("a bundle releases before all its shapes have passed")
@@ -214,22 +181,22 @@ def _(stack: ExitStack) -> None:
         if records:
             self._watermark = max(self._watermark, records[-1].lsn)
 
-    _method(stack, Bundle, "arrived", arrived)
+    in_place_of(stack, Bundle, "arrived", arrived)
 
 
 @mutant("a transaction loses the part of one of its shapes")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, whole_frame, lambda original, records: whole_frame(list(records)[:1]))
+    everywhere(stack, whole_frame, lambda original, records: whole_frame(list(records)[:1]))
 
 
 @mutant("the log since the snapshot is left out of an image")
 def _(stack: ExitStack) -> None:
-    _method(stack, Overlay, "chunks", lambda original, self: iter(()))
+    in_place_of(stack, Overlay, "chunks", lambda original, self: iter(()))
 
 
 @mutant("an image keeps rows that the log has replaced")
 def _(stack: ExitStack) -> None:
-    _method(stack, Overlay, "apply", lambda original, self, chunk: chunk)
+    in_place_of(stack, Overlay, "apply", lambda original, self, chunk: chunk)
 
 
 @mutant("a folded image is taken for one that has the whole log")
@@ -239,7 +206,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a bundle opens before its shapes' snapshots have passed in the stream")
 def _(stack: ExitStack) -> None:
-    _method(stack, Bundle, "joined", lambda original, self, shape, appended: original(self, shape, 0))
+    in_place_of(stack, Bundle, "joined", lambda original, self, shape, appended: original(self, shape, 0))
 
 
 @mutant("a snapshot may miss what was streamed before its shape was")
@@ -262,7 +229,7 @@ def _(stack: ExitStack) -> None:
             raise StartRefused("BEHIND_WINDOW", "what changed since is too much to look up")
         return started
 
-    _everywhere(stack, start_stream, start)
+    everywhere(stack, start_stream, start)
 
 
 @mutant("a device starts over when its connection was lost")
@@ -270,24 +237,24 @@ def _(stack: ExitStack) -> None:
     def ended(original: Any, self: SimDevice, code: str | None) -> None:
         original(self, "BEHIND_WINDOW" if code is None and self.replica.lsn else code)
 
-    _method(stack, SimDevice, "_ended", ended)
+    in_place_of(stack, SimDevice, "_ended", ended)
 
 
 @mutant("logs are taken for durable without having been synced")
 def _(stack: ExitStack) -> None:
-    _method(stack, ShapeStore, "flushing", lambda original, self: lambda: None)
+    in_place_of(stack, ShapeStore, "flushing", lambda original, self: lambda: None)
 
 
 @mutant("acks do not open the window")
 def _(stack: ExitStack) -> None:
-    _method(stack, Window, "acked", lambda original, self, transaction_id: False)
+    in_place_of(stack, Window, "acked", lambda original, self, transaction_id: False)
 
 
 @mutant("what a shape replaces under its key is never given up")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, earlier, lambda original, subscriptions, subscription: [])
+    everywhere(stack, earlier, lambda original, subscriptions, subscription: [])
 
 
 @mutant("a row that stayed for what was pending on it stays for good")
 def _(stack: ExitStack) -> None:
-    _everywhere(stack, leaving, lambda original, connection, commit_ms, tables: [])
+    everywhere(stack, leaving, lambda original, connection, commit_ms, tables: [])

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from tests.mutation import Mutation
 from tests.sim.checks import COUNTER, Checks
 from tests.sim.device import SimDevice
 from tests.sim.limits import small
@@ -40,7 +41,6 @@ EXPECTED_OF_DEVICES = (ConnectionError,)
 # Files of a run are many and small.
 _MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
-Mutation = Callable[[ExitStack], None]
 """Breaks a rule until the stack is closed."""
 
 
