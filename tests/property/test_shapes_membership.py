@@ -69,6 +69,12 @@ class Play:
         for id in step.left:
             del self.held.rows[id]
         self.held.rows.update(step.held)
+        relations = self.tree.relations
+        leaving = [(change.relation_id, change.row) for change in step.changes if isinstance(change, Gone)]
+        assert leaving == [
+            (one.relation_id, relations[one.relation_id].key_row(relations[one.relation_id].key_of(one.row)))
+            for one in step.gone
+        ]
         for change in step.changes:
             self.told += 1
             match change:

@@ -57,9 +57,9 @@ from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.homes import Homes
 from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
-from syncline.actors.postgres.snapshot import Snapshot, Visibility, emit_mark, take_snapshot
+from syncline.actors.postgres.snapshot import Seen, Snapshot, Visibility, emit_mark, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.subtree import Seen, Subtree, open_subtree
+from syncline.actors.postgres.subtree import Subtree, open_subtree
 from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.postgres.writer import SESSION, Writer
 from syncline.actors.shapes.clauses import Clauses, clauses_of

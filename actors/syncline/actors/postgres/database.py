@@ -17,7 +17,7 @@ from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
-from syncline.actors.postgres.rowkey import key_sql, quote_identifier
+from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
 from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS, MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
@@ -306,9 +306,7 @@ async def _current_rows(
         f"t.{quote_identifier(name)} = w.k{number}::{quote_identifier(type_name)}"
         for number, (name, type_name) in enumerate(zip(names, types, strict=True))
     )
-    # format('%s') prints as the type's output function does, which is what the stream sends; it prints NULL as ''.
-    columns = (f"t.{quote_identifier(name)}" for name in table.relation.names)
-    cells_sql = ", ".join(f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END" for column in columns)
+    cells_sql = ", ".join(map(cell_sql, table.relation.names))
     rows = await connection.fetch(
         "WITH found AS MATERIALIZED ("  # noqa: S608 - identifiers, quoted
         f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "

@@ -52,3 +52,12 @@ def key_sql(columns: Sequence[str], alias: str = "") -> str:
     prefix = f"{alias}." if alias else ""
     parts = ", ".join(f"format('%s', {prefix}{quote_identifier(column)})" for column in columns)
     return f"array_to_json(ARRAY[{parts}])::text"
+
+
+def cell_sql(column: str) -> str:
+    """The SQL expression (text) of a cell of row ``t`` as the stream sends it.
+
+    ``format('%s')`` prints as the type's output function does; it prints NULL as an empty text.
+    """
+    name = f"t.{quote_identifier(column)}"
+    return f"CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"

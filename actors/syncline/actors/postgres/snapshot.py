@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -93,6 +93,10 @@ class Visibility:
         """Whether each of these (low 32 bits) is ``visible``; made for thousands of them."""
         edge, running = self.xmax & 0xFFFFFFFF, {xid & 0xFFFFFFFF for xid in self.running}
         return not any(xid in running or (xid - edge) & 0xFFFFFFFF <= 1 << 31 for xid in xids)
+
+
+Seen: TypeAlias = Callable[[Visibility], Awaitable[bool]]
+"""Whether a snapshot shows all that it has to."""
 
 
 # --- COPY text --------------------------------------------------------------------------------------------------------
@@ -239,17 +243,13 @@ async def take_snapshot(
     commit back. Needs two connections of the pool for a moment, one until the snapshot is read. Raises what asyncpg
     raises.
     """
+
+    async def seen(visibility: Visibility) -> bool:
+        return all(visibility.visible(xid) for xid in streamed_before())
+
     connection = await pool.acquire()
     try:
-        attempt = 0
-        while True:
-            visibility = await _open(connection, table)
-            if all(visibility.visible(xid) for xid in streamed_before()):
-                break
-            await connection.execute("ROLLBACK")
-            pause_s = min(RETAKE_MAX_S, RETAKE_FIRST_S * 2.0 ** min(attempt, 10))
-            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, protects nothing
-            attempt += 1
+        visibility = await begin(connection, (table,), seen)
         await emit_mark(pool, mark)
     except BaseException:
         await give_back(pool, connection)
@@ -264,12 +264,27 @@ async def emit_mark(pool: asyncpg.Pool, mark: str) -> None:
         await connection.execute("SELECT pg_logical_emit_message(true, $1, $2)", MARK_PREFIX, mark)
 
 
-async def _open(connection: asyncpg.Connection, table: TableInfo) -> Visibility:
-    """Begins the transaction, locks the table and only then takes the snapshot: neither SET nor LOCK takes one."""
+async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], seen: Seen) -> Visibility:
+    """Begins a transaction whose snapshot has been ``seen`` to show all that it has to; until then it is taken again,
+    with a growing pause. Raises what asyncpg and ``seen`` raise."""
+    names = ", ".join(sorted(table.sql_name for table in tables))
+    attempt = 0
+    while True:
+        visibility = await _open(connection, names)
+        if await seen(visibility):
+            return visibility
+        await connection.execute("ROLLBACK")
+        pause_s = min(RETAKE_MAX_S, RETAKE_FIRST_S * 2.0 ** min(attempt, 10))
+        await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, protects nothing
+        attempt += 1
+
+
+async def _open(connection: asyncpg.Connection, tables: str) -> Visibility:
+    """Begins the transaction, locks the tables and only then takes the snapshot: neither SET nor LOCK takes one."""
     settings = {**SESSION_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
     lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    await connection.execute("; ".join([*lines, f"LOCK TABLE {table.sql_name} IN ACCESS SHARE MODE"]))
+    await connection.execute("; ".join([*lines, f"LOCK TABLE {tables} IN ACCESS SHARE MODE"]))
     return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
 
 

@@ -5,33 +5,29 @@ Both come a part at a time, and whoever walks a tree asks for the one between pa
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
 from syncline.actors.postgres.catalog import TableInfo
-from syncline.actors.postgres.rowkey import key_sql, quote_identifier
+from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
 from syncline.actors.postgres.snapshot import (
-    RETAKE_FIRST_S,
-    RETAKE_MAX_S,
     ROW_TAGS_SQL,
+    Seen,
     TaggedRow,
     Visibility,
+    begin,
     give_back,
 )
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS
-from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
+from syncline.actors.postgres.typemap import from_wire, to_wire
 
 if TYPE_CHECKING:
     from syncline.actors.shapes.membership import Query
 
 ROWS_AT_ONCE = 500
 VALUES_AT_ONCE = 1_000
-
-Seen = Callable[[Visibility], Awaitable[bool]]
 
 
 class TableMissing(Exception):
@@ -112,7 +108,8 @@ class Subtree:
 
     def _cells(self, table: TableInfo) -> str:
         there = self._columns.get(table.oid, frozenset())
-        return f"ARRAY[{', '.join(_cell(name) if name in there else 'NULL' for name in table.relation.names)}]::text[]"
+        cells = (cell_sql(name) if name in there else "NULL" for name in table.relation.names)
+        return f"ARRAY[{', '.join(cells)}]::text[]"
 
     @property
     def _open(self) -> asyncpg.Connection:
@@ -132,28 +129,11 @@ async def open_subtree(pool: asyncpg.Pool, tables: Mapping[int, TableInfo], seen
     with a growing pause. Holds a connection of the pool until it is closed. Raises what asyncpg and ``seen`` raise."""
     connection = await pool.acquire()
     try:
-        attempt = 0
-        while True:
-            visibility = await _begin(connection, tables.values())
-            if await seen(visibility):
-                return Subtree(pool, connection, tables, visibility, await _columns_of(connection, tables))
-            await connection.execute("ROLLBACK")
-            pause_s = min(RETAKE_MAX_S, RETAKE_FIRST_S * 2.0 ** min(attempt, 10))
-            await asyncio.sleep(pause_s * (0.5 + random.random() / 2))  # noqa: S311 - spreads load, protects nothing
-            attempt += 1
+        visibility = await begin(connection, tables.values(), seen)
+        return Subtree(pool, connection, tables, visibility, await _columns_of(connection, tables))
     except BaseException:
         await give_back(pool, connection)
         raise
-
-
-async def _begin(connection: asyncpg.Connection, tables: Iterable[TableInfo]) -> Visibility:
-    """The tables are locked before the snapshot is taken: TRUNCATE and rewrites do not respect snapshots."""
-    settings = {**SESSION_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
-    lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
-    names = ", ".join(sorted(table.sql_name for table in tables))
-    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    await connection.execute("; ".join([*lines, f"LOCK TABLE {names} IN ACCESS SHARE MODE"]))
-    return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
 
 
 async def _columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> dict[int, frozenset[str]]:
@@ -163,12 +143,6 @@ async def _columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> 
         list(tables),
     )
     return {row["oid"]: frozenset(row["names"]) for row in rows}
-
-
-def _cell(name: str) -> str:
-    # format('%s') prints as the type's output function does, which is what the stream sends; it prints NULL as ''.
-    column = f"t.{quote_identifier(name)}"
-    return f"CASE WHEN {column} IS NOT NULL THEN format('%s', {column}) END"
 
 
 def _tagged(table: TableInfo) -> str:

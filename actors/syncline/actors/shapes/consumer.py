@@ -212,14 +212,14 @@ class Consumer(Actor):
         record.gone = codec.encode_ops(gone)
         return record
 
-    async def _until_there(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Postgres, or the router, may be away for a while."""
+    async def _until_there(self, work: Callable[[], Awaitable[T]], failed: str = "rows of %s cannot be read") -> T:
+        """Postgres, or the router, may be away for a while. ``failed``: what is logged then, of a table."""
         delay_s = LOAD_BACKOFF_FIRST_S
         while True:
             try:
                 return await work()
             except AWAY as error:
-                log.warning("rows of %s cannot be looked at: %s; again in %.1f s", self._shape.table, error, delay_s)
+                log.warning(f"{failed}: %s; again in %.1f s", self._shape.table, error, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
 
@@ -286,23 +286,14 @@ class Consumer(Actor):
     # --- the first snapshot -------------------------------------------------------------------------------------------
 
     async def _load(self) -> None:
-        """Take the snapshot, again and again until it succeeds: Postgres may be away for a while."""
-        delay_s = LOAD_BACKOFF_FIRST_S
-        while True:
-            try:
-                ready_lsn = await self._load_once()
-                break
-            except TableGone:
-                log.warning(
-                    "the table %s.%s was dropped before it could be read", self._shape.schema, self._shape.table
-                )
-                self._gone = True
-                self._notify()
-                return
-            except AWAY as error:
-                log.warning("snapshot of %s failed: %s; again in %.1f s", self._shape.table, error, delay_s)
-                await asyncio.sleep(delay_s)
-                delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)
+        """Take the snapshot, again and again until it succeeds."""
+        try:
+            ready_lsn = await self._until_there(self._load_once, "snapshot of %s failed")
+        except TableGone:
+            log.warning("the table %s.%s was dropped before it could be read", self._shape.schema, self._shape.table)
+            self._gone = True
+            self._notify()
+            return
         snapshot = self._store.snapshot_at(ready_lsn)
         await asyncio.to_thread(self._store.finishing(snapshot))
         self._store.finished(snapshot)

@@ -83,9 +83,9 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the transaction does to the shape. ``changes``: for devices; ``gone``: of the GONE ones among them the rows
-    themselves, as inserts. ``held``: the rows that are held now and are new, changed or at other nodes than before;
-    ``left``: those that are not held any more."""
+    """What the transaction does to the shape. ``changes``: for devices; ``gone``: of the GONE ones among them, in the
+    same order, the rows themselves, as inserts. ``held``: the rows that are held now and are new, changed or at other
+    nodes than before; ``left``: those that are not held any more."""
 
     changes: tuple[RowChange, ...] = ()
     gone: tuple[Insert, ...] = ()

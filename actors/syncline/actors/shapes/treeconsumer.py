@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TypeAlias
 
 from syncline.actors.postgres.lsn import Lsn
@@ -196,30 +197,19 @@ class TreeConsumer(Consumer):
 
     async def _write(self, head: TransactionHead, step: Step) -> list[Record]:
         self._next_index = 0
-        records = [await self._tree_record(head, part, step.gone) for part in _parts(step.changes)]
+        records = []
+        gone = iter(step.gone)  # in the order of the GONE ones among the changes
+        for part in _parts(step.changes):
+            record = await self._record(head, part)
+            leaving = sum(isinstance(change, Gone) for change in part)
+            record.gone = codec.encode_ops(islice(gone, leaving))
+            records.append(record)
         records[-1].last = True
         if self._store.segment_full:
             await asyncio.to_thread(self._store.flushing())
         self._store.append(records)
         self._holdings.apply(step, int(head.lsn))
         return list(for_edges(records))
-
-    async def _tree_record(self, head: TransactionHead, changes: Sequence[RowChange], gone: Sequence[Insert]) -> Record:
-        record = await self._record(head, changes)
-        leaving = {(change.relation_id, change.row) for change in changes if isinstance(change, Gone)}
-        if leaving:
-            relations = self._tree.relations
-            rows = [
-                insert
-                for insert in gone
-                if (
-                    insert.relation_id,
-                    relations[insert.relation_id].key_row(relations[insert.relation_id].key_of(insert.row)),
-                )
-                in leaving
-            ]
-            record.gone = codec.encode_ops(rows)
-        return record
 
     # --- deciding -----------------------------------------------------------------------------------------------------
 
