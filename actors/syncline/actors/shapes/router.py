@@ -110,7 +110,7 @@ class Router(Actor):
         self._shards = shards
         self._relation_of = relation_of
         self._streamed: dict[int, tuple[str, ...]] = {}
-        self._projections: dict[int, Projection | None] = {}
+        self._odd: dict[int, Projection] | None = None  # None: to be worked out
         self._read_migrations = read_migrations
         self._matcher = Matcher()
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_TRANSACTIONS_MAX)  # (LSN, xid)
@@ -168,10 +168,10 @@ class Router(Actor):
                 self._migrations = 0
             if chunk.relations:
                 self._streamed.update((r.oid, tuple(column.name for column in r.columns)) for r in chunk.relations)
-                self._projections.clear()
+                self._odd = None
             if chunk.migrations:
                 await self._add_migrations(head, chunk.migrations, entries)
-                self._projections.clear()
+                self._odd = None
             touched = self._matcher.split(self._as_catalogued(chunk.changes))
             for shape, changes in touched.items():
                 piece = Piece(head, changes, first=shape not in self._open, last=chunk.last)
@@ -196,21 +196,18 @@ class Router(Actor):
 
     def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
         """``changes`` in the catalogue's columns: a column nobody told devices of may have come or gone meanwhile."""
-        odd: dict[int, Projection] = {}
-        for relation_id in {change.relation_id for change in changes if not isinstance(change, Truncated)}:
-            if relation_id not in self._projections:
-                relation, names = self._relation_of(relation_id), self._streamed.get(relation_id)
-                same = relation is None or names is None or names == relation.names
-                self._projections[relation_id] = None if same else projection(names or (), relation.names)  # type: ignore[union-attr]
-            places = self._projections[relation_id]
-            if places is not None:
-                odd[relation_id] = places
-        if not odd:
+        if self._odd is None:
+            self._odd = {}
+            for relation_id, names in self._streamed.items():
+                relation = self._relation_of(relation_id)
+                if relation is not None and names != relation.names:
+                    self._odd[relation_id] = projection(names, relation.names)
+        if not self._odd:
             return changes
         return [
-            change
-            if isinstance(change, Truncated) or change.relation_id not in odd
-            else project(change, odd[change.relation_id])
+            project(change, self._odd[change.relation_id])
+            if not isinstance(change, Truncated) and change.relation_id in self._odd
+            else change
             for change in changes
         ]
 
