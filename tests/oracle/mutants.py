@@ -14,6 +14,7 @@ from unittest import mock
 
 from tests.mutation import Mutants, everywhere, in_place_of
 from tests.property import test_shapes_membership as played
+from tests.sim.mutants import MUTANTS as of_the_simulator
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.holders import any_holds
@@ -21,7 +22,7 @@ from syncline.actors.postgres import subtree
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.filtering import filtered
-from syncline.actors.shapes.frames import once, whole_frame
+from syncline.actors.shapes.frames import once
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.membership import Step, _Walk
@@ -238,27 +239,16 @@ def _(stack: ExitStack) -> None:
 # --- bundles ----------------------------------------------------------------------------------------------------------
 
 
-@mutant("a bundle releases before all its shapes have passed")
-def _(stack: ExitStack) -> None:
-    def arrived(original: Any, self: Bundle, records: Any) -> None:
-        original(self, records)
-        if records:
-            self._watermark = max(self._watermark, records[-1].lsn)
-
-    in_place_of(stack, Bundle, "arrived", arrived)
+for shared in (
+    "a bundle releases before all its shapes have passed",
+    "a transaction loses the part of one of its shapes",
+):
+    MUTANTS[shared] = of_the_simulator[shared]
 
 
 @mutant("a bundle does not wait for a shape that rests")
 def _(stack: ExitStack) -> None:
     in_place_of(stack, Bundle, "held", lambda original, self, shape, lsn: None)
-
-
-@mutant("a transaction loses the part of one of its shapes")
-def _(stack: ExitStack) -> None:
-    def whole(original: Any, records: Any, **options: Any) -> Any:
-        return original(list(records)[:1], **options)
-
-    everywhere(stack, whole_frame, whole)
 
 
 @mutant("a row that leaves one shape goes, whoever else holds it")

@@ -155,8 +155,8 @@ def _(stack: ExitStack) -> None:
 
 @mutant("the logs are read from the wrong position")
 def _(stack: ExitStack) -> None:
-    def init(original: Any, self: LogMerge, shapes: Any, after: int, upto: int) -> None:
-        original(self, shapes, max(0, after - 150), upto)
+    def init(original: Any, self: LogMerge, shapes: Any, after: int, upto: int, **options: Any) -> None:
+        original(self, shapes, max(0, after - 150), upto, **options)
 
     in_place_of(stack, LogMerge, "__init__", init)
 
@@ -186,7 +186,10 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a transaction loses the part of one of its shapes")
 def _(stack: ExitStack) -> None:
-    everywhere(stack, whole_frame, lambda original, records: whole_frame(list(records)[:1]))
+    def whole(original: Any, records: Any, **options: Any) -> Any:
+        return original(list(records)[:1], **options)
+
+    everywhere(stack, whole_frame, whole)
 
 
 @mutant("the log since the snapshot is left out of an image")
