@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Set as AbstractSet
 
+from google.protobuf.message import Message
+
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import check_width
@@ -23,13 +25,31 @@ from syncline.proto.errors import ErrorCode, ProtocolError, misuse
 from syncline.proto.events import StartRequested, StreamRefused, Subscribed, SubscribeRequested
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
 from syncline.proto.states import AUTHENTICATE, METHODS, START, STOP, SUBSCRIBE
+from syncline.proto.subprotocols import OLD, takes_extensions
 from syncline.proto.values import Compensation, Gone, Insert, Migrate, Relation, RowChange
+
+# Extensions have type bytes, and numbers of fields, from these on.
+EXTENSION_TYPES = 64
+EXTENSION_FIELDS = 1000
+
+
+def extended(message: Message) -> bool:
+    """Whether a field of it, or of what is inside it, is an extension."""
+    for field, value in message.ListFields():
+        if field.number >= EXTENSION_FIELDS:
+            return True
+        parts = value if field.is_repeated else (value,)
+        if field.message_type is not None and any(map(extended, parts)):
+            return True
+    return False
 
 
 class OutgoingRules:
-    """The rules of one connection. ``check`` raises ProtocolError (INTERNAL) for a frame that must not be sent."""
+    """The rules of one connection, for which ``protocol`` was agreed. ``check`` raises ProtocolError (INTERNAL) for a
+    frame that must not be sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = OLD[0]) -> None:
+        self._extensions = takes_extensions(protocol)
         self._authenticated = False
         self._streaming = False
         self._relations: dict[int, Relation] = {}
@@ -65,6 +85,8 @@ class OutgoingRules:
     def check(self, frame: bytes) -> None:
         """The next frame that the server sends."""
         kind, message = codec.decode(frame)
+        if not self._extensions and (kind >= EXTENSION_TYPES or (isinstance(message, Message) and extended(message))):
+            raise misuse(f"an extension, in a {kind.name}, for a peer that takes none")
         match kind:
             case MessageType.OP_LOG:
                 self._require_streaming("an operation")

@@ -17,6 +17,7 @@ from syncline.proto import events
 from syncline.proto.errors import ProtocolError
 from syncline.proto.events import ClientEvent
 from syncline.proto.session import ClientSession
+from syncline.proto.subprotocols import OLD
 from syncline.proto.values import Insert, Row, RowChange, ShapeRequest, Transaction
 
 E = TypeVar("E", bound=ClientEvent)
@@ -28,6 +29,10 @@ class WatchedConnection(websockets.ClientConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rules = OutgoingRules()
+
+    def agreed(self) -> None:
+        """The handshake is over."""
+        self.rules = OutgoingRules(self.subprotocol or OLD[0])
 
     async def send(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(message, bytes):
@@ -56,17 +61,18 @@ class RawDevice:
     @classmethod
     @contextlib.asynccontextmanager
     async def connected(
-        cls, url: str, *, client_id: str | None = None, token: str | None = None
+        cls, url: str, *, client_id: str | None = None, token: str | None = None, protocol: str = OLD[0]
     ) -> AsyncIterator[RawDevice]:
-        """A socket, authenticated unless ``token`` is empty."""
+        """A socket, authenticated unless ``token`` is empty. ``protocol``: the one it offers."""
         socket = await websockets.connect(
             url.replace("http", "ws") + "/ws",
-            subprotocols=[websockets.Subprotocol("electric.0.12")],
+            subprotocols=[websockets.Subprotocol(protocol)],
             max_size=None,
             ping_interval=None,
             create_connection=WatchedConnection,
         )
         assert isinstance(socket, WatchedConnection)
+        socket.agreed()
         device = cls(socket, client_id or str(uuid.uuid4()))
         try:
             if token != "":

@@ -15,6 +15,7 @@ from tests.sim.waiting import Scheduler
 
 from syncline.actors.devices.device import Device
 from syncline.proto.errors import ProtocolError
+from syncline.proto.subprotocols import OWN
 
 LATENCY_US = 6_000
 BUFFER_FRAMES = 4
@@ -85,7 +86,7 @@ class Link:
         self.server_open = True
         self.down = Direction(scheduler, to_device, self._drained)
         self.up = Direction(scheduler, self._at_server, lambda: None)
-        self.rules = OutgoingRules()
+        self.rules = OutgoingRules(OWN)
         self.server_end = ServerEnd(self)
         self._receiver = accept(self.server_end).receiver
 
@@ -166,6 +167,7 @@ class ServerEnd:
     """The connection as ``Device`` uses it."""
 
     remote = "sim"
+    protocol = OWN
 
     def __init__(self, link: Link) -> None:
         self._link = link

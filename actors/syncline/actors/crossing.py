@@ -32,6 +32,7 @@ from syncline.actors.shapes.log import Page, Record, record_fields
 from syncline.actors.shapes.messages import (
     Arrived,
     AskHeld,
+    CountImage,
     HeldBelow,
     Join,
     Joined,
@@ -160,6 +161,7 @@ SHAPES: Final = (AddRoute, LiveShapes, Shape, Included, Reference, Dispatch, Own
 EDGES: Final = (
     *(EnsureShape, ShapePlace, ReadWatermark, FollowWatermark, Watermark, Relation, Column),
     *(Join, Leave, Joined, Arrived, NotifyReady, ShapeReady, ShapeGone, ReadPage, Page, ReadRows, AskHeld, HeldBelow),
+    CountImage,
 )
 # Between the edges and the origin.
 WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)

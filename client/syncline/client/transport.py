@@ -17,8 +17,10 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from syncline.client.errors import UsageError
+from syncline.proto.subprotocols import OLD, OWN
 
-SUBPROTOCOL = "electric.0.12"
+# A server takes ours if it knows it.
+SUBPROTOCOLS = (OWN, OLD[0])
 
 # A server of the old line sends a whole shape as one message.
 FRAME_BYTES_MAX = 512 * 1024 * 1024
@@ -50,6 +52,10 @@ class TransportClosed(Exception):
 
 
 class Transport(Protocol):
+    """``protocol``: the subprotocol that the server has agreed to."""
+
+    protocol: str
+
     async def send(self, frame: bytes) -> None:
         """Hand a frame over; waits while the peer is slow. Raises TransportClosed."""
 
@@ -76,6 +82,7 @@ class WebSocketTransport:
     def __init__(
         self, connection: ClientConnection, silence_s: float = SILENCE_S, pong_timeout_s: float = PONG_TIMEOUT_S
     ) -> None:
+        self.protocol = connection.subprotocol or OLD[0]
         self._connection = connection
         self._silence_s = silence_s
         self._pong_timeout_s = pong_timeout_s
@@ -128,7 +135,7 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
     try:
         connection = await connect(
             endpoint(url),
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            subprotocols=[Subprotocol(protocol) for protocol in SUBPROTOCOLS],
             compression=None,
             max_size=FRAME_BYTES_MAX,
             open_timeout=OPEN_TIMEOUT_S,

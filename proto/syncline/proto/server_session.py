@@ -82,6 +82,8 @@ class ServerSession:
     ``open_transactions`` bounds what the unfinished ones of several devices take. Is this device's let go for it, no
     write of its is read any more and ``on_let_go`` is called: it has to come again. ``close`` gives back what it holds.
 
+    ``extensions``: whether the device takes them; only then may it be sent any, and may it send some.
+
     ``row_of``: what has to be kept of an operation to know which row it names, None for nothing.
     """
 
@@ -90,7 +92,10 @@ class ServerSession:
         open_transactions: OpenTransactions | None = None,
         on_let_go: Callable[[], None] = lambda: None,
         row_of: Callable[[Relation, RowChange], NamedChange | None] = lambda relation, change: None,
+        *,
+        extensions: bool = False,
     ) -> None:
+        self.extensions = extensions
         self.state = State.CONNECTING
         self.writes_started = False
         self._calls: dict[int, str] = {}

@@ -12,6 +12,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from syncline.client.transport import TransportClosed, WebSocketTransport, open_websocket
+from syncline.proto.subprotocols import OLD, OWN
 
 SUBPROTOCOLS = [Subprotocol("electric.0.12")]
 
@@ -25,12 +26,21 @@ async def leave(connection: ServerConnection) -> None:
     await connection.close(4000, "JWT-expired")
 
 
-async def test_frames_go_and_come_as_they_are_on_the_one_path_with_the_one_subprotocol() -> None:
+@pytest.mark.parametrize(("known", "agreed"), [((OLD[0],), OLD[0]), ((OWN, *OLD), OWN)])
+async def test_our_own_protocol_is_agreed_if_the_server_knows_it(known: tuple[str, ...], agreed: str) -> None:
+    subprotocols = [Subprotocol(protocol) for protocol in known]
+    async with serve(echo, "127.0.0.1", 0, subprotocols=subprotocols) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with open_websocket(f"http://127.0.0.1:{port}") as transport:
+            assert transport.protocol == agreed
+
+
+async def test_frames_go_and_come_as_they_are_on_the_one_path() -> None:
     seen: list[str] = []
 
     async def remember(connection: ServerConnection) -> None:
         assert connection.request is not None
-        seen.append(f"{connection.request.path} {connection.subprotocol}")
+        seen.append(connection.request.path)
         await echo(connection)
 
     async with serve(remember, "127.0.0.1", 0, subprotocols=SUBPROTOCOLS, max_size=None) as server:
@@ -39,7 +49,7 @@ async def test_frames_go_and_come_as_they_are_on_the_one_path_with_the_one_subpr
             for frame in (b"", b"\x00\xff", bytes(2_000_000)):
                 await transport.send(frame)
                 assert await transport.receive() == frame
-    assert seen == ["/ws electric.0.12"]
+    assert seen == ["/ws"]
 
 
 async def test_the_reason_of_a_close_is_told() -> None:

@@ -29,6 +29,7 @@ from syncline.cluster.testing import Probe, spawn
 from syncline.proto import events
 from syncline.proto.events import ClientEvent
 from syncline.proto.session import ClientSession
+from syncline.proto.subprotocols import OLD
 from syncline.proto.values import Key, ShapeRequest
 
 WATERMARK = 1_000
@@ -117,7 +118,8 @@ class FakeConnection:
 
     remote = "192.0.2.1:4711"
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: str = OLD[0]) -> None:
+        self.protocol = protocol
         self.client = ClientSession()
         self.closed: tuple[int, str] | None = None
         self.writable = True

@@ -24,6 +24,7 @@ from syncline.cluster import Context, DynamicSupervisor, Refusal
 from syncline.cluster.supervisor import WhichChildren
 from syncline.cluster.testing import kill, probe, spawn
 from syncline.proto import events
+from syncline.proto.subprotocols import OLD, OWN
 
 HIGH_WATER = Limits().high_water_bytes
 
@@ -42,8 +43,8 @@ class Seated:
         self.forwarder = await spawn(Forwarder(refs), self.edge, name=GATEWAY)
         return self
 
-    def arrives(self) -> tuple[FakeConnection, Lobby]:
-        connection = FakeConnection()
+    def arrives(self, protocol: str = OLD[0]) -> tuple[FakeConnection, Lobby]:
+        connection = FakeConnection(protocol)
         return connection, welcome(self.edge.registry.ref(GATEWAY), connection)  # type: ignore[arg-type]
 
     async def admitted(self, client_id: str = "me") -> tuple[FakeConnection, Lobby]:
@@ -90,6 +91,16 @@ async def test_a_device_elsewhere_is_admitted_and_its_claim_is_passed_on() -> No
     assert isinstance(claim, Claim)
     assert (claim.client_id, claim.remote) == ("me", FakeConnection.remote)
     assert await scene.forwarder.call(ReadConnected()) == 1
+
+
+@pytest.mark.parametrize("protocol", [OLD[0], OWN])
+async def test_a_device_elsewhere_knows_what_was_agreed(protocol: str) -> None:
+    scene = await Seated().start()
+    scene.arrives(protocol)
+    async with asyncio.timeout(5):
+        while not await scene.hosts[0].context.registry.ref(DEVICES).call(WhichChildren()):
+            pass
+    assert (await scene.line()).protocol == protocol
 
 
 async def test_a_socket_that_ends_frees_the_seat(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,4 +238,4 @@ async def test_a_seat_answers_one_who_asks_while_it_is_taken_with_a_refusal() ->
     await scene.admitted()
     stranger = await probe()
     with pytest.raises(Refusal, match="taken"):
-        await scene.hosts[0].context.registry.ref(GATEWAY).call(TakeSeat(stranger.ref, "192.0.2.2:1"))
+        await scene.hosts[0].context.registry.ref(GATEWAY).call(TakeSeat(stranger.ref, "192.0.2.2:1", OLD[0]))

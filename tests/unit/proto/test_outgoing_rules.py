@@ -10,6 +10,7 @@ from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.calls import start_body
 from syncline.proto.errors import ErrorCode, ProtocolError
+from syncline.proto.subprotocols import OLD, OWN
 from syncline.proto.values import Change, Compensation, Delete, Gone, Insert, Migrate, Transaction
 
 ROW = (b"1", b"one")
@@ -29,22 +30,22 @@ def answer(method: str, request_id: int, body: bytes = b"") -> bytes:
     return codec.rpc_response(method, request_id, body)
 
 
-def authenticated() -> OutgoingRules:
-    rules = OutgoingRules()
+def authenticated(protocol: str = OLD[0]) -> OutgoingRules:
+    rules = OutgoingRules(protocol)
     rules.heard(codec.rpc_request("authenticate", 1, pb.SatAuthReq(id="c1", token="t").SerializeToString()))
     rules.check(answer("authenticate", 1))
     return rules
 
 
-def streaming(*resumed: str) -> OutgoingRules:
-    rules = authenticated()
+def streaming(*resumed: str, protocol: str = OLD[0]) -> OutgoingRules:
+    rules = authenticated(protocol)
     rules.heard(codec.rpc_request("startReplication", 2, start_body(b"1", resumed, None, "sqlite", ())))
     rules.check(answer("startReplication", 2))
     return rules
 
 
-def subscribed() -> OutgoingRules:
-    rules = streaming()
+def subscribed(protocol: str = OLD[0]) -> OutgoingRules:
+    rules = streaming(protocol=protocol)
     rules.check(codec.relation_message(ITEMS))
     rules.heard(codec.rpc_request("subscribe", 3, codec.subscribe_body("s1", SHAPES)))
     rules.check(answer("subscribe", 3))
@@ -71,6 +72,11 @@ def test_a_whole_conversation_is_allowed() -> None:
     rules = allowed(subscribed(), START_WRITE, BEGIN, shape("r2"), SHAPE_END, shape("r1"), ROWS, ROWS, SHAPE_END, END)
     allowed(rules, transaction(Insert(ITEMS.id, ROW), Migrate("1", ())), transaction())
     allowed(rules, codec.unsubs_data_begin(["s1"], b"50"), GONES, codec.unsubs_data_end(), transaction())
+
+
+def test_an_extension_is_only_sent_to_a_peer_that_takes_it() -> None:
+    never(subscribed(), codec.subs_data_begin("s1", b"10", 100), "an extension")
+    allowed(subscribed(OWN), codec.subs_data_begin("s1", b"10", 100))
 
 
 def test_a_relation_is_never_sent_before_the_start_is_accepted() -> None:

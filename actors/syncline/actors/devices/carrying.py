@@ -16,6 +16,7 @@ from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.starting import Places
 from syncline.actors.devices.steps import (
     AnyHolds,
+    CountRows,
     Delivered,
     Follow,
     Forget,
@@ -31,7 +32,7 @@ from syncline.actors.devices.steps import (
     WrittenKeys,
 )
 from syncline.actors.shapes.log import Page
-from syncline.actors.shapes.messages import ReadRows
+from syncline.actors.shapes.messages import CountImage, ReadRows
 from syncline.cluster import Ref
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,9 @@ class Carrier:
             case ReadImage(shape, lsn, cursor):
                 (ref,) = self._places.refs((shape,)).values()
                 return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+            case CountRows(counted):
+                refs = self._places.refs(counted).values()
+                return sum([await ref.call(CountImage(), IMAGE_TIMEOUT_S) for ref in refs])
             case AnyHolds(of, lsn, rows):
                 return await any_holds(self._places, of, lsn, rows)
             case ReadCurrent(keys):

@@ -9,23 +9,29 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 
 from syncline.actors.devices.overlaps import sharing
-from syncline.actors.devices.steps import AnyHolds, Delivery, ReadImage, Send, Shapes, Step, Steps
+from syncline.actors.devices.steps import AnyHolds, CountRows, Delivery, ReadImage, Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
 from syncline.proto import codec
 from syncline.proto.values import Gone, Insert, Relation
 
 
-def arriving(delivery: Delivery, held: Shapes, at: int) -> Steps:
-    """The rows of ``delivery`` as of ``at``, of the shapes that are not ``held`` yet."""
+def arriving(delivery: Delivery, held: Shapes, at: int, *, estimating: bool) -> Steps:
+    """The rows of ``delivery`` as of ``at``, of the shapes that are not ``held`` yet. ``estimating``: the device is
+    told about how many there are."""
     # The relations go out again each time: read in one chunk with the subscribe answer, the npm client would
     # otherwise start on the data before it knows the subscription.
     shapes = dict.fromkeys(shape for _, requested in delivery.requests for shape in requested)
     relations = {relation.id: relation for shape in shapes for relation in delivery.shapes[shape]}
+    estimate: int | None = None
+    if estimating:
+        answer = yield CountRows(tuple(shape for shape in shapes if shape not in held))
+        assert isinstance(answer, int)
+        estimate = answer
     yield Send(
         (
             *(codec.relation_message(relation) for relation in relations.values()),
-            codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at)),
+            codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at), estimate),
         )
     )
     there = dict(held)

@@ -62,6 +62,7 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
+from syncline.proto.subprotocols import takes_extensions
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,10 @@ class Device(Actor):
         self._connection = connection
         self._around = around
         self._session = ServerSession(
-            around.open_transactions, lambda: self.ref.inform(_LetGo()), RowNamer(around.database.table)
+            around.open_transactions,
+            lambda: self.ref.inform(_LetGo()),
+            RowNamer(around.database.table),
+            extensions=takes_extensions(connection.protocol),
         )
         self._identity: Identity | None = None
         self._client_id = ""
@@ -272,7 +276,14 @@ class Device(Actor):
 
     async def _start(self, event: StartRequested) -> None:
         try:
-            started = await start(self._client_id, event, self._around.database, self._places, self._carrier.generation)
+            started = await start(
+                self._client_id,
+                event,
+                self._around.database,
+                self._places,
+                self._carrier.generation,
+                extensions=self._session.extensions,
+            )
         except StartRefused as refused:
             log.info("device %s cannot start: %s %s", self._client_id, refused.code, refused.message)
             if refused.code != "UNKNOWN_SCHEMA_VSN":

@@ -172,7 +172,7 @@ class Forwarder(Actor):
         line: Ref | None = None
         try:
             ref = await start_child(self._devices, spec)
-            line = await self._seats[seat].call(TakeSeat(ref, connection.remote), TAKE_TIMEOUT_S)
+            line = await self._seats[seat].call(TakeSeat(ref, connection.remote, connection.protocol), TAKE_TIMEOUT_S)
         except Refusal:
             return None
         except (ActorDown, CallTimeout):  # others are asked first from now on

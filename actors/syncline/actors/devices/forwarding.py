@@ -23,10 +23,12 @@ from syncline.cluster import Ref
 
 @dataclass(frozen=True, slots=True)
 class TakeSeat:
-    """Call. Answer: the line, to which ``relay`` passes on what comes from ``remote``. Refused while another has it."""
+    """Call. Answer: the line, to which ``relay`` passes on what comes from ``remote``. Refused while another has it.
+    ``protocol``: the agreed subprotocol."""
 
     relay: Ref
     remote: str
+    protocol: str
 
 
 @dataclass(frozen=True, slots=True)

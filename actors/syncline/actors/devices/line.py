@@ -41,8 +41,9 @@ ROOM_SHARE = 4
 class Line(Actor):
     """What a device has instead of its ``Connection``, whose manners it has. ``relay``: who has the socket."""
 
-    def __init__(self, relay: Ref, remote: str, limits: Limits | None = None) -> None:
+    def __init__(self, relay: Ref, remote: str, protocol: str, limits: Limits | None = None) -> None:
         self.remote = remote
+        self.protocol = protocol
         self._relay = relay
         self._limits = limits or Limits()
         self._receiver: Receiver | None = None
@@ -164,26 +165,26 @@ class Seat(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case TakeSeat(relay, remote):
-                return await self._take(relay, remote)
+            case TakeSeat():
+                return await self._take(message)
             case Claim():
                 self._claims.inform(message)
                 return None
             case _:
                 raise TypeError(f"a seat does not understand {message!r}")
 
-    async def _take(self, relay: Ref, remote: str) -> Ref:
+    async def _take(self, asked: TakeSeat) -> Ref:
         """The line. Raises Refusal."""
         if self._taken:
             raise Refusal("it is taken")
         name = uuid.uuid4().hex
-        line = Line(relay, remote)
+        line = Line(asked.relay, asked.remote, asked.protocol)
         device = Device(line, self._around)
         try:
             await self._start(f"line:{name}", line)
             await self._start(f"device:{name}", device)
         except (Refusal, ActorDown, CallTimeout) as error:
-            log.warning("no device could be started for %s: %s", remote, error)
+            log.warning("no device could be started for %s: %s", asked.remote, error)
             await stop_child(self._devices, f"line:{name}")
             raise Refusal("no device could be started") from error
         line.serve(device)

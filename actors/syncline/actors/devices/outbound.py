@@ -73,7 +73,7 @@ class Outbound:
     ``position``: every transaction at or below it has been sent. ``schema``: the hash of the schema shape, which every
     device holds. ``subscriptions``: those whose rows it has there. ``migrations`` and their ``relations`` are sent
     first: what a first start lacks. ``generation``: the last one used on this connection; what is released to an older
-    one may still be on its way and is ignored.
+    one may still be on its way and is ignored. ``extensions``: whether the device takes them.
     """
 
     def __init__(
@@ -86,11 +86,14 @@ class Outbound:
         migrations: Sequence[tuple[int, tuple[Migrate, ...]]] = (),
         relations: Sequence[Relation] = (),
         generation: int = 0,
+        *,
+        extensions: bool = False,
     ) -> None:
         self.client_id = client_id
         self.position = position
         self.window = window
         self.generation = generation
+        self._extensions = extensions
         self._schema = schema
         self._subscriptions = subscriptions
         self.shapes = self._shapes_of(subscriptions)
@@ -406,7 +409,7 @@ class Outbound:
         at = self._released_from_log()
         yield from self._read_log(upto=at)
         if delivery.requests:
-            yield from arriving(delivery, self.shapes, at)
+            yield from arriving(delivery, self.shapes, at, estimating=self._extensions)
         else:
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
             yield from leaving(delivery, gone, shapes, at)

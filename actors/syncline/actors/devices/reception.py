@@ -77,6 +77,7 @@ class Surroundings:
 class Socket(Protocol):
     """What a device has of its connection: a ``websocket.Connection``, or what stands for one that is elsewhere."""
 
+    protocol: str
     remote: str
 
     @property

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote
 
+from syncline.proto.subprotocols import OLD, OWN
+
 HEAD_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 64
 
@@ -22,9 +24,8 @@ _ACCEPT_SUFFIX = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
-OWN_PROTOCOL = "syncline.1"
-# The published client offers exactly one value, its own major.minor. The order is our preference among several.
-SUBPROTOCOLS = (OWN_PROTOCOL, "electric.0.12", "electric.0.11", "electric.0.10")
+# In the order of our preference, where a peer offers several.
+SUBPROTOCOLS = (OWN, *OLD)
 
 
 class RequestRefused(Exception):

@@ -151,20 +151,29 @@ class Started:
 
 
 async def start(
-    client_id: str, event: StartRequested, database: Database, places: Places, generation: int = 0
+    client_id: str,
+    event: StartRequested,
+    database: Database,
+    places: Places,
+    generation: int = 0,
+    *,
+    extensions: bool = False,
 ) -> Started:
-    """The stream that a device asked for. ``generation``: the last one followed on this connection.
+    """The stream that a device asked for. ``generation``: the last one followed on this connection. ``extensions``:
+    whether it takes them.
 
     Raises StartRefused, and what the database and calls raise.
     """
     schema = schema_shape(event.dialect)
     place = await places.ensure(schema, ())
     if event.lsn:
-        return await _resumed(client_id, event, database, places, place, generation)
-    return await _fresh(client_id, event, database, places, generation)
+        return await _resumed(client_id, event, database, places, place, generation, extensions=extensions)
+    return await _fresh(client_id, event, database, places, generation, extensions=extensions)
 
 
-async def _fresh(client_id: str, event: StartRequested, database: Database, places: Places, generation: int) -> Started:
+async def _fresh(
+    client_id: str, event: StartRequested, database: Database, places: Places, generation: int, *, extensions: bool
+) -> Started:
     """A device that has nothing, or starts over: it gets the migrations it lacks and waits for subscriptions."""
     if event.subscription_ids:
         raise StartRefused("INVALID_POSITION", "subscriptions without a position")
@@ -191,6 +200,7 @@ async def _fresh(client_id: str, event: StartRequested, database: Database, plac
         migrations,
         tuple(relations.values()),
         generation,
+        extensions=extensions,
     )
     return Started(outbound, {})
 
@@ -202,6 +212,8 @@ async def _resumed(
     places: Places,
     schema: ShapePlace,
     generation: int,
+    *,
+    extensions: bool,
 ) -> Started:
     if len(event.lsn) > LSN_CHARS_MAX or not event.lsn.isdigit():
         raise StartRefused("BEHIND_WINDOW", "not a position of this server")
@@ -228,6 +240,7 @@ async def _resumed(
         {id: planned.relations for id, planned in held_there.items()},
         Window(WINDOW_TRANSACTIONS),
         generation=generation,
+        extensions=extensions,
     )
     cancelled = tuple(id for id in held_there if known[id].cancelled)
     if cancelled:

@@ -182,6 +182,13 @@ class ReadImage:
 
 
 @dataclass(frozen=True, slots=True)
+class CountRows:
+    """About how many rows do these shapes have? Answer: int."""
+
+    shapes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AnyHolds:
     """Which of ``rows``, which are as of ``lsn``, does any of ``shapes`` hold there? Answer: list of bool."""
 
@@ -249,6 +256,7 @@ Step: TypeAlias = (
     | OpenLog
     | ReadMore
     | ReadImage
+    | CountRows
     | AnyHolds
     | ReadCurrent
     | Shows

@@ -29,6 +29,7 @@ from syncline.actors.shapes.messages import (
     Appended,
     Arrived,
     AskHeld,
+    CountImage,
     Flush,
     Join,
     Joined,
@@ -145,6 +146,8 @@ class Consumer(Actor):
             case ReadRows(lsn, cursor):
                 assert self._readers is not None, "only table shapes have rows"
                 return self._readers.ask(lsn, cursor, self.defer)
+            case CountImage():
+                return self._store.image_rows
             case Flush():
                 return self._store.flushing()
             case AskHeld(lsn, rows):

@@ -137,6 +137,11 @@ class ReadRows:
 
 
 @dataclass(frozen=True, slots=True)
+class CountImage:
+    """Call. Answer: how many rows the newest image has (int), which is about how many the shape has."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskHeld:
     """Call. Which of ``rows``, given by relation id and as they are after the transaction at ``lsn``, does the shape
     hold there? It has appended what came up to there. Answer: tuple of bool, in the same order."""
