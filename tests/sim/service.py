@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from syncline.actors.postgres.transaction import TransactionChunk
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import Consumer
-from syncline.actors.shapes.router import AddRoute, Router, Streamed
+from syncline.actors.shapes.router import AddRoutes, Router, Streamed
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import Least, Shards
@@ -125,12 +125,14 @@ class SimDatabase:
 class SimSnapshot:
     """Some table as of one moment; ``mark`` is committed after it."""
 
+    selected = True
+
     def __init__(self, rows: list[Any], mark: str, waiting: Waiting) -> None:
         self.mark = mark
         self._rows = rows
         self._waiting = waiting
 
-    async def __aiter__(self) -> AsyncIterator[list[Any]]:
+    async def __aiter__(self) -> AsyncGenerator[list[Any], None]:
         for chunk in chunked(self._rows, 3):
             await self._waiting.pause_up_to(3_000)
             yield chunk
@@ -360,11 +362,12 @@ class Service:
         if self.host.alive:
             self._boot.result()
 
-    async def _take_snapshot(self, shape: Shape, relation: Relation, _clause: str) -> SimSnapshot:
+    async def _take_snapshot(self, shape: Shape, relation: Relation, _: object) -> SimSnapshot:
         # As in ``new_mark``, no two are ever the same, across restarts either: a slot that sends again from an old
         # position brings the marks of earlier lives, and those must not be taken for this snapshot's.
         mark = f"{shape.hash}:{next(self._postgres.mark_numbers)}"
-        streamed = set(await self.host.ref(ROUTER).call(AddRoute(shape, await self._shards.found(shape.hash))))
+        routes = ((shape, await self._shards.found(shape.hash)),)
+        streamed = set(await self.host.ref(ROUTER).call(AddRoutes(routes)))
         while True:
             await self._waiting.pause_up_to(3_000)
             if not self._postgres.up:

@@ -57,14 +57,15 @@ from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.homes import Homes
 from syncline.actors.postgres.pruning import Pruner
 from syncline.actors.postgres.replicator import Confirm, Replicator
-from syncline.actors.postgres.snapshot import Seen, Snapshot, Visibility, emit_mark, take_snapshot
+from syncline.actors.postgres.snapshot import Seen, Visibility, emit_mark
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.subtree import Subtree, open_subtree
 from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.postgres.writer import SESSION, Writer
 from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.consumer import Consumer, TableGone
-from syncline.actors.shapes.router import AddRoute, Router, ShownUpTo, new_mark
+from syncline.actors.shapes.loading import Loading
+from syncline.actors.shapes.router import AddRoutes, Router, ShownUpTo, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import AssignedShards, Shards
@@ -176,26 +177,16 @@ def connection_root(
 def shapes(settings: Settings, database: Database, host: Host, shards: Shards, names: Iterable[str]) -> list[ChildSpec]:
     """The shards of these ``names``, and the consumers of their shapes."""
 
-    # Whoever takes a snapshot holds a connection and needs another for its mark: were there several, all connections
-    # might be held by those who wait for one more.
+    # See ``Loading``.
     taking = asyncio.Lock()
     fetching = asyncio.Semaphore(FETCHING_MAX)
 
-    async def snapshot(shape: Shape, relation: Relation, clause: str) -> Snapshot:
-        shard = await shards.found(shape.hash)
-        streamed = await host.ref(ROUTER).call(AddRoute(shape, shard), ADD_ROUTE_TIMEOUT_S)
-        table = database.catalog.tables.get(relation.id)
-        if table is None:  # opened a moment ago, if it is not gone
-            await database.read()
-            table = database.catalog.tables.get(relation.id)
-        if table is None:
-            raise TableGone(shape.table)
-        try:
-            async with taking:
-                return await take_snapshot(database.snapshot_pool, table, new_mark(shape), lambda: streamed, clause)
-        except asyncpg.UndefinedTableError as error:
-            await database.read()
-            raise TableGone(shape.table) from error
+    async def route(added: Sequence[Shape]) -> Sequence[int]:
+        routes = tuple([(shape, await shards.found(shape.hash)) for shape in added])
+        streamed: Sequence[int] = await host.ref(ROUTER).call(AddRoutes(routes), ADD_ROUTE_TIMEOUT_S)
+        return streamed
+
+    snapshot = Loading(database, route, taking).snapshot
 
     async def tables(shape: Shape) -> dict[int, TableInfo]:
         for refreshed in (False, True):  # one may have been opened a moment ago
@@ -223,8 +214,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
     def around(shape: Shape) -> Around:
         async def first() -> tuple[Subtree, str]:
-            shard = await shards.found(shape.hash)
-            streamed = await host.ref(ROUTER).call(AddRoute(shape, shard), ADD_ROUTE_TIMEOUT_S)
+            streamed = await route((shape,))
 
             async def seen(visibility: Visibility) -> bool:
                 return visibility.sees_all(streamed)

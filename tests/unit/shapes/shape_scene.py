@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
@@ -58,10 +58,12 @@ def ids(records: Sequence[Record], kind: type = Insert) -> list[int]:
 class FakeSnapshot:
     """Some rows, whose place in the stream is the passing of ``mark``."""
 
+    selected = True
+
     def __init__(self, mark: str, *rows: Row) -> None:
         self.mark = mark
         self._rows = rows
 
-    async def __aiter__(self) -> AsyncIterator[list[tuple[Row, tuple[str, ...]]]]:
+    async def __aiter__(self) -> AsyncGenerator[list[tuple[Row, tuple[str, ...]]], None]:
         if self._rows:
             yield [(row, ("postgres_1@0",)) for row in self._rows]

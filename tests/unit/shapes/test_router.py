@@ -14,7 +14,7 @@ from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Piece
-from syncline.actors.shapes.router import AddRoute, Router, ShownUpTo, Streamed, new_mark
+from syncline.actors.shapes.router import AddRoutes, Router, ShownUpTo, Streamed, new_mark
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction
 from syncline.actors.shapes.shards import Shards
@@ -106,14 +106,14 @@ async def test_an_idle_stretch_moves_on_and_repeats_of_it_are_not_passed() -> No
 async def test_a_new_shape_hears_which_transactions_its_snapshot_must_see() -> None:
     scene = await Scene().start()
     await scene.stream(chunk(110), chunk(120))
-    assert await scene.router.call(AddRoute(SHAPE, SHARD)) == (110, 120)
+    assert await scene.router.call(AddRoutes(((SHAPE, SHARD),))) == (110, 120)
     assert pieces(await scene.stream(chunk(130, insert(1)))) == [(130, 1, True, True)]
 
 
 async def test_a_mark_is_passed_on_also_by_a_router_that_started_again_meanwhile() -> None:
     scene = await Scene(SHAPE).start()
     mark = new_mark(SHAPE)
-    await scene.router.call(AddRoute(SHAPE, SHARD))
+    await scene.router.call(AddRoutes(((SHAPE, SHARD),)))
     crash(scene.router)
     await scene.router.join()
     await scene.start()

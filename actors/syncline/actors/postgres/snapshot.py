@@ -23,7 +23,7 @@ import asyncio
 import contextlib
 import random
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -165,9 +165,11 @@ def rows_query(table: TableInfo, *, tracked: bool, clause: str = "") -> str:
 class Snapshot:
     """One table as of one snapshot. Iterate it once, for chunks of (row in wire cells, tags); then it is closed.
 
-    ``mark``: the id whose message tells where in the stream the snapshot belongs. Leave it early with ``aclose``.
-    Iteration raises what asyncpg raises.
+    ``mark``: the id whose message tells where in the stream the snapshot belongs. ``selected``: its rows are those that
+    were asked for, and no others. Leave it early with ``aclose``. Iteration raises what asyncpg raises.
     """
+
+    selected = True
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class Snapshot:
         """Whether the rows include what this transaction of the stream did."""
         return self.visibility.visible(xid)
 
-    async def __aiter__(self) -> AsyncIterator[list[TaggedRow]]:
+    async def __aiter__(self) -> AsyncGenerator[list[TaggedRow], None]:
         if self._connection is None:
             raise RuntimeError("a snapshot can be read once")
         relation = self._table.relation
@@ -232,10 +234,16 @@ def _tagged_row(cells: list[Cell], converters: Sequence[tuple[int, Converter]], 
 
 
 async def take_snapshot(
-    pool: asyncpg.Pool, table: TableInfo, mark: str, streamed_before: Callable[[], Iterable[int]], clause: str = ""
+    pool: asyncpg.Pool,
+    table: TableInfo,
+    mark: str,
+    streamed_before: Callable[[], Iterable[int]],
+    clause: str = "",
+    others: Sequence[str] = (),
 ) -> Snapshot:
     """A snapshot of ``table`` and its mark, committed. Call it once the table's changes are being received.
-    ``clause``: of its rows ``t`` those for which that SQL holds (empty: all).
+    ``clause``: of its rows ``t`` those for which that SQL holds (empty: all). ``others``: marks besides, of those who
+    share it; they stand at the same place.
 
     ``mark``: an id of the caller's, short text. ``streamed_before``: lists the xids (32 bits) of the transactions that
     were streamed before the registration and may not be visible yet; the latest few thousand do. The snapshot is
@@ -245,12 +253,12 @@ async def take_snapshot(
     """
 
     async def seen(visibility: Visibility) -> bool:
-        return all(visibility.visible(xid) for xid in streamed_before())
+        return visibility.sees_all(streamed_before())
 
     connection = await pool.acquire()
     try:
         visibility = await begin(connection, (table,), seen)
-        await emit_mark(pool, mark)
+        await emit_marks(pool, (mark, *others))
     except BaseException:
         await give_back(pool, connection)
         raise
@@ -259,9 +267,16 @@ async def take_snapshot(
 
 async def emit_mark(pool: asyncpg.Pool, mark: str) -> None:
     """Commits a mark, without waiting for synchronous standbys: its place in the WAL is all that counts."""
+    await emit_marks(pool, (mark,))
+
+
+async def emit_marks(pool: asyncpg.Pool, marks: Sequence[str]) -> None:
+    """The same for several, all in one place."""
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("SET LOCAL synchronous_commit = local")
-        await connection.execute("SELECT pg_logical_emit_message(true, $1, $2)", MARK_PREFIX, mark)
+        await connection.execute(
+            "SELECT pg_logical_emit_message(true, $1, mark) FROM unnest($2::text[]) AS mark", MARK_PREFIX, marks
+        )
 
 
 async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], seen: Seen) -> Visibility:

@@ -34,6 +34,10 @@ class Clauses:
         """Whether the node has a clause at all."""
         return node in self._wheres
 
+    def compiled(self, node: int) -> bool:
+        """Whether the node has a clause, and hardly any row of which Postgres has to be asked."""
+        return node in self._holds
+
     def sql(self, node: int) -> str:
         """SQL over rows ``t`` that holds at least for those that satisfy the clause of ``node``; empty: for all."""
         if node not in self._wheres or self._wheres[node][1].can_raise:

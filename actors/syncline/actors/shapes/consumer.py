@@ -10,14 +10,15 @@ every row a device may hold, because the wire knows no truncate.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import asyncpg
 
-from syncline.actors.postgres.snapshot import Snapshot
+from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.filtering import filtered, selected
@@ -67,7 +68,19 @@ class TableGone(Exception):
     """The table of a shape exists no more."""
 
 
-TakeSnapshot = Callable[[Shape, Relation, str], Awaitable[Snapshot]]
+class SnapshotRows(Protocol):
+    """The rows of a snapshot, in chunks. ``mark``: where in the stream it belongs. ``selected``: whether they belong to
+    the shape that was asked for, each of them."""
+
+    mark: str
+
+    @property
+    def selected(self) -> bool: ...
+
+    def __aiter__(self) -> AsyncGenerator[list[TaggedRow], None]: ...
+
+
+TakeSnapshot = Callable[[Shape, Relation, Clauses | None], Awaitable[SnapshotRows]]
 ReadClauses = Callable[[], Awaitable[Clauses]]
 
 
@@ -75,8 +88,8 @@ class Consumer(Actor):
     """The actor of one shape.
 
     ``relations``: of its tables; none for the schema shape, which is ready from birth. ``take_snapshot`` registers the
-    shape with the router, so that changes flow, and then opens a snapshot of those rows for which some SQL holds;
-    ``shard`` hears of what is appended. ``read_clauses``: None for a shape that has none.
+    shape with the router, so that changes flow, and then opens a snapshot of its rows; ``shard`` hears of what is
+    appended. ``read_clauses``: None for a shape that has none.
     """
 
     def __init__(
@@ -311,15 +324,16 @@ class Consumer(Actor):
         (relation,) = self._relations.values()
         self._store.restart_image()
         clauses = self._clauses
-        snapshot = await self._take_snapshot(self._shape, relation, "" if clauses is None else clauses.sql(0))
-        async for rows in snapshot:
-            if clauses is not None and not clauses.sql(0):
-                rows = await selected(rows, clauses)
-            parts = []
-            for at in range(0, len(rows), ENCODE_ROWS):
-                parts.append(chunk_of(rows[at : at + ENCODE_ROWS], relation))
-                await asyncio.sleep(0)
-            self._store.write_image_chunk(ImageChunk.joined(parts))
+        snapshot = await self._take_snapshot(self._shape, relation, clauses)
+        async with contextlib.aclosing(aiter(snapshot)) as chunks:
+            async for rows in chunks:
+                if clauses is not None and not (snapshot.selected and clauses.sql(0)):
+                    rows = await selected(rows, clauses)
+                parts = []
+                for at in range(0, len(rows), ENCODE_ROWS):
+                    parts.append(chunk_of(rows[at : at + ENCODE_ROWS], relation))
+                    await asyncio.sleep(0)
+                self._store.write_image_chunk(ImageChunk.joined(parts))
         return await self._passed(snapshot.mark)
 
     async def _passed(self, mark: str) -> int:

@@ -45,12 +45,11 @@ class Streamed:
 
 
 @dataclass(frozen=True, slots=True)
-class AddRoute:
-    """Call. From now on ``shape``, which lives in ``shard``, gets its changes. Answer: the xids of the transactions
-    streamed lately, which its snapshot must see because the shape was not sent them."""
+class AddRoutes:
+    """Call. From now on these shapes, each with the shard it lives in, get their changes. Answer: the xids of the
+    transactions streamed lately, which their snapshot must see because the shapes were not sent them."""
 
-    shape: Shape
-    shard: str
+    routes: tuple[tuple[Shape, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +129,10 @@ class Router(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case AddRoute(shape, shard):
-                self._shards.note(shape.hash, shard)
-                self._matcher.add(shape)
+            case AddRoutes(routes):
+                for shape, shard in routes:
+                    self._shards.note(shape.hash, shard)
+                    self._matcher.add(shape)
                 return tuple(xid for _, xid in self._recent)
             case ShownUpTo(visibility, lsn):
                 # A router that has started again does not know yet what was streamed before it.
