@@ -6,6 +6,7 @@ be served any more is refused by a code that makes the device drop its rows and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from syncline.proto.values import Relation, ShapeRequest
 LSN_CHARS_MAX = 20  # a 64-bit number in decimal
 # As long as a device waits for its stream. Whoever asks hears at once of a shard that ends.
 PLACE_TIMEOUT_S = 30.0
+ENSURED_AT_ONCE = 100
 
 
 class StartRefused(Exception):
@@ -85,11 +87,14 @@ class Places:
         """The hashes of those shapes that are still being read; ``device`` will be told of each. Raises what a call
         raises."""
         waiting: set[str] = set()
-        for shape in planned.shapes.values():
-            place = await self.ensure(shape, planned.relations[shape.hash])
-            if place.ready_lsn is None:
-                waiting.add(shape.hash)
-                place.ref.inform(NotifyReady(device))
+        shapes = list(planned.shapes.values())
+        for at in range(0, len(shapes), ENSURED_AT_ONCE):  # together, so that they are read together
+            part = shapes[at : at + ENSURED_AT_ONCE]
+            places = await asyncio.gather(*[self.ensure(shape, planned.relations[shape.hash]) for shape in part])
+            for shape, place in zip(part, places, strict=True):
+                if place.ready_lsn is None:
+                    waiting.add(shape.hash)
+                    place.ref.inform(NotifyReady(device))
         return waiting
 
     async def watermark(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from syncline.actors.shapes.where.code import Truth
@@ -99,7 +99,16 @@ def parse(text: str, table: TableInfo) -> Where:
     """
     if len(text) > REMEMBERED_CHARACTERS_MAX:
         return _parsed(text, table)
-    return _remembered(_Asked(text, table))
+    asked = _Asked(text, table)
+    where = _remembered.pop(asked, None)
+    if where is None:
+        where = _parsed(text, table)
+        # The shape that is made of it asks for its canonical text.
+        _remembered.setdefault(_Asked(where.canonical, table), where)
+    _remembered[asked] = where
+    while len(_remembered) > REMEMBERED_MAX:
+        del _remembered[next(iter(_remembered))]
+    return where
 
 
 class _Asked:
@@ -116,10 +125,9 @@ class _Asked:
         return hash((id(self.table), self.text))
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
-def _remembered(asked: _Asked) -> Where:
-    """A shape's clause is asked for several times while the shape is made, and by each device that has it."""
-    return _parsed(asked.text, asked.table)
+# A shape's clause is asked for several times while the shape is made, and by each device that has it. The one that was
+# not asked for longest is first.
+_remembered: dict[_Asked, Where] = {}
 
 
 def _parsed(text: str, table: TableInfo) -> Where:
