@@ -155,10 +155,17 @@ async def test_snapshots_among_concurrent_writers_are_placed_exactly(scene: Scen
             registered = len(history.transactions)
             before = [xid for xid, _, _ in history.transactions[:registered]]
             mark = f"mark-{number}"
-            snapshot = await take_snapshot(scene.pool, scene.accounts, mark, lambda before=before: before)  # type: ignore[misc]
+            snapshot = await take_snapshot(
+                scene.pool,
+                scene.accounts,
+                mark,
+                lambda before=before: before,
+                others=(f"another-{number}",),  # type: ignore[misc]
+            )
             image = {row[0]: row for row, _ in await rows_of(snapshot)}
             assert balance(image) == TOTAL
             placed = await history.reach(mark)
+            assert await history.reach(f"another-{number}") == placed
             for xid, changes, _ in history.transactions[registered:placed]:
                 if not snapshot.visible(xid):
                     denied += bool(changes)

@@ -196,12 +196,13 @@ class Waiting:
         return work(*args)
 
     async def gather(self, *awaited: Future, return_exceptions: bool = False) -> list[Any]:
-        assert return_exceptions
         results: list[Any] = []
         for future in awaited:
             try:
                 results.append(await future)
             except BaseException as error:
+                if not return_exceptions:
+                    raise
                 results.append(error)
         return results
 

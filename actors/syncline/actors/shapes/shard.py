@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.5
 FLUSH_TIMEOUT_S = 60.0  # a shape may have a long transaction to append first
+FLUSHED_AT_ONCE = 100
+FLUSH_THREADS = 4
 DIALECTS = ("sqlite", "postgresql")
 CONSUMER_MAILBOX = 256
 
@@ -314,12 +316,24 @@ class Shard(Actor):
             if target <= self._durable:
                 continue
             self._unflushed = set()
-            for shape in shapes:
-                flush = await self._shapes[shape].ref.call(Flush(), FLUSH_TIMEOUT_S)
-                await asyncio.to_thread(flush)
+            await self._flush(list(shapes))
             await asyncio.to_thread(write_progress, self._directory, target)
             self._durable = target
             self._confirm(target)
+
+    async def _flush(self, shapes: Sequence[str]) -> None:
+        """What these have by now is on the disk when this returns: a few at a time, for a disk takes in what is asked
+        for at once together."""
+        for at in range(0, len(shapes), FLUSHED_AT_ONCE):
+            part = [self._shapes[shape] for shape in shapes[at : at + FLUSHED_AT_ONCE]]
+            flushes = await asyncio.gather(*[live.ref.call(Flush(), FLUSH_TIMEOUT_S) for live in part])
+            shares = [flushes[n::FLUSH_THREADS] for n in range(min(FLUSH_THREADS, len(flushes)))]
+            await asyncio.gather(*[asyncio.to_thread(_one_by_one, share) for share in shares])
+
+
+def _one_by_one(works: Sequence[Callable[[], None]]) -> None:
+    for work in works:
+        work()
 
 
 def _child_id(shape: str) -> str:

@@ -1,0 +1,165 @@
+"""Shapes that are asked for at the same time share a snapshot, on a real Postgres: each gets its own rows, whatever
+becomes of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+
+import asyncpg
+import pytest
+from tests.patience import PATIENCE_S
+
+from syncline.actors.devices.planning import selected_shape
+from syncline.actors.postgres.bootstrap import bootstrap
+from syncline.actors.postgres.database import Database, connect
+from syncline.actors.postgres.where_sql import evaluate
+from syncline.actors.shapes import loading
+from syncline.actors.shapes.clauses import Clauses, clauses_of
+from syncline.actors.shapes.consumer import TableGone
+from syncline.actors.shapes.filtering import selected
+from syncline.actors.shapes.loading import Loading
+from syncline.actors.shapes.shape import Shape
+from syncline.proto.values import ShapeRequest
+
+ROWS = 400
+PROJECTS = 20
+
+
+class Scene:
+    """``notes`` has ``ROWS`` rows, dealt to projects and teams. ``routed``: what came to the router together."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.routed: list[list[str]] = []
+        self.loading = Loading(database, self._route, asyncio.Lock())
+
+    async def _route(self, shapes: Sequence[Shape]) -> Sequence[int]:
+        self.routed.append([shape.hash for shape in shapes])
+        await asyncio.sleep(0)
+        return ()
+
+    def shape(self, where: str) -> Shape:
+        return selected_shape(ShapeRequest(str(uuid.uuid4()), "notes", where), self.database.catalog)
+
+    def clauses(self, shape: Shape) -> Clauses:
+        return clauses_of(shape, self.database.catalog.tables, partial(evaluate, self.database.pool))
+
+    async def load(self, where: str, clauses: Clauses | None = None) -> set[int]:
+        """The ids of the rows that a shape gets."""
+        shape = self.shape(where)
+        clauses = clauses or self.clauses(shape)
+        found: list[int] = []
+        async with asyncio.timeout(PATIENCE_S):
+            snapshot = await self.loading.snapshot(
+                shape, self.database.catalog.tables[shape.relation_id].relation, clauses
+            )
+            async for rows in snapshot:
+                mine = rows if snapshot.selected and clauses.sql(0) else await selected(rows, clauses)
+                found += [int(row[0] or b"") for row, _ in mine]
+        assert len(found) == len(set(found))
+        return set(found)
+
+    async def expected(self, where: str) -> set[int]:
+        rows = await self.database.pool.fetch(f"SELECT id FROM notes this WHERE {where}")
+        return {row["id"] for row in rows}
+
+
+@pytest.fixture
+async def scene(database: str) -> AsyncIterator[Scene]:
+    await bootstrap(database)
+    opened = await connect(database, "test")
+    await opened.pool.execute(
+        "CREATE TABLE notes (id int4 PRIMARY KEY, project int4, team text, done bool, body text);"
+        f"INSERT INTO notes SELECT n, nullif(n % {PROJECTS}, 0), 'team ' || n % 7, n % 3 = 0, repeat('x', n) "
+        f"FROM generate_series(1, {ROWS}) n"
+    )
+    await opened.pool.execute("CALL electric.electrify('public.notes')")
+    await opened.read()
+    yield Scene(opened)
+    opened.terminate()
+
+
+CLAUSES = (
+    *(f"this.project = {n}" for n in range(PROJECTS)),
+    *(f"this.team = 'team {n}'" for n in range(8)),
+    "this.project IN (1, 2, 3) AND this.done",
+    "this.project = 4 AND this.id < 100",
+    "this.project IN (4, 5) OR (this.project = 6 AND this.team = 'team 1')",
+    "this.body ILIKE '%xxx'",
+    "this.project = 7 AND this.body ~ '^x{20}'",
+)
+
+
+async def test_each_gets_its_own_rows_and_those_that_name_values_are_read_together(scene: Scene) -> None:
+    found = await asyncio.gather(*(scene.load(where) for where in CLAUSES))
+    for where, rows in zip(CLAUSES, found, strict=True):
+        assert rows == await scene.expected(where), where
+    sizes = sorted(map(len, scene.routed))
+    assert sum(sizes) == len(CLAUSES)
+    assert sizes[-1] > 10
+    assert len(sizes) < 6
+
+
+async def test_what_is_a_large_part_of_the_table_is_handed_over_as_it_comes(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "BUFFERS_AT_ONCE", 1)
+    await scene.database.pool.execute(
+        f"INSERT INTO notes SELECT n, n % 3, 'new', true, repeat('y', 5000) FROM generate_series({ROWS + 1}, 1500) n"
+    )
+    clauses = [f"this.project = {n}" for n in range(4)]
+    found = await asyncio.gather(*(scene.load(where) for where in clauses))
+    assert found == [await scene.expected(where) for where in clauses]
+
+
+async def test_one_that_makes_the_query_fail_is_asked_alone_from_then_on(scene: Scene) -> None:
+    class Failing(Clauses):
+        def sql(self, node: int) -> str:
+            return "(1 / (t.id - t.id) = 1)"
+
+    shape = scene.shape("this.project = 1")
+    failing = Failing(scene.clauses(shape)._wheres, partial(evaluate, scene.database.pool))
+    others = [f"this.project = {n}" for n in range(2, 6)]
+    asked = (scene.load("this.project = 1", failing), *map(scene.load, others))
+    first = await asyncio.gather(*asked, return_exceptions=True)
+    assert any(isinstance(rows, asyncpg.DivisionByZeroError) for rows in first)
+    asked = (scene.load("this.project = 1", failing), *map(scene.load, others))
+    again = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(again[0], asyncpg.DivisionByZeroError)
+    assert again[1:] == [await scene.expected(where) for where in others]
+
+
+async def test_those_that_go_away_hold_up_nobody(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "BUFFERS_AT_ONCE", 1)
+    await scene.database.pool.execute(
+        f"INSERT INTO notes SELECT n, n % 3, 'new', true, repeat('y', 5000) FROM generate_series({ROWS + 1}, 1500) n"
+    )
+
+    async def leave(where: str) -> None:
+        shape = scene.shape(where)
+        relation = scene.database.catalog.tables[shape.relation_id].relation
+        part = await scene.loading.snapshot(shape, relation, scene.clauses(shape))
+        async with asyncio.timeout(PATIENCE_S):
+            async for _ in part:
+                break
+
+    leaving = [asyncio.create_task(leave("this.project = 1")) for _ in range(2)]
+    cancelled = asyncio.create_task(scene.load("this.project IN (0, 1)"))
+    staying = asyncio.create_task(scene.load("this.project = 2"))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    assert await staying == await scene.expected("this.project = 2")
+    await asyncio.gather(*leaving)
+
+
+async def test_a_table_that_is_gone_is_gone_for_all(scene: Scene) -> None:
+    shapes = [scene.shape(f"this.project = {n}") for n in range(3)]
+    relation = scene.database.catalog.tables[shapes[0].relation_id].relation
+    clauses = [scene.clauses(shape) for shape in shapes]
+    await scene.database.pool.execute("DROP TABLE notes")
+    asked = (scene.loading.snapshot(s, relation, c) for s, c in zip(shapes, clauses, strict=True))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [TableGone] * 3
