@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from syncline.actors.devices.bundler import AwaitLsn, FollowSet
 from syncline.actors.devices.holders import any_holds
+from syncline.actors.devices.images import IMAGE_TIMEOUT_S, Images
 from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reception import Socket
@@ -32,12 +33,10 @@ from syncline.actors.devices.steps import (
     WrittenKeys,
 )
 from syncline.actors.shapes.log import Page
-from syncline.actors.shapes.messages import CountImage, ReadRows
+from syncline.actors.shapes.messages import CountImage
 from syncline.cluster import Ref
 
 log = logging.getLogger(__name__)
-
-IMAGE_TIMEOUT_S = 60.0
 
 
 class Carrier:
@@ -54,6 +53,7 @@ class Carrier:
         bundler: Ref,
         places: Places,
         pages: SharedAnswers[Page],
+        images: Images,
         rows: RowReader,
         forget: Callable[[], Awaitable[None]],
         send_away: Callable[[], object],
@@ -63,6 +63,7 @@ class Carrier:
         self._bundler = bundler
         self._places = places
         self._pages = pages
+        self._images = images
         self._rows = rows
         self._forget = forget
         self._send_away = send_away
@@ -117,7 +118,7 @@ class Carrier:
                 return await self._log.read()
             case ReadImage(shape, lsn, cursor):
                 (ref,) = self._places.refs((shape,)).values()
-                return await ref.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+                return await self._images.read(ref, lsn, cursor)
             case CountRows(counted):
                 refs = self._places.refs(counted).values()
                 return sum([await ref.call(CountImage(), IMAGE_TIMEOUT_S) for ref in refs])

@@ -124,6 +124,7 @@ class Device(Actor):
             self._bundler,
             self._places,
             self._around.pages,
+            self._around.images,
             rows,
             self._forget,
             self._start_over,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from syncline.actors.devices.auth import Authenticator
+from syncline.actors.devices.images import Images
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.turns import Turns
 from syncline.actors.postgres.database import Database
@@ -62,7 +63,7 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a device needs of its host. ``admissions``: whoever comes waits there for its turn to be admitted.
-    ``places``, ``pages``: where shapes live and what their logs have, as devices ask at the moment."""
+    ``places``, ``pages`` and ``images``: where shapes live and what they have, as devices ask at the moment."""
 
     database: Database
     authenticator: Authenticator
@@ -72,6 +73,7 @@ class Surroundings:
     admissions: Turns = field(default_factory=lambda: Turns(ADMITTING_AT_ONCE))
     places: SharedAnswers[ShapePlace] = field(default_factory=SharedAnswers)
     pages: SharedAnswers[Page] = field(default_factory=SharedAnswers)
+    images: Images = field(default_factory=Images)
 
 
 class Socket(Protocol):
