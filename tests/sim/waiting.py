@@ -178,6 +178,9 @@ class Waiting:
     def create_future(self) -> Future:
         return Future()
 
+    def call_later(self, delay_s: float, work: Work) -> None:
+        self._scheduler.after(int(delay_s * 1e6), work)
+
     async def sleep(self, delay_s: float) -> None:
         await self.pause(int(delay_s * 1e6))
 

@@ -33,7 +33,7 @@ class Images:
         self._bytes = 0
         self._recent: set[_Asked] = set()  # asked for since others were let go
         self._asking: SharedAnswers[Answer] = SharedAnswers()
-        self._letting_go: asyncio.TimerHandle | None = None
+        self._letting_go = False  # it will, later
 
     async def read(self, shape: Ref, lsn: int, cursor: int) -> Answer:
         """What ``shape`` answers to ``ReadRows(lsn, cursor)``. Raises what the call raises."""
@@ -53,18 +53,19 @@ class Images:
         self._bytes += _size(answer)
         while self._bytes > KEPT_BYTES_MAX:
             self._drop(next(iter(self._kept)))
-        if self._letting_go is None:
-            self._let_go_later()
+        self._let_go_later()
         return answer
 
     def _let_go_later(self) -> None:
-        self._letting_go = asyncio.get_running_loop().call_later(KEPT_S, self._let_go)
+        if not self._letting_go:
+            self._letting_go = True
+            asyncio.get_running_loop().call_later(KEPT_S, self._let_go)
 
     def _let_go(self) -> None:
         for asked in self._kept.keys() - self._recent:
             self._drop(asked)
         self._recent.clear()
-        self._letting_go = None
+        self._letting_go = False
         if self._kept:
             self._let_go_later()
 
