@@ -47,10 +47,15 @@ class Committed:
 
 @dataclass
 class World:
-    """``released``: how far the bundles have come."""
+    """``released``: how far the watermark has come. ``resting``: shapes that stay behind it, and where."""
 
     transactions: list[Committed] = field(default_factory=list)
     released: int = FIRST_LSN
+    resting: dict[str, int] = field(default_factory=dict)
+
+    def upto(self, shapes: Iterable[str]) -> int:
+        """How far the bundle of ``shapes`` has come."""
+        return min([self.released, *(self.resting[shape] for shape in self.resting.keys() & set(shapes))])
 
     def commit(self, touches: Iterable[str], *, mine: bool = False, large: bool = False) -> None:
         last = self.transactions[-1].lsn if self.transactions else FIRST_LSN
@@ -77,7 +82,7 @@ class World:
         """What the logs of ``shapes`` hold; every shape's part of a large transaction is a piece of its own."""
         frames: list[Frame] = []
         for tx in self.between(after, upto):
-            touched = sorted(tx.touches & shapes)
+            touched = sorted(shape for shape in tx.touches & shapes if tx.lsn <= self.upto({shape}))
             if touched:
                 frames += pieces(tx, [[shape] for shape in touched] if tx.large else [touched])
         return frames

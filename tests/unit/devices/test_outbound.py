@@ -79,13 +79,30 @@ class Play:
     def release(self, count: int) -> None:
         """The watermark passes ``count`` more transactions."""
         passed = self.world.between(self.world.released, 1 << 62)[:count]
-        before, self.world.released = self.world.released, passed[-1].lsn if passed else self.world.released
+        before = self._upto()
+        self.world.released = passed[-1].lsn if passed else self.world.released
         for tx in passed:
             if tx.mine:
                 self.mail.append(lambda tx=tx: self._own(tx.lsn, tx.commit_ms))  # type: ignore[misc]
-        if self.following is not None and passed:
+        self._release_since(before)
+
+    def rest(self, table: str, lsn: int | None) -> None:
+        """A shape stays where it is, whatever the watermark says, and then has caught up (None)."""
+        before = self._upto()
+        if lsn is None:
+            self.world.resting.pop(table, None)
+            self._release_since(before)
+        else:
+            self.world.resting.setdefault(table, lsn)
+
+    def _upto(self) -> int:
+        return self.world.upto(self.following[1] if self.following is not None else ())
+
+    def _release_since(self, before: int) -> None:
+        upto = self._upto()
+        if self.following is not None and upto > before:
             generation, shapes = self.following
-            frames, upto = self.world.live(shapes, before, self.world.released), self.world.released
+            frames = self.world.live(shapes, before, upto)
             self.mail.append(lambda: self._released(generation, frames, upto))
 
     def _released(self, generation: int, frames: tuple[Frame, ...], upto: int) -> None:
@@ -144,7 +161,7 @@ class Play:
             case Follow(shapes, generation):
                 if self.following is None or self.following[0] != generation:
                     self.following = generation, shapes
-                    released = self.world.released
+                    released = self.world.upto(shapes)
                     self.mail.append(lambda: setattr(self, "answer", released))
                 if self.answer is None:
                     return False
@@ -155,7 +172,7 @@ class Play:
                 page = tuple(self.log.popleft() for _ in range(min(2, len(self.log))))
                 answer = page, not self.log
             case ReadImage(shape, lsn, cursor):
-                assert lsn <= self.world.released, "an image of what has not been appended yet"
+                assert lsn <= self.world.upto({shape}), "an image of what has not been appended yet"
                 answer = self.world.image(shape, lsn, cursor)
             case AnyHolds(rows=rows):
                 answer = [True] * len(rows)
@@ -167,6 +184,8 @@ class Play:
 
     def settle(self) -> None:
         """Everything released, every mail read, every ack given: to the end."""
+        for table in list(self.world.resting):
+            self.rest(table, None)
         self.release(1 << 30)
         for _ in range(10_000):
             self.ack(-1)
@@ -214,6 +233,14 @@ class Outward(RuleBasedStateMachine):
     @rule(count=st.integers(1, 8))
     def release(self, count: int) -> None:
         self.play.release(count)
+
+    @rule(table=st.sampled_from(sorted(TABLES)))
+    def a_shape_rests(self, table: str) -> None:
+        self.play.rest(table, self.play.world.released)
+
+    @rule(table=st.sampled_from(sorted(TABLES)))
+    def a_shape_catches_up(self, table: str) -> None:
+        self.play.rest(table, None)
 
     @rule(count=st.integers(1, 4))
     def read_mail(self, count: int) -> None:
@@ -340,6 +367,19 @@ def test_a_table_given_up_during_its_delivery_and_wanted_again_arrives_whole() -
     play.subscribe({"a"})
     play.settle()
     assert play.device.rows["a"] == play.world.rows("a", play.world.released)
+
+
+def test_rows_of_a_shape_that_lags_behind_leave_where_it_is() -> None:
+    play = resting(FIRST_LSN, "a", "b")
+    play.world.commit({"a", "b"})
+    play.rest("b", FIRST_LSN)
+    play.release(1)
+    play.unsubscribe("old b")
+    for _ in range(20):
+        play.advance()
+        play.read_mail()
+    assert play.device.rows["a"] == play.world.rows("a", play.world.released)
+    assert "b" not in play.device.rows
 
 
 def test_what_an_earlier_stream_of_the_connection_was_sent_is_ignored() -> None:

@@ -8,8 +8,9 @@ From there it can move in three ways, and this module decides which:
   the live path), the logs are read from its position up to what the bundle has released;
 * **a delivery**: a new subscription's rows are an image of its shapes at one LSN. The device first follows the bundle
   of the larger set, which tells W, the position that bundle has released. Its old shapes are brought up to W from
-  their logs, the images are sent as of W, and from W on it lives with the larger set. Unsubscribing is the same with
-  rows leaving instead of arriving. Nothing else is ever sent between the begin and the end of a delivery.
+  their logs, the images are sent as of W, and from W on it lives with the larger set. When a subscription ends, its
+  rows leave as of what the bundle has released that still has its shapes, and only then the device follows the smaller
+  one: a shape that leaves may lag behind the others. Nothing else is sent between the begin and the end of a delivery.
 
 Own transactions come back as echoes. Usually the frame itself is the echo; one of which no row is in the device's
 shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place. One that
@@ -402,7 +403,8 @@ class Outbound:
     def _make_delivery(self, delivery: Delivery) -> Steps:
         subscriptions = delivery.after(self._subscriptions)
         shapes = self._shapes_of(subscriptions)
-        yield from self._follow(shapes)
+        if delivery.requests:
+            yield from self._follow(shapes)
         # A device may stand beyond what a service that was just restarted has read again: there is no image of that.
         while self._released < self.position:
             yield Wait()
@@ -415,3 +417,6 @@ class Outbound:
             yield from leaving(delivery, gone, shapes, at)
         self._subscriptions, self.shapes = subscriptions, shapes
         yield Delivered(delivery, at)
+        if not delivery.requests:
+            yield from self._follow(shapes)
+            self._gap = self.position < self._released
