@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from tests.integration.write_scene import scene, written
 
-from syncline.actors.postgres.database import connect
+from syncline.actors.postgres.database import connect, end_of_records
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS
 
@@ -71,24 +71,30 @@ class Lending:
         yield self._connection
 
 
-async def test_their_position_is_one_whose_transactions_they_show(database: str) -> None:
-    """What is in the WAL and not on the disk yet is not visible either: its place must not count as shown."""
+async def test_what_they_show_lies_before_their_position_which_is_on_the_disk(database: str) -> None:
+    """A commit that does not wait for the disk is visible before it is there."""
     async with scene(database, ITEMS, "items") as writes:
         reading = await connect(database, "test")
         await reading.read()
-        busy = await asyncpg.connect(database)
-        transaction = busy.transaction()
-        await transaction.start()
-        for _ in range(3):
-            await busy.execute("INSERT INTO items SELECT n, 'x' FROM generate_series(1, 50) n")
-            before = Lsn.parse(await writes.connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
-            position = (await reading.current_rows([(writes.relids["items"], (b"1",))])).position
-            after = Lsn.parse(await writes.connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
-            assert before <= position <= after
-            await busy.execute("DELETE FROM items")
-        await transaction.rollback()
+        key = (writes.relids["items"], (b"1",))
+        busy = await asyncpg.connect(database, server_settings={"synchronous_commit": "off"})
+        await busy.execute("INSERT INTO items VALUES (1, '')")
+        for number in range(200):
+            name = "x" * (number % 97)
+            await busy.execute("UPDATE items SET body = $1 WHERE id = 1", name)
+            end = Lsn.parse(await writes.connection.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
+            current = await reading.current_rows([key])
+            flushed = Lsn.parse(await writes.connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
+            (row,) = current.rows
+            assert row.row == (b"1", name.encode())
+            assert end_of_records(end, 8192) <= current.position <= flushed
         await busy.close()
         reading.terminate()
+
+
+def test_records_end_before_the_header_of_a_page_that_holds_none_yet() -> None:
+    page = Lsn(5 * 8192)
+    assert [end_of_records(Lsn(page + inside), 8192) - page for inside in (0, 24, 40, 48, 8191)] == [0, 0, 0, 48, 8191]
 
 
 async def test_rows_are_read_up_to_a_size_and_what_is_left_is_told(

@@ -26,6 +26,8 @@ from syncline.client.shape_spec import shape_spec, spec_to_json
 # How long an event waits for the service's word before others go on.
 ACCEPTED_WITHIN_S = 0.3
 KEY = "what it shows"
+# How often it writes into any table, also such as it has no shape of.
+ELSEWHERE = 0.2
 WANTED_STATES = frozenset({"requested", "delivered"})
 # One that was withdrawn undelivered is remembered until the next connection: its rows may be on their way.
 SETTLED_STATES = frozenset({"delivered", "withdrawn"})
@@ -156,9 +158,11 @@ class Device:
     # --- writing ------------------------------------------------------------------------------------------------------
 
     async def write(self, rng: random.Random) -> list[str]:
-        """A transaction on tables of its shapes. What its constraints refuse is left out. What ran."""
+        """A transaction, most often on tables of its shapes. What its constraints refuse is left out. What ran."""
         names = {node.table for shape in self.wanted if shape != WHOLE_PULSE for node in shape.nodes()}
         there = {str(row["name"]) for row in await self.db.sql("SELECT name FROM sqlite_master")}
+        if rng.random() < ELSEWHERE:
+            names = {table.name for table in self._schema.tables} - {PULSE}
         tables = [table for table in self._schema.tables if table.name in names & there]
         if not tables:
             return []

@@ -43,7 +43,7 @@ FEATURES = frozenset(
     }
 )
 # What the product can do.
-DONE = FEATURES - {"closure", "columns", "strays", "leaving"}
+DONE = FEATURES - {"closure", "columns"}
 
 EVENTS = {
     "device writes": 30,

@@ -99,15 +99,14 @@ class SimDatabase:
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
         await self._query()
-        # Rows and position are taken as one here, so that a device can be held against the rows of its position; what
-        # is in the WAL and not visible yet is missing all the same.
-        position, visibility = Lsn(self._postgres.insert_lsn), self._postgres.visibility()
+        # What is in the WAL and not visible yet is missing; their position is behind whatever comes by the end.
+        visibility = self._postgres.visibility()
         found = []
         for key in keys:
             state = self._postgres.visible(key)
             found.append(CurrentRow(CATALOG.tables[key[0]], key[1], state.row, format_tags(state.tags)))
         await self._waiting.pause_up_to(3_000)
-        return Reading(tuple(found), position, visibility)
+        return Reading(tuple(found), Lsn(self._postgres.insert_lsn), visibility)
 
     async def wal_position(self) -> Lsn:
         await self._query()

@@ -335,18 +335,18 @@ class Replica:
         self._keep([subscription])
         return subscription
 
-    async def cancel(self, subscriptions: Sequence[Subscription]) -> None:
-        """Note down that these are unwanted: CANCELLING where the rows are here, else WITHDRAWN."""
-        self._keep(await self._store.write(lambda connection: _moved(connection, subscriptions, ON_CANCEL)))
+    async def cancel(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
+        """Note down that these are unwanted: CANCELLING where the rows are here, else WITHDRAWN. As they are now."""
+        moved = await self._store.write(lambda connection: _moved(connection, subscriptions, ON_CANCEL))
+        self._keep(moved)
+        return moved
 
     async def accepted(self, subscription: Subscription) -> list[Subscription]:
         """Withdraw what it replaces and has not been delivered; returns that."""
         if subscription.state is not ShapeState.REQUESTED:
             return []
         undelivered = [s for s in earlier(self.subscriptions.values(), subscription) if s.state is ShapeState.REQUESTED]
-        if undelivered:
-            await self.cancel(undelivered)
-        return undelivered
+        return await self.cancel(undelivered) if undelivered else []
 
     async def renew_requests(self) -> None:
         """For a new connection: a fresh id for every undelivered subscription still wanted, the others forgotten."""

@@ -127,10 +127,10 @@ class Satellite:
     async def _cancel(self, subscriptions: Sequence[Subscription], why: str) -> None:
         if not subscriptions:
             return
-        await whole(self._replica.cancel(subscriptions))
+        cancelled = await whole(self._replica.cancel(subscriptions))
         self._end(subscriptions, why)
         if self._connection is not None:
-            await self._send(self._connection.unsubscribe(subscriptions))
+            await self._send(self._connection.unsubscribe(cancelled))
 
     def _end(self, subscriptions: Sequence[Subscription], why: str) -> None:
         """Nobody need wait for these any more."""

@@ -33,13 +33,15 @@ def add(connection: sqlite3.Connection, subscription_id: str, spec: ShapeSpec, k
 def move(
     connection: sqlite3.Connection, subscription: Subscription, arrows: Mapping[ShapeState, ShapeState]
 ) -> Subscription | None:
-    """Move a subscription along ``arrows`` from the state it is in by now; None if it has been forgotten."""
+    """Move a subscription along ``arrows`` from the state it is in by now, under the id it has by now; None if it has
+    been forgotten."""
     row = connection.execute(
-        "SELECT state FROM _syncline_subscriptions WHERE position = ?", (subscription.position,)
+        "SELECT subscription_id, state FROM _syncline_subscriptions WHERE position = ?", (subscription.position,)
     ).fetchone()
     if row is None:
         return None
-    moved = replace(subscription, state=arrows.get(ShapeState(row[0]), ShapeState(row[0])))
+    subscription_id, state = row[0], ShapeState(row[1])
+    moved = replace(subscription, subscription_id=subscription_id, state=arrows.get(state, state))
     store(connection, [moved])
     return moved
 

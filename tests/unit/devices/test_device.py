@@ -385,11 +385,13 @@ async def test_a_duplicate_is_echoed_with_its_rows_once_the_stream_has_passed_wh
 
 async def test_an_own_transaction_no_shape_holds_comes_back_empty(scene: EdgeScene) -> None:
     device = await OneDevice.streaming(scene)
-    await scene.bundler_followed(1)
-    device.ref.cast(OwnPassed(1_200, 5))
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    write = await written(scene, device)
+    device.ref.cast(OwnPassed(1_200, write.ms))
     device.ref.cast(Released(scene.bundler.followed[-1].generation, (), 1_200))
     echo = await device.connection.expect(events.TransactionReceived)
-    assert (echo.transaction.commit_ms, echo.transaction.changes) == (5, ())
+    assert (echo.transaction.commit_ms, echo.transaction.changes) == (write.ms, ())
 
 
 @pytest.mark.parametrize("subscribed", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 from hypothesis import given
@@ -18,11 +18,14 @@ from syncline.actors.devices.steps import (
     Current,
     Delivered,
     Delivery,
+    Echo,
     Follow,
     Heal,
     Healed,
+    OpenLog,
     ReadCurrent,
     ReadImage,
+    ReadMore,
     RowKey,
     Send,
     Shows,
@@ -36,7 +39,7 @@ from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin
-from syncline.proto.values import Gone, Insert, Update
+from syncline.proto.values import Delete, Gone, Insert, Update
 
 TABLE, OTHER = TABLES["a"], TABLES["b"]
 
@@ -44,36 +47,46 @@ TABLE, OTHER = TABLES["a"], TABLES["b"]
 class Stream:
     """A device's way out. Rows are flushed one position after the last, and named by the number of their reading.
 
-    ``sent``: (commit ms, its rows) of what came; ``healed``: (commit ms, the keys of those that heal). ``shown``:
-    whether the snapshots show what was streamed. ``portion``: how many rows a reading brings at most. ``counted``: the
-    times of the writes whose rows were asked for.
+    ``sent``: (commit ms, its rows) of what came, from ``origins``; ``healed``: (commit ms, the keys of those that
+    heal). ``shown``: whether the snapshots show what was streamed. ``portion``: how many rows a reading brings at most.
+    ``counted``: the times of the writes whose rows were asked for.
     """
 
-    def __init__(self) -> None:
-        self.outbound = Outbound(ME, FIRST_LSN, SCHEMA, {"s": {"a": (TABLE,)}}, Window(100))
+    def __init__(self, selects: Collection[str] = ()) -> None:
+        subscriptions = {"s": {"a": (TABLE,)}}
+        self.outbound = Outbound(
+            ME, FIRST_LSN, SCHEMA, subscriptions, Window(100), selects=lambda shape: shape in selects
+        )
         self.readings: list[tuple[RowKey, ...]] = []
         self.asked: list[tuple[object, int]] = []
         self.sent: list[tuple[int, tuple[bytes | None, ...]]] = []
         self.healed: list[tuple[int, list[int]]] = []
         self.gone: list[RowKey] = []
+        self.origins: list[str | None] = []
+        self.tags: list[tuple[str, ...]] = []
         self.shown = True
         self.portion: int | None = None
         self.counted: list[int] = []
         self._writes: dict[int, tuple[RowKey, ...]] = {}
+        self._frames: list[Frame] = []
+        self._log: tuple[Frame, ...] = ()
         self.flushed = FIRST_LSN
         self._steps = self.outbound.steps()
         self._step: Step = next(self._steps)
         self.run()
 
     def heal(self, ms: int, *keys: int) -> bool:
+        if ms not in self._writes:
+            self.wrote(ms, *keys)
         return self.outbound.heal(Heal(FIRST_LSN, ms, tuple(map(row_key, keys)), rejected=True))
 
     def wrote(self, ms: int, *keys: int) -> None:
         """The device has sent a transaction."""
         self._writes[ms] = tuple(map(row_key, keys))
-        self.outbound.wrote(WriteReceived(ms, b"", ()))
+        self.outbound.wrote(WriteReceived(ms, b"", ()), frozenset({TABLE.id}))
 
     def release(self, upto: int, *frames: Frame) -> None:
+        self._frames += frames
         self.outbound.released(self.outbound.generation, frames, upto)
 
     def run(self) -> None:
@@ -111,6 +124,11 @@ class Stream:
                 return set(write.keys if isinstance(write, Heal) else self._writes[write.commit_ms])
             case ReadImage():
                 return None, 0
+            case OpenLog(_, after, upto):
+                self._log = tuple(one for one in self._frames if after < one.lsn <= upto)
+                return None
+            case ReadMore():
+                return self._log, True
             case AnyHolds(rows=rows):
                 return [True] * len(rows)
             case Delivered():
@@ -127,6 +145,8 @@ class Stream:
             begin, *changes, _ = codec.decode_ops(message[1:])
             self.gone += [(change.relation_id, change.row) for change in changes if isinstance(change, Gone)]
             assert isinstance(begin, Begin)
+            self.origins.append(begin.origin)
+            self.tags += [tuple(change.tags) for change in changes if isinstance(change, Insert | Update)]
             rows = tuple(change.row[0] for change in changes if isinstance(change, Insert | Update))
             self.sent.append((begin.commit_ms, rows))
             healed = [int(change.row[1] or b"") for change in changes if isinstance(change, Update)]
@@ -154,7 +174,7 @@ def test_the_rows_of_many_transactions_are_one_reading_and_come_at_its_place() -
     stream.release(FIRST_LSN + 10, before, after)
     stream.run()
     assert [ms for ms, _ in stream.sent] == [before.lsn, 1, 2, 3, after.lsn]
-    assert stream.asked == [(1, FIRST_LSN + 9)], "once a reading"
+    assert stream.asked == [(1, FIRST_LSN)], "once a reading, whether it shows what has been sent"
 
 
 def test_a_row_that_several_transactions_name_comes_with_the_last_of_them() -> None:
@@ -173,6 +193,7 @@ def test_a_row_that_a_later_transaction_only_compensates_does_not_wait_for_it() 
     stream = Stream()
     stream.heal(1, 7)
     named = (row_key(7),)
+    stream.wrote(2)
     stream.outbound.heal(Heal(FIRST_LSN, 2, named, rejected=True, named_only=frozenset(named)))
     stream.run()
     stream.release(stream.flushed)
@@ -224,24 +245,25 @@ def test_a_row_does_not_wait_for_a_transaction_whose_frame_was_sent_before_it_co
     assert stream.healed[1:] == [(1, [1, 7])]
 
 
-def test_a_row_does_not_wait_for_a_transaction_that_crossed_its_own_frame() -> None:
-    """The device sent it again before it saw the frame. What comes of it is that it has been applied."""
+def test_a_row_waits_for_a_transaction_whose_frame_was_sent_before_the_device_had_sent_it_again() -> None:
+    """Of which tables its rows are was not known then: it comes back by its rows."""
     stream = Stream()
     stream.release(FIRST_LSN + 5, frame(FIRST_LSN + 5, 2, ME))
     stream.wrote(1, 7)
     stream.run()
+    assert stream.origins == ["postgres_1"]
     stream.wrote(2, 7)
     stream.heal(1, 7)
     stream.heal(2, 7)
     stream.until_sent(3)
-    assert stream.healed[1:] == [(1, [7]), (2, [7])]
+    assert stream.healed[1:] == [(1, []), (2, [7])]
 
 
 def test_a_row_does_not_wait_for_a_transaction_that_was_applied_by_now() -> None:
     stream = Stream()
     stream.wrote(1, 7)
     stream.wrote(2, 7)
-    stream.outbound.applied(2)
+    assert stream.outbound.applied(2, FIRST_LSN)
     stream.heal(1, 7)
     stream.until_sent(1)
     assert stream.healed == [(1, [7])]
@@ -250,16 +272,81 @@ def test_a_row_does_not_wait_for_a_transaction_that_was_applied_by_now() -> None
 def test_a_row_that_was_read_again_comes_with_what_is_sent_last() -> None:
     """What has to be read again is read behind what has come meanwhile."""
     stream = Stream()
-    stream.shown = False
     stream.heal(1, 7)
     stream.run()
     stream.heal(2, 7)
-    stream.release(stream.flushed)
-    stream.run()
-    stream.shown = True
-    stream.outbound.heal_again()
+    stream.outbound.deliver(Delivery(("t",), (("r", ("b",)),), {"b": (OTHER,)}))
     stream.until_sent(2)
     assert stream.healed == [(2, []), (1, [7])]
+
+
+def test_what_a_frame_brings_on_the_way_to_the_place_of_a_reading_is_newer_than_what_was_read() -> None:
+    stream = Stream()
+    stream.heal(1, 1, 2, 3, 4)
+    stream.run()
+    changes = (
+        Update(TABLE.id, (b"1", b"1"), None, ("postgres_1@7",)),
+        Delete(TABLE.id, (b"2",), ()),
+        Gone(TABLE.id, (b"3",)),
+        Insert(TABLE.id, (b"5",), ()),
+    )
+    between = begin_of(FIRST_LSN + 5, 5, "postgres_1") + codec.encode_ops(changes)
+    body = between + codec.encode_commit(5, lsn_bytes(FIRST_LSN + 5))
+    behind = FIRST_LSN + 15
+    stream.release(behind, Frame(FIRST_LSN + 5, 5, "postgres_1", body), frame(behind))
+    stream.run()
+    assert [ms for ms, _ in stream.sent] == [5, 1, behind]
+    assert stream.gone == [(TABLE.id, (b"3",)), (TABLE.id, (b"2",)), (TABLE.id, (b"3",))]
+    assert stream.sent[1][1] == (b"1", b"1"), "the one of the frame, and the one that was read"
+    assert stream.tags == [("postgres_1@7",), (), ("postgres_1@7",), (), ()]
+
+
+def test_a_transaction_of_rows_that_its_shapes_may_not_hold_comes_back_by_its_rows() -> None:
+    stream = Stream(selects={"a"})
+    stream.wrote(1, 1)
+    stream.release(FIRST_LSN + 5, frame(FIRST_LSN + 5, 1, ME))
+    stream.run()
+    stream.outbound.note_echo(Echo(FIRST_LSN + 6, 2))
+    stream.wrote(2, 2)
+    stream.release(FIRST_LSN + 7)
+    stream.run()
+    assert stream.origins == ["postgres_1"], "its frame is somebody else's, and nothing is there in the place of none"
+    for ms in (1, 2):
+        assert not stream.outbound.applied(ms, FIRST_LSN + 10)
+        stream.heal(ms, ms)
+    stream.until_sent(3)
+    assert (stream.origins[1:], stream.healed[1:]) == ([ME, ME], [(1, [1]), (2, [2])])
+
+
+def test_rows_of_a_shape_leave_when_what_was_to_come_back_by_its_frame_has() -> None:
+    stream = Stream()
+    stream.wrote(1, 1)
+    assert stream.outbound.applied(1, FIRST_LSN + 6)
+    stream.outbound.deliver(Delivery(("s",)))
+    stream.run()
+    assert (stream.outbound.shapes.keys(), stream.outbound.awaited_lsn) == ({SCHEMA, "a"}, FIRST_LSN + 5)
+    stream.wrote(2, 2)
+    assert not stream.outbound.applied(2, FIRST_LSN + 7), "its frame may come when the shape has gone"
+    stream.release(FIRST_LSN + 5, frame(FIRST_LSN + 5, 1, ME))
+    stream.run()
+    assert stream.origins == [ME]
+    assert stream.outbound.shapes.keys() == {SCHEMA}
+
+
+def test_a_transaction_waits_for_rows_of_its_tables_that_the_device_has_asked_for() -> None:
+    stream = Stream()
+    first, second, relations = (OTHER.id, (b"5",)), (OTHER.id, (b"6",)), {OTHER.id: OTHER}
+    stream.outbound.expect({OTHER.id})
+    for ms, key in (1, first), (2, second):
+        stream.wrote(ms)
+        heal = Heal(FIRST_LSN, ms, (key,), rejected=key == second, relations=relations)
+        assert stream.outbound.heal(heal)
+    stream.until_sent(1)
+    assert stream.gone == [second]
+    stream.outbound.deliver(Delivery(("t",), (("r", ("b",)),), {"b": (OTHER,)}))
+    stream.outbound.expect(frozenset())
+    stream.until_sent(2)
+    assert (stream.healed[1], stream.gone) == ((1, [5]), [second])
 
 
 def test_nothing_is_asked_of_a_write_while_no_row_has_to_be_healed() -> None:
@@ -317,6 +404,7 @@ def test_rows_of_a_table_that_the_device_does_not_hold_go_away_unread(monkeypatc
     monkeypatch.setattr("syncline.actors.devices.healing.KEYS_MAX", 2)
     stream = Stream()
     keys = tuple((OTHER.id, (b"%d" % number,)) for number in range(5))
+    stream.wrote(1)
     stream.outbound.heal(Heal(FIRST_LSN, 1, keys, rejected=True, relations={OTHER.id: OTHER}))
     stream.run()
     stream.release(stream.flushed)
@@ -328,6 +416,7 @@ def test_rows_of_a_table_that_the_device_does_not_hold_go_away_unread(monkeypatc
 def test_rows_of_a_table_that_the_device_has_come_to_hold_meanwhile_are_read_after_all() -> None:
     stream = Stream()
     key = (OTHER.id, (b"5",))
+    stream.wrote(1)
     stream.outbound.heal(Heal(FIRST_LSN, 1, (key,), rejected=True, relations={OTHER.id: OTHER}))
     stream.run()
     stream.outbound.deliver(Delivery(("t",), (("r", ("b",)),), {"b": (OTHER,)}))
@@ -395,7 +484,7 @@ def test_each_row_comes_with_the_last_of_the_writes_to_it_that_comes_back(
     sending, deciding, frames = deque(range(len(writes))), deque[int](), deque(streamed)
     waiting: set[int] = set()  # sent, and neither applied nor come back
     healed = 0
-    back: list[tuple[int, set[int]]] = []  # what came back, with its rows
+    back: list[tuple[int, set[int] | None]] = []  # what came back, with its rows
     while sending or deciding or frames or len(back) < len(streamed) + healed:
         moves = ["pass", *["send"] * bool(sending), *["decide"] * bool(deciding)]
         if frames and (writes[frames[0]][1] is Fate.BEFORE or frames[0] not in sending):
@@ -404,20 +493,24 @@ def test_each_row_comes_with_the_last_of_the_writes_to_it_that_comes_back(
             case "send":
                 deciding.append(sending.popleft())
                 stream.wrote(deciding[-1], *writes[deciding[-1]][0])
-                waiting |= {deciding[-1]} - {number for number, _ in back}
+                waiting |= {deciding[-1]} - {number for number, keys in back if keys is not None}
             case "decide" if writes[deciding[0]][1] is Fate.APPLIED:
-                stream.outbound.applied(deciding[0])
+                assert stream.outbound.applied(deciding[0], FIRST_LSN)
                 waiting.discard(deciding.popleft())
             case "decide":
+                healed += all(number != deciding[0] or keys is None for number, keys in back)
                 stream.heal(deciding[0], *writes[deciding.popleft()][0])
-                healed += 1
             case "frame":
                 lsn = max(lsn, stream.outbound.position) + 1
                 stream.release(lsn, frame(lsn, frames.popleft(), ME))
             case _:
                 stream.release(max(stream.flushed, lsn))
         stream.run()
-        for (number, rows), (_, keys) in zip(stream.sent[len(back) :], stream.healed[len(back) :], strict=True):
+        came = zip(stream.sent[len(back) :], stream.healed[len(back) :], stream.origins[len(back) :], strict=True)
+        for (number, rows), (_, keys), origin in came:
+            if origin != ME:  # its frame, before it was sent again
+                back.append((number, None))
+                continue
             waiting.discard(number)
             if rows == (b"frame",):
                 back.append((number, writes[number][0]))
@@ -427,7 +520,8 @@ def test_each_row_comes_with_the_last_of_the_writes_to_it_that_comes_back(
                 back.append((number, set(keys)))
     first: dict[int, set[int]] = {}
     for number, keys in back:
-        first.setdefault(number, keys)
+        if keys is not None:
+            first.setdefault(number, keys)
     for key in (1, 2, 3):
         brought = [keys for number, keys in first.items() if key in writes[number][0]]
         assert not brought or key in brought[-1], "nothing is left that could bring it"

@@ -37,6 +37,9 @@ class Places:
     async def ensure(self, shape: Any, relation: Any) -> ShapePlace:
         return ShapePlace(ref=None, ready_lsn=1)  # type: ignore[arg-type]
 
+    def selects(self, shape: str) -> bool:
+        return False
+
 
 async def resumed(cancelled: bool) -> tuple[Outbound, dict[str, Any]]:
     event = StartRequested(1, b"500", (CANCELLED,), None, "sqlite")

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import asyncpg
 
@@ -70,6 +69,7 @@ PROTOCOL_VIOLATED = 1007
 UNEXPECTED = 1011
 TRY_AGAIN_LATER = 1013
 REPLACED = 4001
+NO_TABLE = 0  # no relation has this id
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
 # As long as a device waits for its stream: it hears at once of a gateway that ends, and of a busy one a little later.
@@ -215,7 +215,7 @@ class Device(Actor):
                 if self._uplink is not None:
                     self._uplink.take(event)
                 if self._outbound is not None:
-                    self._outbound.wrote(event)
+                    self._outbound.wrote(event, self._tables_of(event))
             case AckReceived(transaction_id=transaction_id):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._carrier.changed.set()
@@ -359,6 +359,14 @@ class Device(Actor):
         for subscription_id in [id for id, waiting in self._preparing.items() if not waiting]:
             del self._preparing[subscription_id]
             self._outbound.deliver(self._subscriptions[subscription_id].delivery(subscription_id))
+        self._expect()
+
+    def _expect(self) -> None:
+        """Rows of which tables cannot be delivered yet."""
+        if self._outbound is not None:
+            planned = [self._subscriptions[subscription_id] for subscription_id in self._preparing]
+            shapes = (relations for one in planned for relations in one.relations.values())
+            self._outbound.expect({relation.id for relations in shapes for relation in relations})
             self._carrier.changed.set()
 
     async def _unsubscribe(self, event: UnsubscribeRequested) -> None:
@@ -372,6 +380,7 @@ class Device(Actor):
             known = self._subscriptions.pop(subscription_id, None) is not None
             if not undelivered and not (known and self._outbound.cancel(subscription_id)):
                 leaving.append(subscription_id)
+        self._expect()
         if not leaving:
             return
         self._outbound.deliver(Delivery(tuple(event.subscription_ids)))
@@ -389,9 +398,8 @@ class Device(Actor):
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "applied" and self._outbound is not None:
-            self._outbound.applied(written.ms)
-            if event is not None:
-                await self._heal_strays(event, written, self._uplink)
+            if not self._outbound.applied(written.ms, written.position) and event is not None:
+                await self._heal(event, written, self._uplink)
         elif written.status == "duplicate" and event is not None:
             await self._heal(event, written, self._uplink)
         elif written.status == "rejected" and event is not None:
@@ -402,16 +410,10 @@ class Device(Actor):
         if self._outbound is not None:
             self._bounded(self._outbound.heal(await uplink.heal_of(event, written)))
 
-    async def _heal_strays(self, event: WriteReceived, written: Written, uplink: Uplink) -> None:
-        """Frames bring the rows of a transaction that belong to the device's shapes, and say nothing of the others."""
-        shapes = [shape for planned in self._subscriptions.values() for shape in planned.shapes.values()]
-        selecting = {relation_id for shape in shapes if shape.selects for relation_id in shape.tables}
-        if self._outbound is None or not selecting:
-            return
-        heal = await uplink.heal_of(event, written)
-        keys = tuple(key for key in heal.keys if key[0] in selecting)
-        if keys:
-            self._bounded(self._outbound.heal(replace(heal, keys=keys, strays_only=True)))
+    def _tables_of(self, event: WriteReceived) -> frozenset[int]:
+        """Relation ids; those of tables that are unknown here are none."""
+        tables = map(self._around.database.table, {relation.table for relation, _ in event.changes})
+        return frozenset(NO_TABLE if table is None else table.relation.id for table in tables)
 
     def _heal_after(self, delay_s: float) -> None:
         self.send_after(delay_s, _HealAgain())

@@ -1,21 +1,26 @@
 """The rows that go along with a device's own transactions where no frame brings them: when they are read, and where in
 the stream they belong. Pure.
 
-They must not be older than their place: the frames up to there have been sent, and would be undone. Two clocks stand in
-the way. A commit is in the WAL, and streamed, before a snapshot sees it, by as much as a synchronous standby takes; and
-what a snapshot sees may be ahead of the device's stream. So:
+They belong where they are: not older than their place, for the frames up to there would be undone, and not newer, for
+what came with them in one transaction would be missing. But a snapshot is of no place in the stream. Others commit
+while it is taken, and a commit is in the WAL, and streamed, before a snapshot sees it, by as much as a synchronous
+standby takes. So:
 
 1. the rows of many transactions are read at once, in one snapshot, while the device's stream rests for the moment that
-   takes. Their place is the position that was flushed just before: the stream has not come by it yet;
-2. there it is asked whether the snapshot shows everything that the stream has brought. Else the rows are thrown away
-   and read again, after a pause; frames go on meanwhile.
+   takes;
+2. it is asked whether the snapshot shows everything that the stream had brought the device by then. Else the rows are
+   thrown away and read again, after a pause; frames go on meanwhile;
+3. their place is the end of the WAL after the reading: all that the snapshot shows lies before it. What it does not
+   show of what lies before comes by frames on the way there, and what a frame brings of a row takes the place of what
+   was read. So does what a delivery brings: after one the rows are read again.
 
 One reading is under way at a time. So of all that waits only the keys are held.
 
 A transaction is read in one snapshot, so that its rows are all of one place. Only what would be too many bytes at once
-is read later, while its echo is sent, and may be ahead of that place for as long as the frames behind it take; what the
-later snapshots show is asked of the first alone, for they show no less. Rows of tables that the device does not hold
-are not read: they go away, whatever they are like.
+is read later, while its echo is sent, and may be ahead of that place for as long as the frames behind it take. Rows of
+tables that the device does not hold are not read: they go away, whatever they are like. While the device waits for rows
+of such a table, its transactions there wait, too, and what it shows stays until these rows are there; but for those
+that were rejected.
 
 A row that several transactions name comes with one of them only: see ``unechoed``.
 """
@@ -27,6 +32,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import replace
 
 from syncline.actors.devices.steps import (
+    ECHO_BYTES_MAX,
     AnyHolds,
     Current,
     Echo,
@@ -38,35 +44,63 @@ from syncline.actors.devices.steps import (
     Shapes,
     Shows,
     Step,
+    Wait,
 )
+from syncline.proto import codec
+from syncline.proto.values import Delete, Gone, Insert, Relation, Update
 
 # Of one reading; a transaction that names more is read by itself.
 KEYS_MAX = 1_000
+# Beyond it nothing waits for rows that the device has asked for.
+POSTPONED_BYTES_MAX = ECHO_BYTES_MAX // 4
 
 
 class Healing:
-    """What waits to be read, and what has been read and not sent yet. ``waiting_bytes``: of the former."""
+    """What waits to be read, and what has been read and not sent yet. ``waiting_bytes``: of the former. ``watching``:
+    frames have to be shown to it."""
 
     def __init__(self) -> None:
         self._waiting: deque[Heal] = deque()
+        self._postponed: list[Heal] = []
+        self._expected: Collection[int] = ()
         self._unsent = 0
         self._resting = False
-        self._shown: tuple[Current, bool] | None = None  # the newest reading that was asked about
-        self._passed_over: frozenset[int] = frozenset()  # relation ids of which it read no rows
+        self._current: Current | None = None  # the newest reading
+        self._relations: dict[int, Relation] = {}  # of its rows
+        self._brought: dict[RowKey, Healed] = {}  # by frames since then
         self.waiting_bytes = 0
 
     def add(self, heal: Heal) -> None:
-        self._waiting.append(heal)
         self.waiting_bytes += heal.size_bytes
+        if self._waits(heal):
+            self._postponed.append(heal)
+        else:
+            self._waiting.append(heal)
+
+    def expect(self, relation_ids: Collection[int]) -> None:
+        """The device has asked for rows of these tables, which are not on their way yet."""
+        self._expected = relation_ids
+        postponed, self._postponed = self._postponed, []
+        for heal in postponed:
+            (self._postponed if self._waits(heal) else self._waiting).append(heal)
+
+    def _waits(self, heal: Heal) -> bool:
+        if heal.rejected or not self._expected or self.waiting_bytes > POSTPONED_BYTES_MAX:
+            return False
+        return not heal.relations.keys().isdisjoint(self._expected)
 
     @property
     def due(self) -> bool:
         """Whether it is time for the next reading."""
         return bool(self._waiting) and not self._unsent and not self._resting
 
+    @property
+    def watching(self) -> bool:
+        return self._unsent > 0
+
     def read(self, position: int, held: Collection[int]) -> Generator[Step, object, list[Echo]]:
-        """Reads for as many as make one reading; their echoes. ``position``: where the device stands. ``held``: the
-        relation ids it is subscribed to."""
+        """Reads for as many as make one reading; their echoes, none if they have to be read again. ``position``: where
+        the device stands. ``held``: the relation ids it is subscribed to."""
         heals: list[Heal] = []
         keys = 0
         while self._waiting and (not heals or keys + len(self._waiting[0].keys) <= KEYS_MAX):
@@ -74,18 +108,20 @@ class Healing:
             self.waiting_bytes -= heal.size_bytes
             keys += len(heal.keys)
             heals.append(heal)
-        named = {relation_id for heal in heals for relation_id, _ in heal.keys}
-        self._passed_over = frozenset(named.difference(held))
         current = yield from _read((key for heal in heals for key in heal.keys), held)
-        # What committed before a position in the WAL lies below it.
+        if not (yield Shows(current.snapshot, position)):
+            self._resting = True
+            for heal in heals:
+                self.add(heal)
+            return []
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
-        self._unsent = len(heals)
+        self._current, self._brought, self._unsent = current, {}, len(heals)
+        self._relations = {row.relation.id: row.relation for row in current.rows.values()}
         return [
             Echo(
                 at,
                 heal.commit_ms,
                 tuple(_healed(heal, heal.keys, current, held)),
-                heal.rejected,
                 heal,
                 current,
                 _rest(heal.keys, current),
@@ -93,27 +129,47 @@ class Healing:
             for heal in heals
         ]
 
+    def passed(self, body: bytes) -> None:
+        """A frame has been sent behind the newest reading, or a part of one."""
+        if self._current is None:
+            return
+        for change in codec.decode_ops(body):
+            if not isinstance(change, Insert | Update | Delete | Gone) or change.relation_id not in self._relations:
+                continue
+            relation = self._relations[change.relation_id]
+            key = relation.key_of(change.old_row if isinstance(change, Delete) else change.row)
+            if (relation.id, key) not in self._current.rows:
+                continue
+            if isinstance(change, Insert | Update):
+                self._brought[relation.id, key] = Healed(relation, key, change.row, change.tags)
+            else:
+                self._brought[relation.id, key] = Healed(relation, key, None)
+
+    def delivered(self) -> None:
+        """The device holds other shapes now: what has been read before and is not sent yet has to be read again."""
+        self._current = None
+
+    def come(self, echo: Echo, heal: Heal) -> Echo | None:
+        """``echo``, whose place the stream has come to, as it is to be sent. None: ``heal`` waits to be read again."""
+        self._unsent -= 1
+        if echo.current is not self._current:
+            self.add(heal)
+            return None
+        if not self._brought:
+            return echo
+        healed = tuple(self._brought.get((row.relation.id, row.key), row) for row in echo.healed)
+        return replace(echo, healed=healed)
+
     def read_rest(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, Echo]:
         """``echo`` with the next of its rows, now that those before are sent."""
-        current = yield from _read(echo.rest, held)
+        while True:
+            current = yield from _read(echo.rest, held)
+            if (yield Shows(current.snapshot, echo.lsn)):
+                break
+            self._resting = True
+            while self._resting:
+                yield Wait()
         return replace(echo, healed=tuple(_healed(heal, echo.rest, current, held)), rest=_rest(echo.rest, current))
-
-    def shown(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, bool]:
-        """Whether ``echo``, whose place the stream has come to, may be sent. Else ``heal`` waits to be read again."""
-        current = echo.current
-        assert current is not None
-        if self._shown is not None and self._shown[0] is current:
-            pass
-        elif not self._passed_over.isdisjoint(held):
-            self._shown = current, False  # the device has come to hold a table since
-        else:
-            answer = yield Shows(current.snapshot, echo.lsn)
-            self._shown = current, answer is True
-            self._resting = answer is not True
-        self._unsent -= 1
-        if not self._shown[1]:
-            self.add(heal)
-        return self._shown[1]
 
     def rested(self) -> None:
         """The pause after a reading that had to be thrown away is over."""

@@ -14,7 +14,8 @@ From there it can move in three ways, and this module decides which:
 
 Own transactions come back as echoes. Usually the frame itself is the echo; one of which no row is in the device's
 shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place. One that
-was rejected, or applied before the device's position, comes back with its rows as they are (``heal``; see ``healing``).
+was rejected, or applied before the device's position, or whose rows may be in none of the device's shapes
+(``echoing``), comes back with its rows as they are (``heal``; see ``healing``).
 
 The window: at most ``window.size`` transactions may be unacknowledged; then the stream rests until an ack comes.
 
@@ -26,13 +27,15 @@ from __future__ import annotations
 
 import bisect
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
 from syncline.actors.devices.delivering import arriving, leaving
+from syncline.actors.devices.echoing import Echoing
 from syncline.actors.devices.healing import Healing, strays_of
 from syncline.actors.devices.overlaps import overlap
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
+    ECHO_BYTES_MAX,
     Delivered,
     Delivery,
     Echo,
@@ -51,7 +54,7 @@ from syncline.actors.devices.steps import (
     WrittenKeys,
 )
 from syncline.actors.devices.unechoed import Unechoed
-from syncline.actors.shapes.frames import Frame, lsn_bytes
+from syncline.actors.shapes.frames import Frame, begun_by, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
@@ -61,9 +64,6 @@ from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation, Ro
 LIVE_BYTES_MAX = 1 << 20
 # Frames are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
 MESSAGE_BYTES = 64 << 10
-# Echoes that wait, with the keys of the rows they still need. A transaction whose keys alone are more has its device
-# start over: 500,000 keys of a uuid are 40 MB.
-ECHO_BYTES_MAX = 64 << 20
 # Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
 SYNTHETIC_ID_MAX = 1 << 20
 
@@ -74,7 +74,8 @@ class Outbound:
     ``position``: every transaction at or below it has been sent. ``schema``: the hash of the schema shape, which every
     device holds. ``subscriptions``: those whose rows it has there. ``migrations`` and their ``relations`` are sent
     first: what a first start lacks. ``generation``: the last one used on this connection; what is released to an older
-    one may still be on its way and is ignored. ``extensions``: whether the device takes them.
+    one may still be on its way and is ignored. ``extensions``: whether the device takes them. ``selects``: see
+    ``Echoing``.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Outbound:
         generation: int = 0,
         *,
         extensions: bool = False,
+        selects: Callable[[str], bool] = lambda shape: False,
     ) -> None:
         self.client_id = client_id
         self.position = position
@@ -96,8 +98,8 @@ class Outbound:
         self.generation = generation
         self._extensions = extensions
         self._schema = schema
-        self._subscriptions = subscriptions
-        self.shapes = self._shapes_of(subscriptions)
+        self._echoing = Echoing(selects)
+        self._hold(subscriptions)
         self._migrations = migrations
         self._relations = relations
         self._released = 0
@@ -111,6 +113,7 @@ class Outbound:
         self._healing = Healing()
         self._unechoed = Unechoed()
         self._synthetic_id = 0
+        self._is_echo = False  # the transaction of the device itself that is being sent, by its frame
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -121,10 +124,19 @@ class Outbound:
     @property
     def target_shapes(self) -> Shapes:
         """What the device will hold when every delivery asked so far is made."""
+        return [self.shapes, *self._following()][-1]
+
+    def _following(self) -> Iterator[Shapes]:
+        """What it holds after each of them."""
         subscriptions = self._subscriptions
         for delivery in self._deliveries:
             subscriptions = delivery.after(subscriptions)
-        return self._shapes_of(subscriptions)
+            yield self._shapes_of(subscriptions)
+
+    def _hold(self, subscriptions: Subscriptions) -> None:
+        self._subscriptions = subscriptions
+        self.shapes = self._shapes_of(subscriptions)
+        self._echoing.holds(self.shapes)
 
     def _shapes_of(self, subscriptions: Subscriptions) -> dict[str, tuple[Relation, ...]]:
         shapes: dict[str, tuple[Relation, ...]] = {self._schema: ()}
@@ -165,18 +177,30 @@ class Outbound:
         bisect.insort(self._echoes, echo, key=lambda other: other.lsn)
         return self._echo_bytes <= ECHO_BYTES_MAX
 
-    def wrote(self, write: WriteReceived) -> None:
-        """The device has sent a transaction. What becomes of it ``applied`` or ``heal`` will tell."""
+    def wrote(self, write: WriteReceived, tables: frozenset[int]) -> None:
+        """The device has sent a transaction, of rows of ``tables`` (relation ids). What becomes of it ``applied`` or
+        ``heal`` will tell."""
         self._unechoed.wrote(write)
+        self._echoing.wrote(write.commit_ms, tables)
 
-    def applied(self, commit_ms: int) -> None:
-        """A transaction of the device itself is in Postgres, which had not known it: the stream brings it back."""
-        self._unechoed.applied(commit_ms)
+    def applied(self, commit_ms: int, lsn: int) -> bool:
+        """A transaction of the device itself is in Postgres, which had not known it, below ``lsn``: whether the stream
+        brings it back. Else it comes back by ``heal``."""
+        comes_back = self._echoing.applied(commit_ms, lsn, self._following())
+        if comes_back:
+            self._unechoed.applied(commit_ms)
+        return comes_back
+
+    def expect(self, relation_ids: Collection[int]) -> None:
+        """The device has subscribed to rows of these tables, whose delivery cannot be made yet."""
+        self._healing.expect(relation_ids)
 
     def heal(self, heal: Heal) -> bool:
-        """A transaction of this device comes back by itself, with its rows. False: as ``note_echo`` says."""
-        self._unechoed.heal(heal)
-        self._healing.add(heal)
+        """A transaction of this device comes back by itself, with its rows, if nothing has brought it back on this
+        stream. False: as ``note_echo`` says."""
+        if heal.commit_ms in self._echoing:
+            self._unechoed.heal(heal)
+            self._healing.add(heal)
         return self._echo_bytes <= ECHO_BYTES_MAX
 
     def heal_again(self) -> None:
@@ -195,8 +219,8 @@ class Outbound:
     @property
     def awaited_lsn(self) -> int | None:
         """An LSN whose release the device must be told of although it may hold nothing of it."""
-        if self._delivering is not None and self._released < self.position:
-            return self.position
+        if self._delivering is not None and self._released < self._due_before(self._delivering):
+            return self._due_before(self._delivering)
         return self._echoes[0].lsn if self._echoes and self._echoes[0].lsn > self._released else None
 
     # --- what to do ---------------------------------------------------------------------------------------------------
@@ -210,14 +234,14 @@ class Outbound:
         yield from self._follow(self.shapes)
         self._gap = self.position < self._released
         while True:
-            if self._healing.due:
-                for echo in (yield from self._healing.read(self.position, self._held)):
-                    self.note_echo(echo)
-            elif self._deliveries:
+            if self._deliveries:
                 self._delivering = self._deliveries[0]
                 yield from self._make_delivery(self._delivering)
                 self._deliveries.popleft()
                 self._delivering = None
+            elif self._healing.due:
+                for echo in (yield from self._healing.read(self.position, self._held)):
+                    self.note_echo(echo)
             elif self._gap:
                 yield from self._read_log(self._released_from_log())
             elif self._live:
@@ -309,17 +333,28 @@ class Outbound:
         return not frame.starts or (self.window.open and not self._echo_due(frame.lsn - 1))
 
     def _count(self, frame: Frame) -> bytes:
+        body = frame.body or b""
         if frame.starts:
             self.window.sent(frame.lsn, frame.lsn)
+            if frame.origin == self.client_id:
+                self._is_echo = self._echoing.passes(frame.commit_ms)
+                body = body if self._is_echo else begun_by(frame, POSTGRES_ORIGIN)
+        if self._healing.watching:
+            self._healing.passed(body)
         if frame.ends:
             self.position = frame.lsn
             if frame.origin == self.client_id:
-                self._unechoed.came_back(frame.commit_ms)
+                if self._is_echo:
+                    self._came_back(frame.commit_ms)
                 self._drop_echo(Echo(frame.lsn, frame.commit_ms))
-        return frame.body or b""
+        return body
+
+    def _came_back(self, commit_ms: int) -> None:
+        self._unechoed.came_back(commit_ms)
+        self._echoing.came_back(commit_ms)
 
     def _drop_echo(self, itself: Echo) -> None:
-        """The frame at its place was the echo. It lies in front: a device with a backlog has thousands behind it."""
+        """Of the frame at its place. It lies in front: a device with a backlog has thousands behind it."""
         place = 0
         while place < len(self._echoes) and self._echoes[place].lsn <= itself.lsn:
             if self._echoes[place] == itself:
@@ -344,8 +379,13 @@ class Outbound:
         while self._echo_due(upto):
             yield from self._await_window()
             echo = self._echoes.pop(0)
-            if echo.heal is not None and not (yield from self._healing.shown(echo, echo.heal, self._held)):
+            if echo.heal is None and not echo.healed and not self._echoing.passes(echo.commit_ms):
                 continue
+            if echo.heal is not None:
+                come = self._healing.come(echo, echo.heal)
+                if come is None:
+                    continue
+                echo = come
             starts_over = echo.heal is not None and echo.heal.starts_over
             if starts_over:
                 # First: the echo takes from the device what would have it come back for more.
@@ -356,7 +396,7 @@ class Outbound:
                 relations.update(echo.heal.relations)
             if relations:
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
-            self._unechoed.came_back(echo.commit_ms)
+            self._came_back(echo.commit_ms)
             if echo.healed or echo.rest:
                 yield from self._count_unechoed()
             changes = yield from self._changes(echo)
@@ -405,8 +445,7 @@ class Outbound:
         shapes = self._shapes_of(subscriptions)
         if delivery.requests:
             yield from self._follow(shapes)
-        # A device may stand beyond what a service that was just restarted has read again: there is no image of that.
-        while self._released < self.position:
+        while self._released < self._due_before(delivery):
             yield Wait()
         at = self._released_from_log()
         yield from self._read_log(upto=at)
@@ -415,8 +454,14 @@ class Outbound:
         else:
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
             yield from leaving(delivery, gone, shapes, at)
-        self._subscriptions, self.shapes = subscriptions, shapes
+        self._hold(subscriptions)
+        self._healing.delivered()
         yield Delivered(delivery, at)
         if not delivery.requests:
             yield from self._follow(shapes)
             self._gap = self.position < self._released
+
+    def _due_before(self, delivery: Delivery) -> int:
+        """How far the stream has to come before ``delivery`` is made. A device may stand beyond what a service that was
+        just restarted has read again: there is no image of that."""
+        return self.position if delivery.requests else max(self.position, self._echoing.upto - 1)

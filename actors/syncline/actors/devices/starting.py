@@ -206,6 +206,7 @@ async def _fresh(
         tuple(relations.values()),
         generation,
         extensions=extensions,
+        selects=places.selects,
     )
     return Started(outbound, {})
 
@@ -246,6 +247,7 @@ async def _resumed(
         Window(WINDOW_TRANSACTIONS),
         generation=generation,
         extensions=extensions,
+        selects=places.selects,
     )
     cancelled = tuple(id for id in held_there if known[id].cancelled)
     if cancelled:

@@ -63,18 +63,21 @@ class Healed:
 # What an echo and a key's cell cost beside the values themselves.
 ECHO_BYTES = 200
 CELL_BYTES = 40
+# Of the echoes of a device that wait, with the keys of the rows they still need. A transaction whose keys alone are
+# more has its device start over: 500,000 keys of a uuid are 40 MB.
+ECHO_BYTES_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Heal:
-    """A transaction of the device itself that no frame brings back: rejected, or applied before the device's position.
-    The rows it named (``keys``) go along with its echo as they are, for what the device shows may be its own guess of
-    what comes out of both, and nothing else would set it right. Not before ``lsn``, from where on it counts as decided.
+    """A transaction of the device itself that no frame brings back: rejected, applied before the device's position, or
+    of rows that its shapes may not hold. The rows it named (``keys``) go along with its echo as they are, for what the
+    device shows may be its own guess of what comes out of both, and nothing else would set it right. Not before
+    ``lsn``, from where on it counts as decided.
 
     ``relations``: of the tables that the keys are of. ``named_only``: the keys that it compensates and does not write,
     of which the device holds nothing pending. ``starts_over``: nobody can tell which rows it named. The device is sent
-    away behind the echo, and reads its subscriptions anew when it comes back. ``strays_only``: its rows do come back by
-    a frame, but for those that none of the device's shapes holds.
+    away behind the echo, and reads its subscriptions anew when it comes back.
     """
 
     lsn: int
@@ -83,7 +86,6 @@ class Heal:
     rejected: bool
     starts_over: bool = False
     named_only: frozenset[RowKey] = frozenset()
-    strays_only: bool = False
     relations: Mapping[int, Relation] = field(default_factory=dict)
 
     def written(self, start: int, end: int) -> Iterable[RowKey]:
@@ -99,8 +101,8 @@ class Heal:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Current:
-    """Rows as one snapshot of Postgres shows them, and ``position``, up to which the WAL was flushed before it.
-    ``snapshot`` is what ``Shows`` asks about. ``left``: keys of rows that would have been too much at once."""
+    """Rows as one snapshot of Postgres shows them, and ``position``, the end of the WAL afterwards: what it shows lies
+    below. ``snapshot`` is what ``Shows`` asks about. ``left``: keys of rows that would have been too much at once."""
 
     rows: Mapping[RowKey, Healed]
     position: int
@@ -111,17 +113,13 @@ class Current:
 @dataclass(frozen=True, slots=True)
 class Echo:
     """A transaction of the device itself. ``healed``: where no frame brings them, the rows it named as they are at
-    ``lsn``. ``rejected``: none of it is in Postgres; else it is, and only tables the device holds are of interest.
-
-    What they mean to the device is decided when the echo is sent: by then it may hold other shapes. ``heal`` and
-    ``current``: what the rows were read for, and with. ``rest``: rows it named that have not been read yet; they are
-    while it is sent, some at a time.
+    ``lsn``. ``heal`` and ``current``: what the rows were read for, and with. ``rest``: rows it named that have not been
+    read yet; they are while it is sent, some at a time.
     """
 
     lsn: int
     commit_ms: int
     healed: tuple[Healed, ...] = ()
-    rejected: bool = False
     heal: Heal | None = None
     current: Current | None = None
     rest: tuple[RowKey, ...] = ()
@@ -137,15 +135,8 @@ class Echo:
     ) -> tuple[RowChange, ...]:
         """What the echo does to a device that is subscribed to the relation ids ``held``. ``unechoed``: the rows that
         wait for another one. ``strays``: those that none of its shapes holds."""
-        changes = (row.change(held, strays) for row in self.healed if self._brings(row, held, unechoed))
-        if self.heal is not None and self.heal.strays_only:
-            return tuple(change for change in changes if isinstance(change, Gone))
-        return tuple(changes)
-
-    def _brings(self, row: Healed, held: Collection[int], unechoed: Container[RowKey]) -> bool:
-        if row.relation.id in held:
-            return (row.relation.id, row.key) not in unechoed
-        return self.rejected
+        brought = (row for row in self.healed if (row.relation.id, row.key) not in unechoed)
+        return tuple(row.change(held, strays) for row in brought)
 
 
 @dataclass(frozen=True, slots=True)

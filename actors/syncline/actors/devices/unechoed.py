@@ -8,8 +8,7 @@ waits. Whatever is counted here has not come back: be it applied, be it not, the
 comes later and brings the row. If the connection ends before, the device has the write still, and sends it again.
 
 Known are the writes that the device has sent and nobody has decided, and those that are to be healed. One that has been
-applied is not waited for: its frame may have been sent before the answer came. Neither is one of which a frame has been
-sent, although the device sends it once more; the two cross each other when it comes back to what it had sent before.
+applied and that its frame brings back is not waited for: that may have been sent before the answer came.
 
 Nothing is done with a write until there is a row to be healed; then the rows are counted that each of them writes.
 """
@@ -19,9 +18,6 @@ from __future__ import annotations
 from syncline.actors.devices.steps import Heal, RowKey
 from syncline.proto.events import WriteReceived
 
-# Of the transactions that have come back and may be sent once more. Beyond it they are forgotten, and a row may wait
-# for one that is healed although it has come back.
-BACK_MAX = 5_000
 # The rows of a larger transaction are not counted one by one: they are a set of its own, which is made in slices and
 # dropped at once, so nobody else in this process waits for it.
 COUNTED_MAX = 1_000
@@ -35,7 +31,6 @@ class Unechoed:
         self._counted: dict[int, tuple[RowKey, ...]] = {}
         self._writers: dict[RowKey, int] = {}  # how many of these write a row
         self._large: dict[int, set[RowKey]] = {}
-        self._back: set[int] | None = set()  # None when none of them can be sent any more
 
     def __contains__(self, key: object) -> bool:
         """Whether one of those that are counted writes this row."""
@@ -46,9 +41,8 @@ class Unechoed:
         self._hold(write)
 
     def applied(self, commit_ms: int) -> None:
-        """It was new to Postgres. So is all that the device sends from now on."""
+        """Postgres has it, and a frame brings it back."""
         self._drop(commit_ms)
-        self._back = None
 
     def heal(self, heal: Heal) -> None:
         """No frame brings it back."""
@@ -57,10 +51,6 @@ class Unechoed:
     def came_back(self, commit_ms: int) -> None:
         """Its frame, or its echo, is sent."""
         self._drop(commit_ms)
-        if self._back is not None:
-            if len(self._back) >= BACK_MAX:
-                self._back.clear()
-            self._back.add(commit_ms)
 
     def uncounted(self) -> WriteReceived | Heal | None:
         """A write for which ``count`` has to be called before all are counted."""
@@ -85,8 +75,7 @@ class Unechoed:
 
     def _hold(self, held: WriteReceived | Heal) -> None:
         self._drop(held.commit_ms)
-        if self._back is None or held.commit_ms not in self._back:
-            self._uncounted[held.commit_ms] = held
+        self._uncounted[held.commit_ms] = held
 
     def _drop(self, commit_ms: int) -> None:
         if self._uncounted.pop(commit_ms, None) is None and self._large.pop(commit_ms, None) is None:

@@ -17,8 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from syncline.actors.devices.inbound import Lookup, WriteRefused, accept, touched_keys
-from syncline.actors.devices.outbound import ECHO_BYTES_MAX
-from syncline.actors.devices.steps import Heal, RowKey
+from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref

@@ -46,6 +46,19 @@ class Subscription:
     cancelled: bool
 
 
+WAL_END = """
+SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, current_setting('wal_block_size')::int4
+"""
+WAL_PAGE_HEADER_BYTES_MAX = 40
+
+
+def end_of_records(insert: Lsn, page_bytes: int) -> Lsn:
+    """Where the records end of a WAL that is inserted up to ``insert``. At the beginning of a page that is behind its
+    header, which nobody flushes, or streams, before there is another record."""
+    inside = insert % page_bytes
+    return Lsn(insert - inside) if inside <= WAL_PAGE_HEADER_BYTES_MAX else insert
+
+
 @dataclass(frozen=True, slots=True)
 class CurrentRow:
     """A row as Postgres has it now; ``row`` None: there is none."""
@@ -58,10 +71,10 @@ class CurrentRow:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Rows as a snapshot of this ``visibility`` shows them. ``position``: the WAL was flushed up to there before it was
-    taken. That does not say that it shows everything below: a commit is flushed some time before it is visible, with
-    synchronous standbys a long time. Who needs that asks the stream, which knows what lies below. ``left``: what was
-    asked for and would have been too much."""
+    """Rows as a snapshot of this ``visibility`` shows them. ``position``: the WAL ended there afterwards, so what it
+    shows was committed below. That does not say that it shows everything below: others commit meanwhile, and a commit
+    is flushed some time before it is visible, with synchronous standbys a long time. Who needs that asks the stream,
+    which knows what lies below. ``left``: what was asked for and would have been too much."""
 
     rows: tuple[CurrentRow, ...]
     position: Lsn
@@ -266,7 +279,6 @@ class Database:
         left: list[tuple[int, Key]] = []
         room = READING_BYTES_MAX
         async with self.pool.acquire() as connection:
-            position = Lsn.parse(await connection.fetchval("SELECT pg_current_wal_flush_lsn()::text"))
             async with connection.transaction(isolation="repeatable_read", readonly=True):
                 visibility = Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
                 for relation_id, of_table in wanted.items():
@@ -278,7 +290,21 @@ class Database:
                         rows += found
                         left += [(relation_id, key) for key in of_query[len(found) :]]
                         room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
+            position = await _flushed_end(connection, beyond_flushed=bool(rows))
         return Reading(tuple(rows), position, visibility, tuple(left))
+
+
+async def _flushed_end(connection: asyncpg.Connection, *, beyond_flushed: bool) -> Lsn:
+    """Behind every commit that is visible by now, and on the disk. A commit that does not wait for the disk is visible
+    before it is there, and nobody might bring it there for seconds. Without ``beyond_flushed`` those do not matter."""
+    insert, flushed, page_bytes = await connection.fetchrow(WAL_END)
+    end = end_of_records(Lsn.parse(insert), page_bytes)
+    if end <= Lsn.parse(flushed) or not beyond_flushed:
+        return Lsn.parse(flushed)
+    async with connection.transaction():
+        await connection.execute("SET LOCAL synchronous_commit = local")
+        await connection.execute("SELECT pg_logical_emit_message(true, 'syncline.flush', '')")
+    return end
 
 
 async def _current_rows(

@@ -50,6 +50,14 @@ def begin_of(lsn: int, commit_ms: int, origin: str, transaction_id: int | None =
     return encode_begin(commit_ms, lsn_bytes(lsn), origin, lsn if transaction_id is None else transaction_id)
 
 
+def begun_by(frame: Frame, origin: str) -> bytes:
+    """The body of ``frame``, which starts a transaction, as if that were of another origin."""
+    begin = begin_of(frame.lsn, frame.commit_ms, frame.origin)
+    body = frame.body or b""
+    assert body.startswith(begin), "its begin is the first thing in it"
+    return begin_of(frame.lsn, frame.commit_ms, origin) + body[len(begin) :]
+
+
 def whole_frame(records: Iterable[Record], *, overlap: bool = False) -> Frame:
     """One frame of all shapes' records of one transaction; without a body when it is too large to be sent live, or when
     a row leaves one of the shapes, which ``overlap``: who reads the logs asks whether another holds it."""
