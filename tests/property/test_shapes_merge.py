@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.actors.devices.bundle import Bundle
-from syncline.actors.shapes.frames import Frame, LogMerge, lsn_bytes, whole_frame
+from syncline.actors.shapes.frames import Frame, lsn_bytes, whole_frame
 from syncline.actors.shapes.log import Page, Record
+from syncline.actors.shapes.logmerge import LogMerge
 from syncline.proto import codec
 from syncline.proto.ops import Begin, Commit
 from syncline.proto.values import Insert

@@ -12,8 +12,8 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncline.actors.shapes import logfiles as logfiles_module
 from syncline.actors.shapes import segment as segment_module
-from syncline.actors.shapes import store as store_module
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Record
 from syncline.actors.shapes.shape import Shape
@@ -43,7 +43,7 @@ def records_of(transactions: list[tuple[int, list[int]]]) -> list[Record]:
 @contextmanager
 def directory() -> Iterator[Path]:
     """A place for one store, with limits so small that a few records meet all of them."""
-    small = mock.patch.object(store_module, "SEGMENT_BYTES_MAX", 400)
+    small = mock.patch.object(logfiles_module, "SEGMENT_BYTES_MAX", 400)
     near = mock.patch.multiple(segment_module, INDEX_EVERY_BYTES=100, INDEX_AGAIN_BYTES=120, READ_WINDOW_BYTES=64)
     with tempfile.TemporaryDirectory() as place, small, near, mock.patch("os.fsync"):
         yield Path(place) / SHAPE.hash
@@ -180,8 +180,8 @@ def taken_in(place: Path) -> tuple[object, ...]:
     store = ShapeStore.load(place)
     assert store is not None
     pages = [tuple(store.read(record.position, record.lsn, 200).records) for record in store.records(0, 1 << 60)]
-    sizes = [(segment.size, segment._places, segment.whole_lsn, segment.unfinished) for segment in store._segments]
-    found = store.appended_lsn, list(store.records(0, 1 << 60)), store._whole_bytes, pages, sizes
+    sizes = [(segment.size, segment._places, segment.whole_lsn, segment.unfinished) for segment in store._log._segments]
+    found = store.appended_lsn, list(store.records(0, 1 << 60)), store._log.whole_bytes, pages, sizes
     store.close()
     return found
 

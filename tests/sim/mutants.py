@@ -19,7 +19,8 @@ from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import StartRefused
 from syncline.actors.devices.starting import start as start_stream
-from syncline.actors.shapes.frames import LogMerge, whole_frame
+from syncline.actors.shapes.frames import whole_frame
+from syncline.actors.shapes.logmerge import LogMerge
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.imagefile import Image
 from syncline.actors.shapes.store import ShapeStore

@@ -40,6 +40,7 @@ from syncline.actors.shapes.messages import (
     NotifyReady,
     Piece,
     ReadPage,
+    ReadReleased,
     ReadRows,
     ShapeGone,
     ShapeReady,
@@ -161,7 +162,7 @@ SHAPES: Final = (AddRoutes, LiveShapes, Shape, Included, Reference, Dispatch, Ow
 EDGES: Final = (
     *(EnsureShape, ShapePlace, ReadWatermark, FollowWatermark, Watermark, Relation, Column),
     *(Join, Leave, Joined, Arrived, NotifyReady, ShapeReady, ShapeGone, ReadPage, Page, ReadRows, AskHeld, HeldBelow),
-    CountImage,
+    *(CountImage, ReadReleased),
 )
 # Between the edges and the origin.
 WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)

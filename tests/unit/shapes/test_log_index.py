@@ -21,7 +21,7 @@ TRANSACTIONS, BYTES = 60, 1_000
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.actors.shapes.store.SEGMENT_BYTES_MAX", 10_000)
+    monkeypatch.setattr("syncline.actors.shapes.logfiles.SEGMENT_BYTES_MAX", 10_000)
     monkeypatch.setattr(segment_module, "INDEX_AGAIN_BYTES", 3_000)
     monkeypatch.setattr(segment_module, "INDEX_EVERY_BYTES", 2_000)
 
@@ -224,9 +224,9 @@ def test_a_log_of_which_the_end_was_cut_off_is_read_again_whatever_its_index_say
     store.append([record(200, last=False)])
     store.append([record(200, last=False)])  # the stream was cut, and begins the transaction again
     store.flush()
-    segment = store._segments[-1]
+    segment = store._log._segments[-1]
     monkeypatch.setattr(segment_module, "INDEX_AGAIN_BYTES", 1)
-    store._truncate((len(store._segments) - 1, segment._last))
+    store._log._truncate((segment, segment._last))
     write = segment.indexing()
     if write is not None:
         write()

@@ -62,7 +62,7 @@ def test_a_page_from_within_a_large_transaction_is_read_from_near_its_place(
 
 
 def test_a_large_transaction_goes_on_in_the_next_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.actors.shapes.store.SEGMENT_BYTES_MAX", 10_000)
+    monkeypatch.setattr("syncline.actors.shapes.logfiles.SEGMENT_BYTES_MAX", 10_000)
     store = ShapeStore(tmp_path / "shape", SHAPE)
     store.finish_image(1)
     for index in range(20):

@@ -64,6 +64,12 @@ class Bundle:
         self.released = upto
         return frames
 
+    def safe_upto(self, shape: str) -> int | None:
+        """Whoever follows reads nothing of ``shape`` at an earlier position; None: that is as ``shape`` will say."""
+        if shape in self._missing:
+            return None
+        return self.released if self.open else self._start
+
     @property
     def _upto(self) -> int:
         """Every shape of the set has appended everything up to there."""

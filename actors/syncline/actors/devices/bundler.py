@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.shapes.frames import Frame
-from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave
+from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave, ReadReleased
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.watermarks import Passed
@@ -162,6 +162,10 @@ class Bundler(Actor):
             case HeldBelow(shape, lsn):
                 self._hold(shape, lsn)
                 return None
+            case ReadReleased(shape):
+                bundles = (live.bundle for live in self._by_shape.get(shape, {}).values())
+                known = [upto for upto in (bundle.safe_upto(shape) for bundle in bundles) if upto is not None]
+                return min(known, default=None)
             case AwaitShards():
                 if len(self._shard_watches) == len(self._shards.refs):
                     return None

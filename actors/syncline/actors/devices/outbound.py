@@ -28,6 +28,7 @@ from __future__ import annotations
 import bisect
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from dataclasses import replace
 
 from syncline.actors.devices.delivering import arriving, leaving
 from syncline.actors.devices.echoing import Echoing
@@ -307,8 +308,8 @@ class Outbound:
         frame = self._take(run)
         if frame.starts:
             # While the window is shut, echoes may turn up that belong before this frame.
-            while self._echo_due(frame.lsn - 1) or not self.window.open:
-                yield from self._send_echoes(frame.lsn - 1)
+            while self._echo_due(_before(frame)) or not self.window.open:
+                yield from self._send_echoes(_before(frame))
                 yield from self._await_window()
         yield Send(self._message(frame, run))
 
@@ -330,12 +331,13 @@ class Outbound:
     def _may_join(self, frame: Frame) -> bool:
         if frame.prelude:
             return False
-        return not frame.starts or (self.window.open and not self._echo_due(frame.lsn - 1))
+        return not frame.starts or (self.window.open and not self._echo_due(_before(frame)))
 
     def _count(self, frame: Frame) -> bytes:
         body = frame.body or b""
         if frame.starts:
-            self.window.sent(frame.lsn, frame.lsn)
+            id = frame.lsn if frame.transaction_id is None else frame.transaction_id
+            self.window.sent(id, frame.lsn)
             if frame.origin == self.client_id:
                 self._is_echo = self._echoing.passes(frame.commit_ms)
                 body = body if self._is_echo else begun_by(frame, POSTGRES_ORIGIN)
@@ -343,6 +345,8 @@ class Outbound:
             self._healing.passed(body)
         if frame.ends:
             self.position = frame.lsn
+            if frame.since is not None:
+                self._postpone_echoes(frame.lsn)
             if frame.origin == self.client_id:
                 if self._is_echo:
                     self._came_back(frame.commit_ms)
@@ -352,6 +356,13 @@ class Outbound:
     def _came_back(self, commit_ms: int) -> None:
         self._unechoed.came_back(commit_ms)
         self._echoing.came_back(commit_ms)
+
+    def _postpone_echoes(self, lsn: int) -> None:
+        """Echoes whose place lies within what one frame stood for come behind it: what they bring must not be older."""
+        for place, echo in enumerate(self._echoes):
+            if echo.lsn >= lsn:
+                break
+            self._echoes[place] = replace(echo, lsn=lsn)
 
     def _drop_echo(self, itself: Echo) -> None:
         """Of the frame at its place. It lies in front: a device with a backlog has thousands behind it."""
@@ -465,3 +476,8 @@ class Outbound:
         """How far the stream has to come before ``delivery`` is made. A device may stand beyond what a service that was
         just restarted has read again: there is no image of that."""
         return self.position if delivery.requests else max(self.position, self._echoing.upto - 1)
+
+
+def _before(frame: Frame) -> int:
+    """Echoes up to there go before ``frame``."""
+    return (frame.lsn if frame.since is None else frame.since) - 1

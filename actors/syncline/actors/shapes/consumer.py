@@ -39,6 +39,7 @@ from syncline.actors.shapes.messages import (
     NotifyReady,
     Piece,
     ReadPage,
+    ReadReleased,
     ReadRows,
     ShapeGone,
     ShapeReady,
@@ -47,7 +48,7 @@ from syncline.actors.shapes.readers import Readers
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shards import tell
 from syncline.actors.shapes.store import ShapeStore
-from syncline.cluster import Actor, ActorDown, Exit, Ref
+from syncline.cluster import Actor, ActorDown, CallTimeout, Exit, Ref
 from syncline.proto import codec
 from syncline.proto.values import Change, Delete, Insert, Relation, Row, RowChange
 
@@ -58,6 +59,7 @@ T = TypeVar("T")
 # Rows encoded or decoded between two pauses: a few milliseconds' worth.
 ENCODE_ROWS = 500
 DELETE_ROWS_MAX = 50
+RELEASED_TIMEOUT_S = 10.0  # an edge answers at once; it may have a long way
 LOAD_BACKOFF_FIRST_S = 0.2
 LOAD_BACKOFF_MAX_S = 10.0
 # What is raised when Postgres, or a part of this service, is away: it passes.
@@ -115,7 +117,9 @@ class Consumer(Actor):
         self._gone = False
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
-        self._readers = Readers(store, self._relations, self.background) if relations else None
+        self._readers = (
+            Readers(store, self._relations, self.background, self._safe_upto, self._packed) if relations else None
+        )
         self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
@@ -154,8 +158,10 @@ class Consumer(Actor):
 
     async def handle_call(self, message: object) -> object:
         match message:
-            case ReadPage(after, upto, bytes_max):
-                return self._store.read(after, upto, bytes_max)
+            case ReadPage(after, upto, bytes_max, generation):
+                if self._readers is None:
+                    return self._store.read(after, upto, bytes_max, generation)
+                return self._readers.page(message, self.defer)
             case ReadRows(lsn, cursor):
                 assert self._readers is not None, "only table shapes have rows"
                 return self._readers.ask(lsn, cursor, self.defer)
@@ -290,6 +296,24 @@ class Consumer(Actor):
 
     def _tell_rest(self, edge: Ref) -> None:
         """``edge`` follows from now on: what it has to know before it does."""
+
+    async def _safe_upto(self) -> int:
+        """No device reads, or will read, at a position below: those who follow have all been sent what is there."""
+
+        upto = self._store.appended_lsn
+        for edge in list(self._edges):
+            try:
+                released = await edge.call(ReadReleased(self._hash), RELEASED_TIMEOUT_S)
+            except ActorDown:
+                continue
+            except CallTimeout:
+                return 0
+            assert released is None or isinstance(released, int)
+            upto = upto if released is None else min(upto, released)
+        return upto
+
+    def _packed(self, lsn: int) -> None:
+        """Nobody asks any more what was at a position below ``lsn``."""
 
     def _notify(self) -> None:
         """Tells the devices that asked, once there is something to tell."""

@@ -2,20 +2,15 @@
 
 A frame is one transaction, or a piece of a large one, encoded once for all devices that hold the same set of shapes.
 ``body`` is the inside of a SatOpLog, and such bodies concatenate, so a device sends several frames as one message.
-
-``LogMerge`` walks several shape logs from one position to another in step: it takes the transaction with the smallest
-commit LSN among the heads, gives out its begin, every shape's operations, and its commit. It never holds more than the
-pages it was fed, whatever the size of a transaction.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 
-from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
+from syncline.actors.shapes.log import Record
 from syncline.proto import codec
 from syncline.proto.codec import encode_begin, encode_commit
 from syncline.proto.values import Change, Delete, Migrate, Row, Update
@@ -28,7 +23,8 @@ LIVE_TRANSACTION_BYTES_MAX = 1 << 20
 class Frame:
     """A transaction or a piece of one. ``starts``/``ends``: it holds the begin / the commit.
 
-    ``body`` None: too large for the live path; whoever gets this reads the log instead.
+    ``body`` None: too large for the live path; whoever gets this reads the log instead. ``transaction_id``: by which
+    acks name it; None: by its LSN. ``since``: it stands for all transactions behind that LSN up to its own.
     """
 
     lsn: int
@@ -38,6 +34,8 @@ class Frame:
     starts: bool = True
     ends: bool = True
     prelude: tuple[bytes, ...] = ()
+    transaction_id: int | None = None
+    since: int | None = None
 
 
 def lsn_bytes(lsn: int) -> bytes:
@@ -110,80 +108,3 @@ def for_edges(records: Iterable[Record]) -> Iterator[Record]:
             yield record
         elif record.last:
             yield replace(record, index=max(1, record.index), ops=b"", rows=0)
-
-
-@dataclass(slots=True)
-class _Cursor:
-    records: deque[Record] = field(default_factory=deque)
-    position: tuple[int, int] = (0, 0)
-    more: bool = True
-
-
-class LogMerge:
-    """The transactions of ``shapes`` after LSN ``after`` up to and including ``upto``, as frames in commit order. The
-    shapes may ``overlap``: a row of which two of them tell is told once, unless the transaction is in pieces."""
-
-    def __init__(self, shapes: Iterable[str], after: int, upto: int, *, overlap: bool = False) -> None:
-        self.upto = upto
-        self._overlap = overlap
-        self._cursors = {shape: _Cursor(position=(after, END_OF_TRANSACTION)) for shape in sorted(shapes)}
-        self._open: Record | None = None
-        self._unfinished: set[str] = set()
-
-    @property
-    def done(self) -> bool:
-        return self._open is None and all(not c.records and not c.more for c in self._cursors.values())
-
-    def wanted(self) -> list[tuple[str, tuple[int, int]]]:
-        """The shapes of which a page is needed before anything more can be given out, and where it begins."""
-        return [(shape, c.position) for shape, c in self._cursors.items() if not c.records and c.more]
-
-    def feed(self, shape: str, page: Page) -> None:
-        cursor = self._cursors[shape]
-        cursor.records.extend(page.records)
-        cursor.more = page.more
-        if page.records:
-            cursor.position = page.records[-1].position
-
-    def frames(self) -> Iterator[Frame]:
-        """Every frame that the pages fed so far allow."""
-        while True:
-            if self._open is None:
-                if any(not c.records and c.more for c in self._cursors.values()):
-                    return
-                heads = {shape: c.records[0] for shape, c in self._cursors.items() if c.records}
-                if not heads:
-                    return
-                self._open = min(heads.values(), key=lambda record: record.lsn)
-                self._unfinished = {shape for shape, record in heads.items() if record.lsn == self._open.lsn}
-                starts = True
-            else:
-                starts = False
-            frame = self._next_piece(self._open, starts)
-            if frame is not None:
-                yield frame
-            if frame is None:
-                return
-
-    def _next_piece(self, head: Record, starts: bool) -> Frame | None:
-        ops: list[bytes] = []
-        prelude: list[bytes] = []
-        for shape in sorted(self._unfinished):
-            records = self._cursors[shape].records
-            while records and shape in self._unfinished:
-                record = records.popleft()
-                ops.append(record.ops)
-                prelude.extend(record.prelude)
-                if record.last:
-                    self._unfinished.discard(shape)
-        ends = not self._unfinished
-        if not ops:
-            return None
-        if starts and ends and self._overlap and len(ops) > 1:
-            ops = once(ops)
-        if starts:
-            ops.insert(0, begin_of(head.lsn, head.commit_ms, head.origin))
-        if ends:
-            ops.append(encode_commit(head.commit_ms, lsn_bytes(head.lsn)))
-            self._open = None
-        return Frame(head.lsn, head.commit_ms, head.origin, b"".join(ops), starts, ends, tuple(prelude))

@@ -96,7 +96,15 @@ def scan(data: bytes, start: int = 0) -> Iterator[tuple[Record, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Records of one shape after a position; ``more``: others follow below the asked limit."""
+    """Records of one shape after a position; ``more``: others follow below the asked limit.
+
+    ``generation``: of the files it is from. Up to ``final_lsn`` they have only final operations, the latest of them of
+    ``final_ms``; for a device that stands before ``since`` they lack some (see ``finals``).
+    """
 
     records: tuple[Record, ...]
     more: bool
+    generation: int = 0
+    final_lsn: int = 0
+    final_ms: int = 0
+    since: int = 0

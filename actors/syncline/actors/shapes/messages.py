@@ -121,11 +121,22 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class ReadPage:
-    """Call. Answer: Page of records after ``after`` = (lsn, index), up to LSN ``upto``."""
+    """Call. Answer: Page of records after ``after`` = (lsn, index), up to LSN ``upto``, of the files of that
+    ``generation`` (None: those there are now). Up to ``final_upto`` it has only final operations (see ``finals``)."""
 
     after: tuple[int, int]
     upto: int
     bytes_max: int
+    generation: int | None = None
+    final_upto: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadReleased:
+    """Call to an edge. Answer: no device there will read of ``shape`` what was at an earlier position than this; None:
+    none reads of it at all."""
+
+    shape: str
 
 
 @dataclass(frozen=True, slots=True)

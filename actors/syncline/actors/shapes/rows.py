@@ -32,7 +32,8 @@ _PLACE_MASK = _IN_OVERLAY - 1
 
 
 class RowsGone(Refusal):
-    """The image somebody was in the middle of has been replaced more than once since: it has to begin anew."""
+    """The image somebody was in the middle of has been replaced more than once since, or a position lies too far back:
+    whoever asks has to begin anew."""
 
 
 class Reading(NamedTuple):
@@ -59,7 +60,9 @@ class Rows:
         self._made: dict[Reading, Laid] = {}  # the one not read for longest is first
 
     def reading(self, lsn: int, cursor: int) -> Reading:
-        """What somebody reads who asks for ``cursor`` (0: the beginning)."""
+        """What somebody reads who asks for ``cursor`` (0: the beginning). Raises RowsGone when it lies too far back."""
+        if not cursor and lsn < self._store.final_lsn:
+            raise RowsGone(f"rows of {self._store.shape.table} at {lsn} are known no more")
         return Reading(lsn, (cursor >> _IMAGE_SHIFT) - 1 if cursor else self._store.image_at(lsn).number)
 
     def ready(self, reading: Reading) -> bool:
@@ -144,6 +147,8 @@ class Rows:
         if known:
             newest = max(known)
             after, base = newest.lsn, self._made[newest].overlay
+        if after < self._store.final_lsn:
+            raise self._gone(reading)  # the log has not all that the image lacks
         steps = overlaying(self._store.records(after, reading.lsn), self._relations, base)
         while True:
             try:

@@ -41,7 +41,7 @@ class Segment:
         # Offsets of records, thinned out: (position, offset), ascending. The first record is always there.
         self._places: list[tuple[tuple[int, int], int]] = []
         self._last = 0  # the offset of the last record
-        self._index_path = path.with_name(path.name.replace("log", "index"))
+        self.index_path = path.with_name(f"index-{path.name.partition('-')[2]}")
         self._indexed = 0  # bytes that the index in the file speaks of
         self._writing = threading.Lock()
         self._cuts = 0
@@ -119,7 +119,7 @@ class Segment:
                 # Without an index the next start takes longer, that is all.
                 if self._cuts == cuts and self._indexed < size:
                     with contextlib.suppress(OSError):
-                        write_index(self._index_path, Index(size, last, self._head(last), *facts))
+                        write_index(self.index_path, Index(size, last, self._head(last), *facts))
                         self._indexed = size
 
         return write
@@ -139,7 +139,7 @@ class Segment:
 
     def _take_index(self, length: int) -> None:
         """What the index says of a file of ``length`` bytes, if it is to be believed."""
-        index = read_index(self._index_path)
+        index = read_index(self.index_path)
         if index is None or index.size > length or self._head(index.last) != index.head:
             return
         if len(index.head) < FRAME_BYTES:
@@ -152,7 +152,7 @@ class Segment:
         self._places = [((lsn, number), offset) for lsn, number, offset in index.places]
 
     def _forget_index(self) -> None:
-        self._index_path.unlink(missing_ok=True)
+        self.index_path.unlink(missing_ok=True)
         self._indexed = 0
 
     def _head(self, offset: int) -> bytes:

@@ -118,6 +118,9 @@ class TreeConsumer(Consumer):
         ids = ((id, relations[id].key_of(row) if id in relations else ()) for id, row in rows)
         return [self._holdings.held_at(id, lsn) for id in ids]
 
+    def _packed(self, lsn: int) -> None:
+        self._holdings.forget_moves(lsn)
+
     # --- changes in ---------------------------------------------------------------------------------------------------
 
     async def _append(self, pieces: Sequence[Piece | Record], upto: int) -> None:

@@ -1,0 +1,202 @@
+"""The logs of several shapes as one stream of frames, from one position to another.
+
+``LogMerge`` walks the logs in step: it takes the transaction with the smallest commit LSN among the heads, gives out
+its begin, every shape's operations, and its commit. It never holds more than the pages it was fed, whatever the size of
+a transaction; and of a final stretch the rows that leave.
+
+A *final stretch* is where one of the logs has only final operations (see ``finals``): what was a transaction there is
+fragments now. It is given as one transaction at its end. Migrations in it come first, as transactions of their own that
+leave the device where it stands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes, once
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
+from syncline.proto import codec
+from syncline.proto.codec import encode_commit
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Delete, Gone, Insert, Key, Relation, Update
+
+# Ids of migrations in a final stretch: beyond those that ``outbound`` makes up itself, and far below any LSN.
+MIGRATION_ID_FIRST = 1 << 21
+
+
+@dataclass(slots=True)
+class _Cursor:
+    records: deque[Record] = field(default_factory=deque)
+    position: tuple[int, int] = (0, 0)
+    more: bool = True
+
+
+class _Leaving:
+    """Rows that leave in a final stretch, unless a later operation of another shape tells of them."""
+
+    def __init__(self, relations: Iterable[Relation]) -> None:
+        self._relations = {relation.id: relation for relation in relations}
+        self._gone: dict[tuple[int, Key], Gone] = {}
+
+    def passed(self, ops: bytes) -> bytes:
+        """Of ``ops`` all that can be told now."""
+        told: list[Change] = []
+        for change in codec.decode_changes(ops):
+            assert isinstance(change, Insert | Update | Delete | Gone), "a shape has rows"
+            row = change.old_row if isinstance(change, Delete) else change.row
+            id = (change.relation_id, self._relations[change.relation_id].key_of(row))
+            self._gone.pop(id, None)
+            if isinstance(change, Gone):
+                self._gone[id] = change
+            else:
+                told.append(change)
+        return codec.encode_ops(told)
+
+    def rest(self) -> bytes:
+        """What could not be told before the end."""
+        return codec.encode_ops(self._gone.values())
+
+
+class LogMerge:
+    """The transactions of ``shapes`` after LSN ``after`` up to and including ``upto``, as frames in commit order.
+
+    ``relations``: of shapes that may have rows in common; none if they have not. A row of which two of them tell is
+    told once, unless the transaction is in pieces. ``migrating``: the shapes that bring migrations.
+    """
+
+    def __init__(
+        self,
+        shapes: Iterable[str],
+        after: int,
+        upto: int,
+        *,
+        relations: Iterable[Relation] = (),
+        migrating: Collection[str] = (),
+    ) -> None:
+        self.after = after
+        self.upto = upto
+        self.final_upto = 0
+        self._final_ms = 0
+        self._final_open = self._final_begun = False
+        self._migrating = sorted(migrating)
+        self._migrations = 0
+        self._migration: list[Record] = []
+        relations = tuple(relations)
+        self._leaving = _Leaving(relations) if relations else None
+        self._overlap = bool(relations)
+        self._cursors = {shape: _Cursor(position=(after, END_OF_TRANSACTION)) for shape in sorted(shapes)}
+        self._open: Record | None = None
+        self._unfinished: set[str] = set()
+
+    @property
+    def done(self) -> bool:
+        if self._open is not None or self._final_open:
+            return False
+        return all(not c.records and not c.more for c in self._cursors.values())
+
+    def make_final(self, upto: int) -> None:
+        """What comes first, up to and including LSN ``upto``, is a final stretch: to be said before ``frames``."""
+        self.final_upto = upto
+        self._final_open = upto > self.after
+
+    def wanted(self) -> list[tuple[str, tuple[int, int]]]:
+        """The shapes of which a page is needed before anything more can be given out, and where it begins."""
+        return [(shape, c.position) for shape, c in self._cursors.items() if not c.records and c.more]
+
+    def feed(self, shape: str, page: Page) -> None:
+        cursor = self._cursors[shape]
+        cursor.records.extend(page.records)
+        cursor.more = page.more
+        self._final_ms = max(self._final_ms, page.final_ms)
+        if page.records:
+            cursor.position = page.records[-1].position
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame that the pages fed so far allow."""
+        if self._final_open:
+            yield from self._final_frames()
+        while not self._final_open:
+            if self._open is None:
+                if any(not c.records and c.more for c in self._cursors.values()):
+                    return
+                heads = {shape: c.records[0] for shape, c in self._cursors.items() if c.records}
+                if not heads:
+                    return
+                self._open = min(heads.values(), key=lambda record: record.lsn)
+                self._unfinished = {shape for shape, record in heads.items() if record.lsn == self._open.lsn}
+                starts = True
+            else:
+                starts = False
+            frame = self._next_piece(self._open, starts)
+            if frame is not None:
+                yield frame
+            if frame is None:
+                return
+
+    def _next_piece(self, head: Record, starts: bool) -> Frame | None:
+        ops: list[bytes] = []
+        prelude: list[bytes] = []
+        for shape in sorted(self._unfinished):
+            records = self._cursors[shape].records
+            while records and shape in self._unfinished:
+                record = records.popleft()
+                ops.append(record.ops)
+                prelude.extend(record.prelude)
+                if record.last:
+                    self._unfinished.discard(shape)
+        ends = not self._unfinished
+        if not ops:
+            return None
+        if starts and ends and self._overlap and len(ops) > 1:
+            ops = once(ops)
+        if starts:
+            ops.insert(0, begin_of(head.lsn, head.commit_ms, head.origin))
+        if ends:
+            ops.append(encode_commit(head.commit_ms, lsn_bytes(head.lsn)))
+            self._open = None
+        return Frame(head.lsn, head.commit_ms, head.origin, b"".join(ops), starts, ends, tuple(prelude))
+
+    def _final_frames(self) -> Iterator[Frame]:
+        """What the pages allow of the final stretch."""
+        for shape in self._migrating:
+            cursor = self._cursors[shape]
+            while cursor.records and cursor.records[0].lsn <= self.final_upto:
+                self._migration.append(cursor.records.popleft())
+                if self._migration[-1].last:
+                    yield self._migrated()
+            if not cursor.records and cursor.more:
+                return
+        ops: list[bytes] = []
+        ends = False
+        while not ends and all(cursor.records or not cursor.more for cursor in self._cursors.values()):
+            heads = [c for c in self._cursors.values() if c.records and c.records[0].lsn <= self.final_upto]
+            if heads:
+                record = min(heads, key=lambda cursor: cursor.records[0].position).records.popleft()
+                ops.append(record.ops if self._leaving is None else self._leaving.passed(record.ops))
+            ends = not heads
+        if ends and self._leaving is not None:
+            ops.append(self._leaving.rest())
+        self._final_open = not ends
+        starts = not self._final_begun and any(ops)
+        if starts or (self._final_begun and (ends or any(ops))):
+            self._final_begun = True
+            yield self._final_frame(ops, starts=starts, ends=ends)
+
+    def _final_frame(self, ops: list[bytes], *, starts: bool, ends: bool) -> Frame:
+        lsn, ms = self.final_upto, self._final_ms
+        begin = (begin_of(lsn, ms, POSTGRES_ORIGIN),) if starts else ()
+        commit = (encode_commit(ms, lsn_bytes(lsn)),) if ends else ()
+        return Frame(lsn, ms, POSTGRES_ORIGIN, b"".join((*begin, *ops, *commit)), starts, ends, since=self.after)
+
+    def _migrated(self) -> Frame:
+        """A migration in the final stretch, of which the device has nothing else yet."""
+        records, self._migration = self._migration, []
+        head = records[0]
+        id = MIGRATION_ID_FIRST + self._migrations
+        self._migrations += 1
+        lsn = lsn_bytes(self.after)
+        begin = codec.encode_begin(head.commit_ms, lsn, head.origin, id)
+        body = b"".join((begin, *(record.ops for record in records), encode_commit(head.commit_ms, lsn)))
+        prelude = tuple(message for record in records for message in record.prelude)
+        return Frame(self.after, head.commit_ms, head.origin, body, prelude=prelude, transaction_id=id)
