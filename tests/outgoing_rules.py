@@ -16,6 +16,7 @@ from collections.abc import Set as AbstractSet
 
 from google.protobuf.message import Message
 
+from syncline.actors.shapes.logmerge import FINAL_MS
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import check_width
@@ -187,7 +188,10 @@ class OutgoingRules:
             case Commit():
                 if self._begin is None:
                     raise misuse("a commit without a begin")
-                if (op.commit_ms, op.lsn) != (self._begin.commit_ms, self._begin.lsn):
+                # What stands for several transactions says at its begin what a device's own writes are compared with,
+                # and at its end the latest of their times.
+                final = self._begin.commit_ms == FINAL_MS and op.commit_ms >= FINAL_MS
+                if op.lsn != self._begin.lsn or not (op.commit_ms == self._begin.commit_ms or final):
                     raise misuse("a commit repeats the time and the position of its begin")
                 self._begin = None
             case Compensation():

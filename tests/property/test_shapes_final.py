@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,12 +238,17 @@ def test_wherever_a_device_stands_the_final_operations_bring_it_where_the_others
         for one in live.values():
             one.store.close()
 
-    few = mock.patch.multiple(image, OVERLAY_CHUNK_ROWS=2, STEP_ROWS=2, STEP_COPIED_ROWS=2)
-    steps = (mock.patch.object(module, "STEP_ROWS", 2) for module in (finals, finalpages))
-    small = mock.patch.object(logfiles, "SEGMENT_BYTES_MAX", 300)
-    near = mock.patch.multiple(segment, INDEX_EVERY_BYTES=100, INDEX_AGAIN_BYTES=120, READ_WINDOW_BYTES=64)
-    pages = mock.patch("syncline.actors.devices.logreader.PAGE_BYTES", 150)
-    pauses = mock.patch.multiple(finalpages, PACK_PAUSE_S=0), mock.patch.multiple(rows_module, FOLD_PAUSE_S=0)
-    with tempfile.TemporaryDirectory() as place, few, small, near, pages, mock.patch("os.fsync"):
-        with next(steps), next(steps), pauses[0], pauses[1]:
-            asyncio.run(go(Path(place)))
+    small = (
+        mock.patch.multiple(image, OVERLAY_CHUNK_ROWS=2, STEP_ROWS=2, STEP_COPIED_ROWS=2),
+        mock.patch.multiple(finals, STEP_ROWS=2),
+        mock.patch.multiple(finalpages, STEP_ROWS=2, PACK_PAUSE_S=0),
+        mock.patch.multiple(rows_module, FOLD_PAUSE_S=0),
+        mock.patch.multiple(logfiles, SEGMENT_BYTES_MAX=300),
+        mock.patch.multiple(segment, INDEX_EVERY_BYTES=100, INDEX_AGAIN_BYTES=120, READ_WINDOW_BYTES=64),
+        mock.patch("syncline.actors.devices.logreader.PAGE_BYTES", 150),
+        mock.patch("os.fsync"),
+    )
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        for patch in small:
+            stack.enter_context(patch)
+        asyncio.run(go(Path(place)))

@@ -20,9 +20,9 @@ from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import StartRefused
 from syncline.actors.devices.starting import start as start_stream
 from syncline.actors.shapes.frames import whole_frame
-from syncline.actors.shapes.logmerge import LogMerge
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.imagefile import Image
+from syncline.actors.shapes.logmerge import LogMerge
 from syncline.actors.shapes.store import ShapeStore
 from syncline.client.execution import leaving, pending_of, release, run
 from syncline.client.oplog import change_of, next_commit_ms
@@ -160,6 +160,11 @@ def _(stack: ExitStack) -> None:
         original(self, shapes, max(0, after - 150), upto, **options)
 
     in_place_of(stack, LogMerge, "__init__", init)
+
+
+@mutant("what is left of transactions in a packed log is given as if it were the transactions")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, LogMerge, "make_final", lambda original, self, upto: original(self, 0))
 
 
 @mutant("what is dropped from the live queue is not read from the logs")

@@ -138,7 +138,7 @@ class Replica:
 
     async def _apply_together(self, transactions: Sequence[Transaction], relations: Mapping[int, Relation]) -> None:
         def work(connection: sqlite3.Connection) -> tuple[Plan, int]:
-            seen_ms = [transaction.commit_ms for transaction in transactions]
+            seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
             self._begin_incoming(connection, transactions[-1].lsn, *seen_ms)
             total = Plan(dict(self.tables))
             echoed = 0

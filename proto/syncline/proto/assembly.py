@@ -134,7 +134,7 @@ class Assembler:
     def commit(self, commit: Commit) -> Transaction:
         """The whole transaction, without changes if it is beyond the limits. Raises ProtocolError outside one.
 
-        Times and position are the begin's: some devices leave the commit empty. The ref is the commit's where it is
+        Time and position are the begin's: some devices leave the commit empty. The ref is the commit's where it is
         set, for that is where devices read it.
         """
         begin = self._begin
@@ -147,6 +147,7 @@ class Assembler:
             begin.origin,
             begin.transaction_id,
             commit.additional_data_ref or begin.additional_data_ref,
+            max(begin.commit_ms, commit.commit_ms),
         )
         self.clear()
         return transaction

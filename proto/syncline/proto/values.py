@@ -154,6 +154,7 @@ class Transaction:
     ``commit_ms``: milliseconds since the epoch. ``lsn``: opaque position in the sender's stream, never empty from a
     server. ``origin``: the client id of the device that wrote it, else the Postgres origin (``postgres_1``); None only
     from a device, whose origin the server knows. ``transaction_id``: what acks name; required from a server.
+    ``latest_ms``: nothing in it is of a later time; what stands for several has that of the last.
     """
 
     commit_ms: int
@@ -162,6 +163,7 @@ class Transaction:
     origin: str | None = None
     transaction_id: int | None = None
     additional_data_ref: int = 0
+    latest_ms: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,6 +299,13 @@ def test_the_ref_of_additional_data_is_read_from_the_commit() -> None:
     assert event.transaction.additional_data_ref == 9
 
 
+def test_the_latest_time_is_read_from_the_commit() -> None:
+    for commit_ms, latest_ms in ((3_000, 3_000), (0, 1_000)):
+        (event,) = events(streaming().client, codec.oplog_message(BEGIN, codec.encode_commit(commit_ms, b"42")))
+        assert isinstance(event, TransactionReceived)
+        assert (event.transaction.commit_ms, event.transaction.latest_ms) == (1_000, latest_ms)
+
+
 def test_a_compensation_from_the_server_is_ignored() -> None:
     log = codec.oplog_message(BEGIN, codec.encode_ops([Compensation(1, (b"?",))]), COMMIT)
     (event,) = events(streaming().client, log)

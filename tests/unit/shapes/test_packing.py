@@ -13,7 +13,7 @@ from syncline.actors.devices.bundle import Bundle
 from syncline.actors.shapes import readers
 from syncline.actors.shapes.finalpages import FinalPages
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
-from syncline.actors.shapes.logmerge import MIGRATION_ID_FIRST, LogMerge
+from syncline.actors.shapes.logmerge import FINAL_MS, MIGRATION_ID_FIRST, LogMerge
 from syncline.actors.shapes.messages import ReadPage, ReadReleased, ReadRows
 from syncline.actors.shapes.rows import Rows
 from syncline.actors.shapes.store import ShapeStore
@@ -215,7 +215,9 @@ def test_migrations_of_a_final_stretch_come_first_and_leave_the_device_where_it_
     migrations = tuple(
         Record(lsn, lsn, "postgres_1", 0, True, 0, b"", (b"relation %d" % lsn,)) for lsn in (60, 120, 125)
     )
-    merge.feed("items", Page((record(55, insert(1)), record(120, insert(2)), record(130, insert(3))), more=False))
+    merge.feed(
+        "items", Page((record(55, insert(1)), record(120, insert(2)), record(130, insert(3))), False, final_ms=120)
+    )
     merge.feed("schema", Page(migrations, more=False))
     frames = list(merge.frames())
     assert merge.done
@@ -230,6 +232,8 @@ def test_migrations_of_a_final_stretch_come_first_and_leave_the_device_where_it_
     assert isinstance(final[0], Begin)
     assert isinstance(final[-1], Commit)
     assert final[1:-1] == [insert(1), insert(2)]
+    # A device's own writes are later than that, and what it writes from now on later than all of it.
+    assert (final[0].commit_ms, final[-1].commit_ms) == (FINAL_MS, 120)
 
 
 def test_a_final_stretch_without_anything_is_no_transaction() -> None:

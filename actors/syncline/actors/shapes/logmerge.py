@@ -23,6 +23,9 @@ from syncline.proto.values import POSTGRES_ORIGIN, Change, Delete, Gone, Insert,
 
 # Ids of migrations in a final stretch: beyond those that ``outbound`` makes up itself, and far below any LSN.
 MIGRATION_ID_FIRST = 1 << 21
+# The time of a final stretch, as devices compare it with those of their own writes: these stand until they come back,
+# for nobody knows which column was written when. The commit says the latest of its times.
+FINAL_MS = 1
 
 
 @dataclass(slots=True)
@@ -184,10 +187,10 @@ class LogMerge:
             yield self._final_frame(ops, starts=starts, ends=ends)
 
     def _final_frame(self, ops: list[bytes], *, starts: bool, ends: bool) -> Frame:
-        lsn, ms = self.final_upto, self._final_ms
-        begin = (begin_of(lsn, ms, POSTGRES_ORIGIN),) if starts else ()
-        commit = (encode_commit(ms, lsn_bytes(lsn)),) if ends else ()
-        return Frame(lsn, ms, POSTGRES_ORIGIN, b"".join((*begin, *ops, *commit)), starts, ends, since=self.after)
+        lsn = self.final_upto
+        begin = (begin_of(lsn, FINAL_MS, POSTGRES_ORIGIN),) if starts else ()
+        commit = (encode_commit(self._final_ms, lsn_bytes(lsn)),) if ends else ()
+        return Frame(lsn, FINAL_MS, POSTGRES_ORIGIN, b"".join((*begin, *ops, *commit)), starts, ends, since=self.after)
 
     def _migrated(self) -> Frame:
         """A migration in the final stretch, of which the device has nothing else yet."""
