@@ -26,6 +26,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from syncline.client.cells import Values, decode_own_row, decode_row
+from syncline.client.ddl import without_not_null
 from syncline.client.merging import Pending, merged
 from syncline.client.oplog import ENTRY_COLUMNS
 from syncline.client.schema import UNTRACKED_TAG, Table, described, literal, quoted
@@ -359,14 +360,18 @@ class _RowPlanner:
 
 def plan_migration_step(plan: Plan, step: Migrate) -> None:
     """Run the step's SQL, note its version, and take over the table it describes."""
+    required: list[str] = []
     for _, sql in step.statements:
+        if step.table is not None:
+            sql, names = without_not_null(sql, step.table.primary_key)
+            required += names
         plan.run(sql)
     if step.version not in plan.versions:
         plan.versions.append(step.version)
     if step.table is not None:
         known = plan.tables.get(step.table.name)
         table_id = known.id if known is not None else len(plan.tables)
-        plan.tables[step.table.name] = described(table_id, step.table)
+        plan.tables[step.table.name] = described(table_id, step.table, required, known)
         plan.redescribed[step.table.name] = plan.tables[step.table.name]
 
 

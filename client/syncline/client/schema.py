@@ -7,14 +7,15 @@ incoming changes, so that a crash in the middle rolls the switch back together w
 ``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of
 rows. A row without shadow entry carries the single tag ``postgres_1@0`` when it exists: most rows of most databases
 were there before anyone synced them, and cost no second row here. ``_syncline_leaving`` names the rows that have left
-the device's shapes and stay for as long as the oplog has entries of theirs.
+the device's shapes and stay for as long as the oplog has entries of theirs. ``_syncline_relations`` has the sets of
+columns (JSON, sorted) under which rows have come of tables that some shape has not all columns of (see ``columns``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -69,10 +70,18 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
             key TEXT NOT NULL,
             PRIMARY KEY (table_name, key)) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE _syncline_relations (
+            table_name TEXT NOT NULL,
+            columns TEXT NOT NULL,
+            PRIMARY KEY (table_name, columns)) WITHOUT ROWID""",
+    ),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 
 STORE_VERSION = len(STORE_STEPS)
+RELAXED_VERSION = 4
+"""The first whose tables have no NOT NULL but in their keys (see ``relaxing``)."""
 
 
 def quoted(name: str) -> str:
@@ -94,7 +103,11 @@ class ForeignKey:
 
 @dataclass(frozen=True)
 class Table:
-    """A synced table as the device stores it. ``id`` is the relation id under which the device sends its writes."""
+    """A synced table as the device stores it. ``id`` is the relation id under which the device sends its writes.
+
+    ``required``: columns that are NOT NULL to the application, though not in SQLite (see ``ddl``). ``lacking``: those
+    that the shapes of this device do not hold (see ``columns``): NULL in every row, and not to be written.
+    """
 
     id: int
     name: str
@@ -102,6 +115,13 @@ class Table:
     pg_types: tuple[str, ...]
     primary_key: tuple[str, ...]
     foreign_keys: tuple[ForeignKey, ...] = ()
+    required: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+
+    @cached_property
+    def held(self) -> tuple[str, ...]:
+        """The columns that are not lacking."""
+        return tuple(column for column in self.columns if column not in self.lacking)
 
     @cached_property
     def decoders(self) -> tuple[Decode, ...]:
@@ -125,9 +145,21 @@ class Table:
         )
         return Relation(self.id, "public", self.name, columns)
 
+    def only(self, columns: Collection[str], table_id: int | None = None) -> Table:
+        """The table as if it had no other columns; ``columns`` include its key. ``table_id``: None: as it is."""
+        kept = [index for index, column in enumerate(self.columns) if column in columns]
+        return replace(
+            self,
+            id=self.id if table_id is None else table_id,
+            columns=tuple(self.columns[index] for index in kept),
+            pg_types=tuple(self.pg_types[index] for index in kept),
+        )
 
-def described(table_id: int, migrated: MigrationTable) -> Table:
-    """The table a migration step leaves behind.
+
+def described(
+    table_id: int, migrated: MigrationTable, required: Collection[str] = (), known: Table | None = None
+) -> Table:
+    """The table a migration step leaves behind. ``required``: the columns it makes so. ``known``: the table before it.
 
     Raises ValueError for a table without primary key: rows without one cannot be told apart across replicas.
     """
@@ -142,6 +174,8 @@ def described(table_id: int, migrated: MigrationTable) -> Table:
         foreign_keys=tuple(
             ForeignKey(key.columns, key.parent_table, key.parent_columns) for key in migrated.foreign_keys
         ),
+        required=(() if known is None else known.required) + tuple(required),
+        lacking=() if known is None else known.lacking,
     )
 
 
@@ -152,6 +186,8 @@ def table_to_json(table: Table) -> str:
             "pg_types": table.pg_types,
             "primary_key": table.primary_key,
             "foreign_keys": [[key.columns, key.parent_table, key.parent_columns] for key in table.foreign_keys],
+            "required": table.required,
+            "lacking": table.lacking,
         }
     )
 
@@ -168,6 +204,8 @@ def table_from_json(table_id: int, name: str, text: str) -> Table:
             ForeignKey(tuple(columns), parent, tuple(parent_columns))
             for columns, parent, parent_columns in described_as["foreign_keys"]
         ),
+        required=tuple(described_as.get("required", ())),
+        lacking=tuple(described_as.get("lacking", ())),
     )
 
 

@@ -27,7 +27,8 @@ import aiosqlite
 
 from syncline.client.cells import Value
 from syncline.client.errors import DatabaseInUse, DatabaseUnusable, UsageError
-from syncline.client.schema import STORE_STEPS, STORE_VERSION
+from syncline.client.relaxing import relax_tables
+from syncline.client.schema import RELAXED_VERSION, STORE_STEPS, STORE_VERSION
 from syncline.client.triggers import REAL_FUNCTION
 
 T = TypeVar("T")
@@ -242,6 +243,8 @@ def _upgrade(connection: sqlite3.Connection, version: int) -> None:
     for step in STORE_STEPS[version:]:
         for statement in step:
             connection.execute(statement)
+    if version < RELAXED_VERSION:
+        relax_tables(connection)
     if version == 0:
         connection.execute("INSERT INTO _syncline_state (one, client_id) VALUES (1, ?)", (str(uuid.uuid4()),))
     connection.execute(f"PRAGMA user_version = {STORE_VERSION}")

@@ -12,6 +12,10 @@ so a key computed in a trigger and one computed from bound parameters can never 
 A foreign key adds a compensation for the parent, written before the child's own entry: if someone deletes the parent
 concurrently, it is revived everywhere. It is written for updates that leave the foreign key alone too, since they
 also keep the child alive. An update that changes nothing is not captured.
+
+A row image has the columns that the device holds (``Table.held``), and a write to another one is refused here: its NULL
+says nothing about the row in Postgres. So is NULL where the table says NOT NULL, in SQLite's words (``ddl`` says why
+SQLite does not do it itself). A column that is NULL already may stay so: another shape's row may lack it.
 """
 
 # ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
@@ -99,11 +103,30 @@ def create_triggers(table: Table, tables: Mapping[str, Table]) -> list[str]:
         f"CREATE TRIGGER {on_key} BEFORE UPDATE OF {key_columns} ON {name} WHEN {_differs(table.primary_key)} "
         f"BEGIN SELECT RAISE(ABORT, {literal(refusal)}); END",
         f"CREATE TRIGGER {on_insert} AFTER INSERT ON {name} WHEN {_CAPTURING} "
-        f"BEGIN {parents}{_entry(table, 'I', 'new')} END",
+        f"BEGIN {_refusals(table, 'NULL')}{parents}{_entry(table, 'I', 'new')} END",
         f"CREATE TRIGGER {on_update} AFTER UPDATE ON {name} WHEN {_CAPTURING} AND ({_differs(table.columns)}) "
-        f"BEGIN {parents}{_entry(table, 'U', 'new')} END",
+        f"BEGIN {_refusals(table, 'old')}{parents}{_entry(table, 'U', 'new')} END",
         f"CREATE TRIGGER {on_delete} AFTER DELETE ON {name} WHEN {_CAPTURING} BEGIN {_entry(table, 'D', 'old')} END",
     ]
+
+
+def _refusals(table: Table, before: str) -> str:
+    """What the application may not write. ``before``: the row of an update before it, or NULL for an insert."""
+    cases = []
+    for column in table.columns:
+        new = f"new.{quoted(column)}"
+        old = "NULL" if before == "NULL" else f"{before}.{quoted(column)}"
+        if column in table.lacking:
+            refusal = (
+                f"this device does not hold the column {column} of {table.name}: "
+                "to write it, sync a shape that has the column"
+            )
+            cases.append(f"WHEN {new} IS NOT {old} THEN RAISE(ABORT, {literal(refusal)})")
+        elif column in table.required:
+            refusal = f"NOT NULL constraint failed: {table.name}.{column}"
+            was_null = "" if before == "NULL" else f" AND {old} IS NOT NULL"
+            cases.append(f"WHEN {new} IS NULL{was_null} THEN RAISE(ABORT, {literal(refusal)})")
+    return f"SELECT CASE {' '.join(cases)} END; " if cases else ""
 
 
 def _differs(columns: Sequence[str]) -> str:
@@ -112,8 +135,8 @@ def _differs(columns: Sequence[str]) -> str:
 
 def _entry(table: Table, op: str, row: str) -> str:
     key = key_sql([f"{row}.{quoted(column)}" for column in table.primary_key])
-    new = "NULL" if op == "D" else image_sql("new", table.columns)
-    old = "NULL" if op == "I" else image_sql("old", table.columns)
+    new = "NULL" if op == "D" else image_sql("new", table.held)
+    old = "NULL" if op == "I" else image_sql("old", table.held)
     return (
         "INSERT INTO _syncline_oplog (table_name, op, key, new_row, old_row) "
         f"VALUES ({literal(table.name)}, '{op}', {key}, {new}, {old});"

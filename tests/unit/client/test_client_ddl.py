@@ -1,0 +1,85 @@
+"""NOT NULL leaves a table's definition, and nothing else does."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from syncline.client.ddl import without_not_null
+
+CREATED = [
+    (
+        'CREATE TABLE "items" (\n  "id" TEXT NOT NULL,\n  "title" TEXT NOT NULL,\n  "rank" INTEGER,\n'
+        '  CONSTRAINT "items_pkey" PRIMARY KEY ("id")\n);',
+        ("title",),
+    ),
+    ("create table items(id text not null primary key, a int not  null default 1, b default (1 is not null))", ("a",)),
+    ("CREATE TABLE items (id PRIMARY KEY, a TEXT CONSTRAINT filled NOT NULL ON CONFLICT FAIL UNIQUE, b)", ("a",)),
+    ("CREATE TABLE items (id PRIMARY KEY, a TEXT NOT /* never */ NULL -- , b NOT NULL\n, c)", ("a",)),
+    (
+        "CREATE TABLE items (id, a CHECK (a NOT NULL), b CHECK ((b) NOT NULL), PRIMARY KEY (id), CHECK (a NOT NULL))",
+        (),
+    ),
+    (
+        "CREATE TABLE items (id PRIMARY KEY, a DEFAULT 'x NOT NULL,', \"b NOT NULL\" TEXT, [c NOT NULL] NOT NULL)",
+        ("c NOT NULL",),
+    ),
+    ('CREATE TABLE IF NOT EXISTS items ("id" PRIMARY KEY, `a``b` decimal(10, 2) NOT NULL) WITHOUT ROWID', ("a`b",)),
+    (
+        'CREATE TABLE items (ID TEXT NOT NULL PRIMARY KEY, é TEXT NOT NULL, "say ""so""" TEXT NOT NULL)',
+        ("é", 'say "so"'),
+    ),
+    ("CREATE TABLE items (id PRIMARY KEY, a REFERENCES items (id) NOT DEFERRABLE NOT NULL)", ("a",)),
+]
+
+
+def columns(sql: str) -> list[tuple[object, ...]]:
+    """What SQLite makes of a table: per column name, type, NOT NULL, default, place in the key."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute(sql)
+    return [tuple(row)[1:] for row in connection.execute("PRAGMA table_xinfo(items)")]
+
+
+@pytest.mark.parametrize(("sql", "names"), CREATED)
+def test_a_table_is_what_it_was_but_for_not_null(sql: str, names: tuple[str, ...]) -> None:
+    relaxed, found = without_not_null(sql, ("id",))
+    assert found == names
+    before, after = columns(sql), columns(relaxed)
+    assert [row[0] for row in before if row[2] and row[0].lower() != "id"] == list(names)  # type: ignore[attr-defined]
+    assert after == [(*row[:2], 0 if row[0] in names else row[2], *row[3:]) for row in before]
+    assert without_not_null(relaxed, ("id",)) == (relaxed, ())
+
+
+@pytest.mark.parametrize(
+    ("sql", "relaxed", "names"),
+    [
+        (
+            "ALTER TABLE items ADD COLUMN a INTEGER NOT NULL DEFAULT 0;",
+            "ALTER TABLE items ADD COLUMN a INTEGER DEFAULT 0;",
+            ("a",),
+        ),
+        (
+            'ALTER TABLE "items" ADD "a" TEXT DEFAULT \'\' NOT NULL',
+            'ALTER TABLE "items" ADD "a" TEXT DEFAULT \'\'',
+            ("a",),
+        ),
+        ("ALTER TABLE items RENAME TO add_things", "ALTER TABLE items RENAME TO add_things", ()),
+    ],
+)
+def test_a_column_that_is_added_too(sql: str, relaxed: str, names: tuple[str, ...]) -> None:
+    assert without_not_null(sql, ("id",)) == (relaxed, names)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE INDEX i ON items (a) WHERE a NOT NULL",
+        "INSERT INTO items VALUES ('a INTEGER NOT NULL')",
+        "UPDATE items SET a = 1 WHERE b NOT NULL",
+        "CREATE VIEW v AS SELECT a FROM items WHERE a NOT NULL",
+        "",
+    ],
+)
+def test_other_statements_stay_as_they_are(sql: str) -> None:
+    assert without_not_null(sql, ("id",)) == (sql, ())
