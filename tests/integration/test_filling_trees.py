@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.test_shape_trees import SQL, TABLES, request
 from tests.integration.tree_scene import running
 from tests.rawdevice import RawDevice
 
-from syncline.actors.shapes import treeconsumer
-from syncline.actors.shapes.membership import Step, advance
-from syncline.actors.shapes.treeconsumer import FILL_ROWS, roots_at_once
+from syncline.actors.shapes.filling import PART_ROWS
+from syncline.actors.shapes.holdings import Holdings
 
 PROJECTS, ISSUES = 300, 40
 
@@ -21,13 +22,13 @@ async def test_many_projects_with_many_issues_come_in_parts(
 ) -> None:
     sizes: list[int] = []
 
-    def noted(*arguments: object) -> object:
-        found = advance(*arguments)  # type: ignore[arg-type]
-        if isinstance(found, Step):
-            sizes.append(len(found.changes))
-        return found
+    fill = Holdings.fill
 
-    monkeypatch.setattr(treeconsumer, "advance", noted)
+    def noted(self: Holdings, relation_id: int, fresh: Sequence[Any], moved: Sequence[Any] = ()) -> None:
+        sizes.append(len(fresh))
+        fill(self, relation_id, fresh, moved)
+
+    monkeypatch.setattr(Holdings, "fill", noted)
     async with running(database, tmp_path, SQL, TABLES) as tree:
         await tree.postgres.execute(
             f"INSERT INTO projects SELECT n, NULL, 'p' FROM generate_series(0, {PROJECTS - 1}) n;"
@@ -38,12 +39,4 @@ async def test_many_projects_with_many_issues_come_in_parts(
             await device.subscribe(request("projects", project=request("issues")))
             assert sum(map(len, device.rows.values())) == PROJECTS * (1 + ISSUES)
     assert sum(sizes) == PROJECTS * (1 + ISSUES)
-    assert max(sizes) <= 2 * FILL_ROWS
-
-
-@pytest.mark.parametrize(
-    ("roots", "rows", "following"),
-    [(10, 10, 20), (10, 0, 20), (10, 10 * FILL_ROWS, 1), (1, 10**6, 1), (100, 4_000, 25)],
-)
-def test_as_many_roots_come_next_as_bring_some_rows(roots: int, rows: int, following: int) -> None:
-    assert roots_at_once(roots, rows) == following
+    assert max(sizes) <= PART_ROWS

@@ -5,7 +5,7 @@ Both come a part at a time, and whoever walks a tree asks for the one between pa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -22,6 +22,7 @@ from syncline.actors.postgres.snapshot import (
 )
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS
 from syncline.actors.postgres.typemap import from_wire, to_wire
+from syncline.proto.values import Cell
 
 if TYPE_CHECKING:
     from syncline.actors.shapes.membership import Query
@@ -64,6 +65,18 @@ class Subtree:
         while part := await cursor.fetch(ROWS_AT_ONCE):
             yield [decode(row) for row in part]
 
+    async def having(
+        self, relation_id: int, places: Sequence[int], values: Sequence[Sequence[Cell]]
+    ) -> AsyncGenerator[list[TaggedRow], None]:
+        """The rows of a table that have one of ``values`` at ``places``, some at a time."""
+        table = self._tables[relation_id]
+        decode = _decoder(table)
+        matching = self._matching(table, places, values)
+        if matching is not None:
+            cursor = await self._open.cursor(matching[0], *matching[1])
+            while part := await cursor.fetch(ROWS_AT_ONCE):
+                yield [decode(row) for row in part]
+
     async def answers(self, queries: Iterable[Query]) -> dict[Query, list[TaggedRow]]:
         """The rows of each query."""
         found: dict[Query, list[TaggedRow]] = {query: [] for query in queries}
@@ -82,12 +95,23 @@ class Subtree:
         queries: Sequence[Query],
         found: dict[Query, list[TaggedRow]],
     ) -> None:
+        matching = self._matching(table, places, [query.value for query in queries])
+        if matching is None:
+            return
+        decode = _decoder(table)
+        for row in await self._open.fetch(matching[0], *matching[1]):
+            found[queries[row["place"] - 1]].append(decode(row))
+
+    def _matching(
+        self, table: TableInfo, places: Sequence[int], values: Sequence[Sequence[Cell]]
+    ) -> tuple[str, list[list[str]]] | None:
+        """A query for the rows with one of ``values`` at ``places``, and its arguments; None: there are none."""
         columns = [table.relation.columns[place] for place in places]
         if not self._columns.get(table.oid, frozenset()).issuperset(column.name for column in columns):
-            return  # nothing is referred to by a column that is gone
+            return None  # nothing is referred to by a column that is gone
         texts: list[list[str]] = [[] for _ in columns]
-        for query in queries:
-            for column, text, cell in zip(columns, texts, query.value, strict=True):
+        for value in values:
+            for column, text, cell in zip(columns, texts, value, strict=True):
                 text.append(from_wire(column.type_name, cell or b"", table.enum_labels.get(column.name)))
         arrays = ", ".join(f"${number}::text[]" for number in range(1, len(columns) + 1))
         names = ", ".join(f"k{number}" for number in range(len(columns)))
@@ -95,16 +119,13 @@ class Subtree:
             f"t.{quote_identifier(column.name)} = w.k{number}::{quote_identifier(column.type_name)}"
             for number, column in enumerate(columns)
         )
-        rows = await self._open.fetch(
+        query = (
             f"SELECT w.place, {self._cells(table)} AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
             f"FROM unnest({arrays}) WITH ORDINALITY AS w ({names}, place) "
             f"JOIN {table.sql_name} t ON {matches} "
-            f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}",
-            *texts,
+            f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}"
         )
-        decode = _decoder(table)
-        for row in rows:
-            found[queries[row["place"] - 1]].append(decode(row))
+        return query, texts
 
     def _cells(self, table: TableInfo) -> str:
         there = self._columns.get(table.oid, frozenset())

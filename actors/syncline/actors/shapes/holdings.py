@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgpack
 
@@ -145,18 +146,47 @@ class Holdings:
         ).fetchall()
         return [_unpack(key) for (key,) in keys]
 
+    def nodes_of(self, relation_id: int, keys: Collection[Key]) -> dict[Key, int]:
+        """At which nodes those of the rows are that are held."""
+        found = self._chosen("SELECT key, nodes FROM rows WHERE relation = ? AND key", relation_id, keys)
+        return {_unpack(key): nodes for key, nodes in found}
+
+    def values_held(self, relation_id: int, places: Places, values: Collection[Value]) -> set[Value]:
+        """Those of ``values`` that held rows have at ``places``."""
+        number = self._places.get((relation_id, places))
+        if number is not None:
+            found = self._chosen("SELECT DISTINCT value FROM places WHERE place = ? AND value", number, values)
+            return {_unpack(value) for (value,) in found}
+        keys = {self._tree.key_at(relation_id, places, value): value for value in values}
+        return {keys[key] for key in self.nodes_of(relation_id, keys)}
+
+    def _chosen(self, select: str, first: int, chosen: Collection[Iterable[object]]) -> Iterator[Sequence[Any]]:
+        packed = list(map(_pack, chosen))
+        for at in range(0, len(packed), PAGE_ROWS):
+            page = packed[at : at + PAGE_ROWS]
+            yield from self._connection.execute(f"{select} IN ({', '.join('?' * len(page))})", (first, *page))
+
     # --- all of it ----------------------------------------------------------------------------------------------------
 
     def rows_of(self, relation_id: int) -> Iterator[tuple[RowId, Row]]:
         """Every held row of a table. Nothing may be written meanwhile."""
+        for part in self.parts_of(relation_id):
+            yield from part
+
+    def parts_of(self, relation_id: int) -> Iterator[list[tuple[RowId, Row]]]:
+        """The same, some at a time. What is written between two parts may be among them or not."""
         last = b""
         while page := self._connection.execute(
             "SELECT key, row FROM rows WHERE relation = ? AND key > ? ORDER BY key LIMIT ?",
             (relation_id, last, PAGE_ROWS),
         ).fetchall():
-            for key, row in page:
-                yield (relation_id, _unpack(key)), _unpack(row)
+            yield [((relation_id, _unpack(key)), _unpack(row)) for key, row in page]
             last = page[-1][0]
+
+    def rows_held(self) -> int:
+        """How many rows are held."""
+        count: int = self._connection.execute("SELECT count(*) FROM rows").fetchone()[0]
+        return count
 
     def held_at(self, id: RowId, lsn: int) -> bool:
         """Whether the row was held after the transaction at ``lsn``, which is not beyond ours."""
@@ -183,6 +213,37 @@ class Holdings:
             raise
         connection.execute("COMMIT")
         self.lsn = lsn
+
+    def fill(
+        self, relation_id: int, fresh: Sequence[tuple[Key, Row, int]], moved: Sequence[tuple[Key, int]] = ()
+    ) -> None:
+        """The shape is being filled: ``fresh`` rows (key, row, nodes) of a table, which were not held, are held, and
+        those of ``moved`` (key, nodes) are at other nodes."""
+        packed = [(_pack(key), row, nodes) for key, row, nodes in fresh]
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            connection.executemany(
+                "INSERT INTO rows (relation, key, nodes, row) VALUES (?, ?, ?, ?)",
+                [(relation_id, key, nodes, _pack(row)) for key, row, nodes in packed],
+            )
+            for number, places in self._of[relation_id]:
+                connection.executemany(
+                    "INSERT INTO places (place, value, key) VALUES (?, ?, ?)",
+                    [
+                        (number, _pack(value), key)
+                        for key, row, _ in packed
+                        if (value := value_of(row, places)) is not None
+                    ],
+                )
+            connection.executemany(
+                "UPDATE rows SET nodes = ? WHERE relation = ? AND key = ?",
+                [(nodes, relation_id, _pack(key)) for key, nodes in moved],
+            )
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
 
     def forget_moves(self, upto: int) -> None:
         """Nobody asks any more what was held at a position below ``upto``."""

@@ -99,12 +99,10 @@ def advance(
     net: Mapping[RowId, Net],
     known: Known,
     judge: Judge,
-    roots: Iterable[tuple[Row, Tags]] = (),
 ) -> Step | Needs:
-    """What ``net`` does to a shape that holds ``held``. ``roots``: rows of the root's table that nobody changed and
-    that are to be looked at all the same: how a shape is filled in the beginning."""
+    """What ``net`` does to a shape that holds ``held``."""
     walk = _Walk(tree, held, net, known, judge)
-    walk.nodes(roots)
+    walk.nodes()
     walk.references()
     walk.doubts()
     if walk.queries or walk.judgements:
@@ -192,13 +190,10 @@ class _Walk:
 
     # --- 1. nodes -----------------------------------------------------------------------------------------------------
 
-    def nodes(self, roots: Iterable[tuple[Row, Tags]]) -> None:
+    def nodes(self) -> None:
         """Which of the rows that have to be looked at are where."""
-        root = self._tree.relations[self._tree.nodes[0].relation_id]
-        for row, tags in roots:
-            self._met[root.id, root.key_of(row)] = (row, tags)
         by_relation: dict[int, dict[Key, None]] = {}
-        for relation_id, key in (*self._net, *self._met):
+        for relation_id, key in self._net:
             by_relation.setdefault(relation_id, {})[key] = None
         for n, node in enumerate(self._tree.nodes):
             candidates = dict(by_relation.get(node.relation_id, {}))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,27 +24,25 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
-from syncline.actors.shapes.consumer import ENCODE_ROWS, Consumer, ReadClauses, TableGone, TakeSnapshot
+from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
+from syncline.actors.shapes.filling import PART_ROWS, Filling
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.membership import HeldRow, Known, Needs, Net, Query, Step, advance
+from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advance
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.store import ShapeStore
-from syncline.actors.shapes.tree import RowId, tree_of, value_of
+from syncline.actors.shapes.tree import Places, RowId, Value, tree_of, value_of
 from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Relation, Row, RowChange
+from syncline.proto.values import Gone, Insert, Key, Relation, Row, RowChange
 
 log = logging.getLogger(__name__)
 
 RECORD_CHANGES = 5_000
-# A shape is filled so many rows at a time, more or less: nobody else is served while it is decided where they belong.
-FILL_ROWS = 1_000
-FILL_ROOTS_FIRST = 10
 HELD_TIMEOUT_S = 60.0  # an edge answers at once; it may have a long way
 # How far rows that will be needed are fetched ahead, in one snapshot, before anybody knows that they are needed.
 AHEAD_LEVELS = 8
@@ -221,12 +219,11 @@ class TreeConsumer(Consumer):
         net: Mapping[RowId, Net],
         known: Known,
         ask: Callable[[Collection[Query]], Awaitable[None]],
-        roots: Sequence[TaggedRow] = (),
     ) -> Step:
         clauses = self._clauses
         assert clauses is not None
         while True:
-            step = advance(self._tree, self._holdings, net, known, clauses.judge, roots)
+            step = advance(self._tree, self._holdings, net, known, clauses.judge)
             if isinstance(step, Step):
                 clauses.forget()
                 return step
@@ -305,31 +302,18 @@ class TreeConsumer(Consumer):
         return lsn
 
     async def _fill(self, subtree: Subtree) -> None:
-        answers: dict[Query, list[TaggedRow]] = {}
-
-        async def ask(queries: Collection[Query]) -> None:
-            answers.update(await subtree.answers(queries))
-
         clauses = self._clauses
         assert clauses is not None
-        at_once = FILL_ROOTS_FIRST
-        async for selected in subtree.rows(self._shape.relation_id, clauses.sql(0)):
-            while selected:
-                roots, selected = selected[:at_once], selected[at_once:]
-                clauses.selected(0, (row for row, _ in roots))
-                step = await self._decide({}, answers.get, ask, roots)
-                rows = [change for change in step.changes if isinstance(change, Insert)]
-                for start in range(0, len(rows), ENCODE_ROWS):
-                    self._store.write_image_chunk(self._chunk(rows[start : start + ENCODE_ROWS]))
-                    await asyncio.sleep(0)
-                self._holdings.apply(step, 0)
-                answers.clear()
-                at_once = roots_at_once(len(roots), len(rows))
+        filling = Filling(self._tree, self._holdings, subtree, self._satisfying, self._image)
+        async for roots in subtree.rows(self._shape.relation_id, clauses.sql(0)):
+            await filling.add(roots, satisfying=bool(clauses.sql(0)))
 
-    def _chunk(self, rows: Sequence[Insert]) -> ImageChunk:
-        return ImageChunk.joined(
-            chunk_of([(insert.row, insert.tags)], self._tree.relations[insert.relation_id]) for insert in rows
-        )
+    async def _satisfying(self, node: int, rows: Sequence[Row]) -> Sequence[bool]:
+        assert self._clauses is not None
+        return await self._until_there(partial(self._clauses.judged, node, rows))
+
+    def _image(self, relation: Relation, rows: Sequence[TaggedRow]) -> None:
+        self._store.write_image_chunk(chunk_of(rows, relation))
 
     async def _catch_up(self, lsn: int, visibility: Visibility) -> None:
         """From the snapshot to its mark at ``lsn`` in one, and from there to where the stream is by now."""
@@ -362,41 +346,40 @@ class TreeConsumer(Consumer):
         assert self._readers is not None
         try:
             async for chunk in self._readers.rows.all(lsn):
-                every.apply(self._all_of(chunk), 0)
+                self._note_all(chunk, every)
                 await asyncio.sleep(0)
 
-            def known(query: Query) -> list[TaggedRow]:
-                ids = ((query.relation_id, key) for key in every.find(query.relation_id, query.places, query.value))
-                return [(held.row, ()) for held in map(every.get, ids) if held is not None]
-
-            async def nothing(queries: Collection[Query]) -> None:
-                raise AssertionError("every row is there")
-
-            roots: list[TaggedRow] = []
-            at_once = FILL_ROOTS_FIRST
-            for _, row in every.rows_of(self._shape.relation_id):
-                roots.append((row, ()))
-                if len(roots) >= at_once:
-                    step = await self._decide({}, known, nothing, roots)
-                    self._holdings.apply(step, 0)
-                    at_once = roots_at_once(len(roots), len(step.held))
-                    roots = []
-                    await asyncio.sleep(0)
-            self._holdings.apply(await self._decide({}, known, nothing, roots), lsn)
+            filling = Filling(self._tree, self._holdings, _Again(every), self._satisfying)
+            for part in every.parts_of(self._shape.relation_id):
+                await filling.add(((row, ()) for _, row in part), satisfying=False)
+            self._holdings.apply(Step(), lsn)
         finally:
             every.close()
             every.remove()
 
-    def _all_of(self, chunk: ImageChunk) -> Step:
-        rows = [change for change in codec.decode_ops(b"".join(chunk.ops)) if isinstance(change, Insert)]
-        relations = self._tree.relations
-        held = {(one.relation_id, relations[one.relation_id].key_of(one.row)): HeldRow(one.row, 0) for one in rows}
-        return Step(held=held)
+    def _note_all(self, chunk: ImageChunk, every: Holdings) -> None:
+        rows: dict[int, list[tuple[Key, Row, int]]] = {}
+        for change in codec.decode_ops(b"".join(chunk.ops)):
+            if isinstance(change, Insert):
+                key = self._tree.relations[change.relation_id].key_of(change.row)
+                rows.setdefault(change.relation_id, []).append((key, change.row, 0))
+        for relation_id, of_table in rows.items():
+            every.fill(relation_id, of_table)
 
 
-def roots_at_once(roots: int, rows: int) -> int:
-    """How many come next, after ``roots`` of them that brought ``rows``: not many more at a time, or fewer at once."""
-    return max(1, min(2 * roots, roots * FILL_ROWS // max(1, rows)))
+class _Again:
+    """All rows that a shape has, as where it is filled from."""
+
+    def __init__(self, every: Holdings) -> None:
+        self._every = every
+
+    async def having(
+        self, relation_id: int, places: Places, values: Sequence[Value]
+    ) -> AsyncGenerator[Sequence[TaggedRow], None]:
+        keys = [key for value in values for key in self._every.find(relation_id, places, value)]
+        for at in range(0, len(keys), PART_ROWS):
+            held = (self._every.get((relation_id, key)) for key in keys[at : at + PART_ROWS])
+            yield [(one.row, ()) for one in held if one is not None]
 
 
 def _parts(changes: Sequence[RowChange]) -> list[Sequence[RowChange]]:
