@@ -25,6 +25,7 @@ from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.frames import once
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import Overlay
+from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
@@ -39,6 +40,7 @@ def play(seed: int) -> None:
     for test in (
         played.test_a_shape_holds_what_it_is_by_definition_after_every_transaction,
         played.test_answers_of_later_snapshots_are_rewound_to_where_the_shape_is,
+        played.test_a_transaction_of_which_no_change_concerns_a_shape_does_nothing_to_it,
     ):
         test.hypothesis.inner_test(seed, 2 + seed % 12)  # type: ignore[attr-defined]
 
@@ -114,6 +116,20 @@ def _(stack: ExitStack) -> None:
         return value in self._at_index[n, places]
 
     in_place_of(stack, _Walk, "_somebody_at", somebody_at)
+
+
+@mutant("what refers to rows that are held does not concern a tree")
+def _(stack: ExitStack) -> None:
+    def init(original: Any, self: Interest, *args: Any) -> None:
+        original(self, *args)
+        self._refers = {relation_id: [] for relation_id in self._refers}
+
+    in_place_of(stack, Interest, "__init__", init)
+
+
+@mutant("a row that is held does not concern a tree when it changes")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, Interest, "_holds", lambda original, self, *args: False)
 
 
 @mutant("devices are not told that a row leaves and lives on")

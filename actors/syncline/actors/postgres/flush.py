@@ -73,6 +73,10 @@ class Progress:
         """How many dispatched positions someone still owes."""
         return len(self._outstanding)
 
+    def owes(self, target: Hashable) -> bool:
+        """Whether ``target`` was handed something that is not done."""
+        return target in self._debts
+
     def dispatched(self, lsn: int, targets: Iterable[Hashable]) -> None:
         """``targets`` were handed everything up to ``lsn``. Without targets it is done at once.
 

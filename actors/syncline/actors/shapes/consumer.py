@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeGuard, TypeVar
 
 import asyncpg
 
@@ -25,6 +25,7 @@ from syncline.actors.shapes.filtering import filtered, selected
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.matcher import images
 from syncline.actors.shapes.messages import (
     Append,
     Appended,
@@ -178,6 +179,21 @@ class Consumer(Actor):
         if self._clauses is None:
             return [relation_id in self._relations for relation_id, _ in rows]
         return await self._until_there(partial(self._clauses.judged, 0, [row for _, row in rows]))
+
+    def concerning(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]:
+        """What of ``pieces``, in stream order, the shape has to be told. The shard asks, who hands them over: with very
+        many shapes it is much to hear of what one has nothing to do with. ``at_rest``: all it was handed is done."""
+        clauses = self._clauses
+        if clauses is None or self._shape.one_of is not None or not clauses.compiled(0):
+            return pieces
+
+        def outside(change: StreamChange) -> bool:
+            if isinstance(change, Truncated):
+                return False
+            rows = list(images(change))
+            return bool(rows) and all(clauses.judge(0, row) is False for row in rows)
+
+        return [piece for piece in pieces if not is_whole(piece) or not all(map(outside, piece.changes))]
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 
@@ -366,6 +382,11 @@ class Consumer(Actor):
             self._mark_seen.clear()
             await self._mark_seen.wait()
         return self._mark.lsn
+
+
+def is_whole(piece: Piece | Record) -> TypeGuard[Piece]:
+    """Whether it is all of a transaction's changes."""
+    return isinstance(piece, Piece) and piece.first and piece.last
 
 
 def _split_at_truncates(changes: Sequence[StreamChange]) -> Iterator[list[RowChange] | None]:

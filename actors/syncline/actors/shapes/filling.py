@@ -35,6 +35,21 @@ class Source(Protocol):
         ...
 
 
+class Stored:
+    """All of ``holdings``, as where rows come from."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    async def having(
+        self, relation_id: int, places: Places, values: Sequence[Value]
+    ) -> AsyncGenerator[Sequence[TaggedRow], None]:
+        keys = [key for value in values for key in self._holdings.find(relation_id, places, value)]
+        for at in range(0, len(keys), PART_ROWS):
+            held = (self._holdings.get((relation_id, key)) for key in keys[at : at + PART_ROWS])
+            yield [(one.row, ()) for one in held if one is not None]
+
+
 Satisfying: TypeAlias = Callable[[int, Sequence[Row]], Awaitable[Sequence[bool]]]
 """Which rows satisfy the clause of a node."""
 Write: TypeAlias = Callable[[Relation, Sequence[TaggedRow]], None]

@@ -21,12 +21,12 @@ import msgpack
 from syncline.actors.shapes.disk import private
 from syncline.actors.shapes.membership import HeldRow, Step
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
-from syncline.proto.values import Key, Row
+from syncline.proto.values import Insert, Key, Row
 
 FORMAT = 1
 CACHE_KIB = 1_000
 PAGE_ROWS = 500
-OPEN_MAX = 100  # of a process; each takes three descriptors and some 200 KiB
+OPEN_MAX = 32  # of a process; each takes three descriptors and some 200 KiB
 
 _TABLES = """
 CREATE TABLE rows (relation INTEGER, key BLOB, nodes INTEGER NOT NULL, row BLOB NOT NULL, PRIMARY KEY (relation, key))
@@ -244,6 +244,16 @@ class Holdings:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+
+    def fill_all(self, rows: Iterable[object]) -> None:
+        """The same for inserts of any of the tables; they are at no node."""
+        of_tables: dict[int, list[tuple[Key, Row, int]]] = {}
+        for change in rows:
+            if isinstance(change, Insert):
+                key = self._tree.relations[change.relation_id].key_of(change.row)
+                of_tables.setdefault(change.relation_id, []).append((key, change.row, 0))
+        for relation_id, fresh in of_tables.items():
+            self.fill(relation_id, fresh)
 
     def forget_moves(self, upto: int) -> None:
         """Nobody asks any more what was held at a position below ``upto``."""

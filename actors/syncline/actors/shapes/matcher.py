@@ -27,7 +27,7 @@ class _Table:
     def touched(self, change: RowChange) -> Mapping[str, None]:
         if not self.by_value:
             return self.always
-        rows = list(_images(change))
+        rows = list(images(change))
         if not rows:
             return self.every
         found = [shapes for shapes in self._with(rows) if shapes]
@@ -41,7 +41,7 @@ class _Table:
                 yield by_cell.get(cell, NOBODY)
 
 
-def _images(change: RowChange) -> Iterator[Row]:
+def images(change: RowChange) -> Iterator[Row]:
     """The row before and after; nothing, if what was before is not known."""
     match change:
         case Update(row=row, old_row=old):

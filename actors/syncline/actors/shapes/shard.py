@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
@@ -118,10 +118,17 @@ class ShapeLost(Exception):
     """A shape's actor crashed. The shard ends with it, and supervision starts both from what is on disk."""
 
 
+class _Concerning(Protocol):
+    """See ``Consumer.concerning``."""
+
+    def __call__(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Live:
     ref: Ref
     store: ShapeStore
+    concerning: _Concerning
 
 
 class Shard(Actor):
@@ -231,13 +238,19 @@ class Shard(Actor):
 
     async def _dispatch(self, dispatch: Dispatch) -> None:
         self._own.extend(dispatch.own)
-        entries = {shape: pieces for shape, pieces in dispatch.entries.items() if shape in self._shapes}
+        entries: dict[str, Sequence[Piece | Record]] = {}
+        for shape, pieces in dispatch.entries.items():
+            live = self._shapes.get(shape)
+            if live is not None:
+                concerning = live.concerning(pieces, at_rest=not self._stored.owes(shape))
+                if concerning:
+                    entries[shape] = concerning
         # After a restart or a reconnect the slot sends again what was dispatched before: it counts as part of the last.
         upto = self._dispatched = max(dispatch.upto, self._dispatched)
         self._progress.dispatched(upto, entries)
         self._stored.dispatched(upto, entries)
-        for shape, pieces in entries.items():
-            await self._shapes[shape].ref.send(Append(pieces, upto))
+        for shape, concerning in entries.items():
+            await self._shapes[shape].ref.send(Append(tuple(concerning), upto))
         for shape, mark, lsn in dispatch.marks:
             if shape in self._shapes:
                 await self._shapes[shape].ref.send(MarkSeen(mark, lsn))
@@ -302,7 +315,7 @@ class Shard(Actor):
             restart=Restart.TEMPORARY,
             mailbox_capacity=CONSUMER_MAILBOX,
         )
-        live = _Live(await start_child(self._consumers, spec), store)
+        live = _Live(await start_child(self._consumers, spec), store, consumer.concerning)
         self.monitor(live.ref)
         self._shapes[store.shape.hash] = live
         return live

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,21 +24,22 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
-from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
-from syncline.actors.shapes.filling import PART_ROWS, Filling
+from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot, is_whole
+from syncline.actors.shapes.filling import Filling, Stored
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
-from syncline.actors.shapes.image import ImageChunk, chunk_of
+from syncline.actors.shapes.image import chunk_of
+from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advance
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.store import ShapeStore
-from syncline.actors.shapes.tree import Places, RowId, Value, tree_of, value_of
+from syncline.actors.shapes.tree import RowId, tree_of, value_of
 from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Key, Relation, Row, RowChange
+from syncline.proto.values import Gone, Relation, Row, RowChange
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class TreeConsumer(Consumer):
         self._loading = False
         self._resting: int | None = None  # where
         self._standing = False  # those who follow know of it, and the shard need not wait
+        self._interest: Interest | None = None
+        self._learning: Interest | None = None
         self._later = Later(self._tree)
         self._answers = Answers(self._tree, self._later)
 
@@ -118,6 +121,41 @@ class TreeConsumer(Consumer):
 
     def _packed(self, lsn: int) -> None:
         self._holdings.forget_moves(lsn)
+
+    def concerning(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]:
+        if not at_rest or self._loading:
+            return pieces
+        interest = self._interest
+        if interest is None or interest.full:
+            if self._learning is None:
+                self._learning = self._new_interest()
+                self.background(self._learn(self._learning))
+            return pieces
+        for number, piece in enumerate(pieces):
+            # What comes behind one that concerns the shape may be of rows which that one brings.
+            if not is_whole(piece) or any(map(interest.concerns, piece.changes)):
+                return pieces[number:]
+        return ()
+
+    def _new_interest(self) -> Interest:
+        assert self._clauses is not None
+        return Interest(self._tree, self._holdings.rows_held(), partial(self._clauses.judge, 0))
+
+    async def _learn(self, interest: Interest) -> None:
+        """What the shape is concerned in, from all that it holds."""
+        for relation_id in self._tree.relations:
+            for part in self._holdings.parts_of(relation_id):
+                for id, row in part:
+                    interest.add(id, row)
+                await asyncio.sleep(0)
+        self._interest, self._learning = interest, None
+
+    def _hold(self, step: Step, lsn: int) -> None:
+        self._holdings.apply(step, lsn)
+        for interest in (self._interest, self._learning):
+            if interest is not None:
+                for id, held in step.held.items():
+                    interest.add(id, held.row)
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 
@@ -209,7 +247,7 @@ class TreeConsumer(Consumer):
         if self._store.segment_full:
             await asyncio.to_thread(self._store.flushing())
         self._store.append(records)
-        self._holdings.apply(step, int(head.lsn))
+        self._hold(step, int(head.lsn))
         return list(for_edges(records))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
@@ -346,40 +384,16 @@ class TreeConsumer(Consumer):
         assert self._readers is not None
         try:
             async for chunk in self._readers.rows.all(lsn):
-                self._note_all(chunk, every)
+                every.fill_all(codec.decode_ops(b"".join(chunk.ops)))
                 await asyncio.sleep(0)
 
-            filling = Filling(self._tree, self._holdings, _Again(every), self._satisfying)
+            filling = Filling(self._tree, self._holdings, Stored(every), self._satisfying)
             for part in every.parts_of(self._shape.relation_id):
                 await filling.add(((row, ()) for _, row in part), satisfying=False)
             self._holdings.apply(Step(), lsn)
         finally:
             every.close()
             every.remove()
-
-    def _note_all(self, chunk: ImageChunk, every: Holdings) -> None:
-        rows: dict[int, list[tuple[Key, Row, int]]] = {}
-        for change in codec.decode_ops(b"".join(chunk.ops)):
-            if isinstance(change, Insert):
-                key = self._tree.relations[change.relation_id].key_of(change.row)
-                rows.setdefault(change.relation_id, []).append((key, change.row, 0))
-        for relation_id, of_table in rows.items():
-            every.fill(relation_id, of_table)
-
-
-class _Again:
-    """All rows that a shape has, as where it is filled from."""
-
-    def __init__(self, every: Holdings) -> None:
-        self._every = every
-
-    async def having(
-        self, relation_id: int, places: Places, values: Sequence[Value]
-    ) -> AsyncGenerator[Sequence[TaggedRow], None]:
-        keys = [key for value in values for key in self._every.find(relation_id, places, value)]
-        for at in range(0, len(keys), PART_ROWS):
-            held = (self._every.get((relation_id, key)) for key in keys[at : at + PART_ROWS])
-            yield [(one.row, ()) for one in held if one is not None]
 
 
 def _parts(changes: Sequence[RowChange]) -> list[Sequence[RowChange]]:
