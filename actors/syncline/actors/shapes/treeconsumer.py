@@ -188,15 +188,15 @@ class TreeConsumer(Consumer):
     async def _work(self) -> None:
         while self._queue:
             waiting = self._queue.popleft()
+            if isinstance(waiting, _Waiting):
+                arrived = await self._pass(waiting.head, (waiting,))
+                await self._tell(arrived)
+                if self._resting is not None:
+                    await self._rest(self._next_stop())
+            if not any(isinstance(one, _Waiting) for one in self._queue):
+                self._answers.forget()  # of what comes from now on nobody may tell it
             if isinstance(waiting, int):
                 self._appended(waiting)
-                continue
-            arrived = await self._pass(waiting.head, (waiting,))
-            await self._tell(arrived)
-            if self._resting is not None:
-                await self._rest(self._next_stop())
-            if not self._queue:
-                self._answers.forget()
 
     def _next_stop(self) -> int | None:
         """How far the shape has come while there is something it has not come by; else None."""
