@@ -114,6 +114,21 @@ async def test_a_transaction_is_released_whole_and_once_the_watermark_has_passed
     assert lsns(await device.next()) == [110]
 
 
+async def test_what_comes_again_after_watermarks_that_released_nothing_is_not_released_again() -> None:
+    scene = await Scene.made()
+    device = await scene.device()
+    await scene.follow(device, "a")
+    await scene.join("a", 100)
+    await device.next()
+    for lsn in (150, 200):
+        await scene.watermark(lsn)
+    await scene.append("a", 120)
+    await scene.append("a", 210)
+    await scene.watermark(210)
+    assert lsns(await device.next()) == [210]
+    assert await scene.quiet(device)
+
+
 async def test_a_set_is_joined_once_for_all_its_devices_and_left_with_the_last() -> None:
     scene = await Scene.made()
     first, second = await scene.device(), await scene.device()

@@ -33,6 +33,11 @@ class Bundle:
         self._below: dict[str, int] = {}
         self._pending: dict[int, list[Record]] = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether the next watermark may change more than how far it is released."""
+        return not self.open or bool(self._pending)
+
     def joined(self, shape: str, appended: int) -> None:
         """``shape`` sends us everything it appends after LSN ``appended`` (its ready position if that is later)."""
         self._missing.discard(shape)

@@ -119,6 +119,8 @@ class Bundler(Actor):
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         self._bundles: dict[frozenset[str], _Live] = {}
+        # Those for which the next watermark may release something; the others hear of it when they are looked at.
+        self._due: dict[_Live, None] = {}
         self._by_shape: dict[str, dict[frozenset[str], _Live]] = {}
         self._members: dict[Ref, _Member] = {}
         self._authors: dict[str, Ref] = {}
@@ -141,7 +143,9 @@ class Bundler(Actor):
                 if records and shape in self._joined:  # else it was sent before our newest Join, and proves nothing
                     self._joined[shape] = max(self._joined[shape], records[-1].lsn)
                 for live in self._by_shape.get(shape, {}).values():
+                    self._release(live)  # else what comes again might pass for new
                     live.bundle.arrived(records)
+                    self._due[live] = None
             case Watermark(shard, lsn, own):
                 self._shard_passed(shard, lsn, own)
             case Author(device, client_id):
@@ -222,13 +226,20 @@ class Bundler(Actor):
             if device is not None:
                 _hand(device, OwnPassed(transaction.lsn, transaction.commit_ms))
                 told[device] = None
-        for live in self._bundles.values():
+        due, self._due = self._due, {}
+        for live in due:
+            if not live.members:
+                continue
             for device in self._release(live):
                 told.pop(device, None)
+            if live.bundle.waits:
+                self._due[live] = None
         for device in {**told, **self._awaiting}:
             member = self._members.get(device)
-            if member is not None and (device in told or _reached(member)):
-                self._tell(member)
+            if member is not None:
+                self._release(member.bundle)
+                if device in told or _reached(member):
+                    self._tell(member)
 
     def _release(self, live: _Live) -> list[Ref]:
         """What the watermark allows; the devices that were handed it."""
@@ -274,6 +285,7 @@ class Bundler(Actor):
     def _make(self, shapes: Mapping[str, Ref], *, overlap: bool) -> _Live:
         live = _Live(Bundle(shapes, self._passed.watermark, overlap=overlap))
         self._bundles[live.bundle.shapes] = live
+        self._due[live] = None
         for shape in shapes.keys() & self._below.keys():  # before it can open
             live.bundle.held(shape, self._below[shape])
         for shape, ref in shapes.items():
@@ -332,6 +344,7 @@ class Bundler(Actor):
         if member is not None:
             member.awaited = lsn
             self._awaiting[device] = None
+            self._release(member.bundle)
             if _reached(member):
                 self._tell(member)
 
