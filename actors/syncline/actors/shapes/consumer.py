@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeGuard, TypeVar
+from typing import Protocol, TypeVar
 
 import asyncpg
 
@@ -193,7 +193,11 @@ class Consumer(Actor):
             rows = list(images(change))
             return bool(rows) and all(clauses.judge(0, row) is False for row in rows)
 
-        return [piece for piece in pieces if not is_whole(piece) or not all(map(outside, piece.changes))]
+        return [
+            piece
+            for piece in pieces
+            if isinstance(piece, Record) or not piece.whole or not all(map(outside, piece.changes))
+        ]
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 
@@ -382,11 +386,6 @@ class Consumer(Actor):
             self._mark_seen.clear()
             await self._mark_seen.wait()
         return self._mark.lsn
-
-
-def is_whole(piece: Piece | Record) -> TypeGuard[Piece]:
-    """Whether it is all of a transaction's changes."""
-    return isinstance(piece, Piece) and piece.first and piece.last
 
 
 def _split_at_truncates(changes: Sequence[StreamChange]) -> Iterator[list[RowChange] | None]:

@@ -24,6 +24,11 @@ class Piece:
     first: bool
     last: bool
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is all that the transaction has for the shape."""
+        return self.first and self.last
+
 
 @dataclass(frozen=True, slots=True)
 class Append:

@@ -24,7 +24,7 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
-from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot, is_whole
+from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
 from syncline.actors.shapes.filling import Filling, Stored
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
@@ -133,7 +133,7 @@ class TreeConsumer(Consumer):
             return pieces
         for number, piece in enumerate(pieces):
             # What comes behind one that concerns the shape may be of rows which that one brings.
-            if not is_whole(piece) or any(map(interest.concerns, piece.changes)):
+            if isinstance(piece, Record) or not piece.whole or any(map(interest.concerns, piece.changes)):
                 return pieces[number:]
         return ()
 
