@@ -183,11 +183,6 @@ class Holdings:
             yield [((relation_id, _unpack(key)), _unpack(row)) for key, row in page]
             last = page[-1][0]
 
-    def rows_held(self) -> int:
-        """How many rows are held."""
-        count: int = self._connection.execute("SELECT count(*) FROM rows").fetchone()[0]
-        return count
-
     def held_at(self, id: RowId, lsn: int) -> bool:
         """Whether the row was held after the transaction at ``lsn``, which is not beyond ours."""
         next_move = self._connection.execute(

@@ -28,6 +28,7 @@ class Interest:
     own table satisfies its clause; None: nobody knows yet."""
 
     def __init__(self, tree: Tree, rows: int, satisfies: Callable[[Row], bool | None]) -> None:
+        self.rows = rows
         self._tree = tree
         self._satisfies = satisfies
         self._root = tree.nodes[0].relation_id
@@ -56,10 +57,6 @@ class Interest:
     def full(self) -> bool:
         """So much was added that more and more is taken for being there: time for another one."""
         return self._room < 0
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self._bits)
 
     def add(self, id: RowId, row: Row) -> None:
         """A row is held."""

@@ -24,12 +24,12 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.shapes.concern import Concern
 from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
 from syncline.actors.shapes.filling import Filling, Stored
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import chunk_of
-from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advance
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
@@ -94,8 +94,6 @@ class TreeConsumer(Consumer):
         self._loading = False
         self._resting: int | None = None  # where
         self._standing = False  # those who follow know of it, and the shard need not wait
-        self._interest: Interest | None = None
-        self._learning: Interest | None = None
         self._later = Later(self._tree)
         self._answers = Answers(self._tree, self._later)
 
@@ -103,11 +101,14 @@ class TreeConsumer(Consumer):
         assert self._read_clauses is not None
         self._clauses = await self._read_clauses()
         self._holdings = Holdings(self._store.directory / "holdings", self._tree)
+        self._concern = Concern(self._tree, self._holdings, partial(self._clauses.judge, 0))
         self._at = self._came = self._store.appended_lsn
         if self._store.ready_lsn is None:
             self._loading = True
         elif self._holdings.lsn != max(self._store.appended_lsn, self._store.ready_lsn):
             await self._hold_again(max(self._store.appended_lsn, self._store.ready_lsn))
+        if not self._loading:
+            await self._concern.learn_soon(self._store.image_rows)
         await super().init()
 
     async def terminate(self, reason: Exit) -> None:
@@ -125,37 +126,7 @@ class TreeConsumer(Consumer):
     def concerning(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]:
         if not at_rest or self._loading:
             return pieces
-        interest = self._interest
-        if interest is None or interest.full:
-            if self._learning is None:
-                self._learning = self._new_interest()
-                self.background(self._learn(self._learning))
-            return pieces
-        for number, piece in enumerate(pieces):
-            # What comes behind one that concerns the shape may be of rows which that one brings.
-            if isinstance(piece, Record) or not piece.whole or any(map(interest.concerns, piece.changes)):
-                return pieces[number:]
-        return ()
-
-    def _new_interest(self) -> Interest:
-        assert self._clauses is not None
-        return Interest(self._tree, self._holdings.rows_held(), partial(self._clauses.judge, 0))
-
-    async def _learn(self, interest: Interest) -> None:
-        """What the shape is concerned in, from all that it holds."""
-        for relation_id in self._tree.relations:
-            for part in self._holdings.parts_of(relation_id):
-                for id, row in part:
-                    interest.add(id, row)
-                await asyncio.sleep(0)
-        self._interest, self._learning = interest, None
-
-    def _hold(self, step: Step, lsn: int) -> None:
-        self._holdings.apply(step, lsn)
-        for interest in (self._interest, self._learning):
-            if interest is not None:
-                for id, held in step.held.items():
-                    interest.add(id, held.row)
+        return self._concern.concerning(pieces, self._store.image_rows, self.background)
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 
@@ -247,7 +218,8 @@ class TreeConsumer(Consumer):
         if self._store.segment_full:
             await asyncio.to_thread(self._store.flushing())
         self._store.append(records)
-        self._hold(step, int(head.lsn))
+        self._holdings.apply(step, int(head.lsn))
+        self._concern.noted(step)
         return list(for_edges(records))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
@@ -335,6 +307,7 @@ class TreeConsumer(Consumer):
         finally:
             await subtree.aclose()
         lsn = await self._passed(mark)
+        await self._concern.learn_soon(self._store.image_rows)
         await self._catch_up(lsn, visibility)
         self._loading = False
         return lsn

@@ -1,0 +1,73 @@
+"""What a tree is concerned in: learnt from the rows it holds, and kept as they change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from syncline.actors.shapes.holdings import Holdings
+from syncline.actors.shapes.interest import Interest
+from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.membership import Step
+from syncline.actors.shapes.messages import Piece
+from syncline.actors.shapes.tree import Tree
+from syncline.proto.values import Row
+
+# Of so many rows it is learnt as soon as they are there; of more when it is first needed, beside everything else.
+SOON_ROWS = 2_000
+
+
+class Concern:
+    """Of a tree that holds ``holdings``. ``satisfies``: see ``Interest``."""
+
+    def __init__(self, tree: Tree, holdings: Holdings, satisfies: Callable[[Row], bool | None]) -> None:
+        self._tree = tree
+        self._holdings = holdings
+        self._satisfies = satisfies
+        self._interest: Interest | None = None
+        self._learning: Interest | None = None
+
+    async def learn_soon(self, rows: int) -> None:
+        """About ``rows`` are held, and whatever was known does not count. From now on none is added but by a step that
+        is told of."""
+        self._interest = self._learning = None
+        if rows <= SOON_ROWS:
+            self._learning = Interest(self._tree, rows, self._satisfies)
+            await self._learn(self._learning)
+
+    def concerning(
+        self,
+        pieces: Sequence[Piece | Record],
+        rows: int,
+        background: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> Sequence[Piece | Record]:
+        """What of ``pieces`` may do something. ``rows``: about so many are held; if it is not known yet what they are
+        concerned in, that is learnt in the ``background``."""
+        interest = self._interest
+        if interest is None or interest.full:
+            if self._learning is None:
+                expected = rows if interest is None else 2 * max(rows, interest.rows)
+                self._learning = Interest(self._tree, expected, self._satisfies)
+                background(self._learn(self._learning))
+            return pieces
+        for number, piece in enumerate(pieces):
+            # What comes behind one that concerns the shape may be of rows which that one brings.
+            if isinstance(piece, Record) or not piece.whole or any(map(interest.concerns, piece.changes)):
+                return pieces[number:]
+        return ()
+
+    def noted(self, step: Step) -> None:
+        """``step`` has happened to what is held."""
+        for interest in (self._interest, self._learning):
+            if interest is not None:
+                for id, held in step.held.items():
+                    interest.add(id, held.row)
+
+    async def _learn(self, interest: Interest) -> None:
+        for relation_id in self._tree.relations:
+            for part in self._holdings.parts_of(relation_id):
+                for id, row in part:
+                    interest.add(id, row)
+                await asyncio.sleep(0)
+        self._interest, self._learning = interest, None
