@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.property.shape_trees import KEYS, Memory, random_row, random_schema, random_tree
 
+from syncline.actors.shapes.concern import Concern
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.membership import HeldRow, Step
 from syncline.actors.shapes.tree import RowId, Tree, value_of
@@ -50,6 +52,10 @@ def test_a_file_holds_what_memory_holds_whenever_it_is_opened_again(seed: int, s
                 holdings.close()
                 holdings = Holdings(Path(folder) / "holdings", tree)
         assert holdings.lsn == steps
+        concern = Concern(tree, holdings, lambda row: None)
+        asyncio.run(concern.learn_soon(1))
+        for id in set().union(*held_then.values()):
+            assert concern.may_have_held(id)
         for relation_id, all in tree.looked_up.items():
             assert dict(holdings.rows_of(relation_id)) == {
                 id: held.row for id, held in memory.rows.items() if id[0] == relation_id

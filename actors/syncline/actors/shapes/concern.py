@@ -11,7 +11,7 @@ from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.membership import Step
 from syncline.actors.shapes.messages import Piece
-from syncline.actors.shapes.tree import Tree
+from syncline.actors.shapes.tree import RowId, Tree
 from syncline.proto.values import Row
 
 # Of so many rows it is learnt as soon as they are there; of more when it is first needed, beside everything else.
@@ -57,6 +57,10 @@ class Concern:
                 return pieces[number:]
         return ()
 
+    def may_have_held(self, id: RowId) -> bool:
+        """Whether a row may be held, or have been as far back as that is remembered."""
+        return self._interest is None or id in self._interest
+
     def noted(self, step: Step) -> None:
         """``step`` has happened to what is held."""
         for interest in (self._interest, self._learning):
@@ -70,4 +74,8 @@ class Concern:
                 for id, row in part:
                     interest.add(id, row)
                 await asyncio.sleep(0)
+        for ids in self._holdings.moved():
+            for id in ids:
+                interest.add_key(id)
+            await asyncio.sleep(0)
         self._interest, self._learning = interest, None

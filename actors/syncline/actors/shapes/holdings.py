@@ -183,6 +183,17 @@ class Holdings:
             yield [((relation_id, _unpack(key)), _unpack(row)) for key, row in page]
             last = page[-1][0]
 
+    def moved(self) -> Iterator[list[RowId]]:
+        """Every row of which it is remembered that it came or left, some at a time, as ``parts_of`` gives them."""
+        last: tuple[int, bytes, int] = (-1, b"", 0)
+        while page := self._connection.execute(
+            "SELECT relation, key, lsn FROM moves WHERE (relation, key, lsn) > (?, ?, ?) "
+            "ORDER BY relation, key, lsn LIMIT ?",
+            (*last, PAGE_ROWS),
+        ).fetchall():
+            yield [(relation_id, _unpack(key)) for relation_id, key, _ in page]
+            last = page[-1]
+
     def held_at(self, id: RowId, lsn: int) -> bool:
         """Whether the row was held after the transaction at ``lsn``, which is not beyond ours."""
         next_move = self._connection.execute(

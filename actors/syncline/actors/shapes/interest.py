@@ -60,11 +60,19 @@ class Interest:
 
     def add(self, id: RowId, row: Row) -> None:
         """A row is held."""
-        self._put((id[0], (), id[1]))
+        self.add_key(id)
         for places in self._found_by.get(id[0], ()):
             value = value_of(row, places)
             if value is not None:
                 self._put((id[0], places, value))
+
+    def add_key(self, id: RowId) -> None:
+        """A row was held."""
+        self._put((id[0], (), id[1]))
+
+    def __contains__(self, id: RowId) -> bool:
+        """Whether the row may have been held at any time; never False for one that was added."""
+        return self._holds(*id)
 
     def concerns(self, change: StreamChange) -> bool:
         """Whether the change may do something to a tree that holds what was added."""

@@ -118,7 +118,7 @@ class TreeConsumer(Consumer):
     async def _held_at(self, lsn: int, rows: Sequence[tuple[int, Row]]) -> Sequence[bool]:
         relations = self._tree.relations
         ids = ((id, relations[id].key_of(row) if id in relations else ()) for id, row in rows)
-        return [self._holdings.held_at(id, lsn) for id in ids]
+        return [self._concern.may_have_held(id) and self._holdings.held_at(id, lsn) for id in ids]
 
     def _packed(self, lsn: int) -> None:
         self._holdings.forget_moves(lsn)
