@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.client.client_scene import ITEMS, TABLES, captured_database, entries_of, stamp_at
 
-from syncline.client.apply import table_sql
 from syncline.client.cells import Value, decoder, encoder
 from syncline.client.oplog import change_of
+from syncline.client.row_sql import table_sql
 from syncline.client.schema import Table
 from syncline.client.triggers import create_triggers
 from syncline.proto.merge import RowState, apply_write, write_of

@@ -8,29 +8,29 @@ So a row that has left our shapes (GONE) stays too while changes to it are pendi
 noted down as leaving. An incoming row takes it off that note. Else it goes with the echo of the last of these changes
 (``leaving``), whatever that echo brings: by then it would have come back if it belonged here.
 
-``INSERT OR REPLACE`` also pushes aside another row that holds the same value of some unique index. Within a
-transaction two rows may swap such values; the final state satisfies every constraint, as the server enforced them.
+A row may come with some of its columns, under a relation that has no others: the shape it belongs to names its columns.
+It does not change the others, which other shapes may have, and which may have local changes pending. When a shape lets
+go of a row that others keep with fewer columns, the rest becomes NULL. That is an update of these columns without tags,
+the row's being as they were.
 
 Statements are grouped: consecutive rows for the same statement run as one ``executemany``. Shadow entries are written
 only for rows with other tags than the untracked one (see ``schema``), and the deletion of stale entries is left out for
 tables that have none: a first sync of a million rows writes a million rows, not two.
 """
 
-# ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TypeAlias
 
 from syncline.client.cells import Values, decode_own_row, decode_row
 from syncline.client.ddl import without_not_null
-from syncline.client.merging import Pending, merged
-from syncline.client.oplog import ENTRY_COLUMNS
-from syncline.client.schema import UNTRACKED_TAG, Table, described, literal, quoted
-from syncline.client.triggers import create_triggers, drop_triggers, key_sql
+from syncline.client.merging import Arrived, Pending, merged, unwritten
+from syncline.client.row_sql import forget_sql, put_sql, table_sql
+from syncline.client.schema import UNTRACKED_TAG, Table, described
+from syncline.client.triggers import create_triggers, drop_triggers
 from syncline.proto.tags import UNRECORDED, parse_tag
 from syncline.proto.values import (
     Change,
@@ -64,39 +64,11 @@ def tags_from_json(text: str | None) -> tuple[str, ...]:
     return (UNTRACKED_TAG,) if text is None else tuple(json.loads(text))
 
 
-class TableSql:
-    """The statements that apply rows of one table. Parameters: whole rows, or keys (with the tags before them)."""
-
-    def __init__(self, table: Table) -> None:
-        name = quoted(table.name)
-        columns = ", ".join(quoted(column) for column in table.columns)
-        marks = ", ".join("?" for _ in table.columns)
-        width = len(table.primary_key)
-        matches = " AND ".join(f"{quoted(column)} = ?" for column in table.primary_key)
-        key = key_sql([f"?{i + 1}" for i in range(width)])
-        tagged_key = key_sql([f"?{i + 2}" for i in range(width)])
-        self.put = f"INSERT OR REPLACE INTO {name} ({columns}) VALUES ({marks})"
-        self.delete = f"DELETE FROM {name} WHERE {matches}"
-        self.put_tags = (
-            f"INSERT OR REPLACE INTO _syncline_shadow (tags, table_name, key) "
-            f"VALUES (?1, {literal(table.name)}, {tagged_key})"
-        )
-        self.drop_tags = f"DELETE FROM _syncline_shadow WHERE table_name = {literal(table.name)} AND key = {key}"
-        self.leave = f"INSERT OR IGNORE INTO _syncline_leaving (table_name, key) VALUES ({literal(table.name)}, {key})"
-        self.stay = f"DELETE FROM _syncline_leaving WHERE table_name = {literal(table.name)} AND key = {key}"
-        self.pending = (
-            f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key} "
-            "AND commit_ms IS NOT NULL ORDER BY id"
-        )
-
-
-@lru_cache(maxsize=1_000)
-def table_sql(table: Table) -> TableSql:
-    return TableSql(table)
-
-
 class Binding:
-    """How a relation of the server's maps onto our table. Columns are matched by name; one we lack is ignored."""
+    """How a relation of the server's maps onto our table. Columns are matched by name; one we lack is ignored.
+
+    ``present``: of our columns, whether it has them.
+    """
 
     def __init__(self, table: Table, relation: Relation) -> None:
         self.table = table
@@ -105,9 +77,12 @@ class Binding:
         positions = {name: index for index, name in enumerate(relation.names)}
         sources = [positions.get(column) for column in table.columns]
         self._sources = None if sources == list(range(len(relation.columns))) else sources
+        self.present = tuple(source is not None for source in sources)
+        self.whole = all(self.present)
+        self.put = put_sql(table, self.present)
 
     def row(self, row: Row) -> Row:
-        """A wire row in the order of our columns."""
+        """A wire row in the order of our columns, NULL where it has none."""
         sources = self._sources
         return row if sources is None else tuple(None if i is None else row[i] for i in sources)
 
@@ -119,16 +94,20 @@ class Binding:
         """The SQLite values of the key of a row in our order."""
         return tuple([decode(row[index]) for index, decode in self._key_decoders])
 
-    def change(self, change: Insert | Update | Delete) -> Insert | Update | Delete:
+    def arrived(self, change: Insert | Update | Delete) -> Arrived:
         """A change with its rows in the order of our columns."""
         if self._sources is None:
-            return change
+            return change, self.present
         if isinstance(change, Insert):
-            return Insert(change.relation_id, self.row(change.row), change.tags)
+            return Insert(change.relation_id, self.row(change.row), change.tags), self.present
         if isinstance(change, Update):
             old = None if change.old_row is None else self.row(change.old_row)
-            return Update(change.relation_id, self.row(change.row), old, change.tags)
-        return Delete(change.relation_id, self.row(change.old_row), change.tags)
+            return Update(change.relation_id, self.row(change.row), old, change.tags), self.present
+        return Delete(change.relation_id, self.row(change.old_row), change.tags), self.present
+
+    def forgets(self, change: RowChange) -> bool:
+        """Whether the change only takes columns of a row that stays."""
+        return isinstance(change, Update) and not (self.whole or change.tags or change.old_row)
 
 
 class Bindings:
@@ -238,7 +217,7 @@ def plan_transaction(
     bindings = Bindings(relations, plan.tables)
     for table_name, key in leaving:
         rows.drop(plan.tables[table_name], key)
-    histories: dict[RowId, tuple[Binding, list[Insert | Update | Delete]]] = {}
+    histories: dict[RowId, tuple[Binding, list[Arrived]]] = {}
     for change in transaction.changes:
         if isinstance(change, Migrate):
             if change.version not in known_versions:
@@ -247,6 +226,9 @@ def plan_transaction(
         elif not isinstance(change, Compensation):
             binding = bindings.of(change.relation_id)
             ordered = binding.row(_image(change))
+            if binding.forgets(change):
+                rows.forget(binding, binding.key(ordered))
+                continue
             if not pending and isinstance(change, Insert | Update):
                 rows.put(binding, ordered, change.tags)
                 continue
@@ -255,7 +237,7 @@ def plan_transaction(
                 histories.pop(row_id, None)
                 rows.leave(binding, row_id)
             elif row_id in pending:
-                histories.setdefault(row_id, (binding, []))[1].append(binding.change(change))
+                histories.setdefault(row_id, (binding, []))[1].append(binding.arrived(change))
             elif isinstance(change, Delete):
                 rows.drop(binding.table, row_id[1])
             else:
@@ -285,7 +267,7 @@ def plan_rows(
             row_id = (binding.table.name, binding.key(ordered))
             if row_id in pending:
                 newest = max((parse_tag(tag) for tag in insert.tags), default=UNRECORDED)
-                rows.merge(binding, row_id, [binding.change(insert)], newest.origin, newest.ms)
+                rows.merge(binding, row_id, [binding.arrived(insert)], newest.origin, newest.ms)
                 continue
         rows.put(binding, ordered, insert.tags)
     return plan
@@ -318,12 +300,12 @@ class _RowPlanner:
         self._pending = pending
 
     def put(self, binding: Binding, row: Row, tags: Sequence[str]) -> None:
-        self._put(binding, row, decode_row(row, binding.table.decoders), tags)
+        self._put(binding, binding.put, row, decode_row(row, binding.table.decoders), tags)
 
-    def _put(self, binding: Binding, row: Row, values: Values, tags: Sequence[str]) -> None:
+    def _put(self, binding: Binding, sql: str, row: Row, values: Values, tags: Sequence[str]) -> None:
         table = binding.table
         self._plan.changed.add(table.name)
-        self._plan.run(binding.sql.put, values)
+        self._plan.run(sql, values)
         stored = tags_json(tags)
         if stored is None:
             if table.name in self._tracked:
@@ -339,6 +321,17 @@ class _RowPlanner:
         if table.name in self._tracked:
             self._plan.run_tags(sql.drop_tags, key)
 
+    def forget(self, binding: Binding, key: Values) -> None:
+        """Columns of a row that stays are none of ours any more, apart from what was written to them here."""
+        table = binding.table
+        pending = self._pending.get((table.name, key), ())
+        leaving = [there and unwritten(pending, index) for index, there in enumerate(binding.present)]
+        columns = [name for name, leaves in zip(table.columns, leaving, strict=True) if leaves]
+        columns = [name for name in columns if name not in table.primary_key]
+        if columns:
+            self._plan.changed.add(table.name)
+            self._plan.run(forget_sql(table, tuple(columns)), key)
+
     def leave(self, binding: Binding, row_id: RowId) -> None:
         """The row is in none of our shapes any more."""
         if row_id in self._pending:
@@ -346,16 +339,15 @@ class _RowPlanner:
         else:
             self.drop(binding.table, row_id[1])
 
-    def merge(
-        self, binding: Binding, row_id: RowId, history: Sequence[Insert | Update | Delete], origin: str, commit_ms: int
-    ) -> None:
+    def merge(self, binding: Binding, row_id: RowId, history: Sequence[Arrived], origin: str, commit_ms: int) -> None:
         """One row with local changes pending: what both sides' changes add up to."""
         self._plan.run_tags(binding.sql.stay, row_id[1])
-        row, tags = merged(self._pending[row_id], history, origin, commit_ms)
+        row, present, tags = merged(self._pending[row_id], history, origin, commit_ms)
         if row is None:
             self.drop(binding.table, row_id[1])
         else:
-            self._put(binding, row, decode_own_row(row, binding.table.decoders), tags)
+            values = decode_own_row(row, binding.table.decoders)
+            self._put(binding, put_sql(binding.table, present), row, values, tags)
 
 
 def plan_migration_step(plan: Plan, step: Migrate) -> None:

@@ -7,10 +7,11 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-from syncline.client.apply import Plan, RowId, table_sql, touched_rows
+from syncline.client.apply import Plan, RowId, touched_rows
 from syncline.client.cells import Value
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import ENTRY_COLUMNS, entry_from_row
+from syncline.client.row_sql import table_sql
 from syncline.client.schema import Table
 from syncline.client.staging import StagingSql
 from syncline.proto.values import Change, Migrate, Relation

@@ -2,6 +2,7 @@
 
 The rules are ``proto.merge``'s. Here oplog entries are put into its terms, and several incoming changes to one row
 within one transaction are folded into the one they amount to: the last row, and every column that any of them changed.
+Some may have other columns than others; then each column is as the last that has it says.
 """
 
 from __future__ import annotations
@@ -12,27 +13,66 @@ from typing import TypeAlias
 
 from syncline.client.oplog import Entry, change_of
 from syncline.client.schema import Table
-from syncline.proto.merge import RowWrite, incoming_of, merge_incoming, write_of
+from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming, write_of
 from syncline.proto.tags import format_tags
-from syncline.proto.values import Delete, Insert, Row, Update
+from syncline.proto.values import Cell, Delete, Insert, Row, Update
 
 Pending: TypeAlias = tuple[RowWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
+Present: TypeAlias = tuple[bool, ...]
+"""Of the columns of a table those that a change has."""
+Arrived: TypeAlias = tuple[Insert | Update | Delete, Present]
+"""An incoming change; its rows have all columns of our table, NULL where it has none."""
 
 
 def fold(entries: Sequence[Entry], table: Table, client_id: str) -> Pending:
-    return tuple(write_of(change_of(entry, table), client_id, entry.commit_ms) for entry in entries)
+    return tuple(_write(entry, table, client_id) for entry in entries)
+
+
+def _write(entry: Entry, table: Table, client_id: str) -> RowWrite:
+    write = write_of(change_of(entry, table), client_id, entry.commit_ms)
+    if write.kind != "insert" or entry.new is None or len(entry.new) == len(table.columns):
+        return write
+    return replace(write, modified=tuple(column in entry.new for column in table.columns))
+
+
+def unwritten(pending: Pending, column: int) -> bool:
+    """Whether none of the writes has changed the column, or may have."""
+    return not any(write.modified[column] for write in pending)
 
 
 def merged(
-    pending: Pending, history: Sequence[Insert | Update | Delete], origin: str, commit_ms: int
-) -> tuple[Row | None, tuple[str, ...]]:
-    """The row as it is to stand here, None if it goes, and its tags.
+    pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int
+) -> tuple[Row | None, Present, tuple[str, ...]]:
+    """The row as it is to stand here, None if it goes; which of its columns have come; its tags.
 
     ``history``: the incoming changes to the row by the transaction of ``origin`` at ``commit_ms``, in order, at least
-    one. Rows are in the column order of ``pending``. Raises ProtocolError for text that is no tag.
+    one. Rows are in the column order of ``pending``. A column that has not come is as the device has written it last;
+    that counts where the row is not here. Raises ProtocolError for text that is no tag.
     """
-    changes = [incoming_of(change, origin, commit_ms) for change in history]
-    modified = tuple(any(columns) for columns in zip(*(change.modified for change in changes), strict=True))
-    result = merge_incoming(pending, replace(changes[-1], modified=modified))
-    return result.row, format_tags(result.tags)
+    incoming, present = _folded(history, origin, commit_ms)
+    known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)
+    row = tuple(cell if there else ours for cell, there, ours in zip(incoming.row, present, known, strict=True))
+    result = merge_incoming(pending, replace(incoming, row=row))
+    return result.row, present, format_tags(result.tags)
+
+
+def _folded(history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[Incoming, Present]:
+    (first, present), *later = history
+    total = incoming_of(first, origin, commit_ms)
+    total = replace(total, modified=_both(total.modified, present))
+    for change, there in later:
+        one = incoming_of(change, origin, commit_ms)
+        modified = tuple(a or b for a, b in zip(total.modified, _both(one.modified, there), strict=True))
+        cells: Sequence[Cell] = total.row
+        if (total.kind, one.kind) == ("delete", "insert"):
+            # It has nothing from before.
+            cells, present = (None,) * len(there), (True,) * len(there)
+        row = tuple(new if is_new else old for new, old, is_new in zip(one.row, cells, there, strict=True))
+        present = tuple(a or b for a, b in zip(present, there, strict=True))
+        total = replace(one, row=row, modified=modified)
+    return total, present
+
+
+def _both(left: Present, right: Present) -> Present:
+    return tuple(a and b for a, b in zip(left, right, strict=True))

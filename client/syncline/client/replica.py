@@ -67,7 +67,7 @@ class Replica:
         self.tables: dict[str, Table] = {}
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
-        self._staged: dict[str, Table] = {}
+        self._staged: dict[str, StagingSql] = {}
 
     @property
     def schema_version(self) -> str | None:
@@ -173,11 +173,11 @@ class Replica:
             bindings = Bindings(relations, self.tables)
             for relation_id, group in groupby(inserts, key=lambda insert: insert.relation_id):
                 binding = bindings.of(relation_id)
-                sql = StagingSql(binding.table)
-                if binding.table.name not in self._staged:
+                sql = StagingSql(binding.table, binding.present)
+                if sql.name not in self._staged:
                     connection.execute(sql.drop)
                     connection.execute(sql.create)
-                    self._staged[binding.table.name] = binding.table
+                    self._staged[sql.name] = sql
                 put_staged(connection, sql, [sql.values(tags_json(i.tags), binding.row(i.row)) for i in group])
 
         await self._store.write(work)
@@ -196,12 +196,12 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, lsn)
-            for table in self._staged.values():
-                self._move_staged(connection, table)
+            for sql in self._staged.values():
+                self._move_staged(connection, sql)
             moved = [] if subscription is None else _moved(connection, [subscription], ON_DELIVERY)
             if moved and moved[0].state is ShapeState.DELIVERED:
                 moved += _moved(connection, before, ON_CANCEL)
-            plan = Plan(dict(self.tables), changed=set(self._staged))
+            plan = Plan(dict(self.tables), changed={sql.table.name for sql in self._staged.values()})
             self._end_incoming(connection, plan)
             return moved, plan
 
@@ -212,8 +212,8 @@ class Replica:
         self._adopt(plan)
         return moved[1:]
 
-    def _move_staged(self, connection: sqlite3.Connection, table: Table) -> None:
-        sql = StagingSql(table)
+    def _move_staged(self, connection: sqlite3.Connection, sql: StagingSql) -> None:
+        table = sql.staged
         (some_pending,) = connection.execute(sql.has_pending).fetchone()
         if some_pending:
             inserts = [

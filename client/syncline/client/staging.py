@@ -7,15 +7,17 @@ network. So rows are put into a temporary table as they arrive, a batch at a tim
 Temporary tables are no part of the database file: a crash, or a connection that breaks in the middle, leaves nothing to
 clean up.
 
-A staged row is its tags (JSON, NULL for an untracked row) and its values in the order of the table's columns. Columns
-that hold text are bound as the bytes that came, and become text in SQLite, which is much faster than making a ``str``
-of each: most of a first sync is text. For the same reason one statement puts many rows: Python's interpreter lock is
-given up and taken again for each execution, and meanwhile the next rows want to be decoded.
+A staged row is its tags (JSON, NULL for an untracked row) and its values in the order of the table's columns. Rows that
+come with some of the columns have a temporary table of their own for each set of them. Columns that hold text are bound
+as the bytes that came, and become text in SQLite, which is much faster than making a ``str`` of each: most of a first
+sync is text. For the same reason one statement puts many rows: Python's interpreter lock is given up and taken again
+for each execution, and meanwhile the next rows want to be decoded.
 """
 
 from __future__ import annotations
 
 from syncline.client.cells import Value, decode_bytes, decode_text
+from syncline.client.merging import Present
 from syncline.client.schema import Table, literal, quoted
 from syncline.client.triggers import key_sql
 from syncline.proto.values import Row
@@ -24,30 +26,32 @@ _BOUND_AS_BYTES = (decode_text, decode_bytes)
 
 
 class StagingSql:
-    """The statements for one table's staged rows."""
+    """The statements for those staged rows of ``table`` that have its columns ``present``."""
 
-    def __init__(self, table: Table) -> None:
-        staged = f"temp._syncline_staged_{table.id}"
-        columns = ", ".join(quoted(column) for column in table.columns)
+    def __init__(self, table: Table, present: Present) -> None:
+        self.table = table
+        self._places = None if all(present) else [index for index, there in enumerate(present) if there]
+        self.staged = table if self._places is None else table.only([table.columns[index] for index in self._places])
+        some = "" if self._places is None else "_" + "_".join(map(str, self._places))
+        self.name = f"_syncline_staged_{table.id}{some}"
+        staged = f"temp.{self.name}"
+        columns = ", ".join(quoted(column) for column in self.staged.columns)
         key = key_sql([quoted(column) for column in table.primary_key])
         name = literal(table.name)
         is_pending = f"{key} IN (SELECT key FROM _syncline_oplog WHERE table_name = {name})"
         self.drop = f"DROP TABLE IF EXISTS {staged}"
-        self.create = f"CREATE TEMP TABLE _syncline_staged_{table.id} (_syncline_tags, {columns})"
-        marks = ", ".join("CAST(? AS TEXT)" if decode is decode_text else "?" for decode in table.decoders)
+        self.create = f"CREATE TEMP TABLE {self.name} (_syncline_tags, {columns})"
+        marks = ", ".join("CAST(? AS TEXT)" if decode is decode_text else "?" for decode in self.staged.decoders)
         self._put = f"INSERT INTO {staged} VALUES "
         self._row = f"(?, {marks})"
-        self.parameters = len(table.columns) + 1
-        self._decoders = [(i, decode) for i, decode in enumerate(table.decoders) if decode not in _BOUND_AS_BYTES]
+        self.parameters = len(self.staged.columns) + 1
+        self._decoders = [(i, decode) for i, decode in enumerate(self.staged.decoders) if decode not in _BOUND_AS_BYTES]
         self.has_pending = f"SELECT EXISTS (SELECT 1 FROM _syncline_oplog WHERE table_name = {name})"
         self.pending = f"SELECT * FROM {staged} WHERE {is_pending}"
         self.drop_pending = f"DELETE FROM {staged} WHERE {is_pending}"
         # In the order of its key a table grows at its end; in another, all over the place. The newest of a key is last.
-        order = ", ".join((*(quoted(column) for column in table.primary_key), "rowid"))
-        self.move = (
-            f"INSERT OR REPLACE INTO main.{quoted(table.name)} ({columns}) "
-            f"SELECT {columns} FROM {staged} ORDER BY {order}"
-        )
+        order = ", ".join((*(f"new.{quoted(column)}" for column in table.primary_key), "new.rowid"))
+        self.move = self._put_all(f"{staged} AS new") + f" ORDER BY {order}"
         self.drop_tags = (
             f"DELETE FROM _syncline_shadow WHERE table_name = {name} "
             f"AND key IN (SELECT {key} FROM {staged} WHERE _syncline_tags IS NULL)"
@@ -57,13 +61,26 @@ class StagingSql:
             f"SELECT {name}, {key}, _syncline_tags FROM {staged} WHERE _syncline_tags IS NOT NULL"
         )
 
+    def _put_all(self, staged: str) -> str:
+        """As ``row_sql`` puts a single row."""
+        into = f"INSERT OR REPLACE INTO main.{quoted(self.table.name)}"
+        columns = ", ".join(quoted(column) for column in self.table.columns)
+        came = set(self.staged.columns)
+        values = ", ".join(f"{'new' if column in came else 'old'}.{quoted(column)}" for column in self.table.columns)
+        if self._places is None:
+            return f"{into} ({columns}) SELECT {values} FROM {staged}"
+        same = " AND ".join(f"old.{quoted(column)} = new.{quoted(column)}" for column in self.table.primary_key)
+        here = f"main.{quoted(self.table.name)} AS old"
+        return f"{into} ({columns}) SELECT {values} FROM {staged} LEFT JOIN {here} ON {same}"
+
     def put(self, rows: int) -> str:
         """The statement for so many rows; each has ``parameters`` of them."""
         return self._put + ", ".join([self._row] * rows)
 
     def values(self, tags: str | None, row: Row) -> list[Value]:
-        """The parameters of one row. Raises ValueError for cells their types forbid."""
-        values: list[Value] = [tags, *row]
+        """The parameters of one row, which is in the order of the table's columns. Raises ValueError for cells their
+        types forbid."""
+        values: list[Value] = [tags, *(row if self._places is None else [row[place] for place in self._places])]
         for index, decode in self._decoders:
-            values[index + 1] = decode(row[index])
+            values[index + 1] = decode(values[index + 1])  # type: ignore[arg-type]
         return values

@@ -12,7 +12,7 @@ from syncline.client.execution import STAGED_AT_ONCE, put_staged
 from syncline.client.staging import StagingSql
 from syncline.proto.values import Row
 
-STAGED = StagingSql(ITEMS)
+STAGED = StagingSql(ITEMS, (True,) * len(ITEMS.columns))
 EDGES: list[Row] = [
     (b"i", b"p", "é🙂\n'\"".encode(), b"t", b"-9223372036854775808", b"NaN", b"\x00\xff"),
     (b"j", None, b"", b"f", b"9223372036854775807", b"-Infinity", b""),
