@@ -35,6 +35,20 @@ class Relation:
     table: str
     columns: tuple[Column, ...]
 
+    @property
+    def table_id(self) -> int:
+        """The id of the relation that has all columns of the table."""
+        return self.id
+
+    @property
+    def whole(self) -> Relation:
+        """The relation that has all columns of the table."""
+        return self
+
+    def narrowed(self, row: Row) -> Row:
+        """Of a row of the whole table what this relation has of it."""
+        return row
+
     @cached_property
     def key_indexes(self) -> tuple[int, ...]:
         """Positions of the primary-key columns, in column order."""

@@ -30,13 +30,14 @@ from syncline.actors.devices.steps import (
     Wait,
 )
 from syncline.actors.shapes.frames import Frame
+from syncline.actors.shapes.projection import projection
 from syncline.proto import codec
 from syncline.proto.calls import start_body
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin, Commit
 from syncline.proto.session import ClientSession
-from syncline.proto.values import Gone, ShapeRequest, Update
+from syncline.proto.values import Column, Gone, Relation, ShapeRequest, Update
 
 WINDOW = 3
 SMALL = {"LIVE_BYTES_MAX": 400, "MESSAGE_BYTES": 150}
@@ -454,14 +455,29 @@ def test_many_rows_that_heal_a_device_come_in_several_messages(monkeypatch: pyte
 def test_what_heals_a_device_is_decided_by_the_shapes_it_holds_when_it_is_sent() -> None:
     table = TABLES["a"]
     healed = Healed(table, (b"1",), (b"1",), ("postgres_1@7",))
-    assert healed.change({table.id}) == Update(table.id, (b"1",), None, ("postgres_1@7",))
-    assert healed.change(()) == Gone(table.id, (b"1",))
+    key = (table.id, (b"1",))
+    assert healed.changes({table.id: table}, {key: (table,)}) == (Update(table.id, (b"1",), None, ("postgres_1@7",)),)
+    assert healed.changes({table.id: table}, {}) == (Gone(table.id, (b"1",)),)
+    assert healed.changes({}, {}) == (Gone(table.id, (b"1",)),)
+
+
+def test_what_heals_a_device_comes_by_every_relation_by_which_it_has_the_row() -> None:
+    columns = (Column("id", "int4", primary_key=True), *(Column(name, "text") for name in "abc"))
+    table = Relation(70, "public", "t", columns)
+    left, right = projection(table, frozenset("a")), projection(table, frozenset("bc"))
+    healed = Healed(table, (b"1",), (b"1", b"x", b"y", b"z"), ("postgres_1@7",))
+    held = {table.id: left}
+    assert healed.changes(held, {(table.id, (b"1",)): (left, right)}) == (
+        Update(left.id, (b"1", b"x"), None, ("postgres_1@7",)),
+        Update(right.id, (b"1", b"y", b"z"), None, ("postgres_1@7",)),
+    )
+    assert healed.changes(held, {}) == (Gone(left.id, (b"1", None)),)
 
 
 def test_of_rows_that_heal_a_device_those_of_tables_it_does_not_hold_go_away() -> None:
     held, other = TABLES["a"], TABLES["b"]
     rows = (Healed(held, (b"1",), (b"1",)), Healed(held, (b"2",), None), Healed(other, (b"1",), (b"1",)))
-    assert Echo(9, 5, rows).changes({held.id}, ()) == (
+    assert Echo(9, 5, rows).changes({held.id: held}, (), {(held.id, (b"1",)): (held,)}) == (
         Update(held.id, (b"1",), None, ()),
         Gone(held.id, (b"2",)),
         Gone(other.id, (b"1",)),

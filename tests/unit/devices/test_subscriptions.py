@@ -44,7 +44,7 @@ def test_two_devices_that_ask_the_same_share_the_shape() -> None:
         (ShapeRequest("r", "nowhere"), "TABLE_NOT_FOUND"),
         (ShapeRequest("r", "x" * 10_000), "TABLE_NOT_FOUND"),
         (ShapeRequest("r", "items", where="n = 1"), "INVALID_WHERE_CLAUSE"),
-        (ShapeRequest("r", "items", columns=("n",)), "CODE_UNSPECIFIED"),
+        (ShapeRequest("r", "items", columns=("elsewhere",)), "CODE_UNSPECIFIED"),
         (ShapeRequest("r", "items", include=((("id",), ShapeRequest("", "notes")),)), "INVALID_INCLUDE_TREE"),
     ],
 )

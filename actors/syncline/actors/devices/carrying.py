@@ -116,9 +116,9 @@ class Carrier:
             case ReadMore():
                 assert self._log is not None
                 return await self._log.read()
-            case ReadImage(shape, lsn, cursor):
+            case ReadImage(shape, lsn, cursor, whole):
                 (ref,) = self._places.refs((shape,)).values()
-                return await self._images.read(ref, lsn, cursor)
+                return await self._images.read(ref, lsn, cursor, whole=whole)
             case CountRows(counted):
                 refs = self._places.refs(counted).values()
                 return sum([await ref.call(CountImage(), IMAGE_TIMEOUT_S) for ref in refs])

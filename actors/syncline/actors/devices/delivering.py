@@ -6,14 +6,15 @@ not arrive, and what another shape holds does not leave.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
-from syncline.actors.devices.overlaps import sharing
-from syncline.actors.devices.steps import AnyHolds, CountRows, Delivery, ReadImage, Send, Shapes, Step, Steps
+from syncline.actors.devices.overlaps import columns_of, fewer_columns, holding, sharing
+from syncline.actors.devices.steps import CountRows, Delivery, ReadImage, Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.projection import forgotten, lost
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Relation
+from syncline.proto.values import Change, Gone, Insert, Relation
 
 
 def arriving(delivery: Delivery, held: Shapes, at: int, *, estimating: bool) -> Steps:
@@ -39,7 +40,7 @@ def arriving(delivery: Delivery, held: Shapes, at: int, *, estimating: bool) -> 
         yield Send((codec.shape_data_begin(request_id),))
         for shape in requested:
             if shape not in there:
-                yield from _image(shape, at, sharing(there, delivery.shapes[shape]))
+                yield from _image(shape, at, delivery.shapes[shape], sharing(there, delivery.shapes[shape]))
                 there[shape] = delivery.shapes[shape]
         yield Send((codec.shape_data_end(),))
     yield Send((codec.subs_data_end(),))
@@ -56,44 +57,81 @@ def leaving(delivery: Delivery, shapes: Shapes, staying: Shapes, at: int) -> Ste
     )
     for shape, of_shape in shapes.items():
         others = sharing(staying, of_shape)
+        by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
         while of_shape:
-            chunk, cursor = yield from _chunk(shape, at, cursor)
+            chunk, cursor = yield from _chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break
-            inserts = yield from _held_by_none(_inserts(chunk), others, at)
-            gone = [_gone(relations[insert.relation_id], insert) for insert in inserts]
+            inserts = _inserts(chunk)
+            held = yield from _held(inserts, others, at)
+            gone = [
+                _gone(by_table[insert.relation_id], insert) for insert, by in zip(inserts, held, strict=True) if not by
+            ]
             if gone:
                 yield Send((codec.oplog_message(codec.encode_ops(gone)),))
     yield Send((codec.unsubs_data_end(),))
 
 
-def _image(shape: str, at: int, others: Shapes) -> Steps:
+def narrowing(shapes: Shapes, staying: Shapes, at: int, send: Callable[[tuple[Change, ...]], Steps]) -> Steps:
+    """That rows of ``shapes``, which have left, stay because of ``staying`` with fewer columns than they had."""
+    for shape, of_shape in shapes.items():
+        others = sharing(staying, of_shape)
+        by_table = {relation.table_id: relation for relation in of_shape}
+        cursor = 0
+        while any(_lacks(relation, others) for relation in of_shape):
+            chunk, cursor = yield from _chunk(shape, at, cursor, whole=True)
+            if chunk is None:
+                break
+            inserts = _inserts(chunk)
+            held = yield from _held(inserts, others, at)
+            less = fewer_columns(by_table, inserts, held)
+            if less:
+                relations = {relation.id: relation for relation, _ in less}
+                yield Send(tuple(map(codec.relation_message, relations.values())))
+                yield from send(tuple(forgotten(relation, key) for relation, key in less))
+
+
+def _lacks(relation: Relation, others: Shapes) -> bool:
+    """Whether any of ``others`` has rows of the table without all columns of ``relation``."""
+    alike = (one for of_shape in others.values() for one in of_shape if one.table_id == relation.table_id)
+    return any(lost(relation, one.names) is not None for one in alike)
+
+
+def _image(shape: str, at: int, of_shape: Sequence[Relation], others: Shapes) -> Steps:
+    by_table = {relation.table_id: relation for relation in of_shape}
     cursor = 0
     while True:
-        chunk, cursor = yield from _chunk(shape, at, cursor)
+        chunk, cursor = yield from _chunk(shape, at, cursor, whole=bool(others))
         if chunk is None:
             return
         ops: Sequence[bytes] = chunk.ops
         if others:
-            fresh = yield from _held_by_none(_inserts(chunk), others, at)
+            inserts = _inserts(chunk)
+            held = yield from _held(inserts, others, at)
+            fresh = [
+                Insert(relation.id, relation.narrowed(insert.row), insert.tags)
+                for insert, by in zip(inserts, held, strict=True)
+                if lost(relation := by_table[insert.relation_id], columns_of(by)) is not None
+            ]
             ops = [codec.encode_ops(fresh)] if fresh else ()
         if ops:
             yield Send((codec.oplog_message(*ops),))
 
 
-def _chunk(shape: str, at: int, cursor: int) -> Generator[Step, object, tuple[ImageChunk | None, int]]:
-    answer = yield ReadImage(shape, at, cursor)
+def _chunk(shape: str, at: int, cursor: int, *, whole: bool) -> Generator[Step, object, tuple[ImageChunk | None, int]]:
+    answer = yield ReadImage(shape, at, cursor, whole)
     assert isinstance(answer, tuple)
     return answer
 
 
-def _held_by_none(inserts: Sequence[Insert], others: Shapes, at: int) -> Generator[Step, object, Sequence[Insert]]:
-    if not others or not inserts:
-        return inserts
-    answer = yield AnyHolds(others, at, tuple((insert.relation_id, insert.row) for insert in inserts))
-    assert isinstance(answer, list)
-    return [insert for insert, held in zip(inserts, answer, strict=True) if not held]
+def _held(
+    inserts: Sequence[Insert], others: Shapes, at: int
+) -> Generator[Step, object, Sequence[tuple[Relation, ...]]]:
+    """By which relations of ``others`` a device has these rows, which are whole."""
+    if not others:
+        return [()] * len(inserts)
+    return (yield from holding(others, at, [(insert.relation_id, insert.row) for insert in inserts]))
 
 
 def _inserts(chunk: ImageChunk) -> list[Insert]:
@@ -101,4 +139,4 @@ def _inserts(chunk: ImageChunk) -> list[Insert]:
 
 
 def _gone(relation: Relation, insert: Insert) -> Gone:
-    return Gone(relation.id, relation.key_row(relation.key_of(insert.row)))
+    return Gone(relation.id, relation.key_row(relation.whole.key_of(insert.row)))

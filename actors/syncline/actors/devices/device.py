@@ -39,7 +39,7 @@ from syncline.actors.devices.steps import (
     Delivery,
     Echo,
 )
-from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_room
+from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_relations, check_room
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
@@ -334,6 +334,7 @@ class Device(Actor):
             check_ids(event.subscription_id, event.shapes)
             check_room(self._subscriptions, event.shapes)
             planned = await plan_now(event.shapes, self._around.database)
+            check_relations(self._subscriptions.values(), planned)
         except SubscriptionRefused as refused:
             self._connection.send(
                 self._session.subscribe_refused(
@@ -366,7 +367,7 @@ class Device(Actor):
         if self._outbound is not None:
             planned = [self._subscriptions[subscription_id] for subscription_id in self._preparing]
             shapes = (relations for one in planned for relations in one.relations.values())
-            self._outbound.expect({relation.id for relations in shapes for relation in relations})
+            self._outbound.expect({relation.table_id for relations in shapes for relation in relations})
             self._carrier.changed.set()
 
     async def _unsubscribe(self, event: UnsubscribeRequested) -> None:

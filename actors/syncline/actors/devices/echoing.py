@@ -71,4 +71,4 @@ class Echoing:
 
     def _whole_of(self, shapes: Shapes) -> frozenset[int]:
         whole = (relations for shape, relations in shapes.items() if not self._selects(shape))
-        return frozenset(relation.id for relations in whole for relation in relations)
+        return frozenset(relation.table_id for relations in whole for relation in relations)

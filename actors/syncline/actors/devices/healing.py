@@ -28,17 +28,16 @@ A row that several transactions name comes with one of them only: see ``unechoed
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from syncline.actors.devices.overlaps import holding
 from syncline.actors.devices.steps import (
     ECHO_BYTES_MAX,
-    AnyHolds,
     Current,
     Echo,
     Heal,
     Healed,
-    HeldRow,
     ReadCurrent,
     RowKey,
     Shapes,
@@ -129,17 +128,22 @@ class Healing:
             for heal in heals
         ]
 
-    def passed(self, body: bytes) -> None:
-        """A frame has been sent behind the newest reading, or a part of one."""
+    def passed(self, body: bytes, projections: Mapping[int, Relation]) -> None:
+        """A frame has been sent behind the newest reading, or a part of one. ``projections``: by id, those by which the
+        device has rows."""
         if self._current is None:
             return
+        relations = {**self._relations, **projections} if projections else self._relations
         for change in codec.decode_ops(body):
-            if not isinstance(change, Insert | Update | Delete | Gone) or change.relation_id not in self._relations:
+            if not isinstance(change, Insert | Update | Delete | Gone) or change.relation_id not in relations:
                 continue
-            relation = self._relations[change.relation_id]
+            relation = relations[change.relation_id]
             key = relation.key_of(change.old_row if isinstance(change, Delete) else change.row)
-            if (relation.id, key) not in self._current.rows:
+            if (relation.table_id, key) not in self._current.rows:
                 continue
+            if relation is not relation.whole:
+                self._current = None  # it says a part of what the row is like by now
+                return
             if isinstance(change, Insert | Update):
                 self._brought[relation.id, key] = Healed(relation, key, change.row, change.tags)
             else:
@@ -176,15 +180,17 @@ class Healing:
         self._resting = False
 
 
-def strays_of(rows: tuple[HeldRow, ...], shapes: Shapes, lsn: int) -> Generator[Step, object, set[RowKey]]:
-    """Which of ``rows``, as of ``lsn``, none of ``shapes`` holds."""
-    if not rows:
-        return set()
-    answer = yield AnyHolds(shapes, lsn, rows)
-    assert isinstance(answer, list)
-    relations = {relation.id: relation for of_shape in shapes.values() for relation in of_shape}
-    away = (row for row, holds in zip(rows, answer, strict=True) if not holds)
-    return {(relation_id, relations[relation_id].key_of(row)) for relation_id, row in away}
+def holders_of(
+    healed: Iterable[Healed], held: Collection[int], shapes: Shapes, lsn: int
+) -> Generator[Step, object, dict[RowKey, tuple[Relation, ...]]]:
+    """Of those of the rows, which are as of ``lsn``, that any of ``shapes`` holds, the relations by which a device has
+    them. ``held``: the tables of ``shapes``."""
+    there = [row for row in healed if row.row is not None and row.relation.id in held]
+    if not there:
+        return {}
+    rows = [(row.relation.id, row.row) for row in there if row.row is not None]
+    relations = yield from holding(shapes, lsn, rows)
+    return {(row.relation.id, row.key): by for row, by in zip(there, relations, strict=True) if by}
 
 
 def _read(keys: Iterable[RowKey], held: Collection[int]) -> Generator[Step, object, Current]:

@@ -73,7 +73,7 @@ async def any_holds(holders: Holders, shapes: Shapes, lsn: int, rows: Sequence[H
     asked: dict[str, list[int]] = {}
     for shape, relations in shapes.items():
         named = holders.named(shape)
-        places = [place for relation in relations for place in found.of(relation.id, named)]
+        places = [place for relation in relations for place in found.of(relation.table_id, named)]
         if not holders.selects(shape):
             for place in places:
                 held[place] = True

@@ -22,7 +22,7 @@ ROW_BYTES = 100  # what a row takes beside its bytes
 
 Answer: TypeAlias = tuple[ImageChunk | None, int]
 """Some rows, None after the last, and the next cursor."""
-_Asked: TypeAlias = tuple[Ref, int, int]
+_Asked: TypeAlias = tuple[Ref, int, int, bool]
 
 
 class Images:
@@ -35,9 +35,9 @@ class Images:
         self._asking: SharedAnswers[Answer] = SharedAnswers()
         self._letting_go = False  # it will, later
 
-    async def read(self, shape: Ref, lsn: int, cursor: int) -> Answer:
-        """What ``shape`` answers to ``ReadRows(lsn, cursor)``. Raises what the call raises."""
-        asked = (shape, lsn, cursor)
+    async def read(self, shape: Ref, lsn: int, cursor: int, *, whole: bool = False) -> Answer:
+        """What ``shape`` answers to ``ReadRows(lsn, cursor, whole)``. Raises what the call raises."""
+        asked = (shape, lsn, cursor, whole)
         answer = self._kept.get(asked)
         if answer is None:
             answer = await self._asking.answer(asked, lambda: self._ask(asked))
@@ -47,8 +47,8 @@ class Images:
         return answer
 
     async def _ask(self, asked: _Asked) -> Answer:
-        shape, lsn, cursor = asked
-        answer: Answer = await shape.call(ReadRows(lsn, cursor), IMAGE_TIMEOUT_S)
+        shape, lsn, cursor, whole = asked
+        answer: Answer = await shape.call(ReadRows(lsn, cursor, whole), IMAGE_TIMEOUT_S)
         self._kept[asked] = answer
         self._bytes += _size(answer)
         while self._bytes > KEPT_BYTES_MAX:

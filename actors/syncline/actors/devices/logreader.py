@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from syncline.actors.devices.holders import Holders, any_holds
-from syncline.actors.devices.overlaps import keeping, leaving_rows, overlap, sharing
+from syncline.actors.devices.overlaps import holding, keeping, leaving_rows, overlap, sharing
 from syncline.actors.devices.shared import SharedAnswers
-from syncline.actors.devices.steps import Shapes
+from syncline.actors.devices.steps import AnyHolds, Shapes
 from syncline.actors.shapes.frames import Frame
 from syncline.actors.shapes.log import Page, Record
 from syncline.actors.shapes.logmerge import LogMerge
@@ -98,6 +98,13 @@ class LogReader:
             return record
         rows = leaving_rows(record)
         # In a final stretch it counts who holds a row at its end.
-        held = await any_holds(self._holders, others, max(record.lsn, self._merge.final_upto), rows)
-        kept = [row for row, holds in zip(rows, held, strict=True) if holds]
-        return keeping(record, kept, self._shapes[shape])
+        at = max(record.lsn, self._merge.final_upto)
+        asking = holding(others, at, [(insert.relation_id, insert.row) for insert in rows])
+        answer: object = None
+        while True:
+            try:
+                step = asking.send(answer)
+            except StopIteration as end:
+                return keeping(record, rows, end.value, self._shapes[shape])
+            assert isinstance(step, AnyHolds)
+            answer = await any_holds(self._holders, step.shapes, step.lsn, step.rows)

@@ -29,10 +29,11 @@ import bisect
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
-from syncline.actors.devices.delivering import arriving, leaving
+from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoing import Echoing
-from syncline.actors.devices.healing import Healing, strays_of
+from syncline.actors.devices.healing import Healing, holders_of
 from syncline.actors.devices.overlaps import overlap
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
@@ -214,8 +215,15 @@ class Outbound:
         return ECHO_BYTES * len(self._echoes) + self._healing.waiting_bytes
 
     @property
-    def _held(self) -> frozenset[int]:
-        return frozenset(relation.id for relations in self.shapes.values() for relation in relations)
+    def _held(self) -> dict[int, Relation]:
+        """Of each table that the device is subscribed to a relation that it knows."""
+        return {relation.table_id: relation for relations in self.shapes.values() for relation in relations}
+
+    @property
+    def _projections(self) -> dict[int, Relation]:
+        """By id, the relations of the device that have some columns of their table only."""
+        every = (relation for relations in self.shapes.values() for relation in relations)
+        return {relation.id: relation for relation in every if relation is not relation.whole}
 
     @property
     def awaited_lsn(self) -> int | None:
@@ -342,7 +350,7 @@ class Outbound:
                 self._is_echo = self._echoing.passes(frame.commit_ms)
                 body = body if self._is_echo else begun_by(frame, POSTGRES_ORIGIN)
         if self._healing.watching:
-            self._healing.passed(body)
+            self._healing.passed(body, self._projections)
         if frame.ends:
             self.position = frame.lsn
             if frame.since is not None:
@@ -405,6 +413,8 @@ class Outbound:
             relations = {healed.relation.id: healed.relation for healed in echo.healed}
             if echo.rest and echo.heal is not None:
                 relations.update(echo.heal.relations)
+            for table_id in self._held.keys() & relations.keys():
+                del relations[table_id]
             if relations:
                 yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
             self._came_back(echo.commit_ms)
@@ -416,8 +426,9 @@ class Outbound:
                 yield StartOver()
 
     def _changes(self, echo: Echo) -> Generator[Step, object, tuple[RowChange, ...]]:
-        strays = yield from strays_of(echo.rows(self._held), self.shapes, echo.lsn)
-        return echo.changes(self._held, self._unechoed, strays)
+        held = self._held
+        holders = yield from holders_of(echo.healed, held, self.shapes, echo.lsn)
+        return echo.changes(held, self._unechoed, holders)
 
     def _count_unechoed(self) -> Steps:
         while (write := self._unechoed.uncounted()) is not None:
@@ -465,6 +476,7 @@ class Outbound:
         else:
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
             yield from leaving(delivery, gone, shapes, at)
+            yield from narrowing(gone, shapes, at, partial(self._send_synthetic, 0, POSTGRES_ORIGIN))
         self._hold(subscriptions)
         self._healing.delivered()
         yield Delivered(delivery, at)

@@ -1,41 +1,110 @@
-"""A device's shapes that may have rows in common: a row that leaves one of them stays if another holds it. Pure."""
+"""A device's shapes that may have rows in common: a row that leaves one of them stays if another holds it. Pure.
+
+A device has of a row the columns of all its shapes that hold it. So a row may stay with fewer of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 
-from syncline.actors.devices.steps import HeldRow, Shapes
+from syncline.actors.devices.steps import AnyHolds, HeldRow, Shapes, Step
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.projection import forgotten, lost
 from syncline.proto import codec
-from syncline.proto.values import Gone, Insert, Relation
+from syncline.proto.values import Change, Gone, Insert, Key, Relation
 
 
 def overlap(shapes: Shapes) -> bool:
     """Whether two of them may have rows of the same table."""
-    ids = [relation.id for relations in shapes.values() for relation in relations]
+    ids = [relation.table_id for relations in shapes.values() for relation in relations]
     return len(ids) > len(set(ids))
 
 
 def sharing(shapes: Shapes, relations: Sequence[Relation]) -> Shapes:
     """Those of ``shapes`` that may have rows of these tables."""
-    ids = {relation.id for relation in relations}
-    return {shape: of_shape for shape, of_shape in shapes.items() if any(relation.id in ids for relation in of_shape)}
+    ids = {relation.table_id for relation in relations}
+    return {
+        shape: of_shape for shape, of_shape in shapes.items() if any(relation.table_id in ids for relation in of_shape)
+    }
 
 
-def leaving_rows(record: Record) -> tuple[HeldRow, ...]:
-    """The rows that leave the record's shape with it and are still there in Postgres."""
-    inserts = codec.decode_changes(record.gone)
-    return tuple((insert.relation_id, insert.row) for insert in inserts if isinstance(insert, Insert))
+def leaving_rows(record: Record) -> tuple[Insert, ...]:
+    """The rows that leave the record's shape with it and are still there in Postgres, whole, by their tables."""
+    return tuple(insert for insert in codec.decode_changes(record.gone) if isinstance(insert, Insert))
 
 
-def keeping(record: Record, kept: Sequence[HeldRow], relations: Sequence[Relation]) -> Record:
-    """``record`` without saying of the rows ``kept`` that they leave. ``relations``: of the record's shape."""
-    by_id = {relation.id: relation for relation in relations}
-    stay = {(id, by_id[id].key_row(by_id[id].key_of(row))) for id, row in kept}
-    ops = [
-        change
-        for change in codec.decode_changes(record.ops)
-        if not (isinstance(change, Gone) and (change.relation_id, change.row) in stay)
-    ]
-    return replace(record, ops=codec.encode_ops(ops), rows=len(ops), gone=b"")
+def holding(shapes: Shapes, lsn: int, rows: Sequence[HeldRow]) -> Generator[Step, object, list[tuple[Relation, ...]]]:
+    """Of each of ``rows``, which are whole and as of ``lsn``, the relations by which a device with ``shapes`` has it;
+    none, if none of them holds it."""
+    found: list[tuple[Relation, ...]] = [()] * len(rows)
+    for layer in _layers(shapes):
+        answer = yield AnyHolds(layer, lsn, tuple(rows))
+        assert isinstance(answer, list)
+        relations = {relation.table_id: relation for of_shape in layer.values() for relation in of_shape}
+        for place, holds in enumerate(answer):
+            if holds:
+                found[place] = (*found[place], relations[rows[place][0]])
+    return found
+
+
+def _layers(shapes: Shapes) -> list[dict[str, tuple[Relation, ...]]]:
+    """``shapes`` taken apart: in each part a table has one relation, so whoever holds a row there has it by that one.
+    There is one part where no shape names columns."""
+    numbers: dict[int, dict[int, int]] = {}  # of a table: relation id -> the part it is in
+    layers: list[dict[str, tuple[Relation, ...]]] = []
+    for shape, of_shape in shapes.items():
+        parts: dict[int, list[Relation]] = {}
+        for relation in of_shape:
+            of_table = numbers.setdefault(relation.table_id, {})
+            parts.setdefault(of_table.setdefault(relation.id, len(of_table)), []).append(relation)
+        for number, relations in parts.items():
+            while len(layers) <= number:
+                layers.append({})
+            layers[number][shape] = tuple(relations)
+    return layers
+
+
+def columns_of(relations: Sequence[Relation]) -> Collection[str]:
+    """Those which any of ``relations`` has."""
+    return {name for relation in relations for name in relation.names}
+
+
+def keeping(
+    record: Record, rows: Sequence[Insert], held: Sequence[tuple[Relation, ...]], relations: Sequence[Relation]
+) -> Record:
+    """``record`` without saying of those of its leaving ``rows`` that are ``held`` by others that they leave: of such a
+    row those columns leave that nobody else has. ``relations``: of the record's shape."""
+    by_table = {relation.table_id: relation for relation in relations}
+    stay: dict[tuple[int, tuple[bytes | None, ...]], Sequence[Change]] = {}
+    told: dict[int, Relation] = {}
+    for insert, holders in zip(rows, held, strict=True):
+        if holders:
+            relation = by_table[insert.relation_id]
+            key = relation.whole.key_of(insert.row)
+            less = lost(relation, columns_of(holders))
+            if less is not None:
+                told[less.id] = less
+            stay[relation.id, relation.key_row(key)] = () if less is None else (forgotten(less, key),)
+    ops: list[Change] = []
+    for change in codec.decode_changes(record.ops):
+        if isinstance(change, Gone) and (change.relation_id, change.row) in stay:
+            ops += stay[change.relation_id, change.row]
+        else:
+            ops.append(change)
+    prelude = (*record.prelude, *map(codec.relation_message, told.values()))
+    return replace(record, ops=codec.encode_ops(ops), rows=len(ops), gone=b"", prelude=prelude)
+
+
+def fewer_columns(
+    relations: Mapping[int, Relation], inserts: Sequence[Insert], held: Sequence[tuple[Relation, ...]]
+) -> list[tuple[Relation, Key]]:
+    """Of the rows of ``inserts``, which are whole and leave a shape with ``relations`` (by table), those that stay with
+    less, as others that ``held`` them have not all columns: each with the relation of what leaves, and its key."""
+    found: list[tuple[Relation, Key]] = []
+    for insert, holders in zip(inserts, held, strict=True):
+        relation = relations[insert.relation_id]
+        less = lost(relation, columns_of(holders)) if holders else None
+        if less is not None:
+            found.append((less, relation.whole.key_of(insert.row)))
+    return found

@@ -5,21 +5,29 @@ that refer to the rows above; if the table above has it, they are those that are
 the shape refers to comes along, by every foreign key, directly or not.
 
 Requests that mean the same become equal shapes, in whatever order they list what they include.
+
+Where columns are named, a row comes with these and with all that it takes to be itself on a device: its key, what it
+refers by and is referred to by, and what a constraint ties to any of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from syncline.actors.postgres.catalog import Catalog, TableInfo
 from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.actors.shapes.where import Where, WhereRefused, parse
 from syncline.proto.values import ShapeRequest
 
-TABLE_NAME_CHARS_MAX = 64
+TABLE_NAME_CHARS_MAX = COLUMN_NAME_CHARS_MAX = 64
 CELLS_MAX = 1_000  # of a column, by which changes find the shape
 INCLUDED_MAX = 62  # a row's nodes are bits of a number in SQLite
+
+
+Selection: TypeAlias = frozenset[str] | None
+"""Columns of a table; None: all."""
 
 
 class PlanRefused(Exception):
@@ -56,8 +64,11 @@ def find_table(request: ShapeRequest, catalog: Catalog) -> TableInfo:
     if table is None:
         hint = f"run CALL electric.electrify('{name}')"
         raise TableUnknown("TABLE_NOT_FOUND", f'table "{name}" is not synced: {hint}')
-    if request.columns:
-        raise PlanRefused("CODE_UNSPECIFIED", "this version syncs whole rows: leave out columns")
+    unknown = [column for column in request.columns if column not in table.relation.names]
+    if unknown:
+        columns = ", ".join(table.relation.names)
+        name = unknown[0][:COLUMN_NAME_CHARS_MAX]
+        raise PlanRefused("CODE_UNSPECIFIED", f'table "{table.relation.table}" has no column "{name}": {columns}')
     return table
 
 
@@ -67,6 +78,8 @@ def selected_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
     where = _clause(request, table)
     included: list[Included] = []
     _flatten(_branches(request, table, catalog), 0, included)
+    selections: dict[int, Selection] = {}
+    _select(request, table, catalog, selections)
     if len(included) > INCLUDED_MAX:
         raise PlanRefused("INVALID_INCLUDE_TREE", f"a shape includes at most {INCLUDED_MAX} tables")
     reached, references = _closure([table.oid, *(one.relation_id for one in included)], catalog)
@@ -82,8 +95,40 @@ def selected_shape(request: ShapeRequest, catalog: Catalog) -> Shape:
         included=tuple(included),
         references=references,
         others=others,
+        projected=projected(selections, catalog),
         one_of=None if where is None else _one_of(where),
     )
+
+
+def projected(selections: Mapping[int, Selection], catalog: Catalog) -> tuple[tuple[int, tuple[str, ...]], ...]:
+    """Of tables of which not all columns are selected, the columns that devices get: those, and all that a row needs to
+    be itself."""
+    found: list[tuple[int, tuple[str, ...]]] = []
+    for oid, selection in sorted(selections.items()):
+        if selection is not None:
+            names = catalog.tables[oid].relation.names
+            kept = _with_tied(selection | catalog.linking[oid], catalog.tables[oid])
+            if len(kept) < len(names):
+                found.append((oid, tuple(name for name in names if name in kept)))
+    return tuple(found)
+
+
+def _with_tied(columns: frozenset[str], table: TableInfo) -> frozenset[str]:
+    """``columns``, and those that a constraint ties to one of them, directly or not: they are valid together only."""
+    while more := [tied for tied in table.tied if not tied.isdisjoint(columns) and not tied <= columns]:
+        columns = columns.union(*more)
+    return columns
+
+
+def _select(request: ShapeRequest, table: TableInfo, catalog: Catalog, selections: dict[int, Selection]) -> None:
+    """Adds what ``request`` selects of its tables: all columns, if any part of it does."""
+    wanted: Selection = frozenset(request.columns) if request.columns else None
+    if table.oid in selections:
+        before = selections[table.oid]
+        wanted = None if before is None or wanted is None else before | wanted
+    selections[table.oid] = wanted
+    for _, select in request.include:
+        _select(select, find_table(select, catalog), catalog, selections)
 
 
 def _clause(request: ShapeRequest, table: TableInfo) -> Where | None:

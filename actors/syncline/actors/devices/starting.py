@@ -76,7 +76,8 @@ class Places:
     async def _ask(self, shape: Shape, relations: tuple[Relation, ...]) -> ShapePlace:
         shard = self._shards.refs[await self._shards.found(shape.hash)]
         try:
-            place = await shard.call(EnsureShape(shape, relations), PLACE_TIMEOUT_S)
+            whole = tuple(relation.whole for relation in relations)
+            place = await shard.call(EnsureShape(shape, whole), PLACE_TIMEOUT_S)
         except Refusal:
             self._shards.forget(shape.hash)
             raise

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Generator, Iterable, Mapping
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -52,12 +52,17 @@ class Healed:
     row: Row | None
     tags: tuple[str, ...] = ()
 
-    def change(self, held: Collection[int], strays: Container[RowKey] = ()) -> RowChange:
-        """What puts a device's row right. ``held``: the relation ids it is subscribed to; a row of any other table does
-        not belong on it. Neither do ``strays``, which none of its shapes holds."""
-        if self.row is not None and self.relation.id in held and (self.relation.id, self.key) not in strays:
-            return Update(self.relation.id, self.row, None, self.tags)
-        return Gone(self.relation.id, self.relation.key_row(self.key))
+    def changes(
+        self, held: Mapping[int, Relation], holders: Mapping[RowKey, Sequence[Relation]]
+    ) -> tuple[RowChange, ...]:
+        """What puts a device's row right. ``held``: a relation of each table it is subscribed to. ``holders``: of rows
+        that its shapes hold, the relations by which it has them; any other row does not belong on it."""
+        relations = holders.get((self.relation.id, self.key), ())
+        if self.row is not None and relations:
+            row = self.row
+            return tuple(Update(relation.id, relation.narrowed(row), None, self.tags) for relation in relations)
+        relation = held.get(self.relation.id, self.relation)
+        return (Gone(relation.id, relation.key_row(self.key)),)
 
 
 # What an echo and a key's cell cost beside the values themselves.
@@ -124,19 +129,16 @@ class Echo:
     current: Current | None = None
     rest: tuple[RowKey, ...] = ()
 
-    def rows(self, held: Collection[int]) -> tuple[HeldRow, ...]:
-        """Of the rows it brings those that may belong on a device that is subscribed to the relation ids ``held``."""
-        return tuple(
-            (row.relation.id, row.row) for row in self.healed if row.row is not None and row.relation.id in held
-        )
-
     def changes(
-        self, held: Collection[int], unechoed: Container[RowKey], strays: Container[RowKey] = ()
+        self,
+        held: Mapping[int, Relation],
+        unechoed: Container[RowKey],
+        holders: Mapping[RowKey, Sequence[Relation]],
     ) -> tuple[RowChange, ...]:
-        """What the echo does to a device that is subscribed to the relation ids ``held``. ``unechoed``: the rows that
-        wait for another one. ``strays``: those that none of its shapes holds."""
+        """What the echo does to a device, for ``held`` and ``holders`` see ``Healed``. ``unechoed``: the rows that wait
+        for another one."""
         brought = (row for row in self.healed if (row.relation.id, row.key) not in unechoed)
-        return tuple(row.change(held, strays) for row in brought)
+        return tuple(change for row in brought for change in row.changes(held, holders))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,13 @@ class ReadMore:
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
-    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None at the end, next cursor)."""
+    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None at the end, next cursor).
+    ``whole``: with all columns, also where the device gets some only."""
 
     shape: str
     lsn: int
     cursor: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ them. With a clause or an include tree the request is one shape, of exactly the 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from syncline.actors.devices.planning import PlanRefused, TableUnknown, find_table, selected_shape
+from syncline.actors.devices.planning import PlanRefused, TableUnknown, find_table, projected, selected_shape
 from syncline.actors.devices.steps import Delivery
 from syncline.actors.postgres.catalog import Catalog, TableInfo
+from syncline.actors.shapes.projection import clash, wire_relations
 from syncline.actors.shapes.shape import Shape
 from syncline.proto.values import Relation, ShapeRequest
 
@@ -25,8 +26,8 @@ SHAPES_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """``requests``: (request id, hashes, referenced tables first). ``shapes`` and ``relations``, those of the tables a
-    shape may have rows of, are by hash."""
+    """``requests``: (request id, hashes, referenced tables first). ``shapes`` and ``relations``, as which the device
+    gets the rows of the tables that a shape may have rows of, are by hash."""
 
     requests: tuple[tuple[str, tuple[str, ...]], ...]
     shapes: Mapping[str, Shape]
@@ -46,10 +47,10 @@ class SubscriptionRefused(Exception):
         self.errors = errors
 
 
-def table_shape(table: TableInfo) -> Shape:
-    """The shape of a whole table."""
+def table_shape(table: TableInfo, projected: tuple[tuple[int, tuple[str, ...]], ...] = ()) -> Shape:
+    """The shape of all rows of a table."""
     relation = table.relation
-    return Shape("table", relation.schema, relation.table, relation.id, relation.names)
+    return Shape("table", relation.schema, relation.table, relation.id, relation.names, projected=projected)
 
 
 def check_ids(subscription_id: str, requests: tuple[ShapeRequest, ...]) -> None:
@@ -78,6 +79,15 @@ def check_room(held: Mapping[str, Planned], requests: tuple[ShapeRequest, ...]) 
         )
 
 
+def check_relations(held: Iterable[Planned], planned: Planned) -> None:
+    """Raises SubscriptionRefused when a device that has ``held`` could not tell two relations apart."""
+    every = (one for of in (*held, planned) for relations in of.relations.values() for one in relations)
+    two = clash(every)
+    if two is not None:
+        names = " and ".join(f"{relation.table} ({', '.join(relation.names)})" for relation in two)
+        raise SubscriptionRefused("CODE_UNSPECIFIED", f"{names} cannot be told apart: name one column more")
+
+
 def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
     """The shapes of a subscription. Raises SubscriptionRefused, which names every shape that cannot be had."""
     errors: list[tuple[str, str, str]] = []
@@ -92,7 +102,8 @@ def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
             continue
         for shape in needed:
             shapes[shape.hash] = shape
-            relations[shape.hash] = tuple(catalog.tables[relation_id].relation for relation_id in shape.tables)
+            tables = (catalog.tables[relation_id].relation for relation_id in shape.tables)
+            relations[shape.hash] = wire_relations(shape, tables)
         planned.append((request.request_id, tuple(shape.hash for shape in needed)))
     if errors:
         raise SubscriptionRefused("SHAPE_REQUEST_ERROR", errors[0][2], tuple(errors))
@@ -116,7 +127,10 @@ def _shapes_of(request: ShapeRequest, catalog: Catalog) -> list[Shape]:
     """Raises PlanRefused."""
     if request.where or request.include:
         return [selected_shape(request, catalog)]
-    return [table_shape(table) for table in _with_referenced(find_table(request, catalog), catalog)]
+    table = find_table(request, catalog)
+    selected = projected({table.oid: frozenset(request.columns) or None}, catalog)
+    tables = _with_referenced(table, catalog)
+    return [table_shape(one, selected if one is table else ()) for one in tables]
 
 
 def _with_referenced(table: TableInfo, catalog: Catalog) -> list[TableInfo]:

@@ -34,7 +34,19 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
     LEFT JOIN (pg_collation k JOIN pg_namespace kn ON kn.oid = k.collnamespace) ON k.oid = a.attcollation
     WHERE a.attrelid = e.relid AND a.attnum > 0 AND NOT a.attisdropped
-) AS columns
+) AS columns, (
+    SELECT json_agg(tied.names)::text FROM (
+        SELECT array_agg(a.attname::text) AS names
+        FROM (
+            SELECT k.oid, unnest(k.conkey) AS attnum FROM pg_constraint k
+            WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
+            UNION ALL
+            SELECT i.indexrelid, unnest(i.indkey::int2[]) FROM pg_index i
+            WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
+        ) AS c JOIN pg_attribute a ON a.attrelid = e.relid AND a.attnum = c.attnum
+        GROUP BY c.oid HAVING count(*) > 1
+    ) AS tied
+) AS tied
 FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_database d ON d.datname = current_database()
 ORDER BY e.relid
 """
@@ -62,7 +74,8 @@ class TableInfo:
 
     ``sql_types``: by column name, the type (and the collation, where it is not the type's own) as a cast names it, for
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
-    ``collations``: of those of texts.
+    ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint or a
+    unique index is about all of them.
     """
 
     relation: Relation
@@ -70,6 +83,7 @@ class TableInfo:
     enum_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sql_types: Mapping[str, str] = field(default_factory=dict)
     collations: Mapping[str, Collation] = field(default_factory=dict)
+    tied: tuple[frozenset[str], ...] = ()
 
     @property
     def oid(self) -> int:
@@ -111,6 +125,18 @@ class Catalog:
         return others[0] if len(others) == 1 else None
 
     @cached_property
+    def linking(self) -> Mapping[int, frozenset[str]]:
+        """Of each table the columns of its key, those it refers to others by, and those others refer to it by."""
+        found = {oid: set(table.key_names) for oid, table in self.tables.items()}
+        for oid, table in self.tables.items():
+            for key in table.description.get("fks", ()):
+                found[oid].update(key["columns"])
+                parent = self.named(key["table"], key["schema"])
+                if parent is not None:
+                    found[parent.oid].update(key["ref_columns"])
+        return {oid: frozenset(columns) for oid, columns in found.items()}
+
+    @cached_property
     def _by_name(self) -> Mapping[tuple[str, str], TableInfo]:
         return {(table.relation.schema, table.relation.table): table for table in self.tables.values()}
 
@@ -146,7 +172,10 @@ async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog
     names = {column["collation"] for of_table in columns for column in of_table.values() if column["provider"]}
     ascii_case = await _with_ascii_case(connection, names)
     tables = [
-        _with_columns(table_info({**json.loads(row["description"]), "oid": row["relid"]}), of_table, ascii_case)
+        replace(
+            _with_columns(table_info({**json.loads(row["description"]), "oid": row["relid"]}), of_table, ascii_case),
+            tied=tuple(map(frozenset, json.loads(row["tied"] or "[]"))),
+        )
         for row, of_table in zip(rows, columns, strict=True)
     ]
     return Catalog({table.oid: table for table in tables})

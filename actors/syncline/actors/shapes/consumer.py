@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -45,6 +45,7 @@ from syncline.actors.shapes.messages import (
     ShapeGone,
     ShapeReady,
 )
+from syncline.actors.shapes.projection import Narrowing, wire_relations
 from syncline.actors.shapes.readers import Readers
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shards import tell
@@ -118,8 +119,11 @@ class Consumer(Actor):
         self._gone = False
         self._mark: MarkSeen | None = None
         self._mark_seen = asyncio.Event()
+        self._narrowing = Narrowing(wire_relations(store.shape, relations))
         self._readers = (
-            Readers(store, self._relations, self.background, self._safe_upto, self._packed) if relations else None
+            Readers(store, self._relations, self._narrowing, self.background, self._safe_upto, self._packed)
+            if relations
+            else None
         )
         self._encoded = 0  # rows since the last pause
 
@@ -163,9 +167,9 @@ class Consumer(Actor):
                 if self._readers is None:
                     return self._store.read(after, upto, bytes_max, generation)
                 return self._readers.page(message, self.defer)
-            case ReadRows(lsn, cursor):
+            case ReadRows(lsn, cursor, whole):
                 assert self._readers is not None, "only table shapes have rows"
-                return self._readers.ask(lsn, cursor, self.defer)
+                return self._readers.ask(lsn, cursor, self.defer, whole=whole)
             case CountImage():
                 return self._store.image_rows
             case Flush():
@@ -268,9 +272,13 @@ class Consumer(Actor):
     async def _tell(self, arrived: Sequence[Record]) -> None:
         """Those who follow, of what was appended; and a long log is folded."""
         if arrived:
-            await tell(self._edges, Arrived(self._hash, tuple(arrived)))
+            await tell(self._edges, Arrived(self._hash, tuple(self._leaving(arrived))))
         if self._readers is not None:
             self._readers.fold_if_due()
+
+    def _leaving(self, records: Sequence[Record]) -> Iterable[Record]:
+        """``records`` as devices get them."""
+        return map(self._narrowing.record, records) if self._narrowing else records
 
     def _appended(self, upto: int) -> None:
         # The shard waits for room here; were we to wait for room there, both might wait for ever.

@@ -36,7 +36,7 @@ async def filtered(
             kept.append(Delete(relation.id, change.old))
         elif was and change.new is not None:
             kept.append(Gone(relation.id, relation.key_row(key)))
-            gone.append(Insert(relation.id, change.new))
+            gone.append(Insert(relation.id, change.new, change.tags))
     return kept, gone
 
 

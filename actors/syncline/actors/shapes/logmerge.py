@@ -48,7 +48,11 @@ class _Leaving:
         for change in codec.decode_changes(ops):
             assert isinstance(change, Insert | Update | Delete | Gone), "a shape has rows"
             row = change.old_row if isinstance(change, Delete) else change.row
-            id = (change.relation_id, self._relations[change.relation_id].key_of(row))
+            relation = self._relations.get(change.relation_id)
+            if relation is None:  # it takes columns of a row that stays
+                told.append(change)
+                continue
+            id = (relation.table_id, relation.key_of(row))
             self._gone.pop(id, None)
             if isinstance(change, Gone):
                 self._gone[id] = change

@@ -146,10 +146,12 @@ class ReadReleased:
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """Call. Answer: (ImageChunk or None at the end, next cursor); the rows as of ``lsn``. The first cursor is 0."""
+    """Call. Answer: (ImageChunk or None at the end, next cursor); the rows as of ``lsn``. The first cursor is 0.
+    ``whole``: with all columns, also where devices get some only."""
 
     lsn: int
     cursor: int
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from syncline.actors.shapes.finalpages import FinalPages
-from syncline.actors.shapes.image import Relations
+from syncline.actors.shapes.image import ImageChunk, Relations
+from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.logfiles import GenerationGone
 from syncline.actors.shapes.messages import ReadPage
+from syncline.actors.shapes.projection import Narrowing
 from syncline.actors.shapes.rows import Reading, Rows, RowsGone
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster.cell import Reply
@@ -34,27 +37,29 @@ class Readers:
         self,
         store: ShapeStore,
         relations: Relations,
+        narrowing: Narrowing,
         background: Background,
         safe_upto: Safe,
         packed: Callable[[int], object],
     ) -> None:
+        self._narrowing = narrowing
         self.rows = Rows(store, relations)
         self._finals = FinalPages(store, relations)
         self._store = store
         self._background = background
         self._safe_upto = safe_upto
         self._packed = packed
-        self._asked: dict[Reading, list[tuple[int, Reply]]] = {}  # those who wait for what is being made
+        self._asked: dict[Reading, list[tuple[int, bool, Reply]]] = {}  # those who wait for what is being made
         self._pages_asked: list[tuple[ReadPage, Reply]] = []
         self._answering = self._paging = self._folding = self._dropping = False
 
-    def ask(self, lsn: int, cursor: int, defer: Callable[[], Reply]) -> object:
+    def ask(self, lsn: int, cursor: int, defer: Callable[[], Reply], *, whole: bool) -> object:
         """The answer to ``ReadRows``, at once or by ``defer``. Raises RowsGone."""
         reading = self.rows.reading(lsn, cursor)
         if self.rows.ready(reading):
-            return self.rows.read(reading, cursor)
+            return self._read(reading, cursor, whole=whole)
         answer = defer()
-        self._asked.setdefault(reading, []).append((cursor, answer))
+        self._asked.setdefault(reading, []).append((cursor, whole, answer))
         if not self._answering:
             self._answering = True
             self._background(self._answer())
@@ -63,7 +68,7 @@ class Readers:
     def page(self, ask: ReadPage, defer: Callable[[], Reply]) -> object:
         """The answer, at once or by ``defer``. Raises GenerationGone."""
         if not self._finals.needed(ask):
-            return self._store.read(ask.after, ask.upto, ask.bytes_max, ask.generation)
+            return self._narrowed(self._store.read(ask.after, ask.upto, ask.bytes_max, ask.generation))
         answer = defer()
         self._pages_asked.append((ask, answer))
         if not self._paging:
@@ -77,15 +82,26 @@ class Readers:
             self._folding = True
             self._background(self._fold())
 
+    def _narrowed(self, page: Page) -> Page:
+        if not self._narrowing:
+            return page
+        return replace(page, records=tuple(map(self._narrowing.record, page.records)))
+
+    def _read(self, reading: Reading, cursor: int, *, whole: bool) -> tuple[ImageChunk | None, int]:
+        chunk, following = self.rows.read(reading, cursor)
+        if chunk is None or whole or not self._narrowing:
+            return chunk, following
+        return self._narrowing.chunk(chunk), following
+
     async def _answer(self) -> None:
         """Those who asked, the earliest position first: the others begin with what was made for it."""
         while self._asked:
             reading = min(self._asked)
             with contextlib.suppress(RowsGone):  # reading says so too
                 await self.rows.make(reading)
-            for cursor, answer in self._asked.pop(reading):
+            for cursor, whole, answer in self._asked.pop(reading):
                 try:
-                    answer.set(self.rows.read(reading, cursor))
+                    answer.set(self._read(reading, cursor, whole=whole))
                 except RowsGone as gone:
                     answer.refuse(gone)
                 await asyncio.sleep(0)
@@ -131,7 +147,7 @@ class Readers:
         while self._pages_asked:
             ask, answer = self._pages_asked.pop(0)
             try:
-                answer.set(await self._finals.page(ask))
+                answer.set(self._narrowed(await self._finals.page(ask)))
             except GenerationGone as gone:
                 answer.refuse(gone)
         self._paging = False

@@ -52,6 +52,7 @@ class Shape:
     with them what is ``included``, and what all of these rows refer to along ``references``, directly or not.
     ``kind`` "schema": the stream of migrations in one ``dialect``; every device holds exactly one of these.
     ``relation_id`` is the table's oid. ``others``: relation id and columns of all other tables that have a part.
+    ``projected``: relation id and columns, of the tables of which devices get some columns only.
 
     ``one_of``: a column and the cells of which it has one in every row of the shape, as ``where`` implies: by that the
     shape is found, and it is no part of what it is.
@@ -67,6 +68,7 @@ class Shape:
     included: tuple[Included, ...] = ()
     references: tuple[Reference, ...] = ()
     others: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    projected: tuple[tuple[int, tuple[str, ...]], ...] = ()
     rules_version: int = 0
     claims: tuple[tuple[str, str], ...] = ()
     one_of: tuple[str, tuple[str, ...]] | None = field(default=None, compare=False)
@@ -112,6 +114,7 @@ class Shape:
                     "included": tuple(Included(**_with_tuples(one)) for one in fields["included"]),
                     "references": tuple(Reference(**_with_tuples(one)) for one in fields["references"]),
                     "others": tuple((relation_id, tuple(columns)) for relation_id, columns in fields["others"]),
+                    "projected": tuple((oid, tuple(columns)) for oid, columns in fields.get("projected", ())),
                 }
             )
         except (KeyError, TypeError) as wrong:
@@ -127,6 +130,8 @@ def _hash(shape: Shape) -> str:
     """Worked out once a shape, and asked for at every turn: a device that comes back asks a dozen times."""
     decides = _fields(shape)
     del decides["one_of"]
+    if not shape.projected:
+        del decides["projected"]
     return hashlib.sha256(_COMPACT.encode(decides).encode()).hexdigest()[:32]
 
 
