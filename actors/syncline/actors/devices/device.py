@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import asyncpg
 
@@ -261,7 +261,13 @@ class Device(Actor):
         if known is None:
             database = self._around.database
             self._uplink = Uplink(
-                self._client_id, self._writer, self.ref, database.table, database.read, self._steer_reading
+                self._client_id,
+                self._writer,
+                self.ref,
+                database.table,
+                database.read,
+                self._steer_reading,
+                self._columns_held,
             )
             self.background(self._send_up(self._uplink))
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))
@@ -316,6 +322,9 @@ class Device(Actor):
             while True:
                 step = steps.send(answer)
                 answer = await self._carrier.carry_out(step, outbound)
+
+    def _columns_held(self, table_id: int) -> Collection[str] | None:
+        return None if self._outbound is None else self._outbound.columns_held(table_id)
 
     async def _forget(self) -> None:
         await self._around.database.forget_subscriptions(self._client_id)

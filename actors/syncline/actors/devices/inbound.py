@@ -7,7 +7,7 @@ reason; nothing a device sends may block another device, nor its own later trans
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from syncline.actors.postgres.catalog import TableInfo
@@ -36,14 +36,22 @@ def _refused(sqlstate: str, message: str, table: str, hint: str | None = None) -
 
 
 Lookup = Callable[[str], TableInfo | None]
+Held = Callable[[int], Collection[str] | None]
+"""The columns that a device has of a table (its oid) of which it has rows, if these are not all; else None."""
 
 
-def accept(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup) -> tuple[RowOperation, ...]:
+def everything(_: int) -> None:
+    """``Held`` of a device that has all columns of its tables."""
+
+
+def accept(
+    changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup, held: Held = everything
+) -> tuple[RowOperation, ...]:
     """The operations of a device transaction. ``lookup`` finds a synced table by its name on devices.
 
     Raises WriteRefused, which names the first thing wrong.
     """
-    return tuple(_accept_one(relation, change, lookup) for relation, change in changes)
+    return tuple(_accept_one(relation, change, lookup, held) for relation, change in changes)
 
 
 def touched_keys(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup) -> tuple[tuple[int, Key], ...]:
@@ -90,7 +98,7 @@ class RowNamer:
         return replace(relation, columns=tuple(relation.columns[index] for index in indexes)), indexes
 
 
-def _accept_one(relation: Relation, change: RowChange, lookup: Lookup) -> RowOperation:
+def _accept_one(relation: Relation, change: RowChange, lookup: Lookup, held: Held) -> RowOperation:
     table = lookup(relation.table)
     if table is None:
         raise _refused(
@@ -103,9 +111,11 @@ def _accept_one(relation: Relation, change: RowChange, lookup: Lookup) -> RowOpe
     match change:
         case Insert(_, row, tags):
             cells = _in_catalogue_order(relation, row, table)
-            return RowOperation(server.id, "I", _texts(cells, table, check_null=True), (True,) * len(cells), tags)
+            _check_held(table, held, [cell is not None for cell in cells])
+            given = _given(relation, table)
+            return RowOperation(server.id, "I", _texts(cells, table, given), given, tags)
         case Update(_, row, old_row, tags):
-            return _accept_update(relation, row, old_row, tags, table)
+            return _accept_update(relation, row, old_row, tags, table, held)
         case Delete(_, old_row, tags):
             cells = _in_catalogue_order(relation, old_row, table)
             return RowOperation(server.id, "D", _key_texts(cells, table), (False,) * len(cells), tags)
@@ -116,8 +126,30 @@ def _accept_one(relation: Relation, change: RowChange, lookup: Lookup) -> RowOpe
             raise _refused(KEY_CHANGED, "a device does not send GONE", server.table)
 
 
+def _given(relation: Relation, table: TableInfo) -> tuple[bool, ...]:
+    """Which of our columns the device's rows have."""
+    if relation.names == table.relation.names:
+        return (True,) * len(relation.names)
+    return tuple(name in relation.names for name in table.relation.names)
+
+
+def _check_held(table: TableInfo, held: Held, written: Sequence[bool]) -> None:
+    """A device knows nothing of a column it does not have, so what it writes there was never meant."""
+    columns = held(table.oid)
+    if columns is None:
+        return
+    for name, writes in zip(table.relation.names, written, strict=True):
+        if writes and name not in columns:
+            raise _refused(
+                UNDEFINED_COLUMN,
+                f'the device does not hold column "{name}" of "{table.relation.table}"',
+                table.relation.table,
+                "name it among the columns of a shape",
+            )
+
+
 def _accept_update(
-    relation: Relation, row: Row, old_row: Row | None, tags: tuple[str, ...], table: TableInfo
+    relation: Relation, row: Row, old_row: Row | None, tags: tuple[str, ...], table: TableInfo, held: Held
 ) -> RowOperation:
     server = table.relation
     cells = _in_catalogue_order(relation, row, table)
@@ -133,7 +165,8 @@ def _accept_update(
                 "delete the row and insert it anew",
             )
         modified = tuple(new != was for new, was in zip(cells, old, strict=True))
-    return RowOperation(server.id, "U", _texts(cells, table, check_null=True), modified, tags)
+    _check_held(table, held, modified)
+    return RowOperation(server.id, "U", _texts(cells, table, _given(relation, table)), modified, tags)
 
 
 def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:
@@ -153,11 +186,12 @@ def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:
     return tuple(cells.get(name) for name in server.names)
 
 
-def _texts(cells: Row, table: TableInfo, *, check_null: bool) -> tuple[str | None, ...]:
+def _texts(cells: Row, table: TableInfo, given: Sequence[bool]) -> tuple[str | None, ...]:
+    """``given``: which of them may be NULL only where the column may."""
     texts: list[str | None] = []
-    for column, cell in zip(table.relation.columns, cells, strict=True):
+    for column, cell, is_given in zip(table.relation.columns, cells, given, strict=True):
         if cell is None:
-            if check_null and not column.nullable:
+            if is_given and not column.nullable:
                 raise _refused(
                     NOT_NULL_VIOLATION,
                     f'column "{column.name}" of "{table.relation.table}" may not be NULL',
@@ -182,4 +216,4 @@ def _key_texts(cells: Row, table: TableInfo) -> tuple[str | None, ...]:
         if keys[index] is None:
             name = server.columns[index].name
             raise _refused(NOT_NULL_VIOLATION, f'the key of "{server.table}" lacks "{name}"', server.table)
-    return _texts(keys, table, check_null=False)
+    return _texts(keys, table, (False,) * len(keys))

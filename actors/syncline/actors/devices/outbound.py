@@ -34,7 +34,7 @@ from functools import partial
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoing import Echoing
 from syncline.actors.devices.healing import Healing, holders_of
-from syncline.actors.devices.overlaps import overlap
+from syncline.actors.devices.overlaps import columns_of, overlap
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
     ECHO_BYTES_MAX,
@@ -218,6 +218,15 @@ class Outbound:
     def _held(self) -> dict[int, Relation]:
         """Of each table that the device is subscribed to a relation that it knows."""
         return {relation.table_id: relation for relations in self.shapes.values() for relation in relations}
+
+    def columns_held(self, table_id: int) -> Collection[str] | None:
+        """The columns that the device has, or will have soon, of a table of which it has rows, if these are not all."""
+        shapes = (*self.shapes.values(), *self.target_shapes.values())
+        every = (relation for relations in shapes for relation in relations)
+        of_table = [relation for relation in every if relation.table_id == table_id]
+        if not of_table or any(relation is relation.whole for relation in of_table):
+            return None
+        return columns_of(of_table)
 
     @property
     def _projections(self) -> dict[int, Relation]:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from syncline.actors.devices.inbound import Lookup, WriteRefused, accept, touched_keys
+from syncline.actors.devices.inbound import Held, Lookup, WriteRefused, accept, everything, touched_keys
 from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
 from syncline.actors.postgres.writer import Written
@@ -47,7 +47,7 @@ class _Waiting:
 class Uplink:
     """The writes of ``client_id``; the writer answers to ``device``. ``lookup`` finds a table by its name there, and
     ``look_again`` brings what it knows up to date. ``moved`` is called when one has left, and ``full`` may have
-    changed."""
+    changed. ``held``: the columns that the device has."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class Uplink:
         lookup: Lookup,
         look_again: Callable[[], Awaitable[None]],
         moved: Callable[[], object],
+        held: Held = everything,
     ) -> None:
         self._client_id = client_id
         self._writer = writer
@@ -64,6 +65,7 @@ class Uplink:
         self._lookup = lookup
         self._look_again = look_again
         self._moved = moved
+        self._held = held
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         # By position and time, which a device may repeat: answers come in the order of the writes.
@@ -140,7 +142,7 @@ class Uplink:
             if any(self._lookup(table) is None for table in {relation.table for relation, _ in event.changes}):
                 await self._look_again()
             if len(event.changes) <= SLICE_OPERATIONS:
-                changes = accept(event.changes, self._lookup)
+                changes = accept(event.changes, self._lookup, self._held)
                 return Write(self._client_id, lsn, event.commit_ms, changes, self._device)
             encoded = await self._encoded(event)
             return Write(self._client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
@@ -150,7 +152,7 @@ class Uplink:
     async def _encoded(self, event: WriteReceived) -> Encoded:
         pieces: list[bytes] = []
         for start in range(0, len(event.changes), SLICE_OPERATIONS):
-            changes = accept(event.changes[start : start + SLICE_OPERATIONS], self._lookup)
+            changes = accept(event.changes[start : start + SLICE_OPERATIONS], self._lookup, self._held)
             pieces.append(encode_operations(changes))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))

@@ -145,7 +145,7 @@ BEGIN
         wins := array_fill(false, ARRAY[%WIDTH%]);
         IF op <> 'C' THEN
             FOR i IN 1..%WIDTH% LOOP
-                IF op = 'I' OR (modified -> (i - 1))::boolean THEN
+                IF coalesce((modified -> (i - 1))::boolean, op = 'I') THEN
                     IF holder_loses IS NULL OR column_tags_now[i] IS DISTINCT FROM holder THEN
                         holder := column_tags_now[i];
                         holder_loses := electric.beats(origin, ms, holder);
@@ -204,11 +204,13 @@ $template$;
 BEGIN
     SELECT
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
-        string_agg(format('(cells ->> %s)::%s', c.i - 1, c.type), ', ' ORDER BY c.i) AS cells,
+        string_agg(replace(c.inserted, '%CELL%', format('(cells ->> %s)::%s', c.i - 1, c.type)), ', ' ORDER BY c.i) AS cells,
         string_agg(
             CASE
                 WHEN c.pk THEN format('(cells ->> %s)::%s', c.i - 1, c.type)
-                ELSE format('(CASE WHEN grave IS NULL OR wins[%s] THEN cells ->> %s ELSE grave[%s] END)::%s', c.i, c.i - 1, c.i, c.type)
+                ELSE replace(
+                    c.revived, '%CELL%',
+                    format('(CASE WHEN grave IS NULL OR wins[%s] THEN cells ->> %s ELSE grave[%s] END)::%s', c.i, c.i - 1, c.i, c.type))
             END, ', ' ORDER BY c.i) AS revived,
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk) AS key,
         format('array_to_json(ARRAY[%s])::text',
@@ -230,11 +232,20 @@ BEGIN
     INTO part
     FROM (
         SELECT d.i, d.c ->> 'name' AS name, d.c ->> 'pk' IS NOT NULL AS pk,
-            format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed
+            format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed,
+            -- What an insert leaves out takes its default.
+            CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
+                'CASE WHEN (modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END', d.i - 1, pg_get_expr(f.adbin, f.adrelid))
+            END AS inserted,
+            CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
+                'CASE WHEN op = ''I'' AND grave IS NULL AND (modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
+                d.i - 1, pg_get_expr(f.adbin, f.adrelid))
+            END AS revived
         FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
         JOIN pg_attribute a ON a.attrelid = target AND a.attname = d.c ->> 'name' AND NOT a.attisdropped
         JOIN pg_type y ON y.oid = a.atttypid
         JOIN pg_namespace n ON n.oid = y.typnamespace
+        LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
     ) c;
     filled := replace(filled, '%FUNCTION%', 'merge_' || target);
     filled := replace(filled, '%RELID%', target::text);
