@@ -128,6 +128,10 @@ def op_message(change: RowChange) -> pb.SatTransOp:
 @given(st.lists(row_changes, max_size=5))
 def test_operations_are_written_as_protobuf_writes_them(written: list[RowChange]) -> None:
     assert codec.encode_ops(written) == pb.SatOpLog(ops=map(op_message, written)).SerializeToString()
+    for change in written:
+        if isinstance(change, Insert):
+            alone = codec.encode_inserts(change.relation_id, [(change.row, change.tags)] * 2)
+            assert alone == [codec.encode_ops([change])] * 2
 
 
 @EXAMPLES

@@ -1,8 +1,8 @@
 """Messages of the Satellite protocol to bytes and back.
 
 Every function that returns bytes returns one whole message, type byte first, ready to be sent; except ``encode_ops``,
-``encode_begin`` and ``encode_commit`` (module ``ops``), which return pieces of a SatOpLog for ``oplog_message`` to
-join. Nothing here knows the order in which messages may come: that is the session's.
+``encode_inserts``, ``encode_begin`` and ``encode_commit`` (module ``ops``), which return pieces of a SatOpLog for
+``oplog_message`` to join. Nothing here knows the order in which messages may come: that is the session's.
 
 ``decode`` is the one door for bytes from outside. Whatever it is given, it returns a message or raises ProtocolError.
 """
@@ -27,6 +27,7 @@ from syncline.proto.op_reader import read_ops as read_ops
 from syncline.proto.ops import Op as Op
 from syncline.proto.ops import encode_begin as encode_begin
 from syncline.proto.ops import encode_commit as encode_commit
+from syncline.proto.ops import encode_inserts as encode_inserts
 from syncline.proto.ops import encode_migrate as encode_migrate
 from syncline.proto.ops import encode_ops as encode_ops
 from syncline.proto.ops import encode_row as encode_row

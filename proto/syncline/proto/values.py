@@ -59,7 +59,7 @@ class Relation:
         return tuple(column.name for column in self.columns)
 
     def key_of(self, row: Row) -> Key:
-        return tuple(row[i] for i in self.key_indexes)
+        return tuple([row[i] for i in self.key_indexes])
 
     def key_row(self, key: Key) -> Row:
         """A full-width row with only the key filled, as ``gone`` and ``compensation`` carry it."""

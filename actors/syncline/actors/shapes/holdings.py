@@ -39,8 +39,11 @@ INSERT INTO position VALUES (0);
 """
 
 
-def _pack(cells: Iterable[object]) -> bytes:
-    packed: bytes = msgpack.packb(tuple(cells))
+_packer = msgpack.Packer().pack
+
+
+def _pack(cells: tuple[object, ...]) -> bytes:
+    packed: bytes = _packer(cells)
     return packed
 
 
@@ -160,7 +163,7 @@ class Holdings:
         keys = {self._tree.key_at(relation_id, places, value): value for value in values}
         return {keys[key] for key in self.nodes_of(relation_id, keys)}
 
-    def _chosen(self, select: str, first: int, chosen: Collection[Iterable[object]]) -> Iterator[Sequence[Any]]:
+    def _chosen(self, select: str, first: int, chosen: Collection[tuple[object, ...]]) -> Iterator[Sequence[Any]]:
         packed = list(map(_pack, chosen))
         for at in range(0, len(packed), PAGE_ROWS):
             page = packed[at : at + PAGE_ROWS]

@@ -37,16 +37,20 @@ class ImageChunk:
         return ImageChunk(tuple(k for part in parts for k in part.keys), tuple(op for part in parts for op in part.ops))
 
 
+_pack = msgpack.Packer().pack  # one for all: making one takes longer than packing a key
+
+
 def key_bytes(relation_id: int, key: Key) -> bytes:
     """A row's table and key as bytes, equal for the same row and only for it."""
-    packed: bytes = msgpack.packb((relation_id, *key))
+    packed: bytes = _pack((relation_id, *key))
     return packed
 
 
 def chunk_of(rows: Sequence[tuple[Row, tuple[str, ...]]], relation: Relation) -> ImageChunk:
     """Rows with their tags as a chunk of an image."""
-    keys = tuple(key_bytes(relation.id, relation.key_of(row)) for row, _ in rows)
-    return ImageChunk(keys, tuple(codec.encode_ops((Insert(relation.id, row, tags),)) for row, tags in rows))
+    id, key_of = relation.id, relation.key_of
+    keys = tuple([key_bytes(id, key_of(row)) for row, _ in rows])
+    return ImageChunk(keys, tuple(codec.encode_inserts(id, rows)))
 
 
 @dataclass(frozen=True, slots=True)
