@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 
 import asyncpg
 from tests.oracle.device import WANTED_STATES, Device, stored
-from tests.oracle.expected import Difference, Key, Row, State, differences, keys_held, rows_held
+from tests.oracle.expected import Key, Row, State, differences, keys_held, rows_held
 from tests.oracle.history import Commit, Judge, matching, read_state, row_of
 from tests.oracle.plan import Plan
 from tests.oracle.sampler import Sample
@@ -56,8 +56,7 @@ async def check_samples(
     judge = Judge(plan.schema)
     await judge.ask(postgres, set().union(*(shape.clauses() for shape in plan.shapes)), _versions(state, history))
     known = {stored(shape): shape for shape in (*plan.shapes, WHOLE_PULSE)}
-    truncated = [(commit.lsn, change.table) for commit in history for change in commit.changes if change.is_truncate]
-    walks = [_Walk(plan, device, judge, truncated, known, counters) for device in devices]
+    walks = [_Walk(plan, device, judge, known, counters) for device in devices]
     for walk in walks:
         walk.check_order()
     for commit in history:
@@ -103,7 +102,6 @@ class _Walk:
         plan: Plan,
         device: Device,
         judge: Judge,
-        truncated: Sequence[tuple[int, str]],
         known: dict[str, Shape],
         counters: Counter[str],
     ) -> None:
@@ -118,7 +116,6 @@ class _Walk:
         self._held: dict[str, set[tuple[object, ...]]] = {}
         self._shapes: frozenset[Shape] = frozenset()
         self._touched: set[tuple[str, tuple[object, ...]]] = set()
-        self._truncated = truncated
         self._since: list[Commit] = []  # the sample before
 
     def check_order(self) -> None:
@@ -163,9 +160,7 @@ class _Walk:
         closure = "closure" in self._plan.features
         expected = rows_held(shapes, state, self._judge, closure=closure)
         found = differences(sample.rows, expected, sample.pending, strays)
-        if found and self._will_be_truncated(found, sample.lsn):
-            self._counters["missing before a TRUNCATE"] += 1
-        elif found:
+        if found:
             described = "\n".join(difference.describe() for difference in found)
             held = ", ".join(
                 f"{self._known[text].describe()} ({state})" for state, text in sample.subscriptions.values()
@@ -177,14 +172,6 @@ class _Walk:
             )
         self._since.clear()
         self._count(frozenset(shapes), {table: set(rows) for table, rows in expected.items()}, state)
-
-    def _will_be_truncated(self, found: Sequence[Difference], lsn: int) -> bool:
-        """A shape that lags behind the stream cannot look up any more what a TRUNCATE has removed: it lacks those rows
-        until it comes by that, and what they would have brought."""
-        emptied = {table for at, table in self._truncated if at > lsn}
-        return any(one.missing and one.table in emptied for one in found) and not any(
-            one.surplus or one.other for one in found
-        )
 
     def _count(self, shapes: frozenset[Shape], held: dict[str, set[tuple[object, ...]]], state: State) -> None:
         """Rows that came without having been inserted, that went without having been deleted, that several hold."""

@@ -202,6 +202,11 @@ def _(stack: ExitStack) -> None:
     in_place_of(stack, Answers, "passed", lambda original, self, net, emptied=(): original(self, net))
 
 
+@mutant("what a TRUNCATE has removed was never there")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, Later, "truncated_upto", lambda original, self, relation_id: 0)
+
+
 @mutant("what the shape has come by stays to be undone")
 def _(stack: ExitStack) -> None:
     in_place_of(stack, Later, "passed", lambda original, self, lsn, ids: None)

@@ -59,7 +59,8 @@ def _(stack: ExitStack) -> None:
 @mutant("a repeated transaction is echoed without its rows")
 def _(stack: ExitStack) -> None:
     def note(original: Any, self: Outbound, echo: Any) -> None:
-        original(self, echo if echo.rejected else replace(echo, healed=(), rest=()))
+        rejected = echo.heal is not None and echo.heal.rejected
+        original(self, echo if rejected else replace(echo, healed=(), rest=()))
 
     in_place_of(stack, Outbound, "note_echo", note)
 

@@ -298,3 +298,21 @@ async def test_a_crash_between_any_two_steps_of_packing_loses_nothing(
         again.close()
         dies_at += 1
     assert dies_at > 12, "there are steps to die between"
+
+
+def test_a_stretch_that_nobody_can_tell_of_is_given_as_one_transaction_also_after_a_restart(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "shape")
+    for lsn in (110, 120, 130):
+        store.append([record(lsn, insert(lsn))])
+    store.tear(110, 120)()
+    store.close()
+    again = ShapeStore.load(tmp_path / "shape")
+    assert again is not None
+    upto = {
+        (after, upto): again.read((after, END_OF_TRANSACTION), upto, 1 << 30).whole_upto
+        for after, upto in ((READY, 109), (READY, 130), (110, 130), (120, 130))
+    }
+    assert upto == {(READY, 109): 0, (READY, 130): 120, (110, 130): 120, (120, 130): 0}
+    again.tear(140, 150)
+    assert again.torn == (110, 150), "who stands before the first has to come by both"
+    again.close()

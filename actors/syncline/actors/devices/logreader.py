@@ -52,10 +52,11 @@ class LogReader:
         return frames, self._merge.done
 
     async def _begin(self) -> None:
-        """The first pages tell up to where logs have only final operations, which the others then are to have too."""
+        """The first pages tell up to where logs have only final operations, or are to be given as one transaction. Up
+        to there the others are to have final operations, too."""
         merge = self._merge
         pages = {shape: await self._page(shape, position) for shape, position in merge.wanted()}
-        final_upto = max(page.final_lsn for page in pages.values())
+        final_upto = max(max(page.final_lsn, page.whole_upto) for page in pages.values())
         if final_upto > merge.upto or any(page.final_lsn and page.since > merge.after for page in pages.values()):
             raise TooFarBack(f"what changed between {merge.after} and {merge.upto} is no longer known")
         self._generations = {shape: page.generation for shape, page in pages.items()}

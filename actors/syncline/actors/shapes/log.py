@@ -99,7 +99,8 @@ class Page:
     """Records of one shape after a position; ``more``: others follow below the asked limit.
 
     ``generation``: of the files it is from. Up to ``final_lsn`` they have only final operations, the latest of them of
-    ``final_ms``; for a device that stands before ``since`` they lack some (see ``finals``).
+    ``final_ms``; for a device that stands before ``since`` they lack some (see ``finals``). They are to be given as one
+    transaction up to ``whole_upto``.
     """
 
     records: tuple[Record, ...]
@@ -108,3 +109,4 @@ class Page:
     final_lsn: int = 0
     final_ms: int = 0
     since: int = 0
+    whole_upto: int = 0

@@ -12,8 +12,10 @@ It does not matter here which of the transactions the snapshot saw, as long as i
 it was asked for. So one reading answers for every later place as well, as long as it is told what passes.
 
 Two things the stream cannot give back. The tags of a row that a later change found: they are those of a row nobody
-wrote here, until that change comes by. And what was in a table before TRUNCATE: it is missing from answers, until the
-shape comes by that too, and the rows it would have hung on are gone with it.
+wrote here, until that change comes by. And what was in a table before TRUNCATE, which no snapshot shows from then on,
+and of which the stream says nothing: answers lack it (``lacking_upto``) until the shape has come by that, too. There
+what they lack is gone, and with it all that it would have brought, so from there on the shape is exact again. What it
+was in between nobody can tell any more.
 """
 
 from __future__ import annotations
@@ -56,18 +58,31 @@ class _ByValue:
         return self._ids.get((query.relation_id, query.places, query.value), ())
 
 
+class _Untold:
+    """What a change found after a TRUNCATE says nothing of what was there before that."""
+
+
+_UNTOLD = _Untold()
+
+
 class Later:
     """What the stream has brought and the shape has not come by: the image that each change found, by row."""
 
     def __init__(self, tree: Tree) -> None:
         self._relations = tree.relations
-        self._found: dict[RowId, deque[tuple[int, Row | None]]] = {}
+        self._at = 0
+        self._found: dict[RowId, deque[tuple[int, Row | _Untold | None]]] = {}
+        self._untold: dict[int, list[RowId]] = {}  # until there
         self._by_value = _ByValue(tree)
+        self._truncated: dict[int, int] = {}  # relation id -> where its table is emptied last
 
     def came(self, lsn: int, changes: Iterable[StreamChange]) -> None:
         """The transaction at ``lsn`` waits behind those before."""
         for change in changes:
-            if isinstance(change, Truncated) or change.relation_id not in self._relations:
+            if isinstance(change, Truncated):
+                self._truncated.update(dict.fromkeys(change.relation_ids, lsn))
+                continue
+            if change.relation_id not in self._relations:
                 continue
             relation = self._relations[change.relation_id]
             match change:
@@ -85,40 +100,60 @@ class Later:
 
     def _note(self, lsn: int, relation: Relation, row: Row, found: Row | None) -> None:
         id = (relation.id, relation.key_of(row))
-        self._found.setdefault(id, deque()).append((lsn, found))
+        waiting = self._found.setdefault(id, deque())
+        truncated = self._truncated.get(relation.id, 0)
+        if truncated > max(self._at, waiting[-1][0] if waiting else 0):
+            waiting.append((truncated, _UNTOLD))
+            self._untold.setdefault(truncated, []).append(id)
+        waiting.append((lsn, found))
         if found is not None:
             self._by_value.add(id, found)
 
     def passed(self, lsn: int, ids: Iterable[RowId]) -> None:
         """The shape has come by the transaction at ``lsn``, which changed ``ids``."""
+        self._at = lsn
+        for truncated in [at for at in self._untold if at <= lsn]:
+            self._forget(lsn, self._untold.pop(truncated))
+        self._forget(lsn, ids)
+
+    def _forget(self, lsn: int, ids: Iterable[RowId]) -> None:
         for id in ids:
             waiting = self._found.get(id)
             while waiting and waiting[0][0] <= lsn:
                 _, found = waiting.popleft()
-                if found is not None:
+                if found is not None and not isinstance(found, _Untold):
                     self._by_value.remove(id, found)
             if waiting is not None and not waiting:
                 del self._found[id]
 
+    def truncated_upto(self, relation_id: int) -> int:
+        """Where the table is emptied last, of what has come; 0 if it never was."""
+        return self._truncated.get(relation_id, 0)
+
     def __contains__(self, id: RowId) -> bool:
-        """Whether the row will change."""
-        return id in self._found
+        """Whether the row will change, and what it is before that is known."""
+        return id in self._found and not isinstance(self._found[id][0][1], _Untold)
 
     def with_value(self, query: Query) -> Iterable[tuple[RowId, Row]]:
         """Of the rows that will change, those that ``query`` asks for, as they are before that."""
         for id in self._by_value.of(query):
             found = self._found[id][0][1]
-            if found is not None and value_of(found, query.places) == query.value:
+            if isinstance(found, tuple) and value_of(found, query.places) == query.value:
                 yield id, found
 
 
 class Answers:
-    """Answers of snapshots, kept true while the shape goes on. ``later``: what the shape has not come by."""
+    """Answers of snapshots, kept true while the shape goes on. ``later``: what the shape has not come by.
+
+    ``lacking_upto``: some of what was ``known`` lacks rows until the shape has come there. To be set to 0 by whoever
+    asks."""
 
     def __init__(self, tree: Tree, later: Later) -> None:
         self._tree = tree
         self._later = later
+        self.lacking_upto = 0
         self._shown: dict[Query, dict[RowId, tuple[Row, Tags]]] = {}
+        self._lacking: dict[Query, int] = {}
         self._left: dict[RowId, tuple[Row | None, Tags]] = {}  # by what has passed since
         self._left_by_value = _ByValue(tree)
 
@@ -129,6 +164,7 @@ class Answers:
     def forget(self) -> None:
         """Nobody asks any more."""
         self._shown.clear()
+        self._lacking.clear()
         self._left.clear()
         self._left_by_value = _ByValue(self._tree)
 
@@ -138,6 +174,7 @@ class Answers:
         for query, rows in answers.items():
             relation = self._tree.relations[query.relation_id]
             self._shown[query] = {(relation.id, relation.key_of(row)): (row, tags) for row, tags in rows}
+            self._lacking[query] = self._later.truncated_upto(relation.id)
 
     def passed(self, net: Mapping[RowId, Net], emptied: Collection[int] = ()) -> None:
         """The shape has come by a transaction that did ``net`` and truncated the tables ``emptied``, whose rows in
@@ -167,6 +204,7 @@ class Answers:
         shown = self._shown.get(query)
         if shown is None:
             return None
+        self.lacking_upto = max(self.lacking_upto, self._lacking[query])
         rows = [(row, tags) for id, (row, tags) in shown.items() if id not in self._later and id not in self._left]
         for id in self._left_by_value.of(query):
             left, tags = self._left[id]

@@ -216,11 +216,11 @@ class ShapeStore:
 
     def _writing(self, meta: Meta) -> Callable[[], None]:
         """``shape.json`` says ``meta``: work for any thread."""
-        text = meta.to_json()
 
         def write() -> None:
             with self._naming:
                 if not self._closed:
+                    text = replace(meta, torn=self._meta.torn).to_json()  # that may have come meanwhile
                     replace_file(self.directory / "shape.json", text)
 
         return write
@@ -261,7 +261,22 @@ class ShapeStore:
                 break
             records.append(record)
             size += len(record.ops) + 64
-        return Page(tuple(records), more, packed.number, packed.lsn, packed.ms, self._meta.ready_lsn)
+        torn_from, torn_upto = self._meta.torn
+        whole_upto = torn_upto if after[0] < torn_upto and upto >= torn_from else 0
+        return Page(tuple(records), more, packed.number, packed.lsn, packed.ms, self._meta.ready_lsn, whole_upto)
+
+    @property
+    def torn(self) -> tuple[int, int]:
+        """See ``tear``; (0, 0) if there is nothing."""
+        return self._meta.torn
+
+    def tear(self, since: int, upto: int) -> Callable[[], None]:
+        """From ``since`` on and before ``upto`` the log does not say what the shape was. So nobody is to be given what
+        happened there but as one transaction that ends at ``upto``. Durably so by what is returned, for any thread."""
+        torn_from, torn_upto = self._meta.torn
+        self._meta = replace(self._meta, torn=(torn_from or since, max(torn_upto, upto)))
+        self._packing_meta = replace(self._packing_meta, torn=self._meta.torn)
+        return self._writing(self._meta) if self._images else lambda: None  # else the first image will say so
 
     def records(self, after: int, upto: int, generation: int | None = None) -> Iterator[Record]:
         """Every record after LSN ``after`` and at or below ``upto``; of an unfinished transaction what is there. Raises

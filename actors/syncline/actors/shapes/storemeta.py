@@ -33,13 +33,15 @@ class Packed:
 @dataclass(frozen=True, slots=True)
 class Meta:
     """``ready_lsn``: see ``ShapeStore``. ``images``: number, LSN and rows of each. ``packed``: how the log
-    begins. ``ages``: LSNs that the log has reached, ascending, and when it had, in seconds since the epoch."""
+    begins. ``ages``: LSNs that the log has reached, ascending, and when it had, in seconds since the epoch. ``torn``:
+    see ``ShapeStore.tear``."""
 
     shape: Shape
     ready_lsn: int = 0
     images: tuple[tuple[int, int, int], ...] = ()
     packed: Packed = field(default_factory=Packed)
     ages: tuple[tuple[int, float], ...] = ()
+    torn: tuple[int, int] = (0, 0)
 
     def to_json(self) -> str:
         return json.dumps(
@@ -50,6 +52,7 @@ class Meta:
                 "images": self.images,
                 "packed": astuple(self.packed),
                 "ages": self.ages,
+                "torn": self.torn,
             }
         )
 
@@ -65,7 +68,8 @@ class Meta:
             raise ValueError(f"format {meta['format']} is not ours")
         images = [(number, lsn, rows) for number, lsn, rows in meta["images"]]
         ages = tuple((lsn, at_s) for lsn, at_s in meta["ages"])
-        return Meta(shape, meta["ready_lsn"], tuple(images), Packed(*meta["packed"]), ages)
+        torn_from, torn_upto = meta.get("torn", (0, 0))
+        return Meta(shape, meta["ready_lsn"], tuple(images), Packed(*meta["packed"]), ages, (torn_from, torn_upto))
 
 
 def aged(

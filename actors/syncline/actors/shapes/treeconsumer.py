@@ -5,6 +5,10 @@ that are not held, and then the shape rests where it is while they are fetched, 
 meanwhile. Those who follow it are told where it rests, and then the shard that it stands: so devices that do not hold
 this shape go on. ``membership`` decides, ``rewind`` makes of rows fetched later rows as of here; this waits.
 
+What a TRUNCATE has removed by the time it is fetched nobody has any more. The shape then works through to there without
+it, and is exact again there; nobody is shown what it was in between. For those who follow it rests until it is through,
+and all the transactions up to there, of all the shapes of a device, are given to it as one (``ShapeStore.tear``).
+
 A shape that is new is filled from a snapshot, the rows of its own table a part at a time, each with what hangs on them.
 What the snapshot does not show of the stream up to its mark comes on top, as if it were one transaction at the mark.
 """
@@ -107,6 +111,9 @@ class TreeConsumer(Consumer):
             self._loading = True
         elif self._holdings.lsn != max(self._store.appended_lsn, self._store.ready_lsn):
             await self._hold_again(max(self._store.appended_lsn, self._store.ready_lsn))
+        torn_from, torn_upto = self._store.torn
+        if torn_upto > self._at:
+            self._resting = torn_from - 1
         if not self._loading:
             await self._concern.learn_soon(self._store.image_rows)
         await super().init()
@@ -171,6 +178,9 @@ class TreeConsumer(Consumer):
 
     def _next_stop(self) -> int | None:
         """How far the shape has come while there is something it has not come by; else None."""
+        torn_from, torn_upto = self._store.torn
+        if torn_upto > self._at:
+            return torn_from - 1
         following = next((waiting for waiting in self._queue if isinstance(waiting, _Waiting)), None)
         return None if following is None else int(following.head.lsn) - 1
 
@@ -200,10 +210,16 @@ class TreeConsumer(Consumer):
         lsn = self._at = int(head.lsn)
         self._later.passed(lsn, netting.named)
         self._answers.passed(net, netting.emptied)
+        self._answers.lacking_upto = 0
         step = await self._decide(net, self._answers.known, self._ask)
-        if not step.changes and not step.held:
-            return []
-        return await self._write(head, step)
+        if self._answers.lacking_upto > lsn:
+            await self._stand(lsn - 1)
+            await asyncio.to_thread(self._store.tear(lsn, self._answers.lacking_upto))
+        records = await self._write(head, step) if step.changes or step.held else []
+        if lsn > self._store.torn[1]:
+            return records
+        # Who follows is to read the log.
+        return [Record(lsn, head.commit_ms, head.author, index=1, last=True, rows=0, ops=b"")]
 
     async def _write(self, head: TransactionHead, step: Step) -> list[Record]:
         self._next_index = 0
@@ -245,12 +261,16 @@ class TreeConsumer(Consumer):
 
     async def _ask(self, queries: Collection[Query]) -> None:
         """Rows as of where the shape is, from a snapshot that is later."""
+        await self._stand(self._at - 1)
+        await self._until_there(partial(self._ask_once, queries))
+
+    async def _stand(self, lsn: int) -> None:
+        """Those who follow know that it rests at ``lsn``, and the shard that it need not wait."""
         if self._resting is None and not self._loading:
-            await self._rest(self._at - 1)
+            await self._rest(lsn)
             self._standing = True
             for upto in [waiting for waiting in self._queue if isinstance(waiting, int)]:
                 self._shard.inform(Standing(self._hash, upto))
-        await self._until_there(partial(self._ask_once, queries))
 
     async def _ask_once(self, queries: Collection[Query]) -> None:
         try:
@@ -310,6 +330,7 @@ class TreeConsumer(Consumer):
         await self._concern.learn_soon(self._store.image_rows)
         await self._catch_up(lsn, visibility)
         self._loading = False
+        self._resting = self._next_stop()
         return lsn
 
     async def _fill(self, subtree: Subtree) -> None:
