@@ -119,6 +119,19 @@ async def test_those_who_come_at_once_are_each_told_what_is_theirs(database: str
         assert [row["user_id"] for row in await s.connection.fetch(query)] == ["anybody"]
 
 
+async def test_a_subscription_is_kept_as_it_was_asked_for(database: str) -> None:
+    below = ShapeRequest("", "other_items", "this.content <> ''", columns=("content",))
+    wishes = (
+        ShapeRequest("all", "items"),
+        ShapeRequest("some", "items", "this.id <> '1'", ((("item_id",), below),), ("content", "id")),
+    )
+    async with scene(database) as s, reading(database) as devices:
+        assert await devices.device_seen("phone", "ann", proven=True)
+        await devices.add_subscription("phone", "of the phone", wishes)
+        held = await devices.subscriptions("phone")
+        assert held["of the phone"].shapes == wishes
+
+
 async def test_an_id_that_is_nobodys_goes_to_one_of_those_who_come_at_once(database: str) -> None:
     users = [f"user {number}" for number in range(20)]
     async with scene(database) as s, reading(database) as devices:

@@ -387,6 +387,8 @@ def _described(shape: ShapeRequest) -> dict[str, Any]:
     described: dict[str, Any] = {"request_id": shape.request_id, "table": shape.table}
     if shape.where:
         described["where"] = shape.where
+    if shape.columns:
+        described["columns"] = list(shape.columns)
     if shape.include:
         described["include"] = [{"by": list(columns), "select": _described(below)} for columns, below in shape.include]
     return described
@@ -394,7 +396,8 @@ def _described(shape: ShapeRequest) -> dict[str, Any]:
 
 def _request(described: Mapping[str, Any]) -> ShapeRequest:
     include = tuple((tuple(below["by"]), _request(below["select"])) for below in described.get("include", ()))
-    return ShapeRequest(described["request_id"], described["table"], described.get("where", ""), include)
+    columns = tuple(described.get("columns", ()))
+    return ShapeRequest(described["request_id"], described["table"], described.get("where", ""), include, columns)
 
 
 def _requests(shapes: str) -> tuple[ShapeRequest, ...]:
