@@ -125,7 +125,7 @@ async def test_a_subscription_is_kept_as_it_was_asked_for(database: str) -> None
         ShapeRequest("all", "items"),
         ShapeRequest("some", "items", "this.id <> '1'", ((("item_id",), below),), ("content", "id")),
     )
-    async with scene(database) as s, reading(database) as devices:
+    async with scene(database), reading(database) as devices:
         assert await devices.device_seen("phone", "ann", proven=True)
         await devices.add_subscription("phone", "of the phone", wishes)
         held = await devices.subscriptions("phone")
