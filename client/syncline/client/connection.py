@@ -17,7 +17,7 @@ from typing import Protocol
 from syncline.client.connectivity import INVALID_AUTH_REQUEST
 from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
-from syncline.client.oplog import entry_id_of, transactions
+from syncline.client.oplog import Outlines, entry_id_of, transactions
 from syncline.client.replica import Replica
 from syncline.client.shapes import HELD, Subscription, resumable_ids, to_ask, to_cancel
 from syncline.client.store import whole
@@ -109,6 +109,7 @@ class Connection:
         self._withhold = withhold
         self._session = ClientSession()
         self._relations: dict[int, Relation] = {}
+        self._outlines = Outlines()
         self._send_from: int | None = None
         self._something_to_send = asyncio.Event()
         self.live = False
@@ -225,6 +226,7 @@ class Connection:
 
     async def _on_relation(self, event: RelationReceived) -> None:
         self._relations[event.relation.id] = event.relation
+        await whole(self._replica.announced(event.relation))
 
     async def _on_transactions(self, batch: TransactionBatch) -> None:
         await whole(self._replica.apply_transactions(batch.transactions, self._relations))
@@ -365,10 +367,9 @@ class Connection:
             if sent is None:
                 continue
             entries = await self._replica.backlog(sent, BACKLOG_ENTRIES)
-            tables = self._replica.tables
-            relations = {table.id: table.relation for table in tables.values()}
-            writes = [write for write in transactions(entries, tables) if self._may_send(write)]
-            for frame in self._session.write_all(writes, relations):
+            writes = transactions(entries, self._replica.tables, self._outlines)
+            allowed = [write for write in writes if self._may_send(write)]
+            for frame in self._session.write_all(allowed, self._outlines.relations):
                 await self._transport.send(frame)
             if entries:
                 sent = entries[-1].id

@@ -20,7 +20,7 @@ one that is split is none. So it is refused before it is committed here (``too_l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeAlias
@@ -32,7 +32,7 @@ from syncline.proto.assembly import CELL_MEMORY, OPERATION_MEMORY, TAG_MEMORY, V
 from syncline.proto.codec import encode_ops
 from syncline.proto.outgoing import LOG_BYTES
 from syncline.proto.server_session import FRAME_BYTES_MAX, TRANSACTION_LIMITS
-from syncline.proto.values import Compensation, Delete, Insert, Row, RowChange, Transaction, Update
+from syncline.proto.values import Compensation, Delete, Insert, Relation, Row, RowChange, Transaction, Update
 
 CLOCK_SKEW_MAX_MS = 60_000
 
@@ -41,6 +41,9 @@ LIMITS = replace(TRANSACTION_LIMITS, bytes_max=TRANSACTION_LIMITS.bytes_max - 2 
 OPERATION_BYTES_MAX = FRAME_BYTES_MAX - LOG_BYTES
 
 ENTRY_ID_MAX = 2**31 - 1
+
+# The ids of relations with some columns of a table. Tables have those below.
+_SOME_COLUMNS = 1 << 20
 
 # The first statement reads entries by key; without the hint SQLite may look through all unstamped ones for each.
 # A row without shadow entry that this transaction did not create is an untracked row of the server's. One that it did
@@ -182,11 +185,32 @@ def entry_id_of(lsn: bytes) -> int:
 
 
 def wire_row(image: Mapping[str, Value], table: Table) -> Row:
-    """A row image in the column order of the table. Columns added after the image was taken are NULL."""
+    """A row image in the column order of the table. Columns that the image lacks are NULL."""
     return encode_row([image.get(name) for name in table.columns], table.encoders)
 
 
-def transactions(entries: Iterable[Entry], tables: Mapping[str, Table]) -> Iterator[Transaction]:
+class Outlines:
+    """The tables as one connection sends their rows: under a relation for each set of columns that entries have.
+
+    An entry has those that the device held when it was made. What it lacks is none of its writer's business.
+    """
+
+    def __init__(self) -> None:
+        self._some: dict[tuple[str, tuple[str, ...]], int] = {}
+        self.relations: dict[int, Relation] = {}
+        """By id, of all rows so far."""
+
+    def of(self, entry: Entry, table: Table) -> Table:
+        image = entry.new if entry.new is not None else entry.old
+        if entry.op != "C" and image is not None and len(image) < len(table.columns):
+            names = tuple(name for name in table.columns if name in image)
+            table = table.only(names, self._some.setdefault((table.name, names), _SOME_COLUMNS + len(self._some)))
+        if self.relations.get(table.id) != table.relation:
+            self.relations[table.id] = table.relation
+        return table
+
+
+def transactions(entries: Iterable[Entry], tables: Mapping[str, Table], outlines: Outlines) -> Iterator[Transaction]:
     """Entries in the order of their ids -> device transactions, ready for the session.
 
     The caller passes whole transactions: all entries of each ``commit_ms`` it starts.
@@ -196,7 +220,7 @@ def transactions(entries: Iterable[Entry], tables: Mapping[str, Table]) -> Itera
         yield Transaction(
             commit_ms=commit_ms,
             lsn=lsn_bytes(members[-1].id),
-            changes=tuple(change_of(entry, tables[entry.table_name]) for entry in members),
+            changes=tuple(change_of(entry, outlines.of(entry, tables[entry.table_name])) for entry in members),
         )
 
 
@@ -210,9 +234,3 @@ def change_of(entry: Entry, table: Table) -> RowChange:
     if entry.op == "D":
         return Delete(table.id, wire_row(old, table), entry.clear_tags)
     return Compensation(table.id, wire_row(new, table), entry.clear_tags)
-
-
-def relations_of(tables: Mapping[str, Table], changes: Sequence[RowChange]) -> dict[int, Table]:
-    """The tables of ``changes`` by relation id."""
-    used = {change.relation_id for change in changes}
-    return {table.id: table for table in tables.values() if table.id in used}

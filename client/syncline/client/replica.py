@@ -26,6 +26,8 @@ from syncline.client.apply import (
     tags_json,
 )
 from syncline.client.cells import encode_row
+from syncline.client.column_rows import announce, drop_announced, follow, load_announced
+from syncline.client.columns import columns_of, narrowed
 from syncline.client.execution import leaving, named, pending_of, put_staged, release, run, tracked
 from syncline.client.live import Changes
 from syncline.client.oplog import (
@@ -37,6 +39,7 @@ from syncline.client.oplog import (
 from syncline.client.schema import Table, literal, quoted, table_from_json, table_to_json
 from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import (
+    HELD,
     ON_CANCEL,
     ON_DELIVERY,
     ShapeState,
@@ -202,7 +205,7 @@ class Replica:
             if moved and moved[0].state is ShapeState.DELIVERED:
                 moved += _moved(connection, before, ON_CANCEL)
             plan = Plan(dict(self.tables), changed={sql.table.name for sql in self._staged.values()})
-            self._end_incoming(connection, plan)
+            self._end_incoming(connection, plan, {**self.subscriptions, **{s.position: s for s in moved}}.values())
             return moved, plan
 
         moved, plan = await self._store.write_unchecked(work)
@@ -252,7 +255,9 @@ class Replica:
             )
             run(connection, plan)
             forget(connection, positions)
-            self._end_incoming(connection, plan)
+            remaining = [s for s in self.subscriptions.values() if s.position not in positions]
+            drop_announced(connection, [s.spec for s in remaining], self.tables)
+            self._end_incoming(connection, plan, remaining)
             return plan
 
         plan = await self._store.write_unchecked(work)
@@ -279,7 +284,7 @@ class Replica:
         Rows with pending local changes stay visible: their writes are final. The pending entries stay as they are.
         """
 
-        def work(connection: sqlite3.Connection) -> list[Subscription]:
+        def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, b"")
             for table in self.tables.values():
                 key = key_sql([quoted(column) for column in table.primary_key])
@@ -292,12 +297,14 @@ class Replica:
             remaining = after_reset(self.subscriptions.values(), _fresh_id)
             forget(connection, [p for p in self.subscriptions if p not in {s.position for s in remaining}])
             store(connection, remaining)
-            self._end_incoming(connection, Plan(dict(self.tables)))
-            return remaining
+            plan = Plan(dict(self.tables))
+            self._end_incoming(connection, plan, remaining)
+            return remaining, plan
 
-        remaining = await self._store.write_unchecked(work)
+        remaining, plan = await self._store.write_unchecked(work)
         self.lsn = b""
         self.subscriptions = {subscription.position: subscription for subscription in remaining}
+        self._adopt(plan)
         self._changes.publish_all()
 
     def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, *seen_ms: int) -> None:
@@ -308,8 +315,33 @@ class Replica:
             clock_ms = observed_clock_ms(clock_ms, ms, now_ms)
         connection.execute("UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?", (lsn, clock_ms))
 
-    def _end_incoming(self, connection: sqlite3.Connection, plan: Plan) -> None:
-        """Note down what ``plan``, which has been run, has made of the schema; capture again."""
+    async def announced(self, relation: Relation) -> None:
+        """Rows will come that have the columns of ``relation``."""
+        table = self.tables.get(relation.table)
+        if table is None or table.name not in narrowed(s.spec for s in self.subscriptions.values()):
+            return
+        columns = columns_of(relation, table)
+        if columns in (await self._store.read(load_announced)).get(table.name, ()):
+            return
+
+        def work(connection: sqlite3.Connection) -> Plan:
+            announce(connection, table.name, columns)
+            plan = Plan(dict(self.tables))
+            self._end_incoming(connection, plan, self.subscriptions.values())
+            return plan
+
+        self._adopt(await self._store.write_unchecked(work))
+
+    def _end_incoming(
+        self, connection: sqlite3.Connection, plan: Plan, subscriptions: Iterable[Subscription] | None = None
+    ) -> None:
+        """Note down what ``plan``, which has been run, has made of the schema; capture again.
+
+        ``subscriptions``: as they are now, where that may change the columns that are held.
+        """
+        if subscriptions is not None or plan.redescribed:
+            now = self.subscriptions.values() if subscriptions is None else subscriptions
+            follow(connection, plan, [subscription.spec for subscription in now if subscription.state in HELD])
         connection.executemany(
             "INSERT OR REPLACE INTO _syncline_tables (id, name, description) VALUES (?, ?, ?)",
             [(table.id, table.name, table_to_json(table)) for table in plan.redescribed.values()],

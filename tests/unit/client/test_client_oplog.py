@@ -9,6 +9,7 @@ from syncline.client import UsageError
 from syncline.client import oplog as oplog_module
 from syncline.client.oplog import (
     CLOCK_SKEW_MAX_MS,
+    Outlines,
     change_of,
     entry_id_of,
     lsn_bytes,
@@ -34,7 +35,7 @@ def test_a_transaction_carries_whole_wire_rows_in_the_order_of_the_oplog() -> No
     stamp_at(connection, 101)
     item = (b"i", b"p", None, b"t", b"9223372036854775807", b"1.5", b"\x00\xff")
     tags = ("me@100", "me@101")
-    assert list(transactions(entries_of(connection), TABLES)) == [
+    assert list(transactions(entries_of(connection), TABLES, Outlines())) == [
         Transaction(100, b"\0\0\0\1", (Insert(PROJECTS.id, (b"p", b"x"), ()),)),
         Transaction(
             101,
@@ -147,7 +148,7 @@ def test_an_app_hears_of_what_takes_the_server_too_much_memory_by_the_server_s_o
     for sql in WRITES:
         connection.execute(sql)
     stamp_at(connection, 100)
-    (before,) = transactions(entries_of(connection), TABLES)
+    (before,) = transactions(entries_of(connection), TABLES, Outlines())
     memory = sum(memory_of(change) for change in before.changes if not isinstance(change, Migrate))
     limits = TransactionLimits(ops_max=100, bytes_max=1 << 20, memory_max=memory - beyond)
 
