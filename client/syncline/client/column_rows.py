@@ -12,6 +12,7 @@ from syncline.client.apply import Plan
 from syncline.client.columns import Columns, lacking, narrowed, unexplained
 from syncline.client.schema import Table
 from syncline.client.shape_spec import ShapeSpec
+from syncline.client.shapes import HELD, WANTED, Subscription
 from syncline.client.triggers import create_triggers, drop_triggers
 
 
@@ -42,14 +43,22 @@ def _text(columns: Columns) -> str:
     return json.dumps(None if columns is None else sorted(columns))
 
 
-def follow(connection: sqlite3.Connection, plan: Plan, specs: Sequence[ShapeSpec]) -> None:
-    """Let the tables of ``plan``, which has been run, lack what the shapes of ``specs`` do not bring."""
-    announced = load_announced(connection)
-    concerned = narrowed(specs).union(table.name for table in plan.tables.values() if table.lacking)
+def follow(connection: sqlite3.Connection, plan: Plan, subscriptions: Iterable[Subscription]) -> None:
+    """Let the tables of ``plan``, which has been run, lack what the shapes of ``subscriptions`` do not bring.
+
+    That is what those lack whose rows are here, and what those lack that the application wants: the server judges a
+    write by the shapes that it knows of when the write arrives, and may know of those that are on their way.
+    """
+    every = list(subscriptions)
+    here, wanted = ([s.spec for s in every if s.state in states] for states in (HELD, WANTED))
+    concerned = narrowed((*here, *wanted)).union(table.name for table in plan.tables.values() if table.lacking)
+    announced = load_announced(connection) if concerned else {}
     for name in concerned & plan.tables.keys():
         table = plan.tables[name]
-        lacks = lacking(table, specs, announced.get(name, ()))
-        if lacks != table.lacking:
-            plan.tables[name] = plan.redescribed[name] = replace(table, lacking=lacks)
-            for sql in (*drop_triggers(table), *create_triggers(plan.tables[name], plan.tables)):
+        sets = announced.get(name, ())
+        lacks = {*lacking(table, here, sets), *lacking(table, wanted, sets)}
+        now = replace(table, lacking=tuple(column for column in table.columns if column in lacks))
+        if now != table:
+            plan.tables[name] = plan.redescribed[name] = now
+            for sql in (*drop_triggers(table), *create_triggers(now, plan.tables)):
                 connection.execute(sql)

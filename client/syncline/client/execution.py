@@ -1,4 +1,4 @@
-# ruff: noqa: S608 - SQL is made of constants; values are parameters.
+# ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
 """Plans of incoming changes (``apply``) meet SQLite: what they must know is looked up here, and here they are run."""
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from itertools import chain
 from syncline.client.apply import Plan, RowId, touched_rows
 from syncline.client.cells import Value
 from syncline.client.merging import Pending, fold
-from syncline.client.oplog import ENTRY_COLUMNS, entry_from_row
+from syncline.client.oplog import ENTRY_COLUMNS, Entry, entry_from_row
 from syncline.client.row_sql import table_sql
-from syncline.client.schema import Table
+from syncline.client.schema import Table, literal, quoted
 from syncline.client.staging import StagingSql
+from syncline.client.triggers import key_sql
 from syncline.proto.values import Change, Migrate, Relation
 
 # Rows one statement puts; more of them gain nothing.
@@ -67,6 +68,26 @@ def leaving(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str,
     noted = [(table_name, key) for (table_name, _), key in rows.items()]
     connection.executemany("DELETE FROM _syncline_leaving WHERE table_name = ? AND key = ?", noted)
     return list(rows)
+
+
+def backlog(connection: sqlite3.Connection, after_id: int, entries_max: int) -> list[Entry]:
+    """Whole transactions after the entry ``after_id``, in order: about ``entries_max`` entries, none when done."""
+    select = f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog"
+    rows = connection.execute(
+        f"{select} WHERE id > ? AND commit_ms IS NOT NULL ORDER BY id LIMIT ?", (after_id, entries_max)
+    ).fetchall()
+    if len(rows) == entries_max:
+        last_id, commit_ms = rows[-1][0], rows[-1][5]
+        rows += connection.execute(f"{select} WHERE commit_ms = ? AND id > ? ORDER BY id", (commit_ms, last_id))
+    return [entry_from_row(tuple(row)) for row in rows]
+
+
+def clear(connection: sqlite3.Connection, table: Table) -> None:
+    """Delete the rows without pending local changes."""
+    key = key_sql([quoted(column) for column in table.primary_key])
+    pending = f"SELECT key FROM _syncline_oplog WHERE table_name = {literal(table.name)}"
+    connection.execute(f"DELETE FROM {quoted(table.name)} WHERE {key} NOT IN ({pending})")
+    connection.execute(f"DELETE FROM _syncline_shadow WHERE table_name = ? AND key NOT IN ({pending})", (table.name,))
 
 
 def release(connection: sqlite3.Connection, commit_ms: int) -> bool:

@@ -5,12 +5,11 @@ what makes a crash harmless at any point: a local write is there together with i
 together with its tags and its LSN, a delivery together with the state of its subscription.
 """
 
-# ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
 from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 
 from syncline.client.apply import (
@@ -28,18 +27,15 @@ from syncline.client.apply import (
 from syncline.client.cells import encode_row
 from syncline.client.column_rows import announce, drop_announced, follow, load_announced
 from syncline.client.columns import columns_of, narrowed
-from syncline.client.execution import leaving, named, pending_of, put_staged, release, run, tracked
+from syncline.client.execution import backlog, clear, leaving, named, pending_of, put_staged, release, run, tracked
 from syncline.client.live import Changes
 from syncline.client.oplog import (
-    ENTRY_COLUMNS,
     Entry,
-    entry_from_row,
     observed_clock_ms,
 )
-from syncline.client.schema import Table, literal, quoted, table_from_json, table_to_json
+from syncline.client.schema import Table, table_from_json, table_to_json
 from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import (
-    HELD,
     ON_CANCEL,
     ON_DELIVERY,
     ShapeState,
@@ -52,7 +48,6 @@ from syncline.client.staging import StagingSql
 from syncline.client.stamping import Stamped, stamp, stamp_local
 from syncline.client.store import Store
 from syncline.client.subscription_rows import add, forget, load, move, store
-from syncline.client.triggers import key_sql
 from syncline.proto.errors import ProtocolError
 from syncline.proto.values import Insert, Migrate, Relation, RowChange, Transaction
 
@@ -110,17 +105,7 @@ class Replica:
     async def backlog(self, after_id: int, entries_max: int) -> list[Entry]:
         """Whole transactions after the entry ``after_id``, in order: about ``entries_max`` entries, none when done."""
 
-        def work(connection: sqlite3.Connection) -> list[Entry]:
-            select = f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog"
-            rows = connection.execute(
-                f"{select} WHERE id > ? AND commit_ms IS NOT NULL ORDER BY id LIMIT ?", (after_id, entries_max)
-            ).fetchall()
-            if len(rows) == entries_max:
-                last_id, commit_ms = rows[-1][0], rows[-1][5]
-                rows += connection.execute(f"{select} WHERE commit_ms = ? AND id > ? ORDER BY id", (commit_ms, last_id))
-            return [entry_from_row(tuple(row)) for row in rows]
-
-        return await self._store.read(work)
+        return await self._store.read(lambda connection: backlog(connection, after_id, entries_max))
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
@@ -205,7 +190,7 @@ class Replica:
             if moved and moved[0].state is ShapeState.DELIVERED:
                 moved += _moved(connection, before, ON_CANCEL)
             plan = Plan(dict(self.tables), changed={sql.table.name for sql in self._staged.values()})
-            self._end_incoming(connection, plan, {**self.subscriptions, **{s.position: s for s in moved}}.values())
+            self._end_incoming(connection, plan, self._with(moved))
             return moved, plan
 
         moved, plan = await self._store.write_unchecked(work)
@@ -255,7 +240,7 @@ class Replica:
             )
             run(connection, plan)
             forget(connection, positions)
-            remaining = [s for s in self.subscriptions.values() if s.position not in positions]
+            remaining = self._without(positions)
             drop_announced(connection, [s.spec for s in remaining], self.tables)
             self._end_incoming(connection, plan, remaining)
             return plan
@@ -287,13 +272,7 @@ class Replica:
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, b"")
             for table in self.tables.values():
-                key = key_sql([quoted(column) for column in table.primary_key])
-                pending = f"SELECT key FROM _syncline_oplog WHERE table_name = {literal(table.name)}"
-                connection.execute(f"DELETE FROM {quoted(table.name)} WHERE {key} NOT IN ({pending})")
-                connection.execute(
-                    f"DELETE FROM _syncline_shadow WHERE table_name = ? AND key NOT IN ({pending})",
-                    (table.name,),
-                )
+                clear(connection, table)
             remaining = after_reset(self.subscriptions.values(), _fresh_id)
             forget(connection, [p for p in self.subscriptions if p not in {s.position for s in remaining}])
             store(connection, remaining)
@@ -326,9 +305,7 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> Plan:
             announce(connection, table.name, columns)
-            plan = Plan(dict(self.tables))
-            self._end_incoming(connection, plan, self.subscriptions.values())
-            return plan
+            return self._resubscribed(connection, self._with(()))
 
         self._adopt(await self._store.write_unchecked(work))
 
@@ -340,8 +317,7 @@ class Replica:
         ``subscriptions``: as they are now, where that may change the columns that are held.
         """
         if subscriptions is not None or plan.redescribed:
-            now = self.subscriptions.values() if subscriptions is None else subscriptions
-            follow(connection, plan, [subscription.spec for subscription in now if subscription.state in HELD])
+            follow(connection, plan, self.subscriptions.values() if subscriptions is None else subscriptions)
         connection.executemany(
             "INSERT OR REPLACE INTO _syncline_tables (id, name, description) VALUES (?, ?, ?)",
             [(table.id, table.name, table_to_json(table)) for table in plan.redescribed.values()],
@@ -363,14 +339,26 @@ class Replica:
 
     async def subscribe(self, spec: ShapeSpec, key: str | None = None) -> Subscription:
         """Note down a new subscription, REQUESTED."""
-        subscription = await self._store.write(lambda connection: add(connection, _fresh_id(), spec, key))
+
+        def work(connection: sqlite3.Connection) -> tuple[Subscription, Plan]:
+            subscription = add(connection, _fresh_id(), spec, key)
+            return subscription, self._resubscribed(connection, self._with([subscription]))
+
+        subscription, plan = await self._store.write(work)
         self._keep([subscription])
+        self._adopt(plan)
         return subscription
 
     async def cancel(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
         """Note down that these are unwanted: CANCELLING where the rows are here, else WITHDRAWN. As they are now."""
-        moved = await self._store.write(lambda connection: _moved(connection, subscriptions, ON_CANCEL))
+
+        def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
+            moved = _moved(connection, subscriptions, ON_CANCEL)
+            return moved, self._resubscribed(connection, self._with(moved))
+
+        moved, plan = await self._store.write(work)
         self._keep(moved)
+        self._adopt(plan)
         return moved
 
     async def accepted(self, subscription: Subscription) -> list[Subscription]:
@@ -396,8 +384,26 @@ class Replica:
         self._keep(renewed)
 
     async def forget(self, subscription: Subscription) -> None:
-        await self._store.write(lambda connection: forget(connection, [subscription.position]))
+        def work(connection: sqlite3.Connection) -> Plan:
+            forget(connection, [subscription.position])
+            return self._resubscribed(connection, self._without([subscription.position]))
+
+        plan = await self._store.write(work)
         self.subscriptions.pop(subscription.position, None)
+        self._adopt(plan)
+
+    def _with(self, changed: Iterable[Subscription]) -> list[Subscription]:
+        return list(
+            {**self.subscriptions, **{subscription.position: subscription for subscription in changed}}.values()
+        )
+
+    def _without(self, positions: Collection[int]) -> list[Subscription]:
+        return [subscription for position, subscription in self.subscriptions.items() if position not in positions]
+
+    def _resubscribed(self, connection: sqlite3.Connection, subscriptions: Sequence[Subscription]) -> Plan:
+        plan = Plan(dict(self.tables))
+        self._end_incoming(connection, plan, subscriptions)
+        return plan
 
     def _keep(self, subscriptions: Iterable[Subscription]) -> None:
         self.subscriptions.update({subscription.position: subscription for subscription in subscriptions})

@@ -140,11 +140,25 @@ async def test_a_restart_changes_nothing(tmp_path: Path) -> None:
         assert await device.sent() == [(("id", "title"), (b"a", b"B"), (b"a", b"A"))]
 
 
-async def test_until_its_rows_are_here_a_shape_forbids_nothing(device: Device) -> None:
-    await device.replica.subscribe(TITLES_SPEC)
-    await device.replica.announced(TITLES)
+async def test_a_shape_that_is_on_its_way_counts_already(device: Device) -> None:
+    subscription = await device.replica.subscribe(TITLES_SPEC)
+    with pytest.raises(sqlite3.IntegrityError, match="does not hold the column rank"):
+        await device.write("INSERT INTO items (id, rank) VALUES ('a', 1)")
+    await device.replica.forget(subscription)
     await device.write("INSERT INTO items (id, rank) VALUES ('a', 1)")
     assert await device.sent() == [(ITEMS.names, item("a", rank=1), None)]
+
+
+async def test_a_shape_with_all_columns_counts_from_its_rows_on_until_it_is_unwanted(device: Device) -> None:
+    await device.subscribed(TITLES_SPEC, TITLES, TITLE_A)
+    whole = await device.replica.subscribe(shape_spec("items"))
+    with pytest.raises(sqlite3.IntegrityError, match="does not hold the column rank"):
+        await device.write("UPDATE items SET rank = 1")
+    await device.replica.apply_shape(whole, b"2")
+    await device.write("UPDATE items SET rank = 1")
+    await device.replica.cancel([whole])
+    with pytest.raises(sqlite3.IntegrityError, match="does not hold the column rank"):
+        await device.write("UPDATE items SET rank = 2")
 
 
 async def test_when_the_shape_is_gone_anything_may_be_written_again(device: Device) -> None:
@@ -207,7 +221,10 @@ async def test_columns_the_service_adds_are_learned_from_the_relation(device: De
 
 
 async def test_a_reset_forgets_what_was_held(device: Device) -> None:
-    await device.subscribed(TITLES_SPEC, TITLES, TITLE_A)
+    subscription = await device.subscribed(TITLES_SPEC, TITLES, TITLE_A)
+    await device.replica.cancel([subscription])
+    with pytest.raises(sqlite3.IntegrityError, match="does not hold the column rank"):
+        await device.write("UPDATE items SET rank = 3")
     await device.replica.reset()
     await device.write("INSERT INTO items (id, rank) VALUES ('b', 1)")
     assert await device.sent() == [(ITEMS.names, item("b", rank=1), None)]
