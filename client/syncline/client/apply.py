@@ -79,6 +79,7 @@ class Binding:
         self._sources = None if sources == list(range(len(relation.columns))) else sources
         self.present = tuple(source is not None for source in sources)
         self.whole = all(self.present)
+        self.columns = tuple(name for name in table.columns if name in positions)
         self.put = put_sql(table, self.present)
 
     def row(self, row: Row) -> Row:
@@ -205,18 +206,22 @@ def plan_transaction(
     tracked: frozenset[str],
     known_versions: frozenset[str],
     leaving: Iterable[RowId] = (),
+    narrower: Iterable[RowId] = (),
 ) -> Plan:
     """The plan of one server transaction. Raises UnknownRelation, or ValueError for cells their types forbid.
 
     ``pending``: local changes not echoed yet, for every row of ``touched_rows`` that has some. ``tracked``: tables with
     shadow entries. ``known_versions``: migrations applied before; a repeated one is skipped. ``leaving``: rows that
-    left before, of which nothing is pending from this transaction on.
+    left before, of which nothing is pending from this transaction on. ``narrower``: those that stay without the columns
+    their tables lack, likewise.
     """
     plan = Plan(dict(tables))
     rows = _RowPlanner(plan, tracked, pending)
     bindings = Bindings(relations, plan.tables)
     for table_name, key in leaving:
         rows.drop(plan.tables[table_name], key)
+    for table_name, key in narrower:
+        rows.forget(plan.tables[table_name], key, plan.tables[table_name].lacking)
     histories: dict[RowId, tuple[Binding, list[Arrived]]] = {}
     for change in transaction.changes:
         if isinstance(change, Migrate):
@@ -227,7 +232,7 @@ def plan_transaction(
             binding = bindings.of(change.relation_id)
             ordered = binding.row(_image(change))
             if binding.forgets(change):
-                rows.forget(binding, binding.key(ordered))
+                rows.forget(binding.table, binding.key(ordered), binding.columns)
                 continue
             if not pending and isinstance(change, Insert | Update):
                 rows.put(binding, ordered, change.tags)
@@ -321,16 +326,17 @@ class _RowPlanner:
         if table.name in self._tracked:
             self._plan.run_tags(sql.drop_tags, key)
 
-    def forget(self, binding: Binding, key: Values) -> None:
-        """Columns of a row that stays are none of ours any more, apart from what was written to them here."""
-        table = binding.table
+    def forget(self, table: Table, key: Values, columns: Sequence[str]) -> None:
+        """These ``columns`` of a row that stays are none of ours any more, apart from what was written to them here."""
         pending = self._pending.get((table.name, key), ())
-        leaving = [there and unwritten(pending, index) for index, there in enumerate(binding.present)]
-        columns = [name for name, leaves in zip(table.columns, leaving, strict=True) if leaves]
-        columns = [name for name in columns if name not in table.primary_key]
-        if columns:
+        leaving = tuple(
+            column
+            for place, column in enumerate(table.columns)
+            if column in columns and column not in table.primary_key and unwritten(pending, place)
+        )
+        if leaving:
             self._plan.changed.add(table.name)
-            self._plan.run(forget_sql(table, tuple(columns)), key)
+            self._plan.run(forget_sql(table, leaving), key)
 
     def leave(self, binding: Binding, row_id: RowId) -> None:
         """The row is in none of our shapes any more."""

@@ -7,15 +7,15 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-from syncline.client.apply import Plan, RowId, touched_rows
-from syncline.client.cells import Value
+from syncline.client.apply import Plan, RowId, plan_transaction, touched_rows
+from syncline.client.cells import Value, Values
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, entry_from_row
 from syncline.client.row_sql import table_sql
 from syncline.client.schema import Table, literal, quoted
 from syncline.client.staging import StagingSql
 from syncline.client.triggers import key_sql
-from syncline.proto.values import Change, Migrate, Relation
+from syncline.proto.values import Change, Migrate, Relation, Transaction
 
 # Rows one statement puts; more of them gain nothing.
 STAGED_AT_ONCE = 100
@@ -40,6 +40,37 @@ def pending_of(
     return pending
 
 
+def apply_transaction(
+    connection: sqlite3.Connection,
+    client_id: str,
+    transaction: Transaction,
+    relations: Mapping[int, Relation],
+    tables: Mapping[str, Table],
+    known_versions: Iterable[str],
+) -> tuple[Plan, bool]:
+    """The plan, which has been run, and whether the transaction is one of our own, coming back. Its oplog entries are
+    released then. Raises as ``plan_transaction`` does."""
+    left: list[RowId] = []
+    narrower: list[RowId] = []
+    came_back = False
+    if transaction.origin == client_id:
+        left = leaving(connection, transaction.commit_ms, tables)
+        narrower = outlasting(connection, transaction.commit_ms, tables)
+        came_back = release(connection, transaction.commit_ms)
+    plan = plan_transaction(
+        transaction,
+        relations,
+        tables,
+        pending=pending_of(connection, client_id, transaction.changes, relations, tables),
+        tracked=tracked(connection, named(transaction.changes, relations) | {table for table, _ in left}),
+        known_versions=frozenset(known_versions),
+        leaving=left,
+        narrower=narrower,
+    )
+    run(connection, plan)
+    return plan, came_back
+
+
 def run(connection: sqlite3.Connection, plan: Plan) -> None:
     for sql, rows in (*plan.steps, *plan.tag_steps):
         if len(rows) == 1:
@@ -53,21 +84,43 @@ def leaving(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str,
     (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_leaving)").fetchone()
     if not some:
         return []
+    rows: dict[RowId, str] = {}
+    noted = "(table_name, key) IN (SELECT table_name, key FROM _syncline_leaving)"
+    for key, entry in _only_of(connection, commit_ms, noted):
+        rows[entry.table_name, _key_of(entry, tables[entry.table_name])] = key
+    left = [(table_name, key) for (table_name, _), key in rows.items()]
+    connection.executemany("DELETE FROM _syncline_leaving WHERE table_name = ? AND key = ?", left)
+    return list(rows)
+
+
+def outlasting(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str, Table]) -> list[RowId]:
+    """The rows that have columns which no shape holds any more, for nothing but the local transaction of ``commit_ms``
+    having been made when one did."""
+    names = ", ".join(literal(table.name) for table in tables.values() if table.lacking)
+    if not names:
+        return []
+    rows: set[RowId] = set()
+    for _, entry in _only_of(connection, commit_ms, f"table_name IN ({names}) AND op <> 'C'"):
+        table = tables[entry.table_name]
+        if not (entry.new or entry.old or {}).keys().isdisjoint(table.lacking):
+            rows.add((table.name, _key_of(entry, table)))
+    return list(rows)
+
+
+def _only_of(connection: sqlite3.Connection, commit_ms: int, condition: str) -> list[tuple[str, Entry]]:
+    """Keys and entries of the local transaction, of rows that no other has entries of."""
     entries = connection.execute(
-        f"SELECT key, {ENTRY_COLUMNS} FROM _syncline_oplog AS entry WHERE commit_ms = ? "
-        "AND (table_name, key) IN (SELECT table_name, key FROM _syncline_leaving) AND NOT EXISTS "
+        f"SELECT key, {ENTRY_COLUMNS} FROM _syncline_oplog AS entry WHERE commit_ms = ? AND {condition} AND NOT EXISTS "
         "(SELECT 1 FROM _syncline_oplog AS other WHERE other.table_name = entry.table_name AND other.key = entry.key "
         "AND other.commit_ms IS NOT entry.commit_ms)",
         (commit_ms,),
     ).fetchall()
-    rows: dict[RowId, str] = {}
-    for key, *row in entries:
-        entry = entry_from_row(tuple(row))
-        image = entry.new or entry.old or {}
-        rows[entry.table_name, tuple(image[column] for column in tables[entry.table_name].primary_key)] = key
-    noted = [(table_name, key) for (table_name, _), key in rows.items()]
-    connection.executemany("DELETE FROM _syncline_leaving WHERE table_name = ? AND key = ?", noted)
-    return list(rows)
+    return [(key, entry_from_row(tuple(row))) for key, *row in entries]
+
+
+def _key_of(entry: Entry, table: Table) -> Values:
+    image = entry.new or entry.old or {}
+    return tuple(image[column] for column in table.primary_key)
 
 
 def backlog(connection: sqlite3.Connection, after_id: int, entries_max: int) -> list[Entry]:

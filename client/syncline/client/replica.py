@@ -15,19 +15,26 @@ from itertools import groupby
 from syncline.client.apply import (
     Bindings,
     Plan,
-    RowId,
     UnknownRelation,
     plan_gone,
     plan_migrations,
     plan_rows,
-    plan_transaction,
     tags_from_json,
     tags_json,
 )
 from syncline.client.cells import encode_row
 from syncline.client.column_rows import announce, drop_announced, follow, load_announced
 from syncline.client.columns import columns_of, narrowed
-from syncline.client.execution import backlog, clear, leaving, named, pending_of, put_staged, release, run, tracked
+from syncline.client.execution import (
+    apply_transaction,
+    backlog,
+    clear,
+    named,
+    pending_of,
+    put_staged,
+    run,
+    tracked,
+)
 from syncline.client.live import Changes
 from syncline.client.oplog import (
     Entry,
@@ -131,20 +138,10 @@ class Replica:
             total = Plan(dict(self.tables))
             echoed = 0
             for transaction in transactions:
-                left: list[RowId] = []
-                if transaction.origin == self.client_id:
-                    left = leaving(connection, transaction.commit_ms, total.tables)
-                    echoed += release(connection, transaction.commit_ms)
-                plan = plan_transaction(
-                    transaction,
-                    relations,
-                    total.tables,
-                    pending=pending_of(connection, self.client_id, transaction.changes, relations, total.tables),
-                    tracked=tracked(connection, named(transaction.changes, relations) | {table for table, _ in left}),
-                    known_versions=frozenset((*self.versions, *total.versions)),
-                    leaving=left,
+                plan, came_back = apply_transaction(
+                    connection, self.client_id, transaction, relations, total.tables, (*self.versions, *total.versions)
                 )
-                run(connection, plan)
+                echoed += came_back
                 total.followed_by(plan)
             self._end_incoming(connection, total)
             return total, echoed

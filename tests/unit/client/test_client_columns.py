@@ -181,6 +181,10 @@ async def test_a_shape_with_all_columns_that_leaves_takes_its_columns_with_it(de
     assert await device.sent() == [(ITEMS.names, item("a", "B", 2, True), item("a", "A", 1, True))]
     with pytest.raises(sqlite3.IntegrityError, match="does not hold the column rank"):
         await device.write("UPDATE items SET rank = 3")
+    client_id = device.replica.client_id
+    echo = Update(TITLES.id, (b"a", b"B"), (b"a", b"A"), (f"{client_id}@100",))
+    await device.replica.apply_transactions([Transaction(100, b"4", (echo,), client_id, 2)], RELATIONS)
+    assert await device.rows() == [("a", "B", None, None)]
 
 
 async def test_a_column_that_is_taken_from_a_row_leaves_its_tags(device: Device) -> None:
