@@ -62,6 +62,8 @@ async def test_who_has_the_files_of_a_shape_nobody_knows_keeps_it_and_a_shard_th
         assert await homes.home("new", "b") == "b"
         assert await homes.home("there", "b") == "c"
         assert await homes.home("old") == "a"
+        await homes.release("there")
+        assert await homes.home("there", "a") == "a", "a shape that was removed is given anew"
     finally:
         pool.terminate()
     await write_homes(database, {"there": "a"}, owner)

@@ -71,6 +71,9 @@ ShapesHosts = Annotated[str | None, _option("SYNCLINE_SHAPES_HOSTS")]
 EdgeHosts = Annotated[str | None, _option("SYNCLINE_EDGE_HOSTS")]
 ShapesPlacement = Annotated[str | None, _option("SYNCLINE_SHAPES_PLACEMENT")]
 ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACEMENT")]
+ShapeIdle = Annotated[str | None, _option("SYNCLINE_SHAPE_IDLE")]
+DevicesKept = Annotated[str | None, _option("SYNCLINE_DEVICES_KEPT")]
+ShapesDiskMax = Annotated[str | None, _option("SYNCLINE_SHAPES_DISK_MAX")]
 TakeOver = Annotated[str | None, _option("SYNCLINE_TAKE_OVER")]
 ConnectionHosts = Annotated[str | None, _option("SYNCLINE_CONNECTION_HOSTS")]
 DataDir = Annotated[str | None, _option("SYNCLINE_DATA_DIR")]
@@ -103,6 +106,9 @@ def serve(
     connections_placement: ConnectionsPlacement = None,
     connection_hosts: ConnectionHosts = None,
     take_over: TakeOver = None,
+    shape_idle: ShapeIdle = None,
+    devices_kept: DevicesKept = None,
+    shapes_disk_max: ShapesDiskMax = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the sync service until it is told to stop (SIGTERM or Ctrl-C drains and exits 0).
@@ -133,6 +139,9 @@ def serve(
         "SYNCLINE_CONNECTIONS_PLACEMENT": connections_placement,
         "SYNCLINE_CONNECTION_HOSTS": connection_hosts,
         "SYNCLINE_TAKE_OVER": take_over,
+        "SYNCLINE_SHAPE_IDLE": shape_idle,
+        "SYNCLINE_DEVICES_KEPT": devices_kept,
+        "SYNCLINE_SHAPES_DISK_MAX": shapes_disk_max,
         "SYNCLINE_DATA_DIR": data_dir,
     }
     config = _configured(flags)

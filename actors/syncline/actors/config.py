@@ -24,6 +24,7 @@ from dotenv import dotenv_values
 from syncline.actors.devices.auth import ALGORITHMS, Authenticator, InsecureAuth, KeyRefused, SecureAuth
 from syncline.actors.postgres.dsn import parse_dsn
 from syncline.actors.settings import HOSTS_MAX, SETTINGS, UNSUPPORTED
+from syncline.actors.shapes.reaping import Policy
 
 AuthMode = Literal["secure", "insecure"]
 LogLevel = Literal["error", "warning", "info", "debug"]
@@ -88,8 +89,8 @@ class Config(Whereabouts):
     ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
     the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has, and
     ``connection_hosts`` with a connection each; none where connections are packed. ``shapes_placement``: whether each
-    shape is to be alone. ``take_over``: at once, whoever serves the database now. ``values``: what it was read from,
-    for a host that reads it again.
+    shape is to be alone. ``policy``: of what is removed. ``take_over``: at once, whoever serves the database now.
+    ``values``: what it was read from, for a host that reads it again.
     """
 
     http_hosts: tuple[str, ...]
@@ -104,6 +105,7 @@ class Config(Whereabouts):
     connection_hosts: int = 0
     shapes_placement: Placement = "packed"
     take_over: bool = False
+    policy: Policy = field(default_factory=Policy)
     warnings: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -189,6 +191,7 @@ class _Reader:
             connection_hosts=self._connection_hosts(runtime),
             shapes_placement=self._placement("SYNCLINE_SHAPES_PLACEMENT", runtime),
             take_over=self._flag("SYNCLINE_TAKE_OVER", False),
+            policy=self._policy(),
             warnings=tuple(self.warnings),
             values={setting.name: self.values[setting.name] for setting in SETTINGS if setting.name in self.values},
         )
@@ -315,6 +318,21 @@ class _Reader:
             return int(given)
         self._problem(name, f"{given!r} is not a number of processes: give one from 1 to {HOSTS_MAX}")
         return 1
+
+    def _policy(self) -> Policy:
+        disk_max = self._whole("SYNCLINE_SHAPES_DISK_MAX", 0, "MiB") << 20
+        return Policy(
+            float(self._whole("SYNCLINE_SHAPE_IDLE", 3600, "seconds")),
+            self._whole("SYNCLINE_DEVICES_KEPT", 90, "days") * 24 * 3600.0,
+            disk_max or None,
+        )
+
+    def _whole(self, name: str, default: int, unit: str) -> int:
+        given = self.values.get(name, str(default))
+        if given.isascii() and given.isdigit() and (int(given) > 0 or name not in self.values):
+            return int(given)
+        self._problem(name, f"{given!r} is not a number of {unit}: give a whole one, 1 or more")
+        return default
 
     def _placement(self, name: str, runtime: Runtime) -> Placement:
         placement = self._choice(name, PLACEMENTS, "packed")

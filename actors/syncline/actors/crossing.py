@@ -45,6 +45,7 @@ from syncline.actors.shapes.messages import (
     ShapeGone,
     ShapeReady,
 )
+from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
 from syncline.actors.shapes.router import AddRoutes, ShownUpTo, Streamed
 from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.actors.shapes.shard import (
@@ -157,7 +158,10 @@ FORMS: Final[Forms] = {
 # From the ingest host to the origin, and back.
 STREAM: Final = (Streamed, Confirm, ReadStreamState, StreamState, Lsn)
 # Between the origin and the shapes' hosts.
-SHAPES: Final = (AddRoutes, LiveShapes, Shape, Included, Reference, Dispatch, OwnTransaction)
+SHAPES: Final = (
+    *(AddRoutes, LiveShapes, Shape, Included, Reference, Dispatch, OwnTransaction),
+    *(ReadIdle, Idle, IdleShape, RemoveShape),
+)
 # Between the shapes' hosts and the edges.
 EDGES: Final = (
     *(EnsureShape, ShapePlace, ReadWatermark, FollowWatermark, Watermark, Relation, Column),

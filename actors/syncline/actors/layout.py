@@ -15,6 +15,7 @@ from syncline.actors.names import (
     CLAIMS,
     ORIGIN,
     PRUNER,
+    REAPER,
     REPLICATOR,
     ROUTER,
     WATERMARKS,
@@ -75,6 +76,7 @@ class Layout:
             ROUTER: ORIGIN,
             WATERMARKS: ORIGIN,
             PRUNER: ORIGIN,
+            REAPER: ORIGIN,
             REPLICATOR: ingest_host(self.slot),
             **self.shard_hosts,
         }

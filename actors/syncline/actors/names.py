@@ -10,6 +10,7 @@ SHARD: Final = "shard"  # of a service with one; several are numbered
 ROUTER: Final = "router"
 REPLICATOR: Final = "replicator"
 PRUNER: Final = "pruner"
+REAPER: Final = "reaper"
 BUNDLER: Final = "bundler"
 GATEWAY: Final = "gateway"
 CLAIMS: Final = "claims"  # of several edges

@@ -94,6 +94,7 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         server_id=config.instance_id or identity.server_id,
         shards=shards,
         shapes_dedicated=config.shapes_placement == "dedicated",
+        policy=config.policy,
     )
     return identity, settings
 

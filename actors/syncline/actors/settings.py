@@ -109,6 +109,24 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether to take over at once from another Syncline that serves the database, rather than when it ends",
     ),
     Setting(
+        "SYNCLINE_SHAPE_IDLE",
+        "--shape-idle",
+        "3600",
+        "Seconds that a shape stays on the disk which no device's subscription names",
+    ),
+    Setting(
+        "SYNCLINE_DEVICES_KEPT",
+        "--devices-kept",
+        "90",
+        "Days after which the subscriptions of a device that does not connect are forgotten; it fetches its rows anew",
+    ),
+    Setting(
+        "SYNCLINE_SHAPES_DISK_MAX",
+        "--shapes-disk-max",
+        "",
+        "MiB that all shapes may take of the disk; beyond it those that no subscription names are removed at once",
+    ),
+    Setting(
         "SYNCLINE_DATA_DIR",
         "--data-dir",
         ".syncline",

@@ -8,6 +8,7 @@ root  one_for_one
 │   ├── router                   transaction -> shapes
 │   └── replicator               the slot; a crash resumes from the confirmed position
 ├── pruner                       what was deleted long ago, out of Postgres
+├── reaper                       shapes that nobody needs
 └── edge  rest_for_one           devices lose their connection when something here crashes, and resume
     ├── bundler                  shapes' records -> frames, one bundle a set of shapes
     ├── devices                  dynamic: one device a connection
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from syncline.actors.devices.claims import Claims
 from syncline.actors.devices.forwarder import Forwarder
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.line import Seat
+from syncline.actors.devices.reaper import Reaper
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.layout import Layout
 from syncline.actors.names import (
@@ -45,6 +47,7 @@ from syncline.actors.names import (
     DEVICES,
     GATEWAY,
     PRUNER,
+    REAPER,
     REPLICATOR,
     ROUTER,
     SHARD,
@@ -65,6 +68,7 @@ from syncline.actors.postgres.writer import SESSION, Writer
 from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.consumer import Consumer, TableGone
 from syncline.actors.shapes.loading import Loading
+from syncline.actors.shapes.reaping import Policy
 from syncline.actors.shapes.router import AddRoutes, Router, ShownUpTo, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
@@ -92,7 +96,7 @@ RESTARTS_WITHIN_S = 60.0
 class Settings:
     """What the tree is built from. ``start_lsn``: the slot's confirmed position at start. ``shards``: how many the
     shapes are spread over; each has a folder of its own. ``shapes_dedicated``: each shape is alone, as far as there are
-    any. ``epoch``: of the service, see ``ownership``."""
+    any. ``epoch``: of the service, see ``ownership``. ``policy``: of what is removed."""
 
     dsn: str
     slot: str
@@ -102,6 +106,7 @@ class Settings:
     shards: int = 1
     shapes_dedicated: bool = False
     epoch: int = 0
+    policy: Policy = field(default_factory=Policy)
 
     @property
     def shard_folders(self) -> dict[str, Path]:
@@ -121,7 +126,10 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
         _replicator(settings, database),
     ]
     return _root(
-        _subtree("origin", origin), _pruner(database), _subtree("edge", edge(settings, database, authenticator, shards))
+        _subtree("origin", origin),
+        _pruner(database),
+        _reaper(settings, database, host, shards, GATEWAY),
+        _subtree("edge", edge(settings, database, authenticator, shards)),
     )
 
 
@@ -131,6 +139,7 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
     children = [_writer(settings, database), claims, tethered(homes, _router(database, shards)), _pruner(database)]
+    children.append(_reaper(settings, database, host, shards, CLAIMS))
     if layout.connections:
         watermarks = ChildSpec(id=WATERMARKS, name=WATERMARKS, start=lambda: Watermarks(WATERMARKS, shards))
         children.append(tethered(homes, watermarks))
@@ -237,6 +246,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
     def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
         shape = store.shape
+        store.buried_kept_s = settings.policy.devices_kept_s
         if shape.is_tree:
             return TreeConsumer(store, relations, snapshot, shard, partial(clauses, shape), around(shape))
         return Consumer(store, relations, snapshot, shard, partial(clauses, shape) if shape.where else None)
@@ -293,7 +303,8 @@ def _devices() -> ChildSpec:
 def _shards(settings: Settings, database: Database, host: Host) -> Shards:
     refs = {name: host.ref(name) for name in settings.shard_folders}
     if settings.shapes_dedicated:
-        return AssignedShards(refs, Homes(database.pool, tuple(refs)).home)
+        homes = Homes(database.pool, tuple(refs))
+        return AssignedShards(refs, homes.home, homes.release)
     return Shards(refs)
 
 
@@ -326,6 +337,15 @@ def _replicator(settings: Settings, database: Database) -> ChildSpec:
 
 def _pruner(database: Database) -> ChildSpec:
     return ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool))
+
+
+def _reaper(settings: Settings, database: Database, host: Host, shards: Shards, clients: str) -> ChildSpec:
+    """``clients``: the name of who knows which devices are connected."""
+    return ChildSpec(
+        id=REAPER,
+        name=REAPER,
+        start=lambda: Reaper(settings.policy, database, shards, host.ref(ROUTER), host.ref(clients)),
+    )
 
 
 def _relation_of(database: Database) -> Callable[[int], Relation | None]:

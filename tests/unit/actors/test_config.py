@@ -208,3 +208,14 @@ def test_every_setting_is_documented() -> None:
     for name in [setting.name for setting in SETTINGS] + list(UNSUPPORTED):
         assert f"`{name}`" in page
     assert all(f"`{setting.flag}`" in page for setting in SETTINGS)
+
+
+def test_what_is_removed_and_when_is_said_in_whole_numbers() -> None:
+    policy = read(SYNCLINE_SHAPE_IDLE="60", SYNCLINE_DEVICES_KEPT="7", SYNCLINE_SHAPES_DISK_MAX="100").policy
+    assert (policy.idle_s, policy.devices_kept_s, policy.disk_max_bytes) == (60, 7 * 86_400, 100 << 20)
+    assert (read().policy.idle_s, read().policy.disk_max_bytes) == (3600, None)
+    assert set(problems(SYNCLINE_SHAPE_IDLE="0", SYNCLINE_DEVICES_KEPT="-1", SYNCLINE_SHAPES_DISK_MAX="1.5")) == {
+        "SYNCLINE_SHAPE_IDLE",
+        "SYNCLINE_DEVICES_KEPT",
+        "SYNCLINE_SHAPES_DISK_MAX",
+    }

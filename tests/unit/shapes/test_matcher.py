@@ -86,3 +86,17 @@ def test_a_table_that_refers_to_itself_brings_its_own_rows_along() -> None:
     tree = replace(by_body("a"), references=(Reference(ITEMS.id, ("body",), ITEMS.id, ("id",)),))
     changes = [insert(1, "a"), insert(2, "b")]
     assert Matcher([tree]).split(changes) == {tree.hash: changes}
+
+
+def test_a_shape_that_is_removed_is_told_of_nothing_and_leaves_nothing_behind() -> None:
+    ours, theirs = by_body("a", "b"), by_body("b", "c")
+    tree = replace(SHAPE, references=(Reference(ITEMS.id, ("body",), 8, ("id",)),), others=((8, ("id",)),))
+    matcher = Matcher([ours, theirs, tree, OTHER])
+    matcher.remove(ours)
+    matcher.remove(tree)
+    matcher.remove(tree)
+    assert matcher.split([insert(1, "a"), insert(2, "b")]) == {theirs.hash: [insert(2, "b")]}
+    assert matcher.split([Insert(8, (b"9",))]) == {OTHER.hash: [Insert(8, (b"9",))]}
+    matcher.remove(theirs)
+    matcher.remove(OTHER)
+    assert matcher._tables == {}

@@ -130,8 +130,8 @@ async def test_what_went_away_long_ago_is_forgotten_and_devices_from_before_lack
 ) -> None:
     now_s = 1_000_000.0
     monkeypatch.setattr("syncline.actors.shapes.finalpages.time.time", lambda: now_s)
-    monkeypatch.setattr("syncline.actors.shapes.finalpages.BURIED_KEPT_S", 10 * 86_400.0)
     store = new_store(tmp_path / "shape")
+    store.buried_kept_s = 10 * 86_400.0
     store.append([record(110, Delete(ITEMS.id, row(1))), record(120, update(2, "kept"))])
     await packed(store)
     now_s += 9 * 86_400

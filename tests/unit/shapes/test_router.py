@@ -14,7 +14,7 @@ from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Piece
-from syncline.actors.shapes.router import AddRoutes, Router, ShownUpTo, Streamed, new_mark
+from syncline.actors.shapes.router import AddRoutes, DropRoutes, ReadRoutes, Router, ShownUpTo, Streamed, new_mark
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction
 from syncline.actors.shapes.shards import Shards
@@ -161,3 +161,24 @@ async def test_a_router_that_has_started_again_vouches_for_nothing_before_the_st
     assert not await scene.router.call(ShownUpTo(newer, 120))
     await scene.router.send(Streamed((), 125))
     assert await scene.router.call(ShownUpTo(newer, 120))
+
+
+async def test_a_route_is_dropped_unless_the_shape_has_been_added_again() -> None:
+    scene = await Scene(SHAPE, OTHER).start()
+    known = await scene.router.call(ReadRoutes())
+    await scene.router.call(AddRoutes(((OTHER, SHARD),)))
+    await scene.router.call(DropRoutes((SHAPE, OTHER), known))
+    dispatch = await scene.stream(chunk(110, insert(1), insert(2, relation=replace(ITEMS, id=8))))
+    assert set(dispatch.entries) == {OTHER.hash}
+    await scene.router.call(DropRoutes((OTHER,), await scene.router.call(ReadRoutes())))
+    assert (await scene.stream(chunk(120, insert(2, relation=replace(ITEMS, id=8))))).entries == {}
+
+
+async def test_a_router_that_has_started_again_drops_nothing_that_an_earlier_one_was_asked_about() -> None:
+    scene = await Scene(SHAPE).start()
+    known = await scene.router.call(ReadRoutes())
+    crash(scene.router)
+    await scene.router.join()
+    await scene.start()
+    await scene.router.call(DropRoutes((SHAPE,), known))
+    assert set((await scene.stream(chunk(110, insert(1)))).entries) == {SHAPE.hash}

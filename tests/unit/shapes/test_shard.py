@@ -16,6 +16,7 @@ from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import END_OF_TRANSACTION
 from syncline.actors.shapes.messages import Flush, Join, ReadPage, Standing
+from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import (
     DIALECTS,
@@ -354,3 +355,71 @@ async def test_a_shape_that_rests_lets_devices_go_on_and_the_slot_wait(
     made[0].go.set()
     await scene.until(scene.watermark, lambda _: 130 in scene.confirmed)
     assert made[0].did[-2:] == ["append", "flush"]
+
+
+# --- removal ----------------------------------------------------------------------------------------------------------
+
+
+async def idle(scene: Scene, *needed: str) -> IdleShape | None:
+    answer = await scene.shard.call(ReadIdle(frozenset(needed)))
+    assert isinstance(answer, Idle)
+    return next(iter(answer.shapes), None)
+
+
+async def test_a_shape_that_nobody_has_asked_for_since_is_removed_and_its_files_with_it(scene: Scene) -> None:
+    await scene.start()
+    await scene.ready()
+    assert await idle(scene, SHAPE.hash) is None
+    one = await idle(scene)
+    assert one is not None
+    assert one.size_bytes > 0
+    assert await scene.shard.call(RemoveShape(SHAPE.hash, one.asked))
+    assert not (scene.directory / SHAPE.hash).exists()
+    assert SHAPE not in await scene.shard.call(LiveShapes())
+    await scene.shard.send(Dispatch(120, {SHAPE.hash: (piece(120, insert(2)),)}))
+    assert await scene.watermark() == 120, "nobody waits for it"
+    await scene.until(lambda: asyncio.sleep(0, scene.confirmed), lambda confirmed: 120 in confirmed)
+    scene.taken.clear()
+    place = await scene.ready(130)
+    assert place.ready_lsn == 130
+    assert await scene.logged(place) == []
+
+
+async def test_a_shape_that_somebody_asks_for_meanwhile_stays(scene: Scene) -> None:
+    await scene.start()
+    await scene.ready()
+    one = await idle(scene)
+    assert one is not None
+    await scene.ensure()
+    assert not await scene.shard.call(RemoveShape(SHAPE.hash, one.asked))
+    assert SHAPE in await scene.shard.call(LiveShapes())
+
+
+async def test_a_shape_that_an_edge_follows_stays(scene: Scene) -> None:
+    await scene.start()
+    place = await scene.ready()
+    edge = await probe(scene.context)
+    place.ref.inform(Join(edge.ref, 1))
+    await edge.next()
+    one = await idle(scene)
+    assert one is not None
+    assert not await scene.shard.call(RemoveShape(SHAPE.hash, one.asked))
+
+
+async def test_a_shape_that_is_removed_while_it_owes_something_is_not_waited_for(scene: Scene) -> None:
+    await scene.start()
+    await scene.ensure()  # its snapshot is still being taken
+    await scene.taken.wait()
+    one = await idle(scene)
+    assert one is not None
+    await scene.shard.send(Dispatch(120, {SHAPE.hash: (piece(120, insert(2)),)}))
+    assert await scene.shard.call(RemoveShape(SHAPE.hash, one.asked))
+    assert await scene.watermark() == 120
+    assert not (scene.directory / SHAPE.hash).exists()
+
+
+async def test_the_schema_is_never_removed(scene: Scene) -> None:
+    await scene.start()
+    assert await idle(scene) is None
+    for shape in map(schema_shape, DIALECTS):
+        assert not await scene.shard.call(RemoveShape(shape.hash, "0"))

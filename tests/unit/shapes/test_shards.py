@@ -64,3 +64,19 @@ def test_the_least_is_known_when_all_have_spoken_and_never_falls(wanted: set[str
         assert answer == (min(told.values()) if told.keys() == wanted else None)
         assert answer is None or answer >= before
         before = answer or before
+
+
+async def test_a_shape_that_is_removed_has_no_home_any_more() -> None:
+    given: dict[str, str] = {}
+
+    async def assign(shape: str, prefers: str | None) -> str:
+        return given.setdefault(shape, prefers or "a")
+
+    async def unassign(shape: str) -> None:
+        del given[shape]
+
+    shards = AssignedShards({name: cast(Ref, name) for name in "ab"}, assign, unassign)
+    assert await shards.found("shape", "b") == "b"
+    await shards.release("shape")
+    assert given == {}
+    assert await shards.found("shape") == "a"

@@ -167,9 +167,7 @@ class Bundler(Actor):
                 self._hold(shape, lsn)
                 return None
             case ReadReleased(shape):
-                bundles = (live.bundle for live in self._by_shape.get(shape, {}).values())
-                known = [upto for upto in (bundle.safe_upto(shape) for bundle in bundles) if upto is not None]
-                return min(known, default=None)
+                return self._safe_upto(shape)
             case AwaitShards():
                 if len(self._shard_watches) == len(self._shards.refs):
                     return None
@@ -211,6 +209,15 @@ class Bundler(Actor):
         waiting, self._attached = self._attached, []
         for reply in waiting:
             reply.set(None)
+
+    def _safe_upto(self, shape: str) -> int | None:
+        """The answer to ``ReadReleased``."""
+        known: list[int] = []
+        for live in self._by_shape.get(shape, {}).values():
+            self._release(live)  # it may not have heard of the newest watermark
+            upto = live.bundle.safe_upto(shape)
+            known += () if upto is None else (upto,)
+        return min(known, default=None)
 
     # --- releases -----------------------------------------------------------------------------------------------------
 

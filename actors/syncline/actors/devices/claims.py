@@ -18,6 +18,11 @@ class ReadConnected:
     """Call. Answer: the number of authenticated devices."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadClients:
+    """Call. Answer: the client ids of all authenticated devices (tuple of str)."""
+
+
 class Holders:
     """Which device holds each client id. ``monitor``: called once with each device, whose end is to be told."""
 
@@ -62,5 +67,7 @@ class Claims(Actor):
         match message:
             case ReadConnected():
                 return len(self._holders.by_client)
+            case ReadClients():
+                return tuple(self._holders.by_client)
             case _:
                 raise TypeError(f"claims do not understand {message!r}")

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 
 from syncline.actors.devices.bundler import AwaitShards
-from syncline.actors.devices.claims import Holders, ReadConnected
+from syncline.actors.devices.claims import Holders, ReadClients, ReadConnected
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.devices.turns import Turns
@@ -129,6 +129,8 @@ class Gateway(Actor):
                 if self._claims is not None:
                     self._claims.inform(message)
                 return None
+            case ReadClients():
+                return tuple(self._holders.by_client)
             case ReadConnected():
                 return len(self._holders.by_client)
             case _:

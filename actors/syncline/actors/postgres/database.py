@@ -251,6 +251,34 @@ class Database:
                 CANCELLED_MAX - 1,
             )
 
+    async def requests(self) -> list[tuple[str, ShapeRequest]]:
+        """What all devices together are subscribed to, or were and may have rows of: each request once, with text."""
+        rows = await self.pool.fetch(
+            'SELECT DISTINCT (request || \'{"request_id": ""}\')::text AS request '
+            "FROM electric.subscriptions, jsonb_array_elements(shapes) request"
+        )
+        return [(row["request"], _request(json.loads(row["request"]))) for row in rows]
+
+    async def seen(self, client_ids: Sequence[str]) -> None:
+        """These devices are connected."""
+        await self.pool.execute(
+            "UPDATE electric.clients SET last_seen = now() "
+            "WHERE client_id = ANY ($1::text[]) AND last_seen < now() - $2::interval",
+            list(client_ids),
+            SEEN_EVERY,
+        )
+
+    async def forget_unseen(self, kept_s: float) -> int:
+        """Devices that were not seen for that long have no subscriptions any more: how many had some. What they send
+        is taken as before."""
+        forgotten = await self.pool.fetchval(
+            "WITH forgotten AS (DELETE FROM electric.subscriptions s USING electric.clients c "
+            "WHERE s.client_id = c.client_id AND c.last_seen < now() - $1::interval RETURNING s.client_id) "
+            "SELECT count(DISTINCT client_id) FROM forgotten",
+            timedelta(seconds=kept_s),
+        )
+        return int(forgotten)
+
     async def forget_others(self, client_id: str, held: Iterable[str]) -> None:
         """The device has resumed with the subscriptions ``held``: of others it has no rows, nor will it come to any."""
         await self.pool.execute(

@@ -44,6 +44,10 @@ class Homes:
             )
             return shard
 
+    async def release(self, shape: str) -> None:
+        """It has no home any more: whoever asks decides anew."""
+        await self._pool.execute("DELETE FROM electric.shape_homes WHERE shape = $1", shape)
+
 
 async def write_homes(dsn: str, homes: Mapping[str, str], owner: Ownership) -> None:
     """These are the homes, and there are no others. Nobody may be asking. Raises Superseded when that is up to another

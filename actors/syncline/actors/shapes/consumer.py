@@ -47,6 +47,7 @@ from syncline.actors.shapes.messages import (
 )
 from syncline.actors.shapes.projection import Narrowing, wire_relations
 from syncline.actors.shapes.readers import Readers
+from syncline.actors.shapes.reaping import ReadFollowed
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shards import tell
 from syncline.actors.shapes.store import ShapeStore
@@ -170,6 +171,8 @@ class Consumer(Actor):
             case ReadRows(lsn, cursor, whole):
                 assert self._readers is not None, "only table shapes have rows"
                 return self._readers.ask(lsn, cursor, self.defer, whole=whole)
+            case ReadFollowed():
+                return bool(self._edges or self._waiting or self._to_notify)
             case CountImage():
                 return self._store.image_rows
             case Flush():

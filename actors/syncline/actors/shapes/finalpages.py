@@ -24,9 +24,6 @@ T = TypeVar("T")
 
 # Nobody waits for packing: see ``rows``.
 PACK_PAUSE_S = 0.002
-# As long as devices are kept that do not come: what went away before is forgotten, and a device that comes back even
-# later fetches its rows anew.
-BURIED_KEPT_S = 90 * 24 * 3600.0
 FINALS_MAX = 2
 
 
@@ -68,7 +65,7 @@ class FinalPages:
         """Write the log anew. Raises OSError; then everything stays as it was."""
         store = self._store
         now_s = time.time()
-        buried_upto = min(packing.packed.lsn, store.buried_upto(now_s - BURIED_KEPT_S))
+        buried_upto = min(packing.packed.lsn, store.buried_upto(now_s - store.buried_kept_s))
         try:
             finals = await _walked(finding(packing.records(), self._relations), PACK_PAUSE_S)
             walked = 0

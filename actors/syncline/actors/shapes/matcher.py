@@ -24,6 +24,16 @@ class _Table:
         self.always: Shapes = {}  # those that are told of every change
         self.by_value: dict[int, dict[Cell, Shapes]] = {}  # the others: place of the column -> cell -> shapes
 
+    def leave(self, shape: str, place: int, cells: Iterable[str]) -> None:
+        by_cell = self.by_value.get(place, {})
+        for cell in (text.encode() for text in cells):
+            shapes = by_cell.get(cell, {})
+            shapes.pop(shape, None)
+            if not shapes:
+                by_cell.pop(cell, None)
+        if not by_cell:
+            self.by_value.pop(place, None)
+
     def touched(self, change: RowChange) -> Mapping[str, None]:
         if not self.by_value:
             return self.always
@@ -74,6 +84,19 @@ class Matcher:
             by_cell = table.by_value.setdefault(shape.columns.index(column), {})
             for cell in cells:
                 by_cell.setdefault(cell.encode(), {})[shape.hash] = None
+
+    def remove(self, shape: Shape) -> None:
+        """It is told of no change any more."""
+        for relation_id in shape.tables:
+            table = self._tables.get(relation_id)
+            if table is None:
+                continue
+            table.every.pop(shape.hash, None)
+            table.always.pop(shape.hash, None)
+            if shape.one_of is not None and relation_id == shape.relation_id:
+                table.leave(shape.hash, shape.columns.index(shape.one_of[0]), shape.one_of[1])
+            if not table.every:
+                del self._tables[relation_id]
 
     def split(self, changes: Sequence[StreamChange]) -> dict[str, list[StreamChange]]:
         """Each touched shape's changes, in order."""

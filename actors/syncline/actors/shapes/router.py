@@ -53,6 +53,20 @@ class AddRoutes:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadRoutes:
+    """Call. Answer: what ``DropRoutes`` is to be told (str): which routes there are by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropRoutes:
+    """Call. These shapes have been removed, and get no changes any more; but for those that have been added since
+    ``known``, the answer to ``ReadRoutes``: they are new ones. Answer: None."""
+
+    shapes: tuple[Shape, ...]
+    known: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShownUpTo:
     """Call. Whether it is known that a snapshot of this ``visibility`` sees every transaction that was streamed lately
     and lies at or below ``lsn``, which the stream has passed. Answer: bool."""
@@ -112,6 +126,9 @@ class Router(Actor):
         self._odd: dict[int, Projection] | None = None  # None: to be worked out
         self._read_migrations = read_migrations
         self._matcher = Matcher()
+        self._life = uuid.uuid4().hex
+        self._additions = 0
+        self._added: dict[str, int] = {}  # shape -> the number of its last addition
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_TRANSACTIONS_MAX)  # (LSN, xid)
         # Of the transaction that is passing: the shapes it has touched, and the number of its migrations.
         self._open: dict[str, None] = {}
@@ -133,12 +150,29 @@ class Router(Actor):
                 for shape, shard in routes:
                     self._shards.note(shape.hash, shard)
                     self._matcher.add(shape)
+                    self._additions += 1
+                    self._added[shape.hash] = self._additions
                 return tuple(xid for _, xid in self._recent)
+            case ReadRoutes():
+                return f"{self._life}:{self._additions}"
+            case DropRoutes(shapes, known):
+                self._drop(shapes, known)
+                return None
             case ShownUpTo(visibility, lsn):
                 # A router that has started again does not know yet what was streamed before it.
                 return lsn <= self._upto and visibility.sees_all(xid for at, xid in self._recent if at <= lsn)
             case _:
                 raise TypeError(f"the router does not understand {message!r}")
+
+    def _drop(self, shapes: Sequence[Shape], known: str) -> None:
+        life, _, additions = known.partition(":")
+        if life != self._life:
+            return  # a router that has started again has asked what there is
+        for shape in shapes:
+            if self._added.get(shape.hash, 0) <= int(additions):
+                self._added.pop(shape.hash, None)
+                self._matcher.remove(shape)
+                self._shards.forget(shape.hash)
 
     async def handle_cast(self, message: object) -> None:
         match message:

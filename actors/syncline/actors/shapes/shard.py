@@ -13,10 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
+
+import asyncpg
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
@@ -24,15 +27,17 @@ from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Append, Appended, Flush, MarkSeen, Piece, Standing
 from syncline.actors.shapes.progress import read_progress, write_progress
+from syncline.actors.shapes.reaping import Idle, IdleShape, ReadFollowed, ReadIdle, RemoveShape
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards, tell
 from syncline.actors.shapes.store import ShapeStore
-from syncline.cluster import Actor, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child, stop_child
+from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child, stop_child
 from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.5
+SIZED_AT_ONCE = 1_000  # shapes
 FLUSH_TIMEOUT_S = 60.0  # a shape may have a long transaction to append first
 FLUSHED_AT_ONCE = 100
 FLUSH_THREADS = 4
@@ -124,11 +129,15 @@ class _Concerning(Protocol):
     def __call__(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Live:
+    """``asked``: the number of the last asking for it, and when that was."""
+
     ref: Ref
     store: ShapeStore
     concerning: _Concerning
+    asked: int = 0
+    asked_s: float = 0.0
 
 
 class Shard(Actor):
@@ -164,6 +173,8 @@ class Shard(Actor):
         self._durable = 0
         self._dispatched = 0
         self._unflushed: set[str] = set()
+        self._life = uuid.uuid4().hex
+        self._askings = 0
 
     async def init(self) -> None:
         self._consumers = self.context.registry.ref(CONSUMERS)
@@ -202,6 +213,8 @@ class Shard(Actor):
         match message:
             case EnsureShape(shape, relations):
                 live = await self._ensure(shape, relations)
+                self._askings += 1
+                live.asked, live.asked_s = self._askings, self.clock.monotonic_s()
                 return ShapePlace(live.ref, live.store.ready_lsn)
             case FindShapes(hashes):
                 return {found: self._shapes[found].ref for found in hashes if found in self._shapes}
@@ -211,6 +224,10 @@ class Shard(Actor):
                 return self._watermark
             case ReadWatermark():
                 return self._watermark
+            case ReadIdle(needed):
+                return await self._idle(needed)
+            case RemoveShape(shape, asked):
+                return await self._remove(shape, asked)
             case LiveShapes():
                 return tuple(live.store.shape for live in self._shapes.values())
             case _:
@@ -218,6 +235,8 @@ class Shard(Actor):
 
     async def handle_info(self, message: object) -> None:
         match message:
+            case Appended(shape) | Standing(shape) if shape not in self._shapes:
+                pass  # it has been removed
             case Appended(shape, upto):
                 self._unflushed.add(shape)
                 self._stored.done(upto, shape)
@@ -281,6 +300,43 @@ class Shard(Actor):
             live = await self._start(store, relations)
         return live
 
+    async def _idle(self, needed: frozenset[str]) -> Idle:
+        idle: list[IdleShape] = []
+        size = 0
+        for number, (hash, live) in enumerate(list(self._shapes.items())):
+            size += live.store.size_bytes
+            if hash not in needed and live.store.shape.kind == "table":
+                unasked_s = self.clock.monotonic_s() - live.asked_s
+                idle.append(IdleShape(live.store.shape, live.store.size_bytes, self._asked(live), unasked_s))
+            if number % SIZED_AT_ONCE == SIZED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return Idle(tuple(idle), size)
+
+    def _asked(self, live: _Live) -> str:
+        return f"{self._life}:{live.asked}"
+
+    async def _remove(self, shape: str, asked: str) -> bool:
+        live = self._shapes.get(shape)
+        if live is None or live.store.shape.kind != "table" or self._asked(live) != asked:
+            return False
+        try:
+            if await live.ref.call(ReadFollowed(), FLUSH_TIMEOUT_S):
+                return False
+        except ActorDown:
+            return False  # the shard is about to end, too
+        del self._shapes[shape]  # its end is no loss
+        await stop_child(self._consumers, _child_id(shape))
+        self._unflushed.discard(shape)
+        self._progress.forget(shape)
+        self._stored.forget(shape)
+        await asyncio.to_thread(live.store.remove)
+        try:
+            await self._shards.release(shape)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            log.warning("shape %s keeps its home: %s", shape, error)
+        await self._advance()
+        return True
+
     async def _clear(self, shape: str) -> None:
         """A shard that was killed leaves its shapes behind: two actors must not write to the same files."""
         if await stop_child(self._consumers, _child_id(shape)):
@@ -334,14 +390,26 @@ class Shard(Actor):
             self._durable = target
             self._confirm(target)
 
+    async def _flushing(self, shape: str) -> Callable[[], None]:
+        live = self._shapes.get(shape)
+        try:
+            return _nothing if live is None else await live.ref.call(Flush(), FLUSH_TIMEOUT_S)
+        except ActorDown:
+            if self._shapes.get(shape) is live:
+                raise
+            return _nothing  # it has been removed meanwhile
+
     async def _flush(self, shapes: Sequence[str]) -> None:
         """What these have by now is on the disk when this returns: a few at a time, for a disk takes in what is asked
         for at once together."""
         for at in range(0, len(shapes), FLUSHED_AT_ONCE):
-            part = [self._shapes[shape] for shape in shapes[at : at + FLUSHED_AT_ONCE]]
-            flushes = await asyncio.gather(*[live.ref.call(Flush(), FLUSH_TIMEOUT_S) for live in part])
+            flushes = await asyncio.gather(*map(self._flushing, shapes[at : at + FLUSHED_AT_ONCE]))
             shares = [flushes[n::FLUSH_THREADS] for n in range(min(FLUSH_THREADS, len(flushes)))]
             await asyncio.gather(*[asyncio.to_thread(_one_by_one, share) for share in shares])
+
+
+def _nothing() -> None:
+    pass
 
 
 def _one_by_one(works: Sequence[Callable[[], None]]) -> None:

@@ -43,6 +43,9 @@ class Shards:
     def forget(self, shape: str) -> None:
         """It was not where it was found."""
 
+    async def release(self, shape: str) -> None:
+        """It lives nowhere any more: its shard has removed it. Raises what keeping homes raises."""
+
     def split(self, entries: Mapping[str, T]) -> dict[str, dict[str, T]]:
         """``entries`` by shape hash, for each shard its own; every shard is there. A shape of which nobody knows where
         it is has nobody who waits for it."""
@@ -55,11 +58,18 @@ class Shards:
 
 
 class AssignedShards(Shards):
-    """``assign``: gives the home of a shape, or decides it for everybody (see ``postgres.homes``)."""
+    """``assign``: gives the home of a shape, or decides it for everybody; ``unassign``: it has none (see
+    ``postgres.homes``)."""
 
-    def __init__(self, refs: Mapping[str, Ref], assign: Callable[[str, str | None], Awaitable[str]]) -> None:
+    def __init__(
+        self,
+        refs: Mapping[str, Ref],
+        assign: Callable[[str, str | None], Awaitable[str]],
+        unassign: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(refs)
         self._assign = assign
+        self._unassign = unassign
 
     def home(self, shape: str) -> str | None:
         return self._homes.get(shape)
@@ -75,6 +85,11 @@ class AssignedShards(Shards):
 
     def forget(self, shape: str) -> None:
         self._homes.pop(shape, None)
+
+    async def release(self, shape: str) -> None:
+        self.forget(shape)
+        if self._unassign is not None:
+            await self._unassign(shape)
 
 
 async def tell(edges: dict[Ref, None], message: object) -> None:

@@ -20,6 +20,7 @@ named once it and the log up to its position are on the disk. So does the beginn
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -34,6 +35,7 @@ from syncline.actors.shapes.imagefile import Image
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
 from syncline.actors.shapes.logfiles import LogFiles
 from syncline.actors.shapes.packing import Packing
+from syncline.actors.shapes.reaping import DEVICES_KEPT_S
 from syncline.actors.shapes.segment import Damaged
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.storemeta import Meta, aged
@@ -48,11 +50,15 @@ FOLDS_KEPT = 2
 
 
 class ShapeStore:
-    """The files of one shape. Not thread-safe, except for what ``flushing`` and its like return."""
+    """The files of one shape. Not thread-safe, except for what ``flushing`` and its like return.
+
+    ``buried_kept_s``: for as long a packed log has that a row went away, which is as long as devices are kept.
+    """
 
     def __init__(self, directory: Path, shape: Shape) -> None:
         self.directory = directory
         self.shape = shape
+        self.buried_kept_s = DEVICES_KEPT_S
         self._meta = Meta(shape)
         self._snapshot = Image(directory, 0)  # being written, until it is the first of the images
         self._images: list[Image] = []
@@ -235,6 +241,16 @@ class ShapeStore:
     @property
     def log_bytes(self) -> int:
         return self._log.bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all that is on the disk, but for what a log had before it was packed and somebody still reads."""
+        other = 0
+        if self.shape.is_tree:
+            for path in self.directory.glob("holdings*"):
+                with contextlib.suppress(OSError):
+                    other += path.stat().st_size
+        return self.image_bytes + self._log.bytes + other
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records in order. A record with index 0 after an unfinished transaction discards the unfinished one;
