@@ -223,7 +223,7 @@ class Remotes:
             ref = self._context.registry.lookup(cast("str", target)) or ref
         future = ref.ask(message) if isinstance(ref, LocalRef) else None
         if future is None:
-            self._go(self._answer(peer_id, id, ref.call(message, WAIT_ROOM_S)))
+            self._go(self._answer(peer_id, id, lambda: ref.call(message, WAIT_ROOM_S)))
         else:
             future.add_done_callback(lambda done: self._reply(peer_id, id, done))
 
@@ -232,7 +232,7 @@ class Remotes:
         if ref.cast(message):
             self._tell_reply(peer_id, id, ANSWERED, None)
         else:
-            self._go(self._answer(peer_id, id, ref.send(message)))
+            self._go(self._answer(peer_id, id, lambda: ref.send(message)))
 
     def _on_watch(self, peer_id: str, id: int, target: int | str) -> None:
         watched = self._watched.setdefault(peer_id, {})
@@ -282,8 +282,8 @@ class Remotes:
             if self._links.offer(peer_id, payload):
                 return
 
-    async def _answer(self, peer_id: str, id: int, work: Coroutine[Any, Any, Any]) -> None:
-        done: asyncio.Future[Any] = asyncio.ensure_future(work)
+    async def _answer(self, peer_id: str, id: int, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        done: asyncio.Future[Any] = asyncio.ensure_future(work())  # not begun if this is cancelled before it begins
         await asyncio.wait({done})
         self._reply(peer_id, id, done)
 
