@@ -64,6 +64,7 @@ class Stream:
         self.gone: list[RowKey] = []
         self.origins: list[str | None] = []
         self.tags: list[tuple[str, ...]] = []
+        self.asked_held: list[int] = []
         self.shown = True
         self.portion: int | None = None
         self.counted: list[int] = []
@@ -130,6 +131,7 @@ class Stream:
             case ReadMore():
                 return self._log, True
             case AnyHolds(rows=rows):
+                self.asked_held.append(len(rows))
                 return [True] * len(rows)
             case Delivered():
                 return None
@@ -174,6 +176,7 @@ def test_the_rows_of_many_transactions_are_one_reading_and_come_at_its_place() -
     stream.release(FIRST_LSN + 10, before, after)
     stream.run()
     assert [ms for ms, _ in stream.sent] == [before.lsn, 1, 2, 3, after.lsn]
+    assert stream.asked_held == [4], "who holds them is asked once"
     assert stream.asked == [(1, FIRST_LSN)], "once a reading, whether it shows what has been sent"
 
 

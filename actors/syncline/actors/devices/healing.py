@@ -67,6 +67,7 @@ class Healing:
         self._current: Current | None = None  # the newest reading
         self._relations: dict[int, Relation] = {}  # of its rows
         self._brought: dict[RowKey, Healed] = {}  # by frames since then
+        self._holders: dict[RowKey, tuple[Relation, ...]] | None = None  # of its rows at their place
         self.waiting_bytes = 0
 
     def add(self, heal: Heal) -> None:
@@ -114,7 +115,7 @@ class Healing:
                 self.add(heal)
             return []
         at = max(position, current.position - 1, *(heal.lsn - 1 for heal in heals))
-        self._current, self._brought, self._unsent = current, {}, len(heals)
+        self._current, self._brought, self._holders, self._unsent = current, {}, None, len(heals)
         self._relations = {row.relation.id: row.relation for row in current.rows.values()}
         return [
             Echo(
@@ -141,6 +142,7 @@ class Healing:
             key = relation.key_of(change.old_row if isinstance(change, Delete) else change.row)
             if (relation.table_id, key) not in self._current.rows:
                 continue
+            self._holders = None
             if relation is not relation.whole:
                 self._current = None  # it says a part of what the row is like by now
                 return
@@ -164,6 +166,18 @@ class Healing:
         healed = tuple(self._brought.get((row.relation.id, row.key), row) for row in echo.healed)
         return replace(echo, healed=healed)
 
+    def holders(
+        self, echo: Echo, held: Collection[int], shapes: Shapes
+    ) -> Generator[Step, object, Mapping[RowKey, tuple[Relation, ...]]]:
+        """``holders_of`` the rows with which ``echo`` has ``come``. They are asked for once for all of a reading, whose
+        place is the same."""
+        if echo.current is None or echo.current is not self._current:
+            return (yield from holders_of(echo.healed, held, shapes, echo.lsn))
+        if self._holders is None:
+            rows = (self._brought.get(key, row) for key, row in echo.current.rows.items())
+            self._holders = yield from holders_of(rows, held, shapes, echo.lsn)
+        return self._holders
+
     def read_rest(self, echo: Echo, heal: Heal, held: Collection[int]) -> Generator[Step, object, Echo]:
         """``echo`` with the next of its rows, now that those before are sent."""
         while True:
@@ -173,7 +187,8 @@ class Healing:
             self._resting = True
             while self._resting:
                 yield Wait()
-        return replace(echo, healed=tuple(_healed(heal, echo.rest, current, held)), rest=_rest(echo.rest, current))
+        healed = tuple(_healed(heal, echo.rest, current, held))
+        return replace(echo, healed=healed, current=None, rest=_rest(echo.rest, current))
 
     def rested(self) -> None:
         """The pause after a reading that had to be thrown away is over."""

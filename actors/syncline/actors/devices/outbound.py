@@ -33,7 +33,7 @@ from functools import partial
 
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoing import Echoing
-from syncline.actors.devices.healing import Healing, holders_of
+from syncline.actors.devices.healing import Healing
 from syncline.actors.devices.overlaps import columns_of, overlap
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
@@ -436,7 +436,7 @@ class Outbound:
 
     def _changes(self, echo: Echo) -> Generator[Step, object, tuple[RowChange, ...]]:
         held = self._held
-        holders = yield from holders_of(echo.healed, held, self.shapes, echo.lsn)
+        holders = yield from self._healing.holders(echo, held, self.shapes)
         return echo.changes(held, self._unechoed, holders)
 
     def _count_unechoed(self) -> Steps:
