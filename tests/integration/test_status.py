@@ -96,3 +96,26 @@ async def test_the_lag_is_what_the_slot_has_not_confirmed(
             assert shown is not None, done.stdout
             assert int(shown[1].replace(",", "")) >= lag
     await connection.close()
+
+
+async def test_what_shapes_come_to_is_told_in_numbers(database: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database)
+    async with service_on(database, tmp_path / "service") as service:
+        await connection.execute("CREATE TABLE items (id int4 PRIMARY KEY, name text)")
+        await connection.execute("INSERT INTO items SELECT n, 'x' FROM generate_series(1, 100) n")
+        await electrify(connection, "items")
+        await seen(service, shapes=0, shapes_loading=None, shapes_slow=0, rows_outside=0, oldest_position=None)
+        async with device(tmp_path / "a.db", service, "items") as a:
+            await (await a.sync("items", "10 / (this.id - 5) > 0")).synced()
+            facts = await seen(service, shapes=2, shapes_loading=None, shapes_slow=1)
+            assert facts["rows_outside"] == 1
+            assert facts["disk_bytes"]["images"] > 100
+            assert facts["oldest_position"] > 0
+            before = facts["disk_bytes"]["logs"]
+            await connection.execute("UPDATE items SET name = 'y'")
+
+            async def grown() -> bool:
+                return (await asyncio.to_thread(vitals, service))["disk_bytes"]["logs"] > before
+
+            await eventually(grown)
+    await connection.close()

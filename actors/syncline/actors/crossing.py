@@ -27,6 +27,7 @@ from syncline.actors.postgres.transaction import (
 )
 from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write
 from syncline.actors.postgres.writer import ReadHeld, Written
+from syncline.actors.shapes.census import Census, ReadCensus
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Page, Record, record_fields
 from syncline.actors.shapes.messages import (
@@ -160,7 +161,7 @@ STREAM: Final = (Streamed, Confirm, ReadStreamState, StreamState, Lsn)
 # Between the origin and the shapes' hosts.
 SHAPES: Final = (
     *(AddRoutes, LiveShapes, Shape, Included, Reference, Dispatch, OwnTransaction),
-    *(ReadIdle, Idle, IdleShape, RemoveShape),
+    *(ReadIdle, Idle, IdleShape, RemoveShape, ReadCensus, Census),
 )
 # Between the shapes' hosts and the edges.
 EDGES: Final = (

@@ -104,12 +104,33 @@ def show_service(out: Console, url: str, answer: Answer) -> None:
         out.print(f"          {_count(most, 'connection host')}{full}", soft_wrap=True)
     if sharing:
         out.print(f"          [yellow]{_count(sharing, 'shape')} share a process: there are more than shapes hosts[/]")
+    _show_shapes(out, details)
     held = details.get("held_writes")
     if isinstance(held, dict) and (writes := _number(held, "writes")):
         whose = _count(_number(held, "devices") or 0, "device")
         out.print(
             f"[bold]held[/]      [red]{_count(writes, 'write')} of {whose} wait until this is mended in Postgres:[/] "
             f"{escape(str(held.get('message')))}",
+            soft_wrap=True,
+        )
+
+
+def _show_shapes(out: Console, details: Mapping[str, Any]) -> None:
+    disk, loading = details.get("disk_bytes"), details.get("shapes_loading")
+    if isinstance(disk, dict):
+        sizes = {name: _number(disk, name) for name in ("logs", "images", "other")}
+        parts = [f"{name} {size / 2**20:.1f} MiB" for name, size in sizes.items() if size is not None]
+        out.print(f"          on disk: {', '.join(parts)}", soft_wrap=True)
+    if isinstance(loading, dict) and (shapes := _number(loading, "shapes")):
+        estimate = _number(loading, "rows_estimate")
+        of = f" of at most {estimate:,} or so" if estimate else ""
+        rows = _number(loading, "rows") or 0
+        out.print(f"          {_count(shapes, 'shape')} being read: {_count(rows, 'row')}{of}", soft_wrap=True)
+    if slow := _number(details, "shapes_slow"):
+        out.print(f"          {_count(slow, 'shape')} with a clause that Postgres evaluates", soft_wrap=True)
+    if outside := _number(details, "rows_outside"):
+        out.print(
+            f"          [yellow]{_count(outside, 'row')} left out: a where clause raised an error for them[/]",
             soft_wrap=True,
         )
 

@@ -241,15 +241,18 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
         return Around(first, later)
 
-    async def clauses(shape: Shape) -> Clauses:
-        return clauses_of(shape, await tables(shape), partial(evaluate, database.pool))
+    async def clauses(store: ShapeStore) -> Clauses:
+        evaluating = partial(evaluate, database.pool, on_error=store.noted.failed)
+        made = clauses_of(store.shape, await tables(store.shape), evaluating)
+        store.noted.slow = made.slow
+        return made
 
     def consumer(store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
         shape = store.shape
         store.buried_kept_s = settings.policy.devices_kept_s
         if shape.is_tree:
-            return TreeConsumer(store, relations, snapshot, shard, partial(clauses, shape), around(shape))
-        return Consumer(store, relations, snapshot, shard, partial(clauses, shape) if shape.where else None)
+            return TreeConsumer(store, relations, snapshot, shard, partial(clauses, store), around(shape))
+        return Consumer(store, relations, snapshot, shard, partial(clauses, store) if shape.where else None)
 
     def shard(name: str, folder: Path) -> ChildSpec:
         def confirm(lsn: int) -> None:

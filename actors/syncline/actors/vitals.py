@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import asyncpg
 
@@ -18,12 +19,14 @@ from syncline.actors.names import WRITER
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.postgres.writer import ReadHeld
-from syncline.actors.shapes.shard import LiveShapes
+from syncline.actors.shapes.census import Census, ReadCensus
 from syncline.cluster import ActorDown, CallTimeout
 from syncline.cluster.host import Host
 
 FRESH_S = 1.0
 ANSWER_S = 2.0
+
+ESTIMATES = "SELECT oid::int8, greatest(reltuples, 0)::int8 AS rows FROM pg_class WHERE oid = ANY ($1::oid[])"
 
 
 class Vitals:
@@ -55,24 +58,31 @@ class Vitals:
 
     async def read(self) -> Mapping[str, object]:
         """``devices`` connected and ``devices_max``, ``shapes`` live (tables) and ``shapes_sharing`` a process that are
-        to be alone, ``lag_bytes`` of WAL not confirmed yet, ``held_writes``.
+        to be alone, what they come to (see ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``.
 
         None for what is not known now or has no meaning, and for ``held_writes`` when there are none.
         """
         async with self._reading:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._read_at_s >= FRESH_S:
-                devices, held, lag, *shapes = await asyncio.gather(
+                devices, held, lag, *answers = await asyncio.gather(
                     self._ask(self._counting, ReadConnected()),
                     self._ask(WRITER, ReadHeld()),
                     self._lag_bytes(),
-                    *(self._ask(shard, LiveShapes()) for shard in self._shards),
+                    *(self._ask(shard, ReadCensus()) for shard in self._shards),
                 )
+                shards = [answer for answer in answers if isinstance(answer, Census)]
+                known = len(shards) == len(answers)
                 self._facts = {
                     "devices": devices,
                     "devices_max": self._devices_max,
-                    "shapes": _tables(shapes),
-                    "shapes_sharing": _sharing(shapes) if self._alone else None,
+                    "shapes": sum(shard.tables for shard in shards) if known else None,
+                    "shapes_sharing": _sharing(shards) if self._alone and known else None,
+                    "shapes_loading": await self._loading(shards) if known else None,
+                    "shapes_slow": sum(shard.slow for shard in shards) if known else None,
+                    "rows_outside": sum(shard.outside for shard in shards) if known else None,
+                    "disk_bytes": _disk(shards) if known else None,
+                    "oldest_position": _oldest(shards) if known else None,
                     "lag_bytes": lag,
                     "held_writes": (
                         {"writes": held.writes, "devices": held.devices, "message": held.message}
@@ -88,6 +98,19 @@ class Vitals:
             return await self._host.ref(name).call(question, ANSWER_S)
         return None
 
+    async def _loading(self, shards: Sequence[Census]) -> Mapping[str, int] | None:
+        """Of the shapes that are being read: how many, the rows so far, and about how many their tables have."""
+        loading = [one for shard in shards for one in shard.loading]
+        if not loading:
+            return None
+        tables = Counter(relation_id for relation_id, _ in loading)
+        estimate = 0
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                rows = await self._pool.fetch(ESTIMATES, list(tables))
+                estimate = sum(row["rows"] * tables[row["oid"]] for row in rows)
+        return {"shapes": len(loading), "rows": sum(rows for _, rows in loading), "rows_estimate": estimate}
+
     async def _lag_bytes(self) -> int | None:
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
             async with asyncio.timeout(ANSWER_S), self._pool.acquire() as connection:
@@ -96,21 +119,18 @@ class Vitals:
         return None
 
 
-def _tables(answers: Iterable[object]) -> int | None:
-    """How many of the shapes that the shards answered are tables."""
-    count = 0
-    for shapes in answers:
-        if not isinstance(shapes, tuple):
-            return None
-        count += sum(shape.kind == "table" for shape in shapes)
-    return count
-
-
-def _sharing(answers: Iterable[object]) -> int | None:
+def _sharing(shards: Sequence[Census]) -> int:
     """How many shapes, the schema's too, are not the only ones of their shard."""
-    count = 0
-    for shapes in answers:
-        if not isinstance(shapes, tuple):
-            return None
-        count += len(shapes) if len(shapes) > 1 else 0
-    return count
+    return sum(shard.shapes for shard in shards if shard.shapes > 1)
+
+
+def _disk(shards: Sequence[Census]) -> Mapping[str, int]:
+    return {
+        "logs": sum(shard.log_bytes for shard in shards),
+        "images": sum(shard.image_bytes for shard in shards),
+        "other": sum(shard.other_bytes for shard in shards),
+    }
+
+
+def _oldest(shards: Sequence[Census]) -> int | None:
+    return max((shard.since_lsn for shard in shards if shard.since_lsn), default=None)

@@ -29,3 +29,19 @@ def test_shapes_that_share_though_they_are_to_be_alone() -> None:
     assert "4 shapes share a process" in shown(shapes=3, shapes_sharing=4)
     assert "share" not in shown(shapes=3, shapes_sharing=0)
     assert "connection hosts" not in shown(devices=3, devices_max=None, shapes_sharing=None)
+
+
+def test_what_shapes_take_of_the_disk_and_how_far_those_are_that_are_being_read() -> None:
+    told = shown(
+        disk_bytes={"logs": 3 << 20, "images": 5 << 20, "other": 0},
+        shapes_loading={"shapes": 2, "rows": 1_500, "rows_estimate": 90_000},
+        shapes_slow=1,
+        rows_outside=4,
+    )
+    assert "on disk: logs 3.0 MiB, images 5.0 MiB, other 0.0 MiB" in told
+    assert "2 shapes being read: 1,500 rows of at most 90,000 or so" in told
+    assert "1 shape with a clause that Postgres evaluates" in told
+    assert "4 rows left out" in told
+    nothing = shown(disk_bytes=None, shapes_loading=None, shapes_slow=0, rows_outside=0)
+    assert "disk" not in nothing
+    assert "left out" not in nothing

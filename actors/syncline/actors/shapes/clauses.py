@@ -38,6 +38,11 @@ class Clauses:
         """Whether the node has a clause, and hardly any row of which Postgres has to be asked."""
         return node in self._holds
 
+    @property
+    def slow(self) -> bool:
+        """Whether one of them is evaluated by Postgres alone."""
+        return len(self._holds) < len(self._wheres)
+
     def sql(self, node: int) -> str:
         """SQL over rows ``t`` that holds at least for those that satisfy the clause of ``node``; empty: for all."""
         if node not in self._wheres or self._wheres[node][1].can_raise:

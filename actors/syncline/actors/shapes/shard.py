@@ -23,6 +23,7 @@ import asyncpg
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
+from syncline.actors.shapes.census import Census, ReadCensus
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Append, Appended, Flush, MarkSeen, Piece, Standing
@@ -226,6 +227,8 @@ class Shard(Actor):
                 return self._watermark
             case ReadIdle(needed):
                 return await self._idle(needed)
+            case ReadCensus():
+                return await self._census()
             case RemoveShape(shape, asked):
                 return await self._remove(shape, asked)
             case LiveShapes():
@@ -311,6 +314,25 @@ class Shard(Actor):
             if number % SIZED_AT_ONCE == SIZED_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return Idle(tuple(idle), size)
+
+    async def _census(self) -> Census:
+        loading: list[tuple[int, int]] = []
+        since: list[int] = []
+        tables = slow = outside = logs = images = other = 0
+        for number, live in enumerate(list(self._shapes.values()), 1):
+            store = live.store
+            if store.ready_lsn is None:
+                loading.append((store.shape.relation_id, store.image_rows))
+            elif store.shape.kind == "table":
+                since.append(store.ready_lsn)
+            tables += store.shape.kind == "table"
+            slow += store.noted.slow
+            outside += store.noted.outside
+            logs, images, other = logs + store.log_bytes, images + store.image_bytes, other + store.other_bytes
+            if number % SIZED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        oldest = max(since, default=0)
+        return Census(len(self._shapes), tables, tuple(loading), oldest, slow, outside, logs, images, other)
 
     def _asked(self, live: _Live) -> str:
         return f"{self._life}:{live.asked}"

@@ -29,6 +29,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
+from syncline.actors.shapes.census import Noted
 from syncline.actors.shapes.disk import replace_file, sync_file
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.imagefile import Image
@@ -52,13 +53,15 @@ FOLDS_KEPT = 2
 class ShapeStore:
     """The files of one shape. Not thread-safe, except for what ``flushing`` and its like return.
 
-    ``buried_kept_s``: for as long a packed log has that a row went away, which is as long as devices are kept.
+    ``noted``: what is known of the shape's clauses. ``buried_kept_s``: for as long a packed log has that a row went
+    away, which is as long as devices are kept.
     """
 
     def __init__(self, directory: Path, shape: Shape) -> None:
         self.directory = directory
         self.shape = shape
         self.buried_kept_s = DEVICES_KEPT_S
+        self.noted = Noted()
         self._meta = Meta(shape)
         self._snapshot = Image(directory, 0)  # being written, until it is the first of the images
         self._images: list[Image] = []
@@ -245,12 +248,17 @@ class ShapeStore:
     @property
     def size_bytes(self) -> int:
         """Of all that is on the disk, but for what a log had before it was packed and somebody still reads."""
+        return self.image_bytes + self._log.bytes + self.other_bytes
+
+    @property
+    def other_bytes(self) -> int:
+        """Of what is neither an image nor the log."""
         other = 0
         if self.shape.is_tree:
             for path in self.directory.glob("holdings*"):
                 with contextlib.suppress(OSError):
                     other += path.stat().st_size
-        return self.image_bytes + self._log.bytes + other
+        return other
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records in order. A record with index 0 after an unfinished transaction discards the unfinished one;
