@@ -40,7 +40,9 @@ def stored(shape: Shape) -> str:
 
 def _included(node: Shape | Include) -> list[IncludeThere]:
     return [
-        IncludeThere(one.table, on=one.foreign_key.columns, where=one.where, include=_included(one))
+        IncludeThere(
+            one.table, on=one.foreign_key.columns, where=one.where, columns=one.columns, include=_included(one)
+        )
         for one in node.include
     ]
 

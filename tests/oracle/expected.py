@@ -38,13 +38,42 @@ def key_of(table: Table, row: Row) -> Key:
 
 
 def rows_held(shapes: Iterable[Shape], state: State, matches: Matches, *, closure: bool) -> dict[str, dict[Key, Row]]:
-    """What a device with these shapes holds. Without ``closure``, a whole table brings whole tables that it refers to,
-    and not only the rows."""
-    union: Held = {}
+    """What a device with these shapes holds: of each row the columns of those that hold it, NULL in place of others.
+    Without ``closure``, a whole table brings whole tables that it refers to, and not only the rows."""
+    union: dict[str, dict[Key, frozenset[str]]] = {}
     for shape in shapes:
+        columns = columns_held(shape, state.schema)
         for table, keys in keys_held(shape, state, matches, closure=closure).items():
-            union.setdefault(table, set()).update(keys)
-    return {table: {key: state.of(table)[key] for key in keys} for table, keys in union.items()}
+            of_table = union.setdefault(table, {})
+            for key in keys:
+                of_table[key] = of_table.get(key, frozenset()) | columns.get(
+                    table, frozenset(state.schema[table].names)
+                )
+    return {
+        table: {key: _cut(state.schema[table], state.of(table)[key], columns) for key, columns in of_table.items()}
+        for table, of_table in union.items()
+    }
+
+
+def columns_held(shape: Shape, schema: Schema) -> dict[str, frozenset[str]]:
+    """Of the tables of which a shape names columns, those and what a row cannot be without: keys, foreign keys. A table
+    that it names several times has them all; and all columns, if it is named once without any."""
+    found: dict[str, frozenset[str]] = {}
+    for node in shape.nodes():
+        table = schema[node.table]
+        payload = {column.name for column in table.payload}
+        named = table.names if node.columns is None else node.columns
+        kept = frozenset(name for name in table.names if name in named or name not in payload)
+        found[node.table] = found.get(node.table, frozenset()) | kept
+    return found
+
+
+def _cut(table: Table, row: Row, columns: Set[str]) -> Row:
+    return (
+        row
+        if len(columns) == len(row)
+        else tuple(value if name in columns else None for name, value in zip(table.names, row, strict=True))
+    )
 
 
 def keys_held(shape: Shape, state: State, matches: Matches, *, closure: bool) -> Held:

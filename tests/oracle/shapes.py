@@ -23,6 +23,7 @@ class Include:
     many: bool
     where: str = ""
     include: tuple[Include, ...] = ()
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,7 @@ class Shape:
         yield from _nodes(self.include)
 
     def describe(self) -> str:
-        columns = "" if self.columns is None else f" ({', '.join(self.columns)})"
-        return f"{self.table}{columns}{_describe(self)}"
+        return f"{self.table}{_described_columns(self)}{_describe(self)}"
 
 
 def _clauses(include: tuple[Include, ...]) -> Iterator[tuple[str, str]]:
@@ -59,9 +59,14 @@ def _nodes(include: tuple[Include, ...]) -> Iterator[Include]:
         yield from _nodes(one.include)
 
 
+def _described_columns(node: Shape | Include) -> str:
+    return "" if node.columns is None else f" ({', '.join(node.columns)})"
+
+
 def _describe(node: Shape | Include) -> str:
     below = ", ".join(
-        f"{'many' if one.many else 'one'} {one.table} by {', '.join(one.foreign_key.columns)}{_describe(one)}"
+        f"{'many' if one.many else 'one'} {one.table}{_described_columns(one)} by {', '.join(one.foreign_key.columns)}"
+        f"{_describe(one)}"
         for one in node.include
     )
     return (f" where {node.where}" if node.where else "") + (f" [{below}]" if below else "")
@@ -76,15 +81,15 @@ def draw_shape(rng: random.Random, schema: Schema, features: Set[str]) -> Shape:
     include = (
         draw_include(rng, schema, features, table, DEPTH_MAX) if "include" in features and rng.random() < 0.75 else ()
     )
-    columns = None
-    if "columns" in features and rng.random() < 0.35:
-        kept = {column.name for column in table.payload if rng.random() < 0.5}
-        columns = tuple(name for name in table.names if name in kept or (table.types[name] and _tied(table, name)))
-    return Shape(table.name, where, include, columns)
+    return Shape(table.name, where, include, draw_columns(rng, features, table))
 
 
-def _tied(table: Table, name: str) -> bool:
-    return name not in {column.name for column in table.payload}
+def draw_columns(rng: random.Random, features: Set[str], table: Table) -> tuple[str, ...] | None:
+    """Some of the payload; the service adds what a row cannot be without."""
+    if "columns" not in features or rng.random() >= 0.4:
+        return None
+    kept = tuple(column.name for column in table.payload if rng.random() < 0.5)
+    return kept or table.key
 
 
 def draw_include(
@@ -99,7 +104,8 @@ def draw_include(
             continue
         where = draw_where(rng, features, target) if downwards and "where" in features and rng.random() < 0.4 else ""
         below = draw_include(rng, schema, features, target, depth - 1) if depth > 1 and rng.random() < 0.6 else ()
-        chosen.append(Include(target.name, fk, downwards, where, below))
+        columns = draw_columns(rng, features, target)
+        chosen.append(Include(target.name, fk, downwards, where, below, columns))
     return tuple(sorted(chosen, key=lambda one: (one.table, one.foreign_key.columns)))  # the order means nothing
 
 

@@ -74,7 +74,7 @@ def leaving(delivery: Delivery, shapes: Shapes, staying: Shapes, at: int) -> Ste
 
 
 def narrowing(shapes: Shapes, staying: Shapes, at: int, send: Callable[[tuple[Change, ...]], Steps]) -> Steps:
-    """That rows of ``shapes``, which have left, stay because of ``staying`` with fewer columns than they had."""
+    """That rows of ``shapes``, which are about to leave, stay because of ``staying`` with fewer columns."""
     for shape, of_shape in shapes.items():
         others = sharing(staying, of_shape)
         by_table = {relation.table_id: relation for relation in of_shape}

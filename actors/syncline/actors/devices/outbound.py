@@ -484,8 +484,9 @@ class Outbound:
             yield from arriving(delivery, self.shapes, at, estimating=self._extensions)
         else:
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
-            yield from leaving(delivery, gone, shapes, at)
+            # First: a connection that breaks between them must leave a device that asks again for what has not left.
             yield from narrowing(gone, shapes, at, partial(self._send_synthetic, 0, POSTGRES_ORIGIN))
+            yield from leaving(delivery, gone, shapes, at)
         self._hold(subscriptions)
         self._healing.delivered()
         yield Delivered(delivery, at)
