@@ -94,6 +94,14 @@ class Clauses:
         self._looked.clear()
 
 
+async def _ask_nobody(where: Where, table: TableInfo, rows: Sequence[Row]) -> Sequence[bool]:
+    raise AssertionError("there is no clause")
+
+
+NO_CLAUSES = Clauses({}, _ask_nobody)
+"""Every row belongs."""
+
+
 def clauses_of(shape: Shape, tables: Mapping[int, TableInfo], evaluate: Evaluate) -> Clauses:
     """``tables``: those of the shape, by relation id. Raises KeyError if one is missing, WhereRefused for a clause that
     the table's columns do not allow any more."""

@@ -20,7 +20,7 @@ import asyncpg
 
 from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
-from syncline.actors.shapes.clauses import Clauses
+from syncline.actors.shapes.clauses import NO_CLAUSES, Clauses
 from syncline.actors.shapes.filtering import filtered, selected
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.image import ImageChunk, chunk_of
@@ -250,11 +250,16 @@ class Consumer(Actor):
 
     async def _kept(self, piece: Piece, rows: Sequence[RowChange]) -> Record | None:
         """What of ``rows``, which are of ``piece``, belongs to the shape; None if that is nothing, and need not be
-        said: of a transaction in pieces others may have said something."""
-        if self._clauses is None:
+        said: of a transaction in pieces others may have said something.
+
+        Where devices get some columns only, a row that is deleted and inserted anew must not go in between: it would
+        lose what other shapes have said of its other columns.
+        """
+        clauses = self._clauses
+        if clauses is None and not self._narrowing:
             return await self._record(piece.head, rows)
         (relation,) = self._relations.values()
-        kept, gone = await self._until_there(partial(filtered, rows, relation, self._clauses))
+        kept, gone = await self._until_there(partial(filtered, rows, relation, clauses or NO_CLAUSES))
         if not kept and piece.first and piece.last:
             return None
         record = await self._record(piece.head, kept)
