@@ -437,6 +437,9 @@ class Outbound:
     def _changes(self, echo: Echo) -> Generator[Step, object, tuple[RowChange, ...]]:
         held = self._held
         holders = yield from self._healing.holders(echo, held, self.shapes)
+        less = {relation.id: relation for row in echo.healed if (relation := row.without(holders)) is not None}
+        if less:
+            yield Send(tuple(map(codec.relation_message, less.values())))
         return echo.changes(held, self._unechoed, holders)
 
     def _count_unechoed(self) -> Steps:

@@ -9,6 +9,7 @@ from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from syncline.actors.shapes.projection import forgotten, lost
 from syncline.proto.events import WriteReceived
 from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 
@@ -60,9 +61,18 @@ class Healed:
         relations = holders.get((self.relation.id, self.key), ())
         if self.row is not None and relations:
             row = self.row
-            return tuple(Update(relation.id, relation.narrowed(row), None, self.tags) for relation in relations)
+            changes = [Update(relation.id, relation.narrowed(row), None, self.tags) for relation in relations]
+            less = self.without(holders)
+            return (*changes, *(() if less is None else (forgotten(less, self.key),)))
         relation = held.get(self.relation.id, self.relation)
         return (Gone(relation.id, relation.key_row(self.key)),)
+
+    def without(self, holders: Mapping[RowKey, Sequence[Relation]]) -> Relation | None:
+        """The columns that the device may have written and does not hold, with the key; None if there are none."""
+        relations = holders.get((self.relation.id, self.key), ())
+        if self.row is None or not relations or any(relation is relation.whole for relation in relations):
+            return None
+        return lost(self.relation, {name for relation in relations for name in relation.names})
 
 
 # What an echo and a key's cell cost beside the values themselves.
