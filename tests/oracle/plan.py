@@ -43,7 +43,7 @@ FEATURES = frozenset(
     }
 )
 # What the product can do.
-DONE = FEATURES - {"closure", "columns"}
+DONE = FEATURES - {"closure"}
 
 EVENTS = {
     "device writes": 30,

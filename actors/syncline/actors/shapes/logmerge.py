@@ -175,12 +175,14 @@ class LogMerge:
             if not cursor.records and cursor.more:
                 return
         ops: list[bytes] = []
+        prelude: list[bytes] = []
         ends = False
         while not ends and all(cursor.records or not cursor.more for cursor in self._cursors.values()):
             heads = [c for c in self._cursors.values() if c.records and c.records[0].lsn <= self.final_upto]
             if heads:
                 record = min(heads, key=lambda cursor: cursor.records[0].position).records.popleft()
                 ops.append(record.ops if self._leaving is None else self._leaving.passed(record.ops))
+                prelude += record.prelude
             ends = not heads
         if ends and self._leaving is not None:
             ops.append(self._leaving.rest())
@@ -188,13 +190,14 @@ class LogMerge:
         starts = not self._final_begun and any(ops)
         if starts or (self._final_begun and (ends or any(ops))):
             self._final_begun = True
-            yield self._final_frame(ops, starts=starts, ends=ends)
+            yield self._final_frame(ops, prelude, starts=starts, ends=ends)
 
-    def _final_frame(self, ops: list[bytes], *, starts: bool, ends: bool) -> Frame:
+    def _final_frame(self, ops: list[bytes], prelude: list[bytes], *, starts: bool, ends: bool) -> Frame:
         lsn = self.final_upto
         begin = (begin_of(lsn, FINAL_MS, POSTGRES_ORIGIN),) if starts else ()
         commit = (encode_commit(self._final_ms, lsn_bytes(lsn)),) if ends else ()
-        return Frame(lsn, FINAL_MS, POSTGRES_ORIGIN, b"".join((*begin, *ops, *commit)), starts, ends, since=self.after)
+        body = b"".join((*begin, *ops, *commit))
+        return Frame(lsn, FINAL_MS, POSTGRES_ORIGIN, body, starts, ends, tuple(prelude), since=self.after)
 
     def _migrated(self) -> Frame:
         """A migration in the final stretch, of which the device has nothing else yet."""
