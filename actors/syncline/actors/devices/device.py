@@ -356,6 +356,7 @@ class Device(Actor):
         self._connection.send(self._session.subscribed(event.request_id, event.subscription_id))
         waiting = await self._places.prepare(planned, self.ref)
         self._preparing[event.subscription_id] = waiting
+        self._expect()
         self._deliver_ready()
 
     def _shape_ready(self, shape: str) -> None:
@@ -366,10 +367,12 @@ class Device(Actor):
     def _deliver_ready(self) -> None:
         if self._outbound is None:
             return
-        for subscription_id in [id for id, waiting in self._preparing.items() if not waiting]:
+        ready = [id for id, waiting in self._preparing.items() if not waiting]
+        for subscription_id in ready:
             del self._preparing[subscription_id]
             self._outbound.deliver(self._subscriptions[subscription_id].delivery(subscription_id))
-        self._expect()
+        if ready:
+            self._expect()
 
     def _expect(self) -> None:
         """Rows of which tables cannot be delivered yet."""
