@@ -78,6 +78,7 @@ class Holdings:
             for relation_id in tree.relations
         }
         self._kept: sqlite3.Connection | None = None
+        self._empty = False  # made by us, and nothing was written to it since
         self.lsn: int = self._connection.execute("SELECT lsn FROM position").fetchone()[0]
 
     @property
@@ -102,6 +103,7 @@ class Holdings:
         self.remove()
         connection = self._connect()
         connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        self._empty = True
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -127,6 +129,8 @@ class Holdings:
 
     def clear(self) -> None:
         """Nothing is held any more."""
+        if self._empty:
+            return
         self.close()
         self.remove()
         self.lsn = 0
@@ -211,6 +215,7 @@ class Holdings:
         """The shape has come to ``lsn``, and ``step`` happened there. 0: it is being filled."""
         connection = self._connection
         connection.execute("BEGIN")
+        self._empty = False
         try:
             for id, held in step.held.items():
                 self._put(id, held, lsn)
@@ -231,6 +236,7 @@ class Holdings:
         packed = [(_pack(key), row, nodes) for key, row, nodes in fresh]
         connection = self._connection
         connection.execute("BEGIN")
+        self._empty = False
         try:
             connection.executemany(
                 "INSERT INTO rows (relation, key, nodes, row) VALUES (?, ?, ?, ?)",
