@@ -24,6 +24,8 @@ from syncline.actors.shapes.loading import Loading
 from syncline.actors.shapes.shape import Shape
 from syncline.proto.values import ShapeRequest
 
+pytestmark = pytest.mark.every_major
+
 ROWS = 400
 PROJECTS = 20
 
