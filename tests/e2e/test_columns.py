@@ -134,3 +134,41 @@ async def test_an_include_names_columns_of_its_own(database: str, tmp_path: Path
         await eventually(
             partial(agree, postgres, db, "SELECT * FROM notes WHERE false", "SELECT * FROM users WHERE false")
         )
+
+
+async def test_what_postgres_refuses_is_undone_in_the_columns_that_are_here(database: str, tmp_path: Path) -> None:
+    async with (
+        serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres),
+        device(tmp_path / "ann.db", service.url) as db,
+    ):
+        await postgres.execute("ALTER TABLE notes ADD CHECK (title <> 'bad')")
+        await (await db.sync("notes", columns=["title"])).synced()
+        for sql in (
+            "UPDATE notes SET title = 'bad' WHERE id = 'n1'",
+            "INSERT INTO notes (id, author, title) VALUES ('n8', 'bob', 'bad')",
+        ):
+            await db.execute(sql)
+            await eventually(partial(agree, postgres, db, TITLES))
+        assert await postgres.fetchval("SELECT count(*) FROM notes WHERE title LIKE 'note%'") == 6
+
+
+async def test_writes_made_before_there_is_a_shape_survive_one_that_names_columns(
+    database: str, tmp_path: Path
+) -> None:
+    async with serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres):
+        async with device(tmp_path / "ann.db", service.url) as db:
+            await eventually(partial(has_tables, db))
+            await db.disconnect()
+            await db.execute("INSERT INTO users VALUES ('eve', 'Eve', 'eve@e', 20)")
+        async with device(tmp_path / "ann.db", service.url, connected=False) as db:
+            names = await db.sync("users", columns=["name"])
+            await db.execute("INSERT INTO notes VALUES ('n9', 'eve', 'ninth', 'long', 9)")
+            with pytest.raises(sqlite3.IntegrityError, match="does not hold the column mail of users"):
+                await db.execute("UPDATE users SET mail = 'eve@new'")
+            assert db.status.pending_writes == 2
+            assert names.status.state == "requested"
+
+
+async def has_tables(db: Database) -> bool:
+    assert len(await db.sql("SELECT * FROM pragma_table_info('users')")) == 4
+    return True
