@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.test_shapes import device
 from tests.npm.rig import eventually
 from tests.npm.service import serving
+from tests.tokens import insecure_token
 
 from syncline.client import Database, Include
 
@@ -24,6 +25,7 @@ INSERT INTO notes SELECT 'n' || n, CASE WHEN n % 2 = 0 THEN 'ann' ELSE 'bob' END
   FROM generate_series(1, 6) n;
 """
 TITLES = "SELECT id, author, title, NULL, NULL FROM notes ORDER BY id"
+NAMES = "SELECT id, name, NULL, NULL FROM users ORDER BY id"
 USERS = "SELECT * FROM users ORDER BY id"
 LIKED = "CASE WHEN stars > 3 THEN {} END".format
 SOME = f"SELECT id, author, title, {LIKED('body')}, {LIKED('stars')} FROM notes ORDER BY id"
@@ -109,7 +111,6 @@ async def test_a_row_has_the_columns_of_all_shapes_that_hold_it(database: str, t
 
 
 async def test_an_include_names_columns_of_its_own(database: str, tmp_path: Path) -> None:
-    names = "SELECT id, name, NULL, NULL FROM users ORDER BY id"
     async with (
         serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres),
         device(tmp_path / "ann.db", service.url) as db,
@@ -117,18 +118,18 @@ async def test_an_include_names_columns_of_its_own(database: str, tmp_path: Path
         notes = "SELECT * FROM notes ORDER BY id"
         shape = await db.sync("notes", include=[Include("users", on="author", columns=["name"])])
         await shape.synced()
-        assert await agree(postgres, db, notes, names)
+        assert await agree(postgres, db, notes, NAMES)
         await postgres.execute("UPDATE users SET age = 31, name = 'Anna' WHERE id = 'ann'")
-        await eventually(partial(agree, postgres, db, notes, names))
+        await eventually(partial(agree, postgres, db, notes, NAMES))
         whole = await db.sync("users", key="all of them")
         await whole.synced()
         assert await agree(postgres, db, notes)
         await db.execute("UPDATE users SET age = 32 WHERE id = 'ann'")
         await eventually(partial(agree, postgres, db, notes))
         await whole.unsubscribe()
-        await eventually(partial(agree, postgres, db, notes, names))
+        await eventually(partial(agree, postgres, db, notes, NAMES))
         await db.execute("UPDATE users SET name = 'Ann' WHERE id = 'ann'")
-        await eventually(partial(agree, postgres, db, notes, names))
+        await eventually(partial(agree, postgres, db, notes, NAMES))
         assert await postgres.fetchval("SELECT age FROM users WHERE id = 'ann'") == 32
         await shape.unsubscribe()
         await eventually(
@@ -166,7 +167,12 @@ async def test_writes_made_before_there_is_a_shape_survive_one_that_names_column
             with pytest.raises(sqlite3.IntegrityError, match="does not hold the column mail of users"):
                 await db.execute("UPDATE users SET mail = 'eve@new'")
             assert db.status.pending_writes == 2
-            assert names.status.state == "requested"
+            await db.connect(insecure_token("ann"))
+            await names.synced()
+            await eventually(partial(agree, postgres, db, "SELECT * FROM notes WHERE false", NAMES))
+        eve = await postgres.fetchrow("SELECT * FROM users WHERE id = 'eve'")
+        assert tuple(eve) == ("eve", "Eve", "eve@e", 20)
+        assert await postgres.fetchval("SELECT count(*) FROM notes") == 7
 
 
 async def has_tables(db: Database) -> bool:

@@ -94,17 +94,11 @@ def leaving(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str,
 
 
 def outlasting(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str, Table]) -> list[RowId]:
-    """The rows that have columns which no shape holds any more, for nothing but the local transaction of ``commit_ms``
-    having been made when one did."""
+    """The rows that may have columns which no shape holds any more, for nothing but local writes having been made when
+    one did, of which that of ``commit_ms`` is the last."""
     names = ", ".join(literal(table.name) for table in tables.values() if table.lacking)
-    if not names:
-        return []
-    rows: set[RowId] = set()
-    for _, entry in _only_of(connection, commit_ms, f"table_name IN ({names}) AND op <> 'C'"):
-        table = tables[entry.table_name]
-        if not (entry.new or entry.old or {}).keys().isdisjoint(table.lacking):
-            rows.add((table.name, _key_of(entry, table)))
-    return list(rows)
+    entries = _only_of(connection, commit_ms, f"table_name IN ({names})") if names else []
+    return list({(entry.table_name, _key_of(entry, tables[entry.table_name])) for _, entry in entries})
 
 
 def _only_of(connection: sqlite3.Connection, commit_ms: int, condition: str) -> list[tuple[str, Entry]]:

@@ -187,6 +187,17 @@ async def test_a_shape_with_all_columns_that_leaves_takes_its_columns_with_it(de
     assert await device.rows() == [("a", "B", None, None)]
 
 
+async def test_what_was_written_before_there_was_a_shape_goes_with_the_last_echo(device: Device) -> None:
+    await device.write("INSERT INTO items (id, title, rank) VALUES ('a', 'A', 1)")
+    await device.write("UPDATE items SET title = 'B'")
+    await device.subscribed(TITLES_SPEC, TITLES)
+    client_id = device.replica.client_id
+    for ms, title, rank in ((100, b"A", 1), (101, b"B", None)):
+        echo = Insert(TITLES.id, (b"a", title), (f"{client_id}@{ms}",))
+        await device.replica.apply_transactions([Transaction(ms, b"4", (echo,), client_id, ms)], RELATIONS)
+        assert await device.rows() == [("a", "B", rank, None)]
+
+
 async def test_a_column_that_is_taken_from_a_row_leaves_its_tags(device: Device) -> None:
     await device.subscribed(shape_spec("items", "this.rank = 1"), ITEMS, item("a", "A", 1, True))
     await device.receive(Update(LOST.id, (b"a", None, None), None), Update(LOST.id, (b"never here", None, None), None))
