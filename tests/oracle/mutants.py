@@ -18,9 +18,10 @@ from tests.sim.mutants import MUTANTS as of_the_simulator
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.holders import any_holds
+from syncline.actors.devices.overlaps import columns_of
 from syncline.actors.postgres import subtree
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.shapes.clauses import Clauses
+from syncline.actors.shapes.clauses import NO_CLAUSES, Clauses
 from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.frames import once
 from syncline.actors.shapes.holdings import Holdings
@@ -28,6 +29,7 @@ from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
+from syncline.actors.shapes.projection import Projection, lost
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.proto.values import Gone, Update
 
@@ -291,6 +293,32 @@ def _(stack: ExitStack) -> None:
 @mutant("of what overlapping shapes tell, only the first one's part is sent")
 def _(stack: ExitStack) -> None:
     everywhere(stack, once, lambda original, parts: list(parts)[:1])
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+@mutant("columns that leave with a shape stay where another keeps the row")
+def _(stack: ExitStack) -> None:
+    everywhere(stack, lost, lambda original, relation, held: None if held else original(relation, held))
+
+
+@mutant("a row that another shape keeps loses all columns of the shape that lets it go")
+def _(stack: ExitStack) -> None:
+    everywhere(stack, columns_of, lambda original, relations: ())
+
+
+@mutant("a row that is deleted and inserted anew goes in between, whatever others have said of its columns")
+def _(stack: ExitStack) -> None:
+    async def as_they_come(original: Any, rows: Any, relation: Any, clauses: Any) -> Any:
+        return (list(rows), []) if clauses is NO_CLAUSES else await original(rows, relation, clauses)
+
+    everywhere(stack, filtered, as_they_come)
+
+
+@mutant("a row leaves a shape with its first columns, whichever were named")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, Projection, "narrowed", lambda original, self, row: tuple(row[: len(self.names)]))
 
 
 def applied(names: Collection[str]) -> ExitStack:
