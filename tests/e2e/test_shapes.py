@@ -56,6 +56,7 @@ async def dangling(db: Database) -> list[str]:
     return [str(tuple(row)) for row in await db.sql("SELECT * FROM pragma_foreign_key_check")]
 
 
+COLUMNS_OF_ISSUES = "SELECT attname FROM pg_attribute WHERE attrelid = 'issues'::regclass AND attnum > 0"
 CLAUSES = [
     "this.rank > 6",
     "this.rank IN (1, 2, 3) OR this.title LIKE '%0'",
@@ -139,6 +140,25 @@ async def test_what_overlapping_shapes_hold_leaves_with_the_last_of_them(databas
         await eventually(partial(agree, postgres, db, issues_where("rank > 4")))
         await second.unsubscribe()
         await eventually(partial(agree, postgres, db, issues_where("false")))
+
+
+async def test_a_row_deleted_and_inserted_anew_stays_where_all_rows_are(database: str, tmp_path: Path) -> None:
+    """Whoever is found by the value that it had, and has no more, may not take it away from a device."""
+    async with (
+        serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres),
+        device(tmp_path / "ann.db", service.url) as db,
+    ):
+        for rank in range(1, 7):  # whose shapes come in any order
+            await (await db.sync("issues", f"this.rank = {rank}")).synced()
+        await (await db.sync("issues")).synced()
+        columns = [name for (name,) in await postgres.fetch(COLUMNS_OF_ISSUES) if name != "rank"]
+        names = ", ".join(columns)
+        await postgres.execute(
+            f"CREATE TEMPORARY TABLE anew AS SELECT * FROM issues;"
+            f"BEGIN; SET CONSTRAINTS ALL DEFERRED; DELETE FROM comments; DELETE FROM issues;"
+            f"INSERT INTO issues ({names}, rank) SELECT {names}, rank + 100 FROM anew; COMMIT"
+        )
+        await eventually(partial(agree, postgres, db, {"issues": issues_where("true")["issues"]}))
 
 
 async def test_under_a_key_only_the_difference_travels(database: str, tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def test_a_shape_that_names_values_is_told_of_rows_that_have_one_of_them() -> No
     assert touched == {ours.hash: changes[:2], theirs.hash: [changes[2], changes[4]], SHAPE.hash: changes}
 
 
+def test_a_row_deleted_and_inserted_anew_is_told_to_whoever_had_it() -> None:
+    """Else a shape would know only that it is gone, and a device that has it by another one would lose it."""
+    ours, theirs = by_body("a"), by_body("c")
+    matcher = Matcher([ours, theirs], {ITEMS.id: ITEMS}.get)
+    gone, other, anew = Delete(ITEMS.id, row(1, "a")), insert(2, "c"), insert(1, "c")
+    again, last = Update(ITEMS.id, row(1, "e"), row(1, "c")), Delete(ITEMS.id, row(1, "e"))
+    assert matcher.split([gone, other, anew, again, last]) == {
+        ours.hash: [gone, anew, again, last],
+        theirs.hash: [other, anew, again],
+    }
+    assert matcher.split([anew, insert(1, "d")]) == {theirs.hash: [anew]}
+
+
 def test_a_row_that_had_one_of_the_values_or_has_it_now_is_told_once() -> None:
     ours, theirs = by_body("a", "b"), by_body("c")
     within = Update(ITEMS.id, row(1, "a"), row(1, "b"))

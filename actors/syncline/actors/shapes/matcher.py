@@ -6,11 +6,14 @@ by that value, however many such shapes there are. In doubt a shape is named, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from syncline.actors.postgres.transaction import StreamChange, Truncated
 from syncline.actors.shapes.shape import Shape
-from syncline.proto.values import Cell, Delete, Row, RowChange, Update
+from syncline.proto.values import Cell, Delete, Key, Relation, Row, RowChange, Update
+
+RelationOf: TypeAlias = Callable[[int], Relation | None]
 
 Shapes = dict[str, None]  # hashes, in the order in which they came
 NOBODY: Mapping[str, None] = {}
@@ -34,12 +37,14 @@ class _Table:
         if not by_cell:
             self.by_value.pop(place, None)
 
-    def touched(self, change: RowChange) -> Mapping[str, None]:
+    def touched(self, change: RowChange, before: Sequence[Row] = ()) -> Mapping[str, None]:
+        """``before``: what else the row has been in this transaction."""
         if not self.by_value:
             return self.always
         rows = list(images(change))
         if not rows:
             return self.every
+        rows += before
         found = [shapes for shapes in self._with(rows) if shapes]
         if not self.always and len(found) <= 1:
             return found[0] if found else NOBODY
@@ -64,10 +69,16 @@ def images(change: RowChange) -> Iterator[Row]:
 
 
 class Matcher:
-    """Which shapes are live, indexed by what their changes have in common."""
+    """Which shapes are live, indexed by what their changes have in common.
 
-    def __init__(self, shapes: Iterable[Shape] = ()) -> None:
+    A row that is deleted and inserted anew is one row that has changed: who has had it is told of all that becomes of
+    it, in the piece of the transaction that deletes it; a shape looks at no more than that at a time.
+    ``relation_of``: what the key of a table is, None if nobody knows.
+    """
+
+    def __init__(self, shapes: Iterable[Shape] = (), relation_of: RelationOf = lambda _: None) -> None:
         self._tables: dict[int, _Table] = {}
+        self._relation_of = relation_of
         for shape in shapes:
             self.add(shape)
 
@@ -99,15 +110,33 @@ class Matcher:
                 del self._tables[relation_id]
 
     def split(self, changes: Sequence[StreamChange]) -> dict[str, list[StreamChange]]:
-        """Each touched shape's changes, in order."""
+        """Each touched shape's changes, in order; of one transaction, or of a piece of one."""
         touched: dict[str, list[StreamChange]] = {}
+        deleted: dict[tuple[int, Key], Row] = {}
         for change in changes:
             if isinstance(change, Truncated):  # a shape of several of these tables is told once
                 tables = (self._tables.get(relation_id) for relation_id in change.relation_ids)
                 shapes: Mapping[str, None] = {shape: None for table in tables if table for shape in table.every}
             else:
                 table = self._tables.get(change.relation_id)
-                shapes = NOBODY if table is None else table.touched(change)
+                shapes = (
+                    NOBODY
+                    if table is None
+                    else table.touched(change, self._before(change, deleted) if table.by_value else ())
+                )
             for shape in shapes:
                 touched.setdefault(shape, []).append(change)
         return touched
+
+    def _before(self, change: RowChange, deleted: dict[tuple[int, Key], Row]) -> tuple[Row, ...]:
+        """What the row was like that has been deleted under the key of this one; one that goes is noted there."""
+        if not isinstance(change, Delete) and not deleted:
+            return ()
+        relation = self._relation_of(change.relation_id)
+        if relation is None:
+            return ()
+        id = (relation.id, relation.key_of(change.old_row if isinstance(change, Delete) else change.row))
+        before = deleted.get(id)
+        if before is None and isinstance(change, Delete):
+            deleted[id] = change.old_row
+        return () if before is None else (before,)

@@ -125,7 +125,7 @@ class Router(Actor):
         self._streamed: dict[int, tuple[str, ...]] = {}
         self._odd: dict[int, Projection] | None = None  # None: to be worked out
         self._read_migrations = read_migrations
-        self._matcher = Matcher()
+        self._matcher = Matcher((), relation_of)
         self._life = uuid.uuid4().hex
         self._additions = 0
         self._added: dict[str, int] = {}  # shape -> the number of its last addition
@@ -142,7 +142,7 @@ class Router(Actor):
             for shape in live:
                 self._shards.note(shape.hash, name)
             shapes += live
-        self._matcher = Matcher(shapes)
+        self._matcher = Matcher(shapes, self._relation_of)
 
     async def handle_call(self, message: object) -> object:
         match message:
