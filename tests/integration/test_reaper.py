@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from tests.e2e.shape_scene import SQL, TABLES, issues_where
 from tests.e2e.test_shapes import agree, device
+from tests.integration.hosts_scene import spread
 from tests.integration.tree_scene import Tree, running
 from tests.npm.rig import eventually
 from tests.patience import until
@@ -198,3 +199,26 @@ async def test_shapes_come_and_go_while_devices_ask_for_them(
         object.__setattr__(tree.actor(REAPER)._cell.actor._policy, "idle_s", 0.0)
         await asyncio.gather(*(come_and_go(tree, name) for name in ("ann", "bob")))
     assert removed > 0
+
+
+async def test_shapes_on_hosts_of_their_own_give_up_their_homes(database: str, tmp_path: Path) -> None:
+    alone = {**AT_ONCE, "SYNCLINE_RUNTIME": "ray", "SYNCLINE_SHAPES_PLACEMENT": "dedicated"}
+    async with spread(database, tmp_path, SQL, TABLES, shards=4, environment=alone) as hosts:
+
+        async def homes() -> int:
+            return int(await hosts.postgres.fetchval("SELECT count(*) FROM electric.shape_homes")) - 2
+
+        async def one_home() -> bool:
+            return await homes() == 1
+
+        async with device(tmp_path / "ann.db", hosts.url) as db:
+            kept, ended = await db.sync("issues", "this.rank > 0"), await db.sync("issues", "this.rank > 3")
+            await kept.synced()
+            await ended.synced()
+            assert await homes() == 2
+            await end(ended)
+        async with device(tmp_path / "ann.db", hosts.url) as db:
+            await until(one_home)
+            await (await db.sync("issues", "this.rank > 3", key="again")).synced()
+            await hosts.postgres.execute("UPDATE issues SET rank = rank + 1")
+            await eventually(partial(agree, hosts.postgres, db, issues_where("rank > 0")))
