@@ -265,7 +265,7 @@ class WireDevice:
                     self.ledger.delivery_ends(self.tables, int(lsn))
                 self._ack([subscription_id])
                 self.synced.set()
-            case events.StreamRefused() | events.SubscribeRefused() | events.ShapeDataFailed() | events.GoneBatch():
+            case events.StreamRefused() | events.SubscribeRefused() | events.ShapeDataFailed() | events.GonesEnded():
                 self._fail(f"the service refuses: {event}")
             case events.PeerFailed(code, message):
                 self.ends[f"{code}: {message}"] += 1

@@ -12,6 +12,7 @@ device of its tests, on the links of the simulator, on the sockets of a real ser
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from google.protobuf.message import Message
@@ -22,6 +23,7 @@ from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import check_width
 from syncline.proto.calls import read_call, read_start_answer, read_subscribe_answer
 from syncline.proto.codec import MessageType
+from syncline.proto.digest import TableDifference
 from syncline.proto.errors import ErrorCode, ProtocolError, misuse
 from syncline.proto.events import StartRequested, StreamRefused, Subscribed, SubscribeRequested
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
@@ -66,6 +68,9 @@ class OutgoingRules:
         self._shape: str | None = None
         self._shapes_made: set[str] = set()
         self._shapes_due: AbstractSet[str] | None = None
+        # Whether a device that said what it holds has not been repaired; and what of its tables is under repair.
+        self._unrepaired = False
+        self._repair: dict[int, TableDifference] | None = None
 
     def heard(self, frame: bytes) -> None:
         """What the device sent, before the server reads it. What it must not have sent is not our matter."""
@@ -82,6 +87,7 @@ class OutgoingRules:
             self._asked.append(event)
         elif isinstance(event, StartRequested):
             self._owed.update(dict.fromkeys(event.subscription_ids))  # what was owed before may be on its way
+            self._unrepaired = event.holdings is not None
 
     def check(self, frame: bytes) -> None:
         """The next frame that the server sends."""
@@ -124,6 +130,12 @@ class OutgoingRules:
                 if not self._leaving:
                     raise misuse("no batch of rows that leave has begun")
                 self._leaving = False
+            case MessageType.REPAIR_BEGIN:
+                self._begin_repair(codec.expect(pb.SatRepairBegin, message))
+            case MessageType.REPAIR_END:
+                if self._repair is None:
+                    raise misuse("no repair has begun")
+                self._repair, self._unrepaired = None, False
             case MessageType.OP_LOG_ACK:
                 raise misuse("an ack is a device's message")
             case MessageType.ERROR | MessageType.SUBS_DATA_ERROR:
@@ -178,7 +190,7 @@ class OutgoingRules:
     def _check_op(self, op: Op) -> None:
         match op:
             case Begin():
-                if self._delivering or self._leaving:
+                if self._delivering or self._leaving or self._repair is not None:
                     raise misuse("a transaction inside a delivery would be taken for rows of it")
                 if self._begin is not None:
                     raise misuse("a transaction begins inside another")
@@ -197,7 +209,7 @@ class OutgoingRules:
             case Compensation():
                 raise misuse("a device ignores compensations; send the row")
             case Migrate():
-                if self._begin is None:
+                if self._begin is None or self._repair is not None:
                     raise misuse("a migration outside a transaction")
             case AdditionalBegin() | AdditionalCommit():
                 raise misuse("additional data was not asked for")
@@ -213,9 +225,28 @@ class OutgoingRules:
         elif self._leaving:
             if not isinstance(change, Gone):
                 raise misuse("a batch of rows that leave is gones alone")
+        elif self._repair is not None:
+            self._check_repaired(change, self._repair)
+        elif self._unrepaired:
+            raise misuse("a row before the repair, of which a device has digested what it holds")
         elif self._begin is None:
             raise misuse("a row outside a transaction and a delivery")
         check_width(self._relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)
+
+    def _check_repaired(self, change: RowChange, tables: Mapping[int, TableDifference]) -> None:
+        if not isinstance(change, Insert):
+            raise misuse("a repair is inserts alone")
+        relation = check_width(self._relations.get(change.relation_id), change, code=ErrorCode.INTERNAL)
+        if relation.id not in tables or not tables[relation.id].includes(relation.key_of(change.row)):
+            raise misuse("a repair is rows of buckets that differ")
+
+    def _begin_repair(self, begin: pb.SatRepairBegin) -> None:
+        self._enter(begin.lsn, "a repair")
+        if not self._unrepaired:
+            raise misuse("a repair of a device that did not ask for one")
+        self._repair = {table.relation_id: table for table in codec.differences_of(begin)}
+        if not self._repair.keys() <= self._relations.keys():
+            raise misuse("a repair of a table that was not described")
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
@@ -223,8 +254,10 @@ class OutgoingRules:
         self._require_streaming(what)
         if not lsn:
             raise misuse("a device that is told an empty lsn starts from scratch")
-        if self._delivering or self._leaving:
+        if self._delivering or self._leaving or self._repair is not None:
             raise misuse("one delivery at a time")
+        if self._unrepaired and what != "a repair":
+            raise misuse(f"{what} before the repair")
         if self._begin is not None:
             raise misuse(f"{what} inside a transaction")
 

@@ -152,9 +152,10 @@ class RawDevice:
                     self._apply(insert)
             case events.ShapeDataEnded(lsn=lsn):
                 self.lsn = lsn
-            case events.GoneBatch(rows=rows, lsn=lsn):
+            case events.GoneRows(rows):
                 for row in rows:
                     self._apply(row)
+            case events.GonesEnded(lsn=lsn):
                 self.lsn = lsn
             case events.TransactionReceived(transaction):
                 self.transactions.append(transaction)

@@ -37,7 +37,7 @@ async def test_a_device_resumes_without_a_table_that_was_dropped_meanwhile(datab
         await again.subscribe("more")
         for ended in (alone, both):
             await again.socket.send(again.session.unsubscribe([ended]))
-            assert (await again.expect(events.GoneBatch)).subscription_ids == (ended,)
+            assert (await again.expect(events.GonesEnded)).subscription_ids == (ended,)
         left = {key for table in again.rows.values() for key in table}
         assert not left & await tree.held()
 

@@ -253,7 +253,7 @@ async def test_a_row_that_leaves_one_shape_stays_while_another_holds_it(database
         await until(all_three)
         writing = asyncio.gather(*(scribble(database, seed, 60) for seed in (4, 5)))
         await device.socket.send(device.session.unsubscribe([second]))
-        await device.expect(events.GoneBatch)
+        await device.expect(events.GonesEnded)
         await writing
 
         async def one() -> bool:

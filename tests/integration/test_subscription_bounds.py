@@ -44,7 +44,7 @@ async def test_a_device_has_so_many_subscriptions_and_not_one_more(
         assert refused.message == "a device has at most 2 subscriptions: end some"
         assert (await kept(tree, device)).keys() == {first, second}
         await device.socket.send(device.session.unsubscribe([first]))
-        await device.expect(events.GoneBatch)
+        await device.expect(events.GonesEnded)
         await device.subscribe("items")
 
 
@@ -70,7 +70,7 @@ async def test_of_ended_subscriptions_only_the_latest_are_remembered(
         ended = [await device.subscribe("items") for _ in range(4)]
         for subscription in ended:
             await device.socket.send(device.session.unsubscribe([subscription]))
-            await device.expect(events.GoneBatch)
+            await device.expect(events.GonesEnded)
 
         async def bounded() -> bool:
             return await kept(tree, device) == {stays: "active", **dict.fromkeys(ended[2:], "cancelled")}
@@ -85,7 +85,7 @@ async def test_what_a_device_resumes_without_is_forgotten(database: str, tmp_pat
                 await each.start()
                 stays, ends = await each.subscribe("items"), await each.subscribe("items")
                 await each.socket.send(each.session.unsubscribe([ends]))
-                await each.expect(events.GoneBatch)
+                await each.expect(events.GonesEnded)
             others = await kept(tree, other)
             assert sorted(others.values()) == ["active", "cancelled"]
             (stays,) = [id for id, state in (await kept(tree, device)).items() if state == "active"]

@@ -53,6 +53,7 @@ class _Total:
                 "conflicts": result.conflicts,
                 "rejections": result.rejections,
                 "resets": result.resets,
+                "repairs": result.repairs,
             }
         )
 
@@ -60,7 +61,8 @@ class _Total:
         sums = self.sums
         lines = [
             f"{self.runs} runs, no anomaly: {sums['steps']} steps, {sums['events']} events, {sums['conflicts']} "
-            f"conflicts, {sums['rejections']} rejections, {sums['resets']} devices that started over",
+            f"conflicts, {sums['rejections']} rejections, {sums['resets']} devices that started over, "
+            f"{sums['repairs']} that were repaired",
             "actions: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in ACTIONS),
             "faults: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in FAULTS),
         ]

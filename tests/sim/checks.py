@@ -19,6 +19,7 @@ from tests.sim.schema import ISSUES, JOURNAL, NAMES, PROJECTS, TABLES
 
 from syncline.client.schema import UNTRACKED_TAG
 from syncline.client.shapes import ShapeState, wanted
+from syncline.proto.subprotocols import takes_extensions
 from syncline.proto.values import POSTGRES_ORIGIN, Row
 
 Held = dict[str, tuple[Any, ...]]
@@ -91,6 +92,7 @@ class Checks:
         self._postgres = postgres
         self.anomaly: str | None = None
         self.resets = 0
+        self.repairs = 0
         self._empty_disks = 0
         self._started_over_at: dict[str, int] = {}
         self._deletes: list[tuple[str, int, RowKey, int]] = []
@@ -133,9 +135,18 @@ class Checks:
         """The service has lost all that it had on its disk: each device may have to start over, once."""
         self._empty_disks += 1
 
+    def repaired(self, device: SimDevice) -> None:
+        """The device has been sent what differs, which happens only when the service had lost its disk."""
+        self.repairs += 1
+        if not self._empty_disks:
+            self.report(f"{device.name} had to be repaired, and the service had lost nothing of its disk")
+
     def reset(self, device: SimDevice, code: str | None) -> None:
-        """The device has given up its rows because of ``code``: wrong unless the service had lost its disk."""
+        """The device has given up its rows because of ``code``: wrong unless it is one of the old line, and the service
+        had lost its disk."""
         self.resets += 1
+        if takes_extensions(device.protocol):
+            self.report(f"{device.name} had to start over ({code}), and is one that can be repaired")
         device.strays |= pending_of(device)
         if self._started_over_at.get(device.name, 0) == self._empty_disks:
             self.report(f"{device.name} had to start over ({code}), and the service had lost nothing of its disk")

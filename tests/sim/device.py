@@ -24,7 +24,7 @@ from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
-from syncline.proto.events import GoneBatch
+from syncline.proto.events import GonesEnded
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -95,8 +95,10 @@ class SimDevice:
         watch: Any,
         *,
         bundled: bool,
+        protocol: str,
     ) -> None:
         self.name = name
+        self.protocol = protocol
         self.scheduler = scheduler
         self.clock_offset_ms = 0
         self.wanted = True
@@ -286,7 +288,7 @@ class SimDevice:
             for answer in answers:
                 link.send(answer)
             for event in grouped(events, connection._relations):
-                leaving = self._tables_of(event.subscription_ids) if isinstance(event, GoneBatch) else ()
+                leaving = self._tables_of(event.subscription_ids) if isinstance(event, GonesEnded) else ()
                 at_once(connection._handle(event))
                 self._watch.rows_left(self, leaving)
         except ConnectionEnded as ended:
@@ -351,6 +353,12 @@ class SimDevice:
 
     def accepted(self, subscription: Any) -> None:
         pass
+
+    def repairing(self, rows: int, rows_estimate: int | None) -> None:
+        pass
+
+    def repaired(self) -> None:
+        self._watch.repaired(self)
 
     def receiving(self, subscription: Any, rows: int, rows_estimate: int | None) -> None:
         pass

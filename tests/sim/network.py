@@ -15,7 +15,6 @@ from tests.sim.waiting import Scheduler
 
 from syncline.actors.devices.device import Device
 from syncline.proto.errors import ProtocolError
-from syncline.proto.subprotocols import OWN
 
 LATENCY_US = 6_000
 BUFFER_FRAMES = 4
@@ -66,7 +65,7 @@ class Direction:
 
 
 class Link:
-    """One connection of a device. ``to_device`` and ``device_closed`` are the device's callbacks.
+    """One connection of a device, by ``protocol``. ``to_device`` and ``device_closed`` are the device's callbacks.
 
     ``broken`` is told of a frame that no device must be sent.
     """
@@ -78,6 +77,7 @@ class Link:
         to_device: Callable[[bytes], None],
         device_closed: Callable[[str], None],
         broken: Callable[[str], None],
+        protocol: str,
     ) -> None:
         self._scheduler = scheduler
         self._device_closed = device_closed
@@ -86,8 +86,8 @@ class Link:
         self.server_open = True
         self.down = Direction(scheduler, to_device, self._drained)
         self.up = Direction(scheduler, self._at_server, lambda: None)
-        self.rules = OutgoingRules(OWN)
-        self.server_end = ServerEnd(self)
+        self.rules = OutgoingRules(protocol)
+        self.server_end = ServerEnd(self, protocol)
         self._receiver = accept(self.server_end).receiver
 
     def send(self, frame: bytes) -> None:
@@ -167,10 +167,10 @@ class ServerEnd:
     """The connection as ``Device`` uses it."""
 
     remote = "sim"
-    protocol = OWN
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, protocol: str) -> None:
         self._link = link
+        self.protocol = protocol
 
     @property
     def open(self) -> bool:

@@ -26,6 +26,7 @@ from tests.sim.schema import ISSUES, PROJECTS
 from tests.sim.service import Disk, Service, start_child_here, stop_child_here
 from tests.sim.waiting import Scheduler, Waiting, in_place_of_asyncio
 
+from syncline.proto.subprotocols import OLD, OWN
 from syncline.proto.values import Cell
 
 EPOCH_MS = 1_700_000_000_000
@@ -51,6 +52,7 @@ class Result:
     fired: Counter[str] = field(default_factory=Counter)
     conflicts: int = 0
     resets: int = 0
+    repairs: int = 0
     rejections: int = 0
     events: int = 0
     virtual_s: float = 0.0
@@ -85,6 +87,7 @@ class World:
                 self.wall_ms,
                 self.checks,
                 bundled=rng.random() < 0.5,
+                protocol=OLD[0] if letter == "b" else OWN,
             )
             for letter in "abc"[: rng.choice((2, 2, 3))]
         ]
@@ -124,6 +127,7 @@ class World:
             lambda frame: device.on_frame(link, frame),
             lambda reason: device.closed(link, reason),
             lambda why: self.checks.report(f"{device.name} was sent what it must not be sent: {why}"),
+            device.protocol,
         )
         self.links = [other for other in self.links if other.server_open]
         self.links.append(link)
@@ -374,6 +378,7 @@ def simulate(plan: Plan, mutant: Mutation | None = None, *, verbose: bool = Fals
             world.fired,
             world.postgres.conflicts,
             world.checks.resets,
+            world.checks.repairs,
             len(world.postgres.rejections),
             scheduler.events,
             scheduler.now_us / 1e6,

@@ -278,24 +278,6 @@ def plan_rows(
     return plan
 
 
-def plan_gone(
-    gones: Iterable[RowChange],
-    relations: Mapping[int, Relation],
-    tables: Mapping[str, Table],
-    *,
-    pending: Mapping[RowId, Pending],
-    tracked: frozenset[str],
-) -> Plan:
-    """The plan of a batch of rows that no remaining subscription holds."""
-    plan = Plan(dict(tables))
-    rows = _RowPlanner(plan, tracked, pending)
-    bindings = Bindings(relations, tables)
-    for gone in gones:
-        binding = bindings.of(gone.relation_id)
-        rows.leave(binding, (binding.table.name, binding.key(binding.row(_image(gone)))))
-    return plan
-
-
 class _RowPlanner:
     """Adds row statements to a plan, leaving out what cannot have an effect. Rows come in the order of our columns."""
 

@@ -25,9 +25,13 @@ from syncline.client.transport import Transport
 from syncline.proto.events import (
     AdditionalData,
     Authenticated,
-    GoneBatch,
+    GoneRows,
+    GonesBegun,
+    GonesEnded,
     PeerFailed,
     RelationReceived,
+    RepairBegun,
+    RepairEnded,
     SendFrom,
     ShapeDataBegun,
     ShapeDataEnded,
@@ -42,9 +46,11 @@ from syncline.proto.events import (
 )
 from syncline.proto.flow import AckPolicy
 from syncline.proto.session import ClientSession
+from syncline.proto.subprotocols import takes_extensions
 from syncline.proto.values import Relation, Transaction
 
 DIALECT = "sqlite"
+BEHIND_WINDOW = "BEHIND_WINDOW"
 
 # Entries read from the oplog at a time when a backlog is sent: enough to fill frames, few enough to hold.
 BACKLOG_ENTRIES = 500
@@ -90,6 +96,11 @@ class Progress(Protocol):
     def replaced(self, subscriptions: Sequence[Subscription]) -> None:
         """Another one has taken their place under their key."""
 
+    def repairing(self, rows: int, rows_estimate: int | None) -> None:
+        """What is here is compared with the server's; ``rows`` of what differs are here so far."""
+
+    def repaired(self) -> None: ...
+
     def left(self, subscriptions: Sequence[Subscription]) -> None:
         """They were unwanted, and their rows are gone."""
 
@@ -120,6 +131,9 @@ class Connection:
         # Of the delivery under way: rows so far, and about how many there will be.
         self._rows = 0
         self._rows_estimate: int | None = None
+        # From the digests of what is here until what differs has been put right. The position stays meanwhile.
+        self._repairing = False
+        self._deadline: asyncio.Timeout | None = None
 
     async def serve(self) -> None:
         """Run until the connection ends; it always ends with an exception that says why.
@@ -159,13 +173,19 @@ class Connection:
     # --- down ---------------------------------------------------------------------------------------------------------
 
     async def _down(self, inbox: Inbox) -> None:
-        async with asyncio.timeout(START_TIMEOUT_S) as deadline:
+        async with asyncio.timeout(START_TIMEOUT_S) as self._deadline:
             await self._transport.send(self._session.authenticate(self._replica.client_id, self._token))
             while True:
                 for arrived in grouped(await inbox.take(), self._relations):
                     await self._handle(arrived)
-                if self.live and deadline.when() is not None:
-                    deadline.reschedule(None)
+                if self.live:
+                    self._answer_within(None)
+
+    def _answer_within(self, delay_s: float | None) -> None:
+        """The server has so long to accept the stream; None: it need not hurry."""
+        if self._deadline is not None:
+            now_s = asyncio.get_running_loop().time()
+            self._deadline.reschedule(None if delay_s is None else now_s + delay_s)
 
     async def _handle(self, arrived: Arrived) -> None:
         act: Callable[[Connection, Arrived], Awaitable[None]] = _ACTIONS[type(arrived)]
@@ -191,7 +211,22 @@ class Connection:
         await self._ask_all()  # what the application wanted while we asked, before it could send for itself
 
     async def _on_stream_refused(self, event: StreamRefused) -> None:
+        if event.code == BEHIND_WINDOW and takes_extensions(self._transport.protocol) and not self._repairing:
+            await self._ask_for_repair()
+            return
         raise ConnectionEnded(f"the server does not resume the stream: {event.code} {event.message}", event.code)
+
+    async def _ask_for_repair(self) -> None:
+        """What changed since our position is not known any more: ask for what is not as we have it."""
+        replica = self._replica
+        self._repairing = True
+        self._progress.repairing(0, None)
+        self._answer_within(None)  # a large table takes a while to read
+        holdings = await replica.holdings()
+        ids = resumable_ids(replica.subscriptions.values())
+        frame = self._session.start(replica.lsn, ids, replica.schema_version, DIALECT, holdings=holdings)
+        self._answer_within(START_TIMEOUT_S)
+        await self._transport.send(frame)
 
     async def _on_stream_stopped(self, event: StreamStopped) -> None:
         """We never ask for that."""
@@ -229,7 +264,8 @@ class Connection:
         await whole(self._replica.announced(event.relation))
 
     async def _on_transactions(self, batch: TransactionBatch) -> None:
-        await whole(self._replica.apply_transactions(batch.transactions, self._relations))
+        moving = not self._repairing
+        await whole(self._replica.apply_transactions(batch.transactions, self._relations, moving=moving))
         self._progress.applied()
         full = [self._acks.applied(transaction.transaction_id or 0) for transaction in batch.transactions]
         if full[-1]:
@@ -246,6 +282,9 @@ class Connection:
         self._show_rows(event.subscription_id)
 
     def _show_rows(self, subscription_id: str) -> None:
+        if not subscription_id:
+            self._progress.repairing(self._rows, self._rows_estimate)
+            return
         subscription = self._subscription(subscription_id)
         if subscription is not None:
             self._progress.receiving(subscription, self._rows, self._rows_estimate)
@@ -272,13 +311,35 @@ class Connection:
         self._progress.applied()
         await self._ack(additional_data_refs=[event.ref])
 
-    async def _on_gone_batch(self, event: GoneBatch) -> None:
+    async def _on_gones_begun(self, event: GonesBegun) -> None:
+        self._replica.begin_delivery()
+
+    async def _on_gone_rows(self, event: GoneRows) -> None:
+        await whole(self._replica.stage_gone(event.rows, self._relations))
+
+    async def _on_gones_ended(self, event: GonesEnded) -> None:
         cancelled = [s for s in map(self._subscription, event.subscription_ids) if s is not None]
         await whole(self._leave(cancelled, event))
         await self._ack(gone_subscription_ids=event.subscription_ids)
 
-    async def _leave(self, cancelled: Sequence[Subscription], event: GoneBatch) -> None:
-        await self._replica.apply_gone(cancelled, event.lsn, event.rows, self._relations)
+    async def _on_repair_begun(self, event: RepairBegun) -> None:
+        self._replica.begin_delivery()
+        self._rows, self._rows_estimate = 0, event.rows_estimate
+        self._progress.repairing(0, event.rows_estimate)
+        await whole(self._replica.stage_held(event.tables, self._relations))
+
+    async def _on_repair_ended(self, event: RepairEnded) -> None:
+        await whole(self._repair(event))
+        await self._ack()
+
+    async def _repair(self, event: RepairEnded) -> None:
+        await self._replica.apply_repair(event.lsn)
+        self._repairing = False
+        self._progress.applied()
+        self._progress.repaired()
+
+    async def _leave(self, cancelled: Sequence[Subscription], event: GonesEnded) -> None:
+        await self._replica.apply_gone(cancelled, event.lsn)
         self._progress.applied()
         self._progress.left(cancelled)
 
@@ -395,6 +456,10 @@ _ACTIONS: dict[type, Callable[..., Awaitable[None]]] = {
     AdditionalData: Connection._on_additional_data,
     ShapeDataEnded: Connection._on_shape_data_ended,
     ShapeDataFailed: Connection._on_shape_data_failed,
-    GoneBatch: Connection._on_gone_batch,
+    GonesBegun: Connection._on_gones_begun,
+    GoneRows: Connection._on_gone_rows,
+    GonesEnded: Connection._on_gones_ended,
+    RepairBegun: Connection._on_repair_begun,
+    RepairEnded: Connection._on_repair_ended,
     PeerFailed: Connection._on_peer_failed,
 }

@@ -12,11 +12,11 @@ A transaction larger than that is applied alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from syncline.proto.events import ClientEvent, RelationReceived, ShapeRows, TransactionReceived
-from syncline.proto.values import Insert, Relation, Transaction
+from syncline.proto.events import ClientEvent, GoneRows, RelationReceived, ShapeRows, TransactionReceived
+from syncline.proto.values import Gone, Insert, Relation, Transaction
 
 BATCH_TRANSACTIONS_MAX = 500
 # About 20 ms of SQLite's time.
@@ -43,8 +43,8 @@ def grouped(events: Iterable[ClientEvent], relations: Mapping[int, Relation]) ->
     """
     batch: list[Transaction] = []
     batch_rows = 0
-    rows: list[Insert] = []
-    rows_of: ShapeRows | None = None
+    rows: list[Insert | Gone] = []
+    rows_of: ShapeRows | GoneRows | None = None
     for event in events:
         if isinstance(event, RelationReceived) and relations.get(event.relation.id) == event.relation:
             continue
@@ -55,18 +55,25 @@ def grouped(events: Iterable[ClientEvent], relations: Mapping[int, Relation]) ->
         ):
             yield TransactionBatch(tuple(batch))
             batch, batch_rows = [], 0
-        if rows_of is not None and not (isinstance(event, ShapeRows) and len(rows) < STAGE_ROWS_MAX):
-            yield ShapeRows(rows_of.subscription_id, rows_of.request_id, tuple(rows))
+        if rows_of is not None and not (type(event) is type(rows_of) and len(rows) < STAGE_ROWS_MAX):
+            yield _joined(rows_of, rows)
             rows, rows_of = [], None
         if isinstance(event, TransactionReceived):
             batch.append(event.transaction)
             batch_rows += len(event.transaction.changes)
-        elif isinstance(event, ShapeRows):
+        elif isinstance(event, ShapeRows | GoneRows):
             rows_of = event
-            rows += event.inserts
+            rows += event.inserts if isinstance(event, ShapeRows) else event.rows
         else:
             yield event
     if batch:
         yield TransactionBatch(tuple(batch))
     if rows_of is not None:
-        yield ShapeRows(rows_of.subscription_id, rows_of.request_id, tuple(rows))
+        yield _joined(rows_of, rows)
+
+
+def _joined(one: ShapeRows | GoneRows, rows: Iterable[Insert | Gone]) -> ShapeRows | GoneRows:
+    """``one`` of several events, with the rows of all of them."""
+    if isinstance(one, ShapeRows):
+        return replace(one, inserts=tuple(row for row in rows if isinstance(row, Insert)))
+    return GoneRows(tuple(row for row in rows if isinstance(row, Gone)))

@@ -10,30 +10,22 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import groupby
+from functools import partial
 
 from syncline.client.apply import (
     Bindings,
     Plan,
     UnknownRelation,
-    plan_gone,
     plan_migrations,
-    plan_rows,
-    tags_from_json,
-    tags_json,
 )
-from syncline.client.cells import encode_row
 from syncline.client.column_rows import announce, drop_announced, follow, load_announced
 from syncline.client.columns import columns_of, narrowed
+from syncline.client.digesting import held_in, holdings_of
 from syncline.client.execution import (
     apply_transaction,
     backlog,
     clear,
-    named,
-    pending_of,
-    put_staged,
     run,
-    tracked,
 )
 from syncline.client.live import Changes
 from syncline.client.oplog import (
@@ -51,12 +43,13 @@ from syncline.client.shapes import (
     earlier,
     to_request,
 )
-from syncline.client.staging import StagingSql
+from syncline.client.staged import Staged
 from syncline.client.stamping import Stamped, stamp, stamp_local
 from syncline.client.store import Store
 from syncline.client.subscription_rows import add, forget, load, move, store
+from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
-from syncline.proto.values import Insert, Migrate, Relation, RowChange, Transaction
+from syncline.proto.values import Gone, Insert, Migrate, Relation, Transaction
 
 
 class Replica:
@@ -72,7 +65,7 @@ class Replica:
         self.tables: dict[str, Table] = {}
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
-        self._staged: dict[str, StagingSql] = {}
+        self._staged = Staged()
 
     @property
     def schema_version(self) -> str | None:
@@ -116,25 +109,32 @@ class Replica:
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
-    async def apply_transactions(self, transactions: Sequence[Transaction], relations: Mapping[int, Relation]) -> None:
+    async def apply_transactions(
+        self, transactions: Sequence[Transaction], relations: Mapping[int, Relation], *, moving: bool = True
+    ) -> None:
         """Apply consecutive server transactions, their tags and the LSN of the last, at least one, in one commit.
 
         The result is that of applying them one after another. Our own, coming back, first releases its oplog entries.
+        ``moving`` False: the position stays, for there is more to come before it is that of the last.
         Raises UnknownRelation and ValueError for a stream that makes no sense, ProtocolError for a malformed tag,
         sqlite3.Error for what SQLite refuses; then everything before that transaction has been applied, and no more.
         """
         try:
-            await self._apply_together(transactions, relations)
+            await self._apply_together(transactions, relations, moving=moving)
         except (UnknownRelation, ValueError, ProtocolError, sqlite3.Error):
             if len(transactions) == 1:
                 raise
             for transaction in transactions:
-                await self._apply_together((transaction,), relations)
+                await self._apply_together((transaction,), relations, moving=moving)
 
-    async def _apply_together(self, transactions: Sequence[Transaction], relations: Mapping[int, Relation]) -> None:
+    async def _apply_together(
+        self, transactions: Sequence[Transaction], relations: Mapping[int, Relation], *, moving: bool
+    ) -> None:
+        lsn = transactions[-1].lsn if moving else self.lsn
+
         def work(connection: sqlite3.Connection) -> tuple[Plan, int]:
             seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
-            self._begin_incoming(connection, transactions[-1].lsn, *seen_ms)
+            self._begin_incoming(connection, lsn, *seen_ms)
             total = Plan(dict(self.tables))
             echoed = 0
             for transaction in transactions:
@@ -147,29 +147,35 @@ class Replica:
             return total, echoed
 
         plan, echoed = await self._store.write_unchecked(work)
-        self.lsn = transactions[-1].lsn
+        self.lsn = lsn
         self.pending_writes -= echoed
         self._adopt(plan)
 
     async def stage(self, inserts: Sequence[Insert], relations: Mapping[int, Relation]) -> None:
         """Put rows of the delivery under way where they wait for its end. Raises UnknownRelation and ValueError."""
+        bindings = Bindings(relations, self.tables)
+        await self._store.write(lambda connection: self._staged.put(connection, inserts, bindings))
 
-        def work(connection: sqlite3.Connection) -> None:
-            bindings = Bindings(relations, self.tables)
-            for relation_id, group in groupby(inserts, key=lambda insert: insert.relation_id):
-                binding = bindings.of(relation_id)
-                sql = StagingSql(binding.table, binding.present)
-                if sql.name not in self._staged:
-                    connection.execute(sql.drop)
-                    connection.execute(sql.create)
-                    self._staged[sql.name] = sql
-                put_staged(connection, sql, [sql.values(tags_json(i.tags), binding.row(i.row)) for i in group])
+    async def stage_gone(self, gones: Sequence[Gone], relations: Mapping[int, Relation]) -> None:
+        """The same, of rows that leave."""
+        bindings = Bindings(relations, self.tables)
+        await self._store.write(lambda connection: self._staged.put_gone(connection, gones, bindings))
 
-        await self._store.write(work)
+    async def stage_held(self, differences: Iterable[TableDifference], relations: Mapping[int, Relation]) -> None:
+        """Of a repair: what is here in buckets that differ leaves, unless it comes. Raises UnknownRelation."""
+        bindings = Bindings(relations, self.tables)
+        for difference in differences:
+            table = bindings.of(difference.relation_id).table
+            async for keys in held_in(self._store, table, difference):
+                await self._store.write(partial(self._staged.put_keys, table=table, keys=keys))
+
+    async def holdings(self) -> Holdings:
+        """Digests of all rows that are here."""
+        return await holdings_of(self._store, self.tables.values())
 
     def begin_delivery(self) -> None:
         """A delivery begins; what an earlier one may have left unfinished no longer counts."""
-        self._staged = {}
+        self._staged.begin()
 
     async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> list[Subscription]:
         """Apply the delivery that has been staged, and move its subscription on. Returns those that it replaces.
@@ -180,62 +186,25 @@ class Replica:
         before = [] if subscription is None else earlier(self.subscriptions.values(), subscription)
 
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
-            self._begin_incoming(connection, lsn)
-            for sql in self._staged.values():
-                self._move_staged(connection, sql)
+            plan = self._apply_staged(connection, lsn)
             moved = [] if subscription is None else _moved(connection, [subscription], ON_DELIVERY)
             if moved and moved[0].state is ShapeState.DELIVERED:
                 moved += _moved(connection, before, ON_CANCEL)
-            plan = Plan(dict(self.tables), changed={sql.table.name for sql in self._staged.values()})
             self._end_incoming(connection, plan, self._with(moved))
             return moved, plan
 
         moved, plan = await self._store.write_unchecked(work)
-        self.lsn = lsn
-        self._staged = {}
         self._keep(moved)
-        self._adopt(plan)
+        self._delivered(lsn, plan)
         return moved[1:]
 
-    def _move_staged(self, connection: sqlite3.Connection, sql: StagingSql) -> None:
-        table = sql.staged
-        (some_pending,) = connection.execute(sql.has_pending).fetchone()
-        if some_pending:
-            inserts = [
-                Insert(table.id, encode_row(values, table.encoders), tags_from_json(tags))
-                for tags, *values in connection.execute(sql.pending).fetchall()
-            ]
-            relations = {table.id: table.relation}
-            pending = pending_of(connection, self.client_id, inserts, relations, self.tables)
-            have_tags = tracked(connection, [table.name])
-            run(connection, plan_rows(inserts, relations, self.tables, pending=pending, tracked=have_tags))
-            connection.execute(sql.drop_pending)
-        connection.execute(sql.move)
-        if tracked(connection, [table.name]):
-            connection.execute(sql.drop_tags)
-        connection.execute(sql.move_tags)
-        connection.execute(sql.drop)
-
-    async def apply_gone(
-        self,
-        subscriptions: Iterable[Subscription],
-        lsn: bytes,
-        rows: Sequence[RowChange],
-        relations: Mapping[int, Relation],
-    ) -> None:
-        """Remove the rows no remaining shape holds, and forget the subscriptions that held them."""
+    async def apply_gone(self, subscriptions: Iterable[Subscription], lsn: bytes) -> None:
+        """Remove the rows that have been staged as gone, for no remaining shape holds them, and forget the
+        subscriptions that held them."""
         positions = [subscription.position for subscription in subscriptions]
 
         def work(connection: sqlite3.Connection) -> Plan:
-            self._begin_incoming(connection, lsn)
-            plan = plan_gone(
-                rows,
-                relations,
-                self.tables,
-                pending=pending_of(connection, self.client_id, rows, relations, self.tables),
-                tracked=tracked(connection, named(rows, relations)),
-            )
-            run(connection, plan)
+            plan = self._apply_staged(connection, lsn)
             forget(connection, positions)
             remaining = self._without(positions)
             drop_announced(connection, [s.spec for s in remaining], self.tables)
@@ -243,9 +212,28 @@ class Replica:
             return plan
 
         plan = await self._store.write_unchecked(work)
-        self.lsn = lsn
         for position in positions:
             self.subscriptions.pop(position, None)
+        self._delivered(lsn, plan)
+
+    async def apply_repair(self, lsn: bytes) -> None:
+        """What has been staged makes of the rows here those of our shapes at ``lsn``."""
+
+        def work(connection: sqlite3.Connection) -> Plan:
+            plan = self._apply_staged(connection, lsn)
+            self._end_incoming(connection, plan)
+            return plan
+
+        self._delivered(lsn, await self._store.write_unchecked(work))
+
+    def _apply_staged(self, connection: sqlite3.Connection, lsn: bytes) -> Plan:
+        self._begin_incoming(connection, lsn)
+        self._staged.move(connection, self.client_id, self.tables)
+        return Plan(dict(self.tables), changed=self._staged.tables)
+
+    def _delivered(self, lsn: bytes, plan: Plan) -> None:
+        self.lsn = lsn
+        self._staged.begin()
         self._adopt(plan)
 
     async def migrate(self, steps: Sequence[Migrate]) -> None:

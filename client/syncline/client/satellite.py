@@ -178,6 +178,12 @@ class Satellite:
     def replaced(self, subscriptions: Sequence[Subscription]) -> None:
         self._end(subscriptions, _REPLACED)
 
+    def repairing(self, rows: int, rows_estimate: int | None) -> None:
+        self.shapes.repairing(rows, rows_estimate)
+
+    def repaired(self) -> None:
+        self.shapes.follow_all()
+
     def left(self, subscriptions: Sequence[Subscription]) -> None:
         self.shapes.follow(subscriptions)
 

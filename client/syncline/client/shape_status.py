@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 from syncline.client.live import Watched
 from syncline.client.shapes import ShapeState, Subscription
 
-Stage: TypeAlias = Literal["requested", "receiving", "delivered", "cancelling", "unsubscribed", "refused"]
+Stage: TypeAlias = Literal["requested", "receiving", "delivered", "repairing", "cancelling", "unsubscribed", "refused"]
 
 _STAGES: Final[Mapping[ShapeState, Stage]] = {
     ShapeState.REQUESTED: "requested",
@@ -28,6 +28,8 @@ class ShapeStatus:
     * ``"requested"``: its rows are not here yet; also while offline;
     * ``"receiving"``: they are on their way;
     * ``"delivered"``: all of them are here, and what changes follows;
+    * ``"repairing"``: they are here as they were; the service has lost track of what changed since, so all shapes are
+      compared with it, and those rows that differ come (``rows`` of ``rows_estimate``, of all shapes together);
     * ``"cancelling"``: unsubscribed or replaced; when the server has said which rows no other shape holds, these leave;
     * ``"unsubscribed"``: that is done;
     * ``"refused"``: the server does not deliver it, for ``reason``; nothing was changed, and it is not asked again.
@@ -82,6 +84,13 @@ class ShapeStatuses:
         watched = self._watched.get(subscription.position)
         if watched is not None and subscription.state is ShapeState.REQUESTED:
             watched.set(ShapeStatus("receiving", rows, rows_estimate))
+
+    def repairing(self, rows: int, rows_estimate: int | None) -> None:
+        """All that is here is compared with the server's."""
+        for position, watched in self._watched.items():
+            subscription = self._subscriptions().get(position)
+            if subscription is not None and subscription.state is ShapeState.DELIVERED:
+                watched.set(ShapeStatus("repairing", rows, rows_estimate))
 
     def refused(self, subscription: Subscription, reason: str) -> None:
         watched = self._watched.pop(subscription.position, None)

@@ -5,7 +5,7 @@ A delivery appears on the device as a whole, in one transaction, and may be a mi
 too much for a device, and holding the writer until the last has arrived would keep local writes waiting for the
 network. So rows are put into a temporary table as they arrive, a batch at a time, and moved at the end by SQLite alone.
 Temporary tables are no part of the database file: a crash, or a connection that breaks in the middle, leaves nothing to
-clean up.
+clean up. Of rows that leave the keys wait in the same way.
 
 A staged row is its tags (JSON, NULL for an untracked row) and its values in the order of the table's columns. Rows that
 come with some of the columns have a temporary table of their own for each set of them. Columns that hold text are bound
@@ -84,3 +84,40 @@ class StagingSql:
         for index, decode in self._decoders:
             values[index + 1] = decode(values[index + 1])  # type: ignore[arg-type]
         return values
+
+
+class GoneSql:
+    """The statements for the keys of one table's rows that are going to leave. Parameters: keys.
+
+    Rows with local changes pending stay, and are noted down as leaving.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.name = f"_syncline_gone_{table.id}"
+        gone = f"temp.{self.name}"
+        self._columns = columns = ", ".join(quoted(column) for column in table.primary_key)
+        key = key_sql([quoted(column) for column in table.primary_key])
+        name = literal(table.name)
+        pending = f"{key} IN (SELECT key FROM _syncline_oplog WHERE table_name = {name})"
+        at_rest = f"{key} NOT IN (SELECT key FROM _syncline_oplog WHERE table_name = {name})"
+        marks = ", ".join("?" for _ in table.primary_key)
+        self.drop = f"DROP TABLE IF EXISTS {gone}"
+        self.create = f"CREATE TEMP TABLE {self.name} ({columns}, PRIMARY KEY ({columns})) WITHOUT ROWID"
+        self.put = f"INSERT OR IGNORE INTO {gone} VALUES ({marks})"
+        self.leave = (
+            f"INSERT OR IGNORE INTO _syncline_leaving (table_name, key) "
+            f"SELECT {name}, {key} FROM {gone} WHERE {pending}"
+        )
+        self.delete = (
+            f"DELETE FROM main.{quoted(table.name)} WHERE ({columns}) IN (SELECT {columns} FROM {gone} WHERE {at_rest})"
+        )
+        self.drop_tags = (
+            f"DELETE FROM _syncline_shadow WHERE table_name = {name} "
+            f"AND key IN (SELECT {key} FROM {gone} WHERE {at_rest})"
+        )
+
+    def keep(self, staged: StagingSql) -> str:
+        """The statement for what comes in the same delivery: it is here to stay."""
+        columns = self._columns
+        return f"DELETE FROM temp.{self.name} WHERE ({columns}) IN (SELECT {columns} FROM temp.{staged.name})"

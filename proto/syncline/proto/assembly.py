@@ -179,7 +179,7 @@ def memory_of(change: RowChange) -> int:
 
 @dataclass(slots=True)
 class OpenDelivery:
-    """Subscription data on its way in, between begin and end."""
+    """Subscription data on its way in, between begin and end. ``subscription_id``: empty for those of a repair."""
 
     subscription_id: str
     lsn: bytes
@@ -192,7 +192,6 @@ class OpenGoneBatch:
 
     subscription_ids: tuple[str, ...]
     lsn: bytes
-    rows: list[RowChange] = field(default_factory=list)
 
 
 @dataclass(slots=True)

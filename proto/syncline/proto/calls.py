@@ -8,6 +8,7 @@ from typing import Final
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.bounds import check_client_id, check_ids
+from syncline.proto.digest import Holdings, check_holdings
 from syncline.proto.errors import invalid
 from syncline.proto.events import (
     AuthRequested,
@@ -38,6 +39,7 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
         case "startReplication":
             start = codec.decode_body(pb.SatInStartReplicationReq, body)
             check_ids("subscription", start.subscription_ids)
+            holdings = _holdings_of(start.holdings) if start.HasField("holdings") else None
             return StartRequested(
                 request_id,
                 start.lsn,
@@ -45,6 +47,7 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
                 start.schema_version if start.HasField("schema_version") else None,
                 "postgresql" if start.sql_dialect == pb.SatInStartReplicationReq.POSTGRES else "sqlite",
                 tuple(start.observed_transaction_data),
+                holdings,
             )
         case "subscribe":
             subscribe = codec.decode_body(pb.SatSubsReq, body)
@@ -66,15 +69,26 @@ def start_body(
     schema_version: str | None,
     dialect: str,
     observed_additional_data: Sequence[int],
+    holdings: Holdings | None = None,
 ) -> bytes:
     """A device's startReplication; see ``ClientSession.start``. The dialect is always written out."""
     request = pb.SatInStartReplicationReq(lsn=lsn, sql_dialect=_DIALECTS[dialect])
     if lsn:
         request.subscription_ids.extend(subscription_ids)
         request.observed_transaction_data.extend(observed_additional_data)
-    elif schema_version is not None:
+    if schema_version is not None and (not lsn or holdings is not None):
         request.schema_version = schema_version
+    if holdings is not None:
+        tables = [pb.SatHoldings.Table(table_name=name, sums=sums) for name, sums in holdings.tables.items()]
+        request.holdings.CopyFrom(pb.SatHoldings(salt=holdings.salt, tables=tables))
     return request.SerializeToString()
+
+
+def _holdings_of(message: pb.SatHoldings) -> Holdings:
+    """Raises ProtocolError for what no device of ours sends."""
+    holdings = Holdings(message.salt, {table.table_name: table.sums for table in message.tables})
+    check_holdings(holdings)
+    return holdings
 
 
 def read_start_answer(body: bytes) -> StreamStarted | StreamRefused:

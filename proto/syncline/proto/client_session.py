@@ -27,14 +27,19 @@ from syncline.proto.assembly import (
 )
 from syncline.proto.calls import read_start_answer, read_subscribe_answer, start_body
 from syncline.proto.codec import MessageType
+from syncline.proto.digest import Holdings
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
     AdditionalData,
     Authenticated,
     ClientEvent,
-    GoneBatch,
+    GoneRows,
+    GonesBegun,
+    GonesEnded,
     PeerFailed,
     RelationReceived,
+    RepairBegun,
+    RepairEnded,
     SendFrom,
     ShapeDataBegun,
     ShapeDataEnded,
@@ -67,7 +72,7 @@ OPS_PER_LOG_MAX: Final = 20_000_000
 TRANSACTION_LIMITS: Final = TransactionLimits(ops_max=20_000_000, bytes_max=2 << 30)
 RELATIONS_MAX: Final = 16_384
 MESSAGE_BYTES_MAX: Final = 16 << 20
-# Rows of one batch that leaves, or of one ref's additional data: they are handed over as one.
+# Rows of one ref's additional data: they are handed over as one.
 BATCH_ROWS_MAX: Final = 20_000_000
 
 
@@ -99,13 +104,15 @@ class ClientSession:
         schema_version: str | None = None,
         dialect: str = "sqlite",
         observed_additional_data: Sequence[int] = (),
+        holdings: Holdings | None = None,
     ) -> bytes:
         """Ask for the stream after ``lsn``, empty for all of it.
 
         ``subscription_ids`` and ``observed_additional_data`` say what is held, and travel only with an lsn; with one
-        the schema version follows from it, so ``schema_version`` travels only without.
+        the schema version follows from it, so ``schema_version`` travels only without. ``holdings``: for a server of
+        ours that cannot resume after ``lsn``, to be sent what differs; then the schema version travels too.
         """
-        body = start_body(lsn, subscription_ids, schema_version, dialect, observed_additional_data)
+        body = start_body(lsn, subscription_ids, schema_version, dialect, observed_additional_data, holdings)
         return self._send_call(START, body, ())
 
     def stop(self) -> bytes:
@@ -291,14 +298,30 @@ class ClientSession:
         begin = codec.expect(pb.SatUnsubsDataBegin, message)
         self._require_no_delivery()
         self._gone_batch = OpenGoneBatch(tuple(begin.subscription_ids), begin.lsn)
-        return []
+        return [GonesBegun(self._gone_batch.subscription_ids, begin.lsn)]
 
     def _read_gone_end(self, message: Message) -> list[ClientEvent]:
         batch = self._gone_batch
         if batch is None:
             raise invalid("the end of a batch of rows that leave, without its begin")
         self._gone_batch = None
-        return [GoneBatch(batch.subscription_ids, batch.lsn, tuple(batch.rows))]
+        return [GonesEnded(batch.subscription_ids, batch.lsn)]
+
+    # --- a repair -----------------------------------------------------------------------------------------------------
+
+    def _read_repair_begin(self, message: Message) -> list[ClientEvent]:
+        begin = codec.expect(pb.SatRepairBegin, message)
+        self._require_no_delivery()
+        differences = codec.differences_of(begin)
+        if any(table.relation_id not in self._relations for table in differences):
+            raise invalid("a repair of a table that has not been described")
+        self._delivery = OpenDelivery("", begin.lsn)
+        return [RepairBegun(begin.lsn, differences, begin.rows_estimate)]
+
+    def _read_repair_end(self, message: Message) -> list[ClientEvent]:
+        repair = self._require_delivery()
+        self._delivery = None
+        return [RepairEnded(repair.lsn)]
 
     # --- operations ---------------------------------------------------------------------------------------------------
 
@@ -307,8 +330,7 @@ class ClientSession:
         if self._delivery is not None:
             return self._read_shape_rows(self._delivery, ops)
         if self._gone_batch is not None:
-            self._read_gones(self._gone_batch, ops)
-            return []
+            return self._read_gones(ops)
         events: list[ClientEvent] = []
         for op in ops:
             self._read_op(op, events)
@@ -326,14 +348,14 @@ class ClientSession:
             inserts.append(op)
         return [ShapeRows(delivery.subscription_id, delivery.request_id, tuple(inserts))] if inserts else []
 
-    def _read_gones(self, batch: OpenGoneBatch, ops: list[Op]) -> None:
+    def _read_gones(self, ops: list[Op]) -> list[ClientEvent]:
+        gones: list[Gone] = []
         for op in ops:
             if not isinstance(op, Gone):
                 raise invalid(f"{type(op).__name__} inside a batch of rows that leave")
             self._check(op)
-            batch.rows.append(op)
-        if len(batch.rows) > BATCH_ROWS_MAX:
-            raise invalid(f"more than {BATCH_ROWS_MAX} rows leave at once")
+            gones.append(op)
+        return [GoneRows(tuple(gones))] if gones else []
 
     def _read_op(self, op: Op, events: list[ClientEvent]) -> None:
         match op:
@@ -380,6 +402,8 @@ _READERS: Final[Mapping[MessageType, _Reader]] = {
     MessageType.SUBS_DATA_ERROR: ClientSession._read_delivery_error,
     MessageType.UNSUBS_DATA_BEGIN: ClientSession._read_gone_begin,
     MessageType.UNSUBS_DATA_END: ClientSession._read_gone_end,
+    MessageType.REPAIR_BEGIN: ClientSession._read_repair_begin,
+    MessageType.REPAIR_END: ClientSession._read_repair_end,
 }
 _Answer = Callable[[ClientSession, bytes, tuple[str, ...]], ClientEvent]
 _ANSWERS: Final[Mapping[str, _Answer]] = {

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from syncline.proto import satellite_pb2 as pb
+from syncline.proto.digest import TableDifference, check_buckets
 from syncline.proto.errors import ErrorCode, invalid
 from syncline.proto.op_reader import COLUMNS_MAX as COLUMNS_MAX
 from syncline.proto.op_reader import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
@@ -56,6 +57,9 @@ class MessageType(IntEnum):
     OP_LOG_ACK = 23
     UNSUBS_DATA_BEGIN = 24
     UNSUBS_DATA_END = 25
+    # Extensions.
+    REPAIR_BEGIN = 64
+    REPAIR_END = 65
 
 
 _MESSAGES: Final[dict[int, type[Message]]] = {
@@ -71,6 +75,8 @@ _MESSAGES: Final[dict[int, type[Message]]] = {
     MessageType.OP_LOG_ACK: pb.SatOpLogAck,
     MessageType.UNSUBS_DATA_BEGIN: pb.SatUnsubsDataBegin,
     MessageType.UNSUBS_DATA_END: pb.SatUnsubsDataEnd,
+    MessageType.REPAIR_BEGIN: pb.SatRepairBegin,
+    MessageType.REPAIR_END: pb.SatRepairEnd,
 }
 _TYPE_BYTES: Final = {message: bytes((kind,)) for kind, message in _MESSAGES.items()}
 _OP_LOG_BYTE: Final = bytes((MessageType.OP_LOG,))
@@ -130,6 +136,15 @@ def relation_of(message: pb.SatRelation) -> Relation:
         raise invalid(f"a relation of more than {COLUMNS_MAX} columns")
     columns = tuple(Column(c.name, c.type, c.primaryKey, c.is_nullable) for c in message.columns)
     return Relation(message.relation_id, message.schema_name, message.table_name, columns)
+
+
+def differences_of(message: pb.SatRepairBegin) -> tuple[TableDifference, ...]:
+    """Raises ProtocolError for a bitmap that does not fit the buckets."""
+    for table in message.tables:
+        check_buckets(table.buckets)
+        if len(table.differing) != -(-table.buckets // 8):
+            raise invalid(f"a bitmap of {len(table.differing)} bytes for {table.buckets} buckets")
+    return tuple(TableDifference(table.relation_id, table.buckets, table.differing) for table in message.tables)
 
 
 def shape_requests_of(message: pb.SatSubsReq) -> tuple[ShapeRequest, ...]:
@@ -246,6 +261,19 @@ def unsubs_data_begin(subscription_ids: Iterable[str], lsn: bytes) -> bytes:
 
 def unsubs_data_end() -> bytes:
     return message_bytes(pb.SatUnsubsDataEnd())
+
+
+def repair_begin(lsn: bytes, tables: Iterable[TableDifference], rows_estimate: int) -> bytes:
+    """``tables``: of all tables of the device's shapes."""
+    parts = [
+        pb.SatRepairBegin.Table(relation_id=table.relation_id, buckets=table.buckets, differing=table.differing)
+        for table in tables
+    ]
+    return message_bytes(pb.SatRepairBegin(lsn=lsn, tables=parts, rows_estimate=rows_estimate))
+
+
+def repair_end() -> bytes:
+    return message_bytes(pb.SatRepairEnd())
 
 
 def subscribe_body(subscription_id: str, shapes: Iterable[ShapeRequest]) -> bytes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from syncline.proto.values import Insert, Relation, RowChange, ShapeRequest, Transaction
+from syncline.proto.digest import Holdings, TableDifference
+from syncline.proto.values import Gone, Insert, Relation, RowChange, ShapeRequest, Transaction
 
 # --- what a server session reports ------------------------------------------------------------------------------------
 
@@ -23,7 +24,8 @@ class AuthRequested:
 
 @dataclass(frozen=True, slots=True)
 class StartRequested:
-    """``lsn`` empty: from scratch, else resume after it. ``dialect``: "sqlite" or "postgresql"."""
+    """``lsn`` empty: from scratch, else resume after it; or, with ``holdings``, from there on by what differs.
+    ``dialect``: "sqlite" or "postgresql"."""
 
     request_id: int
     lsn: bytes
@@ -31,6 +33,7 @@ class StartRequested:
     schema_version: str | None
     dialect: str
     observed_transaction_data: tuple[int, ...] = ()
+    holdings: Holdings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,7 @@ class ShapeDataBegun:
 
 @dataclass(frozen=True, slots=True)
 class ShapeRows:
-    """Some rows of the delivery under way; any number of these between begin and end."""
+    """Some rows of the delivery or, with empty ids, the repair under way; any number of these between begin and end."""
 
     subscription_id: str
     request_id: str
@@ -186,12 +189,39 @@ class ShapeDataFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class GoneBatch:
-    """Everything between SatUnsubsDataBegin and End: rows that no remaining subscription holds."""
+class GonesBegun:
+    """Rows that no remaining subscription holds, now that these have ended."""
 
     subscription_ids: tuple[str, ...]
     lsn: bytes
-    rows: tuple[RowChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoneRows:
+    """Some of these rows; any number of such events between begin and end."""
+
+    rows: tuple[Gone, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GonesEnded:
+    subscription_ids: tuple[str, ...]
+    lsn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RepairBegun:
+    """``tables``: all those of the device's shapes, and where it has other rows than they do. ``rows_estimate``: about
+    how many rows will come."""
+
+    lsn: bytes
+    tables: tuple[TableDifference, ...]
+    rows_estimate: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairEnded:
+    lsn: bytes
 
 
 # --- either side ------------------------------------------------------------------------------------------------------
@@ -237,6 +267,10 @@ ClientEvent: TypeAlias = (
     | ShapeRows
     | ShapeDataEnded
     | ShapeDataFailed
-    | GoneBatch
+    | GonesBegun
+    | GoneRows
+    | GonesEnded
+    | RepairBegun
+    | RepairEnded
     | PeerFailed
 )

@@ -168,6 +168,22 @@ def encode_inserts(relation_id: int, rows: Iterable[tuple[Row, tuple[str, ...]]]
     return entries
 
 
+def insert_body(row: Row, tags: tuple[str, ...]) -> bytes:
+    """The bytes of a SatOpInsert without its relation id: what ``body_of`` finds in what ``encode_ops`` makes."""
+    encoded = encode_row(row)
+    return b"".join((b"\x12", _length(len(encoded)), encoded, _encode_tags(tags, b"\x1a")))
+
+
+def body_of(op: bytes, relation_id: int) -> bytes:
+    """The ``insert_body`` of one insert of that relation, as ``encode_ops`` made it."""
+    at = 1
+    for _ in range(2):  # the length of the entry, and behind another tag that of the insert
+        while op[at] & 0x80:
+            at += 1
+        at += 2
+    return op[at - 1 + len(_encode_relation_id(relation_id)) :]
+
+
 def _encode_other(change: Change) -> bytes:
     match change:
         case Update(relation_id, row, old_row, tags):

@@ -87,7 +87,7 @@ class SatAuthResp(_message.Message):
     def __init__(self, id: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[SatAuthHeaderPair, _Mapping]]] = ...) -> None: ...
 
 class SatInStartReplicationReq(_message.Message):
-    __slots__ = ("lsn", "options", "subscription_ids", "schema_version", "observed_transaction_data", "sql_dialect", "observed_gone_batch")
+    __slots__ = ("lsn", "options", "subscription_ids", "schema_version", "observed_transaction_data", "sql_dialect", "observed_gone_batch", "holdings")
     class Option(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[SatInStartReplicationReq.Option]
@@ -105,6 +105,7 @@ class SatInStartReplicationReq(_message.Message):
     OBSERVED_TRANSACTION_DATA_FIELD_NUMBER: _ClassVar[int]
     SQL_DIALECT_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_GONE_BATCH_FIELD_NUMBER: _ClassVar[int]
+    HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     lsn: bytes
     options: _containers.RepeatedScalarFieldContainer[SatInStartReplicationReq.Option]
     subscription_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -112,7 +113,23 @@ class SatInStartReplicationReq(_message.Message):
     observed_transaction_data: _containers.RepeatedScalarFieldContainer[int]
     sql_dialect: SatInStartReplicationReq.Dialect
     observed_gone_batch: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, lsn: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[SatInStartReplicationReq.Option, str]]] = ..., subscription_ids: _Optional[_Iterable[str]] = ..., schema_version: _Optional[str] = ..., observed_transaction_data: _Optional[_Iterable[int]] = ..., sql_dialect: _Optional[_Union[SatInStartReplicationReq.Dialect, str]] = ..., observed_gone_batch: _Optional[_Iterable[str]] = ...) -> None: ...
+    holdings: SatHoldings
+    def __init__(self, lsn: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[SatInStartReplicationReq.Option, str]]] = ..., subscription_ids: _Optional[_Iterable[str]] = ..., schema_version: _Optional[str] = ..., observed_transaction_data: _Optional[_Iterable[int]] = ..., sql_dialect: _Optional[_Union[SatInStartReplicationReq.Dialect, str]] = ..., observed_gone_batch: _Optional[_Iterable[str]] = ..., holdings: _Optional[_Union[SatHoldings, _Mapping]] = ...) -> None: ...
+
+class SatHoldings(_message.Message):
+    __slots__ = ("salt", "tables")
+    class Table(_message.Message):
+        __slots__ = ("table_name", "sums")
+        TABLE_NAME_FIELD_NUMBER: _ClassVar[int]
+        SUMS_FIELD_NUMBER: _ClassVar[int]
+        table_name: str
+        sums: bytes
+        def __init__(self, table_name: _Optional[str] = ..., sums: _Optional[bytes] = ...) -> None: ...
+    SALT_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    salt: bytes
+    tables: _containers.RepeatedCompositeFieldContainer[SatHoldings.Table]
+    def __init__(self, salt: _Optional[bytes] = ..., tables: _Optional[_Iterable[_Union[SatHoldings.Table, _Mapping]]] = ...) -> None: ...
 
 class SatInStartReplicationResp(_message.Message):
     __slots__ = ("err", "unacked_window_size")
@@ -573,5 +590,28 @@ class SatUnsubsDataBegin(_message.Message):
     def __init__(self, subscription_ids: _Optional[_Iterable[str]] = ..., lsn: _Optional[bytes] = ...) -> None: ...
 
 class SatUnsubsDataEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SatRepairBegin(_message.Message):
+    __slots__ = ("lsn", "tables", "rows_estimate")
+    class Table(_message.Message):
+        __slots__ = ("relation_id", "buckets", "differing")
+        RELATION_ID_FIELD_NUMBER: _ClassVar[int]
+        BUCKETS_FIELD_NUMBER: _ClassVar[int]
+        DIFFERING_FIELD_NUMBER: _ClassVar[int]
+        relation_id: int
+        buckets: int
+        differing: bytes
+        def __init__(self, relation_id: _Optional[int] = ..., buckets: _Optional[int] = ..., differing: _Optional[bytes] = ...) -> None: ...
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    lsn: bytes
+    tables: _containers.RepeatedCompositeFieldContainer[SatRepairBegin.Table]
+    rows_estimate: int
+    def __init__(self, lsn: _Optional[bytes] = ..., tables: _Optional[_Iterable[_Union[SatRepairBegin.Table, _Mapping]]] = ..., rows_estimate: _Optional[int] = ...) -> None: ...
+
+class SatRepairEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

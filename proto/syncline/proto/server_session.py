@@ -16,6 +16,7 @@ undone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from google.protobuf.message import Message
@@ -31,6 +32,7 @@ from syncline.proto.events import (
     AckReceived,
     PeerFailed,
     ServerEvent,
+    StartRequested,
     WriteReceived,
     WriteStarted,
 )
@@ -205,6 +207,8 @@ class ServerSession:
         if method != AUTHENTICATE:
             self._require_authenticated(method)
         event = read_call(method, request_id, request.message)
+        if isinstance(event, StartRequested) and not self.extensions:
+            event = replace(event, holdings=None)
         if request_id in self._calls:
             raise invalid(f"call {request_id} is still being answered")
         if len(self._calls) >= OUTSTANDING_CALLS_MAX:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import pytest
 from tests.unit.client.client_scene import PROJECTS, TABLES, captured_database, entries_of, stamp_at
 
-from syncline.client.apply import Plan, RowId, UnknownRelation, plan_gone, plan_rows, plan_transaction, touched_rows
+from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_rows, plan_transaction, touched_rows
 from syncline.client.execution import leaving, release
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import Entry
+from syncline.client.staged import Staged
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
     Change,
@@ -50,9 +51,12 @@ class Device:
         release(self.connection, at_ms)
         self.receive(*changes, origin="me", at_ms=at_ms, left=left)
 
-    def run_gone(self, *gones: Gone) -> Plan:
-        pending = self.pending(touched_rows(gones, RELATIONS, TABLES))
-        return self.run(plan_gone(gones, RELATIONS, TABLES, pending=pending, tracked=self.tracked()))
+    def run_gone(self, *gones: Gone) -> None:
+        staged = Staged()
+        staged.put_gone(self.connection, gones, Bindings(RELATIONS, TABLES))
+        self.connection.execute("UPDATE _syncline_state SET capture = 0")
+        staged.move(self.connection, "me", TABLES)
+        self.connection.execute("UPDATE _syncline_state SET capture = 1")
 
     def receive(
         self, *changes: Change, origin: str = "postgres_1", at_ms: int = 1_000, left: Sequence[RowId] = ()

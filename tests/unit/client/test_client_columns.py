@@ -55,7 +55,8 @@ class Device:
 
     async def unsubscribed(self, subscription: Subscription, *gone: Gone) -> None:
         await self.replica.cancel([subscription])
-        await self.replica.apply_gone([subscription], b"2", gone, RELATIONS)
+        await self.replica.stage_gone(gone, RELATIONS)
+        await self.replica.apply_gone([subscription], b"2")
 
     async def receive(self, *changes: Insert | Update | Migrate) -> None:
         await self.replica.apply_transactions([Transaction(1, b"3", changes, "o", 1)], RELATIONS)

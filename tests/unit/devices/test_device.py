@@ -326,8 +326,8 @@ async def test_what_was_never_subscribed_is_unsubscribed_with_an_empty_batch(sce
     device = await OneDevice.streaming(scene)
     device.unsubscribe(REQUEST)
     await device.connection.expect(events.Unsubscribed)
-    gone = await device.connection.expect(events.GoneBatch)
-    assert (gone.subscription_ids, gone.rows) == ((REQUEST,), ())
+    assert (await device.connection.expect(events.GonesBegun)).subscription_ids == (REQUEST,)
+    assert await device.connection.expect(object) == events.GonesEnded((REQUEST,), b"%d" % WATERMARK)
 
 
 async def test_a_stream_stopped_with_a_subscription_on_its_way_starts_again_without_it(scene: EdgeScene) -> None:

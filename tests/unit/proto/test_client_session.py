@@ -13,7 +13,9 @@ from syncline.proto.events import (
     AdditionalData,
     Authenticated,
     ClientEvent,
-    GoneBatch,
+    GoneRows,
+    GonesBegun,
+    GonesEnded,
     PeerFailed,
     RelationReceived,
     SendFrom,
@@ -155,7 +157,11 @@ def test_a_conversation_as_a_legacy_server_holds_it() -> None:
     assert events(talk.client, server.unsubscribed(4)) == [Unsubscribed(("s1",))]
     gone = Gone(ITEMS.id, (b"1", None))
     frames = [codec.unsubs_data_begin(["s1"], b"42"), codec.oplog_message(codec.encode_ops([gone]))]
-    assert events(talk.client, *frames, codec.unsubs_data_end()) == [GoneBatch(("s1",), b"42", (gone,))]
+    assert events(talk.client, *frames, codec.unsubs_data_end()) == [
+        GonesBegun(("s1",), b"42"),
+        GoneRows((gone,)),
+        GonesEnded(("s1",), b"42"),
+    ]
     server.receive(talk.client.stop())
     assert events(talk.client, server.stopped(5)) == [StreamStopped()]
 
@@ -384,10 +390,8 @@ def test_what_waits_for_its_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(client_session, "BATCH_ROWS_MAX", 2)
     monkeypatch.setattr(client_session, "RELATIONS_MAX", 1)
     monkeypatch.setattr(client_session, "FRAME_BYTES_MAX", 1000)
-    gones = codec.encode_ops([Gone(ITEMS.id, (b"1", None))] * 3)
     for frames, message in (
         ([codec.oplog_message(BEGIN, ONE, ONE, ONE)], "more than 2 operations"),
-        ([codec.unsubs_data_begin(["s"], b"1"), codec.oplog_message(gones)], "more than 2 rows leave"),
         ([codec.oplog_message(additional("begin", 7), ONE, ONE, ONE)], "more than 2 additional rows"),
         ([codec.relation_message(DEVICE_ITEMS)], "more than 1 relations"),
         ([bytes(1001)], "more than 1000 bytes"),

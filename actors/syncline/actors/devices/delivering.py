@@ -60,11 +60,11 @@ def leaving(delivery: Delivery, shapes: Shapes, staying: Shapes, at: int) -> Ste
         by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
         while of_shape:
-            chunk, cursor = yield from _chunk(shape, at, cursor, whole=True)
+            chunk, cursor = yield from read_chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break
             inserts = _inserts(chunk)
-            held = yield from _held(inserts, others, at)
+            held = yield from held_by(inserts, others, at)
             gone = [
                 _gone(by_table[insert.relation_id], insert) for insert, by in zip(inserts, held, strict=True) if not by
             ]
@@ -80,11 +80,11 @@ def narrowing(shapes: Shapes, staying: Shapes, at: int, send: Callable[[tuple[Ch
         by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
         while any(_lacks(relation, others) for relation in of_shape):
-            chunk, cursor = yield from _chunk(shape, at, cursor, whole=True)
+            chunk, cursor = yield from read_chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break
             inserts = _inserts(chunk)
-            held = yield from _held(inserts, others, at)
+            held = yield from held_by(inserts, others, at)
             less = fewer_columns(by_table, inserts, held)
             if less:
                 relations = {relation.id: relation for relation, _ in less}
@@ -102,13 +102,13 @@ def _image(shape: str, at: int, of_shape: Sequence[Relation], others: Shapes) ->
     by_table = {relation.table_id: relation for relation in of_shape}
     cursor = 0
     while True:
-        chunk, cursor = yield from _chunk(shape, at, cursor, whole=bool(others))
+        chunk, cursor = yield from read_chunk(shape, at, cursor, whole=bool(others))
         if chunk is None:
             return
         ops: Sequence[bytes] = chunk.ops
         if others:
             inserts = _inserts(chunk)
-            held = yield from _held(inserts, others, at)
+            held = yield from held_by(inserts, others, at)
             fresh = [
                 Insert(relation.id, relation.narrowed(insert.row), insert.tags)
                 for insert, by in zip(inserts, held, strict=True)
@@ -119,13 +119,17 @@ def _image(shape: str, at: int, of_shape: Sequence[Relation], others: Shapes) ->
             yield Send((codec.oplog_message(*ops),))
 
 
-def _chunk(shape: str, at: int, cursor: int, *, whole: bool) -> Generator[Step, object, tuple[ImageChunk | None, int]]:
+def read_chunk(
+    shape: str, at: int, cursor: int, *, whole: bool
+) -> Generator[Step, object, tuple[ImageChunk | None, int]]:
+    """The rows of ``shape`` as of ``at`` from ``cursor`` on, some of them, and the next cursor; None at the end.
+    ``whole``: with all columns of their tables."""
     answer = yield ReadImage(shape, at, cursor, whole)
     assert isinstance(answer, tuple)
     return answer
 
 
-def _held(
+def held_by(
     inserts: Sequence[Insert], others: Shapes, at: int
 ) -> Generator[Step, object, Sequence[tuple[Relation, ...]]]:
     """By which relations of ``others`` a device has these rows, which are whole."""

@@ -44,7 +44,7 @@ from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
-from syncline.actors.shapes.messages import ShapeGone, ShapeReady
+from syncline.actors.shapes.messages import NotifyReady, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
 from syncline.proto.errors import ProtocolError
 from syncline.proto.events import (
@@ -293,12 +293,18 @@ class Device(Actor):
             )
         except StartRefused as refused:
             log.info("device %s cannot start: %s %s", self._client_id, refused.code, refused.message)
+            if refused.code == "BEHIND_WINDOW" and self._session.extensions and event.holdings is None:
+                # It says next what it holds; its subscriptions are as they were.
+                self._connection.send(self._session.start_refused(event.request_id, refused.code, refused.message))
+                return
             if refused.code != "UNKNOWN_SCHEMA_VSN":
                 await self._around.database.forget_subscriptions(self._client_id)
             self._connection.send(self._session.start_refused(event.request_id, refused.code, refused.message))
             self._close(PROTOCOL_VIOLATED, refused.code)
             return
         self._outbound, self._subscriptions = started.outbound, started.subscriptions
+        for shape in started.loading:
+            shape.inform(NotifyReady(self.ref))
         # Before any write is asked for, so that none of them can pass the bundler unnoticed.
         await self._bundler.send(Author(self.ref, self._client_id))
         self._connection.send((self._session.start_accepted(event.request_id, WINDOW_TRANSACTIONS),))

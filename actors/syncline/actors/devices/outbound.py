@@ -12,6 +12,9 @@ From there it can move in three ways, and this module decides which:
   rows leave as of what the bundle has released that still has its shapes, and only then the device follows the smaller
   one: a shape that leaves may lag behind the others. Nothing else is sent between the begin and the end of a delivery.
 
+A device from whose position nothing is known here begins with a **repair** (see ``repairing``): a delivery of what
+differs from the rows it has.
+
 Own transactions come back as echoes. Usually the frame itself is the echo; one of which no row is in the device's
 shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place. One that
 was rejected, or applied before the device's position, or whose rows may be in none of the device's shapes
@@ -35,6 +38,7 @@ from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoing import Echoing
 from syncline.actors.devices.healing import Healing
 from syncline.actors.devices.overlaps import columns_of, overlap
+from syncline.actors.devices.repairing import repairing
 from syncline.actors.devices.steps import (
     ECHO_BYTES,
     ECHO_BYTES_MAX,
@@ -46,6 +50,7 @@ from syncline.actors.devices.steps import (
     Heal,
     OpenLog,
     ReadMore,
+    Repair,
     Send,
     Shapes,
     StartOver,
@@ -77,7 +82,7 @@ class Outbound:
     device holds. ``subscriptions``: those whose rows it has there. ``migrations`` and their ``relations`` are sent
     first: what a first start lacks. ``generation``: the last one used on this connection; what is released to an older
     one may still be on its way and is ignored. ``extensions``: whether the device takes them. ``selects``: see
-    ``Echoing``.
+    ``Echoing``. ``repair``: what sets it right first; until then it counts as one that has no ``subscriptions``.
     """
 
     def __init__(
@@ -93,15 +98,19 @@ class Outbound:
         *,
         extensions: bool = False,
         selects: Callable[[str], bool] = lambda shape: False,
+        repair: Repair | None = None,
     ) -> None:
         self.client_id = client_id
         self.position = position
         self.window = window
         self.generation = generation
         self._extensions = extensions
+        self._repair = repair
         self._schema = schema
         self._echoing = Echoing(selects)
         self._hold(subscriptions)
+        if repair is not None:  # the rows are there, such as they are
+            self._echoing.holds(self._shapes_of(repair.subscriptions))
         self._migrations = migrations
         self._relations = relations
         self._released = 0
@@ -126,11 +135,16 @@ class Outbound:
     @property
     def target_shapes(self) -> Shapes:
         """What the device will hold when every delivery asked so far is made."""
-        return [self.shapes, *self._following()][-1]
+        return [self._shapes_of(self._subscribed), *self._following()][-1]
+
+    @property
+    def _subscribed(self) -> Subscriptions:
+        """What it has, or will have after its repair."""
+        return self._subscriptions if self._repair is None else self._repair.subscriptions
 
     def _following(self) -> Iterator[Shapes]:
         """What it holds after each of them."""
-        subscriptions = self._subscriptions
+        subscriptions = self._subscribed
         for delivery in self._deliveries:
             subscriptions = delivery.after(subscriptions)
             yield self._shapes_of(subscriptions)
@@ -237,6 +251,8 @@ class Outbound:
     @property
     def awaited_lsn(self) -> int | None:
         """An LSN whose release the device must be told of although it may hold nothing of it."""
+        if self._repair is not None and self._released < self.position:
+            return self.position
         if self._delivering is not None and self._released < self._due_before(self._delivering):
             return self._due_before(self._delivering)
         return self._echoes[0].lsn if self._echoes and self._echoes[0].lsn > self._released else None
@@ -249,8 +265,11 @@ class Outbound:
         yield Send(tuple(codec.relation_message(relation) for relation in (*self._relations, *held)))
         for commit_ms, changes in self._migrations:
             yield from self._send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
-        yield from self._follow(self.shapes)
-        self._gap = self.position < self._released
+        if self._repair is None:
+            yield from self._follow(self.shapes)
+            self._gap = self.position < self._released
+        else:
+            yield from self._make_repair(self._repair)
         while True:
             if self._deliveries:
                 self._delivering = self._deliveries[0]
@@ -307,6 +326,11 @@ class Outbound:
         return self._released
 
     def _read_log(self, upto: int) -> Steps:
+        yield from self._read_frames(upto)
+        yield from self._send_echoes(upto)
+        self.position = max(self.position, upto)
+
+    def _read_frames(self, upto: int) -> Steps:
         if upto > self.position:
             yield OpenLog(self.shapes, self.position, upto)
             done = False
@@ -317,8 +341,6 @@ class Outbound:
                 run = deque(frames)
                 while run:
                     yield from self._send_run(run)
-        yield from self._send_echoes(upto)
-        self.position = max(self.position, upto)
 
     def _send_run(self, run: deque[Frame]) -> Steps:
         """Send the head of ``run`` and as many after it as make one message."""
@@ -473,6 +495,19 @@ class Outbound:
         yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
+
+    def _make_repair(self, repair: Repair) -> Steps:
+        """Nothing but migrations comes before it: an echo would have the device forget what it has written, and might
+        change rows that the device has digested as they are."""
+        shapes = self._shapes_of(repair.subscriptions)
+        yield from self._follow(shapes)
+        while self._released < self.position:
+            yield Wait()
+        at = self._released_from_log()
+        yield from self._read_frames(upto=at)
+        yield from repairing(repair.holdings, shapes, at)
+        self._hold(repair.subscriptions)
+        self.position, self._repair = at, None
 
     def _make_delivery(self, delivery: Delivery) -> Steps:
         subscriptions = delivery.after(self._subscriptions)

@@ -1,21 +1,22 @@
 """How a device's stream begins: afresh, or where an earlier connection ended.
 
 Both find the shapes a device holds, started if need be, and the position from which it has to be served. What cannot
-be served any more is refused by a code that makes the device drop its rows and start over; its own writes stay.
+be served any more is refused by a code that makes the device drop its rows and start over; its own writes stay. Our own
+library asks again then, and says by digests what it holds: it gets what differs (``repairing``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.holders import Named, named_by
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
-from syncline.actors.devices.steps import Delivery
+from syncline.actors.devices.steps import Delivery, Repair
 from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, plan, plan_held
-from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.database import Database, Subscription
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.clauses import check_clauses
 from syncline.actors.shapes.messages import NotifyReady
@@ -24,6 +25,7 @@ from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.where import WhereRefused
 from syncline.cluster import Ref, Refusal
+from syncline.proto.digest import Holdings
 from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
@@ -150,10 +152,12 @@ async def plan_held_now(requests: tuple[ShapeRequest, ...], database: Database) 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """``subscriptions``: those that the device has already."""
+    """``subscriptions``: those that the device has already. ``loading``: their shapes of which the rows are still being
+    read, and whose end, should their table be dropped, has to be heard of."""
 
     outbound: Outbound
     subscriptions: dict[str, Planned]
+    loading: tuple[Ref, ...] = ()
 
 
 async def start(
@@ -170,88 +174,123 @@ async def start(
 
     Raises StartRefused, and what the database and calls raise.
     """
-    schema = schema_shape(event.dialect)
-    place = await places.ensure(schema, ())
-    if event.lsn:
-        return await _resumed(client_id, event, database, places, place, generation, extensions=extensions)
-    return await _fresh(client_id, event, database, places, generation, extensions=extensions)
+    starting = _Starting(client_id, event, database, places, generation, extensions)
+    schema = await places.ensure(starting.schema, ())
+    if event.lsn and event.holdings is not None:
+        return await starting.repaired(event.holdings)
+    return await starting.resumed(schema) if event.lsn else await starting.fresh()
 
 
-async def _fresh(
-    client_id: str, event: StartRequested, database: Database, places: Places, generation: int, *, extensions: bool
-) -> Started:
-    """A device that has nothing, or starts over: it gets the migrations it lacks and waits for subscriptions."""
-    if event.subscription_ids:
-        raise StartRefused("INVALID_POSITION", "subscriptions without a position")
-    await database.forget_subscriptions(client_id)
-    position = await places.watermark()
-    # Read after the position: whatever migration the stream has passed by then is in the history.
-    await database.read()
-    try:
-        lacking = database.history.after(event.schema_version)
-    except UnknownVersion as unknown:
-        raise StartRefused("UNKNOWN_SCHEMA_VSN", str(unknown)) from unknown
-    migrations = [
-        (migration.created_ms, migration.steps[event.dialect])
-        for migration in lacking
-        if migration.steps[event.dialect]
-    ]
-    relations = {relation.id: relation for migration in lacking for relation in migration.relations}
-    outbound = Outbound(
-        client_id,
-        max(1, position),
-        schema_shape(event.dialect).hash,
-        {},
-        Window(WINDOW_TRANSACTIONS),
-        migrations,
-        tuple(relations.values()),
-        generation,
-        extensions=extensions,
-        selects=places.selects,
-    )
-    return Started(outbound, {})
+@dataclass(frozen=True, slots=True)
+class _Starting:
+    """See ``start``."""
 
+    client_id: str
+    event: StartRequested
+    database: Database
+    places: Places
+    generation: int
+    extensions: bool
 
-async def _resumed(
-    client_id: str,
-    event: StartRequested,
-    database: Database,
-    places: Places,
-    schema: ShapePlace,
-    generation: int,
-    *,
-    extensions: bool,
-) -> Started:
-    if len(event.lsn) > LSN_CHARS_MAX or not event.lsn.isdigit():
-        raise StartRefused("BEHIND_WINDOW", "not a position of this server")
-    position = int(event.lsn)
-    known = await database.subscriptions(client_id)
-    held_there: dict[str, Planned] = {}
-    for subscription_id in event.subscription_ids:
-        subscription = known.get(subscription_id)
-        if subscription is None:
-            raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
-        held_there[subscription_id] = await plan_held_now(subscription.shapes, database)
-    if position > await database.wal_position():
-        raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
-    shapes = {hash: (shape, p.relations[hash]) for p in held_there.values() for hash, shape in p.shapes.items()}
-    held = [schema, *[await places.ensure(shape, relations) for shape, relations in shapes.values()]]
-    if any(place.ready_lsn is None or place.ready_lsn > position for place in held):
-        raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
-    if known.keys() - held_there.keys():
-        await database.forget_others(client_id, held_there)
-    outbound = Outbound(
-        client_id,
-        position,
-        schema_shape(event.dialect).hash,
-        {id: planned.relations for id, planned in held_there.items()},
-        Window(WINDOW_TRANSACTIONS),
-        generation=generation,
-        extensions=extensions,
-        selects=places.selects,
-    )
-    cancelled = tuple(id for id in held_there if known[id].cancelled)
-    if cancelled:
-        # It lists what it still has the rows of: the connection broke before they had left.
-        outbound.deliver(Delivery(cancelled))
-    return Started(outbound, {id: planned for id, planned in held_there.items() if not known[id].cancelled})
+    @property
+    def schema(self) -> Shape:
+        return schema_shape(self.event.dialect)
+
+    async def fresh(self) -> Started:
+        """A device that has nothing, or starts over: it gets the migrations it lacks and waits for subscriptions."""
+        if self.event.subscription_ids:
+            raise StartRefused("INVALID_POSITION", "subscriptions without a position")
+        await self.database.forget_subscriptions(self.client_id)
+        return Started(await self._migrated(None), {})
+
+    async def _migrated(self, repair: Repair | None) -> Outbound:
+        """The stream from now on, for a device that does not have all migrations before."""
+        position = await self.places.watermark()
+        # Read after the position: whatever migration the stream has passed by then is in the history.
+        await self.database.read()
+        try:
+            lacking = self.database.history.after(self.event.schema_version)
+        except UnknownVersion as unknown:
+            raise StartRefused("UNKNOWN_SCHEMA_VSN", str(unknown)) from unknown
+        steps = [(migration.created_ms, migration.steps[self.event.dialect]) for migration in lacking]
+        relations = {relation.id: relation for migration in lacking for relation in migration.relations}
+        return Outbound(
+            self.client_id,
+            max(1, position),
+            self.schema.hash,
+            {},
+            Window(WINDOW_TRANSACTIONS),
+            [(created_ms, its) for created_ms, its in steps if its],
+            tuple(relations.values()),
+            self.generation,
+            extensions=self.extensions,
+            selects=self.places.selects,
+            repair=repair,
+        )
+
+    async def resumed(self, schema: ShapePlace) -> Started:
+        """A device that gets what followed its position."""
+        event, database = self.event, self.database
+        if len(event.lsn) > LSN_CHARS_MAX or not event.lsn.isdigit():
+            raise StartRefused("BEHIND_WINDOW", "not a position of this server")
+        position = int(event.lsn)
+        known, held_there = await self._held()
+        if position > await database.wal_position():
+            raise StartRefused("BEHIND_WINDOW", f"position {position} lies ahead of this database")
+        held = [schema, *await self._places_of(held_there)]
+        if any(place.ready_lsn is None or place.ready_lsn > position for place in held):
+            raise StartRefused("BEHIND_WINDOW", f"what changed since {position} is no longer known")
+        await self._forget_others(known, held_there)
+        outbound = Outbound(
+            self.client_id,
+            position,
+            self.schema.hash,
+            {id: planned.relations for id, planned in held_there.items()},
+            Window(WINDOW_TRANSACTIONS),
+            generation=self.generation,
+            extensions=self.extensions,
+            selects=self.places.selects,
+        )
+        return Started(outbound, self._going_on(outbound, known, held_there))
+
+    async def repaired(self, holdings: Holdings) -> Started:
+        """A device that was refused to resume, and gets what differs from ``holdings``."""
+        known, held_there = await self._held()
+        every = (relations for planned in held_there.values() for relations in planned.relations.values())
+        if any(relation is not relation.whole for relations in every for relation in relations):
+            raise StartRefused("BEHIND_WINDOW", "rows with some of their columns cannot be compared")
+        places = await self._places_of(held_there)
+        await self._forget_others(known, held_there)
+        repair = Repair({id: planned.relations for id, planned in held_there.items()}, holdings)
+        outbound = await self._migrated(repair)
+        loading = tuple(place.ref for place in places if place.ready_lsn is None)
+        return Started(outbound, self._going_on(outbound, known, held_there), loading)
+
+    async def _held(self) -> tuple[dict[str, Subscription], dict[str, Planned]]:
+        """The subscriptions of the device, and of those it lists what there is to them."""
+        known = await self.database.subscriptions(self.client_id)
+        held_there: dict[str, Planned] = {}
+        for subscription_id in self.event.subscription_ids:
+            subscription = known.get(subscription_id)
+            if subscription is None:
+                raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
+            held_there[subscription_id] = await plan_held_now(subscription.shapes, self.database)
+        return known, held_there
+
+    async def _places_of(self, held_there: Mapping[str, Planned]) -> list[ShapePlace]:
+        shapes = {hash: (shape, p.relations[hash]) for p in held_there.values() for hash, shape in p.shapes.items()}
+        return [await self.places.ensure(shape, relations) for shape, relations in shapes.values()]
+
+    async def _forget_others(self, known: Mapping[str, Subscription], held_there: Mapping[str, Planned]) -> None:
+        if known.keys() - held_there.keys():
+            await self.database.forget_others(self.client_id, held_there)
+
+    def _going_on(
+        self, outbound: Outbound, known: Mapping[str, Subscription], held_there: Mapping[str, Planned]
+    ) -> dict[str, Planned]:
+        """Of what it holds the subscriptions that have not been cancelled."""
+        cancelled = tuple(id for id in held_there if known[id].cancelled)
+        if cancelled:
+            # It lists what it still has the rows of: the connection broke before they had left.
+            outbound.deliver(Delivery(cancelled))
+        return {id: planned for id, planned in held_there.items() if not known[id].cancelled}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from syncline.actors.shapes.projection import forgotten, lost
+from syncline.proto.digest import Holdings
 from syncline.proto.events import WriteReceived
 from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
 
@@ -42,6 +43,14 @@ class Delivery:
         if self.requests:
             return {**subscriptions, self.subscription_ids[0]: self.shapes}
         return {id: shapes for id, shapes in subscriptions.items() if id not in self.subscription_ids}
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What a device that has ``subscriptions`` is to hold, and digests of what it does hold."""
+
+    subscriptions: Subscriptions
+    holdings: Holdings
 
 
 @dataclass(frozen=True, slots=True)
