@@ -18,8 +18,10 @@ from tests.sim.mutants import MUTANTS as of_the_simulator
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.holders import any_holds
-from syncline.actors.devices.overlaps import columns_of
+from syncline.actors.devices.overlaps import columns_of, fewer_columns
+from syncline.actors.devices.planning import _select
 from syncline.actors.postgres import subtree
+from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.clauses import NO_CLAUSES, Clauses
 from syncline.actors.shapes.filtering import filtered
@@ -29,8 +31,9 @@ from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
-from syncline.actors.shapes.projection import Projection, lost
+from syncline.actors.shapes.projection import Projection, lost, wire_relations
 from syncline.actors.shapes.rewind import Answers, Later
+from syncline.client.row_sql import put_sql
 from syncline.proto.values import Gone, Update
 
 MUTANTS = Mutants()
@@ -319,6 +322,38 @@ def _(stack: ExitStack) -> None:
 @mutant("a row leaves a shape with its first columns, whichever were named")
 def _(stack: ExitStack) -> None:
     in_place_of(stack, Projection, "narrowed", lambda original, self, row: tuple(row[: len(self.names)]))
+
+
+@mutant("columns come that no shape names")
+def _(stack: ExitStack) -> None:
+    everywhere(stack, wire_relations, lambda original, shape, relations: tuple(relations))
+
+
+@mutant("foreign keys come only if they are named")
+def _(stack: ExitStack) -> None:
+    def linking(catalog: Catalog) -> dict[int, frozenset[str]]:
+        return {oid: frozenset(table.key_names) for oid, table in catalog.tables.items()}
+
+    stack.enter_context(mock.patch.object(Catalog, "linking", property(linking)))
+
+
+@mutant("a table at several places of a shape has the columns of one of them")
+def _(stack: ExitStack) -> None:
+    def select(original: Any, request: Any, table: Any, catalog: Any, selections: dict[int, Any]) -> None:
+        selections.pop(table.oid, None)
+        original(request, table, catalog, selections)
+
+    everywhere(stack, _select, select)
+
+
+@mutant("columns stay that only a shape had which the device has given up")
+def _(stack: ExitStack) -> None:
+    everywhere(stack, fewer_columns, lambda original, *args: [])
+
+
+@mutant("a row that comes with some of its columns loses the others")
+def _(stack: ExitStack) -> None:
+    everywhere(stack, put_sql, lambda original, table, present: original(table, (True,) * len(present)))
 
 
 def applied(names: Collection[str]) -> ExitStack:

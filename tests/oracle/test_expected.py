@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.oracle.expected import Key, Row, State, differences, keys_held
+from tests.oracle.expected import Key, Row, State, columns_held, differences, keys_held, rows_held
 from tests.oracle.schema import Column, ForeignKey, Schema, Table
 from tests.oracle.shapes import Include, Shape
 
@@ -29,6 +29,9 @@ SCHEMA = Schema(
         table("rooms", "id number town", "id", IN_HOUSE),
     )
 )
+
+PART_OF, PAGE_OF = refers("part", "notes"), refers("of", "notes")
+NOTES = Schema((table("notes", "id part a b c", "id", PART_OF), table("pages", "id of n", "id", PAGE_OF)))
 
 
 def held(shape: Shape, rows: dict[str, list[Row]], closure: bool = True) -> dict[str, set[Key]]:
@@ -136,3 +139,28 @@ def test_differences_say_what_is_missing_too_much_or_other_and_leave_out_what_do
     assert found.describe() == "towns: missing [(4,)]; surplus [(3,)]; holds (2, 5) in place of (2, 6)"
     apart = frozenset({("towns", (2,)), ("towns", (3,)), ("towns", (4,))})
     assert differences(device, wanted, apart) == []
+
+
+def test_a_device_has_of_a_row_the_columns_that_any_of_its_shapes_gives() -> None:
+    state = State(NOTES)
+    state.rows["notes"] = {(id,): (id, None, 10 * id, 20 * id, 30 * id) for id in (1, 2, 3)}
+
+    def has(*shapes: Shape) -> dict[Key, Row]:
+        return rows_held(shapes, state, lambda _, where, row: f"id {row[0]}" in where, closure=True)["notes"]
+
+    with_a, with_b = Shape("notes", "id 1 id 2", columns=("a",)), Shape("notes", "id 2 id 3", columns=("b",))
+    assert has(with_a) == {(1,): (1, None, 10, None, None), (2,): (2, None, 20, None, None)}
+    assert has(with_a, with_b)[2,] == (2, None, 20, 40, None)
+    assert has(with_a, with_b)[3,] == (3, None, None, 60, None)
+    assert has(with_a, Shape("notes", "id 1"))[1,] == (1, None, 10, 20, 30)
+
+
+def test_a_table_at_several_places_of_a_shape_has_the_columns_of_all_of_them() -> None:
+    def given(columns: str | None, below: str | None) -> set[str]:
+        named = None if below is None else tuple(below.split())
+        tree = (Include("notes", PART_OF, True, columns=named),)
+        return set(columns_held(Shape("notes", "", tree, columns and tuple(columns.split())), NOTES)["notes"])
+
+    assert given("a", "b") == {"id", "part", "a", "b"}
+    assert given("a", None) == given(None, "a") == {"id", "part", "a", "b", "c"}
+    assert columns_held(Shape("pages", columns=("id",)), NOTES) == {"pages": {"id", "of"}}
