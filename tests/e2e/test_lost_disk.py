@@ -317,3 +317,16 @@ async def test_a_device_of_the_old_line_is_told_to_start_over(database: str, tmp
             await device.socket.send(device.session.start(lsn, [subscription]))
             assert (await device.expect(events.StreamRefused)).code == "BEHIND_WINDOW"
             assert (await device.closed())[0] == 1007
+
+
+async def test_a_device_whose_shape_names_columns_starts_over(database: str, tmp_path: Path) -> None:
+    counts: Counter[str] = Counter()
+    async with (
+        serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
+        counted(tmp_path / "device.db", service.url, counts) as db,
+    ):
+        await db.connect(insecure_token("ann"))
+        await (await db.sync("items", columns=["title"])).synced()
+        await lose_disk(service, postgres, CHANGES)
+        await eventually(lambda: current(postgres, db))
+        assert (counts["repairs"], counts["deliveries"]) == (0, 2)
