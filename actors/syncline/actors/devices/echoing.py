@@ -5,7 +5,8 @@ frame does so for the rows that the device's shapes have or had. Of a row that n
 once the frame has passed for the echo, nobody would: the device would keep the row for ever.
 
 So a frame, or an empty transaction in the place of none, passes for the echo only if the device has sent the
-transaction on this stream, so that it is known of which tables its rows are, and it holds all of these whole. Any other
+transaction on this stream, so that it is known of which tables its rows are, and it holds all of these whole, with all
+their columns: of a row that it has with some of them it may have written others, which have to go again. Any other
 is brought back by its rows (``healing``), in answer to the device, which sends again whatever has not come back. Its
 frame is sent before that as if it were somebody else's.
 
@@ -71,4 +72,5 @@ class Echoing:
 
     def _whole_of(self, shapes: Shapes) -> frozenset[int]:
         whole = (relations for shape, relations in shapes.items() if not self._selects(shape))
-        return frozenset(relation.table_id for relations in whole for relation in relations)
+        every = (relation for relations in whole for relation in relations)
+        return frozenset(relation.id for relation in every if relation is relation.whole)

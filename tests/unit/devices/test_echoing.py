@@ -1,0 +1,27 @@
+"""Which of a device's own transactions come back by their frame."""
+
+from __future__ import annotations
+
+from tests.unit.devices.outbound_world import TABLES
+
+from syncline.actors.devices.echoing import Echoing
+from syncline.actors.shapes.projection import projection
+from syncline.proto.values import Column, Relation
+
+TABLE = TABLES["a"]
+WIDE = Relation(71, "public", "wide", (Column("id", "int4", primary_key=True), Column("x", "text")))
+
+
+def test_a_transaction_of_tables_that_are_here_whole_comes_back_by_its_frame() -> None:
+    echoing = Echoing(lambda shape: shape == "selective")
+    echoing.holds({"whole": (TABLE,), "selective": (WIDE,)})
+    echoing.wrote(5, frozenset({TABLE.id}))
+    echoing.wrote(6, frozenset({TABLE.id, WIDE.id}))
+    assert (echoing.passes(5), echoing.passes(6)) == (True, False)
+
+
+def test_where_columns_are_lacking_a_frame_does_not_say_what_becomes_of_them() -> None:
+    echoing = Echoing(lambda shape: False)
+    echoing.holds({"whole": (projection(WIDE, frozenset()),)})
+    echoing.wrote(5, frozenset({WIDE.id}))
+    assert not echoing.passes(5)
