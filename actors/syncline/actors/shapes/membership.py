@@ -99,9 +99,13 @@ def advance(
     net: Mapping[RowId, Net],
     known: Known,
     judge: Judge,
+    *,
+    truncates: bool = False,
 ) -> Step | Needs:
-    """What ``net`` does to a shape that holds ``held``."""
-    walk = _Walk(tree, held, net, known, judge)
+    """What ``net`` does to a shape that holds ``held``. ``truncates``: tables were emptied first. A shape that was late
+    to what was in them may hold rows that refer to some which it could not have: so if such a row is inserted anew,
+    what it refers to comes, although it refers to nothing else than before."""
+    walk = _Walk(tree, held, net, known, judge, truncates=truncates)
     walk.nodes()
     walk.references()
     walk.doubts()
@@ -111,8 +115,11 @@ def advance(
 
 
 class _Walk:
-    def __init__(self, tree: Tree, held: Held, net: Mapping[RowId, Net], known: Known, judge: Judge) -> None:
+    def __init__(
+        self, tree: Tree, held: Held, net: Mapping[RowId, Net], known: Known, judge: Judge, *, truncates: bool
+    ) -> None:
         self._tree = tree
+        self._truncates = truncates
         self._held = held
         self._net = {id: change for id, change in net.items() if id[0] in tree.relations}
         self._known = known
@@ -300,7 +307,9 @@ class _Walk:
         assert row is not None
         for reach in self._tree.from_[id[0]]:
             value = value_of(row, reach.own)
-            if value is not None and (before is None or value_of(before.row, reach.own) != value):
+            if value is None:
+                continue
+            if self._truncates or before is None or value_of(before.row, reach.own) != value:
                 yield reach, value
 
     # --- 3. doubts ----------------------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ class TreeConsumer(Consumer):
         self._later.passed(lsn, netting.named)
         self._answers.passed(net, netting.emptied)
         self._answers.lacking_upto = 0
-        step = await self._decide(net, self._answers.known, self._ask)
+        step = await self._decide(net, self._answers.known, self._ask, truncates=bool(netting.emptied))
         if self._answers.lacking_upto > lsn:
             await self._stand(lsn - 1)
             await asyncio.to_thread(self._store.tear(lsn, self._answers.lacking_upto))
@@ -245,11 +245,13 @@ class TreeConsumer(Consumer):
         net: Mapping[RowId, Net],
         known: Known,
         ask: Callable[[Collection[Query]], Awaitable[None]],
+        *,
+        truncates: bool,
     ) -> Step:
         clauses = self._clauses
         assert clauses is not None
         while True:
-            step = advance(self._tree, self._holdings, net, known, clauses.judge)
+            step = advance(self._tree, self._holdings, net, known, clauses.judge, truncates=truncates)
             if isinstance(step, Step):
                 clauses.forget()
                 return step
