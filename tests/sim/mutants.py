@@ -233,8 +233,10 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device that has missed something starts over instead of getting it")
 def _(stack: ExitStack) -> None:
-    async def start(original: Any, client_id: str, event: Any, database: Any, places: Any, *rest: Any) -> Any:
-        started = await original(client_id, event, database, places, *rest)
+    async def start(
+        original: Any, client_id: str, event: Any, database: Any, places: Any, *rest: Any, **named: Any
+    ) -> Any:
+        started = await original(client_id, event, database, places, *rest, **named)
         if event.lsn and event.subscription_ids and await places.watermark() > int(event.lsn):
             raise StartRefused("BEHIND_WINDOW", "what changed since is too much to look up")
         return started

@@ -198,15 +198,24 @@ class Waiting:
         await self.pause_up_to(2_000)
         return work(*args)
 
-    async def gather(self, *awaited: Future, return_exceptions: bool = False) -> list[Any]:
+    async def gather(self, *awaited: Any, return_exceptions: bool = False) -> list[Any]:
+        """All go on side by side; whoever still waits when one fails, or the caller is ended, is ended too."""
+        waiting = [one if isinstance(one, Future) else Task(one) for one in awaited]
+        started = [one for one in waiting if isinstance(one, Task) and one not in awaited]
+        for task in started:
+            task.run()
         results: list[Any] = []
-        for future in awaited:
-            try:
-                results.append(await future)
-            except BaseException as error:
-                if not return_exceptions:
-                    raise
-                results.append(error)
+        try:
+            for future in waiting:
+                try:
+                    results.append(await future)
+                except Exception as error:
+                    if not return_exceptions:
+                        raise
+                    results.append(error)
+        finally:
+            for task in started:
+                task.cancel()
         return results
 
 
