@@ -112,7 +112,7 @@ async def test_a_large_transaction_passes_whole_through_a_crash(database: str, t
             store = (await tree.consumer("items"))._cell.actor._store  # type: ignore[attr-defined]
 
             async def begun() -> bool:
-                return bool(store._segments)
+                return store.log_bytes > 0
 
             await until(begun)
             crash(await tree.victim(name))

@@ -182,11 +182,19 @@ class _Walk:
         """The rows of a device that is giving up a shape: columns that it has by that alone may have left already."""
         staying = {self._known[text] for stage, text in sample.subscriptions.values() if stage == "delivered"}
         least = rows_held(staying, state, self._judge, closure="closure" in self._plan.features)
+
+        def completed(table: str, key: Key, row: Row) -> Row:
+            wanted, kept = expected[table].get(key), least.get(table, {}).get(key)
+            if wanted is None:
+                return row
+            needed = (None,) * len(row) if kept is None else kept
+            return tuple(
+                want if has is None and need is None else has
+                for has, want, need in zip(row, wanted, needed, strict=True)
+            )
+
         return {
-            table: {
-                key: expected[table][key] if row == least.get(table, {}).get(key) and key in expected[table] else row
-                for key, row in rows.items()
-            }
+            table: {key: completed(table, key, row) if table in expected else row for key, row in rows.items()}
             for table, rows in sample.rows.items()
         }
 

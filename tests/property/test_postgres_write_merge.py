@@ -133,7 +133,9 @@ async def _write(s: Scene, table: str, key: str, history: list[DeviceTransaction
         ops = []
         for op in transaction.operations:
             cells = _with_key(table, op.cells, key)
-            modified = [m and cell != key for m, cell in zip(op.modified, cells, strict=True)]
+            # An insert gives every column here: one that it leaves out takes its default.
+            given = op.kind == "insert"
+            modified = [given or (m and cell != key) for m, cell in zip(op.modified, cells, strict=True)]
             row = [cell if cell == key else None for cell in cells] if op.kind == "compensation" else cells
             ops.append(
                 {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import tempfile
 from pathlib import Path
 from random import Random
@@ -15,7 +16,10 @@ from tests.property.shape_trees import KEYS, Memory, random_row, random_schema, 
 from syncline.actors.shapes.concern import Concern
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.membership import HeldRow, Step
-from syncline.actors.shapes.tree import RowId, Tree, value_of
+from syncline.actors.shapes.tree import Node, RowId, Tree, value_of
+from syncline.proto.values import Column, Relation
+
+TREE = Tree({1: Relation(1, "public", "t", (Column("id", "int4", primary_key=True),))}, (Node(1),), ())
 
 
 def random_step(tree: Tree, memory: Memory, random: Random) -> Step:
@@ -93,3 +97,16 @@ def test_of_many_files_few_are_open_and_each_has_what_it_had(tmp_path: Path, mon
     assert [holdings.lsn for holdings in files] == [3] * 10
     for holdings in files:
         holdings.close()
+
+
+def test_a_file_that_cannot_be_read_any_more_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    holdings = Holdings(tmp_path / "holdings", TREE)
+    holdings.apply(Step(held={(1, (b"1",)): HeldRow((b"1",), 1)}), 77)
+    holdings.close()
+    for file in tmp_path.glob("holdings-*"):
+        file.unlink()
+    (tmp_path / "holdings").write_bytes(b"no database " * 1_000)
+    with pytest.raises(sqlite3.DatabaseError):
+        holdings.get((1, (b"1",)))
+    holdings.close()
+    assert Holdings(tmp_path / "holdings", TREE).lsn == 0  # whoever starts again fills it anew

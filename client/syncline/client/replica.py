@@ -49,6 +49,7 @@ from syncline.client.store import Store
 from syncline.client.subscription_rows import add, forget, load, move, store
 from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
+from syncline.proto.subprotocols import LEAVING_ID_FIRST
 from syncline.proto.values import Gone, Insert, Migrate, Relation, Transaction
 
 
@@ -285,6 +286,8 @@ class Replica:
         if table is None or table.name not in narrowed(s.spec for s in self.subscriptions.values()):
             return
         columns = columns_of(relation, table)
+        if columns is not None and relation.id >= LEAVING_ID_FIRST:
+            return  # none come: these leave
         if columns in (await self._store.read(load_announced)).get(table.name, ()):
             return
 

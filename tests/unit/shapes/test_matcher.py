@@ -61,6 +61,18 @@ def test_a_row_deleted_and_inserted_anew_is_told_to_whoever_had_it() -> None:
     assert matcher.split([anew, insert(1, "d")]) == {theirs.hash: [anew]}
 
 
+def test_who_had_a_row_hears_of_every_change_of_it_in_a_transaction() -> None:
+    """Else the row would leave one shape as it was in between, when the one that has it in the end did not hold it."""
+    ours, between, theirs = by_body("a"), by_body("b"), by_body("c")
+    matcher = Matcher([ours, between, theirs], {ITEMS.id: ITEMS}.get)
+    first, second = Update(ITEMS.id, row(1, "b"), row(1, "a")), Update(ITEMS.id, row(1, "c"), row(1, "b"))
+    assert matcher.split([first, second]) == {
+        ours.hash: [first, second],
+        between.hash: [first, second],
+        theirs.hash: [second],
+    }
+
+
 def test_a_row_that_had_one_of_the_values_or_has_it_now_is_told_once() -> None:
     ours, theirs = by_body("a", "b"), by_body("c")
     within = Update(ITEMS.id, row(1, "a"), row(1, "b"))

@@ -15,12 +15,13 @@ from syncline.actors.shapes.finalpages import FinalPages
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
 from syncline.actors.shapes.logmerge import FINAL_MS, MIGRATION_ID_FIRST, LogMerge
 from syncline.actors.shapes.messages import ReadPage, ReadReleased, ReadRows
+from syncline.actors.shapes.projection import forgotten, lost, projection
 from syncline.actors.shapes.rows import Rows
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
 from syncline.proto import codec
 from syncline.proto.ops import Begin, Commit
-from syncline.proto.values import Change, Delete, Gone, Update
+from syncline.proto.values import Change, Column, Delete, Gone, Insert, Relation, Update
 
 READY = 100
 RELATIONS = {ITEMS.id: ITEMS}
@@ -234,6 +235,24 @@ def test_migrations_of_a_final_stretch_come_first_and_leave_the_device_where_it_
     assert final[1:-1] == [insert(1), insert(2)]
     # A device's own writes are later than that, and what it writes from now on later than all of it.
     assert (final[0].commit_ms, final[-1].commit_ms) == (FINAL_MS, 120)
+
+
+def test_a_row_that_leaves_one_shape_and_comes_to_another_in_a_final_stretch_loses_the_columns_of_the_first() -> None:
+    wide = Relation(
+        71, "public", "wide", (Column("id", "int4", primary_key=True), Column("x", "text"), Column("y", "text"))
+    )
+    ours, theirs = projection(wide, frozenset("x")), projection(wide, frozenset("y"))
+    merge = LogMerge(("ours", "theirs"), 50, 130, relations=(ours, theirs))
+    merge.make_final(120)
+    gone, comes = Gone(ours.id, (b"1", None)), Insert(theirs.id, (b"1", b"new"))
+    merge.feed("ours", Page((record(60, gone),), False, final_ms=120))
+    merge.feed("theirs", Page((record(70, comes),), False, final_ms=120))
+    (frame,) = merge.frames()
+    _, *told, _ = codec.decode_ops(frame.body or b"")
+    less = lost(ours, theirs.names)
+    assert less is not None
+    assert told == [forgotten(less, (b"1",)), comes]
+    assert frame.prelude == (codec.relation_message(less),)
 
 
 def test_a_final_stretch_without_anything_is_no_transaction() -> None:

@@ -9,6 +9,7 @@ from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.projection import Narrowing, clash, forgotten, lost, projection, wire_relations
 from syncline.actors.shapes.shape import Shape
 from syncline.proto import codec
+from syncline.proto.subprotocols import LEAVING_ID_FIRST
 from syncline.proto.values import Column, Delete, Gone, Insert, Relation, Update
 
 TABLE = Relation(
@@ -91,4 +92,6 @@ def test_of_a_row_that_stays_with_others_those_columns_leave_that_nobody_else_ha
     less = lost(some, {"id", "a", "b"})
     assert less is not None
     assert less.names == ("id", "c")
+    assert less.id >= LEAVING_ID_FIRST > projection(TABLE, frozenset("c")).id
+    assert lost(some, ()) is some
     assert forgotten(less, (b"1",)) == Update(less.id, (b"1", None), None)

@@ -108,6 +108,7 @@ class Outbound:
         self._repair = repair
         self._schema = schema
         self._echoing = Echoing(selects)
+        self._had: dict[int, Relation] = {}  # by id: as which it has had rows on this connection
         self._hold(subscriptions)
         if repair is not None:  # the rows are there, such as they are
             self._echoing.holds(self._shapes_of(repair.subscriptions))
@@ -152,6 +153,7 @@ class Outbound:
     def _hold(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
         self.shapes = self._shapes_of(subscriptions)
+        self._had.update((relation.id, relation) for relations in self.shapes.values() for relation in relations)
         self._echoing.holds(self.shapes)
 
     def _shapes_of(self, subscriptions: Subscriptions) -> dict[str, tuple[Relation, ...]]:
@@ -234,10 +236,10 @@ class Outbound:
         return {relation.table_id: relation for relations in self.shapes.values() for relation in relations}
 
     def columns_held(self, table_id: int) -> Collection[str] | None:
-        """The columns that the device has, or will have soon, of a table of which it has rows, if these are not all."""
-        shapes = (*self.shapes.values(), *self.target_shapes.values())
-        every = (relation for relations in shapes for relation in relations)
-        of_table = [relation for relation in every if relation.table_id == table_id]
+        """The columns that the device has, or will have soon, of a table of which it has rows, if these are not all.
+        Those count too that it has had on this connection: what it wrote then may still be on its way."""
+        every = (relation for relations in self.target_shapes.values() for relation in relations)
+        of_table = [relation for relation in (*self._had.values(), *every) if relation.table_id == table_id]
         if not of_table or any(relation is relation.whole for relation in of_table):
             return None
         return columns_of(of_table)

@@ -31,10 +31,6 @@ ROWS_AT_ONCE = 500
 VALUES_AT_ONCE = 1_000
 
 
-class TableMissing(Exception):
-    """A table is not synced any more."""
-
-
 class Subtree:
     """As of one snapshot, ``visibility``; it ends with ``aclose``. All methods raise what asyncpg raises.
 

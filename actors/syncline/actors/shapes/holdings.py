@@ -78,8 +78,10 @@ class Holdings:
             for relation_id in tree.relations
         }
         self._kept: sqlite3.Connection | None = None
+        self._known = False  # what is in the file
         self._empty = False  # made by us, and nothing was written to it since
         self.lsn: int = self._connection.execute("SELECT lsn FROM position").fetchone()[0]
+        self._known = True
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -93,6 +95,10 @@ class Holdings:
         return self._kept
 
     def _opened(self) -> sqlite3.Connection:
+        """The file as it is. Only when nobody has asked what it holds yet is it made anew, if it is not there or not
+        ours to read: later that would be forgotten. Raises sqlite3.DatabaseError then."""
+        if self._known:
+            return self._connect()
         try:
             connection = self._connect()
             if connection.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
@@ -133,6 +139,7 @@ class Holdings:
             return
         self.close()
         self.remove()
+        self._known = False
         self.lsn = 0
 
     # --- Held ---------------------------------------------------------------------------------------------------------

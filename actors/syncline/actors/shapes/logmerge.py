@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes, once
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
+from syncline.actors.shapes.projection import forgotten, lost
 from syncline.proto import codec
 from syncline.proto.codec import encode_commit
 from syncline.proto.values import POSTGRES_ORIGIN, Change, Delete, Gone, Insert, Key, Relation, Update
@@ -41,6 +42,7 @@ class _Leaving:
     def __init__(self, relations: Iterable[Relation]) -> None:
         self._relations = {relation.id: relation for relation in relations}
         self._gone: dict[tuple[int, Key], Gone] = {}
+        self.told_of: list[bytes] = []  # relations of which it tells besides, as messages
 
     def passed(self, ops: bytes) -> bytes:
         """Of ``ops`` all that can be told now."""
@@ -53,11 +55,16 @@ class _Leaving:
                 told.append(change)
                 continue
             id = (relation.table_id, relation.key_of(row))
-            self._gone.pop(id, None)
+            gone = self._gone.pop(id, None)
             if isinstance(change, Gone):
                 self._gone[id] = change
-            else:
-                told.append(change)
+                continue
+            if gone is not None and not isinstance(change, Delete):
+                less = lost(self._relations[gone.relation_id], relation.names)
+                if less is not None:  # the row stays, with what it has come with since
+                    told.append(forgotten(less, id[1]))
+                    self.told_of.append(codec.relation_message(less))
+            told.append(change)
         return codec.encode_ops(told)
 
     def rest(self) -> bytes:
@@ -184,6 +191,9 @@ class LogMerge:
                 ops.append(record.ops if self._leaving is None else self._leaving.passed(record.ops))
                 prelude += record.prelude
             ends = not heads
+        if self._leaving is not None:
+            prelude += self._leaving.told_of
+            self._leaving.told_of.clear()
         if ends and self._leaving is not None:
             ops.append(self._leaving.rest())
         self._final_open = not ends

@@ -112,7 +112,7 @@ class Matcher:
     def split(self, changes: Sequence[StreamChange]) -> dict[str, list[StreamChange]]:
         """Each touched shape's changes, in order; of one transaction, or of a piece of one."""
         touched: dict[str, list[StreamChange]] = {}
-        deleted: dict[tuple[int, Key], Row] = {}
+        first: dict[tuple[int, Key], Row] = {}
         for change in changes:
             if isinstance(change, Truncated):  # a shape of several of these tables is told once
                 tables = (self._tables.get(relation_id) for relation_id in change.relation_ids)
@@ -122,21 +122,28 @@ class Matcher:
                 shapes = (
                     NOBODY
                     if table is None
-                    else table.touched(change, self._before(change, deleted) if table.by_value else ())
+                    else table.touched(change, self._before(change, first) if table.by_value else ())
                 )
             for shape in shapes:
                 touched.setdefault(shape, []).append(change)
         return touched
 
-    def _before(self, change: RowChange, deleted: dict[tuple[int, Key], Row]) -> tuple[Row, ...]:
-        """What the row was like that has been deleted under the key of this one; one that goes is noted there."""
-        if not isinstance(change, Delete) and not deleted:
+    def _before(self, change: RowChange, first: dict[tuple[int, Key], Row]) -> tuple[Row, ...]:
+        """What the transaction found under the key of this change, which is noted when it is changed first: whoever
+        had that row has to know what becomes of it in the end, whatever it was like in between."""
+        old = _found(change)
+        if old is None and not first:
             return ()
         relation = self._relation_of(change.relation_id)
         if relation is None:
             return ()
-        id = (relation.id, relation.key_of(change.old_row if isinstance(change, Delete) else change.row))
-        before = deleted.get(id)
-        if before is None and isinstance(change, Delete):
-            deleted[id] = change.old_row
+        row = change.old_row if isinstance(change, Delete) else change.row
+        before = first.get((relation.id, relation.key_of(row)))
+        if old is not None:
+            first.setdefault((relation.id, relation.key_of(old)), old)
         return () if before is None else (before,)
+
+
+def _found(change: RowChange) -> Row | None:
+    """The row before; None if there was none, or it is not known."""
+    return change.old_row if isinstance(change, Delete | Update) else None

@@ -5,7 +5,8 @@ have rows in common with it. What leaves it for devices has these columns only, 
 a device may have several projections of a table, beside the whole of it, and tells them apart by that.
 
 The id follows from the table and the columns, so that everybody who encodes a row comes to the same one. It lies where
-oids of tables come last; two projections of one device share one with a probability of one in two thousand millions.
+oids of tables come last; two projections of one device share one with a probability of one in a thousand millions.
+Columns that leave have ids of a range of their own: no shape has them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape
 from syncline.proto import codec
-from syncline.proto.values import Change, Compensation, Delete, Gone, Insert, Relation, Row, Update
+from syncline.proto.subprotocols import LEAVING_ID_FIRST, PROJECTION_ID_FIRST
+from syncline.proto.values import Change, Column, Compensation, Delete, Gone, Insert, Relation, Row, Update
 
-_FIRST_ID = 1 << 31
 PROJECTIONS_MAX = 10_000  # remembered
 
 
@@ -53,12 +54,23 @@ class Projection(Relation):
 @lru_cache(maxsize=PROJECTIONS_MAX)
 def projection(relation: Relation, names: frozenset[str]) -> Relation:
     """The columns ``names`` of ``relation``, and its key; itself if these are all."""
-    columns = tuple(column for column in relation.columns if column.primary_key or column.name in names)
-    if len(columns) == len(relation.columns):
-        return relation
+    columns = _with_key(relation, names)
+    return relation if len(columns) == len(relation.columns) else _projection(relation, columns, PROJECTION_ID_FIRST)
+
+
+@lru_cache(maxsize=PROJECTIONS_MAX)
+def _leaving(relation: Relation, names: frozenset[str]) -> Projection:
+    return _projection(relation, _with_key(relation, names), LEAVING_ID_FIRST)
+
+
+def _with_key(relation: Relation, names: frozenset[str]) -> tuple[Column, ...]:
+    return tuple(column for column in relation.columns if column.primary_key or column.name in names)
+
+
+def _projection(relation: Relation, columns: tuple[Column, ...], first_id: int) -> Projection:
     text = json.dumps((relation.id, [column.name for column in columns]))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-    return Projection(_FIRST_ID | number % _FIRST_ID, relation.schema, relation.table, columns, relation)
+    return Projection(first_id + number % (1 << 30), relation.schema, relation.table, columns, relation)
 
 
 def wire_relations(shape: Shape, relations: Iterable[Relation]) -> tuple[Relation, ...]:
@@ -125,8 +137,10 @@ class Narrowing:
 def lost(relation: Relation, held: Collection[str]) -> Relation | None:
     """The columns that a device has by ``relation`` alone, with the key, when its other shapes still hold the columns
     ``held`` of a row; None if there are none."""
+    if not held:
+        return relation
     gone = frozenset(relation.names).difference(held)
-    return projection(relation.whole, gone) if gone else None
+    return _leaving(relation.whole, gone) if gone else None
 
 
 def forgotten(relation: Relation, key: Sequence[bytes | None]) -> Update:

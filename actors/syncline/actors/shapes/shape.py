@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Literal
 
-SCHEMA_SHAPE_TABLE = "electric.migrations"
 HASHES_MAX = 10_000  # remembered
 
 

@@ -32,13 +32,26 @@ from syncline.actors.shapes.reaping import Idle, IdleShape, ReadFollowed, ReadId
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards, tell
 from syncline.actors.shapes.store import ShapeStore
-from syncline.cluster import Actor, ActorDown, ChildSpec, Down, Exit, Ref, Refusal, Restart, start_child, stop_child
+from syncline.cluster import (
+    Actor,
+    ActorDown,
+    CallTimeout,
+    ChildSpec,
+    Down,
+    Exit,
+    Ref,
+    Refusal,
+    Restart,
+    start_child,
+    stop_child,
+)
 from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
 
 FLUSH_INTERVAL_S = 0.5
 SIZED_AT_ONCE = 1_000  # shapes
+FOLLOWED_TIMEOUT_S = 5.0  # everybody waits meanwhile; there will be another time
 FLUSH_TIMEOUT_S = 60.0  # a shape may have a long transaction to append first
 FLUSHED_AT_ONCE = 100
 FLUSH_THREADS = 4
@@ -342,10 +355,10 @@ class Shard(Actor):
         if live is None or live.store.shape.kind != "table" or self._asked(live) != asked:
             return False
         try:
-            if await live.ref.call(ReadFollowed(), FLUSH_TIMEOUT_S):
+            if await live.ref.call(ReadFollowed(), FOLLOWED_TIMEOUT_S):
                 return False
-        except ActorDown:
-            return False  # the shard is about to end, too
+        except (ActorDown, CallTimeout):
+            return False  # it is busy, or the shard is about to end, too
         del self._shapes[shape]  # its end is no loss
         await stop_child(self._consumers, _child_id(shape))
         self._unflushed.discard(shape)
