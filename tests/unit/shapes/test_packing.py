@@ -255,6 +255,18 @@ def test_a_row_that_leaves_one_shape_and_comes_to_another_in_a_final_stretch_los
     assert frame.prelude == (codec.relation_message(less),)
 
 
+def test_a_row_that_comes_anew_after_a_truncate_stays_though_it_is_not_of_every_shape_that_had_it() -> None:
+    for first, second in (("a", "b"), ("b", "a")):
+        merge = LogMerge((first, second), 50, 130, relations=(ITEMS,))
+        went = Delete(ITEMS.id, row(1))
+        merge.feed(first, Page((record(60, went, insert(1, "anew")),), more=False))
+        merge.feed(second, Page((record(60, went, Delete(ITEMS.id, row(2))),), more=False))
+        (frame,) = merge.frames()
+        _, *told, _ = codec.decode_ops(frame.body or b"")
+        assert insert(1, "anew") in told
+        assert [change for change in told if isinstance(change, Delete)] == [Delete(ITEMS.id, row(2))]
+
+
 def test_a_final_stretch_without_anything_is_no_transaction() -> None:
     merge = LogMerge(("items",), 50, 130)
     merge.make_final(120)

@@ -12,7 +12,7 @@ leave the device where it stands.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes, once
@@ -40,7 +40,7 @@ class _Leaving:
     """Rows that leave in a final stretch, unless a later operation of another shape tells of them."""
 
     def __init__(self, relations: Iterable[Relation]) -> None:
-        self._relations = {relation.id: relation for relation in relations}
+        self.relations = {relation.id: relation for relation in relations}
         self._gone: dict[tuple[int, Key], Gone] = {}
         self.told_of: list[bytes] = []  # relations of which it tells besides, as messages
 
@@ -50,7 +50,7 @@ class _Leaving:
         for change in codec.decode_changes(ops):
             assert isinstance(change, Insert | Update | Delete | Gone), "a shape has rows"
             row = change.old_row if isinstance(change, Delete) else change.row
-            relation = self._relations.get(change.relation_id)
+            relation = self.relations.get(change.relation_id)
             if relation is None:  # it takes columns of a row that stays
                 told.append(change)
                 continue
@@ -60,7 +60,7 @@ class _Leaving:
                 self._gone[id] = change
                 continue
             if gone is not None and not isinstance(change, Delete):
-                less = lost(self._relations[gone.relation_id], relation.names)
+                less = lost(self.relations[gone.relation_id], relation.names)
                 if less is not None:  # the row stays, with what it has come with since
                     told.append(forgotten(less, id[1]))
                     self.told_of.append(codec.relation_message(less))
@@ -70,6 +70,34 @@ class _Leaving:
     def rest(self) -> bytes:
         """What could not be told before the end."""
         return codec.encode_ops(self._gone.values())
+
+
+def _staying(parts: Sequence[bytes], relations: Mapping[int, Relation]) -> list[bytes]:
+    """``parts``, each of what one shape tells of a transaction, without saying that a row goes which any of them tells
+    of as it is in the end. A shape that a TRUNCATE has emptied knows no more of a row that came anew and is not its."""
+    every = [list(codec.decode_changes(part)) for part in parts]
+    stay: set[tuple[int, Key]] = set()
+    for changes in every:
+        last = {id: change for change in changes if (id := _row_id(change, relations)) is not None}
+        stay.update(id for id, change in last.items() if not isinstance(change, Delete | Gone))
+    return [
+        codec.encode_ops(
+            change
+            for change in changes
+            if not isinstance(change, Delete | Gone) or _row_id(change, relations) not in stay
+        )
+        for changes in every
+    ]
+
+
+def _row_id(change: Change, relations: Mapping[int, Relation]) -> tuple[int, Key] | None:
+    """None for what is not of a row that a shape has."""
+    if not isinstance(change, Insert | Update | Delete | Gone):
+        return None
+    relation = relations.get(change.relation_id)
+    if relation is None:
+        return None
+    return relation.table_id, relation.key_of(change.old_row if isinstance(change, Delete) else change.row)
 
 
 class LogMerge:
@@ -98,7 +126,6 @@ class LogMerge:
         self._migration: list[Record] = []
         relations = tuple(relations)
         self._leaving = _Leaving(relations) if relations else None
-        self._overlap = bool(relations)
         self._cursors = {shape: _Cursor(position=(after, END_OF_TRANSACTION)) for shape in sorted(shapes)}
         self._open: Record | None = None
         self._unfinished: set[str] = set()
@@ -153,17 +180,20 @@ class LogMerge:
         prelude: list[bytes] = []
         for shape in sorted(self._unfinished):
             records = self._cursors[shape].records
+            of_shape: list[bytes] = []
             while records and shape in self._unfinished:
                 record = records.popleft()
-                ops.append(record.ops)
+                of_shape.append(record.ops)
                 prelude.extend(record.prelude)
                 if record.last:
                     self._unfinished.discard(shape)
+            if of_shape:
+                ops.append(b"".join(of_shape))
         ends = not self._unfinished
         if not ops:
             return None
-        if starts and ends and self._overlap and len(ops) > 1:
-            ops = once(ops)
+        if starts and ends and self._leaving is not None and len(ops) > 1:
+            ops = once(_staying(ops, self._leaving.relations))
         if starts:
             ops.insert(0, begin_of(head.lsn, head.commit_ms, head.origin))
         if ends:
