@@ -40,7 +40,7 @@ class Scene:
 
     async def _route(self, shapes: Sequence[Shape]) -> Sequence[int]:
         self.routed.append([shape.hash for shape in shapes])
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # others ask meanwhile
         return ()
 
     def shape(self, where: str) -> Shape:
@@ -151,7 +151,7 @@ async def test_those_that_go_away_hold_up_nobody(scene: Scene, monkeypatch: pyte
     leaving = [asyncio.create_task(leave("this.project = 1")) for _ in range(2)]
     cancelled = asyncio.create_task(scene.load("this.project IN (0, 1)"))
     staying = asyncio.create_task(scene.load("this.project = 2"))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # all of them have asked
     cancelled.cancel()
     assert await staying == await scene.expected("this.project = 2")
     await asyncio.gather(*leaving)

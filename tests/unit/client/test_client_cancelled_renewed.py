@@ -18,9 +18,9 @@ async def test_it_is_given_up_under_the_id_it_is_asked_for(tmp_path: Path) -> No
         subscription = await replica.subscribe(ShapeSpec("items"))
         async with store.turn():
             renewing = asyncio.create_task(replica.renew_requests())
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it waits for its turn
             cancelling = asyncio.create_task(replica.cancel([subscription]))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it waits behind that
         await renewing
         renewed = replica.subscriptions[subscription.position]
         assert renewed.subscription_id != subscription.subscription_id

@@ -489,7 +489,7 @@ async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: Ed
 async def test_a_device_that_sends_again_and_again_and_acknowledges_nothing_is_sent_away(
     scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncline.actors.devices.outbound.ECHO_BYTES_MAX", 500)
+    monkeypatch.setattr("syncline.actors.devices.echoes.ECHO_BYTES_MAX", 500)
     device = await OneDevice.streaming(scene)
     scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), (b"1", b"x" * 500, b"3"), ())]
     for number in range(1, 4):

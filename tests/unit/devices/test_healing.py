@@ -453,7 +453,7 @@ def test_rows_from_before_their_place_are_read_again_after_a_rest_and_frames_go_
 
 
 def test_what_is_to_be_healed_and_never_acknowledged_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.actors.devices.outbound.ECHO_BYTES_MAX", 2_000)
+    monkeypatch.setattr("syncline.actors.devices.echoes.ECHO_BYTES_MAX", 2_000)
     stream = Stream()
     within: Sequence[bool] = [stream.heal(ms, 1) for ms in range(1, 12)]
     assert within[0]

@@ -73,9 +73,9 @@ def test_what_nobody_reads_any_more_is_let_go() -> None:
         ref = await spawn(Probe(shape))
         for _ in range(4):  # as long as somebody reads
             await read_through(shared, ref)
-            await asyncio.sleep(images.KEPT_S * 0.6)
+            await asyncio.sleep(images.KEPT_S * 0.6)  # virtual time: nobody waits
         assert len(shape.asked) == 3
-        await asyncio.sleep(images.KEPT_S * 3)
+        await asyncio.sleep(images.KEPT_S * 3)  # virtual time
         await read_through(shared, ref)
         assert len(shape.asked) == 6
 

@@ -15,10 +15,7 @@ From there it can move in three ways, and this module decides which:
 A device from whose position nothing is known here begins with a **repair** (see ``repairing``): a delivery of what
 differs from the rows it has.
 
-Own transactions come back as echoes. Usually the frame itself is the echo; one of which no row is in the device's
-shapes has no frame, so it is noted by its LSN (``note_echo``) and an empty transaction is sent at its place. One that
-was rejected, or applied before the device's position, or whose rows may be in none of the device's shapes
-(``echoing``), comes back with its rows as they are (``heal``; see ``healing``).
+Own transactions come back as echoes, by their frames or in their places (see ``echoes``).
 
 The window: at most ``window.size`` transactions may be unacknowledged; then the stream rests until an ack comes.
 
@@ -28,44 +25,35 @@ anything has changed". ``Send`` is resumed once the socket has room, so a slow d
 
 from __future__ import annotations
 
-import bisect
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
-from syncline.actors.devices.echoing import Echoing
-from syncline.actors.devices.healing import Healing
-from syncline.actors.devices.overlaps import columns_of, overlap
+from syncline.actors.devices.echoes import Echoes, More
+from syncline.actors.devices.held import HeldShapes
+from syncline.actors.devices.overlaps import overlap
 from syncline.actors.devices.repairing import repairing
 from syncline.actors.devices.steps import (
-    ECHO_BYTES,
-    ECHO_BYTES_MAX,
     Delivered,
     Delivery,
     Echo,
     Follow,
-    Forget,
     Heal,
     OpenLog,
     ReadMore,
     Repair,
     Send,
     Shapes,
-    StartOver,
-    Step,
     Steps,
     Subscriptions,
     Wait,
-    WrittenKeys,
 )
-from syncline.actors.devices.unechoed import Unechoed
 from syncline.actors.shapes.frames import Frame, begun_by, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation, RowChange
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
@@ -106,12 +94,10 @@ class Outbound:
         self.generation = generation
         self._extensions = extensions
         self._repair = repair
-        self._schema = schema
-        self._echoing = Echoing(selects)
-        self._had: dict[int, Relation] = {}  # by id: as which it has had rows on this connection
-        self._hold(subscriptions)
+        self._held = HeldShapes(schema, subscriptions)
+        self._echoes = Echoes(selects, self._held)
         if repair is not None:  # the rows are there, such as they are
-            self._echoing.holds(self._shapes_of(repair.subscriptions))
+            self._echoes.holds(self._held.shapes_of(repair.subscriptions))
         self._migrations = migrations
         self._relations = relations
         self._released = 0
@@ -121,9 +107,6 @@ class Outbound:
         self._resting = False  # the steps have nothing to do until something changes
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
-        self._echoes: list[Echo] = []
-        self._healing = Healing()
-        self._unechoed = Unechoed()
         self._synthetic_id = 0
         self._is_echo = False  # the transaction of the device itself that is being sent, by its frame
 
@@ -134,33 +117,30 @@ class Outbound:
         self._deliveries.append(delivery)
 
     @property
+    def shapes(self) -> Shapes:
+        """What the device holds."""
+        return self._held.shapes
+
+    @property
     def target_shapes(self) -> Shapes:
         """What the device will hold when every delivery asked so far is made."""
-        return [self._shapes_of(self._subscribed), *self._following()][-1]
+        return [self._held.shapes_of(self._subscribed), *self._following()][-1]
 
     @property
     def _subscribed(self) -> Subscriptions:
         """What it has, or will have after its repair."""
-        return self._subscriptions if self._repair is None else self._repair.subscriptions
+        return self._held.subscriptions if self._repair is None else self._repair.subscriptions
 
     def _following(self) -> Iterator[Shapes]:
         """What it holds after each of them."""
         subscriptions = self._subscribed
         for delivery in self._deliveries:
             subscriptions = delivery.after(subscriptions)
-            yield self._shapes_of(subscriptions)
+            yield self._held.shapes_of(subscriptions)
 
     def _hold(self, subscriptions: Subscriptions) -> None:
-        self._subscriptions = subscriptions
-        self.shapes = self._shapes_of(subscriptions)
-        self._had.update((relation.id, relation) for relations in self.shapes.values() for relation in relations)
-        self._echoing.holds(self.shapes)
-
-    def _shapes_of(self, subscriptions: Subscriptions) -> dict[str, tuple[Relation, ...]]:
-        shapes: dict[str, tuple[Relation, ...]] = {self._schema: ()}
-        for needed in subscriptions.values():
-            shapes.update(needed)
-        return shapes
+        self._held.hold(subscriptions)
+        self._echoes.holds(self._held.shapes)
 
     def cancel(self, subscription_id: str) -> bool:
         """Forget a subscription whose delivery has not begun; False when it has begun or is done."""
@@ -192,63 +172,34 @@ class Outbound:
 
         False: too many wait for the device's acks. It has to come back: what was echoed by then it sends no more.
         """
-        bisect.insort(self._echoes, echo, key=lambda other: other.lsn)
-        return self._echo_bytes <= ECHO_BYTES_MAX
+        return self._echoes.note(echo)
 
     def wrote(self, write: WriteReceived, tables: frozenset[int]) -> None:
         """The device has sent a transaction, of rows of ``tables`` (relation ids). What becomes of it ``applied`` or
         ``heal`` will tell."""
-        self._unechoed.wrote(write)
-        self._echoing.wrote(write.commit_ms, tables)
+        self._echoes.wrote(write, tables)
 
     def applied(self, commit_ms: int, lsn: int) -> bool:
         """A transaction of the device itself is in Postgres, which had not known it, below ``lsn``: whether the stream
         brings it back. Else it comes back by ``heal``."""
-        comes_back = self._echoing.applied(commit_ms, lsn, self._following())
-        if comes_back:
-            self._unechoed.applied(commit_ms)
-        return comes_back
+        return self._echoes.applied(commit_ms, lsn, self._following())
 
     def expect(self, relation_ids: Collection[int]) -> None:
         """The device has subscribed to rows of these tables, whose delivery cannot be made yet."""
-        self._healing.expect(relation_ids)
+        self._echoes.healing.expect(relation_ids)
 
     def heal(self, heal: Heal) -> bool:
         """A transaction of this device comes back by itself, with its rows, if nothing has brought it back on this
         stream. False: as ``note_echo`` says."""
-        if heal.commit_ms in self._echoing:
-            self._unechoed.heal(heal)
-            self._healing.add(heal)
-        return self._echo_bytes <= ECHO_BYTES_MAX
+        return self._echoes.heal(heal)
 
     def heal_again(self) -> None:
         """The rows that were read too early may be read again."""
-        self._healing.rested()
-
-    @property
-    def _echo_bytes(self) -> int:
-        # Not the rows: they are those of one reading.
-        return ECHO_BYTES * len(self._echoes) + self._healing.waiting_bytes
-
-    @property
-    def _held(self) -> dict[int, Relation]:
-        """Of each table that the device is subscribed to a relation that it knows."""
-        return {relation.table_id: relation for relations in self.shapes.values() for relation in relations}
+        self._echoes.healing.rested()
 
     def columns_held(self, table_id: int) -> Collection[str] | None:
-        """The columns that the device has, or will have soon, of a table of which it has rows, if these are not all.
-        Those count too that it has had on this connection: what it wrote then may still be on its way."""
-        every = (relation for relations in self.target_shapes.values() for relation in relations)
-        of_table = [relation for relation in (*self._had.values(), *every) if relation.table_id == table_id]
-        if not of_table or any(relation is relation.whole for relation in of_table):
-            return None
-        return columns_of(of_table)
-
-    @property
-    def _projections(self) -> dict[int, Relation]:
-        """By id, the relations of the device that have some columns of their table only."""
-        every = (relation for relations in self.shapes.values() for relation in relations)
-        return {relation.id: relation for relation in every if relation is not relation.whole}
+        """The columns that the device has, or will have soon, of a table; see ``HeldShapes``."""
+        return self._held.columns(table_id, self.target_shapes)
 
     @property
     def awaited_lsn(self) -> int | None:
@@ -257,14 +208,15 @@ class Outbound:
             return self.position
         if self._delivering is not None and self._released < self._due_before(self._delivering):
             return self._due_before(self._delivering)
-        return self._echoes[0].lsn if self._echoes and self._echoes[0].lsn > self._released else None
+        lsn = self._echoes.next_lsn
+        return lsn if lsn is not None and lsn > self._released else None
 
     # --- what to do ---------------------------------------------------------------------------------------------------
 
     def steps(self) -> Steps:
         """Endless; see the module's head. Whoever cannot carry out a step closes the connection: the device resumes."""
-        held = {relation.id: relation for relations in self.shapes.values() for relation in relations}.values()
-        yield Send(tuple(codec.relation_message(relation) for relation in (*self._relations, *held)))
+        known = (*self._relations, *self._held.relations.values())
+        yield Send(tuple(map(codec.relation_message, known)))
         for commit_ms, changes in self._migrations:
             yield from self._send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
         if self._repair is None:
@@ -278,14 +230,14 @@ class Outbound:
                 yield from self._make_delivery(self._delivering)
                 self._deliveries.popleft()
                 self._delivering = None
-            elif self._healing.due:
-                for echo in (yield from self._healing.read(self.position, self._held)):
+            elif self._echoes.healing.due:
+                for echo in (yield from self._echoes.healing.read(self.position, self._held.tables)):
                     self.note_echo(echo)
             elif self._gap:
                 yield from self._read_log(self._released_from_log())
             elif self._live:
                 yield from self._send_run(self._live)
-            elif self._echo_due(self._released):
+            elif self._echoes.due(self._released):
                 upto = self._released  # more may be released, and queued, while these are sent
                 yield from self._send_echoes(upto)
                 self.position = max(self.position, upto)
@@ -299,17 +251,17 @@ class Outbound:
         when a change comes, and there are thousands of them: each is spared the way through its steps. Empty: the steps
         have to see to it.
         """
-        if not self._resting or self._gap or self._deliveries or self._healing.due or not self._live:
+        if not self._resting or self._gap or self._deliveries or self._echoes.healing.due or not self._live:
             return ()
         frame = self._live[0]
-        if not frame.starts or not self.window.open or self._echo_due(frame.lsn - 1):
+        if not frame.starts or not self.window.open or self._echoes.due(frame.lsn - 1):
             return ()
         return self._message(self._take(self._live), self._live)
 
     @property
     def due(self) -> bool:
         """Whether there is something for the steps to do that a release has brought."""
-        return bool(self._live) or self._gap or self._echo_due(self._released)
+        return bool(self._live) or self._gap or self._echoes.due(self._released)
 
     def _follow(self, shapes: Shapes) -> Steps:
         self.generation += 1
@@ -349,7 +301,7 @@ class Outbound:
         frame = self._take(run)
         if frame.starts:
             # While the window is shut, echoes may turn up that belong before this frame.
-            while self._echo_due(_before(frame)) or not self.window.open:
+            while self._echoes.due(_before(frame)) or not self.window.open:
                 yield from self._send_echoes(_before(frame))
                 yield from self._await_window()
         yield Send(self._message(frame, run))
@@ -372,7 +324,7 @@ class Outbound:
     def _may_join(self, frame: Frame) -> bool:
         if frame.prelude:
             return False
-        return not frame.starts or (self.window.open and not self._echo_due(_before(frame)))
+        return not frame.starts or (self.window.open and not self._echoes.due(_before(frame)))
 
     def _count(self, frame: Frame) -> bytes:
         body = frame.body or b""
@@ -380,39 +332,14 @@ class Outbound:
             id = frame.lsn if frame.transaction_id is None else frame.transaction_id
             self.window.sent(id, frame.lsn)
             if frame.origin == self.client_id:
-                self._is_echo = self._echoing.passes(frame.commit_ms)
+                self._is_echo = self._echoes.passes(frame.commit_ms)
                 body = body if self._is_echo else begun_by(frame, POSTGRES_ORIGIN)
-        if self._healing.watching:
-            self._healing.passed(body, self._projections)
+        if self._echoes.healing.watching:
+            self._echoes.healing.passed(body, self._held.projections)
         if frame.ends:
             self.position = frame.lsn
-            if frame.since is not None:
-                self._postpone_echoes(frame.lsn)
-            if frame.origin == self.client_id:
-                if self._is_echo:
-                    self._came_back(frame.commit_ms)
-                self._drop_echo(Echo(frame.lsn, frame.commit_ms))
+            self._echoes.passed(frame, is_own=frame.origin == self.client_id, is_echo=self._is_echo)
         return body
-
-    def _came_back(self, commit_ms: int) -> None:
-        self._unechoed.came_back(commit_ms)
-        self._echoing.came_back(commit_ms)
-
-    def _postpone_echoes(self, lsn: int) -> None:
-        """Echoes whose place lies within what one frame stood for come behind it: what they bring must not be older."""
-        for place, echo in enumerate(self._echoes):
-            if echo.lsn >= lsn:
-                break
-            self._echoes[place] = replace(echo, lsn=lsn)
-
-    def _drop_echo(self, itself: Echo) -> None:
-        """Of the frame at its place. It lies in front: a device with a backlog has thousands behind it."""
-        place = 0
-        while place < len(self._echoes) and self._echoes[place].lsn <= itself.lsn:
-            if self._echoes[place] == itself:
-                self._echoes.pop(place)
-            else:
-                place += 1
 
     def _await_window(self) -> Steps:
         while not self.window.open:
@@ -422,60 +349,18 @@ class Outbound:
         self._live.clear()
         self._live_bytes = 0
 
-    # --- echoes and other transactions of our own making --------------------------------------------------------------
-
-    def _echo_due(self, upto: int) -> bool:
-        return bool(self._echoes) and self._echoes[0].lsn <= upto
+    # --- transactions that are not in the stream ----------------------------------------------------------------------
 
     def _send_echoes(self, upto: int) -> Steps:
-        while self._echo_due(upto):
-            yield from self._await_window()
-            echo = self._echoes.pop(0)
-            if echo.heal is None and not echo.healed and not self._echoing.passes(echo.commit_ms):
-                continue
-            if echo.heal is not None:
-                come = self._healing.come(echo, echo.heal)
-                if come is None:
-                    continue
-                echo = come
-            starts_over = echo.heal is not None and echo.heal.starts_over
-            if starts_over:
-                # First: the echo takes from the device what would have it come back for more.
-                yield Forget()
-            # Their tables may be some that the device was never told of.
-            relations = {healed.relation.id: healed.relation for healed in echo.healed}
-            if echo.rest and echo.heal is not None:
-                relations.update(echo.heal.relations)
-            for table_id in self._held.keys() & relations.keys():
-                del relations[table_id]
-            if relations:
-                yield Send(tuple(codec.relation_message(relation) for relation in relations.values()))
-            self._came_back(echo.commit_ms)
-            if echo.healed or echo.rest:
-                yield from self._count_unechoed()
-            changes = yield from self._changes(echo)
-            yield from self._send_synthetic(echo.commit_ms, self.client_id, changes, echo)
-            if starts_over:
-                yield StartOver()
+        def send(commit_ms: int, changes: tuple[Change, ...], more: More) -> Steps:
+            yield from self._send_synthetic(commit_ms, self.client_id, changes, more)
 
-    def _changes(self, echo: Echo) -> Generator[Step, object, tuple[RowChange, ...]]:
-        held = self._held
-        holders = yield from self._healing.holders(echo, held, self.shapes)
-        less = {relation.id: relation for row in echo.healed if (relation := row.without(holders)) is not None}
-        if less:
-            yield Send(tuple(map(codec.relation_message, less.values())))
-        return echo.changes(held, self._unechoed, holders)
-
-    def _count_unechoed(self) -> Steps:
-        while (write := self._unechoed.uncounted()) is not None:
-            keys = yield WrittenKeys(write)
-            assert isinstance(keys, set)
-            self._unechoed.count(write.commit_ms, keys)
+        yield from self._echoes.sending(upto, self._await_window, send)
 
     def _send_synthetic(
-        self, commit_ms: int, origin: str, changes: tuple[Change, ...], echo: Echo | None = None
+        self, commit_ms: int, origin: str, changes: tuple[Change, ...], more: More | None = None
     ) -> Steps:
-        """One transaction; ``echo``: what is left of it is read once ``changes`` have gone."""
+        """One transaction of ``changes`` and, when these have gone, of ``more``."""
         yield from self._await_window()
         self._synthetic_id = self._synthetic_id % SYNTHETIC_ID_MAX + 1
         self.window.sent(self._synthetic_id, self.position)
@@ -483,17 +368,15 @@ class Outbound:
         is_migration = any(isinstance(change, Migrate) for change in changes)
         bodies = [codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration)]
         size = 0
-        while True:
-            for change in changes:
+        following: tuple[Change, ...] | None = changes
+        while following is not None:
+            for change in following:
                 bodies.append(codec.encode_ops((change,)))
                 size += len(bodies[-1])
                 if size >= MESSAGE_BYTES:
                     yield Send((codec.oplog_message(*bodies),))
                     bodies, size = [], 0
-            if echo is None or echo.heal is None or not echo.rest:
-                break
-            echo = yield from self._healing.read_rest(echo, echo.heal, self._held)
-            changes = yield from self._changes(echo)
+            following = None if more is None else (yield from more())
         yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
@@ -501,7 +384,7 @@ class Outbound:
     def _make_repair(self, repair: Repair) -> Steps:
         """Nothing but migrations comes before it: an echo would have the device forget what it has written, and might
         change rows that the device has digested as they are."""
-        shapes = self._shapes_of(repair.subscriptions)
+        shapes = self._held.shapes_of(repair.subscriptions)
         yield from self._follow(shapes)
         while self._released < self.position:
             yield Wait()
@@ -512,8 +395,8 @@ class Outbound:
         self.position, self._repair = at, None
 
     def _make_delivery(self, delivery: Delivery) -> Steps:
-        subscriptions = delivery.after(self._subscriptions)
-        shapes = self._shapes_of(subscriptions)
+        subscriptions = delivery.after(self._held.subscriptions)
+        shapes = self._held.shapes_of(subscriptions)
         if delivery.requests:
             yield from self._follow(shapes)
         while self._released < self._due_before(delivery):
@@ -528,7 +411,7 @@ class Outbound:
             yield from narrowing(gone, shapes, at, partial(self._send_synthetic, 0, POSTGRES_ORIGIN))
             yield from leaving(delivery, gone, shapes, at)
         self._hold(subscriptions)
-        self._healing.delivered()
+        self._echoes.healing.delivered()
         yield Delivered(delivery, at)
         if not delivery.requests:
             yield from self._follow(shapes)
@@ -537,7 +420,7 @@ class Outbound:
     def _due_before(self, delivery: Delivery) -> int:
         """How far the stream has to come before ``delivery`` is made. A device may stand beyond what a service that was
         just restarted has read again: there is no image of that."""
-        return self.position if delivery.requests else max(self.position, self._echoing.upto - 1)
+        return self.position if delivery.requests else max(self.position, self._echoes.upto - 1)
 
 
 def _before(frame: Frame) -> int:
