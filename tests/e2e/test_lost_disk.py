@@ -75,6 +75,20 @@ async def counted(path: Path, url: str, counts: Counter[str]) -> AsyncIterator[D
         yield db
 
 
+@asynccontextmanager
+async def connected(
+    database: str, folder: Path, sql: str, electrified: tuple[str, ...]
+) -> AsyncIterator[tuple[ServiceProcess, asyncpg.Connection, Database, Counter[str]]]:
+    """A service and a device that is connected, and what is counted on its line."""
+    counts: Counter[str] = Counter()
+    async with (
+        serving(database, folder, sql=sql, electrified=electrified) as (service, postgres),
+        counted(folder / "device.db", service.url, counts) as db,
+    ):
+        await db.connect(insecure_token("ann"))
+        yield service, postgres, db, counts
+
+
 async def lose_disk(service: ServiceProcess, postgres: asyncpg.Connection, meanwhile: str = "SELECT 1") -> None:
     await service.kill()
     shutil.rmtree(service.data_dir)
@@ -101,12 +115,7 @@ async def current(postgres: asyncpg.Connection, db: Database, table: str = "item
 
 @pytest.mark.each_runtime
 async def test_what_differs_comes_and_nothing_else(database: str, tmp_path: Path) -> None:
-    counts: Counter[str] = Counter()
-    async with (
-        serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
-        counted(tmp_path / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
+    async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
         shape = await db.sync("items")
         await shape.synced()
         await postgres.execute("UPDATE items SET title = 'streamed' WHERE id % 1000 = 0")
@@ -140,12 +149,7 @@ async def _is(one: object, other: object) -> bool:
 
 
 async def test_where_nothing_differs_no_row_comes(database: str, tmp_path: Path) -> None:
-    counts: Counter[str] = Counter()
-    async with (
-        serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
-        counted(tmp_path / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
+    async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
         await (await db.sync("items")).synced()
         for times in (1, 2):
             counts["rows"] = 0
@@ -157,12 +161,7 @@ async def test_where_nothing_differs_no_row_comes(database: str, tmp_path: Path)
 
 
 async def test_what_was_written_offline_is_kept_and_merged(database: str, tmp_path: Path) -> None:
-    counts: Counter[str] = Counter()
-    async with (
-        serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
-        counted(tmp_path / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
+    async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
         await (await db.sync("items")).synced()
         await db.disconnect()
         await db.execute("UPDATE items SET title = 'mine' WHERE id IN (1, 17)")
@@ -183,13 +182,8 @@ async def test_what_was_written_offline_is_kept_and_merged(database: str, tmp_pa
 
 @pytest.mark.parametrize("overlapping", [False, True])
 async def test_parts_of_tables_and_trees_are_repaired(overlapping: bool, database: str, tmp_path: Path) -> None:
-    counts: Counter[str] = Counter()
     clause = "this.rank > 3"
-    async with (
-        serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres),
-        counted(tmp_path / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
+    async with connected(database, tmp_path, SQL, TABLES) as (service, postgres, db, counts):
         await (await db.sync("projects", ANNS, include=INCLUDE)).synced()
         part = TREE
         if overlapping:
@@ -286,12 +280,7 @@ def _position(path: Path) -> bytes:
 async def test_what_was_unsubscribed_meanwhile_leaves_and_what_was_asked_for_comes(
     database: str, tmp_path: Path
 ) -> None:
-    counts: Counter[str] = Counter()
-    async with (
-        serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres),
-        counted(tmp_path / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
+    async with connected(database, tmp_path, SQL, TABLES) as (service, postgres, db, counts):
         leaving = await db.sync("comments")
         await leaving.synced()
         await (await db.sync("users")).synced()
@@ -320,12 +309,7 @@ async def test_a_device_of_the_old_line_is_told_to_start_over(database: str, tmp
 
 
 async def test_a_device_whose_shape_names_columns_starts_over(database: str, tmp_path: Path) -> None:
-    counts: Counter[str] = Counter()
-    async with (
-        serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres),
-        counted(tmp_path / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
+    async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
         await (await db.sync("items", columns=["title"])).synced()
         await lose_disk(service, postgres, CHANGES)
         await eventually(lambda: current(postgres, db))

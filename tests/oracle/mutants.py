@@ -18,7 +18,7 @@ from tests.sim.mutants import MUTANTS as of_the_simulator
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.holders import any_holds
-from syncline.actors.devices.overlaps import columns_of, fewer_columns
+from syncline.actors.devices.overlaps import fewer_columns
 from syncline.actors.devices.planning import _select
 from syncline.actors.postgres import subtree
 from syncline.actors.postgres.catalog import Catalog
@@ -31,7 +31,7 @@ from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
-from syncline.actors.shapes.projection import Projection, lost, wire_relations
+from syncline.actors.shapes.projection import Projection, columns_of, lost, wire_relations
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.client.row_sql import put_sql
 from syncline.proto.values import Gone, Update

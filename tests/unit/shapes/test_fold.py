@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,34 @@ class Machine:
             state = path.stat()
             os.truncate(path, min(state.st_size, self._synced.get(state.st_ino, 0)))
 
+    async def deaths(
+        self,
+        folder: Path,
+        prepared: Callable[[Path], Awaitable[ShapeStore]],
+        work: Callable[[ShapeStore], Awaitable[object]],
+        *,
+        power_lost: bool,
+    ) -> AsyncIterator[tuple[int, ShapeStore]]:
+        """For each step of ``work`` on a store of its own: its number, and what is there when the writer, and maybe the
+        machine, has died before it."""
+        for dies_at in count(1):
+            directory = folder / str(dies_at)
+            store = await prepared(directory)
+            self.steps, self.dies_at = 0, dies_at
+            try:
+                await work(store)
+                return
+            except Crashed:
+                pass
+            finally:
+                self.dies_at = None
+                store.close()
+            if power_lost:
+                self.lose_power(directory)
+            loaded = ShapeStore.load(directory)
+            assert loaded is not None
+            yield dies_at, loaded
+
 
 def record(lsn: int, *changes: Change) -> Record:
     return Record(lsn, lsn, "postgres_1", 0, True, len(changes), codec.encode_ops(changes))
@@ -175,6 +204,10 @@ def grown(directory: Path) -> ShapeStore:
     store.finish_image(READY)
     store.append([record(110, insert(10), Delete(ITEMS.id, row(1))), record(120, insert(11))])
     return store
+
+
+async def folded(store: ShapeStore) -> None:
+    await Rows(store, {ITEMS.id: ITEMS}).fold()
 
 
 async def rows_at(store: ShapeStore, lsn: int) -> set[int]:
@@ -194,38 +227,26 @@ EXPECTED = {
 async def test_a_crash_between_any_two_steps_of_a_fold_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier_folds: int, power_lost: bool
 ) -> None:
-    machine = Machine(monkeypatch)
-    dies_at = 1
-    while True:
-        directory = tmp_path / str(dies_at)
+    async def prepared(directory: Path) -> ShapeStore:
         store = grown(directory)
         for _ in range(earlier_folds):
-            await Rows(store, {ITEMS.id: ITEMS}).fold()
+            await folded(store)
             store.append([record(store.appended_lsn + 1, insert(11))])
         store.append([record(130, insert(12), Delete(ITEMS.id, row(2)))])
         store.flush()
-        machine.steps, machine.dies_at = 0, dies_at
-        try:
-            await Rows(store, {ITEMS.id: ITEMS}).fold()
-            break
-        except Crashed:
-            pass
-        finally:
-            machine.dies_at = None
-            store.close()
-        if power_lost:
-            machine.lose_power(directory)
-        loaded = ShapeStore.load(directory)
-        assert loaded is not None
+        return store
+
+    dies_at = 0
+    machine = Machine(monkeypatch)
+    async for dies_at, loaded in machine.deaths(tmp_path, prepared, folded, power_lost=power_lost):
         for lsn, ids in EXPECTED.items():
             assert await rows_at(loaded, lsn) == ids, f"at {lsn}, dead before step {dies_at}"
         if loaded.image_at(130).lsn < 130:
-            await Rows(loaded, {ITEMS.id: ITEMS}).fold()
+            await folded(loaded)
         assert loaded.image_at(130).lsn == 130
         for lsn, ids in EXPECTED.items():
             assert await rows_at(loaded, lsn) == ids
         kept = {"image", *(loaded.image_at(lsn).path.name for lsn in range(100, 131))}
-        assert {path.name for path in directory.glob("image*")} == kept
+        assert {path.name for path in loaded.directory.glob("image*")} == kept
         loaded.close()
-        dies_at += 1
-    assert dies_at > 7, "there are steps to die between"
+    assert dies_at >= 7, "there are steps to die between"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, insert, piece, row
 from tests.unit.shapes.test_consumer import ids_of, image_chunk
-from tests.unit.shapes.test_fold import Crashed, Folding, Machine, record, until
+from tests.unit.shapes.test_fold import Folding, Machine, record, until
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.shapes import readers
@@ -285,29 +285,18 @@ FINAL = [Delete(ITEMS.id, row(2)), update(4, "b"), insert(5)]
 async def test_a_crash_between_any_two_steps_of_packing_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: int, power_lost: bool
 ) -> None:
-    machine = Machine(monkeypatch)
-    dies_at = 1
-    while True:
-        directory = tmp_path / str(dies_at)
+    async def prepared(directory: Path) -> ShapeStore:
         store = new_store(directory)
         store.append([record(110, insert(4), Delete(ITEMS.id, row(2)))])
         for _ in range(earlier):
             await packed(store)
         store.append([record(120, update(4, "b", "")), record(130, insert(5))])
         store.flush()
-        machine.steps, machine.dies_at = 0, dies_at
-        try:
-            await packed(store)
-            break
-        except Crashed:
-            pass
-        finally:
-            machine.dies_at = None
-            store.close()
-        if power_lost:
-            machine.lose_power(directory)
-        loaded = ShapeStore.load(directory)
-        assert loaded is not None
+        return store
+
+    dies_at = 0
+    machine = Machine(monkeypatch)
+    async for dies_at, loaded in machine.deaths(tmp_path, prepared, packed, power_lost=power_lost):
         if loaded.final_lsn < 130:
             loaded.append([record(135, Delete(ITEMS.id, row(9)))])
             await packed(loaded)
@@ -320,15 +309,14 @@ async def test_a_crash_between_any_two_steps_of_packing_loses_nothing(
         assert rows == {1, 3, 4, 5}
         loaded.append([record(140, insert(6))])
         loaded.close()
-        again = ShapeStore.load(directory)
+        again = ShapeStore.load(loaded.directory)
         assert again is not None
         assert await read(again) == [*expected, insert(6)]
-        beginnings = {path.name for path in directory.glob("packed-*")}
+        beginnings = {path.name for path in loaded.directory.glob("packed-*")}
         assert beginnings == {f"packed-{again._log.packed.number}-000000"}
-        assert len(list(directory.glob("log-*"))) == 1
+        assert len(list(loaded.directory.glob("log-*"))) == 1
         again.close()
-        dies_at += 1
-    assert dies_at > 12, "there are steps to die between"
+    assert dies_at >= 12, "there are steps to die between"
 
 
 def test_a_stretch_that_nobody_can_tell_of_is_given_as_one_transaction_also_after_a_restart(tmp_path: Path) -> None:

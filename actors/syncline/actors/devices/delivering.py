@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
-from syncline.actors.devices.overlaps import columns_of, fewer_columns, holding, sharing
+from syncline.actors.devices.overlaps import fewer_columns, holding, sharing
 from syncline.actors.devices.steps import CountRows, Delivery, ReadImage, Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
-from syncline.actors.shapes.projection import forgotten, lost
+from syncline.actors.shapes.projection import columns_of, forgotten, lost
 from syncline.proto import codec
 from syncline.proto.values import Change, Gone, Insert, Relation
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from syncline.actors.devices.overlaps import columns_of
 from syncline.actors.devices.steps import Shapes, Subscriptions
+from syncline.actors.shapes.projection import columns_of
 from syncline.proto.values import Relation
 
 
 class HeldShapes:
-    """``schema``: the hash of the schema shape, which every device holds besides those of its ``subscriptions``."""
+    """``schema``: the hash of the schema shape, which every device holds besides those of its ``subscriptions``.
+
+    ``relations``: by id, those by which it has rows; ``projections``: of these, such as have some columns of their
+    table only. ``tables``: of each table that the device is subscribed to a relation that it knows.
+    """
 
     def __init__(self, schema: str, subscriptions: Subscriptions) -> None:
         self._schema = schema
@@ -21,6 +25,9 @@ class HeldShapes:
         """These, and no others, from now on."""
         self.subscriptions = subscriptions
         self.shapes = self.shapes_of(subscriptions)
+        self.relations = {relation.id: relation for relations in self.shapes.values() for relation in relations}
+        self.projections = {id: relation for id, relation in self.relations.items() if relation is not relation.whole}
+        self.tables = {relation.table_id: relation for relation in self.relations.values()}
         self._had.update(self.relations)
 
     def shapes_of(self, subscriptions: Subscriptions) -> dict[str, tuple[Relation, ...]]:
@@ -29,21 +36,6 @@ class HeldShapes:
         for needed in subscriptions.values():
             shapes.update(needed)
         return shapes
-
-    @property
-    def relations(self) -> dict[int, Relation]:
-        """By id, those by which it has rows."""
-        return {relation.id: relation for relations in self.shapes.values() for relation in relations}
-
-    @property
-    def tables(self) -> dict[int, Relation]:
-        """Of each table that the device is subscribed to a relation that it knows."""
-        return {relation.table_id: relation for relation in self.relations.values()}
-
-    @property
-    def projections(self) -> dict[int, Relation]:
-        """By id, the relations that have some columns of their table only."""
-        return {id: relation for id, relation in self.relations.items() if relation is not relation.whole}
 
     def columns(self, table_id: int, following: Shapes) -> Collection[str] | None:
         """The columns that the device has, or will have with the shapes that are ``following``, of a table of which it

@@ -5,12 +5,12 @@ A device has of a row the columns of all its shapes that hold it. So a row may s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
 from syncline.actors.devices.steps import AnyHolds, HeldRow, Shapes, Step
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.projection import forgotten, lost
+from syncline.actors.shapes.projection import columns_of, forgotten, lost
 from syncline.proto import codec
 from syncline.proto.values import Change, Gone, Insert, Key, Relation
 
@@ -63,11 +63,6 @@ def _layers(shapes: Shapes) -> list[dict[str, tuple[Relation, ...]]]:
                 layers.append({})
             layers[number][shape] = tuple(relations)
     return layers
-
-
-def columns_of(relations: Sequence[Relation]) -> Collection[str]:
-    """Those which any of ``relations`` has."""
-    return {name for relation in relations for name in relation.names}
 
 
 def keeping(

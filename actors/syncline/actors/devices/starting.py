@@ -46,8 +46,9 @@ class StartRefused(Exception):
 
 
 class Places:
-    """Where the shapes of one device live. A shape's actor and its shard end together, and devices with them, so what
-    was found once stays true for as long as anybody asks. ``asked``: what all devices of a host ask."""
+    """Where the shapes of one device live. A shape's actor ends with its shard, and devices with them, or is removed
+    when nobody needs it: so what was found once stays true for as long as a device has it. ``asked``: what all devices
+    of a host ask."""
 
     def __init__(self, shards: Shards, asked: SharedAnswers[ShapePlace]) -> None:
         self._shards = shards

@@ -9,7 +9,7 @@ from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from syncline.actors.shapes.projection import forgotten, lost
+from syncline.actors.shapes.projection import columns_of, forgotten, lost
 from syncline.proto.digest import Holdings
 from syncline.proto.events import WriteReceived
 from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
@@ -81,7 +81,7 @@ class Healed:
         relations = holders.get((self.relation.id, self.key), ())
         if self.row is None or not relations or any(relation is relation.whole for relation in relations):
             return None
-        return lost(self.relation, {name for relation in relations for name in relation.names})
+        return lost(self.relation, columns_of(relations))
 
 
 # What an echo and a key's cell cost beside the values themselves.

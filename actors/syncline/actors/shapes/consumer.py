@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -280,13 +280,9 @@ class Consumer(Actor):
     async def _tell(self, arrived: Sequence[Record]) -> None:
         """Those who follow, of what was appended; and a long log is folded."""
         if arrived:
-            await tell(self._edges, Arrived(self._hash, tuple(self._leaving(arrived))))
+            await tell(self._edges, Arrived(self._hash, tuple(self._narrowing.records(arrived))))
         if self._readers is not None:
             self._readers.fold_if_due()
-
-    def _leaving(self, records: Sequence[Record]) -> Iterable[Record]:
-        """``records`` as devices get them."""
-        return map(self._narrowing.record, records) if self._narrowing else records
 
     def _appended(self, upto: int) -> None:
         # The shard waits for room here; were we to wait for room there, both might wait for ever.

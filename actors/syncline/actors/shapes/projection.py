@@ -104,6 +104,10 @@ class Narrowing:
         """Whether it makes a difference."""
         return bool(self._by_table)
 
+    def records(self, records: Sequence[Record]) -> Sequence[Record]:
+        """``records`` as devices get them."""
+        return [*map(self.record, records)] if self else records
+
     def record(self, record: Record) -> Record:
         """``record`` with operations of devices' columns; its ``gone`` rows stay whole, for other shapes to judge."""
         return replace(record, ops=codec.encode_ops(self.changes(codec.decode_changes(record.ops))))
@@ -132,6 +136,11 @@ class Narrowing:
                 return replace(change, relation_id=relation.id, row=relation.narrowed(row))
             case Gone(row=row):
                 return Gone(relation.id, relation.narrowed(row))
+
+
+def columns_of(relations: Iterable[Relation]) -> Collection[str]:
+    """Those which any of ``relations`` has."""
+    return {name for relation in relations for name in relation.names}
 
 
 def lost(relation: Relation, held: Collection[str]) -> Relation | None:

@@ -83,9 +83,7 @@ class Readers:
             self._background(self._fold())
 
     def _narrowed(self, page: Page) -> Page:
-        if not self._narrowing:
-            return page
-        return replace(page, records=tuple(map(self._narrowing.record, page.records)))
+        return replace(page, records=tuple(self._narrowing.records(page.records))) if self._narrowing else page
 
     def _read(self, reading: Reading, cursor: int, *, whole: bool) -> tuple[ImageChunk | None, int]:
         chunk, following = self.rows.read(reading, cursor)
