@@ -23,7 +23,7 @@ from syncline.actors.devices.planning import _select
 from syncline.actors.postgres import subtree
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.shapes.clauses import NO_CLAUSES, Clauses
+from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.frames import once
 from syncline.actors.shapes.holdings import Holdings
@@ -309,14 +309,6 @@ def _(stack: ExitStack) -> None:
 @mutant("a row that another shape keeps loses all columns of the shape that lets it go")
 def _(stack: ExitStack) -> None:
     everywhere(stack, columns_of, lambda original, relations: ())
-
-
-@mutant("a row that is deleted and inserted anew goes in between, whatever others have said of its columns")
-def _(stack: ExitStack) -> None:
-    async def as_they_come(original: Any, rows: Any, relation: Any, clauses: Any) -> Any:
-        return (list(rows), []) if clauses is NO_CLAUSES else await original(rows, relation, clauses)
-
-    everywhere(stack, filtered, as_they_come)
 
 
 @mutant("a row leaves a shape with its first columns, whichever were named")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +28,14 @@ from syncline.actors.shapes.messages import (
     ShapeGone,
     ShapeReady,
 )
+from syncline.actors.shapes.projection import projection
+from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import ActorDown, Address, Context, Exit, ExitKind
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, crash, probe, spawn
 from syncline.proto import codec
-from syncline.proto.values import Delete, Insert
+from syncline.proto.values import Delete, Insert, Update
 
 READY = 100
 T = TypeVar("T")
@@ -41,9 +44,9 @@ T = TypeVar("T")
 class Scene:
     """A shape of which rows 1 and 2 were read at 100, its shard and an edge."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, shape: Shape = SHAPE) -> None:
         self.context = Context()
-        self.store = ShapeStore(directory, SHAPE)
+        self.store = ShapeStore(directory, shape)
         self.store.write_image_chunk(image_chunk(1, 2))
         self.store.finish_image(READY)
 
@@ -99,6 +102,22 @@ async def test_changes_go_to_the_log_to_edges_and_the_shard_hears_of_it(scene: S
     arrived = await scene.edge.next()
     assert isinstance(arrived, Arrived)
     assert ids(arrived.records) == ids((await scene.logged()).records) == [3]
+
+
+async def test_where_devices_lack_columns_a_row_that_is_deleted_and_inserted_anew_does_not_go_in_between(
+    tmp_path: Path,
+) -> None:
+    """It would lose what other shapes have said of its other columns."""
+    scene = Scene(tmp_path / "shape", replace(SHAPE, projected=((ITEMS.id, ("id",)),)))
+    await scene.start()
+    await scene.join()
+    await scene.append(piece(110, Delete(ITEMS.id, row(1)), insert(1, "anew")))
+    arrived = await scene.edge.next()
+    assert isinstance(arrived, Arrived)
+    ids_only = projection(ITEMS, frozenset({"id"}))
+    for records in (arrived.records, (await scene.logged()).records):
+        (change,) = codec.decode_ops(records[0].ops)
+        assert change == Update(ids_only.id, (b"1",), (b"1",), ("postgres_1@1",))
 
 
 async def test_repeats_of_what_was_appended_are_skipped_and_count_as_appended(scene: Scene) -> None:
