@@ -3,6 +3,7 @@ came about."""
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from tests.npm.rig import devices, eventually
 from tests.patience import until
 from tests.rawdevice import RawDevice
 
+from syncline.actors.devices.images import Answer, Images
 from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes import readers, store
 from syncline.actors.shapes.shard import ReadWatermark
 from syncline.actors.shapes.store import ShapeStore
+from syncline.cluster import Ref
 from syncline.cluster.supervisor import WhichChildren
 
 ROWS, ROUNDS = 50, 40
@@ -159,3 +162,50 @@ async def test_a_table_opened_while_a_device_was_away_is_there_before_what_is_fi
         async with device(path, tree.url) as db:
             await eventually(partial(agree, tree.postgres, db, issues_where("rank > 0")))
             assert await db.sql("SELECT * FROM notes") == []
+
+
+async def test_packing_does_not_overtake_a_device_in_the_middle_of_its_first_rows(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    read = Images.read
+
+    async def slowly(images: Images, shape: Ref, lsn: int, cursor: int, *, whole: bool = False) -> Answer:
+        answer = await read(images, shape, lsn, cursor, whole=whole)
+        begun.set()
+        await go_on.wait()
+        return answer
+
+    tables = ("first", "second")
+    sql = "".join(
+        f"CREATE TABLE {table} (id int4 PRIMARY KEY, n int4); INSERT INTO {table} VALUES (1, 0);" for table in tables
+    )
+    async with (
+        running(database, tmp_path, sql, tables) as tree,
+        RawDevice.connected(tree.url) as other,  # for whose sake everything is there already
+        RawDevice.connected(tree.url) as slow,
+    ):
+        await other.start()
+        await other.subscribe(*tables)
+        monkeypatch.setattr(Images, "read", slowly)
+        await slow.start()
+        subscribing = asyncio.create_task(slow.subscribe(*tables))
+        await begun.wait()
+        for _ in range(ROUNDS):
+            for table in tables:
+                await tree.postgres.execute(f"UPDATE {table} SET n = n + 1")
+
+        async def folded() -> bool:
+            return all(one.image_at(one.appended_lsn).lsn == one.appended_lsn for one in await stores(tree))
+
+        await until(folded)
+        go_on.set()
+        await subscribing
+
+        async def current() -> bool:
+            return [list(rows.values()) for rows in slow.rows.values()] == [[(b"1", b"%d" % ROUNDS)]] * 2
+
+        await until(current)
+        for table in tables:
+            await tree.postgres.execute(f"UPDATE {table} SET n = 0")
+        await packed(tree)

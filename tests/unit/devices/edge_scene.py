@@ -10,7 +10,7 @@ from typing import Any
 from tests.tokens import insecure_token
 
 from syncline.actors.devices.auth import Identity
-from syncline.actors.devices.bundler import Author, Followed, FollowSet
+from syncline.actors.devices.bundler import Author, Followed, FollowSet, Pinned
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, ROUTER, SHARD, WRITER
@@ -255,6 +255,8 @@ class AnsweringBundler(Probe):
         self.asked = asyncio.Event()
         self.followed: list[FollowSet] = []
         self.authors: list[Author] = []
+        self.pinned: list[int | None] = []
+        self.unpinned = asyncio.Event()
 
     async def handle_cast(self, message: Any) -> None:
         match message:
@@ -265,6 +267,9 @@ class AnsweringBundler(Probe):
                     device.cast(Followed(generation, self._scene.released))
             case Author():
                 self.authors.append(message)
+            case Pinned():
+                self.pinned.append(message.lsn)
+                (self.unpinned.set if message.lsn is None else self.unpinned.clear)()
             case _:
                 await super().handle_cast(message)
 

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from syncline.actors.devices.bundler import (
+    PINNED_S,
     Author,
     AwaitLsn,
     AwaitShards,
@@ -13,16 +14,17 @@ from syncline.actors.devices.bundler import (
     Followed,
     FollowSet,
     OwnPassed,
+    Pinned,
     Released,
     Unfollow,
 )
 from syncline.actors.names import SHARD
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave
+from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave, ReadReleased
 from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, ExitKind
-from syncline.cluster.clock import VirtualClock
+from syncline.cluster.clock import Clock, VirtualClock
 from syncline.cluster.local_ref import LocalRef
 from syncline.cluster.testing import Probe, crash, probe, run_virtual, spawn
 
@@ -37,8 +39,8 @@ class Scene:
     shapes: dict[str, Probe]
 
     @classmethod
-    async def made(cls) -> Scene:
-        context = Context()
+    async def made(cls, clock: Clock | None = None) -> Scene:
+        context = Context() if clock is None else Context(clock=clock)
         shard = Probe(lambda message: 100 if isinstance(message, FollowWatermark) else None)
         await spawn(shard, context, name=SHARD)
         bundler = await spawn(Bundler(Shards({SHARD: context.registry.ref(SHARD)})), context)
@@ -360,3 +362,52 @@ async def test_another_set_of_shapes_that_are_known_waits_for_one_that_rests() -
     await scene.append("a", 110)
     await scene.bundler.call(HeldBelow("a", None))
     assert lsns(await late.next()) == [110]
+
+
+# --- who is in the middle of reading ----------------------------------------------------------------------------------
+
+
+async def test_a_device_is_pinned_where_it_is_answered_until_it_says_that_it_reads_no_more() -> None:
+    scene = await Scene.made()
+    device = await scene.device()
+    await scene.follow(device, "a")
+    await scene.join("a", 90)
+    assert await device.next() == Followed(1, 100)
+    await scene.watermark(150)
+    assert await scene.bundler.call(ReadReleased("a")) == 100
+    await scene.bundler.send(Pinned(device.ref, 120))
+    assert await scene.bundler.call(ReadReleased("a")) == 120
+    await scene.bundler.send(Pinned(device.ref, None))
+    assert await scene.bundler.call(ReadReleased("a")) == 150
+
+
+async def test_a_device_that_has_gone_pins_nothing() -> None:
+    scene = await Scene.made()
+    device, other = await scene.device(), await scene.device()
+    for one in (device, other):
+        await scene.follow(one, "a")
+    await scene.join("a", 90)
+    await scene.watermark(150)
+    await scene.bundler.send(Pinned(other.ref, None))
+    assert await scene.bundler.call(ReadReleased("a")) == 100
+    await scene.bundler.send(Unfollow(device.ref))
+    assert await scene.bundler.call(ReadReleased("a")) == 150
+    await scene.bundler.send(Pinned(device.ref, 120))
+    assert await scene.bundler.call(ReadReleased("a")) == 150
+
+
+def test_who_reads_nothing_for_long_holds_nobody_up() -> None:
+    async def scenario(clock: VirtualClock) -> None:
+        scene = await Scene.made(clock)
+        device = await scene.device()
+        await scene.follow(device, "a")
+        await scene.join("a", 90)
+        await scene.watermark(150)
+        await asyncio.sleep(PINNED_S / 2)
+        await scene.bundler.send(Pinned(device.ref, 120))
+        await asyncio.sleep(PINNED_S - 1)
+        assert await scene.bundler.call(ReadReleased("a"), 10 * PINNED_S) == 120
+        await asyncio.sleep(2)
+        assert await scene.bundler.call(ReadReleased("a"), 10 * PINNED_S) == 150
+
+    run_virtual(scenario)

@@ -18,6 +18,7 @@ from tests.unit.devices.edge_scene import (
     OneDevice,
 )
 
+from syncline.actors.devices import carrying
 from syncline.actors.devices.bundler import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.turns import Turns
@@ -268,6 +269,18 @@ async def test_an_image_replaced_while_it_is_read_closes_in_order(
     device = await OneDevice.streaming(scene)
     device.subscribe()
     await in_order(device)
+
+
+async def test_while_a_device_reads_it_says_so_again_and_again(
+    scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carrying, "PIN_AGAIN_S", 0.0)
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    await scene.bundler.unpinned.wait()
+    at = scene.released
+    assert scene.bundler.pinned == [None, at, at, None], "none was read before, and one shape in one chunk then"
 
 
 async def test_a_subscription_is_delivered_when_its_shapes_are_ready(scene: EdgeScene) -> None:

@@ -23,6 +23,7 @@ from syncline.actors.devices.steps import (
     Heal,
     Healed,
     OpenLog,
+    Pin,
     ReadCurrent,
     ReadImage,
     ReadMore,
@@ -133,7 +134,7 @@ class Stream:
             case AnyHolds(rows=rows):
                 self.asked_held.append(len(rows))
                 return [True] * len(rows)
-            case Delivered():
+            case Delivered() | Pin():
                 return None
             case Send(messages):
                 for message in messages:

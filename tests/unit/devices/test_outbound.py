@@ -23,6 +23,7 @@ from syncline.actors.devices.steps import (
     Follow,
     Healed,
     OpenLog,
+    Pin,
     ReadImage,
     ReadMore,
     Send,
@@ -70,6 +71,7 @@ class Play:
         self.following: tuple[int, frozenset[str]] | None = None
         self.mail: deque[Callable[[], None]] = deque()
         self.answer: object = None
+        self.pinned: int | None = None
         self.log: deque[object] = deque()
         self.steps = self.outbound.steps()
         self.step: Step = next(self.steps)
@@ -169,13 +171,18 @@ class Play:
                 if self.answer is None:
                     return False
                 answer, self.answer = self.answer, None
+                self.pinned = answer  # as the bundler has it
+            case Pin(lsn):
+                self.pinned = lsn
             case OpenLog(shapes, after, upto):
+                assert (self.pinned or after + 1) <= after, "packing might overtake it"
                 self.log = deque(self.world.logged(frozenset(shapes), after, upto))
             case ReadMore():
                 page = tuple(self.log.popleft() for _ in range(min(2, len(self.log))))
                 answer = page, not self.log
             case ReadImage(shape, lsn, cursor):
                 assert lsn <= self.world.upto({shape}), "an image of what has not been appended yet"
+                assert (self.pinned or lsn + 1) <= lsn, "packing might overtake it"
                 answer = self.world.image(shape, lsn, cursor)
             case AnyHolds(rows=rows):
                 answer = [True] * len(rows)
@@ -196,6 +203,7 @@ class Play:
             if self.mail:
                 self.read_mail()
             elif not moved:
+                assert self.pinned is None, "who rests reads nothing"
                 return
         raise AssertionError("it never comes to rest")
 

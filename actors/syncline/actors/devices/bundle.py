@@ -70,7 +70,8 @@ class Bundle:
         return frames
 
     def safe_upto(self, shape: str) -> int | None:
-        """Whoever follows reads nothing of ``shape`` at an earlier position; None: that is as ``shape`` will say."""
+        """Whoever follows begins to read nothing of ``shape`` at an earlier position; None: that is as ``shape`` will
+        say."""
         if shape in self._missing:
             return None
         return self.released if self.open else self._start

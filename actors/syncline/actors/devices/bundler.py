@@ -2,12 +2,15 @@
 
 One actor for all bundles of an edge, so that a shape sends its records to an edge once, however many sets it is in.
 A bundle is made when the first device asks for its set and dropped when the last one leaves.
+
+Shapes pack their logs up to what every device has been released. A device that is in the middle of reading rows as of
+an earlier position is *pinned* there: from when it is answered that it follows, until it says that it reads no more.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
@@ -21,6 +24,8 @@ from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind
 # The shard starts anew at the same time as we do; it reads its files first.
 ATTACH_RETRY_S = 0.02
 ATTACH_TIMEOUT_S = 5.0
+# Who reads nothing for so long holds nobody up: it begins anew.
+PINNED_S = 300.0
 OVERRUN = Exit(ExitKind.KILLED, detail="no room for what its shapes release")
 
 
@@ -48,6 +53,15 @@ class FollowSet:
 @dataclass(frozen=True, slots=True)
 class Unfollow:
     device: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """``device`` reads at ``lsn`` or later, and none of it may be packed away; None: it reads nothing any more. To be
+    said again while it reads: it counts for ``PINNED_S``."""
+
+    device: Ref
+    lsn: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +108,8 @@ class _Member:
     generation: int
     bundle: _Live
     awaited: int | None = None
+    pinned: int | None = None
+    pinned_s: float = 0.0
 
 
 class _Live:
@@ -158,6 +174,9 @@ class Bundler(Actor):
                 self._leave(device)
             case AwaitLsn(device, lsn):
                 self._await(device, lsn)
+            case Pinned(device, lsn):
+                if device in self._members:
+                    self._pin(self._members[device], lsn)
             case _:
                 raise TypeError(f"a bundler does not understand {message!r}")
 
@@ -217,7 +236,17 @@ class Bundler(Actor):
             self._release(live)  # it may not have heard of the newest watermark
             upto = live.bundle.safe_upto(shape)
             known += () if upto is None else (upto,)
+            known += self._pins(live)
         return min(known, default=None)
+
+    def _pin(self, member: _Member, lsn: int | None) -> None:
+        member.pinned, member.pinned_s = lsn, self.clock.monotonic_s()
+
+    def _pins(self, live: _Live) -> Iterator[int]:
+        since_s = self.clock.monotonic_s() - PINNED_S
+        for member in live.members.values():
+            if member.pinned is not None and member.pinned_s > since_s:
+                yield member.pinned
 
     # --- releases -----------------------------------------------------------------------------------------------------
 
@@ -274,6 +303,7 @@ class Bundler(Actor):
     def _answer(self, live: _Live) -> None:
         if live.bundle.open and live.unanswered:
             for member in live.unanswered:
+                self._pin(member, live.bundle.released)
                 _hand(member.device, Followed(member.generation, live.bundle.released))
             live.unanswered.clear()
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from syncline.actors.devices.bundler import AwaitLsn, FollowSet
+from syncline.actors.devices.bundler import PINNED_S, AwaitLsn, FollowSet, Pinned
 from syncline.actors.devices.holders import any_holds
 from syncline.actors.devices.images import IMAGE_TIMEOUT_S, Images
 from syncline.actors.devices.logreader import LogReader
@@ -22,6 +22,7 @@ from syncline.actors.devices.steps import (
     Follow,
     Forget,
     OpenLog,
+    Pin,
     ReadCurrent,
     ReadImage,
     ReadMore,
@@ -34,9 +35,13 @@ from syncline.actors.devices.steps import (
 )
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.messages import CountImage
-from syncline.cluster import Ref
+from syncline.cluster import Clock, Ref
 
 log = logging.getLogger(__name__)
+
+# That a device still reads is said again, now and then.
+PIN_AGAIN_S = PINNED_S / 10
+READING = (ReadMore, ReadImage, AnyHolds)
 
 
 class Carrier:
@@ -55,6 +60,7 @@ class Carrier:
         pages: SharedAnswers[Page],
         images: Images,
         rows: RowReader,
+        clock: Clock,
         forget: Callable[[], Awaitable[None]],
         send_away: Callable[[], object],
     ) -> None:
@@ -65,10 +71,13 @@ class Carrier:
         self._pages = pages
         self._images = images
         self._rows = rows
+        self._clock = clock
         self._forget = forget
         self._send_away = send_away
         self._follow_answer: asyncio.Future[int] | None = None
         self._log: LogReader | None = None
+        self._pinned: int | None = None
+        self._pinned_s = 0.0  # when that was said
         self._crowded = False  # what was sent beside the steps has filled the socket
         self.changed = asyncio.Event()
         self.drained = asyncio.Event()
@@ -93,6 +102,8 @@ class Carrier:
 
     async def carry_out(self, step: Step, outbound: Outbound) -> object:
         """The answer to ``step``. Raises what the database and calls raise."""
+        if isinstance(step, READING) and self._clock.monotonic_s() - self._pinned_s > PIN_AGAIN_S:
+            await self._pin(self._pinned)
         match step:
             case Send(messages):
                 if self._crowded:
@@ -110,7 +121,11 @@ class Carrier:
                 self.generation = generation
                 self._follow_answer = asyncio.get_running_loop().create_future()
                 await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes), overlap))
-                return await self._follow_answer
+                released = await self._follow_answer
+                self._noted(released)
+                return released
+            case Pin(lsn):
+                await self._pin(lsn)
             case OpenLog(shapes, after, upto):
                 self._log = LogReader(self._places, shapes, after, upto, self._pages)
             case ReadMore():
@@ -138,3 +153,12 @@ class Carrier:
             case Delivered(delivery, lsn):
                 log.debug("device %s: delivered %s at %d", outbound.client_id, delivery.subscription_ids, lsn)
         return None
+
+    async def _pin(self, lsn: int | None) -> None:
+        if lsn is not None or self._pinned is not None:
+            self._noted(lsn)
+            await self._bundler.send(Pinned(self._device, lsn))
+
+    def _noted(self, lsn: int | None) -> None:
+        """It is known in the bundler that the device reads at ``lsn``."""
+        self._pinned, self._pinned_s = lsn, self._clock.monotonic_s()

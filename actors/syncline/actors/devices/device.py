@@ -126,6 +126,7 @@ class Device(Actor):
             self._around.pages,
             self._around.images,
             rows,
+            self.clock,
             self._forget,
             self._start_over,
         )

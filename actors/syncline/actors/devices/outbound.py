@@ -41,6 +41,7 @@ from syncline.actors.devices.steps import (
     Follow,
     Heal,
     OpenLog,
+    Pin,
     ReadMore,
     Repair,
     Send,
@@ -220,8 +221,7 @@ class Outbound:
         for commit_ms, changes in self._migrations:
             yield from self._send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
         if self._repair is None:
-            yield from self._follow(self.shapes)
-            self._gap = self.position < self._released
+            yield from self._live_with(self.shapes)
         else:
             yield from self._make_repair(self._repair)
         while True:
@@ -235,6 +235,7 @@ class Outbound:
                     self.note_echo(echo)
             elif self._gap:
                 yield from self._read_log(self._released_from_log())
+                yield Pin(None)
             elif self._live:
                 yield from self._send_run(self._live)
             elif self._echoes.due(self._released):
@@ -272,6 +273,13 @@ class Outbound:
         assert isinstance(released, int)
         self._released = max(self._released, released)
 
+    def _live_with(self, shapes: Shapes) -> Steps:
+        """What ``shapes`` have told since the device's position comes from their logs, and what they tell from now on
+        as it is released."""
+        yield from self._follow(shapes)
+        yield Pin(None)
+        self._gap = self.position < self._released
+
     def _released_from_log(self) -> int:
         """Where a reading of the logs has to end for what is released from now on to queue up behind it, no frame
         missing and none twice: what is queued already will be read."""
@@ -286,6 +294,7 @@ class Outbound:
 
     def _read_frames(self, upto: int) -> Steps:
         if upto > self.position:
+            yield Pin(self.position)
             yield OpenLog(self.shapes, self.position, upto)
             done = False
             while not done:
@@ -390,7 +399,9 @@ class Outbound:
             yield Wait()
         at = self._released_from_log()
         yield from self._read_frames(upto=at)
+        yield Pin(at)
         yield from repairing(repair.holdings, shapes, at)
+        yield Pin(None)
         self._hold(repair.subscriptions)
         self.position, self._repair = at, None
 
@@ -403,6 +414,7 @@ class Outbound:
             yield Wait()
         at = self._released_from_log()
         yield from self._read_log(upto=at)
+        yield Pin(at)
         if delivery.requests:
             yield from arriving(delivery, self.shapes, at, estimating=self._extensions)
         else:
@@ -413,9 +425,9 @@ class Outbound:
         self._hold(subscriptions)
         self._echoes.healing.delivered()
         yield Delivered(delivery, at)
+        yield Pin(None)
         if not delivery.requests:
-            yield from self._follow(shapes)
-            self._gap = self.position < self._released
+            yield from self._live_with(shapes)
 
     def _due_before(self, delivery: Delivery) -> int:
         """How far the stream has to come before ``delivery`` is made. A device may stand beyond what a service that was

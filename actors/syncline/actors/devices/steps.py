@@ -171,6 +171,14 @@ class Follow:
 
 
 @dataclass(frozen=True, slots=True)
+class Pin:
+    """Rows and logs are read as of ``lsn`` and later from now on, and what was there has to stay known; None: nothing
+    is read. No answer. Whoever follows a bundle is pinned at what it is answered."""
+
+    lsn: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenLog:
     """Start reading ``shapes`` after ``after`` up to ``upto``. No answer; ``ReadMore`` follows."""
 
@@ -267,6 +275,7 @@ class Wait:
 
 Step: TypeAlias = (
     Follow
+    | Pin
     | OpenLog
     | ReadMore
     | ReadImage

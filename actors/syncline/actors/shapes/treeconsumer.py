@@ -39,6 +39,7 @@ from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, ad
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
+from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.tree import RowId, tree_of, value_of
 from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
@@ -123,6 +124,8 @@ class TreeConsumer(Consumer):
         await super().terminate(reason)
 
     async def _held_at(self, lsn: int, rows: Sequence[tuple[int, Row]]) -> Sequence[bool]:
+        if lsn < self._store.final_lsn:
+            raise RowsGone(f"what {self._shape.table} held at {lsn} is known no more")
         relations = self._tree.relations
         ids = ((id, relations[id].key_of(row) if id in relations else ()) for id, row in rows)
         return [self._concern.may_have_held(id) and self._holdings.held_at(id, lsn) for id in ids]
