@@ -19,8 +19,10 @@ from tests.patience import until
 from syncline.actors.devices import reaper
 from syncline.actors.names import REAPER, ROUTER, SHARD
 from syncline.actors.shapes import reaping
+from syncline.actors.shapes.router import DropRoutes, Router
 from syncline.actors.shapes.shard import LiveShapes
 from syncline.client import Shape
+from syncline.cluster import Refusal
 
 RAISE = "UPDATE issues SET rank = (rank + 1) % 13 WHERE id = $1"
 AT_ONCE = {"SYNCLINE_SHAPE_IDLE": "1"}
@@ -94,6 +96,35 @@ async def test_a_shape_goes_once_no_subscription_names_it_and_comes_back_when_as
             await (await db.sync("issues", "this.rank > 3")).synced()
             await tree.postgres.execute("UPDATE issues SET rank = rank + 1")
             await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
+
+
+async def test_a_router_that_was_away_is_told_later_which_shapes_are_no_more(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = 0
+    take = Router.handle_call
+
+    async def refusing_once(self: Router, message: object) -> object:
+        nonlocal refusals
+        if isinstance(message, DropRoutes) and not refusals:
+            refusals += 1
+            raise Refusal("not now")
+        return await take(self, message)
+
+    monkeypatch.setattr(Router, "handle_call", refusing_once)
+    async with running(database, tmp_path, SQL, TABLES, AT_ONCE) as tree:
+        async with device(tmp_path / "ann.db", tree.url) as db:
+            shape = await db.sync("issues", "this.rank > 3")
+            await shape.synced()
+            await end(shape)
+        async with device(tmp_path / "ann.db", tree.url):
+            matcher = tree.actor(ROUTER)._cell.actor._matcher
+
+            async def without_routes() -> bool:
+                return not any(table.every for table in matcher._tables.values())
+
+            await until(without_routes)
+        assert refusals == 1
 
 
 async def test_what_a_device_that_is_away_needs_stays_and_what_changed_is_sent(

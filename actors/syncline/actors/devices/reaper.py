@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 
 import asyncpg
 
@@ -55,6 +54,8 @@ class Reaper(Actor):
         self._planned: dict[str, frozenset[str]] = {}  # by the text of a request, of one catalogue
         self._catalog: Catalog | None = None
         self._too_large = False
+        # Shapes that are removed, and what the router is to be told; until it has been.
+        self._routes: list[tuple[Shape, str]] = []
 
     async def init(self) -> None:
         self.send_after(EVERY_S, _Round())
@@ -65,6 +66,7 @@ class Reaper(Actor):
 
     async def _work(self) -> None:
         try:
+            await self._drop_routes()
             await self._expire()
             await self._reap()
         except AWAY as error:
@@ -98,11 +100,12 @@ class Reaper(Actor):
             await self._database.read()  # a table may have been opened, or dropped
             needed = await self._needed()
             chosen = [one for one in chosen if one.shape.hash not in needed]
-        removed = [one for one in chosen if await self._remove(one)]
-        if removed:
-            await self._router.call(DropRoutes(tuple(one.shape for one in removed), known), ASK_TIMEOUT_S)
-            self._tell(removed)
-        self._warn(over - sum(one.size_bytes for one in removed))
+        for one in chosen:
+            if await self._remove(one):
+                self._routes.append((one.shape, known))
+                over -= one.size_bytes
+        await self._drop_routes()
+        self._warn(over)
 
     async def _needed(self) -> frozenset[str]:
         """The hashes of all shapes that subscriptions name."""
@@ -137,12 +140,16 @@ class Reaper(Actor):
         if removed:
             self._shards.forget(hash)
             self._idle_since_s.pop(hash, None)
+            table = f"{one.shape.schema}.{one.shape.table}"
+            log.info("shape %s is not needed any more: removed, %d bytes", table, one.size_bytes)
         return bool(removed)
 
-    def _tell(self, removed: Iterable[IdleShape]) -> None:
-        for one in removed:
-            shape: Shape = one.shape
-            log.info("shape %s.%s is not needed any more: removed, %d bytes", shape.schema, shape.table, one.size_bytes)
+    async def _drop_routes(self) -> None:
+        """Of the shapes that have been removed."""
+        for known in {known for _, known in self._routes}:
+            shapes = tuple(shape for shape, at in self._routes if at == known)
+            await self._router.call(DropRoutes(shapes, known), ASK_TIMEOUT_S)
+            self._routes = [(shape, at) for shape, at in self._routes if at != known]
 
     def _warn(self, over_bytes: int) -> None:
         if over_bytes > 0 and not self._too_large:
