@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.actors.shapes.image import EMPTY, ImageChunk, Overlay, key_bytes, overlay_of
+from syncline.actors.shapes.image import EMPTY, ImageChunk, Overlay, key_bytes, overlaying
 from syncline.actors.shapes.log import Record
 from syncline.proto import codec
 from syncline.proto.values import Change, Column, Delete, Insert, Relation, Update
@@ -57,6 +57,16 @@ def image_of(rows: Rows, chunk_rows: int) -> list[ImageChunk]:
     return chunks
 
 
+def overlay_of(records: list[Record], base: Overlay = EMPTY) -> Overlay:
+    steps = overlaying(records, {ITEMS.id: ITEMS}, base)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            overlay: Overlay = end.value
+            return overlay
+
+
 def rows_of(chunks: list[ImageChunk]) -> Rows:
     """What a device is given. Fails on a key that comes twice."""
     rows: Rows = {}
@@ -85,7 +95,7 @@ def test_image_and_log_are_what_the_table_held(
     registered = min(registered, len(log))
     snapshot = min(registered + later, len(log))
     at = min(snapshot + ahead, len(log))
-    overlay = overlay_of([record for record in log if registered < record.lsn <= at], {ITEMS.id: ITEMS})
+    overlay = overlay_of([record for record in log if registered < record.lsn <= at])
     assert seen_through(overlay, image_of(states[snapshot], chunk)) == states[at]
 
 
@@ -95,9 +105,9 @@ def test_an_overlay_made_from_an_earlier_one_is_the_same(
     transactions: list[list[tuple[bytes, bytes | None]] | None], cut: int
 ) -> None:
     log, _ = played(transactions)
-    whole = overlay_of(log, {ITEMS.id: ITEMS})
-    base = overlay_of(log[:cut], {ITEMS.id: ITEMS})
+    whole = overlay_of(log)
+    base = overlay_of(log[:cut])
     before = dict(base.rows)
-    assert overlay_of(log[cut:], {ITEMS.id: ITEMS}, base) == whole
+    assert overlay_of(log[cut:], base) == whole
     assert base.rows == before, "the earlier one is still in use"
     assert EMPTY.rows == {}

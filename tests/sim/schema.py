@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from syncline.actors.postgres.catalog import Catalog, catalog_of
+from tests.catalogs import catalog_of
+
+from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.history import SchemaHistory
 
 PROJECTS: Final = 16401

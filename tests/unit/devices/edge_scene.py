@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tests.catalogs import catalog_of
 from tests.tokens import insecure_token
 
 from syncline.actors.devices.auth import Identity
@@ -14,7 +15,7 @@ from syncline.actors.devices.bundler import Author, Followed, FollowSet, Pinned
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, ROUTER, SHARD, WRITER
-from syncline.actors.postgres.catalog import Catalog, catalog_of
+from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn

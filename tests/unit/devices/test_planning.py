@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.catalogs import catalog_of
 
 from syncline.actors.devices.planning import INCLUDED_MAX, PlanRefused, selected_shape
-from syncline.actors.postgres.catalog import Catalog, catalog_of
+from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.proto.values import ShapeRequest
 

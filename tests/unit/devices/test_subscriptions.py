@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.catalogs import catalog_of
 from tests.unit.devices.edge_scene import CATALOG, described
 
 from syncline.actors.devices.subscriptions import SubscriptionRefused, check_ids, plan, table_shape
-from syncline.actors.postgres.catalog import catalog_of
 from syncline.proto.values import ShapeRequest
 
 ID = "0d8f7a52-6c1e-4b7a-9e55-2f4f3c8f9a10"  # fixed: it is part of test names, which every worker must agree on

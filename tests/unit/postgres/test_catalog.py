@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from syncline.actors.postgres.catalog import catalog_of, table_info
+from tests.catalogs import catalog_of
+
+from syncline.actors.postgres.catalog import table_info
 
 
 def description(table: str, oid: int = 7, schema: str = "public") -> dict[str, Any]:

@@ -8,7 +8,7 @@ that at start and whenever the stream reports a migration, before its transactio
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -157,12 +157,6 @@ def table_info(description: Mapping[str, Any]) -> TableInfo:
     }
     relation = Relation(int(description["oid"]), description["schema"], description["table"], columns)
     return TableInfo(relation, description, labels)
-
-
-def catalog_of(descriptions: Iterable[Mapping[str, Any]]) -> Catalog:
-    """The catalog of these descriptions."""
-    tables = [table_info(description) for description in descriptions]
-    return Catalog({table.oid: table for table in tables})
 
 
 async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog:

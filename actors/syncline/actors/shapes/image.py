@@ -118,14 +118,3 @@ def overlaying(
                 yield
                 walked = 0
     return Overlay(rows, truncated)
-
-
-def overlay_of(records: Iterable[Record], relations: Relations, base: Overlay = EMPTY) -> Overlay:
-    """``overlaying`` at a stretch."""
-    steps = overlaying(records, relations, base)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            overlay: Overlay = end.value
-            return overlay
