@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.conftest import fresh_database, server_under_test
-from tests.oracle.plan import DONE, FEATURES, ROUNDS, Plan, draw, transactions_of
+from tests.oracle.plan import FEATURES, ROUNDS, Plan, draw, transactions_of
 from tests.oracle.run import Result, run
 
 # Every so many runs the service is a process of its own, which can be killed.
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of writes in each of a run's phases")
     parser.add_argument("--runtime", choices=("local", "ray"), help="of the service")
-    parser.add_argument("--features", help=f"some of {','.join(sorted(FEATURES))}; +x and -x change what is usual")
+    parser.add_argument("--features", help=f"some of {','.join(sorted(FEATURES))}; -x: all but x")
     parser.add_argument("--processes", action="store_true", help="the service is always a process of its own")
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     options = parser.parse_args(arguments)
@@ -39,12 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def features_of(text: str | None) -> frozenset[str]:
-    """The usual ones with changes, or exactly those named."""
-    names = [name for name in (text or "").split(",") if name]
-    changed = set(DONE) if all(name[0] in "+-" for name in names) else set()
-    for name in names:
-        (changed.discard if name.startswith("-") else changed.add)(name.lstrip("+-"))
-    return frozenset(changed)
+    """Exactly those named, or all but those after a minus."""
+    names = frozenset(name for name in (text or "").split(",") if name)
+    without = frozenset(name[1:] for name in names if name.startswith("-"))
+    return FEATURES - without if len(without) == len(names) else names
 
 
 async def _run_all(plans: list[Plan], options: argparse.Namespace) -> int:

@@ -38,9 +38,7 @@ async def at_rest(plan: Plan, postgres: asyncpg.Connection, device: Device) -> l
             inside[name, where] = await matching(postgres, table, where, list(state.of(name).values()))
         else:
             inside[name, where] = {row_of(table, list(record)) for record in found}
-    expected = rows_held(
-        wanted, state, lambda name, where, row: row in inside[name, where], closure="closure" in plan.features
-    )
+    expected = rows_held(wanted, state, lambda name, where, row: row in inside[name, where])
     return [difference.describe() for difference in differences(sample.rows, expected, strays=_strays(plan, device))]
 
 
@@ -157,8 +155,7 @@ class _Walk:
             strays = {(table, key) for table, rows in sample.rows.items() for key in rows}
             states = frozenset({"delivered"})
         shapes = {self._known[text] for state, text in sample.subscriptions.values() if state in states}
-        closure = "closure" in self._plan.features
-        expected = rows_held(shapes, state, self._judge, closure=closure)
+        expected = rows_held(shapes, state, self._judge)
         rows = sample.rows
         if any(state == "cancelling" for state, _ in sample.subscriptions.values()):
             rows = self._with_leaving_columns(sample, state, expected)
@@ -181,7 +178,7 @@ class _Walk:
     ) -> dict[str, dict[Key, Row]]:
         """The rows of a device that is giving up a shape: columns that it has by that alone may have left already."""
         staying = {self._known[text] for stage, text in sample.subscriptions.values() if stage == "delivered"}
-        least = rows_held(staying, state, self._judge, closure="closure" in self._plan.features)
+        least = rows_held(staying, state, self._judge)
 
         def completed(table: str, key: Key, row: Row) -> Row:
             wanted, kept = expected[table].get(key), least.get(table, {}).get(key)
@@ -205,7 +202,7 @@ class _Walk:
             went = {(t, key) for t, keys in self._held.items() for key in keys - held.get(t, set())}
             self._counters["move-ins"] += len(came - self._touched)
             self._counters["GONEs"] += sum(key in state.of(table) for table, key in went)
-        each = [keys_held(s, state, self._judge, closure="closure" in self._plan.features) for s in shapes]
+        each = [keys_held(s, state, self._judge) for s in shapes]
         rows = Counter((table, key) for one in each for table, keys in one.items() for key in keys)
         self._counters["overlaps"] += sum(count > 1 for count in rows.values())
         self._shapes, self._held, self._touched = shapes, held, set()

@@ -37,13 +37,12 @@ def key_of(table: Table, row: Row) -> Key:
     return tuple([row[place] for place in table.key_places])
 
 
-def rows_held(shapes: Iterable[Shape], state: State, matches: Matches, *, closure: bool) -> dict[str, dict[Key, Row]]:
-    """What a device with these shapes holds: of each row the columns of those that hold it, NULL in place of others.
-    Without ``closure``, a whole table brings whole tables that it refers to, and not only the rows."""
+def rows_held(shapes: Iterable[Shape], state: State, matches: Matches) -> dict[str, dict[Key, Row]]:
+    """What a device with these shapes holds: of each row the columns of those that hold it, NULL in place of others."""
     union: dict[str, dict[Key, frozenset[str]]] = {}
     for shape in shapes:
         columns = columns_held(shape, state.schema)
-        for table, keys in keys_held(shape, state, matches, closure=closure).items():
+        for table, keys in keys_held(shape, state, matches).items():
             of_table = union.setdefault(table, {})
             for key in keys:
                 of_table[key] = of_table.get(key, frozenset()) | columns.get(
@@ -76,13 +75,13 @@ def _cut(table: Table, row: Row, columns: Set[str]) -> Row:
     )
 
 
-def keys_held(shape: Shape, state: State, matches: Matches, *, closure: bool) -> Held:
-    """The keys of one shape's rows, by table."""
+def keys_held(shape: Shape, state: State, matches: Matches) -> Held:
+    """The keys of one shape's rows, by table. A whole table brings the tables that it refers to whole."""
     held: Held = {}
     rows = state.of(shape.table)
     top = {key for key, row in rows.items() if not shape.where or matches(shape.table, shape.where, row)}
     _descend(shape, shape.table, top, state, matches, held)
-    if closure or shape.where or shape.include:
+    if shape.where or shape.include:
         _close(held, state)
     else:
         for name in list(held):

@@ -29,7 +29,6 @@ FEATURES = frozenset(
         "where",
         "where-postgres",
         "include",
-        "closure",
         "columns",
         "truncate",
         "key-changes",
@@ -42,9 +41,6 @@ FEATURES = frozenset(
         "leaving",
     }
 )
-# What the product can do.
-DONE = FEATURES - {"closure"}
-
 EVENTS = {
     "device writes": 30,
     "subscribe": 14,
@@ -99,7 +95,7 @@ class Plan:
         return replace(self, phases=(*self.phases[:number], phase, *self.phases[number + 1 :]))
 
 
-def draw(seed: int, features: Set[str] = DONE, rounds: int = ROUNDS) -> Plan:
+def draw(seed: int, features: Set[str] = FEATURES, rounds: int = ROUNDS) -> Plan:
     """``rounds``: of writes in each phase."""
     assert features <= FEATURES, f"no such features: {sorted(features - FEATURES)}"
     rng = random.Random(f"oracle {seed}")

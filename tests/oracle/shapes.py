@@ -113,6 +113,8 @@ def draw_include(
 
 
 def draw_where(rng: random.Random, features: Set[str], table: Table, depth: int = 2) -> str:
+    if depth == 2 and rng.random() < 0.05:
+        return "true"
     if depth and rng.random() < 0.45:
         left, right = (draw_where(rng, features, table, depth - 1) for _ in range(2))
         joined = f"({left}) {rng.choice(('AND', 'OR', 'OR'))} ({right})"

@@ -34,7 +34,7 @@ PART_OF, PAGE_OF = refers("part", "notes"), refers("of", "notes")
 NOTES = Schema((table("notes", "id part a b c", "id", PART_OF), table("pages", "id of n", "id", PAGE_OF)))
 
 
-def held(shape: Shape, rows: dict[str, list[Row]], closure: bool = True) -> dict[str, set[Key]]:
+def held(shape: Shape, rows: dict[str, list[Row]]) -> dict[str, set[Key]]:
     """Where clauses of this file are a column's name and the number it must have: ``boss 1``."""
     state = State(SCHEMA)
     for name, each in rows.items():
@@ -45,7 +45,7 @@ def held(shape: Shape, rows: dict[str, list[Row]], closure: bool = True) -> dict
         column, number = where.split()
         return row[SCHEMA[name].names.index(column)] == int(number)
 
-    found = keys_held(shape, state, matches, closure=closure)
+    found = keys_held(shape, state, matches)
     return {name: keys for name, keys in found.items() if keys}
 
 
@@ -127,9 +127,9 @@ def test_keys_of_several_columns_one_of_them_null() -> None:
     assert held(below, rows) == {"rooms": {(3,)}, "houses": {(7, 2)}, "towns": {(7,)}}
 
 
-def test_without_closure_whole_tables_come_along() -> None:
+def test_whole_tables_bring_whole_tables() -> None:
     rows: dict[str, list[Row]] = {"people": [(1, None, None, None)], "towns": [(7, None), (8, None)]}
-    assert held(Shape("people"), rows, closure=False) == {"people": {(1,)}, "towns": {(7,), (8,)}}
+    assert held(Shape("people"), rows) == {"people": {(1,)}, "towns": {(7,), (8,)}}
 
 
 def test_differences_say_what_is_missing_too_much_or_other_and_leave_out_what_does_not_count() -> None:
@@ -146,7 +146,7 @@ def test_a_device_has_of_a_row_the_columns_that_any_of_its_shapes_gives() -> Non
     state.rows["notes"] = {(id,): (id, None, 10 * id, 20 * id, 30 * id) for id in (1, 2, 3)}
 
     def has(*shapes: Shape) -> dict[Key, Row]:
-        return rows_held(shapes, state, lambda _, where, row: f"id {row[0]}" in where, closure=True)["notes"]
+        return rows_held(shapes, state, lambda _, where, row: f"id {row[0]}" in where)["notes"]
 
     with_a, with_b = Shape("notes", "id 1 id 2", columns=("a",)), Shape("notes", "id 2 id 3", columns=("b",))
     assert has(with_a) == {(1,): (1, None, 10, None, None), (2,): (2, None, 20, None, None)}
