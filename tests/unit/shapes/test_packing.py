@@ -267,6 +267,19 @@ def test_a_row_that_comes_anew_after_a_truncate_stays_though_it_is_not_of_every_
         assert [change for change in told if isinstance(change, Delete)] == [Delete(ITEMS.id, row(2))]
 
 
+def test_in_a_final_stretch_too_it_stays() -> None:
+    for first, second in (("a", "b"), ("b", "a")):
+        merge = LogMerge((first, second), 50, 130, relations=(ITEMS,))
+        merge.make_final(120)
+        emptied = record(60, Delete(ITEMS.id, row(1)), Delete(ITEMS.id, row(2)))
+        emptied.index = 1
+        merge.feed(first, Page((record(60, update(1, "anew")),), False, final_ms=120))
+        merge.feed(second, Page((emptied, record(70, insert(3))), False, final_ms=120))
+        (frame,) = merge.frames()
+        _, *told, _ = codec.decode_ops(frame.body or b"")
+        assert told == [update(1, "anew"), Delete(ITEMS.id, row(2)), insert(3)]
+
+
 def test_a_final_stretch_without_anything_is_no_transaction() -> None:
     merge = LogMerge(("items",), 50, 130)
     merge.make_final(120)

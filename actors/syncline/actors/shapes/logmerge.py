@@ -37,16 +37,27 @@ class _Cursor:
 
 
 class _Leaving:
-    """Rows that leave in a final stretch, unless a later operation of another shape tells of them."""
+    """Rows that leave in a final stretch, unless a later operation of another shape tells of them; and rows that are
+    deleted, unless another shape has them anew in the same transaction."""
 
     def __init__(self, relations: Iterable[Relation]) -> None:
         self.relations = {relation.id: relation for relation in relations}
         self._gone: dict[tuple[int, Key], Gone] = {}
+        # Of the transaction that comes by: rows deleted, and the columns of those that somebody has.
+        self._deleted: dict[tuple[int, Key], Delete] = {}
+        self._there: dict[tuple[int, Key], frozenset[str]] = {}
+        self._lsn = 0
         self.told_of: list[bytes] = []  # relations of which it tells besides, as messages
 
-    def passed(self, ops: bytes) -> bytes:
-        """Of ``ops`` all that can be told now."""
+    def passed(self, lsn: int, ops: bytes, *, alone: bool) -> bytes:
+        """Of ``ops``, which are of the transaction at ``lsn``, and of what came before all that can be told now.
+        ``alone``: no other shape has anything of that transaction, of which nothing need be kept then."""
         told: list[Change] = []
+        if lsn > self._lsn:
+            self._lsn = lsn
+            told += self._deleted.values()
+            self._deleted.clear()
+            self._there.clear()
         for change in codec.decode_changes(ops):
             assert isinstance(change, Insert | Update | Delete | Gone), "a shape has rows"
             row = change.old_row if isinstance(change, Delete) else change.row
@@ -55,21 +66,34 @@ class _Leaving:
                 told.append(change)
                 continue
             id = (relation.table_id, relation.key_of(row))
-            gone = self._gone.pop(id, None)
+            before = [left.pop(id) for left in (self._gone, self._deleted) if id in left]
             if isinstance(change, Gone):
                 self._gone[id] = change
-                continue
-            if gone is not None and not isinstance(change, Delete):
-                less = lost(self.relations[gone.relation_id], relation.names)
-                if less is not None:  # the row stays, with what it has come with since
-                    told.append(forgotten(less, id[1]))
-                    self.told_of.append(codec.relation_message(less))
-            told.append(change)
+            elif not isinstance(change, Delete):
+                there = self._there.get(id, frozenset()).union(relation.names)
+                if not alone:
+                    self._there[id] = there
+                for left in before:
+                    told += self._less(left, there, id)
+                told.append(change)
+            elif alone:
+                told.append(change)
+            elif id in self._there:
+                told += self._less(change, self._there[id], id)
+            else:
+                self._deleted[id] = change
         return codec.encode_ops(told)
+
+    def _less(self, left: Gone | Delete, there: frozenset[str], id: tuple[int, Key]) -> Iterator[Change]:
+        """The row stays, with what it has come with since, the columns that are ``there``."""
+        less = lost(self.relations[left.relation_id], there)
+        if less is not None:
+            self.told_of.append(codec.relation_message(less))
+            yield forgotten(less, id[1])
 
     def rest(self) -> bytes:
         """What could not be told before the end."""
-        return codec.encode_ops(self._gone.values())
+        return codec.encode_ops((*self._deleted.values(), *self._gone.values()))
 
 
 def _staying(parts: Sequence[bytes], relations: Mapping[int, Relation]) -> list[bytes]:
@@ -121,6 +145,7 @@ class LogMerge:
         self.final_upto = 0
         self._final_ms = 0
         self._final_open = self._final_begun = False
+        self._final_lsn, self._alone = 0, False  # of the transaction there that comes by; one shape only has told of it
         self._migrating = sorted(migrating)
         self._migrations = 0
         self._migration: list[Record] = []
@@ -217,8 +242,18 @@ class LogMerge:
         while not ends and all(cursor.records or not cursor.more for cursor in self._cursors.values()):
             heads = [c for c in self._cursors.values() if c.records and c.records[0].lsn <= self.final_upto]
             if heads:
-                record = min(heads, key=lambda cursor: cursor.records[0].position).records.popleft()
-                ops.append(record.ops if self._leaving is None else self._leaving.passed(record.ops))
+                first = min(heads, key=lambda cursor: cursor.records[0].position)
+                lsn = first.records[0].lsn
+                if lsn > self._final_lsn:
+                    self._final_lsn, self._alone = (
+                        lsn,
+                        not any(c.records[0].lsn == lsn for c in heads if c is not first),
+                    )
+                record = first.records.popleft()
+                if self._leaving is None:
+                    ops.append(record.ops)
+                else:
+                    ops.append(self._leaving.passed(lsn, record.ops, alone=self._alone))
                 prelude += record.prelude
             ends = not heads
         if self._leaving is not None:
