@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.e2e.repair_scene import (
+    CHANGED,
+    CHANGES,
+    ITEMS,
+    connected,
+    counted,
+    current,
+    fetched_anew,
+    killed_in_the_middle,
+    position_of,
+    rows_of,
+    same,
+)
 from tests.e2e.shape_scene import ANNS, MOVES, SQL, TABLES, TREE, expected, issues_where, move
 from tests.e2e.test_shapes import INCLUDE, dangling, here
 from tests.npm.rig import eventually
@@ -21,72 +30,9 @@ from tests.npm.service import ServiceProcess, serving
 from tests.rawdevice import RawDevice
 from tests.tokens import insecure_token
 
-from syncline.client import Database, open_db
-from syncline.client.transport import Transport, open_websocket
-from syncline.proto import codec, events
-from syncline.proto.codec import MessageType
+from syncline.client import Database
+from syncline.proto import events
 from syncline.proto.digest import ROWS_PER_BUCKET
-from syncline.proto.values import Delete, Gone, Insert, Update
-
-ROWS = 20_000
-ITEMS = f"""
-CREATE TABLE items (id int8 PRIMARY KEY, title text, n int4, weight float8, made timestamptz, raw bytea, small float4);
-INSERT INTO items SELECT i, 'item ' || i, i % 7, i / 3.0, 'epoch'::timestamptz + i * interval '1 second',
-                         int8send(i), i / 7.0 FROM generate_series(1, {ROWS}) i;
-"""
-CHANGES = """
-UPDATE items SET title = 'changed', weight = 1e15 WHERE id IN (17, 4711, 9999);
-DELETE FROM items WHERE id IN (3, 8000);
-INSERT INTO items VALUES (50001, 'new', 1, NULL, now(), '', NULL), (50002, NULL, NULL, 2, NULL, NULL, 1e6);
-"""
-CHANGED = 7
-
-
-class Counting:
-    """A transport that counts the row operations which come by it, and the bytes of all frames."""
-
-    def __init__(self, line: Transport, counts: Counter[str]) -> None:
-        self.protocol = line.protocol
-        self.send = line.send
-        self._line = line
-        self._counts = counts
-
-    async def receive(self) -> bytes:
-        frame = await self._line.receive()
-        self._counts["bytes"] += len(frame)
-        if frame[0] == MessageType.OP_LOG:
-            ops = codec.decode_ops(frame[1:])
-            self._counts["rows"] += sum(isinstance(op, Insert | Update | Delete | Gone) for op in ops)
-        elif frame[0] == MessageType.REPAIR_BEGIN:
-            self._counts["repairs"] += 1
-        elif frame[0] == MessageType.SUBS_DATA_BEGIN:
-            self._counts["deliveries"] += 1
-        return frame
-
-
-@asynccontextmanager
-async def counted(path: Path, url: str, counts: Counter[str]) -> AsyncIterator[Database]:
-    @asynccontextmanager
-    async def open_counting(url: str) -> AsyncIterator[Transport]:
-        async with open_websocket(url) as line:
-            yield Counting(line, counts)
-
-    async with open_db(path, url, open_transport=open_counting) as db:
-        yield db
-
-
-@asynccontextmanager
-async def connected(
-    database: str, folder: Path, sql: str, electrified: tuple[str, ...]
-) -> AsyncIterator[tuple[ServiceProcess, asyncpg.Connection, Database, Counter[str]]]:
-    """A service and a device that is connected, and what is counted on its line."""
-    counts: Counter[str] = Counter()
-    async with (
-        serving(database, folder, sql=sql, electrified=electrified) as (service, postgres),
-        counted(folder / "device.db", service.url, counts) as db,
-    ):
-        await db.connect(insecure_token("ann"))
-        yield service, postgres, db, counts
 
 
 async def lose_disk(service: ServiceProcess, postgres: asyncpg.Connection, meanwhile: str = "SELECT 1") -> None:
@@ -94,23 +40,6 @@ async def lose_disk(service: ServiceProcess, postgres: asyncpg.Connection, meanw
     shutil.rmtree(service.data_dir)
     await postgres.execute(meanwhile)
     await service.start()
-
-
-async def rows_of(db: Database, table: str = "items") -> list[tuple[object, ...]]:
-    return [tuple(row) for row in await db.sql(f"SELECT * FROM {table} ORDER BY id")]
-
-
-async def fetched_anew(path: Path, url: str, table: str = "items") -> list[tuple[object, ...]]:
-    async with open_db(path, url) as db:
-        await db.connect(insecure_token("ann"))
-        await (await db.sync(table)).synced()
-        return await rows_of(db, table)
-
-
-async def current(postgres: asyncpg.Connection, db: Database, table: str = "items") -> bool:
-    """Nothing is on its way: the device has what Postgres has, by the ids and the titles of the rows."""
-    there = await postgres.fetch(f"SELECT id, title FROM {table} ORDER BY id")
-    return [tuple(row) for row in await db.sql(f"SELECT id, title FROM {table} ORDER BY id")] == [*map(tuple, there)]
 
 
 @pytest.mark.each_runtime
@@ -130,7 +59,7 @@ async def test_what_differs_comes_and_nothing_else(database: str, tmp_path: Path
         # Buckets have half as many rows as they may have at least.
         assert CHANGED - 2 <= counts["rows"] <= CHANGED * 2 * ROWS_PER_BUCKET
         assert "repairing" in stages
-        await eventually(lambda: _is(shape.status.state, "delivered"))
+        await eventually(lambda: same(shape.status.state, "delivered"))
         assert await rows_of(db) == await fetched_anew(tmp_path / "new.db", service.url)
         # And it lives on.
         await postgres.execute("UPDATE items SET title = 'live' WHERE id = 1")
@@ -144,17 +73,13 @@ async def _stages(shape: object, stages: set[str]) -> None:
         stages.add(status.state)
 
 
-async def _is(one: object, other: object) -> bool:
-    return one == other
-
-
 async def test_where_nothing_differs_no_row_comes(database: str, tmp_path: Path) -> None:
     async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
         await (await db.sync("items")).synced()
         for times in (1, 2):
             counts["rows"] = 0
             await lose_disk(service, postgres)
-            await eventually(lambda times=times: _is(counts["repairs"], times))  # type: ignore[misc]
+            await eventually(lambda times=times: same(counts["repairs"], times))  # type: ignore[misc]
             await postgres.execute(f"UPDATE items SET title = 'after loss {times}' WHERE id = 5")
             await eventually(lambda: current(postgres, db))
             assert counts["rows"] == 1
@@ -171,7 +96,7 @@ async def test_what_was_written_offline_is_kept_and_merged(database: str, tmp_pa
         counts.clear()
         await db.connect()
         await eventually(lambda: current(postgres, db))
-        await eventually(lambda: _is(db.status.pending_writes, 0))
+        await eventually(lambda: same(db.status.pending_writes, 0))
         assert counts["repairs"] == 1
         assert await postgres.fetchrow("SELECT title, n FROM items WHERE id = 1") == ("mine", 100)
         assert await postgres.fetchval("SELECT title FROM items WHERE id = 17") == "mine"
@@ -194,7 +119,7 @@ async def test_parts_of_tables_and_trees_are_repaired(overlapping: bool, databas
             shutil.rmtree(service.data_dir)
             await move(postgres, name)
             await service.start()
-            await eventually(lambda number=number: _is(counts["repairs"], number + 1))  # type: ignore[misc]
+            await eventually(lambda number=number: same(counts["repairs"], number + 1))  # type: ignore[misc]
             await eventually(partial(_agree, postgres, db, part))
         assert counts["deliveries"] == 1 + overlapping
 
@@ -210,37 +135,6 @@ async def _agree(postgres: asyncpg.Connection, db: Database, part: dict[str, str
     return True
 
 
-DEVICE = """
-import asyncio, sys
-from contextlib import asynccontextmanager
-from syncline.client import open_db
-from syncline.client.transport import open_websocket
-from syncline.proto.codec import MessageType
-from tests.tokens import insecure_token
-
-class Stopping:
-    def __init__(self, line):
-        self.protocol, self.send, self._line = line.protocol, line.send, line
-    async def receive(self):
-        frame = await self._line.receive()
-        if frame[0] == MessageType.REPAIR_END:
-            print("in the middle", flush=True)
-            await asyncio.Event().wait()
-        return frame
-
-@asynccontextmanager
-async def open_stopping(url):
-    async with open_websocket(url) as line:
-        yield Stopping(line)
-
-async def main():
-    async with open_db(sys.argv[1], sys.argv[2], open_transport=open_stopping) as db:
-        await db.connect(insecure_token("ann"))
-        await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
-
 async def test_a_device_killed_in_the_middle_begins_again(database: str, tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     path = tmp_path / "device.db"
@@ -249,17 +143,11 @@ async def test_a_device_killed_in_the_middle_begins_again(database: str, tmp_pat
             await db.connect(insecure_token("ann"))
             await (await db.sync("items")).synced()
             before = await rows_of(db)
-        position = _position(path)
+        position = position_of(path)
         await lose_disk(service, postgres, CHANGES)
         for _ in range(2):
-            killed = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", DEVICE, path, service.url, stdout=asyncio.subprocess.PIPE
-            )
-            assert killed.stdout is not None
-            assert await killed.stdout.readline() == b"in the middle\n"
-            killed.kill()
-            await killed.wait()
-            assert _position(path) == position
+            await killed_in_the_middle(path, service.url)
+            assert position_of(path) == position
             await lose_disk(service, postgres)
         async with counted(path, service.url, counts) as db:
             assert await rows_of(db) == before
@@ -267,14 +155,6 @@ async def test_a_device_killed_in_the_middle_begins_again(database: str, tmp_pat
             await eventually(lambda: current(postgres, db))
             assert await rows_of(db) == await fetched_anew(tmp_path / "new.db", service.url)
         assert (counts["repairs"], counts["deliveries"]) == (1, 1)
-
-
-def _position(path: Path) -> bytes:
-    connection = sqlite3.connect(path)
-    (lsn,) = connection.execute("SELECT lsn FROM _syncline_state").fetchone()
-    connection.close()
-    assert isinstance(lsn, bytes)
-    return lsn
 
 
 async def test_what_was_unsubscribed_meanwhile_leaves_and_what_was_asked_for_comes(

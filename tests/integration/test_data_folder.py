@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import drop_database
 from tests.patience import PATIENCE_S
 
-from syncline.actors.datadir import FolderInUse, FolderLock, new_lineage, read_history, shapes_folder
+from syncline.actors.datadir import FolderInUse, FolderLock, lineage_of, new_lineage, read_history, shapes_folder
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.slot import ensure_slot, slot_name, slot_state
@@ -26,7 +26,7 @@ SERVER = "00000000-0000-4000-8000-000000000001"
 
 @asynccontextmanager
 async def prepared(dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database that has a slot and one subscription of a device."""
+    """A connection to a database that has a slot and one device, with a subscription."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -42,15 +42,20 @@ async def prepared(dsn: str) -> AsyncIterator[asyncpg.Connection]:
             await connection.execute(
                 "INSERT INTO electric.subscriptions (client_id, subscription_id, shapes) VALUES ('phone', 's', '[]')"
             )
+            await connection.execute(
+                "INSERT INTO electric.positions SELECT 'phone', value FROM electric.meta WHERE key = 'slot_lineage'"
+            )
         await ensure_slot(connection, slot_name("mine"))
         yield connection
     finally:
         await connection.close()
 
 
-async def subscriptions(connection: asyncpg.Connection) -> int:
-    count: int = await connection.fetchval("SELECT count(*) FROM electric.subscriptions")
-    return count
+async def resumes(connection: asyncpg.Connection, folder: Path) -> bool:
+    """Whether the position of the device counts for the shapes in ``folder``. Its subscription is there in any case."""
+    assert await connection.fetchval("SELECT count(*) FROM electric.subscriptions") == 1
+    lineage: str = await connection.fetchval("SELECT lineage FROM electric.positions WHERE client_id = 'phone'")
+    return lineage == lineage_of(folder)
 
 
 async def test_the_folder_stays_while_the_history_goes_on(
@@ -61,7 +66,7 @@ async def test_the_folder_stays_while_the_history_goes_on(
         (folder / "kept").touch()
     async with prepared(database) as connection:
         assert await shapes_folder(connection, tmp_path, SERVER) == folder
-        assert await subscriptions(connection) == 1
+        assert await resumes(connection, folder)
     assert (folder / "kept").exists()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -75,7 +80,7 @@ async def test_a_slot_made_anew_begins_a_history_and_says_what_it_means_for_devi
         await new_lineage(connection)
         assert await shapes_folder(connection, tmp_path, SERVER) != folder
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert "devices fetch their tables anew" in warning.getMessage()
+    assert "devices compare what they have with it" in warning.getMessage()
 
 
 async def test_a_database_set_back_behind_what_is_on_the_disk_is_another_history(
@@ -86,10 +91,11 @@ async def test_a_database_set_back_behind_what_is_on_the_disk_is_another_history
         folder = await shapes_folder(connection, tmp_path, SERVER)
         ahead = await connection.fetchval("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn + 1000000")
         (folder / "progress.json").write_text(json.dumps({"durable_lsn": int(ahead)}))
-        assert await shapes_folder(connection, tmp_path, SERVER) != folder
-        assert await subscriptions(connection) == 0
+        newer = await shapes_folder(connection, tmp_path, SERVER)
+        assert newer != folder
+        assert not await resumes(connection, newer)
     assert not folder.exists()
-    assert "devices fetch their tables anew" in caplog.text
+    assert "devices compare what they have with it" in caplog.text
 
 
 async def test_an_ordinary_role_may_ask_which_history_this_is(database: str, postgres: EmbeddedPostgres) -> None:
@@ -132,11 +138,12 @@ async def test_a_copy_recovered_from_the_archive_is_another_history(
     recovered = EmbeddedPostgres(server_dir / "recovered", settings=settings)
     try:
         async with prepared(recovered.start()) as connection:
-            assert await subscriptions(connection) == 1, "slot and schema came along"
+            assert await resumes(connection, folder), "slot and schema came along"
             is_now = await read_history(connection)
             assert {part for part in was if was[part] != is_now[part]} == {"timeline"}
-            assert await shapes_folder(connection, tmp_path, SERVER) != folder
-            assert await subscriptions(connection) == 0
+            newer = await shapes_folder(connection, tmp_path, SERVER)
+            assert newer != folder
+            assert not await resumes(connection, newer)
     finally:
         recovered.stop("immediate")
 

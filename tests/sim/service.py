@@ -97,6 +97,12 @@ class SimDatabase:
         await self._query()
         self._postgres.subscriptions.pop(client_id, None)
 
+    async def of_this_history(self, client_id: str) -> bool:
+        return True
+
+    async def begin_history(self, client_id: str) -> None:
+        await self.forget_subscriptions(client_id)
+
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
         await self._query()
         # What is in the WAL and not visible yet is missing; their position is behind whatever comes by the end.

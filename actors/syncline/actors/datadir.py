@@ -68,12 +68,11 @@ class FolderInUse(Exception):
 async def new_lineage(connection: asyncpg.Connection, why: str = "the replication slot is made anew") -> None:
     """Another history begins: nothing on any disk continues into what will be streamed, and no device's position.
 
-    Subscriptions that a restored copy brought along are forgotten: their devices are told to start over.
+    Devices are noted as of the one before, until they have been repaired or have started over.
     """
     if await read_meta(connection, _LINEAGE) is not None:
-        log.warning("%s, so a new history begins here: devices fetch their tables anew, and then send what waits", why)
+        log.warning("%s, so a new history begins here: devices compare what they have with it, or fetch it anew", why)
     async with connection.transaction():
-        await connection.execute("DELETE FROM electric.subscriptions")
         await write_meta(connection, _LINEAGE, uuid.uuid4().hex)
         await write_meta(connection, _HISTORY, json.dumps(await read_history(connection)))
 
@@ -113,6 +112,11 @@ async def shapes_folder(connection: asyncpg.Connection, data_dir: Path, server_i
         if former != folder:
             _remove_unused(former)
     return folder
+
+
+def lineage_of(folder: Path) -> str:
+    """The history that the shapes in ``folder`` are of, see ``shapes_folder``."""
+    return folder.name.rpartition(".")[2]
 
 
 async def _another_history(connection: asyncpg.Connection, folder: Path) -> str | None:

@@ -104,7 +104,7 @@ class ServiceHost:
                 self.port = await self._front.listen(reuse_port=True)  # with a predecessor that is not gone yet, too
         owner = await claimed(role.settings, self._id, self._connection)
         host.raise_epoch(owner.epoch)
-        self._database = await connect(role.settings.dsn, owner)
+        self._database = await connect(role.settings.dsn, owner, role.settings.lineage)
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, host))
         reading = asyncio.create_task(self._database.read())
         try:

@@ -59,7 +59,7 @@ class Service:
         self._settings = settings = await owning(self._config, settings)
         owner = await claimed(settings, LOCAL)
         await settle_shapes(self._config, settings, owner)
-        self._database = await connect(self.dsn, owner)
+        self._database = await connect(self.dsn, owner, settings.lineage)
         self._losing = asyncio.create_task(end_with(owner, self._database.pool, self._host))
         await self._database.read()
         await self._host.open()

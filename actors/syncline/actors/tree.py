@@ -31,6 +31,7 @@ from pathlib import Path
 
 import asyncpg
 
+from syncline.actors.datadir import lineage_of
 from syncline.actors.devices.auth import Authenticator
 from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.claims import Claims
@@ -107,6 +108,11 @@ class Settings:
     shapes_dedicated: bool = False
     epoch: int = 0
     policy: Policy = field(default_factory=Policy)
+
+    @property
+    def lineage(self) -> str:
+        """The history that the shapes are of."""
+        return lineage_of(self.shapes_dir)
 
     @property
     def shard_folders(self) -> dict[str, Path]:

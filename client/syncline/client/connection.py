@@ -19,7 +19,7 @@ from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
 from syncline.client.oplog import Outlines, entry_id_of, transactions
 from syncline.client.replica import Replica
-from syncline.client.shapes import HELD, Subscription, resumable_ids, to_ask, to_cancel
+from syncline.client.shapes import HELD, Subscription, held, resumable_ids, to_ask, to_cancel
 from syncline.client.store import whole
 from syncline.client.transport import Transport
 from syncline.proto.events import (
@@ -223,8 +223,16 @@ class Connection:
         self._progress.repairing(0, None)
         self._answer_within(None)  # a large table takes a while to read
         holdings = await replica.holdings()
-        ids = resumable_ids(replica.subscriptions.values())
-        frame = self._session.start(replica.lsn, ids, replica.schema_version, DIALECT, holdings=holdings)
+        subscriptions = replica.subscriptions.values()
+        described = [(s.subscription_id, [s.spec.request(s.subscription_id)]) for s in held(subscriptions)]
+        frame = self._session.start(
+            replica.lsn,
+            resumable_ids(subscriptions),
+            replica.schema_version,
+            DIALECT,
+            holdings=holdings,
+            described=described,
+        )
         self._answer_within(START_TIMEOUT_S)
         await self._transport.send(frame)
 
@@ -406,8 +414,8 @@ class Connection:
     async def _give_up_replaced(self, replaced: Iterable[Subscription]) -> None:
         """What was delivered is the server's to take back; what was not, only if it was asked for here."""
         ids = [s.subscription_id for s in replaced]
-        held = resumable_ids(self._replica.subscriptions.values())
-        await self._give_up([id for id in ids if id in held or id in self._requested])
+        here = resumable_ids(self._replica.subscriptions.values())
+        await self._give_up([id for id in ids if id in here or id in self._requested])
 
     async def _drop(self, subscription_id: str, code: str, message: str) -> None:
         """The server does not deliver it. What is here already is not forgotten, whatever a server says of it."""

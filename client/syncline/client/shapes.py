@@ -94,7 +94,12 @@ def _of_key(
 
 def resumable_ids(subscriptions: Iterable[Subscription]) -> tuple[str, ...]:
     """The ids a resuming device names."""
-    return tuple(s.subscription_id for s in subscriptions if s.state in HELD)
+    return tuple(s.subscription_id for s in held(subscriptions))
+
+
+def held(subscriptions: Iterable[Subscription]) -> list[Subscription]:
+    """Those whose rows are here, oldest first."""
+    return sorted((s for s in subscriptions if s.state in HELD), key=lambda s: s.position)
 
 
 def to_request(subscriptions: Iterable[Subscription], fresh_id: Callable[[], str]) -> list[Subscription]:

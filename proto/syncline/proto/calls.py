@@ -23,7 +23,10 @@ from syncline.proto.events import (
     UnsubscribeRequested,
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
+from syncline.proto.values import ShapeRequest
 
+# Of the subscriptions in a start, which has 128 KB of sums besides and is to be a message.
+DESCRIBED_BYTES_MAX: Final = 64 << 10
 _DIALECTS: Final = {"sqlite": "SQLITE", "postgresql": "POSTGRES"}
 
 
@@ -48,13 +51,10 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
                 "postgresql" if start.sql_dialect == pb.SatInStartReplicationReq.POSTGRES else "sqlite",
                 tuple(start.observed_transaction_data),
                 holdings,
+                {} if holdings is None else dict(map(_subscription_of, start.subscriptions)),
             )
         case "subscribe":
-            subscribe = codec.decode_body(pb.SatSubsReq, body)
-            shapes = codec.shape_requests_of(subscribe)
-            check_ids("subscription", (subscribe.subscription_id,))
-            check_ids("shape request", (shape.request_id for shape in shapes))
-            return SubscribeRequested(request_id, subscribe.subscription_id, shapes)
+            return SubscribeRequested(request_id, *_subscription_of(codec.decode_body(pb.SatSubsReq, body)))
         case "unsubscribe":
             unsubscribe = codec.decode_body(pb.SatUnsubsReq, body)
             check_ids("subscription", unsubscribe.subscription_ids)
@@ -70,6 +70,7 @@ def start_body(
     dialect: str,
     observed_additional_data: Sequence[int],
     holdings: Holdings | None = None,
+    described: Sequence[tuple[str, Sequence[ShapeRequest]]] = (),
 ) -> bytes:
     """A device's startReplication; see ``ClientSession.start``. The dialect is always written out."""
     request = pb.SatInStartReplicationReq(lsn=lsn, sql_dialect=_DIALECTS[dialect])
@@ -81,7 +82,22 @@ def start_body(
     if holdings is not None:
         tables = [pb.SatHoldings.Table(table_name=name, sums=sums) for name, sums in holdings.tables.items()]
         request.holdings.CopyFrom(pb.SatHoldings(salt=holdings.salt, tables=tables))
+        room = DESCRIBED_BYTES_MAX
+        for id, shapes in reversed(described):
+            subscription = codec.subscribe_message(id, shapes)
+            room -= subscription.ByteSize()
+            if room < 0:
+                break
+            request.subscriptions.append(subscription)
     return request.SerializeToString()
+
+
+def _subscription_of(message: pb.SatSubsReq) -> tuple[str, tuple[ShapeRequest, ...]]:
+    """Its id and what it asks for. Raises ProtocolError for ids that are none, and for too many shapes."""
+    shapes = codec.shape_requests_of(message)
+    check_ids("subscription", (message.subscription_id,))
+    check_ids("shape request", (shape.request_id for shape in shapes))
+    return message.subscription_id, shapes
 
 
 def _holdings_of(message: pb.SatHoldings) -> Holdings:

@@ -105,14 +105,16 @@ class ClientSession:
         dialect: str = "sqlite",
         observed_additional_data: Sequence[int] = (),
         holdings: Holdings | None = None,
+        described: Sequence[tuple[str, Sequence[ShapeRequest]]] = (),
     ) -> bytes:
         """Ask for the stream after ``lsn``, empty for all of it.
 
         ``subscription_ids`` and ``observed_additional_data`` say what is held, and travel only with an lsn; with one
         the schema version follows from it, so ``schema_version`` travels only without. ``holdings``: for a server of
-        ours that cannot resume after ``lsn``, to be sent what differs; then the schema version travels too.
+        ours that cannot resume after ``lsn``, to be sent what differs; then the schema version travels too, and what
+        the subscriptions ask for, the newest last, as far as it is not too much.
         """
-        body = start_body(lsn, subscription_ids, schema_version, dialect, observed_additional_data, holdings)
+        body = start_body(lsn, subscription_ids, schema_version, dialect, observed_additional_data, holdings, described)
         return self._send_call(START, body, ())
 
     def stop(self) -> bytes:

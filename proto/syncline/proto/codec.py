@@ -277,7 +277,12 @@ def repair_end() -> bytes:
 
 
 def subscribe_body(subscription_id: str, shapes: Iterable[ShapeRequest]) -> bytes:
-    """The body of a subscribe call: one shape definition with one select per request."""
+    """The body of a subscribe call."""
+    return subscribe_message(subscription_id, shapes).SerializeToString()
+
+
+def subscribe_message(subscription_id: str, shapes: Iterable[ShapeRequest]) -> pb.SatSubsReq:
+    """One shape definition with one select per request."""
     return pb.SatSubsReq(
         subscription_id=subscription_id,
         shape_requests=[
@@ -286,7 +291,7 @@ def subscribe_body(subscription_id: str, shapes: Iterable[ShapeRequest]) -> byte
             )
             for shape in shapes
         ],
-    ).SerializeToString()
+    )
 
 
 def _select_message(shape: ShapeRequest) -> pb.SatShapeDef.Select:

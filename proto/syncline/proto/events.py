@@ -6,6 +6,7 @@ yields the first group, a client session the second, both the third.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -25,7 +26,7 @@ class AuthRequested:
 @dataclass(frozen=True, slots=True)
 class StartRequested:
     """``lsn`` empty: from scratch, else resume after it; or, with ``holdings``, from there on by what differs.
-    ``dialect``: "sqlite" or "postgresql"."""
+    ``dialect``: "sqlite" or "postgresql". ``described``: subscriptions, of those that are listed, by id."""
 
     request_id: int
     lsn: bytes
@@ -34,6 +35,7 @@ class StartRequested:
     dialect: str
     observed_transaction_data: tuple[int, ...] = ()
     holdings: Holdings | None = None
+    described: Mapping[str, tuple[ShapeRequest, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class SatAuthResp(_message.Message):
     def __init__(self, id: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[SatAuthHeaderPair, _Mapping]]] = ...) -> None: ...
 
 class SatInStartReplicationReq(_message.Message):
-    __slots__ = ("lsn", "options", "subscription_ids", "schema_version", "observed_transaction_data", "sql_dialect", "observed_gone_batch", "holdings")
+    __slots__ = ("lsn", "options", "subscription_ids", "schema_version", "observed_transaction_data", "sql_dialect", "observed_gone_batch", "holdings", "subscriptions")
     class Option(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[SatInStartReplicationReq.Option]
@@ -106,6 +106,7 @@ class SatInStartReplicationReq(_message.Message):
     SQL_DIALECT_FIELD_NUMBER: _ClassVar[int]
     OBSERVED_GONE_BATCH_FIELD_NUMBER: _ClassVar[int]
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
     lsn: bytes
     options: _containers.RepeatedScalarFieldContainer[SatInStartReplicationReq.Option]
     subscription_ids: _containers.RepeatedScalarFieldContainer[str]
@@ -114,7 +115,8 @@ class SatInStartReplicationReq(_message.Message):
     sql_dialect: SatInStartReplicationReq.Dialect
     observed_gone_batch: _containers.RepeatedScalarFieldContainer[str]
     holdings: SatHoldings
-    def __init__(self, lsn: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[SatInStartReplicationReq.Option, str]]] = ..., subscription_ids: _Optional[_Iterable[str]] = ..., schema_version: _Optional[str] = ..., observed_transaction_data: _Optional[_Iterable[int]] = ..., sql_dialect: _Optional[_Union[SatInStartReplicationReq.Dialect, str]] = ..., observed_gone_batch: _Optional[_Iterable[str]] = ..., holdings: _Optional[_Union[SatHoldings, _Mapping]] = ...) -> None: ...
+    subscriptions: _containers.RepeatedCompositeFieldContainer[SatSubsReq]
+    def __init__(self, lsn: _Optional[bytes] = ..., options: _Optional[_Iterable[_Union[SatInStartReplicationReq.Option, str]]] = ..., subscription_ids: _Optional[_Iterable[str]] = ..., schema_version: _Optional[str] = ..., observed_transaction_data: _Optional[_Iterable[int]] = ..., sql_dialect: _Optional[_Union[SatInStartReplicationReq.Dialect, str]] = ..., observed_gone_batch: _Optional[_Iterable[str]] = ..., holdings: _Optional[_Union[SatHoldings, _Mapping]] = ..., subscriptions: _Optional[_Iterable[_Union[SatSubsReq, _Mapping]]] = ...) -> None: ...
 
 class SatHoldings(_message.Message):
     __slots__ = ("salt", "tables")

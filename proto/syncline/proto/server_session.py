@@ -208,7 +208,7 @@ class ServerSession:
             self._require_authenticated(method)
         event = read_call(method, request_id, request.message)
         if isinstance(event, StartRequested) and not self.extensions:
-            event = replace(event, holdings=None)
+            event = replace(event, holdings=None, described={})
         if request_id in self._calls:
             raise invalid(f"call {request_id} is still being answered")
         if len(self._calls) >= OUTSTANDING_CALLS_MAX:

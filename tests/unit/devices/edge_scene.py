@@ -61,6 +61,7 @@ class FakeDatabase:
         self.history = SchemaHistory()
         self.away: Exception | None = None
         self.known: dict[str, Subscription] = {}
+        self.another_history = False
         self.flushed = Lsn(10_000)
         self.current: list[CurrentRow] = []
         self.asked: list[list[tuple[int, Key]]] = []
@@ -97,6 +98,19 @@ class FakeDatabase:
     async def forget_subscriptions(self, client_id: str) -> None:
         self._reach()
         self.known.clear()
+
+    async def of_this_history(self, client_id: str) -> bool:
+        self._reach()
+        return not self.another_history
+
+    async def begin_history(self, client_id: str) -> None:
+        self._reach()
+        self.known.clear()
+        self.another_history = False
+
+    async def join_history(self, client_id: str) -> None:
+        self._reach()
+        self.another_history = False
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
         self.began.set()
@@ -278,10 +292,10 @@ class AnsweringBundler(Probe):
 class OneDevice:
     """A device and the client at the other end of its socket."""
 
-    def __init__(self, scene: EdgeScene, client_id: str = "client") -> None:
+    def __init__(self, scene: EdgeScene, client_id: str = "client", protocol: str = OLD[0]) -> None:
         self.scene = scene
         self.client_id = client_id
-        self.connection = FakeConnection()
+        self.connection = FakeConnection(protocol)
         self.device = Device(self.connection, scene.around)  # type: ignore[arg-type]
 
     @classmethod

@@ -27,6 +27,9 @@ class Database:
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
         return {CANCELLED: Subscription(CANCELLED, (ShapeRequest("r", "items"),), self._cancelled)}
 
+    async def of_this_history(self, client_id: str) -> bool:
+        return True
+
     async def wal_position(self) -> int:
         return 1_000
 

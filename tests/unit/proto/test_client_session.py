@@ -8,6 +8,7 @@ from tests.unit.proto.conversation import DEVICE_ITEMS, ITEMS, SHAPES, Conversat
 from syncline.proto import client_session, codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import TransactionLimits
+from syncline.proto.digest import Holdings
 from syncline.proto.errors import ErrorCode, Family, ProtocolError, family_of
 from syncline.proto.events import (
     AdditionalData,
@@ -32,7 +33,18 @@ from syncline.proto.events import (
     Unsubscribed,
 )
 from syncline.proto.session import ClientSession, State
-from syncline.proto.values import Column, Compensation, Delete, Gone, Insert, Migrate, Relation, Transaction, Update
+from syncline.proto.values import (
+    Column,
+    Compensation,
+    Delete,
+    Gone,
+    Insert,
+    Migrate,
+    Relation,
+    ShapeRequest,
+    Transaction,
+    Update,
+)
 
 ROW = (b"1", b"one")
 BEGIN = codec.encode_begin(1000, b"42", "postgres_1", 42)
@@ -59,6 +71,17 @@ def start_request(frame: bytes) -> pb.SatInStartReplicationReq:
     request = codec.decode(frame)[1]
     assert isinstance(request, pb.SatRpcRequest)
     return pb.SatInStartReplicationReq.FromString(request.message)
+
+
+def test_of_the_subscriptions_that_a_repair_describes_the_newest_go_that_are_not_too_much() -> None:
+    ids = [f"{number:032}" for number in range(1000)]
+    described = [(id, [ShapeRequest(id, "items", "x" * 1000)]) for id in ids]
+    session = Conversation().authenticate().client
+    frame = session.start(b"42", ids, "1", holdings=Holdings(bytes(16), {}), described=described)
+    sent = [subscription.subscription_id for subscription in start_request(frame).subscriptions]
+    assert sent == ids[-1 : -len(sent) - 1 : -1]
+    assert 50 < len(sent) < 70
+    assert len(frame) < codec.MESSAGE_BYTES_MAX
 
 
 def test_call_ids_count_from_one() -> None:

@@ -105,6 +105,7 @@ class Device(Actor):
         self._identity: Identity | None = None
         self._client_id = ""
         self._outbound: Outbound | None = None
+        self._joins = False  # it is of another history until it has been repaired
         self._subscriptions: dict[str, Planned] = {}
         # Subscriptions whose shapes are not all ready, with the hashes of those that are not.
         self._preparing: dict[str, set[str]] = {}
@@ -217,9 +218,12 @@ class Device(Actor):
                     self._uplink.take(event)
                 if self._outbound is not None:
                     self._outbound.wrote(event, self._tables_of(event))
-            case AckReceived(transaction_id=transaction_id):
+            case AckReceived(transaction_id, lsn):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._carrier.changed.set()
+                if self._joins and self._outbound is not None and self._outbound.has_repaired(lsn):
+                    await self._around.database.join_history(self._client_id)
+                    self._joins = False
             case AuthRequested():
                 await self._authenticate(event)
             case StartRequested():
@@ -303,7 +307,7 @@ class Device(Actor):
             self._connection.send(self._session.start_refused(event.request_id, refused.code, refused.message))
             self._close(PROTOCOL_VIOLATED, refused.code)
             return
-        self._outbound, self._subscriptions = started.outbound, started.subscriptions
+        self._outbound, self._subscriptions, self._joins = started.outbound, started.subscriptions, started.joins
         for shape in started.loading:
             shape.inform(NotifyReady(self.ref))
         # Before any write is asked for, so that none of them can pass the bundler unnoticed.

@@ -95,6 +95,7 @@ class Outbound:
         self.generation = generation
         self._extensions = extensions
         self._repair = repair
+        self._repaired_at: int | None = None
         self._held = HeldShapes(schema, subscriptions)
         self._echoes = Echoes(selects, self._held)
         if repair is not None:  # the rows are there, such as they are
@@ -184,6 +185,10 @@ class Outbound:
         """A transaction of the device itself is in Postgres, which had not known it, below ``lsn``: whether the stream
         brings it back. Else it comes back by ``heal``."""
         return self._echoes.applied(commit_ms, lsn, self._following())
+
+    def has_repaired(self, lsn: bytes) -> bool:
+        """Whether a device whose position is ``lsn`` has had its repair."""
+        return self._repaired_at is not None and lsn == lsn_bytes(self._repaired_at)
 
     def expect(self, relation_ids: Collection[int]) -> None:
         """The device has subscribed to rows of these tables, whose delivery cannot be made yet."""
@@ -400,6 +405,7 @@ class Outbound:
         at = self._released_from_log()
         yield from self._read_frames(upto=at)
         yield Pin(at)
+        self._repaired_at = at
         yield from repairing(repair.holdings, shapes, at)
         yield Pin(None)
         self._hold(repair.subscriptions)

@@ -15,7 +15,7 @@ from syncline.actors.devices.holders import Named, named_by
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery, Repair
-from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, plan, plan_held
+from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_room, plan, plan_held
 from syncline.actors.postgres.database import Database, Subscription
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.clauses import check_clauses
@@ -154,11 +154,13 @@ async def plan_held_now(requests: tuple[ShapeRequest, ...], database: Database) 
 @dataclass(frozen=True, slots=True)
 class Started:
     """``subscriptions``: those that the device has already. ``loading``: their shapes of which the rows are still being
-    read, and whose end, should their table be dropped, has to be heard of."""
+    read, and whose end, should their table be dropped, has to be heard of. ``joins``: what it holds is of another
+    history until it has been repaired."""
 
     outbound: Outbound
     subscriptions: dict[str, Planned]
     loading: tuple[Ref, ...] = ()
+    joins: bool = False
 
 
 async def start(
@@ -201,7 +203,7 @@ class _Starting:
         """A device that has nothing, or starts over: it gets the migrations it lacks and waits for subscriptions."""
         if self.event.subscription_ids:
             raise StartRefused("INVALID_POSITION", "subscriptions without a position")
-        await self.database.forget_subscriptions(self.client_id)
+        await self.database.begin_history(self.client_id)
         return Started(await self._migrated(None), {})
 
     async def _migrated(self, repair: Repair | None) -> Outbound:
@@ -234,6 +236,8 @@ class _Starting:
         event, database = self.event, self.database
         if len(event.lsn) > LSN_CHARS_MAX or not event.lsn.isdigit():
             raise StartRefused("BEHIND_WINDOW", "not a position of this server")
+        if not await database.of_this_history(self.client_id):
+            raise StartRefused("BEHIND_WINDOW", "another history has begun")
         position = int(event.lsn)
         known, held_there = await self._held()
         if position > await database.wal_position():
@@ -265,18 +269,34 @@ class _Starting:
         repair = Repair({id: planned.relations for id, planned in held_there.items()}, holdings)
         outbound = await self._migrated(repair)
         loading = tuple(place.ref for place in places if place.ready_lsn is None)
-        return Started(outbound, self._going_on(outbound, known, held_there), loading)
+        joins = not await self.database.of_this_history(self.client_id)
+        return Started(outbound, self._going_on(outbound, known, held_there), loading, joins)
 
     async def _held(self) -> tuple[dict[str, Subscription], dict[str, Planned]]:
         """The subscriptions of the device, and of those it lists what there is to them."""
         known = await self.database.subscriptions(self.client_id)
         held_there: dict[str, Planned] = {}
         for subscription_id in self.event.subscription_ids:
-            subscription = known.get(subscription_id)
-            if subscription is None:
-                raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
-            held_there[subscription_id] = await plan_held_now(subscription.shapes, self.database)
+            try:
+                if subscription_id not in known:
+                    known[subscription_id] = await self._described(subscription_id, held_there)
+                held_there[subscription_id] = await plan_held_now(known[subscription_id].shapes, self.database)
+            except SubscriptionRefused as refused:
+                # It asks anew then, and is told why.
+                raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"{subscription_id}: {refused}") from refused
         return known, held_there
+
+    async def _described(self, subscription_id: str, held_there: Mapping[str, Planned]) -> Subscription:
+        """A subscription that Postgres does not have, or has no more, as the device describes it. Raises StartRefused,
+        SubscriptionRefused, and what the database raises."""
+        shapes = self.event.described.get(subscription_id)
+        if shapes is None:
+            raise StartRefused("SUBSCRIPTION_NOT_FOUND", f"no subscription {subscription_id}")
+        check_ids(subscription_id, shapes)
+        check_room(held_there, shapes)
+        await _check(await plan_held_now(shapes, self.database), self.database)
+        await self.database.add_subscription(self.client_id, subscription_id, shapes)
+        return Subscription(subscription_id, shapes, cancelled=False)
 
     async def _places_of(self, held_there: Mapping[str, Planned]) -> list[ShapePlace]:
         shapes = {hash: (shape, p.relations[hash]) for p in held_there.values() for hash, shape in p.shapes.items()}

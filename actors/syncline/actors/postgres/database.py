@@ -51,6 +51,12 @@ SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, curr
 """
 WAL_PAGE_HEADER_BYTES_MAX = 40
 
+_FORGET = "DELETE FROM electric.subscriptions WHERE client_id = $1"
+_NOTE = (
+    "INSERT INTO electric.positions AS p (client_id, lineage) VALUES ($1, $2) "
+    "ON CONFLICT (client_id) DO UPDATE SET lineage = excluded.lineage WHERE p.lineage <> excluded.lineage"
+)
+
 
 def end_of_records(insert: Lsn, page_bytes: int) -> Lsn:
     """Where the records end of a WAL that is inserted up to ``insert``. At the beginning of a page that is behind its
@@ -86,19 +92,23 @@ class Database:
     """A pool, and the newest reading of catalogue and history. All methods raise what asyncpg raises.
 
     ``snapshot_pool``: another one, for those who hold a connection long and need a second one meanwhile. ``owner``: for
-    whom all sessions are, where that can end.
+    whom all sessions are, where that can end. ``lineage``: the history that is followed here, see ``datadir``.
     """
 
-    def __init__(self, pool: asyncpg.Pool, snapshot_pool: asyncpg.Pool, owner: Ownership | None = None) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool, snapshot_pool: asyncpg.Pool, owner: Ownership | None = None, lineage: str = ""
+    ) -> None:
         self.pool = pool
         self.snapshot_pool = snapshot_pool
         self.owner = owner
+        self._lineage = lineage
         self.catalog = Catalog()
         self.history = SchemaHistory()
         self._readings = Gathering(self._read)
         self._owners = Gathering(self._read_owners)
         self._sightings = Gathering(self._note_seen)
         self._subscribed = Gathering(self._read_subscriptions)
+        self._lineages = Gathering(self._read_lineages)
         self._positions = Gathering(self._read_positions)
 
     async def read(self) -> None:
@@ -288,8 +298,27 @@ class Database:
         )
 
     async def forget_subscriptions(self, client_id: str) -> None:
-        """The device starts over."""
-        await self.pool.execute("DELETE FROM electric.subscriptions WHERE client_id = $1", client_id)
+        """The device has to start over."""
+        await self.pool.execute(_FORGET, client_id)
+
+    async def of_this_history(self, client_id: str) -> bool:
+        """Whether what the device holds is: else its position means nothing here."""
+        return await self._lineages.answer(client_id) == self._lineage
+
+    async def _read_lineages(self, client_ids: Sequence[str]) -> dict[str, str | None]:
+        rows = await self.pool.fetch(
+            "SELECT client_id, lineage FROM electric.positions WHERE client_id = ANY ($1::text[])", client_ids
+        )
+        nobodys: dict[str, str | None] = dict.fromkeys(client_ids)
+        return nobodys | {row["client_id"]: row["lineage"] for row in rows}
+
+    async def begin_history(self, client_id: str) -> None:
+        """The device has nothing, and no subscriptions: whatever it gets from now on is of this history."""
+        await self.pool.execute(f"WITH forgotten AS ({_FORGET}) {_NOTE}", client_id, self._lineage)
+
+    async def join_history(self, client_id: str) -> None:
+        """What the device holds is of this history by now."""
+        await self.pool.execute(_NOTE, client_id, self._lineage)
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -387,11 +416,12 @@ async def _current_rows(
     return found if filled is None else found[: filled + 1]
 
 
-async def connect(dsn: str, session: Ownership | str) -> Database:
-    """The database at ``dsn``, nothing read yet. ``session``: for whom its sessions are, or what they are called."""
+async def connect(dsn: str, session: Ownership | str, lineage: str = "") -> Database:
+    """The database at ``dsn``, nothing read yet. ``session``: for whom its sessions are, or what they are called.
+    ``lineage``: see ``Database``."""
     pool = await connect_pool(dsn, session, timeout_s=QUERY_TIMEOUT_S)
     snapshot_pool = await connect_pool(dsn, session, SNAPSHOT_CONNECTIONS_MAX)
-    return Database(pool, snapshot_pool, session if isinstance(session, Ownership) else None)
+    return Database(pool, snapshot_pool, session if isinstance(session, Ownership) else None, lineage)
 
 
 async def connect_pool(
