@@ -96,12 +96,14 @@ async def test_an_unknown_subscription_and_a_position_from_the_future_start_over
     database: str, tmp_path: Path
 ) -> None:
     async with serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, _):
+        async with RawDevice.connected(service.url) as known:
+            await known.start()
         for lsn, subscriptions, code in (
             (b"1", [str(uuid.uuid4())], "SUBSCRIPTION_NOT_FOUND"),
             (b"999999999999999", [], "BEHIND_WINDOW"),
             (b"not a number", [], "BEHIND_WINDOW"),
         ):
-            async with RawDevice.connected(service.url) as device:
+            async with RawDevice.connected(service.url, client_id=known.client_id) as device:
                 await device.socket.send(device.session.start(lsn, subscriptions, None, "sqlite"))
                 assert (await device.expect(events.StreamRefused)).code == code
 
