@@ -11,8 +11,8 @@ from tests.integration.test_shape_trees import SQL, TABLES, request
 from tests.integration.tree_scene import running
 from tests.rawdevice import RawDevice
 
+from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.filling import PART_ROWS
-from syncline.actors.shapes.holdings import Holdings
 
 PROJECTS, ISSUES = 300, 40
 
@@ -22,13 +22,13 @@ async def test_many_projects_with_many_issues_come_in_parts(
 ) -> None:
     sizes: list[int] = []
 
-    fill = Holdings.fill
+    add = Bulk.add
 
-    def noted(self: Holdings, relation_id: int, fresh: Sequence[Any], moved: Sequence[Any] = ()) -> None:
-        sizes.append(len(fresh))
-        fill(self, relation_id, fresh, moved)
+    def noted(self: Bulk, relation_id: int, rows: Sequence[Any], *, once: bool) -> None:
+        sizes.append(len(rows))
+        add(self, relation_id, rows, once=once)
 
-    monkeypatch.setattr(Holdings, "fill", noted)
+    monkeypatch.setattr(Bulk, "add", noted)
     async with running(database, tmp_path, SQL, TABLES) as tree:
         await tree.postgres.execute(
             f"INSERT INTO projects SELECT n, NULL, 'p' FROM generate_series(0, {PROJECTS - 1}) n;"

@@ -26,7 +26,7 @@ from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.frames import once
-from syncline.actors.shapes.holdings import Holdings
+from syncline.actors.shapes.heldfile import HeldFile
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import Step, _Walk
@@ -245,9 +245,13 @@ def _(stack: ExitStack) -> None:
     in_place_of(stack, Overlay, "chunks", lambda original, self: iter(()))
 
 
-@mutant("what a tree holds is forgotten by value when a row moves")
+@mutant("what a tree holds is found by the values that it had before it moved")
 def _(stack: ExitStack) -> None:
-    in_place_of(stack, Holdings, "_forget", lambda original, self, *args: None)
+    def made(original: Any, self: HeldFile, *args: Any) -> None:
+        original(self, *args)
+        self.put = self.put.partition(", v0 = ")[0]
+
+    in_place_of(stack, HeldFile, "__init__", made)
 
 
 # --- clauses alone ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
 from syncline.actors.postgres.transaction import MARK_PREFIX, UNTRACKED_TAGS
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Row
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Relation, Row
 
 TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
 
@@ -196,20 +196,11 @@ class Snapshot:
             raise RuntimeError("a snapshot can be read once")
         relation = self._table.relation
         try:
-            tracked = await self._connection.fetchval(
-                "SELECT EXISTS (SELECT FROM electric.shadow WHERE relid = $1::bigint::oid)", relation.id
-            )
+            tracked = await has_tags(self._connection, relation.id)
             query = rows_query(self._table, tracked=tracked, clause=self._clause)
-            decoder = CopyText(len(relation.columns) + tracked)
-            types = [to_wire(column.type_name) for column in relation.columns]
-            converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
-            async with contextlib.aclosing(_copy_out(self._connection, query)) as buffers:
-                async for data in buffers:
-                    rows = decoder.feed(data)
-                    for start in range(0, len(rows), CHUNK_ROWS_MAX):
-                        part = rows[start : start + CHUNK_ROWS_MAX]
-                        yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
-            decoder.finish()
+            async with contextlib.aclosing(copied(self._connection, relation, query, tracked=tracked)) as parts:
+                async for part in parts:
+                    yield part
         finally:
             await self.aclose()
 
@@ -218,6 +209,31 @@ class Snapshot:
         connection, self._connection = self._connection, None
         if connection is not None:
             await give_back(self._pool, connection)
+
+
+async def has_tags(connection: asyncpg.Connection, relation_id: int) -> bool:
+    """Whether any row of the table has an entry in ``electric.shadow``."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM electric.shadow WHERE relid = $1::bigint::oid)", relation_id
+    )
+    return found
+
+
+async def copied(
+    connection: asyncpg.Connection, relation: Relation, query: str, *, tracked: bool
+) -> AsyncGenerator[list[TaggedRow], None]:
+    """The rows of ``query``, which selects the columns of ``relation`` and, if ``tracked``, the tags, some at a time.
+    Nothing else may be asked on the connection until it is through or closed; and that costs the connection."""
+    decoder = CopyText(len(relation.columns) + tracked)
+    types = [to_wire(column.type_name) for column in relation.columns]
+    converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
+    async with contextlib.aclosing(_copy_out(connection, query)) as buffers:
+        async for data in buffers:
+            rows = decoder.feed(data)
+            for start in range(0, len(rows), CHUNK_ROWS_MAX):
+                part = rows[start : start + CHUNK_ROWS_MAX]
+                yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
+    decoder.finish()
 
 
 def _tagged_row(cells: list[Cell], converters: Sequence[tuple[int, Converter]], *, tracked: bool) -> TaggedRow:

@@ -5,7 +5,8 @@ Both come a part at a time, and whoever walks a tree asks for the one between pa
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -18,7 +19,9 @@ from syncline.actors.postgres.snapshot import (
     TaggedRow,
     Visibility,
     begin,
+    copied,
     give_back,
+    has_tags,
 )
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS
 from syncline.actors.postgres.typemap import from_wire, to_wire
@@ -26,6 +29,7 @@ from syncline.proto.values import Cell
 
 if TYPE_CHECKING:
     from syncline.actors.shapes.membership import Query
+    from syncline.actors.shapes.tree import Node
 
 ROWS_AT_ONCE = 500
 VALUES_AT_ONCE = 1_000
@@ -49,17 +53,28 @@ class Subtree:
         self._connection: asyncpg.Connection | None = connection
         self._tables = tables
         self._columns = columns
+        self._has_tags: dict[int, bool] = {}
         self.visibility = visibility
 
-    async def rows(self, relation_id: int, clause: str = "") -> AsyncIterator[list[TaggedRow]]:
-        """The rows ``t`` of a table for which the SQL ``clause`` holds (empty: all), some at a time."""
-        table = self._tables[relation_id]
-        where = f"WHERE {clause}" if clause else ""
-        query = f"SELECT {self._cells(table)} AS cells, {ROW_TAGS_SQL} AS tags FROM {_tagged(table)} {where}"  # noqa: S608
-        cursor = await self._open.cursor(query)
-        decode = _decoder(table)
-        while part := await cursor.fetch(ROWS_AT_ONCE):
-            yield [decode(row) for row in part]
+    async def at(
+        self, nodes: Sequence[Node], n: int, clause: Callable[[int], str]
+    ) -> AsyncGenerator[list[TaggedRow], None]:
+        """The rows of the table of ``nodes[n]`` that satisfy its clause and hang on rows at the node above it, each of
+        them once, some at a time. ``clause``: SQL over rows ``t`` of a node; empty: all. Until it is through nothing
+        else can be asked."""
+        table = self._tables[nodes[n].relation_id]
+        inside = self._inside(nodes, n, clause)
+        if inside is None:
+            return
+        tracked = await self._tracked(table)
+        tags = f", {ROW_TAGS_SQL} AS tags" if tracked else ""
+        there = self._columns.get(table.oid, frozenset())
+        columns = ", ".join(f"t.{quote_identifier(name)}" if name in there else "NULL" for name in table.relation.names)
+        where = f" WHERE {inside}" if inside else ""
+        query = f"SELECT {columns}{tags} FROM {_with_tags(table, tracked=tracked)}{where}"  # noqa: S608 - quoted
+        async with contextlib.aclosing(copied(self._open, table.relation, query, tracked=tracked)) as parts:
+            async for part in parts:
+                yield part
 
     async def having(
         self, relation_id: int, places: Sequence[int], values: Sequence[Sequence[Cell]]
@@ -67,7 +82,7 @@ class Subtree:
         """The rows of a table that have one of ``values`` at ``places``, some at a time."""
         table = self._tables[relation_id]
         decode = _decoder(table)
-        matching = self._matching(table, places, values)
+        matching = await self._matching(table, places, values)
         if matching is not None:
             cursor = await self._open.cursor(matching[0], *matching[1])
             while part := await cursor.fetch(ROWS_AT_ONCE):
@@ -91,14 +106,14 @@ class Subtree:
         queries: Sequence[Query],
         found: dict[Query, list[TaggedRow]],
     ) -> None:
-        matching = self._matching(table, places, [query.value for query in queries])
+        matching = await self._matching(table, places, [query.value for query in queries])
         if matching is None:
             return
         decode = _decoder(table)
         for row in await self._open.fetch(matching[0], *matching[1]):
             found[queries[row["place"] - 1]].append(decode(row))
 
-    def _matching(
+    async def _matching(
         self, table: TableInfo, places: Sequence[int], values: Sequence[Sequence[Cell]]
     ) -> tuple[str, list[list[str]]] | None:
         """A query for the rows with one of ``values`` at ``places``, and its arguments; None: there are none."""
@@ -115,13 +130,42 @@ class Subtree:
             f"t.{quote_identifier(column.name)} = w.k{number}::{quote_identifier(column.type_name)}"
             for number, column in enumerate(columns)
         )
+        tracked = await self._tracked(table)
+        tags = ROW_TAGS_SQL if tracked else "NULL::text[]"
         query = (
-            f"SELECT w.place, {self._cells(table)} AS cells, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
+            f"SELECT w.place, {self._cells(table)} AS cells, {tags} AS tags "  # noqa: S608 - identifiers, quoted
             f"FROM unnest({arrays}) WITH ORDINALITY AS w ({names}, place) "
-            f"JOIN {table.sql_name} t ON {matches} "
-            f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}"
+            f"JOIN {_with_tags(table, f'ON {matches}', tracked=tracked)}"
         )
         return query, texts
+
+    def _inside(self, nodes: Sequence[Node], n: int, clause: Callable[[int], str]) -> str | None:
+        """SQL over rows ``t``: which of them are at node ``n``; None: there are none. Each level is a query of its own
+        within the one below, so however many rows there are, each table is read once a level."""
+        node = nodes[n]
+        parts = [f"({clause(n)})"] if clause(n) else []
+        if n:
+            above = self._tables[nodes[node.above].relation_id]
+            own = self._names(self._tables[node.relation_id], node.own)
+            theirs = self._names(above, node.theirs)
+            inside = self._inside(nodes, node.above, clause)
+            if own is None or theirs is None or inside is None:
+                return None  # nothing is referred to by a column that is gone
+            where = f" WHERE {inside}" if inside else ""
+            parts.append(f"({own}) IN (SELECT {theirs} FROM {above.sql_name} t{where})")  # noqa: S608 - quoted
+        return " AND ".join(parts)
+
+    def _names(self, table: TableInfo, places: Sequence[int]) -> str | None:
+        names = [table.relation.columns[place].name for place in places]
+        if not self._columns.get(table.oid, frozenset()).issuperset(names):
+            return None
+        return ", ".join(f"t.{quote_identifier(name)}" for name in names)
+
+    async def _tracked(self, table: TableInfo) -> bool:
+        """Whether any row of the table has tags. That of no row is known of most tables, and saves a join."""
+        if table.oid not in self._has_tags:
+            self._has_tags[table.oid] = await has_tags(self._open, table.oid)
+        return self._has_tags[table.oid]
 
     def _cells(self, table: TableInfo) -> str:
         there = self._columns.get(table.oid, frozenset())
@@ -162,9 +206,10 @@ async def _columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> 
     return {row["oid"]: frozenset(row["names"]) for row in rows}
 
 
-def _tagged(table: TableInfo) -> str:
-    key = key_sql(table.key_names, "t")
-    return f"{table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}"
+def _with_tags(table: TableInfo, on: str = "", *, tracked: bool) -> str:
+    """The rows ``t`` of a table, joined ``on`` something with what is before, and the entries ``s`` of their tags."""
+    tags = f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}"
+    return " ".join((f"{table.sql_name} t", on, tags if tracked else ""))
 
 
 def _decoder(table: TableInfo) -> Callable[[Any], TaggedRow]:

@@ -68,6 +68,8 @@ class Clauses:
 
     async def judged(self, node: int, rows: Sequence[Row]) -> list[bool]:
         """Which of ``rows`` satisfy the clause of ``node``, asked all at once. Raises what asyncpg raises."""
+        if node not in self._wheres:
+            return [True] * len(rows)
         inside = {row: self._certain(node, row) for row in rows}
         unknown = [row for row, answer in inside.items() if answer is None]
         if unknown:

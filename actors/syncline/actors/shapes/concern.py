@@ -69,11 +69,10 @@ class Concern:
                     interest.add(id, held.row)
 
     async def _learn(self, interest: Interest) -> None:
-        for relation_id in self._tree.relations:
-            for part in self._holdings.parts_of(relation_id):
-                for id, row in part:
-                    interest.add(id, row)
-                await asyncio.sleep(0)
+        for part in self._holdings.parts():
+            for id, row in part:
+                interest.add(id, row)
+            await asyncio.sleep(0)
         for ids in self._holdings.moved():
             for id in ids:
                 interest.add_key(id)

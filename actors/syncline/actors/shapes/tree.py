@@ -90,6 +90,45 @@ class Tree:
             found[reach.parent_id][reach.theirs] = None
         return {id: tuple(all) for id, all in found.items()}
 
+    @cached_property
+    def bringing(self) -> Mapping[int, tuple[Reach, ...]]:
+        """Relation id -> by which of its references its rows may bring others along. The rest leads to rows at a node
+        only, by the same columns by which those who refer hang on them."""
+        bringing: dict[int, tuple[Reach, ...]] = dict.fromkeys(self.relations, ())
+        brought: set[int] = set()  # relations of which rows may come by a reference alone
+        while True:
+            for id in self.relations:
+                bringing[id] = tuple(reach for reach in self.from_[id] if id in brought or not self._hangs_by(reach))
+            more = {reach.parent_id for reaches in bringing.values() for reach in reaches}
+            if more <= brought:
+                return bringing
+            brought |= more
+
+    def _hangs_by(self, reach: Reach) -> bool:
+        """Whether at whatever node the referring row is, it hangs there on the row that it refers to."""
+        pairs = set(zip(reach.own, reach.theirs, strict=True))
+        return all(
+            node.many
+            and self.nodes[node.above].relation_id == reach.parent_id
+            and set(zip(node.own, node.theirs, strict=True)) == pairs
+            for node in self.nodes
+            if node.relation_id == reach.relation_id
+        )
+
+    @cached_property
+    def met_once(self) -> frozenset[int]:
+        """The relations whose rows come by one way only and once, when a shape is filled from the top down."""
+        brought = {reach.parent_id for reaches in self.bringing.values() for reach in reaches}
+        return frozenset(
+            id
+            for id, at in self.nodes_of.items()
+            if len(at) == 1 and id not in brought and self._hang_on_one(self.nodes[at[0]])
+        )
+
+    def _hang_on_one(self, node: Node) -> bool:
+        """Whether each row at ``node`` hangs on no more than one row, which no other value leads to."""
+        return node.above < 0 or (node.many and self.is_key(self.nodes[node.above].relation_id, node.theirs))
+
     def is_key(self, relation_id: int, places: Places) -> bool:
         """Whether ``places`` are those of the primary key, in whatever order."""
         return sorted(places) == sorted(self.relations[relation_id].key_indexes)

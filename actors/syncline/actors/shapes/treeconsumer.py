@@ -28,18 +28,20 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.concern import Concern
 from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
-from syncline.actors.shapes.filling import Filling, Stored
+from syncline.actors.shapes.filling import Filling, Source, Write
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
-from syncline.actors.shapes.image import chunk_of
+from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advance
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.rows import RowsGone
+from syncline.actors.shapes.sources import Shown, Stored
 from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.tree import RowId, tree_of, value_of
 from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
@@ -324,11 +326,10 @@ class TreeConsumer(Consumer):
     async def _load_once(self) -> int:
         self._store.restart_image()
         self._store.discard_unfinished()
-        self._holdings.clear()
         subtree, mark = await self._around.first()
         try:
             visibility = subtree.visibility
-            await self._fill(subtree)
+            await self._fill(Shown(self._tree, subtree, self._clauses), self._image)
         finally:
             await subtree.aclose()
         lsn = await self._passed(mark)
@@ -338,19 +339,23 @@ class TreeConsumer(Consumer):
         self._resting = self._next_stop()
         return lsn
 
-    async def _fill(self, subtree: Subtree) -> None:
-        clauses = self._clauses
-        assert clauses is not None
-        filling = Filling(self._tree, self._holdings, subtree, self._satisfying, self._image)
-        async for roots in subtree.rows(self._shape.relation_id, clauses.sql(0)):
-            await filling.add(roots, satisfying=bool(clauses.sql(0)))
+    async def _fill(self, source: Source, write: Write | None = None) -> None:
+        """What is held is all that belongs to the shape of what ``source`` has."""
+        bulk = Bulk(self._store.directory / "holdings-new", self._tree)
+        try:
+            await Filling(self._tree, bulk, source, self._satisfying, write).fill()
+        except BaseException:
+            bulk.remove()
+            raise
+        await asyncio.to_thread(bulk.finish)
+        self._holdings.filled(bulk)
 
     async def _satisfying(self, node: int, rows: Sequence[Row]) -> Sequence[bool]:
         assert self._clauses is not None
         return await self._until_there(partial(self._clauses.judged, node, rows))
 
-    def _image(self, relation: Relation, rows: Sequence[TaggedRow]) -> None:
-        self._store.write_image_chunk(chunk_of(rows, relation))
+    def _image(self, relation: Relation, rows: Sequence[TaggedRow], keys: Sequence[bytes]) -> None:
+        self._store.write_image_chunk(ImageChunk(tuple(keys), tuple(codec.encode_inserts(relation.id, rows))))
 
     async def _catch_up(self, lsn: int, visibility: Visibility) -> None:
         """From the snapshot to its mark at ``lsn`` in one, and from there to where the stream is by now."""
@@ -376,22 +381,16 @@ class TreeConsumer(Consumer):
     async def _hold_again(self, lsn: int) -> None:
         """The log and the holdings have not come equally far: they are made again from the rows at ``lsn``."""
         log.info("shape %s: what it holds is made again from its log", self._shape.table)
-        path = self._store.directory / "holdings-all"
-        every = Holdings(path, self._tree)
-        every.clear()
-        self._holdings.clear()
+        every = Stored(self._store.directory, self._tree)
         assert self._readers is not None
         try:
             async for chunk in self._readers.rows.all(lsn):
-                every.fill_all(codec.decode_ops(b"".join(chunk.ops)))
+                every.add(codec.decode_ops(b"".join(chunk.ops)))
                 await asyncio.sleep(0)
-
-            filling = Filling(self._tree, self._holdings, Stored(every), self._satisfying)
-            for part in every.parts_of(self._shape.relation_id):
-                await filling.add(((row, ()) for _, row in part), satisfying=False)
+            await every.finish()
+            await self._fill(every)
             self._holdings.apply(Step(), lsn)
         finally:
-            every.close()
             every.remove()
 
 
