@@ -24,9 +24,9 @@ async def test_many_projects_with_many_issues_come_in_parts(
 
     add = Bulk.add
 
-    def noted(self: Bulk, relation_id: int, rows: Sequence[Any], *, once: bool) -> None:
+    def noted(self: Bulk, relation_id: int, keys: Sequence[bytes], nodes: int, rows: Any, *, once: bool) -> None:
         sizes.append(len(rows))
-        add(self, relation_id, rows, once=once)
+        add(self, relation_id, keys, nodes, rows, once=once)
 
     monkeypatch.setattr(Bulk, "add", noted)
     async with running(database, tmp_path, SQL, TABLES) as tree:

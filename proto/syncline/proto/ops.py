@@ -158,13 +158,27 @@ def encode_inserts(relation_id: int, rows: Iterable[tuple[Row, tuple[str, ...]]]
     """
     relation = _encode_relation_id(relation_id)
     entries: list[bytes] = []
+    lengths, heads, join = _LENGTHS, _CELL_HEADS, b"".join
+    tags_before: tuple[str, ...] | None = None
+    columns, mask, around, entry = -1, b"", 0, b""
     for row, tags in rows:
-        body, tagged = encode_row(row), _encode_tags(tags, b"\x1a")
-        length = _length(len(body))
-        size = len(relation) + 1 + len(length) + len(body) + len(tagged)
-        sized = _length(size)
-        whole = _length(1 + len(sized) + size)
-        entries.append(b"".join((b"\x0a", whole, b"\x22", sized, relation, b"\x12", length, body, tagged)))
+        if tags is not tags_before or len(row) != columns:  # most rows are like the one before
+            tags_before, columns = tags, len(row)
+            mask, tagged = _mask_head(columns), _encode_tags(tags, b"\x1a")
+            around = len(relation) + 1 + len(tagged)
+            entry = b"\x0a%b\x22%b" + relation.replace(b"%", b"%%") + b"\x12%b%b" + tagged.replace(b"%", b"%%")
+        try:
+            body = mask + join([part for cell in row for part in (heads[len(cell)], cell)])  # type: ignore[arg-type]
+            length = lengths[len(body)]
+            size = around + len(length) + len(body)
+            sized = lengths[size]
+            entries.append(entry % (lengths[1 + len(sized) + size], sized, length, body))
+        except (TypeError, IndexError):  # it has a NULL, or is long
+            body = encode_row(row)
+            length = _length(len(body))
+            size = around + len(length) + len(body)
+            sized = _length(size)
+            entries.append(entry % (_length(1 + len(sized) + size), sized, length, body))
     return entries
 
 

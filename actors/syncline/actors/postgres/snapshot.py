@@ -127,21 +127,26 @@ class CopyText:
             return []
         block = b"".join((*self._pieces, data[:end]))
         self._pieces = [data[end + 1 :]] if end + 1 < len(data) else []
-        return [self._row(line) for line in block.split(b"\n")]
+        rows: list[list[Cell]] = [
+            line.split(b"\t") if b"\\" not in line else self._unescaped(line)  # type: ignore[misc]
+            for line in block.split(b"\n")
+        ]
+        for row in rows:
+            if len(row) != self._width:
+                raise ValueError(f"COPY sent a row of {len(row)} columns, not {self._width}")
+        return rows
 
     def finish(self) -> None:
         """No more bytes. Raises ValueError when they ended inside a row."""
         if self._pieces:
             raise ValueError("COPY ended inside a row")
 
-    def _row(self, line: bytes) -> list[Cell]:
+    @staticmethod
+    def _unescaped(line: bytes) -> list[Cell]:
         cells: list[Cell] = line.split(b"\t")  # type: ignore[assignment]
-        if b"\\" in line:
-            for i, field in enumerate(cells):
-                if field is not None and b"\\" in field:
-                    cells[i] = None if field == b"\\N" else _unescape(field)
-        if len(cells) != self._width:
-            raise ValueError(f"COPY sent a row of {len(cells)} columns, not {self._width}")
+        for i, field in enumerate(cells):
+            if field is not None and b"\\" in field:
+                cells[i] = None if field == b"\\N" else _unescape(field)
         return cells
 
 
@@ -232,7 +237,10 @@ async def copied(
             rows = decoder.feed(data)
             for start in range(0, len(rows), CHUNK_ROWS_MAX):
                 part = rows[start : start + CHUNK_ROWS_MAX]
-                yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
+                if tracked or converters:
+                    yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
+                else:
+                    yield [(tuple(cells), UNTRACKED_TAGS) for cells in part]
     decoder.finish()
 
 

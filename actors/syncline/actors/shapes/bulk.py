@@ -14,11 +14,12 @@ from pathlib import Path
 import msgpack
 
 from syncline.actors.shapes.disk import private, sync_file
-from syncline.actors.shapes.heldfile import HeldFile, row_of
+from syncline.actors.shapes.heldfile import HeldFile, insert_sql, row_of
 from syncline.actors.shapes.tree import Tree, Value
 from syncline.proto.values import Row
 
 CACHE_KIB = 8_000  # also what is sorted in memory for an index
+INSERTED_AT_ONCE = 50
 LOOKED_UP_AT_ONCE = 500
 PAGE_ROWS = 1_000
 REFERRED_REMEMBERED_MAX = 20_000
@@ -39,7 +40,7 @@ class Bulk:
         self.path = path
         file = HeldFile(tree)
         self._encoding = {id: file.encoding(id) for id in tree.relations}
-        self._insert, self._indexes = file.insert, file.indexes
+        self._indexes = file.indexes
         self._recent: set[bytes] = set()  # of what is referred to
         self._taken = 0  # of it
         path.unlink(missing_ok=True)
@@ -54,15 +55,20 @@ class Bulk:
         self._connection = connection
         self._next = 1  # the place of the next row
 
-    def add(self, relation_id: int, rows: Sequence[tuple[bytes, int, Row]], *, once: bool) -> None:
-        """``rows`` (key, nodes, row) of a table are held, which were not. Unless they come ``once`` only, ``nodes_of``
-        finds them again."""
+    def add(self, relation_id: int, keys: Sequence[bytes], nodes: int, rows: Sequence[Row], *, once: bool) -> None:
+        """``rows`` of a table, with their keys, are held at ``nodes``, and were not. Unless they come ``once`` only,
+        ``nodes_of`` finds them again."""
         encode = self._encoding[relation_id]
-        self._connection.executemany(self._insert, [encode(*row) for row in rows])
+        cells = [cell for key, row in zip(keys, rows, strict=True) for cell in encode(key, nodes, row)]
+        # Many rows in a statement take SQLite less than a statement each.
+        columns = len(cells) // len(rows)
+        for at in range(0, len(cells), columns * INSERTED_AT_ONCE):
+            part = cells[at : at + columns * INSERTED_AT_ONCE]
+            self._connection.execute(insert_sql(columns, len(part) // columns), part)
         if not once:
             self._connection.executemany(
                 "INSERT INTO met VALUES (?, ?, ?)",
-                [(key, place, nodes) for place, (key, nodes, _) in enumerate(rows, self._next)],
+                [(key, place, nodes) for place, key in enumerate(keys, self._next)],
             )
         self._next += len(rows)
 

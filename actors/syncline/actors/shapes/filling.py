@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 
 from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.shapes.bulk import Bulk
-from syncline.actors.shapes.image import key_bytes
+from syncline.actors.shapes.image import key_bytes, keys_of
 from syncline.actors.shapes.tree import Places, Tree, Value, value_of
 from syncline.proto.values import Relation, Row
 
@@ -128,8 +128,7 @@ class Filling:
     def _hold(self, relation_id: int, rows: Sequence[TaggedRow], nodes: int) -> None:
         """These rows, each of them once among them, are at ``nodes`` too."""
         relation = self._tree.relations[relation_id]
-        key_of = relation.key_of
-        keys = [key_bytes(relation_id, key_of(row)) for row, _ in rows]
+        keys = keys_of(rows, relation)
         once = relation_id in self._tree.met_once
         before = {} if once else self._bulk.nodes_of(keys)
         if before:
@@ -139,7 +138,7 @@ class Filling:
             keys = [key for key in keys if key not in before]
         if not keys:
             return
-        self._bulk.add(relation_id, [(key, nodes, row) for key, (row, _) in zip(keys, rows, strict=True)], once=once)
+        self._bulk.add(relation_id, keys, nodes, [row for row, _ in rows], once=once)
         if self._write is not None:
             self._write(relation, rows, keys)
         for way, own in self._refers[relation_id]:

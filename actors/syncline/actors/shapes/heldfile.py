@@ -12,6 +12,7 @@ the larger they are, where keys come in no order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import msgpack
 
@@ -49,6 +50,13 @@ def key_of(key: bytes) -> Key:
     return cells
 
 
+@cache
+def insert_sql(columns: int, rows: int) -> str:
+    """Of so many rows, as ``HeldFile.encoding`` spells them, one behind the other."""
+    row = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO rows VALUES {', '.join([row] * rows)}"  # noqa: S608 - marks only
+
+
 class HeldFile:
     """Of the rows of ``tree``. ``width``: how many columns of values there are."""
 
@@ -65,9 +73,7 @@ class HeldFile:
                     of.append((len(self._numbers) - 1, places))
         self.width = max(map(len, self._of.values()), default=0)
         names = ["key", "nodes", "row", *(f"v{column}" for column in range(self.width))]
-        self.insert = f"INSERT INTO rows ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
-        """A row of ``encoding``."""
-        self.put = f"{self.insert} ON CONFLICT (key) DO UPDATE SET " + ", ".join(
+        self.put = f"{insert_sql(len(names), 1)} ON CONFLICT (key) DO UPDATE SET " + ", ".join(
             f"{name} = excluded.{name}" for name in names[1:]
         )
         columns = "".join(f", {name} BLOB" for name in names[3:])

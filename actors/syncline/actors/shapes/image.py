@@ -23,6 +23,9 @@ STEP_ROWS = 50
 STEP_COPIED_ROWS = 20_000
 
 
+TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class ImageChunk:
     """Some rows of an image: ``keys`` as canonical bytes, ``ops`` one encoded insert each, in the same order."""
@@ -46,11 +49,18 @@ def key_bytes(relation_id: int, key: Key) -> bytes:
     return packed
 
 
-def chunk_of(rows: Sequence[tuple[Row, tuple[str, ...]]], relation: Relation) -> ImageChunk:
+def keys_of(rows: Sequence[TaggedRow], relation: Relation) -> list[bytes]:
+    """The ``key_bytes`` of rows with their tags."""
+    id, places = relation.id, relation.key_indexes
+    if len(places) == 1:
+        (place,) = places
+        return [_pack((id, row[place])) for row, _ in rows]
+    return [_pack((id, *[row[place] for place in places])) for row, _ in rows]
+
+
+def chunk_of(rows: Sequence[TaggedRow], relation: Relation) -> ImageChunk:
     """Rows with their tags as a chunk of an image."""
-    id, key_of = relation.id, relation.key_of
-    keys = tuple([key_bytes(id, key_of(row)) for row, _ in rows])
-    return ImageChunk(keys, tuple(codec.encode_inserts(id, rows)))
+    return ImageChunk(tuple(keys_of(rows, relation)), tuple(codec.encode_inserts(relation.id, rows)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.filling import PART_ROWS, Found
 from syncline.actors.shapes.holdings import Holdings
-from syncline.actors.shapes.image import key_bytes
+from syncline.actors.shapes.image import TaggedRow, keys_of
 from syncline.actors.shapes.tree import Places, Tree, Value
-from syncline.proto.values import Insert, Row
+from syncline.proto.values import Insert
 
 
 class Shown:
@@ -54,14 +54,12 @@ class Stored:
 
     def add(self, rows: Iterable[object]) -> None:
         """Of ``rows`` the inserts; each row comes once."""
-        of_tables: dict[int, list[tuple[bytes, int, Row]]] = {}
+        of_tables: dict[int, list[TaggedRow]] = {}
         for change in rows:
             if isinstance(change, Insert):
-                key = self._tree.relations[change.relation_id].key_of(change.row)
-                packed = key_bytes(change.relation_id, key)
-                of_tables.setdefault(change.relation_id, []).append((packed, 0, change.row))
-        for relation_id, fresh in of_tables.items():
-            self._bulk.add(relation_id, fresh, once=True)
+                of_tables.setdefault(change.relation_id, []).append((change.row, ()))
+        for id, fresh in of_tables.items():
+            self._bulk.add(id, keys_of(fresh, self._tree.relations[id]), 0, [row for row, _ in fresh], once=True)
 
     async def finish(self) -> None:
         """That was all. Raises what ``Bulk.finish`` raises."""

@@ -329,6 +329,7 @@ class TreeConsumer(Consumer):
         subtree, mark = await self._around.first()
         try:
             visibility = subtree.visibility
+            assert self._clauses is not None
             await self._fill(Shown(self._tree, subtree, self._clauses), self._image)
         finally:
             await subtree.aclose()
