@@ -168,7 +168,7 @@ def encode_inserts(relation_id: int, rows: Iterable[tuple[Row, tuple[str, ...]]]
             around = len(relation) + 1 + len(tagged)
             entry = b"\x0a%b\x22%b" + relation.replace(b"%", b"%%") + b"\x12%b%b" + tagged.replace(b"%", b"%%")
         try:
-            body = mask + join([part for cell in row for part in (heads[len(cell)], cell)])  # type: ignore[arg-type]
+            body = mask + join([part for cell in row for part in (heads[len(cell)], cell)])  # type: ignore[arg-type,misc]
             length = lengths[len(body)]
             size = around + len(length) + len(body)
             sized = lengths[size]
