@@ -9,6 +9,7 @@ import pytest
 from tests.integration.hosts_scene import Hosts, spread
 from tests.integration.tree_scene import Stubborn, until
 from tests.rawdevice import RawDevice
+from tests.shapes_on_disk import shapes_in
 from tests.tokens import insecure_token
 
 from syncline.actors.devices.device import Device
@@ -153,10 +154,7 @@ SHAPES = len(TABLES) + len(DIALECTS)
 def shapes_of(hosts: Hosts) -> dict[str, set[str]]:
     """Shard -> the shapes whose files it has."""
     settings = next(iter(hosts.roles.values())).settings
-    return {
-        name: {path.name for path in folder.iterdir() if (path / "shape.json").exists()}
-        for name, folder in settings.shard_folders.items()
-    }
+    return {name: shapes_in(folder) for name, folder in settings.shard_folders.items()}
 
 
 async def current(hosts: Hosts, devices: list[Stubborn]) -> None:

@@ -15,6 +15,7 @@ from tests.integration.hosts_scene import spread
 from tests.integration.tree_scene import Tree, running
 from tests.npm.rig import eventually
 from tests.patience import until
+from tests.shapes_on_disk import shapes_in
 
 from syncline.actors.devices import reaper
 from syncline.actors.names import REAPER, ROUTER, SHARD
@@ -43,8 +44,10 @@ async def live(tree: Tree, count: int) -> bool:
     return len(await clauses(tree)) == count
 
 
-def folders(tmp_path: Path) -> int:
-    return len(list((tmp_path / "data" / "shapes").glob("*/*/shape.json"))) - 2  # of the schema in two dialects
+def on_disk(tmp_path: Path) -> int:
+    """Shapes on the disk."""
+    (shapes,) = [path for path in (tmp_path / "data" / "shapes").iterdir() if path.is_dir()]
+    return len(shapes_in(shapes)) - 2  # of the schema in two dialects
 
 
 async def end(shape: Shape) -> None:
@@ -88,7 +91,7 @@ async def test_a_shape_goes_once_no_subscription_names_it_and_comes_back_when_as
             await end(ended)
         async with device(tmp_path / "ann.db", tree.url):  # it does not list the one that has ended
             await until(partial(live, tree, 1))
-        assert folders(tmp_path) == 1
+        assert on_disk(tmp_path) == 1
         matcher = tree.actor(ROUTER)._cell.actor._matcher
         assert all(len(table.every) == 1 for table in matcher._tables.values())
         await tree.postgres.execute("UPDATE issues SET rank = rank + 1")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.integration.tree_scene import Stubborn, Tree, running, until
 from tests.rawdevice import RawDevice
+from tests.shapes_on_disk import shapes_in
 
 from syncline.actors.names import REPLICATOR, ROUTER
 from syncline.actors.postgres.slot import slot_name, slot_state
@@ -57,7 +58,7 @@ async def test_the_tables_are_spread_and_a_transaction_over_all_of_them_arrives_
         assert written(device) == [[b"%d" % number] * len(TABLES) for number in range(20)]
         folders = [folder for folder in (tmp_path / "data").rglob("shard-*") if folder.is_dir()]
         assert sorted(folder.name for folder in folders) == list(NAMES)
-        places = {shape.name: folder.name for folder in folders for shape in folder.iterdir() if shape.is_dir()}
+        places = {shape: folder.name for folder in folders for shape in shapes_in(folder)}
         assert len(places) == len(TABLES) + len(DIALECTS)
         assert places == {shape: place(shape, NAMES) for shape in places}, "each lives where everybody looks for it"
 

@@ -427,7 +427,7 @@ class Disk:
 
     def lose(self, rng: Any) -> None:
         """The machine goes down: behind what was synced, anything may be left of a log, its index or an image."""
-        kinds = ("log-*", "index-*", "image*")
+        kinds = ("log-*", "index-*", "image*", "slab-*")
         for path in sorted(path for kind in kinds for path in self.directory.rglob(kind)):
             size = path.stat().st_size
             synced = min(size, self._synced.get(str(path), 0))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.shapes.shape_scene import ITEMS, SHAPE, insert
+from tests.unit.shapes.test_consumer import ids_of, image_chunk
+from tests.unit.shapes.test_fold import record
 
 from syncline.actors.names import shard_names
 from syncline.actors.shapes import settling
 from syncline.actors.shapes.progress import read_progress, write_progress
+from syncline.actors.shapes.rows import Rows
 from syncline.actors.shapes.settling import furthest, settle
+from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.slabs import Slabs
+from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster.placement import place
 
 SHAPES = [f"{number:032x}" for number in range(40)]
@@ -49,6 +58,42 @@ def test_every_shape_finds_its_home_and_no_shard_claims_more_than_the_last_one_h
     assert furthest(tmp_path) == 99 + before
     settle(tmp_path, folders(tmp_path, after))
     is_settled(tmp_path, after)
+
+
+async def fill_slab(folder: Path, shapes: Sequence[Shape]) -> None:
+    """Each has a row of its number, and every second one another row since."""
+    slabs = Slabs(folder)
+    writing = asyncio.create_task(slabs.write())
+    for number, shape in enumerate(shapes):
+        store = ShapeStore(folder / shape.hash, shape, slabs)
+        store.write_image_chunk(image_chunk(number))
+        await store.finish(store.snapshot_at(100))
+        if number % 2:
+            store.append([record(110, insert(20))])
+        store.close()
+    writing.cancel()
+
+
+async def ids(folder: Path) -> set[int]:
+    moved = ShapeStore.load(folder)
+    assert moved is not None
+    return {id async for chunk in Rows(moved, {ITEMS.id: ITEMS}).all(110) for id in ids_of(chunk)}
+
+
+def test_shapes_without_a_folder_move_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all they have, however often that is cut short."""
+    shapes = [replace(SHAPE, where=f"n = {number}") for number in range(6)]
+    write_progress(tmp_path, 100)
+    asyncio.run(fill_slab(tmp_path, shapes))
+    three = folders(tmp_path, 3)
+    for steps in range(8):
+        with cut_short(monkeypatch, steps):
+            settle(tmp_path, three)
+    settle(tmp_path, three)
+    assert not list(tmp_path.glob("slab-*"))
+    for number, shape in enumerate(shapes):
+        rows = asyncio.run(ids(three[place(shape.hash, three)] / shape.hash))
+        assert rows == ({number, 20} if number % 2 else {number})
 
 
 @contextlib.contextmanager

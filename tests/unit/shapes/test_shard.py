@@ -292,6 +292,45 @@ async def test_a_slot_ahead_of_the_disk_means_a_hole_and_everything_starts_afres
     assert not await scene.shard.call(FindShapes(frozenset({SHAPE.hash})))
 
 
+async def test_a_shape_has_no_folder_before_its_first_change_and_is_there_again_all_the_same(scene: Scene) -> None:
+    await scene.start()
+    await scene.ready()
+    assert not (scene.directory / SHAPE.hash).exists()
+    kill(scene.shard)
+    await scene.shard.join()
+    await scene.start()
+    place = await scene.ensure()
+    assert place.ready_lsn == 110
+    await scene.shard.send(Dispatch(120, {SHAPE.hash: (piece(120, insert(2)),)}))
+    await scene.until(scene.watermark, lambda lsn: lsn == 120)
+    assert (scene.directory / SHAPE.hash).exists()
+    kill(scene.shard)
+    await scene.shard.join()
+    await scene.start()
+    place = await scene.ensure()
+    assert place.ready_lsn == 110
+    assert await scene.logged(place) == [2]
+
+
+async def test_a_shape_that_is_removed_is_given_up_before_anything_is_said_to_be_there_without_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash then would bring it back, with a hole."""
+    await scene.start()
+    await scene.ready()
+    given_up, give_up = [], ShapeStore.give_up
+
+    def giving_up(store: ShapeStore) -> None:
+        given_up.append(store.shape in [live.store.shape for live in scene.shard._cell.actor._shapes.values()])  # type: ignore[attr-defined]
+        give_up(store)
+
+    monkeypatch.setattr(ShapeStore, "give_up", giving_up)
+    idle = await scene.shard.call(ReadIdle(frozenset()))
+    (shape,) = idle.shapes
+    assert await scene.shard.call(RemoveShape(shape.shape.hash, shape.asked))
+    assert given_up[0]
+
+
 async def test_what_is_on_the_disk_is_confirmed_after_it_is_written_down(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,9 +366,7 @@ class Consumer(Actor):
             self._gone = True
             self._notify()
             return
-        snapshot = self._store.snapshot_at(ready_lsn)
-        await asyncio.to_thread(self._store.finishing(snapshot))
-        self._store.finished(snapshot)
+        await self._store.finish(self._store.snapshot_at(ready_lsn))
         log.info("shape %s.%s ready: %d rows", self._shape.schema, self._shape.table, self._store.image_rows)
         for edge, number in self._waiting.items():
             self._join(edge, number)

@@ -43,11 +43,13 @@ class LogFiles:
     """Not thread-safe, except for what ``flushing`` returns.
 
     ``appended_lsn``: the newest transaction that is whole in the log (0: none). ``bytes``: of all of it;
-    ``whole_bytes``: of what ends with that transaction. ``packed``: its beginning.
+    ``whole_bytes``: of what ends with that transaction. ``packed``: its beginning. ``begins``: called before there is
+    a first file, in a folder that may not be there yet.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, begins: Callable[[], None]) -> None:
         self._directory = directory
+        self._begins = begins
         self.appended_lsn = 0
         self.bytes = self.whole_bytes = 0
         self.packed = Packed()
@@ -139,6 +141,11 @@ class LogFiles:
                 self.appended_lsn = record.lsn
                 self.whole_bytes = self.bytes
         self._write(run)
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is any file of it."""
+        return bool(self._segments)
 
     @property
     def between_transactions(self) -> bool:
@@ -279,6 +286,9 @@ class LogFiles:
             os.fsync(self._appending)
             os.close(self._appending)
             self._unindexed.append(self._tail[-1])
+        if self._appending is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._begins()
         path = self._directory / f"log-{self._next_number:06d}"
         self._appending = private(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
         sync_file(self._directory)  # or a loss of the machine could take the new name with it

@@ -10,6 +10,8 @@ from pathlib import Path
 from syncline.actors.names import SHARD
 from syncline.actors.shapes.homes import settled
 from syncline.actors.shapes.progress import has_progress, read_progress, remove_progress, write_progress
+from syncline.actors.shapes.slabs import Slabs
+from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster.placement import place
 
 log = logging.getLogger(__name__)
@@ -28,17 +30,20 @@ def settle(root: Path, folders: Mapping[str, Path], *, alone: bool = False) -> d
     they have. It may be cut short at any moment and done again. Raises OSError.
     """
     present = _present(root)
-    shapes = [path for folder in present for path in folder.iterdir() if path.is_dir() and not _is_shard(path)]
+    slabs = {folder: Slabs(folder) for folder in present}
+    shapes = [path for folder in present for path in _shapes(folder, slabs[folder])]
     names = _homes(shapes, folders) if alone else {path.name: place(path.name, folders) for path in shapes}
     homes = {path: folders[names[path.name]] / path.name for path in shapes}
     away = [shape for shape, home in homes.items() if home != shape]
     if not away and set(present) <= set(folders.values()):
         return names
+    for folder in present:
+        _move_out(folder, slabs[folder])
     durable = min(map(read_progress, present))
     for folder in {*present, *folders.values()}:
         folder.mkdir(exist_ok=True)
         write_progress(folder, durable)
-    for shape in away:
+    for shape in filter(Path.exists, away):
         shape.rename(homes[shape])
     for folder in set(present).difference(folders.values()):
         remove_progress(folder)
@@ -47,6 +52,22 @@ def settle(root: Path, folders: Mapping[str, Path], *, alone: bool = False) -> d
             folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
     log.info("%d shapes moved, as there are %d shards now", len(away), len(folders))
     return names
+
+
+def _shapes(folder: Path, slabs: Slabs) -> list[Path]:
+    """Where each of the shard's shapes is, or would be if it had a folder."""
+    names = {path.name for path in folder.iterdir() if path.is_dir() and not _is_shard(path)}
+    return [folder / name for name in sorted(names.union(slabs.found))]
+
+
+def _move_out(folder: Path, slabs: Slabs) -> None:
+    """Every shape has a folder."""
+    for name in list(slabs.found):
+        store = ShapeStore.load(folder / name, slabs)
+        if store is not None:
+            store.move_out()
+            store.close()
+    slabs.remove()
 
 
 def _homes(shapes: Iterable[Path], folders: Mapping[str, Path]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.reaping import Idle, IdleShape, ReadFollowed, ReadIdle, RemoveShape
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards, tell
+from syncline.actors.shapes.slabs import Slabs
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import (
     Actor,
@@ -193,20 +194,24 @@ class Shard(Actor):
     async def init(self) -> None:
         self._consumers = self.context.registry.ref(CONSUMERS)
         self._directory.mkdir(parents=True, exist_ok=True)
+        self._slabs = await asyncio.to_thread(Slabs, self._directory)
         self._durable = read_progress(self._directory)
         if self._durable < self._start_lsn:
             if self._durable:
                 log.warning("the slot is ahead of what is on this disk: shapes start afresh, devices sync again")
+            self._slabs.remove()
             for path in self._directory.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._slabs = Slabs(self._directory)
             self._durable = self._start_lsn
             write_progress(self._directory, self._durable)
         self._watermark = self._durable
         self._dispatched = self._durable
         self._progress, self._stored = Progress(self._durable), Progress(self._durable)
-        for path in sorted(self._directory.iterdir()):
-            if path.is_dir():
-                await self._resume(path)
+        folders = {path.name for path in self._directory.iterdir() if path.is_dir()}
+        for name in sorted(folders.union(self._slabs.found)):
+            await self._resume(self._directory / name)
+        self.background(self._slabs.write())
         for shape in map(schema_shape, DIALECTS):
             if await self._shards.found(shape.hash) == self._name:
                 await self._ensure(shape, ())
@@ -215,6 +220,7 @@ class Shard(Actor):
     async def terminate(self, reason: Exit) -> None:
         stops = [stop_child(self._consumers, _child_id(shape)) for shape in self._shapes]
         await asyncio.gather(*stops, return_exceptions=True)
+        self._slabs.close()
 
     async def handle_cast(self, message: object) -> None:
         match message:
@@ -309,8 +315,9 @@ class Shard(Actor):
                 raise Refusal(f"{shape.hash} lives elsewhere")
             directory = self._directory / shape.hash
             await self._clear(shape.hash)
-            shutil.rmtree(directory, ignore_errors=True)
-            store = ShapeStore(directory, shape)
+            if directory.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+            store = ShapeStore(directory, shape, None if shape.kind == "schema" else self._slabs)
             if shape.kind == "schema":
                 store.finish_image(self._watermark)
             live = await self._start(store, relations)
@@ -359,6 +366,8 @@ class Shard(Actor):
                 return False
         except (ActorDown, CallTimeout):
             return False  # it is busy, or the shard is about to end, too
+        # First of all: what is on the disk counts as having everything, and gets nothing from now on.
+        await asyncio.to_thread(live.store.give_up)
         del self._shapes[shape]  # its end is no loss
         await stop_child(self._consumers, _child_id(shape))
         self._unflushed.discard(shape)
@@ -379,12 +388,15 @@ class Shard(Actor):
 
     async def _resume(self, path: Path) -> None:
         await self._clear(path.name)
-        store = await asyncio.to_thread(ShapeStore.load, path)  # it reads the whole log
+        store = await asyncio.to_thread(ShapeStore.load, path, self._slabs)  # it reads the whole log
         relations = None if store is None else self._relations_of(store.shape)
         here = await self._shards.found(path.name, self._name) == self._name
         if store is None or not here or relations is None:
             log.info("shape files in %s are no longer of use: removed", path.name)
-            shutil.rmtree(path, ignore_errors=True)
+            if store is None:
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                await asyncio.to_thread(store.remove)
             return
         await self._start(store, relations)
 
@@ -416,11 +428,14 @@ class Shard(Actor):
     async def _flush_regularly(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_INTERVAL_S)
+            if self._slabs.wasteful:
+                await asyncio.to_thread(self._slabs.tidy)
             target, shapes = min(self._watermark, int(self._stored.watermark)), self._unflushed
             if target <= self._durable:
                 continue
             self._unflushed = set()
             await self._flush(list(shapes))
+            await asyncio.to_thread(self._slabs.sync)
             await asyncio.to_thread(write_progress, self._directory, target)
             self._durable = target
             self._confirm(target)

@@ -16,10 +16,15 @@ Rows can be given from that position on.
 Appends go to the page cache at once and to the disk at ``flush``; after a kill of the process nothing is lost, after a
 loss of the machine the slot sends again what was not flushed. An image counts once ``shape.json`` names it, and is
 named once it and the log up to its position are on the disk. So does the beginning of a log that is packed.
+
+A new shape whose snapshot is small has neither ``shape.json`` nor ``image``, but a record in a slab that stands for
+both (see ``slabs``); and no folder as long as it has no log. Once ``shape.json`` has to say something new there are
+both, and what is in a slab counts no more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import shutil
@@ -39,6 +44,8 @@ from syncline.actors.shapes.packing import Packing
 from syncline.actors.shapes.reaping import DEVICES_KEPT_S
 from syncline.actors.shapes.segment import Damaged
 from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.slabs import Record as SlabRecord
+from syncline.actors.shapes.slabs import Slabs
 from syncline.actors.shapes.storemeta import Meta, aged
 
 log = logging.getLogger(__name__)
@@ -53,54 +60,91 @@ FOLDS_KEPT = 2
 class ShapeStore:
     """The files of one shape. Not thread-safe, except for what ``flushing`` and its like return.
 
-    ``noted``: what is known of the shape's clauses. ``buried_kept_s``: for as long a packed log has that a row went
+    ``slabs``: where it begins if it is small; None: in its folder. ``noted``: what is known of the shape's clauses.
+    ``buried_kept_s``: for as long a packed log has that a row went
     away, which is as long as devices are kept.
     """
 
-    def __init__(self, directory: Path, shape: Shape) -> None:
+    def __init__(self, directory: Path, shape: Shape, slabs: Slabs | None = None) -> None:
         self.directory = directory
         self.shape = shape
         self.buried_kept_s = DEVICES_KEPT_S
         self.noted = Noted()
         self._meta = Meta(shape)
-        self._snapshot = Image(directory, 0)  # being written, until it is the first of the images
+        self._slabs = slabs
+        self._record: SlabRecord | None = None
+        self._snapshot = self._unwritten()  # being written, until it is the first of the images
         self._images: list[Image] = []
-        self._log = LogFiles(directory)
+        self._log = LogFiles(directory, self._log_begins)
         # Of the log what the newest image covers, or was there when writing one has failed; and what the image being
         # written will cover.
         self._folded_bytes = self._folding_bytes = 0
         self._packing_meta = self._meta  # what ``shape.json`` will say once the log begins anew
         self._naming = threading.Lock()
         self._closed = False
-        directory.mkdir(parents=True, exist_ok=True)
+        if slabs is None:
+            self.make_folder()
 
     # --- life -----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def load(directory: Path) -> ShapeStore | None:
+    def load(directory: Path, slabs: Slabs | None = None) -> ShapeStore | None:
         """The store in ``directory``, or None when its snapshot never finished, its files are not ours to read, or
         its log is damaged: what is missing then comes from nowhere."""
+        named = directory / "shape.json"
+        meta, record = (None, None) if slabs is None else slabs.found.pop(directory.name, (None, None))
+        if record is not None and named.exists():
+            record.drop()
+            record = None
         try:
-            meta = Meta.from_json((directory / "shape.json").read_text())
-            store = ShapeStore(directory, meta.shape)
-            store._meta = meta
+            if record is None or meta is None:
+                meta = Meta.from_json(named.read_text())
+            elif record.logged and not any(directory.glob("log-*")):
+                raise ValueError("there was a log")
+            store = ShapeStore(directory, meta.shape, slabs)
+            store._meta, store._record = meta, record
             images = [Image(directory, *fields) for fields in meta.images]
+            images[0].record = record
             store._take_images([image for image in images if image is images[0] or image.path.exists()])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            if record is not None:
+                record.drop()
             return None
         try:
             store._log.load(meta.packed)
         except Damaged as damaged:
             log.warning("%s: the table is read anew, and devices that lack something fetch it anew", damaged)
             store.close()
+            store.give_up()
             return None
         store._folded_bytes = store._log.bytes_upto(store._images[-1].covers)
         store.flush()  # and what had to be read whole is indexed now
         return store
 
+    def move_out(self) -> None:
+        """Of the slab, if it is in one, into files of its own, which are on the disk when this returns."""
+        if self._record is not None:
+            self._writing(self._meta)()
+
+    def make_folder(self) -> None:
+        """There is one from now on."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def give_up(self) -> None:
+        """No start finds the shape any more, whatever happens; for any thread."""
+        with self._naming:
+            self._closed = True
+            if self._record is not None:
+                self._record.drop()
+            named = self.directory / "shape.json"
+            if named.exists():
+                named.unlink()
+                sync_file(self.directory)
+
     def remove(self) -> None:
         """Close and delete everything."""
         self.close()
+        self.give_up()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def close(self) -> None:
@@ -134,12 +178,27 @@ class ShapeStore:
 
     def restart_image(self) -> None:
         """Forget the rows of a snapshot that was never finished."""
-        self._snapshot = Image(self.directory, 0)
-        self._snapshot.path.unlink(missing_ok=True)
+        if self._snapshot.gathered is None:
+            self._snapshot.path.unlink(missing_ok=True)
+        self._snapshot = self._unwritten()
 
     def write_image_chunk(self, chunk: ImageChunk) -> None:
         """Add rows to the snapshot being written."""
         self._snapshot.write(chunk)
+
+    async def finish(self, image: Image) -> None:
+        """``image``, which is whole, and the shape with it are durable when this returns, and rows are given with it
+        from then on. Raises OSError."""
+        if image.gathered is None:
+            await asyncio.to_thread(self.finishing(image))
+        else:
+            assert self._slabs is not None, "else it has a file"
+            meta, rows = self._meta_with(image), bytes(image.gathered)
+            record = self._slabs.add(meta, rows, self.flushing, logged=self._log.begun)
+            self._record = record
+            await self._slabs.whole(record)
+            image.gathered, image.record = None, record
+        self.finished(image)
 
     def finish_image(self, ready_lsn: int) -> None:
         """``finishing`` and ``finished`` of the snapshot, where nobody minds waiting for the disk."""
@@ -149,7 +208,8 @@ class ShapeStore:
     def snapshot_at(self, ready_lsn: int) -> Image:
         """The snapshot is whole, and this is its place. It counts once it is ``finished``."""
         self._snapshot.lsn = ready_lsn
-        self._snapshot.path.touch(0o600)
+        if self._snapshot.gathered is None:
+            self._snapshot.path.touch(0o600)
         return self._snapshot
 
     @property
@@ -228,9 +288,18 @@ class ShapeStore:
 
         def write() -> None:
             with self._naming:
-                if not self._closed:
-                    text = replace(meta, torn=self._meta.torn).to_json()  # that may have come meanwhile
-                    replace_file(self.directory / "shape.json", text)
+                if self._closed:
+                    return
+                first = next((image for image in self._images if image.record is not None), None)
+                if first is not None:
+                    self.make_folder()
+                    first.move_out()
+                text = replace(meta, torn=self._meta.torn).to_json()  # that may have come meanwhile
+                replace_file(self.directory / "shape.json", text)
+                if first is not None and self._record is not None:
+                    first.record = None
+                    self._record.drop()
+                    self._record = None
 
         return write
 
@@ -368,9 +437,17 @@ class ShapeStore:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def _unwritten(self) -> Image:
+        return Image(self.directory, 0, gathered=None if self._slabs is None else bytearray())
+
+    def _log_begins(self) -> None:
+        if self._record is not None:
+            self._record.has_log()
+
     def _take_images(self, images: list[Image]) -> None:
         for image in images:
-            image.size_bytes = image.path.stat().st_size
+            record = image.record
+            image.size_bytes = image.path.stat().st_size if record is None else record.image_bytes
         named = {image.path for image in images}
         for path in self.directory.glob("image*"):
             if path not in named:  # one that was never finished, or no longer needed

@@ -107,6 +107,7 @@ class TreeConsumer(Consumer):
     async def init(self) -> None:
         assert self._read_clauses is not None
         self._clauses = await self._read_clauses()
+        self._store.make_folder()
         self._holdings = Holdings(self._store.directory / "holdings", self._tree)
         self._concern = Concern(self._tree, self._holdings, partial(self._clauses.judge, 0))
         self._at = self._came = self._store.appended_lsn
