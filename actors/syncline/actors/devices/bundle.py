@@ -16,14 +16,15 @@ from collections.abc import Iterable, Sequence
 
 from syncline.actors.shapes.frames import Frame, whole_frame
 from syncline.actors.shapes.log import Record
+from syncline.proto.values import Relation
 
 
 class Bundle:
-    """The bundle of ``shapes`` (hashes), which may have rows in common (``overlap``). ``released`` is meaningful once
-    ``open``."""
+    """The bundle of ``shapes`` (hashes). ``relations``: of those that may have rows in common. ``released`` is
+    meaningful once ``open``."""
 
-    def __init__(self, shapes: Iterable[str], watermark: int, *, overlap: bool = False) -> None:
-        self._overlap = overlap
+    def __init__(self, shapes: Iterable[str], watermark: int, relations: Iterable[Relation] = ()) -> None:
+        self._relations = {relation.id: relation for relation in relations}
         self.shapes = frozenset(shapes)
         self.released = 0
         self.open = False
@@ -65,7 +66,7 @@ class Bundle:
         if not self.open or upto <= self.released:
             return ()
         ready = sorted(pending for pending in self._pending if pending <= upto)
-        frames = tuple(whole_frame(self._pending.pop(pending), overlap=self._overlap) for pending in ready)
+        frames = tuple(whole_frame(self._pending.pop(pending), self._relations) for pending in ready)
         self.released = upto
         return frames
 

@@ -10,7 +10,7 @@ an earlier position is *pinned* there: from when it is answered that it follows,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.bundle import Bundle
@@ -20,6 +20,7 @@ from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Waterm
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.watermarks import Passed
 from syncline.cluster import Actor, ActorDown, CallTimeout, Down, Exit, ExitKind, Monitor, Ref, Reply
+from syncline.proto.values import Relation
 
 # The shard starts anew at the same time as we do; it reads its files first.
 ATTACH_RETRY_S = 0.02
@@ -39,15 +40,15 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class FollowSet:
-    """``device`` wants the releases of ``shapes`` (hash -> actor) instead of those it followed before; they may
-    ``overlap``, that is have rows in common. Answered with
+    """``device`` wants the releases of ``shapes`` (hash -> actor) instead of those it followed before.
+    ``relations``: of those that may have rows in common. Answered with
     ``Followed`` when the bundle is open, then with a ``Released`` for each release that has frames, or that passes
     ``AwaitLsn``."""
 
     device: Ref
     generation: int
     shapes: Mapping[str, Ref]
-    overlap: bool = False
+    relations: tuple[Relation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +312,7 @@ class Bundler(Actor):
 
     def _follow(self, wish: FollowSet) -> None:
         device, generation = wish.device, wish.generation
-        live = self._bundles.get(frozenset(wish.shapes)) or self._make(wish.shapes, overlap=wish.overlap)
+        live = self._bundles.get(frozenset(wish.shapes)) or self._make(wish.shapes, wish.relations)
         self._leave(device, keep=live)
         member = _Member(device, generation, live)
         live.members[device] = self._members[device] = member
@@ -319,8 +320,8 @@ class Bundler(Actor):
         self._watch(device)
         self._release(live)
 
-    def _make(self, shapes: Mapping[str, Ref], *, overlap: bool) -> _Live:
-        live = _Live(Bundle(shapes, self._passed.watermark, overlap=overlap))
+    def _make(self, shapes: Mapping[str, Ref], relations: Iterable[Relation]) -> _Live:
+        live = _Live(Bundle(shapes, self._passed.watermark, relations))
         self._bundles[live.bundle.shapes] = live
         self._due[live] = None
         for shape in shapes.keys() & self._below.keys():  # before it can open

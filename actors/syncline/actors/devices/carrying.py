@@ -117,10 +117,10 @@ class Carrier:
                     await self._bundler.send(AwaitLsn(self._device, outbound.awaited_lsn))
                 await self.changed.wait()
                 self.changed.clear()
-            case Follow(shapes, generation, overlap):
+            case Follow(shapes, generation, relations):
                 self.generation = generation
                 self._follow_answer = asyncio.get_running_loop().create_future()
-                await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes), overlap))
+                await self._bundler.send(FollowSet(self._device, generation, self._places.refs(shapes), relations))
                 released = await self._follow_answer
                 self._noted(released)
                 return released

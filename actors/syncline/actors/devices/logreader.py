@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from syncline.actors.devices.holders import Holders, any_holds
-from syncline.actors.devices.overlaps import holding, keeping, leaving_rows, overlap, sharing
+from syncline.actors.devices.overlaps import holding, keeping, leaving_rows, shared, sharing
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import AnyHolds, Shapes
 from syncline.actors.shapes.frames import Frame
@@ -34,9 +34,8 @@ class LogReader:
         self._shapes = shapes
         self._asked = asked
         self._generations: dict[str, int] = {}
-        relations = [relation for of_shape in shapes.values() for relation in of_shape] if overlap(shapes) else ()
         migrating = [shape for shape, of_shape in shapes.items() if not of_shape]
-        self._merge = LogMerge(shapes, after, upto, relations=relations, migrating=migrating)
+        self._merge = LogMerge(shapes, after, upto, relations=shared(shapes), migrating=migrating)
 
     async def read(self) -> tuple[tuple[Frame, ...], bool]:
         """Some frames, at least one unless it is done: (frames, done). Raises ActorDown when a shape has crashed, and

@@ -32,7 +32,7 @@ from functools import partial
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoes import Echoes, More
 from syncline.actors.devices.held import HeldShapes
-from syncline.actors.devices.overlaps import overlap
+from syncline.actors.devices.overlaps import shared
 from syncline.actors.devices.repairing import repairing
 from syncline.actors.devices.steps import (
     Delivered,
@@ -274,7 +274,7 @@ class Outbound:
         self._drop_live()
         self._gap = False
         self._released = 0
-        released = yield Follow(frozenset(shapes), self.generation, overlap(shapes))
+        released = yield Follow(frozenset(shapes), self.generation, shared(shapes))
         assert isinstance(released, int)
         self._released = max(self._released, released)
 

@@ -5,6 +5,7 @@ A device has of a row the columns of all its shapes that hold it. So a row may s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,10 +16,11 @@ from syncline.proto import codec
 from syncline.proto.values import Change, Gone, Insert, Key, Relation
 
 
-def overlap(shapes: Shapes) -> bool:
-    """Whether two of them may have rows of the same table."""
-    ids = [relation.table_id for relations in shapes.values() for relation in relations]
-    return len(ids) > len(set(ids))
+def shared(shapes: Shapes) -> tuple[Relation, ...]:
+    """The relations of those tables of which two of them may have rows."""
+    relations = [relation for of_shape in shapes.values() for relation in of_shape]
+    times = Counter(relation.table_id for relation in relations)
+    return tuple({relation.id: relation for relation in relations if times[relation.table_id] > 1}.values())
 
 
 def sharing(shapes: Shapes, relations: Sequence[Relation]) -> Shapes:

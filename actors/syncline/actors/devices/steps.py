@@ -162,12 +162,12 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Join the bundle of ``shapes``, which may ``overlap``. Answer: the LSN it has released (int); later releases go to
-    ``released``."""
+    """Join the bundle of ``shapes``. ``relations``: of those that may have rows in common. Answer: the LSN it has
+    released (int); later releases go to ``released``."""
 
     shapes: frozenset[str]
     generation: int
-    overlap: bool = False
+    relations: tuple[Relation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

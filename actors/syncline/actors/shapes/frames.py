@@ -6,17 +6,17 @@ A frame is one transaction, or a piece of a large one, encoded once for all devi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import count
 
 from syncline.actors.shapes.log import Record
-from syncline.proto import codec
+from syncline.actors.shapes.together import once
 from syncline.proto.codec import encode_begin, encode_commit
-from syncline.proto.values import Change, Delete, Migrate, Row, Update
+from syncline.proto.values import Relation
 
 # A transaction whose part in one shape is larger than this is read from the log by each device at its own pace.
 LIVE_TRANSACTION_BYTES_MAX = 1 << 20
+NONE_SHARED: Mapping[int, Relation] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,49 +56,24 @@ def begun_by(frame: Frame, origin: str) -> bytes:
     return begin_of(frame.lsn, frame.commit_ms, origin) + body[len(begin) :]
 
 
-def whole_frame(records: Iterable[Record], *, overlap: bool = False) -> Frame:
+def whole_frame(records: Iterable[Record], relations: Mapping[int, Relation] = NONE_SHARED) -> Frame:
     """One frame of all shapes' records of one transaction; without a body when it is too large to be sent live, or when
-    a row leaves one of the shapes, which ``overlap``: who reads the logs asks whether another holds it."""
+    a row leaves one of the shapes that may have rows in common, of which these are the ``relations`` by id: who reads
+    the logs asks whether another holds it."""
     parts = list(records)
     head = parts[0]
-    prelude = tuple(message for record in parts for message in record.prelude)
+    prelude = [message for record in parts for message in record.prelude]
     size = sum(len(record.ops) for record in parts)
     if size > LIVE_TRANSACTION_BYTES_MAX or any(not record.last or record.index for record in parts):
         return Frame(head.lsn, head.commit_ms, head.origin, None)
-    if overlap and any(record.gone for record in parts):
+    if relations and any(record.gone for record in parts):
         return Frame(head.lsn, head.commit_ms, head.origin, None)
     ops = [record.ops for record in parts if record.ops]
-    body = b"".join(
-        (
-            begin_of(head.lsn, head.commit_ms, head.origin),
-            *(once(ops) if overlap and len(ops) > 1 else ops),
-            encode_commit(head.commit_ms, lsn_bytes(head.lsn)),
-        )
-    )
-    return Frame(head.lsn, head.commit_ms, head.origin, body, prelude=prelude)
-
-
-def once(parts: Sequence[bytes]) -> list[bytes]:
-    """Operations of several shapes in one transaction; what one of them has told already, another does not repeat. Who
-    held a row before says so by an update, and what is an insert elsewhere is none for a device that has both.
-
-    What one shape tells keeps its order: a row may change twice there, go and come again, or go as it came. So of two
-    that tell the same the later one stays."""
-    changes: dict[int, Change] = {}
-    told: dict[tuple[bool, int, Row], int] = {}  # whether it is a delete, of what; where it is among the changes
-    places = count()
-    for part in parts:
-        of_part: dict[tuple[bool, int, Row], int] = {}
-        for change in codec.decode_changes(part):
-            if isinstance(change, Migrate):
-                return list(parts)
-            is_delete = isinstance(change, Delete)
-            what = (is_delete, change.relation_id, change.old_row if isinstance(change, Delete) else change.row)
-            same = changes.pop(told.pop(what), None) if what in told else None
-            of_part[what] = place = next(places)
-            changes[place] = same if isinstance(same, Update) else change
-        told.update(of_part)
-    return [codec.encode_ops(changes.values())]
+    if relations and len(ops) > 1:
+        ops, besides = once(ops, relations)
+        prelude += besides
+    begin, commit = begin_of(head.lsn, head.commit_ms, head.origin), encode_commit(head.commit_ms, lsn_bytes(head.lsn))
+    return Frame(head.lsn, head.commit_ms, head.origin, b"".join((begin, *ops, commit)), prelude=tuple(prelude))
 
 
 def for_edges(records: Iterable[Record]) -> Iterator[Record]:

@@ -12,15 +12,15 @@ leave the device where it stands.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes, once
+from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
-from syncline.actors.shapes.projection import forgotten, lost
+from syncline.actors.shapes.together import Leaving, once
 from syncline.proto import codec
 from syncline.proto.codec import encode_commit
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Delete, Gone, Insert, Key, Relation, Update
+from syncline.proto.values import POSTGRES_ORIGIN, Relation
 
 # Ids of migrations in a final stretch: beyond those that ``outbound`` makes up itself, and far below any LSN.
 MIGRATION_ID_FIRST = 1 << 21
@@ -34,94 +34,6 @@ class _Cursor:
     records: deque[Record] = field(default_factory=deque)
     position: tuple[int, int] = (0, 0)
     more: bool = True
-
-
-class _Leaving:
-    """Rows that leave in a final stretch, unless a later operation of another shape tells of them; and rows that are
-    deleted, unless another shape has them anew in the same transaction."""
-
-    def __init__(self, relations: Iterable[Relation]) -> None:
-        self.relations = {relation.id: relation for relation in relations}
-        self._gone: dict[tuple[int, Key], Gone] = {}
-        # Of the transaction that comes by: rows deleted, and the columns of those that somebody has.
-        self._deleted: dict[tuple[int, Key], Delete] = {}
-        self._there: dict[tuple[int, Key], frozenset[str]] = {}
-        self._lsn = 0
-        self.told_of: list[bytes] = []  # relations of which it tells besides, as messages
-
-    def passed(self, lsn: int, ops: bytes, *, alone: bool) -> bytes:
-        """Of ``ops``, which are of the transaction at ``lsn``, and of what came before all that can be told now.
-        ``alone``: no other shape has anything of that transaction, of which nothing need be kept then."""
-        told: list[Change] = []
-        if lsn > self._lsn:
-            self._lsn = lsn
-            told += self._deleted.values()
-            self._deleted.clear()
-            self._there.clear()
-        for change in codec.decode_changes(ops):
-            assert isinstance(change, Insert | Update | Delete | Gone), "a shape has rows"
-            row = change.old_row if isinstance(change, Delete) else change.row
-            relation = self.relations.get(change.relation_id)
-            if relation is None:  # it takes columns of a row that stays
-                told.append(change)
-                continue
-            id = (relation.table_id, relation.key_of(row))
-            before = [left.pop(id) for left in (self._gone, self._deleted) if id in left]
-            if isinstance(change, Gone):
-                self._gone[id] = change
-            elif not isinstance(change, Delete):
-                there = self._there.get(id, frozenset()).union(relation.names)
-                if not alone:
-                    self._there[id] = there
-                for left in before:
-                    told += self._less(left, there, id)
-                told.append(change)
-            elif alone:
-                told.append(change)
-            elif id in self._there:
-                told += self._less(change, self._there[id], id)
-            else:
-                self._deleted[id] = change
-        return codec.encode_ops(told)
-
-    def _less(self, left: Gone | Delete, there: frozenset[str], id: tuple[int, Key]) -> Iterator[Change]:
-        """The row stays, with what it has come with since, the columns that are ``there``."""
-        less = lost(self.relations[left.relation_id], there)
-        if less is not None:
-            self.told_of.append(codec.relation_message(less))
-            yield forgotten(less, id[1])
-
-    def rest(self) -> bytes:
-        """What could not be told before the end."""
-        return codec.encode_ops((*self._deleted.values(), *self._gone.values()))
-
-
-def _staying(parts: Sequence[bytes], relations: Mapping[int, Relation]) -> list[bytes]:
-    """``parts``, each of what one shape tells of a transaction, without saying that a row goes which any of them tells
-    of as it is in the end. A shape that a TRUNCATE has emptied knows no more of a row that came anew and is not its."""
-    every = [list(codec.decode_changes(part)) for part in parts]
-    stay: set[tuple[int, Key]] = set()
-    for changes in every:
-        last = {id: change for change in changes if (id := _row_id(change, relations)) is not None}
-        stay.update(id for id, change in last.items() if not isinstance(change, Delete | Gone))
-    return [
-        codec.encode_ops(
-            change
-            for change in changes
-            if not isinstance(change, Delete | Gone) or _row_id(change, relations) not in stay
-        )
-        for changes in every
-    ]
-
-
-def _row_id(change: Change, relations: Mapping[int, Relation]) -> tuple[int, Key] | None:
-    """None for what is not of a row that a shape has."""
-    if not isinstance(change, Insert | Update | Delete | Gone):
-        return None
-    relation = relations.get(change.relation_id)
-    if relation is None:
-        return None
-    return relation.table_id, relation.key_of(change.old_row if isinstance(change, Delete) else change.row)
 
 
 class LogMerge:
@@ -150,7 +62,7 @@ class LogMerge:
         self._migrations = 0
         self._migration: list[Record] = []
         relations = tuple(relations)
-        self._leaving = _Leaving(relations) if relations else None
+        self._leaving = Leaving(relations) if relations else None
         self._cursors = {shape: _Cursor(position=(after, END_OF_TRANSACTION)) for shape in sorted(shapes)}
         self._open: Record | None = None
         self._unfinished: set[str] = set()
@@ -218,7 +130,8 @@ class LogMerge:
         if not ops:
             return None
         if starts and ends and self._leaving is not None and len(ops) > 1:
-            ops = once(_staying(ops, self._leaving.relations))
+            ops, besides = once(ops, self._leaving.relations)
+            prelude += besides
         if starts:
             ops.insert(0, begin_of(head.lsn, head.commit_ms, head.origin))
         if ends:
