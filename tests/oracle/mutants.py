@@ -283,7 +283,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a row that leaves one shape goes, whoever else holds it")
 def _(stack: ExitStack) -> None:
-    async def nobody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any]) -> list[bool]:
+    async def nobody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any], but: str) -> list[bool]:
         return [False] * len(rows)
 
     everywhere(stack, any_holds, nobody)
@@ -291,7 +291,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a row that leaves one shape stays, whether or not another holds it")
 def _(stack: ExitStack) -> None:
-    async def somebody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any]) -> list[bool]:
+    async def somebody(original: Any, holders: Any, shapes: Any, lsn: int, rows: Sequence[Any], but: str) -> list[bool]:
         return [True] * len(rows)
 
     everywhere(stack, any_holds, somebody)

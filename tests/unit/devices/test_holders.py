@@ -8,7 +8,8 @@ from typing import Any
 
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, row
 
-from syncline.actors.devices.holders import Named, any_holds, named_by
+from syncline.actors.devices.holders import any_holds
+from syncline.actors.devices.layers import Named, named_by
 from syncline.actors.devices.steps import HeldRow
 from syncline.actors.shapes.messages import AskHeld
 from syncline.actors.shapes.shape import Reference, Shape

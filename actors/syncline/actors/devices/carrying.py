@@ -137,8 +137,8 @@ class Carrier:
             case CountRows(counted):
                 refs = self._places.refs(counted).values()
                 return sum([await ref.call(CountImage(), IMAGE_TIMEOUT_S) for ref in refs])
-            case AnyHolds(of, lsn, rows):
-                return await any_holds(self._places, of, lsn, rows)
+            case AnyHolds(of, lsn, rows, but):
+                return await any_holds(self._places, of, lsn, rows, but)
             case ReadCurrent(keys):
                 return await self._rows.read(keys)
             case Shows(snapshot, lsn):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
-from syncline.actors.devices.overlaps import fewer_columns, holding, sharing
+from syncline.actors.devices.layers import Layers
+from syncline.actors.devices.overlaps import fewer_columns, holding
 from syncline.actors.devices.steps import CountRows, Delivery, ReadImage, Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
@@ -35,13 +36,15 @@ def arriving(delivery: Delivery, held: Shapes, at: int, *, estimating: bool) -> 
             codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at), estimate),
         )
     )
-    there = dict(held)
+    there = Layers(held)
+    sent = set(held)
     for request_id, requested in delivery.requests:
         yield Send((codec.shape_data_begin(request_id),))
         for shape in requested:
-            if shape not in there:
-                yield from _image(shape, at, delivery.shapes[shape], sharing(there, delivery.shapes[shape]))
-                there[shape] = delivery.shapes[shape]
+            if shape not in sent:
+                yield from _image(shape, at, delivery.shapes[shape], there)
+                sent.add(shape)
+                there.add(shape, delivery.shapes[shape])
         yield Send((codec.shape_data_end(),))
     yield Send((codec.subs_data_end(),))
 
@@ -55,8 +58,8 @@ def leaving(delivery: Delivery, shapes: Shapes, staying: Shapes, at: int) -> Ste
             codec.unsubs_data_begin(delivery.subscription_ids, lsn_bytes(at)),
         )
     )
+    others = Layers(staying)
     for shape, of_shape in shapes.items():
-        others = sharing(staying, of_shape)
         by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
         while of_shape:
@@ -75,8 +78,8 @@ def leaving(delivery: Delivery, shapes: Shapes, staying: Shapes, at: int) -> Ste
 
 def narrowing(shapes: Shapes, staying: Shapes, at: int, send: Callable[[tuple[Change, ...]], Steps]) -> Steps:
     """That rows of ``shapes``, which are about to leave, stay because of ``staying`` with fewer columns."""
+    others = Layers(staying)
     for shape, of_shape in shapes.items():
-        others = sharing(staying, of_shape)
         by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
         while any(_lacks(relation, others) for relation in of_shape):
@@ -92,21 +95,21 @@ def narrowing(shapes: Shapes, staying: Shapes, at: int, send: Callable[[tuple[Ch
                 yield from send(tuple(forgotten(relation, key) for relation, key in less))
 
 
-def _lacks(relation: Relation, others: Shapes) -> bool:
+def _lacks(relation: Relation, others: Layers) -> bool:
     """Whether any of ``others`` has rows of the table without all columns of ``relation``."""
-    alike = (one for of_shape in others.values() for one in of_shape if one.table_id == relation.table_id)
-    return any(lost(relation, one.names) is not None for one in alike)
+    return any(lost(relation, one.names) is not None for one in others.relations(relation.table_id))
 
 
-def _image(shape: str, at: int, of_shape: Sequence[Relation], others: Shapes) -> Steps:
+def _image(shape: str, at: int, of_shape: tuple[Relation, ...], others: Layers) -> Steps:
     by_table = {relation.table_id: relation for relation in of_shape}
+    shared = others.share(of_shape)
     cursor = 0
     while True:
-        chunk, cursor = yield from read_chunk(shape, at, cursor, whole=bool(others))
+        chunk, cursor = yield from read_chunk(shape, at, cursor, whole=shared)
         if chunk is None:
             return
         ops: Sequence[bytes] = chunk.ops
-        if others:
+        if shared:
             inserts = _inserts(chunk)
             held = yield from held_by(inserts, others, at)
             fresh = [
@@ -130,11 +133,9 @@ def read_chunk(
 
 
 def held_by(
-    inserts: Sequence[Insert], others: Shapes, at: int
+    inserts: Sequence[Insert], others: Layers, at: int
 ) -> Generator[Step, object, Sequence[tuple[Relation, ...]]]:
     """By which relations of ``others`` a device has these rows, which are whole."""
-    if not others:
-        return [()] * len(inserts)
     return (yield from holding(others, at, [(insert.relation_id, insert.row) for insert in inserts]))
 
 

@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from syncline.actors.devices.layers import Layers
 from syncline.actors.devices.overlaps import holding
 from syncline.actors.devices.steps import (
     ECHO_BYTES_MAX,
@@ -204,7 +205,7 @@ def holders_of(
     if not there:
         return {}
     rows = [(row.relation.id, row.row) for row in there if row.row is not None]
-    relations = yield from holding(shapes, lsn, rows)
+    relations = yield from holding(Layers(shapes), lsn, rows)
     return {(row.relation.id, row.key): by for row, by in zip(there, relations, strict=True) if by}
 
 

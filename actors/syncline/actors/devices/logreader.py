@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from syncline.actors.devices.holders import Holders, any_holds
-from syncline.actors.devices.overlaps import holding, keeping, leaving_rows, shared, sharing
+from syncline.actors.devices.layers import Layers
+from syncline.actors.devices.overlaps import holding, keeping, leaving_rows, shared
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import AnyHolds, Shapes
 from syncline.actors.shapes.frames import Frame
@@ -32,6 +33,7 @@ class LogReader:
         self._holders = holders
         self._refs = holders.refs(shapes)
         self._shapes = shapes
+        self._layers = Layers(shapes)
         self._asked = asked
         self._generations: dict[str, int] = {}
         migrating = [shape for shape, of_shape in shapes.items() if not of_shape]
@@ -79,27 +81,26 @@ class LogReader:
 
     async def _kept(self, shape: str, page: Page) -> Page:
         """``page`` without what it says of rows that leave ``shape`` and that another of the device's shapes holds."""
-        shapes = self._shapes
-        others = sharing({other: its for other, its in shapes.items() if other != shape}, shapes[shape])
-        if not others or not any(record.gone for record in page.records):
+        if not any(record.gone for record in page.records) or not self._layers.share(self._shapes[shape], shape):
             return page
         final_upto = self._merge.final_upto
+        others = self._layers.holders(self._shapes[shape])
 
         async def ask() -> Page:
-            return replace(page, records=tuple([await self._staying(record, shape, others) for record in page.records]))
+            return replace(page, records=tuple([await self._staying(record, shape) for record in page.records]))
 
         first = page.records[0].position
-        key = (self._refs[shape], first, self._merge.upto, page.generation, final_upto, frozenset(others))
+        key = (self._refs[shape], first, self._merge.upto, page.generation, final_upto, others)
         return await self._asked.answer(key, ask)
 
-    async def _staying(self, record: Record, shape: str, others: Shapes) -> Record:
-        """A row that leaves ``shape`` and that one of the ``others`` holds stays."""
+    async def _staying(self, record: Record, shape: str) -> Record:
+        """A row that leaves ``shape`` and that another one holds stays."""
         if not record.gone:
             return record
         rows = leaving_rows(record)
         # In a final stretch it counts who holds a row at its end.
         at = max(record.lsn, self._merge.final_upto)
-        asking = holding(others, at, [(insert.relation_id, insert.row) for insert in rows])
+        asking = holding(self._layers, at, [(insert.relation_id, insert.row) for insert in rows], shape)
         answer: object = None
         while True:
             try:
@@ -107,4 +108,4 @@ class LogReader:
             except StopIteration as end:
                 return keeping(record, rows, end.value, self._shapes[shape])
             assert isinstance(step, AnyHolds)
-            answer = await any_holds(self._holders, step.shapes, step.lsn, step.rows)
+            answer = await any_holds(self._holders, step.shapes, step.lsn, step.rows, step.but)

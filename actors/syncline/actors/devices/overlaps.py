@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
+from syncline.actors.devices.layers import Layers
 from syncline.actors.devices.steps import AnyHolds, HeldRow, Shapes, Step
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.projection import columns_of, forgotten, lost
@@ -23,48 +24,27 @@ def shared(shapes: Shapes) -> tuple[Relation, ...]:
     return tuple({relation.id: relation for relation in relations if times[relation.table_id] > 1}.values())
 
 
-def sharing(shapes: Shapes, relations: Sequence[Relation]) -> Shapes:
-    """Those of ``shapes`` that may have rows of these tables."""
-    ids = {relation.table_id for relation in relations}
-    return {
-        shape: of_shape for shape, of_shape in shapes.items() if any(relation.table_id in ids for relation in of_shape)
-    }
-
-
 def leaving_rows(record: Record) -> tuple[Insert, ...]:
     """The rows that leave the record's shape with it and are still there in Postgres, whole, by their tables."""
     return tuple(insert for insert in codec.decode_changes(record.gone) if isinstance(insert, Insert))
 
 
-def holding(shapes: Shapes, lsn: int, rows: Sequence[HeldRow]) -> Generator[Step, object, list[tuple[Relation, ...]]]:
-    """Of each of ``rows``, which are whole and as of ``lsn``, the relations by which a device with ``shapes`` has it;
-    none, if none of them holds it."""
+def holding(
+    shapes: Layers, lsn: int, rows: Sequence[HeldRow], but: str = ""
+) -> Generator[Step, object, list[tuple[Relation, ...]]]:
+    """Of each of ``rows``, which are whole and as of ``lsn``, the relations by which a device with ``shapes``, ``but``
+    for one, has it; none, if none of them holds it."""
     found: list[tuple[Relation, ...]] = [()] * len(rows)
-    for layer in _layers(shapes):
-        answer = yield AnyHolds(layer, lsn, tuple(rows))
+    tables = {table_id for table_id, _ in rows}
+    for layer in shapes:
+        if tables.isdisjoint(layer.relations):
+            continue
+        answer = yield AnyHolds(layer, lsn, tuple(rows), but)
         assert isinstance(answer, list)
-        relations = {relation.table_id: relation for of_shape in layer.values() for relation in of_shape}
         for place, holds in enumerate(answer):
             if holds:
-                found[place] = (*found[place], relations[rows[place][0]])
+                found[place] = (*found[place], layer.relations[rows[place][0]])
     return found
-
-
-def _layers(shapes: Shapes) -> list[dict[str, tuple[Relation, ...]]]:
-    """``shapes`` taken apart: in each part a table has one relation, so whoever holds a row there has it by that one.
-    There is one part where no shape names columns."""
-    numbers: dict[int, dict[int, int]] = {}  # of a table: relation id -> the part it is in
-    layers: list[dict[str, tuple[Relation, ...]]] = []
-    for shape, of_shape in shapes.items():
-        parts: dict[int, list[Relation]] = {}
-        for relation in of_shape:
-            of_table = numbers.setdefault(relation.table_id, {})
-            parts.setdefault(of_table.setdefault(relation.id, len(of_table)), []).append(relation)
-        for number, relations in parts.items():
-            while len(layers) <= number:
-                layers.append({})
-            layers[number][shape] = tuple(relations)
-    return layers
 
 
 def keeping(

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 import msgpack
 
 from syncline.actors.devices.delivering import held_by, read_chunk
-from syncline.actors.devices.overlaps import sharing
+from syncline.actors.devices.layers import Layers
 from syncline.actors.devices.steps import Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
@@ -65,12 +65,12 @@ def _differences(
     return differences, sum(digests[id].rows_in(difference) for id, difference in differences.items())
 
 
-def _in_turn(shapes: Shapes) -> Iterator[tuple[str, Shapes]]:
-    """Each of ``shapes``, and those before it that may have rows in common with it."""
-    before: dict[str, tuple[Relation, ...]] = {}
+def _in_turn(shapes: Shapes) -> Iterator[tuple[str, Layers | None]]:
+    """Each of ``shapes``, and those before it if they may have rows in common with it."""
+    before = Layers({})
     for shape, relations in sorted(shapes.items()):
-        yield shape, sharing(before, relations)
-        before[shape] = relations
+        yield shape, before if before.share(relations) else None
+        before.add(shape, relations)
 
 
 def _rows(chunk: ImageChunk) -> Iterator[ImageRow]:
@@ -79,8 +79,10 @@ def _rows(chunk: ImageChunk) -> Iterator[ImageRow]:
         yield relation_id, tuple(cells), op
 
 
-def _of_no_other(rows: Sequence[ImageRow], others: Shapes, at: int) -> Generator[Step, object, Iterable[ImageRow]]:
-    if not others or not rows:
+def _of_no_other(
+    rows: Sequence[ImageRow], others: Layers | None, at: int
+) -> Generator[Step, object, Iterable[ImageRow]]:
+    if others is None or not rows:
         return rows
     inserts = [change for change in codec.decode_ops(b"".join(op for _, _, op in rows)) if isinstance(change, Insert)]
     held = yield from held_by(inserts, others, at)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from syncline.actors.devices.holders import Named, named_by
+from syncline.actors.devices.layers import Named, named_by
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery, Repair

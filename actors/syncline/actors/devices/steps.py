@@ -212,11 +212,13 @@ class CountRows:
 
 @dataclass(frozen=True, slots=True)
 class AnyHolds:
-    """Which of ``rows``, which are as of ``lsn``, does any of ``shapes`` hold there? Answer: list of bool."""
+    """Which of ``rows``, which are as of ``lsn``, does any of ``shapes``, ``but`` for one, hold there? Answer: list of
+    bool."""
 
     shapes: Shapes
     lsn: int
     rows: tuple[HeldRow, ...]
+    but: str = ""
 
 
 @dataclass(frozen=True, slots=True)
