@@ -6,7 +6,7 @@ of membership first, which plays thousands of times faster than a service does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -55,7 +55,8 @@ def play(seed: int) -> None:
 
 @mutant("rows that refer to each other in a circle keep each other")
 def _(stack: ExitStack) -> None:
-    def unsupported(original: Any, self: _Walk, id: Any) -> Iterable[Any]:
+    def unsupported(original: Any, self: _Walk, id: Any) -> Generator[None, None, Iterable[Any]]:
+        yield
         row = self._row(id)
         assert row is not None
         return () if any(True for _ in self._referring(id, row)) else (id,)

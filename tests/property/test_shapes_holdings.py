@@ -110,3 +110,26 @@ def test_a_file_that_cannot_be_read_any_more_is_not_taken_for_an_empty_one(tmp_p
         holdings.get((1, (b"1",)))
     holdings.close()
     assert Holdings(tmp_path / "holdings", TREE).lsn == 0  # whoever starts again fills it anew
+
+
+def test_a_large_step_that_was_cut_short_is_told_from_one_that_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses are for others, who may open so many files that this one is closed."""
+    monkeypatch.setattr("syncline.actors.shapes.holdings.WRITTEN_ROWS", 2)
+    holdings = Holdings(tmp_path / "holdings", TREE)
+    rows: dict[RowId, HeldRow] = {(1, (b"%d" % n,)): HeldRow((b"%d" % n,), 1) for n in range(5)}
+    pauses = 0
+    for _ in holdings.applying(Step(held=rows), 10):
+        pauses += 1
+        holdings.close()
+        assert Holdings(tmp_path / "holdings", TREE).lsn < 0
+        assert not any(holdings.held_at(id, 9) for id in rows)
+    assert pauses == 2
+    holdings.apply(Step(left=tuple(rows)[:4]), 11)
+    holdings.close()
+    again = Holdings(tmp_path / "holdings", TREE)
+    assert again.lsn == 11
+    assert [again.held_at(id, 10) for id in rows] == [True] * 5
+    assert [again.held_at(id, 11) for id in rows] == [False] * 4 + [True]
+    again.close()

@@ -110,8 +110,10 @@ class Subtree:
         if matching is None:
             return
         decode = _decoder(table)
-        for row in await self._open.fetch(matching[0], *matching[1]):
-            found[queries[row["place"] - 1]].append(decode(row))
+        cursor = await self._open.cursor(matching[0], *matching[1])
+        while part := await cursor.fetch(ROWS_AT_ONCE):
+            for row in part:
+                found[queries[row["place"] - 1]].append(decode(row))
 
     async def _matching(
         self, table: TableInfo, places: Sequence[int], values: Sequence[Sequence[Cell]]

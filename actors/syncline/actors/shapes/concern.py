@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.membership import Step
+from syncline.actors.shapes.membership import HeldRow, Step
 from syncline.actors.shapes.messages import Piece
-from syncline.actors.shapes.tree import RowId, Tree
-from syncline.proto.values import Row
+from syncline.actors.shapes.tree import Places, RowId, Tree, Value
+from syncline.proto.values import Key, Row
 
 # Of so many rows it is learnt as soon as they are there; of more when it is first needed, beside everything else.
 SOON_ROWS = 2_000
+NOTED_ROWS = 500  # between two pauses: some milliseconds' worth
 
 
 class Concern:
@@ -61,12 +62,14 @@ class Concern:
         """Whether a row may be held, or have been as far back as that is remembered."""
         return self._interest is None or id in self._interest
 
-    def noted(self, step: Step) -> None:
-        """``step`` has happened to what is held."""
-        for interest in (self._interest, self._learning):
-            if interest is not None:
-                for id, held in step.held.items():
+    def noting(self, step: Step) -> Generator[None, None, None]:
+        """``step`` is about to happen to what is held. Yields between some rows and the next."""
+        for number, (id, held) in enumerate(step.held.items(), 1):
+            for interest in (self._interest, self._learning):
+                if interest is not None:
                     interest.add(id, held.row)
+            if number % NOTED_ROWS == 0:
+                yield
 
     async def _learn(self, interest: Interest) -> None:
         for part in self._holdings.parts():
@@ -78,3 +81,23 @@ class Concern:
                 interest.add_key(id)
             await asyncio.sleep(0)
         self._interest, self._learning = interest, None
+
+
+class MaybeHeld:
+    """``holdings``, which are asked only about rows that may be held: most of those that come with a subtree are not.
+    As ``membership.Held``."""
+
+    def __init__(self, tree: Tree, holdings: Holdings, concern: Concern) -> None:
+        self._tree = tree
+        self._holdings = holdings
+        self._concern = concern
+
+    def get(self, id: RowId) -> HeldRow | None:
+        return self._holdings.get(id) if self._concern.may_have_held(id) else None
+
+    def find(self, relation_id: int, places: Places, value: Value) -> Sequence[Key]:
+        if self._tree.is_key(relation_id, places):
+            key = self._tree.key_at(relation_id, places, value)
+            if not self._concern.may_have_held((relation_id, key)):
+                return ()
+        return self._holdings.find(relation_id, places, value)

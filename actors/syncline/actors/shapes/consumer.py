@@ -291,9 +291,12 @@ class Consumer(Actor):
     async def _record(self, head: TransactionHead, changes: Sequence[Change], *, truncates: bool = False) -> Record:
         index = self._next_index
         self._next_index += 1
-        parts = [await self._encode(changes[at : at + ENCODE_ROWS]) for at in range(0, len(changes), ENCODE_ROWS)]
-        ops = b"".join(parts)
+        ops = await self._ops_of(changes)
         return Record(int(head.lsn), head.commit_ms, head.author, index, False, len(changes), ops, (), truncates)
+
+    async def _ops_of(self, changes: Sequence[Change]) -> bytes:
+        parts = [await self._encode(changes[at : at + ENCODE_ROWS]) for at in range(0, len(changes), ENCODE_ROWS)]
+        return b"".join(parts)
 
     async def _encode(self, changes: Sequence[Change]) -> bytes:
         self._encoded += len(changes)

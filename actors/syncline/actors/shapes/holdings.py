@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from syncline.actors.shapes.bulk import Bulk
@@ -25,6 +26,8 @@ from syncline.proto.values import Key, Row
 
 CACHE_KIB = 1_000
 PAGE_ROWS = 500
+WRITTEN_ROWS = 500  # between two pauses: some milliseconds' worth
+UNFINISHED = -1  # as position: some of what a transaction did is there
 OPEN_MAX = 32  # of a process; each takes three descriptors and some 200 KiB
 
 _open: OrderedDict[int, Holdings] = OrderedDict()  # by id(); the one not used for longest is first
@@ -172,34 +175,55 @@ class Holdings:
 
     def apply(self, step: Step, lsn: int) -> None:
         """The shape has come to ``lsn``, and ``step`` happened there."""
+        for _ in self.applying(step, lsn):
+            pass
+
+    def applying(self, step: Step, lsn: int) -> Generator[None, None, None]:
+        """``apply``, which yields between some rows and the next. Meanwhile nothing else may be applied; what was held
+        at a position before ``lsn`` can be asked.
+
+        Some rows are a transaction of the file. Whoever finds that not all of them are there has to make it again.
+        """
+        held, left = iter(step.held.items()), iter(step.left)
+        while True:
+            put, removed = tuple(islice(held, WRITTEN_ROWS)), tuple(islice(left, WRITTEN_ROWS))
+            last = len(put) < WRITTEN_ROWS and len(removed) < WRITTEN_ROWS
+            self._write(put, removed, lsn, last=last)
+            if last:
+                self.lsn = lsn
+                return
+            yield
+
+    def _write(self, put: Sequence[tuple[RowId, HeldRow]], removed: Sequence[RowId], lsn: int, *, last: bool) -> None:
         connection = self._connection
         connection.execute("BEGIN")
         try:
-            for id, held in step.held.items():
-                self._put(id, held, lsn)
-            for id in step.left:
-                self._remove(id, lsn)
-            connection.execute("UPDATE position SET lsn = ?", (lsn,))
+            self._put(put, lsn)
+            self._remove(removed, lsn)
+            connection.execute("UPDATE position SET lsn = ?", (lsn if last else UNFINISHED,))
         except BaseException:
             connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
-        self.lsn = lsn
 
     def forget_moves(self, upto: int) -> None:
         """Nobody asks any more what was held at a position below ``upto``."""
         self._connection.execute("DELETE FROM moves WHERE lsn <= ?", (upto,))
 
-    def _put(self, id: RowId, held: HeldRow, lsn: int) -> None:
-        key = key_bytes(*id)
-        if not self._has(key):
-            self._moved(key, lsn, came=True)
-        self._connection.execute(self._file.put, self._encoding[id[0]](key, held.nodes, held.row))
+    def _put(self, rows: Sequence[tuple[RowId, HeldRow]], lsn: int) -> None:
+        spelled = [self._encoding[id[0]](key_bytes(*id), held.nodes, held.row) for id, held in rows]
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO moves (key, lsn, came) SELECT ?1, ?2, 1 "
+            "WHERE NOT EXISTS (SELECT 1 FROM rows WHERE key = ?1)",
+            [(one[0], lsn) for one in spelled],
+        )
+        self._connection.executemany(self._file.put, spelled)
 
-    def _remove(self, id: RowId, lsn: int) -> None:
-        key = key_bytes(*id)
-        if self._connection.execute("DELETE FROM rows WHERE key = ?", (key,)).rowcount:
-            self._moved(key, lsn, came=False)
-
-    def _moved(self, key: bytes, lsn: int, *, came: bool) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO moves (key, lsn, came) VALUES (?, ?, ?)", (key, lsn, came))
+    def _remove(self, ids: Sequence[RowId], lsn: int) -> None:
+        keys = [key_bytes(*id) for id in ids]
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO moves (key, lsn, came) SELECT ?1, ?2, 0 "
+            "WHERE EXISTS (SELECT 1 FROM rows WHERE key = ?1)",
+            [(key, lsn) for key in keys],
+        )
+        self._connection.executemany("DELETE FROM rows WHERE key = ?", [(key,) for key in keys])

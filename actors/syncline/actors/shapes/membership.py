@@ -21,7 +21,7 @@ before, for a foreign key lets nothing refer to what is not there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -29,6 +29,8 @@ from syncline.actors.shapes.tree import Places, Reach, RowId, Tree, Value, value
 from syncline.proto.values import Delete, Gone, Insert, Key, Row, RowChange, Update
 
 Tags: TypeAlias = tuple[str, ...]
+STEP_ROWS = 100  # decided on between two pauses: some milliseconds' worth
+_GLANCED_ROWS = 2_000  # the same, where little is done with each
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,33 @@ def advance(
     """What ``net`` does to a shape that holds ``held``. ``truncates``: tables were emptied first. A shape that was late
     to what was in them may hold rows that refer to some which it could not have: so if such a row is inserted anew,
     what it refers to comes, although it refers to nothing else than before."""
+    steps = advancing(tree, held, net, known, judge, truncates=truncates)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            decided: Step | Needs = end.value
+            return decided
+
+
+def advancing(
+    tree: Tree,
+    held: Held,
+    net: Mapping[RowId, Net],
+    known: Known,
+    judge: Judge,
+    *,
+    truncates: bool = False,
+) -> Generator[None, None, Step | Needs]:
+    """``advance``, which yields after every ``STEP_ROWS`` rows or so: a subtree may have very many. What ``held`` and
+    ``known`` say must stay the same until the end."""
     walk = _Walk(tree, held, net, known, judge, truncates=truncates)
-    walk.nodes()
-    walk.references()
-    walk.doubts()
+    yield from walk.nodes()
+    yield from walk.references()
+    yield from walk.doubts()
     if walk.queries or walk.judgements:
         return Needs(frozenset(walk.queries), frozenset(walk.judgements))
+    yield from walk.outcome()
     return walk.step()
 
 
@@ -135,6 +158,16 @@ class _Walk:
         self._stays_index: dict[tuple[int, Places], dict[Value, list[RowId]]] = {}
         self._new_index: dict[tuple[int, Places], dict[Value, list[Key]]] = {}
         self._supported: set[RowId] = set()
+        self._walked = 0
+        self._changes: list[RowChange] = []
+        self._gone: list[Insert] = []
+        self._now_held: dict[RowId, HeldRow] = {}
+        self._left: list[RowId] = []
+
+    def _tired(self) -> bool:
+        """Whether it is time for a pause: after each row that was worked on."""
+        self._walked += 1
+        return self._walked % STEP_ROWS == 0
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -156,15 +189,21 @@ class _Walk:
 
     def _changed(self, relation_id: int, places: Places, value: Value) -> list[Key]:
         """The rows that the transaction left with ``value``."""
-        index = self._net_index.get((relation_id, places))
-        if index is None:
-            index = self._net_index[relation_id, places] = {}
-            for (id, key), change in self._net.items():
-                if id == relation_id and change.new is not None:
-                    found = value_of(change.new, places)
-                    if found is not None:
-                        index.setdefault(found, []).append(key)
-        return index.get(value, [])
+        if (relation_id, places) not in self._net_index:
+            for _ in self._index_net(relation_id, places):
+                pass
+        return self._net_index[relation_id, places].get(value, [])
+
+    def _index_net(self, relation_id: int, places: Places) -> Iterator[None]:
+        index: dict[Value, list[Key]] = {}
+        for step, ((id, key), change) in enumerate(self._net.items()):
+            if id == relation_id and change.new is not None:
+                found = value_of(change.new, places)
+                if found is not None:
+                    index.setdefault(found, []).append(key)
+            if step % _GLANCED_ROWS == _GLANCED_ROWS - 1:
+                yield
+        self._net_index[relation_id, places] = index
 
     def _all_with(self, relation_id: int, places: Places, value: Value) -> Iterator[Key]:
         """Every row with ``value``, as far as that is known."""
@@ -197,18 +236,29 @@ class _Walk:
 
     # --- 1. nodes -----------------------------------------------------------------------------------------------------
 
-    def nodes(self) -> None:
+    def nodes(self) -> Iterator[None]:
         """Which of the rows that have to be looked at are where."""
         by_relation: dict[int, dict[Key, None]] = {}
         for relation_id, key in self._net:
             by_relation.setdefault(relation_id, {})[key] = None
+        for relation_id, all in self._tree.looked_up.items():
+            if len(by_relation.get(relation_id, ())) > STEP_ROWS:
+                for places in all:
+                    yield from self._index_net(relation_id, places)
         for n, node in enumerate(self._tree.nodes):
             candidates = dict(by_relation.get(node.relation_id, {}))
             if n:
-                candidates.update(dict.fromkeys(self._hanging(n)))
+                if len(self._at[node.above]) > STEP_ROWS:
+                    yield from self._index_at(node.above, node.theirs)
+                for key in self._hanging(n):
+                    candidates[key] = None
+                    if self._tired():
+                        yield
             at = self._at[n]
             for key in candidates:
                 at[key] = self._belongs(n, key)
+                if self._tired():
+                    yield
 
     def _hanging(self, n: int) -> Iterator[Key]:
         """Of the rows at or for node ``n``, those that hang on rows which came to the node above, left or changed."""
@@ -256,15 +306,25 @@ class _Walk:
 
     def _somebody_at(self, n: int, places: Places, value: Value) -> bool:
         relation_id, at = self._tree.nodes[n].relation_id, self._at[n]
-        index = self._at_index.get((n, places))
-        if index is None:
-            rows = (self._row((relation_id, key)) for key, is_there in at.items() if is_there)
-            values = (value_of(row, places) for row in rows if row is not None)
-            index = self._at_index[n, places] = {found for found in values if found is not None}
-        if value in index:
+        if (n, places) not in self._at_index:
+            for _ in self._index_at(n, places):
+                pass
+        if value in self._at_index[n, places]:
             return True
         others = (key for key in self._held.find(relation_id, places, value) if key not in at)
         return any(self._was_at(n, key) for key in others)
+
+    def _index_at(self, n: int, places: Places) -> Iterator[None]:
+        relation_id = self._tree.nodes[n].relation_id
+        index: set[Value] = set()
+        for step, (key, is_there) in enumerate(self._at[n].items()):
+            row = self._row((relation_id, key)) if is_there else None
+            value = value_of(row, places) if row is not None else None
+            if value is not None:
+                index.add(value)
+            if step % _GLANCED_ROWS == _GLANCED_ROWS - 1:
+                yield
+        self._at_index[n, places] = index
 
     def _bits(self, id: RowId) -> int:
         """The nodes where the row is after the transaction."""
@@ -279,7 +339,7 @@ class _Walk:
 
     # --- 2. references ------------------------------------------------------------------------------------------------
 
-    def references(self) -> None:
+    def references(self) -> Iterator[None]:
         """What comes because something refers to it."""
         touched: dict[RowId, None] = dict.fromkeys(self._net)
         for n, node in enumerate(self._tree.nodes):
@@ -291,8 +351,12 @@ class _Walk:
             self._stays[id] = exists and (bool(self._bits(id)) or self._before(id) is not None)
             if self._stays[id]:
                 coming.append(id)
+            if self._tired():
+                yield
         while coming:
             id = coming.popleft()
+            if self._tired():
+                yield
             for reach, value in self._new_references(id):
                 key = self._one_with(reach.parent_id, reach.theirs, value)
                 if key is None:
@@ -314,12 +378,14 @@ class _Walk:
 
     # --- 3. doubts ----------------------------------------------------------------------------------------------------
 
-    def doubts(self) -> None:
+    def doubts(self) -> Generator[None, None, None]:
         """What leaves because nothing leads to it any more."""
         for id, stays in self._stays.items():
             row = self._row(id) if stays else None
             if row is not None:
                 self._index(id, row)
+            if self._tired():
+                yield
         doubtful: deque[RowId] = deque()
         for id, stays in self._stays.items():
             before = self._before(id)
@@ -328,12 +394,18 @@ class _Walk:
             if stays and before.nodes:
                 doubtful.append(id)
             doubtful.extend(self._let_go(id, before.row, self._row(id) if stays else None))
+            if self._tired():
+                yield
         while doubtful:
             id = doubtful.popleft()
+            if self._tired():
+                yield
             if not self._is_held(id) or self._bits(id) or id in self._supported:
                 continue
-            seen = self._unsupported(id)
+            seen = yield from self._unsupported(id)
             for leaving in seen:
+                if self._tired():
+                    yield
                 row = self._row(leaving)
                 assert row is not None
                 self._stays[leaving] = False
@@ -364,13 +436,15 @@ class _Walk:
                 for key in self._new_index.get((reach.parent_id, reach.theirs), {}).get(value, ()):
                     yield (reach.parent_id, key)
 
-    def _unsupported(self, id: RowId) -> Iterable[RowId]:
+    def _unsupported(self, id: RowId) -> Generator[None, None, Iterable[RowId]]:
         """Nothing, if somebody at a node leads to the row; else all that lead to it, and itself."""
         seen = {id: None}
         stack = [id]
         while stack:
             row = self._row(stack[-1])
             assert row is not None
+            if self._tired():
+                yield
             for referring in self._referring(stack.pop(), row):
                 if self._bits(referring) or referring in self._supported:
                     self._supported.add(id)
@@ -394,29 +468,32 @@ class _Walk:
 
     # --- what comes of it ---------------------------------------------------------------------------------------------
 
-    def step(self) -> Step:
-        changes: list[RowChange] = []
-        gone: list[Insert] = []
-        held: dict[RowId, HeldRow] = {}
-        left: list[RowId] = []
+    def outcome(self) -> Iterator[None]:
+        """What ``step`` then says."""
         for id, stays in self._stays.items():
-            before, change, row = self._before(id), self._net.get(id), self._row(id)
-            if stays:
-                assert row is not None
-                bits = self._bits(id)
-                if before is None:
-                    tags = self._met[id][1] if change is None else change.tags
-                    changes.append(Insert(id[0], row, tags))
-                elif change is not None:
-                    changes.append(Update(id[0], row, before.row, change.tags))
-                if before is None or change is not None or before.nodes != bits:
-                    held[id] = HeldRow(row, bits)
-            elif before is not None:
-                left.append(id)
-                if row is None:
-                    changes.append(Delete(id[0], before.row))
-                else:
-                    relation = self._tree.relations[id[0]]
-                    changes.append(Gone(id[0], relation.key_row(id[1])))
-                    gone.append(Insert(id[0], row))
-        return Step(tuple(changes), tuple(gone), held, tuple(left))
+            self._note(id, stays=stays)
+            if self._tired():
+                yield
+
+    def _note(self, id: RowId, *, stays: bool) -> None:
+        before, change, row = self._before(id), self._net.get(id), self._row(id)
+        if stays:
+            assert row is not None
+            bits = self._bits(id)
+            if before is None:
+                tags = self._met[id][1] if change is None else change.tags
+                self._changes.append(Insert(id[0], row, tags))
+            elif change is not None:
+                self._changes.append(Update(id[0], row, before.row, change.tags))
+            if before is None or change is not None or before.nodes != bits:
+                self._now_held[id] = HeldRow(row, bits)
+        elif before is not None:
+            self._left.append(id)
+            if row is None:
+                self._changes.append(Delete(id[0], before.row))
+            else:
+                self._changes.append(Gone(id[0], self._tree.relations[id[0]].key_row(id[1])))
+                self._gone.append(Insert(id[0], row))
+
+    def step(self) -> Step:
+        return Step(tuple(self._changes), tuple(self._gone), self._now_held, tuple(self._left))

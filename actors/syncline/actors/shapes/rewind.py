@@ -21,12 +21,14 @@ was in between nobody can tell any more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS, StreamChange, Truncated
 from syncline.actors.shapes.membership import Net, Query, Tags
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
+
+STEP_ROWS = 1_000  # learnt between two pauses: a millisecond's worth
 
 
 class _ByValue:
@@ -171,10 +173,23 @@ class Answers:
     def learn(self, answers: Mapping[Query, Sequence[tuple[Row, Tags]]]) -> None:
         """What a snapshot showed. The stream has come by its mark, and it showed all that had passed here when it was
         asked for: since then, whatever passed was told."""
+        for _ in self.learning(answers):
+            pass
+
+    def learning(self, answers: Mapping[Query, Sequence[tuple[Row, Tags]]]) -> Generator[None, None, None]:
+        """``learn``, which yields between some rows and the next. The shape may not come by anything meanwhile."""
+        lacking = {id: self._later.truncated_upto(id) for id in self._tree.relations}
+        walked = 0
         for query, rows in answers.items():
             relation = self._tree.relations[query.relation_id]
-            self._shown[query] = {(relation.id, relation.key_of(row)): (row, tags) for row, tags in rows}
-            self._lacking[query] = self._later.truncated_upto(relation.id)
+            shown: dict[RowId, tuple[Row, Tags]] = {}
+            for row, tags in rows:
+                shown[relation.id, relation.key_of(row)] = (row, tags)
+                walked += 1
+                if walked % STEP_ROWS == 0:
+                    yield
+            self._shown[query] = shown
+            self._lacking[query] = lacking[relation.id]
 
     def passed(self, net: Mapping[RowId, Net], emptied: Collection[int] = ()) -> None:
         """The shape has come by a transaction that did ``net`` and truncated the tables ``emptied``, whose rows in

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -29,16 +29,17 @@ from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.bulk import Bulk
-from syncline.actors.shapes.concern import Concern
+from syncline.actors.shapes.concern import Concern, MaybeHeld
 from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
 from syncline.actors.shapes.filling import Filling, Source, Write
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advance
+from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advancing
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
+from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.sources import Shown, Stored
@@ -54,6 +55,7 @@ RECORD_CHANGES = 5_000
 HELD_TIMEOUT_S = 60.0  # an edge answers at once; it may have a long way
 # How far rows that will be needed are fetched ahead, in one snapshot, before anybody knows that they are needed.
 AHEAD_LEVELS = 8
+AHEAD_ROWS = 200  # looked at between two pauses: some milliseconds' worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +236,14 @@ class TreeConsumer(Consumer):
         for part in _parts(step.changes):
             record = await self._record(head, part)
             leaving = sum(isinstance(change, Gone) for change in part)
-            record.gone = codec.encode_ops(islice(gone, leaving))
+            record.gone = await self._ops_of(tuple(islice(gone, leaving)))
             records.append(record)
         records[-1].last = True
         if self._store.segment_full:
             await asyncio.to_thread(self._store.flushing())
+        await paced(self._concern.noting(step))
         self._store.append(records)
-        self._holdings.apply(step, int(head.lsn))
-        self._concern.noted(step)
+        await paced(self._holdings.applying(step, int(head.lsn)))
         return list(for_edges(records))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
@@ -256,8 +258,9 @@ class TreeConsumer(Consumer):
     ) -> Step:
         clauses = self._clauses
         assert clauses is not None
+        held = MaybeHeld(self._tree, self._holdings, self._concern)
         while True:
-            step = advance(self._tree, self._holdings, net, known, clauses.judge, truncates=truncates)
+            step = await paced(advancing(self._tree, held, net, known, clauses.judge, truncates=truncates))
             if isinstance(step, Step):
                 clauses.forget()
                 return step
@@ -290,19 +293,23 @@ class TreeConsumer(Consumer):
             answers = await subtree.answers(queries)
             asking: Collection[Query] = queries
             for _ in range(AHEAD_LEVELS):
-                asking = self._ahead({query: answers[query] for query in asking}, answers)
+                asking = await paced(self._ahead({query: answers[query] for query in asking}, answers))
                 if not asking:
                     break
                 answers.update(await subtree.answers(asking))
         finally:
             await subtree.aclose()
         await self._passed(mark)
-        self._answers.learn(answers)
+        await paced(self._answers.learning(answers))
 
-    def _ahead(self, found: Mapping[Query, Sequence[TaggedRow]], answered: Collection[Query]) -> Collection[Query]:
+    def _ahead(
+        self, found: Mapping[Query, Sequence[TaggedRow]], answered: Collection[Query]
+    ) -> Generator[None, None, Collection[Query]]:
         """What will probably be asked next, now that these rows are ``found``: what they refer to, and what hangs on
-        them where they may come to a node."""
+        them where they may come to a node. Yields between some rows and the next."""
         ahead: dict[Query, None] = {}
+        held = MaybeHeld(self._tree, self._holdings, self._concern)
+        walked = 0
         for query, rows in found.items():
             below = [
                 under
@@ -312,9 +319,12 @@ class TreeConsumer(Consumer):
                 if under.above == n and under.many
             ]
             for row, _ in rows:
-                for reach in self._tree.from_[query.relation_id]:
+                walked += 1
+                if walked % AHEAD_ROWS == 0:
+                    yield
+                for reach in self._tree.bringing[query.relation_id]:
                     value = value_of(row, reach.own)
-                    if value is not None and not self._holdings.find(reach.parent_id, reach.theirs, value):
+                    if value is not None and not held.find(reach.parent_id, reach.theirs, value):
                         ahead[Query(reach.parent_id, reach.theirs, value)] = None
                 for under in below:
                     value = value_of(row, under.theirs)
