@@ -24,6 +24,7 @@ from tests.e2e.repair_scene import (
     same,
 )
 from tests.e2e.shape_scene import ANNS, MOVES, SQL, TABLES, TREE, expected, issues_where, move
+from tests.e2e.test_columns import SQL as NOTES
 from tests.e2e.test_shapes import INCLUDE, dangling, here
 from tests.npm.rig import eventually
 from tests.npm.service import ServiceProcess, serving
@@ -188,9 +189,75 @@ async def test_a_device_of_the_old_line_is_told_to_start_over(database: str, tmp
             assert (await device.closed())[0] == 1007
 
 
-async def test_a_device_whose_shape_names_columns_starts_over(database: str, tmp_path: Path) -> None:
+async def test_rows_that_were_written_and_are_as_they_were_do_not_come(database: str, tmp_path: Path) -> None:
+    """By SQL, which leaves other tags on those who see it happen; and numbers that Python would write otherwise."""
+    async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
+        await postgres.execute("UPDATE items SET weight = id * 1e14, small = id * 1e5 - 0.5 WHERE id < 1000")
+        await (await db.sync("items")).synced()
+        await db.disconnect()
+        await lose_disk(service, postgres)
+        await fetched_anew(tmp_path / "new.db", service.url)  # the shape is there, and sees what follows
+        await postgres.execute("UPDATE items SET title = title")
+        counts.clear()
+        await db.connect()
+        await eventually(lambda: same(counts["repairs"], 1))
+        await postgres.execute("UPDATE items SET title = 'after the repair' WHERE id = 5")
+        await eventually(lambda: current(postgres, db))
+        assert counts["rows"] == 1
+
+
+async def test_of_a_shape_that_names_columns_what_differs_in_these_comes(database: str, tmp_path: Path) -> None:
     async with connected(database, tmp_path, ITEMS, ("items",)) as (service, postgres, db, counts):
         await (await db.sync("items", columns=["title"])).synced()
+        counts.clear()
         await lose_disk(service, postgres, CHANGES)
         await eventually(lambda: current(postgres, db))
-        assert (counts["repairs"], counts["deliveries"]) == (0, 2)
+        assert (counts["repairs"], counts["deliveries"]) == (1, 0)
+        assert CHANGED - 2 <= counts["rows"] <= CHANGED * 2 * ROWS_PER_BUCKET
+        counts.clear()
+        await lose_disk(service, postgres, "UPDATE items SET weight = 7, n = 7")
+        await eventually(lambda: same(counts["repairs"], 1))
+        await postgres.execute("UPDATE items SET title = 'live' WHERE id = 5")
+        await eventually(lambda: current(postgres, db))
+        assert (counts["rows"], counts["deliveries"]) == (1, 0)
+        # Rows that came in the repair and after it have the others as NULL.
+        assert [tuple(row) for row in await db.sql("SELECT max(weight), max(n), max(raw) FROM items")] == [(None,) * 3]
+
+
+LIKED = "CASE WHEN stars > 3 THEN {} END".format
+BODY = "CASE WHEN stars > 3 OR stars < 2 THEN body END"
+SOME = f"SELECT id, author, title, {BODY} AS body, {LIKED('stars')} AS stars FROM notes"
+
+
+async def test_rows_of_which_several_shapes_have_columns_have_those_of_all_of_them(
+    database: str, tmp_path: Path
+) -> None:
+    part = {"notes": SOME, "users": "SELECT * FROM users"}
+    async with connected(database, tmp_path, NOTES, ("users", "notes")) as (service, postgres, db, counts):
+        await (await db.sync("notes", columns=["title"])).synced()
+        await (await db.sync("notes", "this.stars > 3")).synced()
+        await (await db.sync("notes", "this.stars < 2", columns=["body"])).synced()
+        await eventually(partial(_agree_on, postgres, db, part))
+        counts.clear()
+        changes = (
+            "UPDATE notes SET stars = 1 WHERE id = 'n6'",  # it has the body still, but not the stars
+            "UPDATE notes SET stars = 2 WHERE id IN ('n5', 'n1')",  # only the title
+            "UPDATE notes SET stars = 9, title = 'most', body = 'all' WHERE id IN ('n1', 'n2')",
+            "UPDATE notes SET stars = 3, body = 'unseen'; INSERT INTO notes VALUES ('n8', 'bob', 'eighth', 'new', 0)",
+            "DELETE FROM notes WHERE id IN ('n2', 'n8'); UPDATE notes SET stars = 5",
+        )
+        for times, sql in enumerate(changes):
+            await lose_disk(service, postgres, sql)
+            await eventually(lambda times=times: same(counts["repairs"], times + 1))  # type: ignore[misc]
+            await eventually(partial(_agree_on, postgres, db, part))
+        await db.execute("UPDATE notes SET title = 'mine' WHERE id = 'n1'")
+        await eventually(lambda: same(db.status.pending_writes, 0))
+        await eventually(partial(_agree_on, postgres, db, part))
+        assert counts["deliveries"] == 0
+
+
+async def _agree_on(postgres: asyncpg.Connection, db: Database, part: dict[str, str]) -> bool:
+    for table, sql in part.items():
+        there = [tuple(row) for row in await postgres.fetch(f"SELECT * FROM ({sql}) t ORDER BY id")]
+        assert await rows_of(db, table) == there
+    return True

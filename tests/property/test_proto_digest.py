@@ -14,6 +14,7 @@ from syncline.proto.digest import (
     TableDifference,
     bucket_of,
     buckets_for,
+    held_body,
     held_tags,
 )
 from syncline.proto.ops import body_of, insert_body
@@ -76,6 +77,16 @@ def test_buckets_are_few_enough_and_rows_in_them_where_that_allows(rows: list[in
 def test_what_postgres_wrote_last_is_digested_alike_by_those_who_saw_it_and_those_who_did_not() -> None:
     assert held_tags(("postgres_1@17",)) == held_tags(("postgres_1@0",)) == ("postgres_1@0",)
     assert held_tags(("a@1", "postgres_1@0")) == ("a@1", "postgres_1@0")
+
+
+ORIGINS = st.sampled_from(["postgres_1", "a", "postgres_1@b"])
+ANY_TAGS = st.lists(st.builds("{}@{}".format, ORIGINS, st.integers(0, 10**18 - 1)), max_size=3)
+
+
+@given(st.lists(CELLS | st.just(b"\x1a\x0cpostgres_1@7"), min_size=1, max_size=20), ANY_TAGS)
+def test_a_service_finds_the_tags_that_are_digested_in_the_bytes(cells: list[bytes | None], tags: list[str]) -> None:
+    row = tuple(cells)
+    assert held_body(insert_body(row, tuple(tags))) == insert_body(row, held_tags(tuple(tags)))
 
 
 def test_a_bitmap_has_its_first_bucket_on_top() -> None:

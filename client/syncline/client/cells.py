@@ -12,7 +12,9 @@ it: a write is refused with a reason there, never altered here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from decimal import Decimal
+from math import ulp
+from typing import Final, TypeAlias
 
 from syncline.proto.values import Cell, Row
 
@@ -23,6 +25,9 @@ Encode: TypeAlias = Callable[[Value], Cell]
 
 INTEGER_TYPES = frozenset({"int2", "int4", "int8"})
 FLOAT_TYPES = frozenset({"float4", "float8"})
+
+# From here on no number of 17 digits is half-way between two floats.
+_HALVES_END = 1e24
 
 _UNSTORABLE_FLOATS = {b"NaN": "NaN", b"Infinity": "Infinity", b"-Infinity": "-Infinity"}
 _BOOLS = {b"t": 1, b"f": 0}
@@ -83,15 +88,48 @@ def _float_text(value: float) -> str:
     return text[:-2] if text.endswith(".0") else text
 
 
+def _with_exponent(value: float, exponent_from: int) -> Cell:
+    """As Postgres prints it, who writes an exponent of ten from ``exponent_from`` on; Python does from 16 on."""
+    text = _encode_any(value)
+    assert text is not None
+    if b"e" in text or not 10.0**exponent_from <= abs(value) < 1e16:
+        return text
+    sign, digits = (b"-", text[1:]) if value < 0 else (b"", text)
+    before, _, behind = digits.partition(b".")
+    others = (before + behind)[1:].rstrip(b"0")
+    return b"%b%b%be+%02d" % (sign, digits[:1], b"." + others if others else b"", len(before) - 1)
+
+
+def _encode_float4(value: Value) -> Cell:
+    return _with_exponent(value, 6) if isinstance(value, float) else _encode_any(value)
+
+
+def _encode_float8(value: Value) -> Cell:
+    if not isinstance(value, float):
+        return _encode_any(value)
+    return _within(value) if 1e16 <= abs(value) < _HALVES_END else _with_exponent(value, 15)
+
+
+def _within(value: float) -> bytes:
+    """The fewest digits of a number that is nearer to ``value`` than to its neighbours. Python takes one half-way to a
+    neighbour too, if that reads as ``value``; Postgres does not."""
+    texts = (repr(value), *(f"{value:.{digits}e}" for digits in range(17)))
+    near = (text for text in texts if float(text) == value and 2 * abs(int(Decimal(text)) - int(value)) < ulp(value))
+    return next(near).encode()
+
+
 def _encode_bool(value: Value) -> Cell:
     if value == 1:
         return b"t"
     return b"f" if value == 0 else _encode_any(value)
 
 
+_ENCODERS: Final[dict[str, Encode]] = {"bool": _encode_bool, "float4": _encode_float4, "float8": _encode_float8}
+
+
 def encoder(pg_type: str) -> Encode:
     """The function from a SQLite value to the cell of ``pg_type`` that the wire carries. Never raises."""
-    return _encode_bool if pg_type == "bool" else _encode_any
+    return _ENCODERS.get(pg_type, _encode_any)
 
 
 def decode_row(row: Row, decoders: Sequence[Decode]) -> Values:

@@ -331,7 +331,7 @@ class Connection:
         await self._ack(gone_subscription_ids=event.subscription_ids)
 
     async def _on_repair_begun(self, event: RepairBegun) -> None:
-        self._replica.begin_delivery()
+        self._replica.begin_delivery(repair=True)
         self._rows, self._rows_estimate = 0, event.rows_estimate
         self._progress.repairing(0, event.rows_estimate)
         await whole(self._replica.stage_held(event.tables, self._relations))

@@ -174,9 +174,9 @@ class Replica:
         """Digests of all rows that are here."""
         return await holdings_of(self._store, self.tables.values())
 
-    def begin_delivery(self) -> None:
+    def begin_delivery(self, *, repair: bool = False) -> None:
         """A delivery begins; what an earlier one may have left unfinished no longer counts."""
-        self._staged.begin()
+        self._staged.begin(replacing=repair)
 
     async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> list[Subscription]:
         """Apply the delivery that has been staged, and move its subscription on. Returns those that it replaces.
@@ -287,7 +287,7 @@ class Replica:
             return
         columns = columns_of(relation, table)
         if columns is not None and relation.id >= LEAVING_ID_FIRST:
-            return  # none come: these leave
+            return  # no shape has these
         if columns in (await self._store.read(load_announced)).get(table.name, ()):
             return
 

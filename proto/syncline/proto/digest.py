@@ -11,6 +11,7 @@ A row is digested as the bytes of its insert (``ops.insert_body``), which a serv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,6 +19,7 @@ from typing import Final
 from zlib import crc32
 
 from syncline.proto.errors import invalid
+from syncline.proto.ops import encode_tags, end_of_row
 from syncline.proto.tags import UNRECORDED, format_tag
 from syncline.proto.values import POSTGRES_ORIGIN, Key
 
@@ -30,7 +32,9 @@ ROWS_PER_BUCKET: Final = 64
 BUCKETS_MAX: Final = 8192
 
 _UNRECORDED_TAGS: Final = (format_tag(UNRECORDED),)
-_OF_POSTGRES: Final = f"{POSTGRES_ORIGIN}@"
+_UNRECORDED_TAG: Final = encode_tags(_UNRECORDED_TAGS)
+# The only tag of an insert, encoded: behind its row, and up to the end.
+_ONE_OF_POSTGRES: Final = re.compile(b"\x1a[\x00-\x7f]" + POSTGRES_ORIGIN.encode() + b"@[0-9]+\\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,13 @@ class TableDifference:
 def held_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     """The tags with which a device digests a row that it has with ``tags``. What Postgres wrote last has the tag of
     that write on devices that saw it happen, and ``postgres_1@0`` where the rows have been read since."""
-    return _UNRECORDED_TAGS if len(tags) == 1 and tags[0].startswith(_OF_POSTGRES) else tags
+    return _UNRECORDED_TAGS if len(tags) == 1 and tags[0].rpartition("@")[0] == POSTGRES_ORIGIN else tags
+
+
+def held_body(body: bytes) -> bytes:
+    """What a row is digested as whose insert has this ``body``: with its ``held_tags``."""
+    found = _ONE_OF_POSTGRES.match(body, end_of_row(body))
+    return body if found is None else body[: found.start()] + _UNRECORDED_TAG
 
 
 def bucket_of(key: Key, buckets: int) -> int:

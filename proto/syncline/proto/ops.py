@@ -188,6 +188,21 @@ def insert_body(row: Row, tags: tuple[str, ...]) -> bytes:
     return b"".join((b"\x12", _length(len(encoded)), encoded, _encode_tags(tags, b"\x1a")))
 
 
+def end_of_row(body: bytes) -> int:
+    """Where in an ``insert_body`` the row ends, and its tags begin."""
+    length, at, shift = 0, 1, 0
+    while True:
+        length |= (body[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not body[at - 1] & 0x80:
+            return at + length
+
+
+def encode_tags(tags: tuple[str, ...]) -> bytes:
+    """The end of an ``insert_body``."""
+    return _encode_tags(tags, b"\x1a")
+
+
 def body_of(op: bytes, relation_id: int) -> bytes:
     """The ``insert_body`` of one insert of that relation, as ``encode_ops`` made it."""
     at = 1

@@ -261,9 +261,6 @@ class _Starting:
     async def repaired(self, holdings: Holdings) -> Started:
         """A device that was refused to resume, and gets what differs from ``holdings``."""
         known, held_there = await self._held()
-        every = (relations for planned in held_there.values() for relations in planned.relations.values())
-        if any(relation is not relation.whole for relations in every for relation in relations):
-            raise StartRefused("BEHIND_WINDOW", "rows with some of their columns cannot be compared")
         places = await self._places_of(held_there)
         await self._forget_others(known, held_there)
         repair = Repair({id: planned.relations for id, planned in held_there.items()}, holdings)

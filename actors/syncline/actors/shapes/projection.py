@@ -6,7 +6,7 @@ a device may have several projections of a table, beside the whole of it, and te
 
 The id follows from the table and the columns, so that everybody who encodes a row comes to the same one. It lies where
 oids of tables come last; two projections of one device share one with a probability of one in a thousand millions.
-Columns that leave have ids of a range of their own: no shape has them.
+Columns that no shape has have ids of a range of their own: those that leave, and those of several shapes together.
 """
 
 from __future__ import annotations
@@ -141,6 +141,16 @@ class Narrowing:
 def columns_of(relations: Iterable[Relation]) -> Collection[str]:
     """Those which any of ``relations`` has."""
     return {name for relation in relations for name in relation.names}
+
+
+def united(relations: Sequence[Relation]) -> Relation:
+    """What a device has of a row that it has by ``relations``, at least one, of one table."""
+    names = frozenset(columns_of(relations))
+    whole = relations[0].whole
+    if len(names) == len(whole.columns):
+        return whole
+    alike = (relation for relation in relations if len(relation.columns) == len(names))
+    return next(alike, None) or _leaving(whole, names)
 
 
 def lost(relation: Relation, held: Collection[str]) -> Relation | None:
