@@ -4,6 +4,7 @@ becomes of the others."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
@@ -103,6 +104,85 @@ async def test_each_gets_its_own_rows_and_those_that_name_values_are_read_togeth
     assert sum(sizes) == len(CLAUSES)
     assert sizes[-1] > 10
     assert len(sizes) < 6
+
+
+WITHOUT_VALUES = (
+    *(f"this.body ILIKE '%{'x' * n}' AND this.id % 5 = {n % 5}" for n in range(1, 12)),
+    "this.body ~ '^x{20}'",  # Postgres alone can tell
+    "this.id / (this.id - 7) > 0",  # and raises an error for a row
+    "this.id > 390 OR this.done",
+)
+
+
+async def test_those_that_name_no_value_read_one_snapshot_by_turns(scene: Scene) -> None:
+    found = await asyncio.gather(*map(scene.load, WITHOUT_VALUES))
+    for where, rows in zip(WITHOUT_VALUES, found, strict=True):
+        safe = where.replace("(this.id - 7)", "nullif(this.id - 7, 0)")
+        assert rows == await scene.expected(safe), where
+    assert max(map(len, scene.routed)) >= len(WITHOUT_VALUES) - 1
+
+
+async def test_what_fails_in_one_turn_is_nothing_to_the_next(scene: Scene) -> None:
+    class Failing(Clauses):
+        def sql(self, node: int) -> str:
+            return "(1 / (t.id - t.id) = 1)"
+
+    where = "this.id > 3"
+    failing = Failing(scene.clauses(scene.shape(where))._wheres, partial(evaluate, scene.database.pool))
+    others = [f"this.id > {n}" for n in range(4, 8)]
+    asked = (scene.load("this.id > 2"), scene.load(where, failing), *map(scene.load, others))
+    first, failed, *found = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(failed, asyncpg.DivisionByZeroError)
+    assert first == await scene.expected("this.id > 2")
+    assert found == [await scene.expected(where) for where in others]
+    assert max(map(len, scene.routed)) >= 5, "they were together"
+
+
+async def test_whoever_goes_away_before_its_turn_or_in_it_leaves_the_connection_in_order(scene: Scene) -> None:
+    busy = asyncio.Event()
+
+    async def hold(where: str) -> None:
+        shape = scene.shape(where)
+        relation = scene.database.catalog.tables[shape.relation_id].relation
+        snapshot = await scene.loading.snapshot(shape, relation, scene.clauses(shape))
+        busy.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await snapshot.aclose()  # type: ignore[union-attr]
+
+    async with asyncio.timeout(PATIENCE_S):
+        holding = asyncio.create_task(hold("this.id > 1"))
+        await busy.wait()
+        busy.clear()
+        first = asyncio.create_task(hold("this.id > 2"))
+        second = asyncio.create_task(hold("this.id > 3"))
+        last = asyncio.create_task(scene.load("this.id > 4"))
+        await busy.wait()  # one of them has its turn
+        second.cancel()
+        first.cancel()
+        assert await last == await scene.expected("this.id > 4")
+        holding.cancel()
+        await asyncio.gather(holding, first, second, return_exceptions=True)
+    assert scene.database.snapshot_pool.get_idle_size() == scene.database.snapshot_pool.get_size()
+
+
+async def test_shapes_of_several_tables_read_one_snapshot_by_turns(scene: Scene) -> None:
+    tables = scene.database.catalog.tables
+    relation_id = scene.shape("this.id = 1").relation_id
+
+    async def load(n: int) -> list[bytes | None]:
+        subtree, mark = await scene.loading.subtree(scene.shape(f"this.id = {n}"), {relation_id: tables[relation_id]})
+        async with contextlib.aclosing(subtree.having(relation_id, (0,), [(b"%d" % n,)])) as parts:
+            found = [row[0] async for part in parts for row, _ in part]
+        await subtree.aclose()
+        assert mark
+        return found
+
+    async with asyncio.timeout(PATIENCE_S):
+        assert await asyncio.gather(*map(load, range(1, 30))) == [[b"%d" % n] for n in range(1, 30)]
+    assert len(scene.routed) <= 2
+    assert scene.database.snapshot_pool.get_idle_size() == scene.database.snapshot_pool.get_size()
 
 
 async def test_what_is_a_large_part_of_the_table_is_handed_over_as_it_comes(

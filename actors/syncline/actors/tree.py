@@ -201,7 +201,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
         streamed: Sequence[int] = await host.ref(ROUTER).call(AddRoutes(routes), ADD_ROUTE_TIMEOUT_S)
         return streamed
 
-    snapshot = Loading(database, route, taking).snapshot
+    loading = Loading(database, route, taking)
 
     async def tables(shape: Shape) -> dict[int, TableInfo]:
         for refreshed in (False, True):  # one may have been opened a moment ago
@@ -229,13 +229,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
     def around(shape: Shape) -> Around:
         async def first() -> tuple[Subtree, str]:
-            streamed = await route((shape,))
-
-            async def seen(visibility: Visibility) -> bool:
-                return visibility.sees_all(streamed)
-
-            async with taking:
-                return await subtree(database.snapshot_pool, shape, seen)
+            return await loading.subtree(shape, await tables(shape))
 
         async def later(lsn: int) -> tuple[Subtree, str]:
             async def seen(visibility: Visibility) -> bool:
@@ -257,8 +251,8 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
         shape = store.shape
         store.buried_kept_s = settings.policy.devices_kept_s
         if shape.is_tree:
-            return TreeConsumer(store, relations, snapshot, shard, partial(clauses, store), around(shape))
-        return Consumer(store, relations, snapshot, shard, partial(clauses, store) if shape.where else None)
+            return TreeConsumer(store, relations, loading.snapshot, shard, partial(clauses, store), around(shape))
+        return Consumer(store, relations, loading.snapshot, shard, partial(clauses, store) if shape.where else None)
 
     def shard(name: str, folder: Path) -> ChildSpec:
         def confirm(lsn: int) -> None:

@@ -25,6 +25,7 @@ import random
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -171,21 +172,25 @@ class Snapshot:
     """One table as of one snapshot. Iterate it once, for chunks of (row in wire cells, tags); then it is closed.
 
     ``mark``: the id whose message tells where in the stream the snapshot belongs. ``selected``: its rows are those that
-    were asked for, and no others. Leave it early with ``aclose``. Iteration raises what asyncpg raises.
+    were asked for, and no others. Leave it early with ``aclose``. Iteration raises what asyncpg raises. ``end``: of its
+    use of the connection. ``has_tags``: what is known of tables by now, see there.
     """
 
     selected = True
 
     def __init__(
         self,
-        pool: asyncpg.Pool,
+        end: Callable[[], Awaitable[None]],
         connection: asyncpg.Connection,
         table: TableInfo,
         mark: str,
         visibility: Visibility,
         clause: str = "",
+        *,
+        has_tags: dict[int, bool] | None = None,
     ) -> None:
-        self._pool = pool
+        self._end = end
+        self._has_tags = {} if has_tags is None else has_tags
         self._connection: asyncpg.Connection | None = connection
         self._table = table
         self._clause = clause
@@ -201,7 +206,9 @@ class Snapshot:
             raise RuntimeError("a snapshot can be read once")
         relation = self._table.relation
         try:
-            tracked = await has_tags(self._connection, relation.id)
+            if relation.id not in self._has_tags:
+                self._has_tags[relation.id] = await has_tags(self._connection, relation.id)
+            tracked = self._has_tags[relation.id]
             query = rows_query(self._table, tracked=tracked, clause=self._clause)
             async with contextlib.aclosing(copied(self._connection, relation, query, tracked=tracked)) as parts:
                 async for part in parts:
@@ -213,7 +220,7 @@ class Snapshot:
         """Ends the transaction and gives the connection back. Repeats are harmless."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await give_back(self._pool, connection)
+            await self._end()
 
 
 async def has_tags(connection: asyncpg.Connection, relation_id: int) -> bool:
@@ -286,7 +293,7 @@ async def take_snapshot(
     except BaseException:
         await give_back(pool, connection)
         raise
-    return Snapshot(pool, connection, table, mark, visibility, clause)
+    return Snapshot(partial(give_back, pool, connection), connection, table, mark, visibility, clause)
 
 
 async def emit_mark(pool: asyncpg.Pool, mark: str) -> None:

@@ -6,7 +6,8 @@ Both come a part at a time, and whoever walks a tree asks for the one between pa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -38,22 +39,25 @@ VALUES_AT_ONCE = 1_000
 class Subtree:
     """As of one snapshot, ``visibility``; it ends with ``aclose``. All methods raise what asyncpg raises.
 
-    ``columns``: those that the tables have by now. Others are NULL, as they are in the stream.
+    ``columns``: those that the tables have by now. Others are NULL, as they are in the stream. ``end``, ``has_tags``:
+    as of a ``Snapshot``.
     """
 
     def __init__(
         self,
-        pool: asyncpg.Pool,
+        end: Callable[[], Awaitable[None]],
         connection: asyncpg.Connection,
         tables: Mapping[int, TableInfo],
         visibility: Visibility,
         columns: Mapping[int, frozenset[str]],
+        *,
+        has_tags: dict[int, bool] | None = None,
     ) -> None:
-        self._pool = pool
+        self._end = end
         self._connection: asyncpg.Connection | None = connection
         self._tables = tables
         self._columns = columns
-        self._has_tags: dict[int, bool] = {}
+        self._has_tags = {} if has_tags is None else has_tags
         self.visibility = visibility
 
     async def at(
@@ -184,7 +188,7 @@ class Subtree:
         """Ends the transaction and gives the connection back. Repeats are harmless."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await give_back(self._pool, connection)
+            await self._end()
 
 
 async def open_subtree(pool: asyncpg.Pool, tables: Mapping[int, TableInfo], seen: Seen) -> Subtree:
@@ -193,13 +197,15 @@ async def open_subtree(pool: asyncpg.Pool, tables: Mapping[int, TableInfo], seen
     connection = await pool.acquire()
     try:
         visibility = await begin(connection, tables.values(), seen)
-        return Subtree(pool, connection, tables, visibility, await _columns_of(connection, tables))
+        columns = await columns_of(connection, tables)
+        return Subtree(partial(give_back, pool, connection), connection, tables, visibility, columns)
     except BaseException:
         await give_back(pool, connection)
         raise
 
 
-async def _columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> dict[int, frozenset[str]]:
+async def columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> dict[int, frozenset[str]]:
+    """By relation id."""
     rows = await connection.fetch(
         "SELECT attrelid::int8 AS oid, array_agg(attname::text) AS names FROM pg_attribute "
         "WHERE attrelid = ANY ($1::int8[]::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid",

@@ -5,8 +5,11 @@ with the router, one transaction, one commit of marks, and one query for the row
 those shapes which name the value that it has, however many there are, and each of them decides whether it belongs to
 it. So a single shape waits for nobody, and a thousand cost a few queries.
 
-A shape that names no value, or whose clause Python cannot evaluate, has a snapshot of its own; and so has one that was
-among others when their query failed, for it may be the reason.
+A shape that names no value, or whose clause Python cannot evaluate, and one of several tables, share all of that but
+the query: they read the same snapshot, one after the other.
+
+One that was among others when their query failed has a snapshot of its own the next time, for it may be the reason. So
+has always who asks for a whole table, which takes long.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ import asyncpg
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.snapshot import Snapshot, TaggedRow, take_snapshot
+from syncline.actors.postgres.snapshot_turns import Turn, take_turns
+from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.consumer import TableGone
 from syncline.actors.shapes.router import new_mark
@@ -29,6 +34,7 @@ from syncline.proto.values import Cell, Relation
 
 SHARING_MAX = 200  # shapes of one snapshot
 SHARING_CHARACTERS_MAX = 200_000  # of their clauses
+TURNS_MAX = 50  # shapes that read one snapshot by turns; others need not wait for them
 # Buffers of a COPY, of some 100 KB each, whose rows are kept until each shape is handed its part.
 BUFFERS_AT_ONCE = 20
 
@@ -96,15 +102,21 @@ class Loading:
         self._sharing: dict[int, asyncio.Task[None]] = {}
         self._reading: set[asyncio.Task[None]] = set()
         self._alone: set[str] = set()  # shapes that others had better not share a query with
+        # By relation ids: who waits for a turn.
+        self._queued: dict[frozenset[int], list[tuple[Shape, asyncio.Future[Turn]]]] = {}
+        self._queues: dict[frozenset[int], asyncio.Task[None]] = {}
 
     async def snapshot(self, shape: Shape, relation: Relation, clauses: Clauses | None) -> Snapshot | Part:
         """The rows of ``shape``, which gets its changes from then on. Raises TableGone, and what asyncpg and calls
         raise."""
         clause = "" if clauses is None else clauses.sql(0)
-        if clauses is None or not clauses.compiled(0) or shape.one_of is None or shape.hash in self._alone:
+        if clauses is None or shape.hash in self._alone:
             snapshot = await self._take(relation, (shape,), (new_mark(shape),), clause)
             self._alone.discard(shape.hash)
             return snapshot
+        if not clauses.compiled(0) or shape.one_of is None:
+            turn = await self._turn(shape, {relation.id: await self._table(relation)})
+            return await turn.snapshot(await self._table(relation), clause)
         loop = asyncio.get_running_loop()
         part, taken = Part(shape, clause), loop.create_future()
         self._waiting.setdefault(relation.id, []).append((part, taken))
@@ -116,6 +128,63 @@ class Loading:
             part.close()
             raise
         return part
+
+    async def subtree(self, shape: Shape, tables: Mapping[int, TableInfo]) -> tuple[Subtree, str]:
+        """The rows of the ``tables`` of ``shape``, which gets its changes from then on, and the mark. Raises TableGone,
+        and what asyncpg and calls raise."""
+        turn = await self._turn(shape, tables)
+        return await turn.subtree(), turn.mark
+
+    async def _turn(self, shape: Shape, tables: Mapping[int, TableInfo]) -> Turn:
+        loop = asyncio.get_running_loop()
+        taken: asyncio.Future[Turn] = loop.create_future()
+        key = frozenset(tables)
+        self._queued.setdefault(key, []).append((shape, taken))
+        if key not in self._queues:
+            self._queues[key] = loop.create_task(self._hand_out(key, tables))
+        try:
+            return await taken
+        except BaseException:
+            if taken.done() and not taken.cancelled() and taken.exception() is None:
+                await taken.result().end()
+            raise
+
+    async def _hand_out(self, key: frozenset[int], tables: Mapping[int, TableInfo]) -> None:
+        """Takes snapshots until nobody waits; they are read beside that."""
+        try:
+            while queued := self._queued.pop(key, None):
+                if len(queued) > TURNS_MAX:
+                    self._queued[key] = queued[TURNS_MAX:]
+                await self._hand_out_to(
+                    tables, [(shape, taken) for shape, taken in queued[:TURNS_MAX] if not taken.done()]
+                )
+        finally:
+            del self._queues[key]
+
+    async def _hand_out_to(
+        self, tables: Mapping[int, TableInfo], queued: Sequence[tuple[Shape, asyncio.Future[Turn]]]
+    ) -> None:
+        if not queued:
+            return
+        shapes = [shape for shape, _ in queued]
+        try:
+            streamed = await self._route(shapes)
+            async with self._taking:
+                marks = [new_mark(shape) for shape in shapes]
+                turns = await take_turns(self._database.snapshot_pool, tables, marks, streamed)
+        except Exception as error:
+            if isinstance(error, asyncpg.UndefinedTableError):
+                await self._database.read()
+                error = TableGone(shapes[0].table)
+            for _, taken in queued:
+                if not taken.done():
+                    taken.set_exception(error)
+            return
+        for (_, taken), turn in zip(queued, turns, strict=True):
+            if taken.done():
+                await turn.end()
+            else:
+                taken.set_result(turn)
 
     async def _share(self, relation: Relation) -> None:
         """Takes snapshots until nobody waits; they are read beside that."""
