@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from tests.catalogs import catalog_of
 from tests.unit.devices.edge_scene import CATALOG, described
 
-from syncline.actors.devices.subscriptions import SubscriptionRefused, check_ids, plan, table_shape
+from syncline.actors.devices.starting import plan_now
+from syncline.actors.devices.subscriptions import (
+    PLANNED_AT_ONCE,
+    SubscriptionRefused,
+    check_ids,
+    plan,
+    table_shape,
+)
 from syncline.proto.values import ShapeRequest
 
 ID = "0d8f7a52-6c1e-4b7a-9e55-2f4f3c8f9a10"  # fixed: it is part of test names, which every worker must agree on
@@ -78,3 +86,20 @@ def test_a_subscription_asks_for_something_and_names_each_thing_once(requests: t
     with pytest.raises(SubscriptionRefused) as refused:
         check_ids(ID, requests)
     assert refused.value.code == "CODE_UNSPECIFIED"
+
+
+async def test_while_a_large_subscription_is_planned_others_have_their_turns() -> None:
+    class Known:
+        catalog = CATALOG
+        pool = None
+
+    requests = tuple(ShapeRequest(f"r{n}", "items", f"this.id = '{n}'") for n in range(10 * PLANNED_AT_ONCE))
+    planning = asyncio.create_task(plan_now(requests, Known()))  # type: ignore[arg-type]
+    turns = 0
+    while not planning.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 10
+    planned = planning.result()
+    assert planned == plan(requests, CATALOG)
+    assert len(planned.requests) == len(requests)

@@ -16,7 +16,7 @@ import logging
 import asyncpg
 
 from syncline.actors.devices.claims import ReadClients
-from syncline.actors.devices.subscriptions import SubscriptionRefused, plan_held
+from syncline.actors.devices.subscriptions import SubscriptionRefused, plan
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.database import Database
 from syncline.actors.shapes.reaping import Idle, IdleShape, Policy, ReadIdle, RemoveShape, due
@@ -159,6 +159,6 @@ class Reaper(Actor):
 
 def _hashes(request: ShapeRequest, catalog: Catalog) -> frozenset[str]:
     try:
-        return frozenset(plan_held((request,), catalog).shapes)
+        return frozenset(plan((request,), catalog, held=True).shapes)
     except SubscriptionRefused:  # nor will the device be given it
         return frozenset()

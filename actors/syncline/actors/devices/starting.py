@@ -8,14 +8,14 @@ library asks again then, and says by digests what it holds: it gets what differs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.layers import Named, named_by
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery, Repair
-from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_room, plan, plan_held
+from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_room, planning
 from syncline.actors.postgres.database import Database, Subscription
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.clauses import check_clauses
@@ -113,16 +113,27 @@ class Places:
         return {shape: self._refs[shape] for shape in sorted(shapes)}
 
 
+async def _with_pauses(steps: Generator[None, None, Planned]) -> Planned:
+    """Thousands of shapes take seconds: the other devices have their turns meanwhile."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            planned: Planned = end.value
+            return planned
+        await asyncio.sleep(0)
+
+
 async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
-    """``plan`` with the newest catalogue if need be: a table opened a moment ago may not have passed the stream yet.
+    """``planning`` with the newest catalogue if need be: a table opened a moment ago may not have passed the stream.
 
     Raises SubscriptionRefused, and what the database raises.
     """
     try:
-        planned = plan(requests, database.catalog)
+        planned = await _with_pauses(planning(requests, database.catalog))
     except SubscriptionRefused:
         await database.read()
-        planned = plan(requests, database.catalog)
+        planned = await _with_pauses(planning(requests, database.catalog))
     await _check(planned, database)
     return planned
 
@@ -130,12 +141,15 @@ async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Pl
 async def _check(planned: Planned, database: Database) -> None:
     """Clauses that Python cannot evaluate are for Postgres to accept. Raises SubscriptionRefused."""
     errors: list[tuple[str, str, str]] = []
-    for request_id, hashes in planned.requests:
+    tables = database.catalog.tables  # of a table that has gone since the shape's actor hears
+    for number, (request_id, hashes) in enumerate(planned.requests, 1):
+        if number % ENSURED_AT_ONCE == 0:
+            await asyncio.sleep(0)
         for shape in (planned.shapes[hash] for hash in hashes):
-            if not shape.has_clauses:
+            if not shape.has_clauses or not shape.tables.keys() <= tables.keys():
                 continue
             try:
-                await check_clauses(database.pool, shape, database.catalog.tables)
+                await check_clauses(database.pool, shape, tables)
             except WhereRefused as refused:
                 errors.append((request_id, "INVALID_WHERE_CLAUSE", str(refused)))
     if errors:
@@ -143,11 +157,12 @@ async def _check(planned: Planned, database: Database) -> None:
 
 
 async def plan_held_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
-    """``plan_held``, and nothing is taken for gone by an old catalogue. Raises what the database raises."""
-    planned = plan_held(requests, database.catalog)
+    """The shapes of a subscription that a device has already, and nothing is taken for gone by an old catalogue. Raises
+    what the database raises."""
+    planned = await _with_pauses(planning(requests, database.catalog, held=True))
     if len(planned.requests) < len(requests):
         await database.read()
-        planned = plan_held(requests, database.catalog)
+        planned = await _with_pauses(planning(requests, database.catalog, held=True))
     return planned
 
 

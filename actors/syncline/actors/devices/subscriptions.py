@@ -8,7 +8,7 @@ them. With a clause or an include tree the request is one shape, of exactly the 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.planning import PlanRefused, TableUnknown, find_table, projected, selected_shape
@@ -22,6 +22,7 @@ SUBSCRIPTION_ID_CHARS_MAX = 128
 # Of one device at a time, and the shapes that all of them ask for.
 SUBSCRIPTIONS_MAX = 1_000
 SHAPES_MAX = 10_000
+PLANNED_AT_ONCE = 20  # shapes: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +89,24 @@ def check_relations(held: Iterable[Planned], planned: Planned) -> None:
         raise SubscriptionRefused("CODE_UNSPECIFIED", f"{names} cannot be told apart: name one column more")
 
 
-def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
-    """The shapes of a subscription. Raises SubscriptionRefused, which names every shape that cannot be had."""
+def planning(
+    requests: tuple[ShapeRequest, ...], catalog: Catalog, *, held: bool = False
+) -> Generator[None, None, Planned]:
+    """The shapes of a subscription. Yields between some of them and the next. Raises SubscriptionRefused, which names
+    every shape that cannot be had. ``held``: a device has it already, and what asks for a table that is gone is left
+    out."""
     errors: list[tuple[str, str, str]] = []
     shapes: dict[str, Shape] = {}
     relations: dict[str, tuple[Relation, ...]] = {}
     planned: list[tuple[str, tuple[str, ...]]] = []
-    for request in requests:
+    for number, request in enumerate(requests, 1):
+        if number % PLANNED_AT_ONCE == 0:
+            yield
         try:
             needed = _shapes_of(request, catalog)
         except PlanRefused as refused:
-            errors.append((request.request_id, refused.code, refused.message))
+            if not (held and isinstance(refused, TableUnknown)):
+                errors.append((request.request_id, refused.code, refused.message))
             continue
         for shape in needed:
             shapes[shape.hash] = shape
@@ -110,17 +118,15 @@ def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
     return Planned(tuple(planned), shapes, relations)
 
 
-def plan_held(requests: tuple[ShapeRequest, ...], catalog: Catalog) -> Planned:
-    """What there is to a subscription that a device has already: what asks for a table that is gone is left out."""
-
-    def there(request: ShapeRequest) -> bool:
+def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog, *, held: bool = False) -> Planned:
+    """``planning`` without a pause."""
+    steps = planning(requests, catalog, held=held)
+    while True:
         try:
-            _shapes_of(request, catalog)
-        except TableUnknown:
-            return False
-        return True
-
-    return plan(tuple(filter(there, requests)), catalog)
+            next(steps)
+        except StopIteration as end:
+            planned: Planned = end.value
+            return planned
 
 
 def _shapes_of(request: ShapeRequest, catalog: Catalog) -> list[Shape]:
