@@ -8,7 +8,7 @@ library asks again then, and says by digests what it holds: it gets what differs
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from syncline.actors.devices.layers import Named, named_by
@@ -20,6 +20,7 @@ from syncline.actors.postgres.database import Database, Subscription
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.clauses import check_clauses
 from syncline.actors.shapes.messages import NotifyReady
+from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
@@ -113,27 +114,16 @@ class Places:
         return {shape: self._refs[shape] for shape in sorted(shapes)}
 
 
-async def _with_pauses(steps: Generator[None, None, Planned]) -> Planned:
-    """Thousands of shapes take seconds: the other devices have their turns meanwhile."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            planned: Planned = end.value
-            return planned
-        await asyncio.sleep(0)
-
-
 async def plan_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
     """``planning`` with the newest catalogue if need be: a table opened a moment ago may not have passed the stream.
 
     Raises SubscriptionRefused, and what the database raises.
     """
     try:
-        planned = await _with_pauses(planning(requests, database.catalog))
+        planned = await paced(planning(requests, database.catalog))
     except SubscriptionRefused:
         await database.read()
-        planned = await _with_pauses(planning(requests, database.catalog))
+        planned = await paced(planning(requests, database.catalog))
     await _check(planned, database)
     return planned
 
@@ -159,10 +149,10 @@ async def _check(planned: Planned, database: Database) -> None:
 async def plan_held_now(requests: tuple[ShapeRequest, ...], database: Database) -> Planned:
     """The shapes of a subscription that a device has already, and nothing is taken for gone by an old catalogue. Raises
     what the database raises."""
-    planned = await _with_pauses(planning(requests, database.catalog, held=True))
+    planned = await paced(planning(requests, database.catalog, held=True))
     if len(planned.requests) < len(requests):
         await database.read()
-        planned = await _with_pauses(planning(requests, database.catalog, held=True))
+        planned = await paced(planning(requests, database.catalog, held=True))
     return planned
 
 
