@@ -64,6 +64,13 @@ class Netting:
             if id not in self._rows:
                 self._rows[id] = (row, None, ())
 
+    def found(self, rows_of: Callable[[int], Iterable[tuple[RowId, Row]]]) -> None:
+        """Only now it is known which rows there were before it all: those that were truncated away count."""
+        for relation_id in self.emptied:
+            for id, row in rows_of(relation_id):
+                _, left, tags = self._rows.get(id, (None, None, ()))
+                self._rows[id] = (row, left, tags)
+
     @property
     def named(self) -> Collection[RowId]:
         """Every row that was changed, also for nothing in the end."""

@@ -10,7 +10,7 @@ it, and is exact again there; nobody is shown what it was in between. For those 
 and all the transactions up to there, of all the shapes of a device, are given to it as one (``ShapeStore.tear``).
 
 A shape that is new is filled from a snapshot, the rows of its own table a part at a time, each with what hangs on them.
-What the snapshot does not show of the stream up to its mark comes on top, as if it were one transaction at the mark.
+What the snapshot does not show of the stream up to then comes on top, as if it were one transaction (``backlog``).
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.snapshot import TaggedRow, Visibility
+from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.shapes.backlog import Backlog
 from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.concern import Concern, MaybeHeld
 from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
@@ -101,6 +102,7 @@ class TreeConsumer(Consumer):
         self._at = 0  # where the shape is
         self._working: asyncio.Task[None] | None = None
         self._loading = False
+        self._backlog: Backlog | None = None  # while it is filled
         self._resting: int | None = None  # where
         self._standing = False  # those who follow know of it, and the shard need not wait
         self._later = Later(self._tree)
@@ -115,6 +117,7 @@ class TreeConsumer(Consumer):
         self._at = self._came = self._store.appended_lsn
         if self._store.ready_lsn is None:
             self._loading = True
+            self._backlog = Backlog(self._tree)
         elif self._holdings.lsn != max(self._store.appended_lsn, self._store.ready_lsn):
             await self._hold_again(max(self._store.appended_lsn, self._store.ready_lsn))
         torn_from, torn_upto = self._store.torn
@@ -159,6 +162,9 @@ class TreeConsumer(Consumer):
                 waiting = _Waiting(piece.head, self._unfinished)
                 self._unfinished = None
                 self._came = int(piece.head.lsn)
+                if self._backlog is not None:
+                    self._backlog.add(self._came, piece.head.xid, waiting.changes)
+                    continue
                 self._queue.append(waiting)
                 self._later.came(self._came, waiting.changes)
         if self._loading:
@@ -175,7 +181,7 @@ class TreeConsumer(Consumer):
         while self._queue:
             waiting = self._queue.popleft()
             if isinstance(waiting, _Waiting):
-                arrived = await self._pass(waiting.head, (waiting,))
+                arrived = await self._pass(waiting.head, self._netted(waiting))
                 await self._tell(arrived)
                 if self._resting is not None:
                     await self._rest(self._next_stop())
@@ -209,11 +215,13 @@ class TreeConsumer(Consumer):
         if self._resting is not None:
             edge.inform(HeldBelow(self._hash, self._resting))
 
-    async def _pass(self, head: TransactionHead, transactions: Iterable[_Waiting]) -> list[Record]:
-        """Come by ``transactions``, as one that ends with ``head``; what edges are told of it."""
+    def _netted(self, transaction: _Waiting) -> Netting:
         netting = Netting(self._tree.relations, self._holdings.rows_of)
-        for transaction in transactions:
-            netting.add(transaction.changes)
+        netting.add(transaction.changes)
+        return netting
+
+    async def _pass(self, head: TransactionHead, netting: Netting) -> list[Record]:
+        """Come by ``head``, which did what was netted; what edges are told of it."""
         net = netting.net
         lsn = self._at = int(head.lsn)
         self._later.passed(lsn, netting.named)
@@ -337,16 +345,22 @@ class TreeConsumer(Consumer):
     async def _load_once(self) -> int:
         self._store.restart_image()
         self._store.discard_unfinished()
+        self._queue.clear()
+        self._later = Later(self._tree)
+        self._answers = Answers(self._tree, self._later)
+        backlog = self._backlog = Backlog(self._tree)
         subtree, mark = await self._around.first()
         try:
-            visibility = subtree.visibility
+            backlog.shown(subtree.visibility)
             assert self._clauses is not None
             await self._fill(Shown(self._tree, subtree, self._clauses), self._image)
         finally:
             await subtree.aclose()
         lsn = await self._passed(mark)
         await self._concern.learn_soon(self._store.image_rows)
-        await self._catch_up(lsn, visibility)
+        lsn = max(lsn, backlog.upto)
+        self._backlog = None
+        await self._catch_up(lsn, backlog)
         self._loading = False
         self._resting = self._next_stop()
         return lsn
@@ -369,23 +383,14 @@ class TreeConsumer(Consumer):
     def _image(self, relation: Relation, rows: Sequence[TaggedRow], keys: Sequence[bytes]) -> None:
         self._store.write_image_chunk(ImageChunk(tuple(keys), tuple(codec.encode_inserts(relation.id, rows))))
 
-    async def _catch_up(self, lsn: int, visibility: Visibility) -> None:
-        """From the snapshot to its mark at ``lsn`` in one, and from there to where the stream is by now."""
-        passed: list[_Waiting] = []
-        while self._queue and isinstance(waiting := self._queue[0], _Waiting) and waiting.head.lsn <= lsn:
-            passed.append(waiting)
-            self._queue.popleft()
-        unseen = [waiting for waiting in passed if not visibility.visible(waiting.head.xid)]
-        every = Netting(self._tree.relations, self._holdings.rows_of)
-        for waiting in passed:
-            every.add(waiting.changes)
-        self._later.passed(lsn, every.named)
-        await self._pass(TransactionHead(Lsn(lsn), 0, 0), unseen)
+    async def _catch_up(self, lsn: int, backlog: Backlog) -> None:
+        """From the snapshot to ``lsn`` in one, and from there to where the stream is by now."""
+        await self._pass(TransactionHead(Lsn(lsn), 0, 0), backlog.netted(self._holdings.rows_of))
         self._holdings.apply(Step(), lsn)
         while self._queue:
             waiting = self._queue.popleft()
             assert isinstance(waiting, _Waiting)
-            await self._pass(waiting.head, (waiting,))
+            await self._pass(waiting.head, self._netted(waiting))
         self._answers.forget()
 
     # --- after a crash ------------------------------------------------------------------------------------------------
