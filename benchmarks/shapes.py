@@ -1,9 +1,11 @@
 """What many shapes cost: made, at rest, and on the way of a commit that concerns one of them.
 
-    python -m benchmarks.shapes [--clauses N] [--ilike N] [--trees N] [--issues N] [--commits N]
+    python -m benchmarks.shapes [--clauses N] [--ilike N] [--trees N] [--issues N] [--devices N]
+        [--commits N]
 
 Three kinds, no two shapes alike: the notes of one project (*equality*), those with a word in them (*ILIKE*), and a
-project with all that hangs on it, three tables (*tree*). Ten devices ask for all shapes of a kind, each for as many.
+project with all that hangs on it, three tables (*tree*). Ten devices (``--devices``) ask for all shapes of a kind, each
+for as many.
 
 *Made* is from the first question until all devices have all rows; the limit is a connection that asks Postgres for the
 same rows by COPY, one shape after the other. Then the devices leave: what a shape takes *at rest* is what the service
@@ -33,7 +35,6 @@ from benchmarks.side import now_ms
 from benchmarks.stand import Deployment, ServiceProcess, serving
 from syncline.proto.values import ShapeRequest
 
-DEVICES: Final = 10
 WARM_COMMITS: Final = 20
 RESTS_S: Final = 2.0  # longer than it takes to flush
 RESTS_CPU_S: Final = 0.03
@@ -88,14 +89,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ilike", type=int, default=200, help="shapes that name none; default 200")
     parser.add_argument("--trees", type=int, default=200, help="shapes of three tables; default 200")
     parser.add_argument("--issues", type=int, default=10, help="of a project, with a comment each; default 10")
+    parser.add_argument("--devices", type=int, default=10, help="that ask, each for as many; default 10")
     parser.add_argument("--commits", type=int, default=100, help="that concern one shape; default 100")
 
 
 class _Bench:
-    def __init__(self, service: ServiceProcess, database: asyncpg.Connection, commits: int) -> None:
+    def __init__(self, service: ServiceProcess, database: asyncpg.Connection, commits: int, devices: int) -> None:
         self._service = service
         self._database = database
         self._commits = commits
+        self._devices = devices
         self._ids = iter(range(NEW_ID, 2 * NEW_ID))
 
     async def of(self, kind: Kind) -> list[Figure]:
@@ -115,7 +118,7 @@ class _Bench:
 
     async def _made(self, kind: Kind) -> list[Figure]:
         count, service = kind.count, self._service
-        asked = dealt([kind.asked(n) for n in range(1, count + 1)], DEVICES)
+        asked = dealt([kind.asked(n) for n in range(1, count + 1)], self._devices)
         await self._rests()
         before = self._taken()
         async with Fleet.lead(service.url, Asked(asked), len(asked)) as fleet:
@@ -172,7 +175,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     listed = kinds(options)
     async with serving(folder, Deployment.of(options), SCHEMA, *TABLES) as (service, database):
         await fill(database, 1 + max(kind.count for kind in listed), options.issues, 1)
-        bench = _Bench(service, database, options.commits)
+        bench = _Bench(service, database, options.commits, options.devices)
         return [figure for kind in listed if kind.count for figure in await bench.of(kind)]
 
 
