@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any
@@ -12,13 +12,15 @@ from unittest import mock
 from syncline.actors.shapes.membership import Query, Tags
 from syncline.actors.shapes.rewind import Answers
 from syncline.actors.shapes.treeconsumer import TreeConsumer
-from syncline.proto.values import Row
+from syncline.client.replica import Replica
+from syncline.proto.values import Insert, Relation, Row
 
 
 @contextmanager
 def counting(counters: Counter[str]) -> Iterator[None]:
     """``fetches``: snapshots taken for rows that a shape came to need. ``rewinds``: answers of such a snapshot that
-    were given as something else than what it showed, since the shape was at an earlier place."""
+    were given as something else than what it showed, since the shape was at an earlier place. ``repairs`` of devices,
+    and the rows that came in them."""
     known, ask = Answers.known, TreeConsumer._ask_once
 
     @wraps(known)
@@ -34,7 +36,21 @@ def counting(counters: Counter[str]) -> Iterator[None]:
         counters["fetches"] += 1
         await ask(self, *args)
 
+    apply, stage = Replica.apply_repair, Replica.stage
+
+    @wraps(apply)
+    async def repaired(self: Replica, lsn: bytes) -> None:
+        counters["repairs"] += 1
+        await apply(self, lsn)
+
+    @wraps(stage)
+    async def staged(self: Replica, inserts: Sequence[Insert], relations: Mapping[int, Relation]) -> None:
+        counters["rows of repairs"] += len(inserts) if self._staged.replacing else 0
+        await stage(self, inserts, relations)
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Replica, "apply_repair", repaired))
+        stack.enter_context(mock.patch.object(Replica, "stage", staged))
         stack.enter_context(mock.patch.object(Answers, "known", counted))
         stack.enter_context(mock.patch.object(TreeConsumer, "_ask_once", asked))
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,8 @@ from tests.npm.service import RUNTIME, ServiceProcess
 
 from syncline.actors.config import load
 from syncline.actors.service import Service
+
+DATA = "data"  # where a service keeps what is its own, in the folder of a run
 
 
 class Hosting(Protocol):
@@ -24,6 +27,9 @@ class Hosting(Protocol):
 
     async def crash(self) -> None:
         """kill -9, where it has a process, and a new start."""
+
+    async def lose(self, loss: Callable[[], Awaitable[None]]) -> None:
+        """A crash, a ``loss``, and a new start."""
 
     async def close(self) -> None: ...
 
@@ -48,7 +54,7 @@ class InProcess:
             "DATABASE_URL": dsn,
             "AUTH_MODE": "insecure",
             "SYNCLINE_HTTP_HOST": "127.0.0.1",
-            "SYNCLINE_DATA_DIR": str(folder / "data"),
+            "SYNCLINE_DATA_DIR": str(folder / DATA),
         }
         self._service: Service | None = None
 
@@ -63,6 +69,11 @@ class InProcess:
 
     async def crash(self) -> None:
         await self.restart()
+
+    async def lose(self, loss: Callable[[], Awaitable[None]]) -> None:
+        await self.close()
+        await loss()
+        await self.start()
 
     async def close(self) -> None:
         if self._service is not None:
@@ -90,6 +101,11 @@ class Processes:
 
     async def crash(self) -> None:
         await self._process.kill()
+        await self._process.start()
+
+    async def lose(self, loss: Callable[[], Awaitable[None]]) -> None:
+        await self._process.kill()
+        await loss()
         await self._process.start()
 
     async def close(self) -> None:

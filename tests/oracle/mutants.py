@@ -31,9 +31,11 @@ from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
-from syncline.actors.shapes.projection import Projection, columns_of, lost, wire_relations
+from syncline.actors.shapes.projection import Projection, columns_of, lost, united, wire_relations
 from syncline.actors.shapes.rewind import Answers, Later
+from syncline.client.replica import Replica
 from syncline.client.row_sql import put_sql
+from syncline.proto.digest import Digests, TableDifference
 from syncline.proto.values import Gone, Update
 
 MUTANTS = Mutants()
@@ -351,6 +353,36 @@ def _(stack: ExitStack) -> None:
 @mutant("a row that comes with some of its columns loses the others")
 def _(stack: ExitStack) -> None:
     everywhere(stack, put_sql, lambda original, table, present: original(table, (True,) * len(present)))
+
+
+# --- repairs ----------------------------------------------------------------------------------------------------------
+
+
+@mutant("a repair finds no differences")
+def _(stack: ExitStack) -> None:
+    def difference(original: Any, self: Digests, relation_id: int, held: bytes) -> TableDifference:
+        found = original(self, relation_id, held)
+        return replace(found, differing=bytes(len(found.differing)))
+
+    in_place_of(stack, Digests, "difference", difference)
+
+
+@mutant("what a device has in a bucket that differs stays")
+def _(stack: ExitStack) -> None:
+    async def nothing(original: Any, self: Replica, differences: Any, relations: Any) -> None:
+        return None
+
+    in_place_of(stack, Replica, "stage_held", nothing)
+
+
+@mutant("a row of which several shapes have columns is repaired with those of one")
+def _(stack: ExitStack) -> None:
+    everywhere(stack, united, lambda original, relations: relations[0])
+
+
+@mutant("a row that a repair brings keeps columns that no shape has")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, Replica, "begin_delivery", lambda original, self, *, repair=False: original(self))
 
 
 def applied(names: Collection[str]) -> ExitStack:

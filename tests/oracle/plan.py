@@ -19,11 +19,12 @@ DEVICES = 3
 PHASES = 3
 ROUNDS = 20  # of writes in a phase; a round is a transaction or several at once
 ROWS = 7  # tried in each table at first
+LOSSES = 0.2  # in a phase
 POOL = 7  # shapes in a run: devices share and change them
 
 # What there is to switch on and off. ``strays``: a row that a device has written goes when none of its shapes has it.
 # ``overlaps``: a device has several shapes at a time. ``leaving``: a shape that has been given up stays as it should be
-# until its rows go.
+# until its rows go. ``losses``: the service loses its disk or its slot, and devices are repaired.
 FEATURES = frozenset(
     {
         "where",
@@ -35,6 +36,7 @@ FEATURES = frozenset(
         "device-writes",
         "resubscribe",
         "restarts",
+        "losses",
         "cuts",
         "strays",
         "overlaps",
@@ -117,6 +119,8 @@ def _phase(rng: random.Random, schema: Schema, features: Set[str], rounds: int, 
     chosen = rng.choices(list(kinds), list(kinds.values()), k=rounds * 2 // 3)
     if "restarts" in features and (number or rng.random() < 0.5):
         chosen.insert(rng.randrange(len(chosen) + 1), rng.choice(("restart", "crash")))
+    if "losses" in features and rng.random() < LOSSES:
+        chosen.insert(rng.randrange(len(chosen) + 1), rng.choice(("disk lost", "slot lost")))
     events = (
         Event(rng.choice((0, 5, 20, 60)), kind, rng.randrange(DEVICES), rng.randrange(1 << 30)) for kind in chosen
     )

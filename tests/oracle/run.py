@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import shutil
 import tempfile
 import time
 import traceback
@@ -19,7 +21,7 @@ from tests.oracle.counting import counting
 from tests.oracle.device import Device
 from tests.oracle.expected import State
 from tests.oracle.history import begin_history, read_history, read_state
-from tests.oracle.hosting import Hosting, hosting
+from tests.oracle.hosting import DATA, Hosting, hosting
 from tests.oracle.plan import DEVICES, Event, Phase, Plan
 from tests.oracle.schema import PULSE
 from tests.oracle.writing import SETTINGS, Writers
@@ -190,9 +192,27 @@ class _Scene:
             case "crash":
                 await self.hosting.crash()
                 self._proxy.target_port = self.hosting.port
+            case "disk lost" | "slot lost":
+                await self.hosting.lose(self._lose_disk if event.kind == "disk lost" else self._lose_slot)
+                self._proxy.target_port = self.hosting.port
             case _:
                 raise ValueError(event.kind)
         return ""
+
+    async def _lose_disk(self) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._folder / DATA)
+
+    async def _lose_slot(self) -> None:
+        """When Postgres has noticed that nobody reads it any more."""
+        assert self._postgres is not None
+        while True:
+            with contextlib.suppress(asyncpg.ObjectInUseError):
+                await self._postgres.execute(
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                    "WHERE database = current_database() AND slot_name LIKE 'electric%'"
+                )
+                return
+            await asyncio.sleep(0.02)
 
     async def _subscribe(self, device: Device, rng: random.Random) -> str:
         free = [shape for shape in self.plan.shapes if shape not in device.wanted]

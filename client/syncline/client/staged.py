@@ -23,13 +23,13 @@ class Staged:
     def __init__(self) -> None:
         self._coming: dict[str, StagingSql] = {}
         self._leaving: dict[str, GoneSql] = {}
-        self._replacing = False
+        self.replacing = False
 
     def begin(self, *, replacing: bool = False) -> None:
         """Nothing of what was put before counts any more. ``replacing``: of a row that comes with some of its columns
         we have no others."""
         self._coming, self._leaving = {}, {}
-        self._replacing = replacing
+        self.replacing = replacing
 
     @property
     def tables(self) -> set[str]:
@@ -41,7 +41,7 @@ class Staged:
         """Rows that come. Raises UnknownRelation, and ValueError for cells their types forbid."""
         for relation_id, group in groupby(inserts, key=lambda insert: insert.relation_id):
             binding = bindings.of(relation_id)
-            present = (True,) * len(binding.present) if self._replacing else binding.present
+            present = (True,) * len(binding.present) if self.replacing else binding.present
             sql = StagingSql(binding.table, present)
             if sql.name not in self._coming:
                 connection.execute(sql.drop)
