@@ -24,7 +24,7 @@ PROGRAMS = {
         name: [f"benchmarks.{name}"]
         for name in (
             *("latency", "replication", "first_sync", "memory", "writes", "device", "startup", "codec", "predicates"),
-            *("routing", "shapes", "subtrees", "crowd", "recovery", "failover", "idle"),
+            *("routing", "shapes", "subtrees", "crowd", "repair", "recovery", "failover", "idle"),
         )
     },
     **{mode.name: ["benchmarks.devices", mode.name] for mode in MODES},
