@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from typing import Any
 from unittest import mock
 
+from syncline.actors.postgres.pgoutput import Message
+from syncline.actors.postgres.transaction import TransactionAssembler, TransactionChunk
 from syncline.actors.shapes.membership import Query, Tags
 from syncline.actors.shapes.rewind import Answers
 from syncline.actors.shapes.treeconsumer import TreeConsumer
@@ -20,8 +22,8 @@ from syncline.proto.values import Insert, Relation, Row
 def counting(counters: Counter[str]) -> Iterator[None]:
     """``fetches``: snapshots taken for rows that a shape came to need. ``rewinds``: answers of such a snapshot that
     were given as something else than what it showed, since the shape was at an earlier place. ``repairs`` of devices,
-    and the rows that came in them."""
-    known, ask = Answers.known, TreeConsumer._ask_once
+    and the rows that came in them. ``transactions in pieces``: as the stream was cut."""
+    known, ask, feed = Answers.known, TreeConsumer._ask_once, TransactionAssembler.feed
 
     @wraps(known)
     def counted(self: Answers, query: Query) -> Sequence[tuple[Row, Tags]] | None:
@@ -48,9 +50,21 @@ def counting(counters: Counter[str]) -> Iterator[None]:
         counters["rows of repairs"] += len(inserts) if self._staged.replacing else 0
         await stage(self, inserts, relations)
 
+    @wraps(feed)
+    def fed(self: TransactionAssembler, message: Message) -> list[TransactionChunk]:
+        chunks = feed(self, message)
+        counters["transactions in pieces"] += sum(chunk.first and not chunk.last for chunk in chunks)
+        return chunks
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(TransactionAssembler, "feed", fed))
         stack.enter_context(mock.patch.object(Replica, "apply_repair", repaired))
         stack.enter_context(mock.patch.object(Replica, "stage", staged))
         stack.enter_context(mock.patch.object(Answers, "known", counted))
         stack.enter_context(mock.patch.object(TreeConsumer, "_ask_once", asked))
         yield
+
+
+def in_pieces(rows: int) -> AbstractContextManager[object]:
+    """A service in this process is given transactions in pieces of so many rows."""
+    return mock.patch.dict(TransactionAssembler.__init__.__kwdefaults__, chunk_rows_max=rows)

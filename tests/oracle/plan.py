@@ -15,12 +15,15 @@ from tests.oracle.mutations import draw_transaction, fill, truncate
 from tests.oracle.schema import Schema, draw_schema
 from tests.oracle.shapes import Shape, draw_shape
 
+from syncline.actors.postgres.transaction import CHUNK_ROWS_MAX
+
 DEVICES = 3
 PHASES = 3
 ROUNDS = 20  # of writes in a phase; a round is a transaction or several at once
 ROWS = 7  # tried in each table at first
 LOSSES = 0.2  # in a phase
 POOL = 7  # shapes in a run: devices share and change them
+PIECE_ROWS = 1
 
 # What there is to switch on and off. ``strays``: a row that a device has written goes when none of its shapes has it.
 # ``overlaps``: a device has several shapes at a time. ``leaving``: a shape that has been given up stays as it should be
@@ -92,6 +95,11 @@ class Plan:
     shapes: tuple[Shape, ...]
     first: tuple[tuple[int, ...], ...]
     phases: tuple[Phase, ...]
+
+    @property
+    def piece_rows(self) -> int:
+        """How many rows of a transaction come at a time: in every other run one."""
+        return PIECE_ROWS if self.seed % 2 else CHUNK_ROWS_MAX
 
     def with_phase(self, number: int, phase: Phase) -> Plan:
         return replace(self, phases=(*self.phases[:number], phase, *self.phases[number + 1 :]))

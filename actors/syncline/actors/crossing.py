@@ -134,12 +134,19 @@ def _relation(oid: int, schema: str, table: str, identity: str, columns: Iterabl
 
 
 def _plain_piece(piece: Piece) -> object:
-    return (_plain_head(piece.head), _plain_changes(piece.changes), piece.first, piece.last)
+    return (
+        _plain_head(piece.head),
+        _plain_changes(piece.changes),
+        piece.first,
+        piece.last,
+        piece.since,
+        piece.until,
+    )
 
 
 def _piece(plain: Any) -> Piece:
-    head, changes, first, last = plain
-    return Piece(_head(*head), _changes(changes), first, last)
+    head, changes, *rest = plain
+    return Piece(_head(*head), _changes(changes), *rest)
 
 
 def _plain_operation(operation: RowOperation) -> object:

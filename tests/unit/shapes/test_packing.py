@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -259,8 +260,13 @@ def test_a_row_that_comes_anew_after_a_truncate_stays_though_it_is_not_of_every_
     for first, second in (("a", "b"), ("b", "a")):
         merge = LogMerge((first, second), 50, 130, relations=(ITEMS,))
         went = Delete(ITEMS.id, row(1))
-        merge.feed(first, Page((record(60, went, insert(1, "anew")),), more=False))
-        merge.feed(second, Page((record(60, went, Delete(ITEMS.id, row(2))),), more=False))
+        # The TRUNCATE is the first change of the transaction, the INSERT the second one.
+        again = replace(record(60, insert(1, "anew")), index=1, since=1, until=2)
+        ends = replace(record(60), index=1, since=1, until=2)
+        emptied = replace(record(60, went), last=False, until=1)
+        both = replace(emptied, ops=codec.encode_ops([went, Delete(ITEMS.id, row(2))]))
+        merge.feed(first, Page((emptied, again), more=False))
+        merge.feed(second, Page((both, ends), more=False))
         (frame,) = merge.frames()
         _, *told, _ = codec.decode_ops(frame.body or b"")
         assert insert(1, "anew") in told
@@ -271,13 +277,12 @@ def test_in_a_final_stretch_too_it_stays() -> None:
     for first, second in (("a", "b"), ("b", "a")):
         merge = LogMerge((first, second), 50, 130, relations=(ITEMS,))
         merge.make_final(120)
-        emptied = record(60, Delete(ITEMS.id, row(1)), Delete(ITEMS.id, row(2)))
-        emptied.index = 1
-        merge.feed(first, Page((record(60, update(1, "anew")),), False, final_ms=120))
+        emptied = replace(record(60, Delete(ITEMS.id, row(1)), Delete(ITEMS.id, row(2))), index=1, until=1)
+        merge.feed(first, Page((replace(record(60, update(1, "anew")), until=2),), False, final_ms=120))
         merge.feed(second, Page((emptied, record(70, insert(3))), False, final_ms=120))
         (frame,) = merge.frames()
         _, *told, _ = codec.decode_ops(frame.body or b"")
-        assert told == [update(1, "anew"), Delete(ITEMS.id, row(2)), insert(3)]
+        assert told == [update(1, "anew"), insert(3), Delete(ITEMS.id, row(2))]
 
 
 def test_a_final_stretch_without_anything_is_no_transaction() -> None:

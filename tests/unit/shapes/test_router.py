@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from tests.unit.shapes.shape_scene import ITEMS, SHAPE, chunk, insert
+from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, chunk, insert
 
 from syncline.actors.names import SHARD
 from syncline.actors.postgres.history import MigrationSteps
@@ -87,6 +87,36 @@ async def test_a_shape_touched_by_an_early_piece_is_told_of_the_end() -> None:
     assert (first.upto, pieces(first)) == (0, [(110, 1, True, False)])
     last = await scene.stream(chunk(110, first=False))
     assert (last.upto, pieces(last)) == (110, [(110, 0, False, True)])
+
+
+async def test_pieces_say_where_in_the_transaction_they_are_and_none_spans_a_truncate() -> None:
+    scene = await Scene(SHAPE, OTHER).start()
+    other = replace(ITEMS, id=8)
+    dispatch = await scene.stream(
+        chunk(110, insert(1), TRUNCATED, insert(2), last=False),
+        chunk(110, insert(3), insert(1, relation=other), first=False, last=False),
+        chunk(110, insert(4), first=False),
+        chunk(120, insert(5)),
+    )
+    found = {
+        shape.hash: [
+            (int(entry.head.lsn), entry.since, entry.until, len(entry.changes), entry.first, entry.last)
+            for entry in dispatch.entries[shape.hash]
+            if isinstance(entry, Piece)
+        ]
+        for shape in (SHAPE, OTHER)
+    }
+    assert found == {
+        SHAPE.hash: [
+            (110, 0, 1, 1, True, False),
+            (110, 1, 2, 1, False, False),
+            (110, 2, 3, 1, False, False),
+            (110, 3, 5, 1, False, False),
+            (110, 5, 6, 1, False, True),
+            (120, 0, 1, 1, True, True),
+        ],
+        OTHER.hash: [(110, 3, 5, 1, True, False), (110, 5, 6, 0, False, True)],
+    }
 
 
 async def test_a_transaction_that_is_cut_off_begins_anew_for_every_shape() -> None:

@@ -237,7 +237,7 @@ class Consumer(Actor):
                     await write()
                     async for deletes in self._deletes(piece.head):
                         await write()
-                        fresh.append(await self._record(piece.head, deletes, truncates=True))
+                        fresh.append(await self._record(piece, deletes, truncates=True))
                 else:
                     record = await self._kept(piece, rows)
                     if record is not None:
@@ -257,12 +257,12 @@ class Consumer(Actor):
         """
         clauses = self._clauses
         if clauses is None and not self._narrowing:
-            return await self._record(piece.head, rows)
+            return await self._record(piece, rows)
         (relation,) = self._relations.values()
         kept, gone = await self._until_there(partial(filtered, rows, relation, clauses or NO_CLAUSES))
         if not kept and piece.first and piece.last:
             return None
-        record = await self._record(piece.head, kept)
+        record = await self._record(piece, kept)
         record.gone = codec.encode_ops(gone)
         return record
 
@@ -288,11 +288,15 @@ class Consumer(Actor):
         # The shard waits for room here; were we to wait for room there, both might wait for ever.
         self._shard.inform(Appended(self._hash, upto))
 
-    async def _record(self, head: TransactionHead, changes: Sequence[Change], *, truncates: bool = False) -> Record:
+    async def _record(self, piece: Piece, changes: Sequence[Change], *, truncates: bool = False) -> Record:
+        """``changes`` are what the shape has to tell of ``piece``, or some of it."""
+        head = piece.head
         index = self._next_index
         self._next_index += 1
         ops = await self._ops_of(changes)
-        return Record(int(head.lsn), head.commit_ms, head.author, index, False, len(changes), ops, (), truncates)
+        record = Record(int(head.lsn), head.commit_ms, head.author, index, False, len(changes), ops)
+        record.truncates, record.since, record.until = truncates, piece.since, piece.until
+        return record
 
     async def _ops_of(self, changes: Sequence[Change]) -> bytes:
         parts = [await self._encode(changes[at : at + ENCODE_ROWS]) for at in range(0, len(changes), ENCODE_ROWS)]

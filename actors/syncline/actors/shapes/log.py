@@ -32,6 +32,8 @@ class Record:
     operations in ``ops``, the encoded body. ``prelude``: whole messages that must precede the transaction (relations).
     ``truncates``: the shape's table was emptied here; ``ops`` then delete every row a device may hold. ``gone``: of the
     rows that leave the shape and stay in Postgres, which ``ops`` name by key, what they are now: encoded inserts.
+    ``since``, ``until``: ``ops`` tell what became of rows between these two places of the transaction, counted in its
+    changes. A shape that is told of it in pieces tells it in pieces, one that nets all of it does so at its end.
     """
 
     lsn: int
@@ -44,6 +46,8 @@ class Record:
     prelude: tuple[bytes, ...] = ()
     truncates: bool = False
     gone: bytes = b""
+    since: int = 0
+    until: int = 0
 
     @property
     def position(self) -> tuple[int, int]:
@@ -63,6 +67,8 @@ def record_fields(record: Record) -> tuple[object, ...]:
         record.prelude,
         record.truncates,
         record.gone,
+        record.since,
+        record.until,
     )
 
 

@@ -2,7 +2,10 @@
 
 ``LogMerge`` walks the logs in step: it takes the transaction with the smallest commit LSN among the heads, gives out
 its begin, every shape's operations, and its commit. It never holds more than the pages it was fed, whatever the size of
-a transaction; and of a final stretch the rows that leave.
+a transaction, and some of the rows that leave (see ``departures``).
+
+What several shapes tell of a transaction that came in pieces is given in the order of the pieces. So of a row that
+changes hands in it a device is told last what it is in the end, whichever shapes have told of it before.
 
 A *final stretch* is where one of the logs has only final operations (see ``finals``): what was a transaction there is
 fragments now. It is given as one transaction at its end. Migrations in it come first, as transactions of their own that
@@ -12,15 +15,17 @@ leave the device where it stands.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 
+from syncline.actors.shapes.departures import Departures
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
-from syncline.actors.shapes.together import Leaving, once
+from syncline.actors.shapes.together import put_together
 from syncline.proto import codec
 from syncline.proto.codec import encode_commit
-from syncline.proto.values import POSTGRES_ORIGIN, Relation
+from syncline.proto.values import POSTGRES_ORIGIN, Relation, Update
 
 # Ids of migrations in a final stretch: beyond those that ``outbound`` makes up itself, and far below any LSN.
 MIGRATION_ID_FIRST = 1 << 21
@@ -39,8 +44,8 @@ class _Cursor:
 class LogMerge:
     """The transactions of ``shapes`` after LSN ``after`` up to and including ``upto``, as frames in commit order.
 
-    ``relations``: of shapes that may have rows in common; none if they have not. A row of which two of them tell is
-    told once, unless the transaction is in pieces. ``migrating``: the shapes that bring migrations.
+    ``relations``: of shapes that may have rows in common; none if they have not. What two of them tell of a row in the
+    same piece of a transaction is told once. ``migrating``: the shapes that bring migrations.
     """
 
     def __init__(
@@ -57,15 +62,16 @@ class LogMerge:
         self.final_upto = 0
         self._final_ms = 0
         self._final_open = self._final_begun = False
-        self._final_lsn, self._alone = 0, False  # of the transaction there that comes by; one shape only has told of it
         self._migrating = sorted(migrating)
         self._migrations = 0
         self._migration: list[Record] = []
         relations = tuple(relations)
-        self._leaving = Leaving(relations) if relations else None
+        self._departures = Departures(relations) if relations else None
         self._cursors = {shape: _Cursor(position=(after, END_OF_TRANSACTION)) for shape in sorted(shapes)}
         self._open: Record | None = None
         self._unfinished: set[str] = set()
+        self._alone = False  # one shape tells of it
+        self._told: dict[str, int] = {}  # up to where of it each shape has told something
 
     @property
     def done(self) -> bool:
@@ -103,6 +109,8 @@ class LogMerge:
                     return
                 self._open = min(heads.values(), key=lambda record: record.lsn)
                 self._unfinished = {shape for shape, record in heads.items() if record.lsn == self._open.lsn}
+                self._alone = len(self._unfinished) == 1
+                self._told.clear()
                 starts = True
             else:
                 starts = False
@@ -113,31 +121,66 @@ class LogMerge:
                 return
 
     def _next_piece(self, head: Record, starts: bool) -> Frame | None:
+        """What the pages fed so far have of the open transaction; None if that is nothing."""
         ops: list[bytes] = []
         prelude: list[bytes] = []
-        for shape in sorted(self._unfinished):
-            records = self._cursors[shape].records
-            of_shape: list[bytes] = []
-            while records and shape in self._unfinished:
-                record = records.popleft()
-                of_shape.append(record.ops)
-                prelude.extend(record.prelude)
-                if record.last:
-                    self._unfinished.discard(shape)
-            if of_shape:
-                ops.append(b"".join(of_shape))
-        ends = not self._unfinished
-        if not ops:
+        together: dict[str, list[Record]] = {}  # what ends at the same place of the transaction
+        places = [_place(self._cursors[shape].records[0], shape) for shape in self._unfinished if self._fed(shape)]
+        if len(places) < len(self._unfinished):
             return None
-        if starts and ends and self._leaving is not None and len(ops) > 1:
-            ops, besides = once(ops, self._leaving.relations)
-            prelude += besides
+        heapify(places)
+        until = 0
+        while places:
+            before, (until, _, shape) = until, heappop(places)
+            records = self._cursors[shape].records
+            if together and until != before:
+                ops.append(self._ops(together))
+                together = {}
+            record = records.popleft()
+            together.setdefault(shape, []).append(record)
+            prelude += record.prelude
+            if record.last:
+                self._unfinished.discard(shape)
+            elif records:
+                heappush(places, _place(records[0], shape))
+            else:
+                break  # what comes next may be in its next page
+        ops.append(self._ops(together))
+        ends = not self._unfinished
+        if self._departures is not None:
+            ops += (self._departures.rest(),) if ends else ()
+            prelude += self._departures.relations_told()
         if starts:
             ops.insert(0, begin_of(head.lsn, head.commit_ms, head.origin))
         if ends:
             ops.append(encode_commit(head.commit_ms, lsn_bytes(head.lsn)))
             self._open = None
-        return Frame(head.lsn, head.commit_ms, head.origin, b"".join(ops), starts, ends, tuple(prelude))
+        body = b"".join(ops)
+        if not body and not prelude:
+            return None
+        return Frame(head.lsn, head.commit_ms, head.origin, body, starts, ends, tuple(prelude))
+
+    def _fed(self, shape: str) -> bool:
+        return bool(self._cursors[shape].records)
+
+    def _ops(self, together: Mapping[str, Sequence[Record]]) -> bytes:
+        """What shapes tell of the same stretch of a transaction."""
+        if self._departures is None or self._alone:
+            return b"".join(record.ops for records in together.values() for record in records)
+        parts = []
+        for shape, records in together.items():
+            changes = [change for record in records for change in codec.decode_changes(record.ops)]
+            if any(told > records[0].since for other, told in self._told.items() if other != shape):
+                # The device has heard since of what these rows were, and some clients take for the whole change what
+                # an update has changed.
+                changes = [replace(one, old_row=None) if isinstance(one, Update) else one for one in changes]
+            parts.append(changes)
+        self._told.update(
+            (shape, records[0].until) for shape, records in together.items() if any(record.ops for record in records)
+        )
+        changes, besides = put_together(parts, self._departures.relations)
+        self._departures.described(besides)
+        return codec.encode_ops(self._departures.passed(changes))
 
     def _final_frames(self) -> Iterator[Frame]:
         """What the pages allow of the final stretch."""
@@ -155,30 +198,23 @@ class LogMerge:
         while not ends and all(cursor.records or not cursor.more for cursor in self._cursors.values()):
             heads = [c for c in self._cursors.values() if c.records and c.records[0].lsn <= self.final_upto]
             if heads:
-                first = min(heads, key=lambda cursor: cursor.records[0].position)
-                lsn = first.records[0].lsn
-                if lsn > self._final_lsn:
-                    self._final_lsn, self._alone = (
-                        lsn,
-                        not any(c.records[0].lsn == lsn for c in heads if c is not first),
-                    )
-                record = first.records.popleft()
-                if self._leaving is None:
-                    ops.append(record.ops)
-                else:
-                    ops.append(self._leaving.passed(lsn, record.ops, alone=self._alone))
+                record = min(heads, key=lambda cursor: _stands(cursor.records[0])).records.popleft()
+                ops.append(self._passed(record.ops))
                 prelude += record.prelude
             ends = not heads
-        if self._leaving is not None:
-            prelude += self._leaving.told_of
-            self._leaving.told_of.clear()
-        if ends and self._leaving is not None:
-            ops.append(self._leaving.rest())
+        if self._departures is not None:
+            ops += (self._departures.rest(),) if ends else ()
+            prelude += self._departures.relations_told()
         self._final_open = not ends
         starts = not self._final_begun and any(ops)
         if starts or (self._final_begun and (ends or any(ops))):
             self._final_begun = True
             yield self._final_frame(ops, prelude, starts=starts, ends=ends)
+
+    def _passed(self, ops: bytes) -> bytes:
+        if self._departures is None:
+            return ops
+        return codec.encode_ops(self._departures.passed(codec.decode_changes(ops)))
 
     def _final_frame(self, ops: list[bytes], prelude: list[bytes], *, starts: bool, ends: bool) -> Frame:
         lsn = self.final_upto
@@ -198,3 +234,13 @@ class LogMerge:
         body = b"".join((begin, *(record.ops for record in records), encode_commit(head.commit_ms, lsn)))
         prelude = tuple(message for record in records for message in record.prelude)
         return Frame(self.after, head.commit_ms, head.origin, body, prelude=prelude, transaction_id=id)
+
+
+def _place(record: Record, shape: str) -> tuple[int, int, str]:
+    """Where ``record`` stands among those of its transaction. What it tells is so at ``until``. A migration takes no
+    place there: it comes behind what ends where it is, and before what begins."""
+    return (record.until, record.since, shape)
+
+
+def _stands(record: Record) -> tuple[int, int, int, int]:
+    return (record.lsn, record.until, record.since, record.index)

@@ -16,13 +16,16 @@ class Piece:
     """This shape's changes in (a piece of) one transaction.
 
     ``first``: none came before them. The stream may have been cut off in the middle of the transaction and begin it
-    again: what came then does not count. ``last``: none of this transaction follow.
+    again: what came then does not count. ``last``: none of this transaction follow. ``since``, ``until``: between which
+    places of the transaction they are, counted in the changes of all tables.
     """
 
     head: TransactionHead
     changes: Sequence[StreamChange]
     first: bool
     last: bool
+    since: int = 0
+    until: int = 0
 
     @property
     def whole(self) -> bool:

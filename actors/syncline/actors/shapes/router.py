@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
@@ -133,6 +133,7 @@ class Router(Actor):
         # Of the transaction that is passing: the shapes it has touched, and the number of its migrations.
         self._open: dict[str, None] = {}
         self._migrations = 0
+        self._place = 0  # how many changes of it have passed
         self._upto = 0
 
     async def init(self) -> None:
@@ -199,23 +200,17 @@ class Router(Actor):
             head = chunk.head
             if chunk.first:
                 self._open.clear()
-                self._migrations = 0
+                self._migrations = self._place = 0
             if chunk.relations:
                 self._streamed.update((r.oid, tuple(column.name for column in r.columns)) for r in chunk.relations)
                 self._odd = None
             if chunk.migrations:
                 await self._add_migrations(head, chunk.migrations, entries)
                 self._odd = None
-            touched = self._matcher.split(self._as_catalogued(chunk.changes))
-            for shape, changes in touched.items():
-                piece = Piece(head, changes, first=shape not in self._open, last=chunk.last)
-                entries.setdefault(shape, []).append(piece)
+            self._split(chunk, entries)
             marks += [(mark.partition(":")[0], mark, int(head.lsn)) for mark in chunk.marks]
             if not chunk.last:
-                self._open.update(dict.fromkeys(touched))
                 continue
-            for shape in self._open.keys() - touched.keys():
-                entries.setdefault(shape, []).append(Piece(head, (), first=False, last=True))
             self._end_migrations(head, entries)
             if head.origin is not None:
                 own.append(OwnTransaction(int(head.lsn), head.origin, head.commit_ms))
@@ -227,6 +222,21 @@ class Router(Actor):
         return Dispatch(
             self._upto, {shape: tuple(pieces) for shape, pieces in entries.items()}, tuple(own), tuple(marks)
         )
+
+    def _split(self, chunk: TransactionChunk, entries: dict[str, list[Piece | Record]]) -> None:
+        """The changes of ``chunk``, to the shapes that they touch."""
+        head = chunk.head
+        runs = _runs(self._as_catalogued(chunk.changes))
+        for number, run in enumerate(runs, 1):
+            last = chunk.last and number == len(runs)
+            touched: Mapping[str, Sequence[StreamChange]] = self._matcher.split(run)
+            since, self._place = self._place, self._place + len(run)
+            if last:
+                touched = {**touched, **dict.fromkeys(self._open.keys() - touched.keys(), ())}
+            for shape, changes in touched.items():
+                piece = Piece(head, changes, shape not in self._open, last, since, self._place)
+                entries.setdefault(shape, []).append(piece)
+            self._open.update(dict.fromkeys(touched))
 
     def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
         """``changes`` in the catalogue's columns: a column nobody told devices of may have come or gone meanwhile."""
@@ -255,6 +265,7 @@ class Router(Actor):
                 changes = steps.steps[dialect]
                 ops = codec.encode_ops(changes)
                 record = _record(head, self._migrations, len(changes), ops, prelude)
+                record.since = record.until = self._place
                 entries.setdefault(schema_shape(dialect).hash, []).append(record)
             self._migrations += 1
 
@@ -268,7 +279,22 @@ class Router(Actor):
             if isinstance(newest, Record) and newest.lsn == head.lsn:
                 records[-1] = replace(newest, last=True)
             else:
-                records.append(replace(_record(head, self._migrations), last=True))
+                place = self._place
+                records.append(replace(_record(head, self._migrations), last=True, since=place, until=place))
+
+
+def _runs(changes: Sequence[StreamChange]) -> list[Sequence[StreamChange]]:
+    """``changes`` cut before and behind every TRUNCATE, at least one run. What a shape nets must not span one: it would
+    say that a row has gone, and no more of one that came anew and is not its."""
+    runs: list[Sequence[StreamChange]] = []
+    start = 0
+    for place, change in enumerate(changes):
+        if isinstance(change, Truncated):
+            runs += [run for run in (changes[start:place], (change,)) if run]
+            start = place + 1
+    if start < len(changes) or not runs:
+        runs.append(changes[start:])
+    return runs
 
 
 def _record(

@@ -9,7 +9,7 @@ Where shapes have columns of their own, a row that stays loses those that none o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import TypeAlias
 
@@ -27,9 +27,16 @@ def once(parts: Sequence[bytes], relations: Mapping[int, Relation]) -> tuple[lis
 
     What one shape tells keeps its order: a row may change twice there, go and come again, or go as it came. So of two
     that tell the same the later one stays."""
-    every = [list(codec.decode_changes(part)) for part in parts]
+    changes, besides = put_together([[*codec.decode_changes(part)] for part in parts], relations)
+    return [codec.encode_ops(changes)], [codec.relation_message(relation) for relation in besides]
+
+
+def put_together(
+    every: Sequence[Sequence[Change]], relations: Mapping[int, Relation]
+) -> tuple[list[Change], list[Relation]]:
+    """``once`` for what is decoded; also of a piece of a transaction."""
     if any(isinstance(change, Migrate) for part in every for change in part):
-        return list(parts), []
+        return [change for part in every for change in part], []
     there = _there(every, relations)
     changes: dict[int, Change] = {}
     told: dict[tuple[bool, int, Row], int] = {}  # whether it is a delete, of what; where it is among the changes
@@ -53,8 +60,7 @@ def once(parts: Sequence[bytes], relations: Mapping[int, Relation]) -> tuple[lis
             changes[place] = same if isinstance(same, Update) else change
         told.update(of_part)
     lacking = (forgotten(relation, key) for relation, keys in fewer.values() for key in keys)
-    besides = [codec.relation_message(relation) for relation, _ in fewer.values()]
-    return [codec.encode_ops((*changes.values(), *lacking))], besides
+    return [*changes.values(), *lacking], [relation for relation, _ in fewer.values()]
 
 
 def _there(every: Iterable[Sequence[Change]], relations: Mapping[int, Relation]) -> dict[_RowId, frozenset[str]]:
@@ -82,63 +88,3 @@ def row_id(change: Change, relations: Mapping[int, Relation]) -> _RowId | None:
     if relation is None:
         return None
     return relation.table_id, relation.key_of(change.old_row if isinstance(change, Delete) else change.row)
-
-
-class Leaving:
-    """Rows that leave in a final stretch, unless a later operation of another shape tells of them; and rows that are
-    deleted, unless another shape has them anew in the same transaction."""
-
-    def __init__(self, relations: Iterable[Relation]) -> None:
-        self.relations = {relation.id: relation for relation in relations}
-        self._gone: dict[tuple[int, Key], Gone] = {}
-        # Of the transaction that comes by: rows deleted, and the columns of those that somebody has.
-        self._deleted: dict[tuple[int, Key], Delete] = {}
-        self._there: dict[tuple[int, Key], frozenset[str]] = {}
-        self._lsn = 0
-        self.told_of: list[bytes] = []  # relations of which it tells besides, as messages
-
-    def passed(self, lsn: int, ops: bytes, *, alone: bool) -> bytes:
-        """Of ``ops``, which are of the transaction at ``lsn``, and of what came before all that can be told now.
-        ``alone``: no other shape has anything of that transaction, of which nothing need be kept then."""
-        told: list[Change] = []
-        if lsn > self._lsn:
-            self._lsn = lsn
-            told += self._deleted.values()
-            self._deleted.clear()
-            self._there.clear()
-        for change in codec.decode_changes(ops):
-            assert isinstance(change, Insert | Update | Delete | Gone), "a shape has rows"
-            row = change.old_row if isinstance(change, Delete) else change.row
-            relation = self.relations.get(change.relation_id)
-            if relation is None:  # it takes columns of a row that stays
-                told.append(change)
-                continue
-            id = (relation.table_id, relation.key_of(row))
-            before = [left.pop(id) for left in (self._gone, self._deleted) if id in left]
-            if isinstance(change, Gone):
-                self._gone[id] = change
-            elif not isinstance(change, Delete):
-                there = self._there.get(id, frozenset()).union(relation.names)
-                if not alone:
-                    self._there[id] = there
-                for left in before:
-                    told += self._less(left, there, id)
-                told.append(change)
-            elif alone:
-                told.append(change)
-            elif id in self._there:
-                told += self._less(change, self._there[id], id)
-            else:
-                self._deleted[id] = change
-        return codec.encode_ops(told)
-
-    def _less(self, left: Gone | Delete, there: frozenset[str], id: tuple[int, Key]) -> Iterator[Change]:
-        """The row stays, with what it has come with since, the columns that are ``there``."""
-        less = lost(self.relations[left.relation_id], there)
-        if less is not None:
-            self.told_of.append(codec.relation_message(less))
-            yield forgotten(less, id[1])
-
-    def rest(self) -> bytes:
-        """What could not be told before the end."""
-        return codec.encode_ops((*self._deleted.values(), *self._gone.values()))

@@ -74,8 +74,11 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
+    """A whole transaction; ``until``: its length in the stream."""
+
     head: TransactionHead
     changes: Sequence[StreamChange]
+    until: int = 0
 
 
 _Upto: TypeAlias = int
@@ -159,7 +162,7 @@ class TreeConsumer(Consumer):
                 continue
             self._unfinished.extend(piece.changes)
             if piece.last:
-                waiting = _Waiting(piece.head, self._unfinished)
+                waiting = _Waiting(piece.head, self._unfinished, piece.until)
                 self._unfinished = None
                 self._came = int(piece.head.lsn)
                 if self._backlog is not None:
@@ -181,7 +184,7 @@ class TreeConsumer(Consumer):
         while self._queue:
             waiting = self._queue.popleft()
             if isinstance(waiting, _Waiting):
-                arrived = await self._pass(waiting.head, self._netted(waiting))
+                arrived = await self._pass(waiting.head, self._netted(waiting), waiting.until)
                 await self._tell(arrived)
                 if self._resting is not None:
                     await self._rest(self._next_stop())
@@ -220,8 +223,8 @@ class TreeConsumer(Consumer):
         netting.add(transaction.changes)
         return netting
 
-    async def _pass(self, head: TransactionHead, netting: Netting) -> list[Record]:
-        """Come by ``head``, which did what was netted; what edges are told of it."""
+    async def _pass(self, head: TransactionHead, netting: Netting, until: int = 0) -> list[Record]:
+        """Come by ``head``, which did what was netted, to its end at ``until``; what edges are told of it."""
         net = netting.net
         lsn = self._at = int(head.lsn)
         self._later.passed(lsn, netting.named)
@@ -231,18 +234,18 @@ class TreeConsumer(Consumer):
         if self._answers.lacking_upto > lsn:
             await self._stand(lsn - 1)
             await asyncio.to_thread(self._store.tear(lsn, self._answers.lacking_upto))
-        records = await self._write(head, step) if step.changes or step.held else []
+        records = await self._write(Piece(head, (), True, True, 0, until), step) if step.changes or step.held else []
         if lsn > self._store.torn[1]:
             return records
         # Who follows is to read the log.
         return [Record(lsn, head.commit_ms, head.author, index=1, last=True, rows=0, ops=b"")]
 
-    async def _write(self, head: TransactionHead, step: Step) -> list[Record]:
+    async def _write(self, whole: Piece, step: Step) -> list[Record]:
         self._next_index = 0
         records = []
         gone = iter(step.gone)  # in the order of the GONE ones among the changes
         for part in _parts(step.changes):
-            record = await self._record(head, part)
+            record = await self._record(whole, part)
             leaving = sum(isinstance(change, Gone) for change in part)
             record.gone = await self._ops_of(tuple(islice(gone, leaving)))
             records.append(record)
@@ -251,7 +254,7 @@ class TreeConsumer(Consumer):
             await asyncio.to_thread(self._store.flushing())
         await paced(self._concern.noting(step))
         self._store.append(records)
-        await paced(self._holdings.applying(step, int(head.lsn)))
+        await paced(self._holdings.applying(step, int(whole.head.lsn)))
         return list(for_edges(records))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
@@ -390,7 +393,7 @@ class TreeConsumer(Consumer):
         while self._queue:
             waiting = self._queue.popleft()
             assert isinstance(waiting, _Waiting)
-            await self._pass(waiting.head, self._netted(waiting))
+            await self._pass(waiting.head, self._netted(waiting), waiting.until)
         self._answers.forget()
 
     # --- after a crash ------------------------------------------------------------------------------------------------
