@@ -28,7 +28,6 @@ from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.heldfile import HeldFile
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
-from syncline.actors.shapes.logmerge import _place
 from syncline.actors.shapes.membership import Step, _Walk
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.projection import Projection, columns_of, lost, united, wire_relations
@@ -304,11 +303,6 @@ def _(stack: ExitStack) -> None:
 @mutant("of what overlapping shapes tell, only the first one's part is sent")
 def _(stack: ExitStack) -> None:
     everywhere(stack, put_together, lambda original, every, relations: original(list(every)[:1], relations))
-
-
-@mutant("shapes tell of a transaction in pieces one after the other")
-def _(stack: ExitStack) -> None:
-    everywhere(stack, _place, lambda original, record, shape: (1 + int(shape, 16), record.until, shape))
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------
