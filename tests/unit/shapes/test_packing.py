@@ -285,6 +285,17 @@ def test_in_a_final_stretch_too_it_stays() -> None:
         assert told == [update(1, "anew"), insert(3), Delete(ITEMS.id, row(2))]
 
 
+def test_and_if_both_tell_of_the_whole_transaction() -> None:
+    for first, second in (("a", "b"), ("b", "a")):
+        merge = LogMerge((first, second), 50, 130, relations=(ITEMS,))
+        merge.make_final(120)
+        merge.feed(first, Page((replace(record(60, update(1, "anew")), until=2),), False, final_ms=120))
+        merge.feed(second, Page((replace(record(60, Delete(ITEMS.id, row(1))), until=2),), False, final_ms=120))
+        (frame,) = merge.frames()
+        _, *told, _ = codec.decode_ops(frame.body or b"")
+        assert told == [update(1, "anew")]
+
+
 def test_a_final_stretch_without_anything_is_no_transaction() -> None:
     merge = LogMerge(("items",), 50, 130)
     merge.make_final(120)

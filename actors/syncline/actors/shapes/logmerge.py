@@ -25,7 +25,7 @@ from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
 from syncline.actors.shapes.together import put_together
 from syncline.proto import codec
 from syncline.proto.codec import encode_commit
-from syncline.proto.values import POSTGRES_ORIGIN, Relation, Update
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Relation, Update
 
 # Ids of migrations in a final stretch: beyond those that ``outbound`` makes up itself, and far below any LSN.
 MIGRATION_ID_FIRST = 1 << 21
@@ -178,9 +178,7 @@ class LogMerge:
         self._told.update(
             (shape, records[0].until) for shape, records in together.items() if any(record.ops for record in records)
         )
-        changes, besides = put_together(parts, self._departures.relations)
-        self._departures.described(besides)
-        return codec.encode_ops(self._departures.passed(changes))
+        return self._together(parts)
 
     def _final_frames(self) -> Iterator[Frame]:
         """What the pages allow of the final stretch."""
@@ -198,9 +196,9 @@ class LogMerge:
         while not ends and all(cursor.records or not cursor.more for cursor in self._cursors.values()):
             heads = [c for c in self._cursors.values() if c.records and c.records[0].lsn <= self.final_upto]
             if heads:
-                record = min(heads, key=lambda cursor: _stands(cursor.records[0])).records.popleft()
-                ops.append(self._passed(record.ops))
-                prelude += record.prelude
+                records = _first(heads)
+                ops.append(self._passed([[record.ops for record in of_shape] for of_shape in records]))
+                prelude += (message for of_shape in records for record in of_shape for message in record.prelude)
             ends = not heads
         if self._departures is not None:
             ops += (self._departures.rest(),) if ends else ()
@@ -211,10 +209,17 @@ class LogMerge:
             self._final_begun = True
             yield self._final_frame(ops, prelude, starts=starts, ends=ends)
 
-    def _passed(self, ops: bytes) -> bytes:
+    def _passed(self, parts: Sequence[Sequence[bytes]]) -> bytes:
+        """What shapes, one after the other, tell of the same place in a final stretch."""
         if self._departures is None:
-            return ops
-        return codec.encode_ops(self._departures.passed(codec.decode_changes(ops)))
+            return b"".join(ops for part in parts for ops in part)
+        return self._together([[change for ops in part for change in codec.decode_changes(ops)] for part in parts])
+
+    def _together(self, parts: Sequence[Sequence[Change]]) -> bytes:
+        assert self._departures is not None
+        changes, besides = put_together(parts, self._departures.relations)
+        self._departures.described(besides)
+        return codec.encode_ops(self._departures.passed(changes))
 
     def _final_frame(self, ops: list[bytes], prelude: list[bytes], *, starts: bool, ends: bool) -> Frame:
         lsn = self.final_upto
@@ -242,5 +247,14 @@ def _place(record: Record, shape: str) -> tuple[int, int, str]:
     return (record.until, record.since, shape)
 
 
-def _stands(record: Record) -> tuple[int, int, int, int]:
-    return (record.lsn, record.until, record.since, record.index)
+def _first(cursors: Sequence[_Cursor]) -> list[list[Record]]:
+    """The next records of those that stand at the earliest place: what they tell is so there. All of them have some."""
+    place = min((cursor.records[0].lsn, cursor.records[0].until) for cursor in cursors)
+    first: list[list[Record]] = []
+    for cursor in cursors:
+        of_shape = []
+        while cursor.records and (cursor.records[0].lsn, cursor.records[0].until) == place:
+            of_shape.append(cursor.records.popleft())
+        if of_shape:
+            first.append(of_shape)
+    return first
