@@ -20,7 +20,7 @@ from tests.rawdevice import RawDevice
 from syncline.actors.devices.images import Answer, Images
 from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes import readers, store
-from syncline.actors.shapes.shard import ReadWatermark
+from syncline.actors.shapes.messages import ReadWatermark
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Ref
 from syncline.cluster.supervisor import WhichChildren

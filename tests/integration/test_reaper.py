@@ -20,8 +20,8 @@ from tests.shapes_on_disk import shapes_in
 from syncline.actors.devices import reaper
 from syncline.actors.names import REAPER, ROUTER, SHARD
 from syncline.actors.shapes import reaping
+from syncline.actors.shapes.messages import LiveShapes
 from syncline.actors.shapes.router import DropRoutes, Router
-from syncline.actors.shapes.shard import LiveShapes
 from syncline.client import Shape
 from syncline.cluster import Refusal
 

@@ -11,9 +11,9 @@ from unittest import mock
 
 from syncline.actors.postgres.pgoutput import Message
 from syncline.actors.postgres.transaction import TransactionAssembler, TransactionChunk
-from syncline.actors.shapes.membership import Query, Tags
 from syncline.actors.shapes.rewind import Answers
 from syncline.actors.shapes.treeconsumer import TreeConsumer
+from syncline.actors.shapes.treevalues import Query, Tags
 from syncline.client.replica import Replica
 from syncline.proto.values import Insert, Relation, Row
 

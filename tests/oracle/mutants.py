@@ -28,11 +28,12 @@ from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.heldfile import HeldFile
 from syncline.actors.shapes.image import Overlay
 from syncline.actors.shapes.interest import Interest
-from syncline.actors.shapes.membership import Step, _Walk
+from syncline.actors.shapes.membership import _Walk
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.projection import Projection, columns_of, lost, united, wire_relations
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.together import put_together
+from syncline.actors.shapes.treevalues import Step
 from syncline.client.replica import Replica
 from syncline.client.row_sql import put_sql
 from syncline.proto.digest import Digests, TableDifference

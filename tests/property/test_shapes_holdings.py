@@ -15,8 +15,8 @@ from tests.property.shape_trees import KEYS, Memory, random_row, random_schema, 
 
 from syncline.actors.shapes.concern import Concern
 from syncline.actors.shapes.holdings import Holdings
-from syncline.actors.shapes.membership import HeldRow, Step
 from syncline.actors.shapes.tree import Node, RowId, Tree, value_of
+from syncline.actors.shapes.treevalues import HeldRow, Step
 from syncline.proto.values import Column, Relation
 
 TREE = Tree({1: Relation(1, "public", "t", (Column("id", "int4", primary_key=True),))}, (Node(1),), ())

@@ -20,10 +20,11 @@ from tests.property.shape_trees import (
 
 from syncline.actors.postgres.transaction import StreamChange
 from syncline.actors.shapes.interest import Interest
-from syncline.actors.shapes.membership import Query, Step, advance
+from syncline.actors.shapes.membership import advance
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.tree import RowId, Tree
+from syncline.actors.shapes.treevalues import Query, Step
 from syncline.proto.values import Delete, Gone, Insert, Update
 
 EXAMPLES = 150

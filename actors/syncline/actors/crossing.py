@@ -34,31 +34,29 @@ from syncline.actors.shapes.messages import (
     Arrived,
     AskHeld,
     CountImage,
+    Dispatch,
+    EnsureShape,
+    FollowWatermark,
     HeldBelow,
     Join,
     Joined,
     Leave,
+    LiveShapes,
     NotifyReady,
+    OwnTransaction,
     Piece,
     ReadPage,
     ReadReleased,
     ReadRows,
+    ReadWatermark,
     ShapeGone,
+    ShapePlace,
     ShapeReady,
+    Watermark,
 )
 from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
 from syncline.actors.shapes.router import AddRoutes, ShownUpTo, Streamed
 from syncline.actors.shapes.shape import Included, Reference, Shape
-from syncline.actors.shapes.shard import (
-    Dispatch,
-    EnsureShape,
-    FollowWatermark,
-    LiveShapes,
-    OwnTransaction,
-    ReadWatermark,
-    ShapePlace,
-    Watermark,
-)
 from syncline.cluster import Form, Forms
 from syncline.proto.values import Column, Delete, Insert, Relation, Update
 

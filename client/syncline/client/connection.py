@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
 
+from syncline.client.asking import Asking
 from syncline.client.connectivity import INVALID_AUTH_REQUEST
 from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
 from syncline.client.oplog import Outlines, entry_id_of, transactions
+from syncline.client.progress import Progress
 from syncline.client.replica import Replica
-from syncline.client.shapes import HELD, Subscription, held, resumable_ids, to_ask, to_cancel
+from syncline.client.shapes import HELD, Subscription, held, resumable_ids
 from syncline.client.store import whole
 from syncline.client.transport import Transport
 from syncline.proto.events import (
@@ -77,36 +78,6 @@ class ConnectionEnded(Exception):
         self.refused_entry = refused_entry
 
 
-class Progress(Protocol):
-    """What a connection reports."""
-
-    def started(self) -> None:
-        """The stream is live."""
-
-    def applied(self) -> None:
-        """Something from the server has been committed."""
-
-    def accepted(self, subscription: Subscription) -> None: ...
-
-    def receiving(self, subscription: Subscription, rows: int, rows_estimate: int | None) -> None:
-        """``rows`` of its delivery are here so far."""
-
-    def delivered(self, subscription: Subscription) -> None: ...
-
-    def replaced(self, subscriptions: Sequence[Subscription]) -> None:
-        """Another one has taken their place under their key."""
-
-    def repairing(self, rows: int, rows_estimate: int | None) -> None:
-        """What is here is compared with the server's; ``rows`` of what differs are here so far."""
-
-    def repaired(self) -> None: ...
-
-    def left(self, subscriptions: Sequence[Subscription]) -> None:
-        """They were unwanted, and their rows are gone."""
-
-    def refused(self, subscription: Subscription, code: str, message: str) -> None: ...
-
-
 class Connection:
     """``withhold``: the last oplog entry of a transaction not to be sent on this connection, nor any after it."""
 
@@ -125,9 +96,7 @@ class Connection:
         self._something_to_send = asyncio.Event()
         self.live = False
         self._acks = AckPolicy()
-        # What has been asked on this connection, by subscription id.
-        self._requested: set[str] = set()
-        self._given_up: set[str] = set()
+        self._asking = Asking(transport, self._session, replica)
         # Of the delivery under way: rows so far, and about how many there will be.
         self._rows = 0
         self._rows_estimate: int | None = None
@@ -163,12 +132,12 @@ class Connection:
     async def subscribe(self, subscription: Subscription) -> None:
         """Ask for a shape, if the stream is live; else it will be asked for when it is."""
         if self.live:
-            await self._request(subscription)
+            await self._asking.request(subscription)
 
     async def unsubscribe(self, subscriptions: Iterable[Subscription]) -> None:
         """Give shapes up, if the stream is live; else they will be given up when it is."""
         if self.live:
-            await self._give_up([subscription.subscription_id for subscription in subscriptions])
+            await self._asking.give_up([subscription.subscription_id for subscription in subscriptions])
 
     # --- down ---------------------------------------------------------------------------------------------------------
 
@@ -205,10 +174,10 @@ class Connection:
     async def _on_stream_started(self, event: StreamStarted) -> None:
         self._acks = AckPolicy(event.window)
         await whole(self._replica.renew_requests())
-        await self._ask_all()
+        await self._asking.everything()
         self.live = True
         self._progress.started()
-        await self._ask_all()  # what the application wanted while we asked, before it could send for itself
+        await self._asking.everything()  # what the application wanted while we asked, before it could send for itself
 
     async def _on_stream_refused(self, event: StreamRefused) -> None:
         if event.code == BEHIND_WINDOW and takes_extensions(self._transport.protocol) and not self._repairing:
@@ -247,7 +216,7 @@ class Connection:
         subscription = self._subscription(event.subscription_id)
         if subscription is not None:
             self._progress.accepted(subscription)
-            await self._give_up_replaced(await whole(self._accepted(subscription)))
+            await self._asking.give_up_replaced(await whole(self._accepted(subscription)))
 
     async def _accepted(self, subscription: Subscription) -> list[Subscription]:
         replaced = await self._replica.accepted(subscription)
@@ -258,11 +227,11 @@ class Connection:
         reasons = "; ".join(message for _, _, message in event.errors) or event.message
         code = event.errors[0][1] if event.errors else event.code
         await whole(self._drop(event.subscription_id, code, reasons))
-        await self._ask()
+        await self._asking.wanted()
 
     async def _on_shape_data_failed(self, event: ShapeDataFailed) -> None:
         await whole(self._drop(event.subscription_id, "SHAPE_DELIVERY_ERROR", event.message))
-        await self._ask()
+        await self._asking.wanted()
 
     async def _on_unsubscribed(self, event: Unsubscribed) -> None:
         """Nothing to do yet: the rows leave with the batch that follows."""
@@ -300,7 +269,7 @@ class Connection:
     async def _on_shape_data_ended(self, event: ShapeDataEnded) -> None:
         replaced = await whole(self._finish_delivery(event))
         await self._ack(subscription_ids=[event.subscription_id])
-        await self._give_up_replaced(replaced)
+        await self._asking.give_up_replaced(replaced)
 
     async def _finish_delivery(self, event: ShapeDataEnded) -> list[Subscription]:
         subscription = self._subscription(event.subscription_id)
@@ -388,34 +357,6 @@ class Connection:
         """None for one that was cancelled before it was delivered."""
         known = self._replica.subscriptions.values()
         return next((s for s in known if s.subscription_id == subscription_id), None)
-
-    async def _ask_all(self) -> None:
-        """Request every shape that is wanted and not here, give up every one that is not wanted any more."""
-        await self._ask()
-        await self._give_up(to_cancel(self._replica.subscriptions.values()))
-
-    async def _ask(self) -> None:
-        for subscription in to_ask(self._replica.subscriptions.values()):
-            await self._request(subscription)
-
-    async def _request(self, subscription: Subscription) -> None:
-        if subscription.subscription_id in self._requested:
-            return
-        self._requested.add(subscription.subscription_id)
-        request = subscription.spec.request(subscription.subscription_id)
-        await self._transport.send(self._session.subscribe(subscription.subscription_id, [request]))
-
-    async def _give_up(self, subscription_ids: Sequence[str]) -> None:
-        new = [subscription_id for subscription_id in subscription_ids if subscription_id not in self._given_up]
-        if new:
-            self._given_up.update(new)
-            await self._transport.send(self._session.unsubscribe(new))
-
-    async def _give_up_replaced(self, replaced: Iterable[Subscription]) -> None:
-        """What was delivered is the server's to take back; what was not, only if it was asked for here."""
-        ids = [s.subscription_id for s in replaced]
-        here = resumable_ids(self._replica.subscriptions.values())
-        await self._give_up([id for id in ids if id in here or id in self._requested])
 
     async def _drop(self, subscription_id: str, code: str, message: str) -> None:
         """The server does not deliver it. What is here already is not forgotten, whatever a server says of it."""

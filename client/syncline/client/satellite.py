@@ -151,7 +151,7 @@ class Satellite:
         for position in list(self._syncing):
             self._answer(self._syncing, position, UsageError("the database was closed"))
 
-    # --- reported by a connection (connection.Progress) ---------------------------------------------------------------
+    # --- reported by a connection (progress.Progress) -----------------------------------------------------------------
 
     def started(self) -> None:
         # What the server refuses to take stays worth knowing on a connection that only works because it is withheld.

@@ -11,8 +11,8 @@ from tests.catalogs import catalog_of
 from tests.tokens import insecure_token
 
 from syncline.actors.devices.auth import Identity
-from syncline.actors.devices.bundler import Author, Followed, FollowSet, Pinned
 from syncline.actors.devices.device import Device
+from syncline.actors.devices.following import Author, Followed, FollowSet, Pinned
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.catalog import Catalog
@@ -21,8 +21,7 @@ from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.log import Page
-from syncline.actors.shapes.messages import ReadPage
-from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
+from syncline.actors.shapes.messages import EnsureShape, ReadPage, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, DynamicSupervisor
 from syncline.cluster.local_ref import LocalRef

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from syncline.actors.devices.bundler import (
-    PINNED_S,
+from syncline.actors.devices.bundler import PINNED_S, Bundler
+from syncline.actors.devices.following import (
     Author,
     AwaitLsn,
     AwaitShards,
-    Bundler,
     Followed,
     FollowSet,
     OwnPassed,
@@ -20,8 +19,17 @@ from syncline.actors.devices.bundler import (
 )
 from syncline.actors.names import SHARD
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Arrived, HeldBelow, Join, Joined, Leave, ReadReleased
-from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
+from syncline.actors.shapes.messages import (
+    Arrived,
+    FollowWatermark,
+    HeldBelow,
+    Join,
+    Joined,
+    Leave,
+    OwnTransaction,
+    ReadReleased,
+    Watermark,
+)
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context, ExitKind
 from syncline.cluster.clock import Clock, VirtualClock

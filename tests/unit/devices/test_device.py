@@ -19,8 +19,8 @@ from tests.unit.devices.edge_scene import (
 )
 
 from syncline.actors.devices import carrying
-from syncline.actors.devices.bundler import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.device import Device
+from syncline.actors.devices.following import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.turns import Turns
 from syncline.actors.names import GATEWAY, SHARD
 from syncline.actors.postgres.apply import Status

@@ -7,8 +7,8 @@ import asyncio
 from tests.tokens import insecure_token
 from tests.unit.devices.edge_scene import AnsweringBundler, EdgeScene, FakeConnection
 
-from syncline.actors.devices.bundler import AwaitShards
 from syncline.actors.devices.claims import Claims, ReadConnected
+from syncline.actors.devices.following import AwaitShards
 from syncline.actors.devices.gateway import Gateway, Lobby, welcome
 from syncline.actors.devices.reception import Claim, Evict
 from syncline.actors.names import DEVICES, GATEWAY

@@ -5,9 +5,10 @@ from __future__ import annotations
 from tests.property.shape_trees import Memory
 
 from syncline.actors.postgres.transaction import Truncated
-from syncline.actors.shapes.membership import HeldRow, Step, advance
+from syncline.actors.shapes.membership import advance
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.tree import Node, Reach, Tree
+from syncline.actors.shapes.treevalues import HeldRow, Step
 from syncline.proto.values import Column, Insert, Relation, Update
 
 PARENTS = Relation(1, "public", "parents", (Column("id", "int4", primary_key=True),))

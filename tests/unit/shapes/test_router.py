@@ -13,10 +13,9 @@ from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Piece
+from syncline.actors.shapes.messages import Dispatch, LiveShapes, OwnTransaction, Piece
 from syncline.actors.shapes.router import AddRoutes, DropRoutes, ReadRoutes, Router, ShownUpTo, Streamed, new_mark
 from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.shard import Dispatch, LiveShapes, OwnTransaction
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context
 from syncline.cluster.testing import Probe, crash, spawn

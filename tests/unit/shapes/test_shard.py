@@ -15,22 +15,24 @@ from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, inser
 from syncline.actors.names import CONSUMERS, SHARD
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import END_OF_TRANSACTION
-from syncline.actors.shapes.messages import Flush, Join, ReadPage, Standing
-from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
-from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.shard import (
-    DIALECTS,
+from syncline.actors.shapes.messages import (
     Dispatch,
     EnsureShape,
     FindShapes,
+    Flush,
     FollowWatermark,
+    Join,
     LiveShapes,
     OwnTransaction,
+    ReadPage,
     ReadWatermark,
     ShapePlace,
-    Shard,
+    Standing,
     Watermark,
 )
+from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
+from syncline.actors.shapes.shape import Shape, schema_shape
+from syncline.actors.shapes.shard import DIALECTS, Shard
 from syncline.actors.shapes.shards import AssignedShards, Shards
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Context, DynamicSupervisor, ExitKind, Ref, Refusal

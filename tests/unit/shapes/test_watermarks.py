@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
+from syncline.actors.shapes.messages import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.watermarks import Watermarks
 from syncline.cluster import Context, ExitKind

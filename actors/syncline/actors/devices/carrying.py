@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from syncline.actors.devices.bundler import PINNED_S, AwaitLsn, FollowSet, Pinned
+from syncline.actors.devices.bundler import PINNED_S
+from syncline.actors.devices.following import AwaitLsn, FollowSet, Pinned
 from syncline.actors.devices.holders import any_holds
 from syncline.actors.devices.images import IMAGE_TIMEOUT_S, Images
 from syncline.actors.devices.logreader import LogReader

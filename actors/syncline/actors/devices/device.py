@@ -17,9 +17,9 @@ import asyncpg
 
 from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmit
 from syncline.actors.devices.auth import Identity
-from syncline.actors.devices.bundler import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.carrying import Carrier
 from syncline.actors.devices.edge import LEAVING
+from syncline.actors.devices.following import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.framing import SERVICE_RESTART
 from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound

@@ -12,9 +12,9 @@ import logging
 import uuid
 from collections.abc import Callable
 
-from syncline.actors.devices.bundler import AwaitShards
 from syncline.actors.devices.claims import Holders, ReadClients, ReadConnected
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
+from syncline.actors.devices.following import AwaitShards
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.devices.turns import Turns
 from syncline.actors.devices.websocket import Connection, Receiver

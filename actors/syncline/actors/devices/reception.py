@@ -13,7 +13,7 @@ from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.turns import Turns
 from syncline.actors.postgres.database import Database
 from syncline.actors.shapes.log import Page
-from syncline.actors.shapes.shard import ShapePlace
+from syncline.actors.shapes.messages import ShapePlace
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Ref
 from syncline.proto.holding import OpenTransactions

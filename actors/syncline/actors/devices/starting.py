@@ -19,10 +19,9 @@ from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, 
 from syncline.actors.postgres.database import Database, Subscription
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.clauses import check_clauses
-from syncline.actors.shapes.messages import NotifyReady
+from syncline.actors.shapes.messages import EnsureShape, NotifyReady, ReadWatermark, ShapePlace
 from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.shard import EnsureShape, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
 from syncline.actors.shapes.where import WhereRefused
 from syncline.cluster import Ref, Refusal

@@ -29,8 +29,8 @@ from syncline.actors.postgres.typemap import from_wire, to_wire
 from syncline.proto.values import Cell
 
 if TYPE_CHECKING:
-    from syncline.actors.shapes.membership import Query
     from syncline.actors.shapes.tree import Node
+    from syncline.actors.shapes.treevalues import Query
 
 ROWS_AT_ONCE = 500
 VALUES_AT_ONCE = 1_000

@@ -9,9 +9,9 @@ from typing import Any
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.membership import HeldRow, Step
 from syncline.actors.shapes.messages import Piece
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value
+from syncline.actors.shapes.treevalues import HeldRow, Step
 from syncline.proto.values import Key, Row
 
 # Of so many rows it is learnt as soon as they are there; of more when it is first needed, beside everything else.

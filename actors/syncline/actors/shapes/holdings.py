@@ -20,8 +20,8 @@ from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.disk import private
 from syncline.actors.shapes.heldfile import FORMAT, HeldFile, id_of, row_of
 from syncline.actors.shapes.image import key_bytes
-from syncline.actors.shapes.membership import HeldRow, Step
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value
+from syncline.actors.shapes.treevalues import HeldRow, Step
 from syncline.proto.values import Key, Row
 
 CACHE_KIB = 1_000

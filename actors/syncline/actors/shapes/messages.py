@@ -1,14 +1,15 @@
-"""What is said to a shape, and what it says."""
+"""What is said to a shape and to a shard of shapes, and what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.shape import Shape
 from syncline.cluster import Ref
-from syncline.proto.values import Row
+from syncline.proto.values import Relation, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +176,77 @@ class AskHeld:
 class Flush:
     """Call. Answer: work for a thread; once it is done, everything appended by now is on the disk. The shape does not
     wait for the disk itself: changes go on to devices meanwhile."""
+
+
+# --- a shard ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTransaction:
+    """A device's transaction has passed in the stream: its author must see it come back."""
+
+    lsn: int
+    client_id: str
+    commit_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Everything of this host's shapes in a stretch of the stream that ends with commit LSN ``upto``.
+
+    ``marks``: (shape hash, mark id, LSN) of snapshots whose place has been reached.
+    """
+
+    upto: int
+    entries: Mapping[str, tuple[Piece | Record, ...]]
+    own: tuple[OwnTransaction, ...] = ()
+    marks: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Every shape of ``shard`` has appended everything up to ``lsn``; ``own``: device transactions passed with it."""
+
+    shard: str
+    lsn: int
+    own: tuple[OwnTransaction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FollowWatermark:
+    """Call by an edge. Answer: the current watermark; every later one is sent to ``edge`` as ``Watermark``."""
+
+    edge: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureShape:
+    """Call. Answer: ``ShapePlace``; the shape is started if there is none yet."""
+
+    shape: Shape
+    relations: tuple[Relation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FindShapes:
+    """Call. Answer: dict of shape hash -> Ref for those that live here."""
+
+    hashes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWatermark:
+    """Call. Answer: the current watermark (int)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveShapes:
+    """Call. Answer: tuple of the Shapes that live here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShapePlace:
+    """``ready_lsn`` None: the snapshot is still being taken."""
+
+    ref: Ref
+    ready_lsn: int | None

@@ -24,8 +24,8 @@ from collections import deque
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS, StreamChange, Truncated
-from syncline.actors.shapes.membership import Net, Query, Tags
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
+from syncline.actors.shapes.treevalues import Net, Query, Tags
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
 
 STEP_ROWS = 1_000  # learnt between two pauses: a millisecond's worth

@@ -25,9 +25,9 @@ from syncline.actors.postgres.transaction import (
 )
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.matcher import Matcher
-from syncline.actors.shapes.messages import Piece
+from syncline.actors.shapes.messages import Dispatch, LiveShapes, OwnTransaction, Piece
 from syncline.actors.shapes.shape import Shape, schema_shape
-from syncline.actors.shapes.shard import DIALECTS, Dispatch, LiveShapes, OwnTransaction
+from syncline.actors.shapes.shard import DIALECTS
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Actor
 from syncline.proto import codec

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -26,7 +26,23 @@ from syncline.actors.postgres.flush import Progress
 from syncline.actors.shapes.census import Census, ReadCensus
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.messages import Append, Appended, Flush, MarkSeen, Piece, Standing
+from syncline.actors.shapes.messages import (
+    Append,
+    Appended,
+    Dispatch,
+    EnsureShape,
+    FindShapes,
+    Flush,
+    FollowWatermark,
+    LiveShapes,
+    MarkSeen,
+    OwnTransaction,
+    Piece,
+    ReadWatermark,
+    ShapePlace,
+    Standing,
+    Watermark,
+)
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.reaping import Idle, IdleShape, ReadFollowed, ReadIdle, RemoveShape
 from syncline.actors.shapes.shape import Shape, schema_shape
@@ -58,77 +74,6 @@ FLUSHED_AT_ONCE = 100
 FLUSH_THREADS = 4
 DIALECTS = ("sqlite", "postgresql")
 CONSUMER_MAILBOX = 256
-
-
-@dataclass(frozen=True, slots=True)
-class OwnTransaction:
-    """A device's transaction has passed in the stream: its author must see it come back."""
-
-    lsn: int
-    client_id: str
-    commit_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """Everything of this host's shapes in a stretch of the stream that ends with commit LSN ``upto``.
-
-    ``marks``: (shape hash, mark id, LSN) of snapshots whose place has been reached.
-    """
-
-    upto: int
-    entries: Mapping[str, tuple[Piece | Record, ...]]
-    own: tuple[OwnTransaction, ...] = ()
-    marks: tuple[tuple[str, str, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """Every shape of ``shard`` has appended everything up to ``lsn``; ``own``: device transactions passed with it."""
-
-    shard: str
-    lsn: int
-    own: tuple[OwnTransaction, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FollowWatermark:
-    """Call by an edge. Answer: the current watermark; every later one is sent to ``edge`` as ``Watermark``."""
-
-    edge: Ref
-
-
-@dataclass(frozen=True, slots=True)
-class EnsureShape:
-    """Call. Answer: ``ShapePlace``; the shape is started if there is none yet."""
-
-    shape: Shape
-    relations: tuple[Relation, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FindShapes:
-    """Call. Answer: dict of shape hash -> Ref for those that live here."""
-
-    hashes: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadWatermark:
-    """Call. Answer: the current watermark (int)."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveShapes:
-    """Call. Answer: tuple of the Shapes that live here."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShapePlace:
-    """``ready_lsn`` None: the snapshot is still being taken."""
-
-    ref: Ref
-    ready_lsn: int | None
 
 
 MakeConsumer: TypeAlias = Callable[[ShapeStore, Sequence[Relation], Ref], Consumer]

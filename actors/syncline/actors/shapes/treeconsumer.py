@@ -37,7 +37,7 @@ from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.image import ImageChunk
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.membership import Known, Needs, Net, Query, Step, advancing
+from syncline.actors.shapes.membership import advancing
 from syncline.actors.shapes.messages import HeldBelow, Piece, Standing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.paced import paced
@@ -46,6 +46,7 @@ from syncline.actors.shapes.rows import RowsGone
 from syncline.actors.shapes.sources import Shown, Stored
 from syncline.actors.shapes.store import ShapeStore
 from syncline.actors.shapes.tree import RowId, tree_of, value_of
+from syncline.actors.shapes.treevalues import Known, Needs, Net, Query, Step
 from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
 from syncline.proto import codec
 from syncline.proto.values import Gone, Relation, Row, RowChange

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from syncline.actors.shapes.shard import FollowWatermark, OwnTransaction, Watermark
+from syncline.actors.shapes.messages import FollowWatermark, OwnTransaction, Watermark
 from syncline.actors.shapes.shards import Least, Shards, tell
 from syncline.cluster import Actor, Down, Ref
 
