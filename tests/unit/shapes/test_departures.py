@@ -43,10 +43,12 @@ def records(*pieces: tuple[int, int, list[Change]]) -> list[Record]:
 
 
 def told(
-    names: tuple[str, str], *logs: list[Record], relations: tuple[Relation, ...] = (ITEMS,)
+    names: tuple[str, str], *logs: list[Record], relations: tuple[Relation, ...] = (ITEMS,), final_upto: int = 0
 ) -> tuple[list[Change], tuple[bytes, ...]]:
     """What a device of the shapes is told, read a record at a time, and what precedes it."""
     merge = LogMerge(names, 50, 130, relations=relations)
+    if final_upto:
+        merge.make_final(final_upto)
     left = {name: list(log) for name, log in zip(names, logs, strict=True)}
     ops: list[Any] = []
     prelude: tuple[bytes, ...] = ()
@@ -103,6 +105,28 @@ def test_what_a_row_was_before_the_transaction_is_not_said_when_more_has_been_to
     tree = records((0, 9, [update(1, "last", "first")]))
     table = records((0, 5, [update(1, "between", "first")]), (5, 9, []))
     assert told(names, tree, table)[0] == [update(1, "between", "first"), update(1, "last", None)]
+
+
+@pytest.mark.parametrize("names", ORDERS)
+@pytest.mark.parametrize("final", [False, True])
+def test_what_trees_tell_of_the_whole_transaction_is_put_together_though_it_is_read_a_part_at_a_time(
+    names: tuple[str, str], final: bool
+) -> None:
+    has = records((0, 9, [update(1, "anew", None)]), (0, 9, [insert(2)]), (0, 9, [insert(3)]))
+    had = records((0, 9, [went(5)]), (0, 9, [went(1)]))
+    changes, _ = told(names, has, had, final_upto=60 if final else 0)
+    assert changes[-1] == went(5)
+    assert sorted(changes[:-1], key=str) == sorted([update(1, "anew", None), insert(2), insert(3)], key=str)
+
+
+@pytest.mark.parametrize("names", ORDERS)
+def test_and_the_row_loses_the_columns_that_only_the_other_had(names: tuple[str, str]) -> None:
+    assert LESS is not None
+    again = Insert(KEYS_ONLY.id, (b"1",))
+    has, had = records((0, 9, [again]), (0, 9, [])), records((0, 9, [insert(7)]), (0, 9, [went(1, "body")]))
+    changes, prelude = told(names, has, had, relations=(ITEMS, KEYS_ONLY))
+    assert sorted(changes, key=str) == sorted([again, insert(7), forgotten(LESS, (b"1",))], key=str)
+    assert prelude == (codec.relation_message(LESS),)
 
 
 def test_what_one_shape_tells_alone_is_told_as_it_is() -> None:

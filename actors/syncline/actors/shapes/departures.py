@@ -7,12 +7,17 @@ of again: then it stays, without the columns that it had by the shapes it has le
 
 That takes memory for each such row. Of more than ``HELD_BACK_BYTES_MAX`` the earliest are told where they are, which is
 the order that Postgres had: whoever takes operations one after the other loses nothing by it.
+
+What stands at one place of a transaction may come in several parts, as it is read: trees tell of all of it at its end.
+A shape that then says a row goes which another has told of there just before knows less of it (see ``together``). So
+while a place is not done, the keys are kept of the rows that are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from syncline.actors.shapes.projection import forgotten, lost
 from syncline.proto import codec
@@ -22,6 +27,9 @@ from syncline.proto.values import Change, Delete, Gone, Insert, Key, Relation, U
 HELD_BACK_BYTES_MAX = 4 << 20
 # What is needed for a row, besides its cells.
 ROW_BYTES = 300
+
+
+_Place: TypeAlias = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -41,9 +49,16 @@ class Departures:
         self._held: dict[tuple[int, Key], _Departure] = {}  # the earliest first
         self._size_bytes = 0
         self._told_of: dict[int, Relation] = {}
+        self._place: _Place | None = None  # of what has been told last
+        self._there: dict[tuple[int, Key], frozenset[str]] = {}  # the rows told of there, and their columns
 
-    def passed(self, changes: Iterable[Change]) -> list[Change]:
-        """Of ``changes``, which come next, and of what is held back, all that can be told now."""
+    def passed(self, changes: Iterable[Change], place: _Place | None = None, *, more: bool = False) -> list[Change]:
+        """Of ``changes``, which come next, and of what is held back, all that can be told now. ``place``: the LSN, and
+        where in its transaction they stand; shapes may tell ``more`` of it."""
+        if place != self._place:
+            self._place = place
+            self._there.clear()
+        there: dict[tuple[int, Key], frozenset[str]] = {}
         told: list[Change] = []
         for change in changes:
             relation = None
@@ -57,14 +72,22 @@ class Departures:
             id = (relation.table_id, relation.key_of(row))
             before = self._held.pop(id, None)
             self._size_bytes -= 0 if before is None else before.size_bytes
+            if isinstance(change, Delete | Gone) and id in self._there:
+                told += self._less((relation.id,), self._there[id], id[1])
+                continue
             if isinstance(change, Delete | Gone):
+                there.pop(id, None)
                 by = frozenset((relation.id,)).union(() if before is None else before.relation_ids)
                 held = self._held[id] = _Departure(change, by, ROW_BYTES + sum(len(cell or b"") for cell in row))
                 self._size_bytes += held.size_bytes
                 continue
             if before is not None:
-                told += self._less(before, relation, id[1])
+                told += self._less(before.relation_ids, relation.names, id[1])
+            if more:
+                there[id] = there.get(id, frozenset()).union(relation.names)
             told.append(change)
+        for id, names in there.items():
+            self._there[id] = self._there.get(id, frozenset()).union(names)
         while self._size_bytes > HELD_BACK_BYTES_MAX:
             earliest = self._held.pop(next(iter(self._held)))
             self._size_bytes -= earliest.size_bytes
@@ -87,10 +110,10 @@ class Departures:
         told, self._told_of = self._told_of, {}
         return [codec.relation_message(relation) for relation in told.values()]
 
-    def _less(self, before: _Departure, relation: Relation, key: Key) -> Iterable[Change]:
-        """The row stays, with what it has come with since by ``relation``."""
-        for id in sorted(before.relation_ids):
-            less = lost(self.relations[id], relation.names)
+    def _less(self, relation_ids: Iterable[int], names: Collection[str], key: Key) -> Iterable[Change]:
+        """The row, which the device has had by these relations, stays with the columns of these ``names``."""
+        for id in sorted(relation_ids):
+            less = lost(self.relations[id], names)
             if less is not None:
                 self._told_of[less.id] = less
                 yield forgotten(less, key)

@@ -134,7 +134,7 @@ class LogMerge:
             before, (until, _, shape) = until, heappop(places)
             records = self._cursors[shape].records
             if together and until != before:
-                ops.append(self._ops(together))
+                ops.append(self._ops(together, (head.lsn, before)))
                 together = {}
             record = records.popleft()
             together.setdefault(shape, []).append(record)
@@ -145,8 +145,8 @@ class LogMerge:
                 heappush(places, _place(records[0], shape))
             else:
                 break  # what comes next may be in its next page
-        ops.append(self._ops(together))
         ends = not self._unfinished
+        ops.append(self._ops(together, (head.lsn, until), more=not ends))
         if self._departures is not None:
             ops += (self._departures.rest(),) if ends else ()
             prelude += self._departures.relations_told()
@@ -163,8 +163,8 @@ class LogMerge:
     def _fed(self, shape: str) -> bool:
         return bool(self._cursors[shape].records)
 
-    def _ops(self, together: Mapping[str, Sequence[Record]]) -> bytes:
-        """What shapes tell of the same stretch of a transaction."""
+    def _ops(self, together: Mapping[str, Sequence[Record]], place: tuple[int, int], *, more: bool = False) -> bytes:
+        """What shapes tell of the same ``place`` of a transaction, or what there is of it, if there may be ``more``."""
         if self._departures is None or self._alone:
             return b"".join(record.ops for records in together.values() for record in records)
         parts = []
@@ -178,7 +178,7 @@ class LogMerge:
         self._told.update(
             (shape, records[0].until) for shape, records in together.items() if any(record.ops for record in records)
         )
-        return self._together(parts)
+        return self._together(parts, place, more=more)
 
     def _final_frames(self) -> Iterator[Frame]:
         """What the pages allow of the final stretch."""
@@ -197,7 +197,7 @@ class LogMerge:
             heads = [c for c in self._cursors.values() if c.records and c.records[0].lsn <= self.final_upto]
             if heads:
                 records = _first(heads)
-                ops.append(self._passed([[record.ops for record in of_shape] for of_shape in records]))
+                ops.append(self._passed(records, more=any(not c.records and c.more for c in self._cursors.values())))
                 prelude += (message for of_shape in records for record in of_shape for message in record.prelude)
             ends = not heads
         if self._departures is not None:
@@ -209,17 +209,19 @@ class LogMerge:
             self._final_begun = True
             yield self._final_frame(ops, prelude, starts=starts, ends=ends)
 
-    def _passed(self, parts: Sequence[Sequence[bytes]]) -> bytes:
-        """What shapes, one after the other, tell of the same place in a final stretch."""
+    def _passed(self, records: Sequence[Sequence[Record]], *, more: bool) -> bytes:
+        """What shapes, one after the other, tell of the same place in a final stretch, as ``_ops``."""
         if self._departures is None:
-            return b"".join(ops for part in parts for ops in part)
-        return self._together([[change for ops in part for change in codec.decode_changes(ops)] for part in parts])
+            return b"".join(record.ops for of_shape in records for record in of_shape)
+        first = records[0][0]
+        parts = [[change for record in one for change in codec.decode_changes(record.ops)] for one in records]
+        return self._together(parts, (first.lsn, first.until), more=more)
 
-    def _together(self, parts: Sequence[Sequence[Change]]) -> bytes:
+    def _together(self, parts: Sequence[Sequence[Change]], place: tuple[int, int], *, more: bool) -> bytes:
         assert self._departures is not None
         changes, besides = put_together(parts, self._departures.relations)
         self._departures.described(besides)
-        return codec.encode_ops(self._departures.passed(changes))
+        return codec.encode_ops(self._departures.passed(changes, place, more=more))
 
     def _final_frame(self, ops: list[bytes], prelude: list[bytes], *, starts: bool, ends: bool) -> Frame:
         lsn = self.final_upto
