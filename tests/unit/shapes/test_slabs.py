@@ -17,6 +17,7 @@ from tests.unit.shapes.test_consumer import ids_of, image_chunk
 from tests.unit.shapes.test_fold import Crashed, folded, record
 
 from syncline.actors.shapes import slabs as slabs_module
+from syncline.actors.shapes import storemeta
 from syncline.actors.shapes.rows import Rows
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.slabs import IMAGE_BYTES_MAX, Slabs, SlabsClosed
@@ -201,6 +202,25 @@ async def test_a_slab_that_is_broken_ends_before_that(life: Life) -> None:
         assert len(await life.rows(shape)) == 4
     await life.made()  # and goes on in another file
     assert Life(life.directory).slabs.found.keys() == {shape.hash for shape in SHAPES}
+
+
+@pytest.mark.parametrize("unreadable", [{0}, {1}, {0, 1}, {0, 1, 2}])
+async def test_a_record_of_another_format_takes_none_of_its_neighbours_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: set[int]
+) -> None:
+    life = Life(tmp_path / "shard")
+    for number, shape in enumerate(SHAPES):
+        life.store(shape, number)
+        with monkeypatch.context() as patch:
+            if number in unreadable:
+                patch.setattr(storemeta, "FORMAT", 99)
+            await life.finish(shape)
+    assert slab_files(life) == 1
+    readable = {shape for number, shape in enumerate(SHAPES) if number not in unreadable}
+    for _ in range(2):
+        life = life.again()
+        assert life.load() == readable
+        assert slab_files(life) == bool(readable)
 
 
 async def test_whoever_comes_later_keeps_an_earlier_life_from_writing(life: Life) -> None:

@@ -318,6 +318,7 @@ class Slabs:
         self._slabs.append(slab)
         self._next = slab.number + 1
         data = path.read_bytes()
+        dropped: list[Record] = []  # once all are counted: a slab goes with the last one that counts
         for meta, image_bytes, at, state in scan(data):
             slab.size = at + _HEAD_BYTES + len(meta) + image_bytes
             if state == DROPPED:
@@ -332,14 +333,16 @@ class Slabs:
                 known = Meta.from_json(meta.decode())
             except (ValueError, KeyError, TypeError):
                 log.warning("%s has a shape at byte %d that is not ours to read", path, at)
-                self.drop(record)
+                dropped.append(record)
                 continue
             former = self.found.get(known.shape.hash)
             if former is not None:  # it was being moved
-                self.drop(former[1])
+                dropped.append(former[1])
             self.found[known.shape.hash] = known, record
         if not slab.counting:
             self._remove(slab)
+        for record in dropped:
+            self.drop(record)
 
 
 def _read(record: Record) -> tuple[bytes, bytes]:
