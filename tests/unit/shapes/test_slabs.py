@@ -204,6 +204,42 @@ async def test_a_slab_that_is_broken_ends_before_that(life: Life) -> None:
     assert Life(life.directory).slabs.found.keys() == {shape.hash for shape in SHAPES}
 
 
+@pytest.mark.parametrize("small", [True, False])
+async def test_what_is_torn_while_the_disk_is_waited_for_is_on_it_before_the_shape_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+) -> None:
+    life = Life(tmp_path / "shard")
+    if small:
+        store = life.store(SHAPE, 1)
+    else:
+        store = life.stores[SHAPE] = ShapeStore(life.directory / SHAPE.hash, SHAPE)
+        store.write_image_chunk(image_chunk(1))
+    loop, fsync = asyncio.get_running_loop(), os.fsync
+    torn: list[int] = []
+
+    async def tear() -> None:
+        assert store.ready_lsn is None
+        torn.append(1)
+        store.tear(120, 150)()
+
+    def synced(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if not torn and (path.name.startswith("slab-") or (path / "shape.json").exists()):
+            asyncio.run_coroutine_threadsafe(tear(), loop).result()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced)
+        await life.finish(SHAPE)
+    assert torn
+    assert store.torn == (120, 150)
+    assert await life.rows(SHAPE) == {1}
+    life = life.again()
+    assert life.load() == {SHAPE}
+    assert life.stores[SHAPE].torn == (120, 150)
+    assert await life.rows(SHAPE) == {1}
+
+
 @pytest.mark.parametrize("unreadable", [{0}, {1}, {0, 1}, {0, 1, 2}])
 async def test_a_record_of_another_format_takes_none_of_its_neighbours_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: set[int]

@@ -189,6 +189,7 @@ class ShapeStore:
     async def finish(self, image: Image) -> None:
         """``image``, which is whole, and the shape with it are durable when this returns, and rows are given with it
         from then on. Raises OSError."""
+        torn = self._meta.torn
         if image.gathered is None:
             await asyncio.to_thread(self.finishing(image))
         else:
@@ -198,6 +199,9 @@ class ShapeStore:
             self._record = record
             await self._slabs.whole(record)
             image.gathered, image.record = None, record
+        while torn != self._meta.torn:  # meanwhile
+            torn = self._meta.torn
+            await asyncio.to_thread(self._writing(self._meta_with(image)))
         self.finished(image)
 
     def finish_image(self, ready_lsn: int) -> None:
@@ -290,7 +294,7 @@ class ShapeStore:
             with self._naming:
                 if self._closed:
                     return
-                first = next((image for image in self._images if image.record is not None), None)
+                first = next((one for one in (*self._images, self._snapshot) if one.record is not None), None)
                 if first is not None:
                     self.make_folder()
                     first.move_out()
@@ -369,7 +373,7 @@ class ShapeStore:
         torn_from, torn_upto = self._meta.torn
         self._meta = replace(self._meta, torn=(torn_from or since, max(torn_upto, upto)))
         self._packing_meta = replace(self._packing_meta, torn=self._meta.torn)
-        return self._writing(self._meta) if self._images else lambda: None  # else the first image will say so
+        return self._writing(self._meta) if self._images else lambda: None  # else ``finish`` says so
 
     def records(self, after: int, upto: int, generation: int | None = None) -> Iterator[Record]:
         """Every record after LSN ``after`` and at or below ``upto``; of an unfinished transaction what is there. Raises
