@@ -240,6 +240,14 @@ async def test_what_is_torn_while_the_disk_is_waited_for_is_on_it_before_the_sha
     assert await life.rows(SHAPE) == {1}
 
 
+async def test_a_snapshot_that_ends_after_its_shape_was_given_up_leaves_no_record(life: Life) -> None:
+    store = life.store(SHAPE, 1)
+    await asyncio.to_thread(store.give_up)
+    with pytest.raises(SlabsClosed):
+        await life.finish(SHAPE)
+    assert life.again().load() == set(SHAPES)
+
+
 @pytest.mark.parametrize("unreadable", [{0}, {1}, {0, 1}, {0, 1, 2}])
 async def test_a_record_of_another_format_takes_none_of_its_neighbours_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unreadable: set[int]

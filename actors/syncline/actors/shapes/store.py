@@ -45,7 +45,7 @@ from syncline.actors.shapes.reaping import DEVICES_KEPT_S
 from syncline.actors.shapes.segment import Damaged
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.slabs import Record as SlabRecord
-from syncline.actors.shapes.slabs import Slabs
+from syncline.actors.shapes.slabs import Slabs, SlabsClosed
 from syncline.actors.shapes.storemeta import Meta, aged
 
 log = logging.getLogger(__name__)
@@ -195,8 +195,10 @@ class ShapeStore:
         else:
             assert self._slabs is not None, "else it has a file"
             meta, rows = self._meta_with(image), bytes(image.gathered)
-            record = self._slabs.add(meta, rows, self.flushing, logged=self._log.begun)
-            self._record = record
+            with self._naming:
+                if self._closed:
+                    raise SlabsClosed(f"{self.directory} is given up")
+                record = self._record = self._slabs.add(meta, rows, self.flushing, logged=self._log.begun)
             await self._slabs.whole(record)
             image.gathered, image.record = None, record
         while torn != self._meta.torn:  # meanwhile
