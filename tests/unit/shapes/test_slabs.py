@@ -277,6 +277,17 @@ async def test_whoever_comes_later_keeps_an_earlier_life_from_writing(life: Life
     assert Life(life.directory).load() == set(SHAPES)
 
 
+async def test_what_a_later_life_has_given_up_an_earlier_one_does_not_bring_back(life: Life) -> None:
+    later = Life(life.directory)
+    assert later.load() == set(SHAPES)
+    record = life.stores[SHAPES[0]]._record
+    assert record is not None
+    later.stores[SHAPES[0]].give_up()
+    record.has_log()
+    (life.directory / SHAPES[0].hash).mkdir(exist_ok=True)
+    assert Life(life.directory).load() == set(SHAPES[1:])
+
+
 async def test_slabs_of_which_little_counts_are_written_anew_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

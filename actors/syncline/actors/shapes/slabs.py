@@ -121,10 +121,7 @@ class Record:
     def has_log(self) -> None:
         """From now on; durably so with ``Slabs.sync``."""
         self.logged = True
-        if self.place is not None and not self.dropped:
-            slab, at = self.place
-            slab.put(_WITH_LOG, at + _STATE_AT)
-            self._slabs.unsynced.add(slab)
+        self._slabs.note_log(self)
 
     def drop(self) -> None:
         """It counts no more, durably; for any thread. Repeats are harmless."""
@@ -161,14 +158,15 @@ class Slabs:
         self._next = 1
         self._waiting: list[Record] = []
         self._asked = asyncio.Event()
-        self._lock = threading.Lock()
+        # The second for what the event loop changes, too, which does not wait for the disk; within the first.
+        self._lock, self._bytes = threading.Lock(), threading.Lock()
         self._closed = False
         for path in sorted(directory.glob("slab-*")):
             self._load(path)
 
     def close(self) -> None:
         """Nothing is written any more when this returns. What is there can still be read."""
-        with self._lock:
+        with self._lock, self._bytes:
             self._closed = True
 
     # --- shapes come ----------------------------------------------------------------------------------------------
@@ -258,6 +256,14 @@ class Slabs:
             sync_file(self.directory)
         return self._filling
 
+    def note_log(self, record: Record) -> None:
+        """See ``Record.has_log``. What counts no more, or is somebody else's by now, stays as it is."""
+        with self._bytes:
+            if record.place is not None and not record.dropped and not self._closed:
+                slab, at = record.place
+                slab.put(_WITH_LOG, at + _STATE_AT)
+                self.unsynced.add(slab)
+
     # --- and go ---------------------------------------------------------------------------------------------------
 
     def drop(self, record: Record) -> None:
@@ -265,11 +271,12 @@ class Slabs:
         with self._lock:
             if record.dropped:
                 return
-            record.dropped = True
-            if record.place is None or self._closed:
-                return
-            slab, at = record.place
-            slab.put(DROPPED, at + _STATE_AT)
+            with self._bytes:
+                record.dropped = True
+                if record.place is None or self._closed:
+                    return
+                slab, at = record.place
+                slab.put(DROPPED, at + _STATE_AT)
             slab.sync()
             slab.forget(at)
             if not slab.counting and slab is not self._filling:
@@ -277,8 +284,9 @@ class Slabs:
 
     def sync(self) -> None:
         """What was said of logs is on the disk when this returns, and so are the names of folders; for any thread."""
-        if self.unsynced:
+        with self._bytes:
             unsynced, self.unsynced = self.unsynced, set()
+        if unsynced:
             for slab in unsynced:
                 slab.sync()
             sync_file(self.directory)
@@ -300,14 +308,16 @@ class Slabs:
 
     def _remove(self, slab: _Slab) -> None:
         self._slabs.remove(slab)
-        self.unsynced.discard(slab)
+        with self._bytes:
+            self.unsynced.discard(slab)
         slab.path.unlink(missing_ok=True)
         sync_file(self.directory)  # or it might be back, with records that have been dropped elsewhere since
 
     def remove(self) -> None:
         """Delete all files."""
         with self._lock:
-            self._closed = True
+            with self._bytes:
+                self._closed = True
             for slab in list(self._slabs):
                 self._remove(slab)
 
