@@ -44,6 +44,24 @@ async def test_many_projects_with_many_issues_come_in_parts(
     assert max(sizes) <= PART_ROWS
 
 
+SPELLED = """
+CREATE TABLE points (at float8 PRIMARY KEY);
+CREATE TABLE notes (id int4 PRIMARY KEY, at float8 REFERENCES points);
+INSERT INTO points VALUES (0), (1);
+INSERT INTO notes VALUES (1, '0'), (2, '-0'), (3, '1')
+"""
+
+
+async def test_what_is_referred_to_in_several_spellings_comes_once(database: str, tmp_path: Path) -> None:
+    async with (
+        running(database, tmp_path, SPELLED, ("points", "notes")) as tree,
+        RawDevice.connected(tree.url) as device,
+    ):
+        await device.start()
+        await device.subscribe(ShapeRequest(str(uuid.uuid4()), "notes", where="true"))
+        assert sorted(map(len, device.rows.values())) == [2, 3]
+
+
 COMPOSITE = """
 CREATE TABLE people (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), "na%me" text NOT NULL UNIQUE, friend text);
 ALTER TABLE people ADD FOREIGN KEY (friend) REFERENCES people ("na%me");

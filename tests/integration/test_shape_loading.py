@@ -16,6 +16,8 @@ from tests.patience import PATIENCE_S
 from syncline.actors.devices.planning import selected_shape
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.database import Database, connect
+from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.postgres.snapshot_turns import take_turns
 from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.shapes import loading
 from syncline.actors.shapes.clauses import Clauses, clauses_of
@@ -171,8 +173,14 @@ async def test_shapes_of_several_tables_read_one_snapshot_by_turns(scene: Scene)
     tables = scene.database.catalog.tables
     relation_id = scene.shape("this.id = 1").relation_id
 
+    shown: list[Visibility] = []
+    known: list[int] = []  # how many knew what the snapshot shows by the time one had its turn
+
     async def load(n: int) -> list[bytes | None]:
-        subtree, mark = await scene.loading.subtree(scene.shape(f"this.id = {n}"), {relation_id: tables[relation_id]})
+        shape = scene.shape(f"this.id = {n}")
+        subtree, mark = await scene.loading.subtree(shape, {relation_id: tables[relation_id]}, shown.append)
+        known.append(len(shown))
+        assert subtree.visibility in shown
         async with contextlib.aclosing(subtree.having(relation_id, (0,), [(b"%d" % n,)])) as parts:
             found = [row[0] async for part in parts for row, _ in part]
         await subtree.aclose()
@@ -182,7 +190,33 @@ async def test_shapes_of_several_tables_read_one_snapshot_by_turns(scene: Scene)
     async with asyncio.timeout(PATIENCE_S):
         assert await asyncio.gather(*map(load, range(1, 30))) == [[b"%d" % n] for n in range(1, 30)]
     assert len(scene.routed) <= 2
+    assert known[2:] == [29] * 27, "nobody waits for a turn to hear that"
     assert scene.database.snapshot_pool.get_idle_size() == scene.database.snapshot_pool.get_size()
+
+
+async def test_whoever_is_cancelled_as_a_turn_ends_leaves_it_to_the_next(scene: Scene) -> None:
+    tables = scene.database.catalog.tables
+    relation_id = scene.shape("this.id = 1").relation_id
+    pool = scene.database.snapshot_pool
+    first, last = await take_turns(pool, {relation_id: tables[relation_id]}, ["one", "two"], ())
+    subtree = await first.subtree()
+    ending = asyncio.create_task(subtree.aclose())
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.gather(ending, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE_S):
+        await (await last.subtree()).aclose()
+    assert pool.get_idle_size() == pool.get_size()
+
+
+async def test_a_turn_that_never_came_does_not_give_back_what_another_is_at_work_with(scene: Scene) -> None:
+    tables = scene.database.catalog.tables
+    relation_id = scene.shape("this.id = 1").relation_id
+    pool = scene.database.snapshot_pool
+    first, last = await take_turns(pool, {relation_id: tables[relation_id]}, ["one", "two"], ())
+    subtree = await first.subtree()
+    await asyncio.gather(subtree.aclose(), last.end())
+    assert pool.get_idle_size() == pool.get_size()
 
 
 async def test_what_is_a_large_part_of_the_table_is_handed_over_as_it_comes(

@@ -228,8 +228,8 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
         return opened, mark
 
     def around(shape: Shape) -> Around:
-        async def first() -> tuple[Subtree, str]:
-            return await loading.subtree(shape, await tables(shape))
+        async def first(shown: Callable[[Visibility], object]) -> tuple[Subtree, str]:
+            return await loading.subtree(shape, await tables(shape), shown)
 
         async def later(lsn: int) -> tuple[Subtree, str]:
             async def seen(visibility: Visibility) -> bool:

@@ -40,7 +40,13 @@ class Turn:
     def __init__(self, shared: _Shared, mark: str) -> None:
         self._shared = shared
         self.mark = mark
-        self._come = self._ended = False
+        self._come = False
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def visibility(self) -> Visibility:
+        """What the snapshot shows; known before the turn has come."""
+        return self._shared.visibility
 
     async def snapshot(self, table: TableInfo, clause: str) -> Snapshot:
         """The rows ``t`` of ``table`` for which the SQL ``clause`` holds. Returns when the turn has come."""
@@ -72,18 +78,22 @@ class Turn:
         return self._shared
 
     async def end(self) -> None:
-        """It is the next one's. Repeats are harmless."""
-        if self._ended:
-            return
-        self._ended = True
+        """It is the next one's when this returns, and in any case soon. Repeats are harmless."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
         shared = self._shared
-        shared.left -= 1
-        if not shared.left:
-            await give_back(shared.pool, shared.connection)
-        elif self._come:
-            await asyncio.shield(_cleared(shared.connection))
-        if self._come:
-            shared.busy.release()
+        try:
+            if self._come and shared.left > 1:
+                await _cleared(shared.connection)
+            shared.left -= 1
+            if not shared.left:
+                await give_back(shared.pool, shared.connection)
+        finally:
+            if self._come:
+                shared.busy.release()
 
 
 async def _cleared(connection: asyncpg.Connection) -> None:

@@ -126,9 +126,13 @@ class Filling:
         return [value for key, value in zip(keys, values, strict=True) if key not in there]
 
     def _hold(self, relation_id: int, rows: Sequence[TaggedRow], nodes: int) -> None:
-        """These rows, each of them once among them, are at ``nodes`` too."""
+        """These rows are at ``nodes`` too. One may be among them more than once: Postgres may take values for equal
+        that are spelled differently, by which it is found."""
         relation = self._tree.relations[relation_id]
-        keys = keys_of(rows, relation)
+        keys: Sequence[bytes] = keys_of(rows, relation)
+        by_key = dict(zip(keys, rows, strict=True))
+        if len(by_key) < len(keys):
+            keys, rows = list(by_key), list(by_key.values())
         once = relation_id in self._tree.met_once
         before = {} if once else self._bulk.nodes_of(keys)
         if before:

@@ -23,7 +23,7 @@ import asyncpg
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.database import Database
-from syncline.actors.postgres.snapshot import Snapshot, TaggedRow, take_snapshot
+from syncline.actors.postgres.snapshot import Snapshot, TaggedRow, Visibility, take_snapshot
 from syncline.actors.postgres.snapshot_turns import Turn, take_turns
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.shapes.clauses import Clauses
@@ -115,8 +115,9 @@ class Loading:
             self._alone.discard(shape.hash)
             return snapshot
         if not clauses.compiled(0) or shape.one_of is None:
-            turn = await self._turn(shape, {relation.id: await self._table(relation)})
-            return await turn.snapshot(await self._table(relation), clause)
+            table = await self._table(relation)
+            turn = await self._turn(shape, {relation.id: table})
+            return await turn.snapshot(table, clause)
         loop = asyncio.get_running_loop()
         part, taken = Part(shape, clause), loop.create_future()
         self._waiting.setdefault(relation.id, []).append((part, taken))
@@ -129,10 +130,14 @@ class Loading:
             raise
         return part
 
-    async def subtree(self, shape: Shape, tables: Mapping[int, TableInfo]) -> tuple[Subtree, str]:
-        """The rows of the ``tables`` of ``shape``, which gets its changes from then on, and the mark. Raises TableGone,
-        and what asyncpg and calls raise."""
+    async def subtree(
+        self, shape: Shape, tables: Mapping[int, TableInfo], shown: Callable[[Visibility], object]
+    ) -> tuple[Subtree, str]:
+        """The rows of the ``tables`` of ``shape``, which gets its changes from then on, and the mark. ``shown``: called
+        with what the snapshot shows as soon as that is known; the turn to read it may come much later. Raises
+        TableGone, and what asyncpg and calls raise."""
         turn = await self._turn(shape, tables)
+        shown(turn.visibility)
         return await turn.subtree(), turn.mark
 
     async def _turn(self, shape: Shape, tables: Mapping[int, TableInfo]) -> Turn:

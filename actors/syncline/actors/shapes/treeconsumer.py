@@ -25,7 +25,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.snapshot import TaggedRow
+from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.backlog import Backlog
@@ -65,11 +65,12 @@ class Around:
     """What a shape of several tables needs of the world.
 
     ``first``: registers the shape with the router, so that its changes flow, and opens a snapshot that shows all that
-    was streamed before; answers with it and its mark, which is committed. ``later``: the same for a shape that stands
-    at an LSN. All raise what the database and calls raise, ``first`` also TableGone.
+    was streamed before; answers with it and its mark, which is committed. What it shows is said before that, for the
+    snapshot may have to wait for its turn. ``later``: the same for a shape that stands at an LSN. All raise what the
+    database and calls raise, ``first`` also TableGone.
     """
 
-    first: Callable[[], Awaitable[tuple[Subtree, str]]]
+    first: Callable[[Callable[[Visibility], object]], Awaitable[tuple[Subtree, str]]]
     later: Callable[[int], Awaitable[tuple[Subtree, str]]]
 
 
@@ -353,9 +354,8 @@ class TreeConsumer(Consumer):
         self._later = Later(self._tree)
         self._answers = Answers(self._tree, self._later)
         backlog = self._backlog = Backlog(self._tree)
-        subtree, mark = await self._around.first()
+        subtree, mark = await self._around.first(backlog.shown)
         try:
-            backlog.shown(subtree.visibility)
             assert self._clauses is not None
             await self._fill(Shown(self._tree, subtree, self._clauses), self._image)
         finally:
