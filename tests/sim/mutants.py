@@ -193,8 +193,8 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a transaction loses the part of one of its shapes")
 def _(stack: ExitStack) -> None:
-    def whole(original: Any, records: Any, **options: Any) -> Any:
-        return original(list(records)[:1], **options)
+    def whole(original: Any, records: Any, *options: Any) -> Any:
+        return original(list(records)[:1], *options)
 
     everywhere(stack, whole_frame, whole)
 
