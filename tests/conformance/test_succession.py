@@ -29,6 +29,16 @@ class Scene:
         self.hosts.append(RayHost.bring_up(HostSpec(name, f"{HERE}:{program}", str(self._folder))))
         return self.hosts[-1]
 
+    def successor(self) -> int:
+        """The process of the later one, which has said so."""
+        return int(self.signs.text("successor") or "")
+
+    async def ended(self, pid: int) -> None:
+        """Returns when that process is no more: Ray ends it some time after it was told to."""
+        async with asyncio.timeout(PATIENCE_S):
+            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 - it is no child of this process
+                await asyncio.sleep(0.01)  # and nothing tells others of its end
+
     async def asked(self) -> None:
         """Returns when the earlier one has been asked to stop."""
         async with asyncio.timeout(PATIENCE_S):
@@ -54,6 +64,7 @@ async def test_who_was_asked_to_stop_goes_on_when_its_successor_is_given_up(scen
     later = scene.bring_up(2, "succeeds")
     await scene.asked()
     later.end()
+    await scene.ended(scene.successor())  # else it may end the earlier one for good in its last moment
     scene.signs.give("may end")
     await asyncio.wrap_future(earlier.actor.stop.remote().future())  # its program has ended
     assert await pid_of(earlier) != before
@@ -64,7 +75,7 @@ async def test_a_successor_that_is_killed_meanwhile_takes_the_place_all_the_same
     await pid_of(earlier)
     later = scene.bring_up(2, "succeeds")
     await scene.asked()
-    os.kill(int(scene.signs.text("successor") or ""), signal.SIGKILL)
+    os.kill(scene.successor(), signal.SIGKILL)
     scene.signs.give("may end")
     await pid_of(later)
     with pytest.raises(HostEnded):
