@@ -36,7 +36,7 @@ class Scene:
     async def ended(self, pid: int) -> None:
         """Returns when that process is no more: Ray ends it some time after it was told to."""
         async with asyncio.timeout(PATIENCE_S):
-            while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110 - it is no child of this process
+            while lives(pid):  # noqa: ASYNC110 - it is no child of this process
                 await asyncio.sleep(0.01)  # and nothing tells others of its end
 
     async def asked(self) -> None:
@@ -51,6 +51,10 @@ def scene(ray: None, tmp_path: Path) -> Iterator[Scene]:
     yield found
     for host in found.hosts:
         host.end()
+
+
+def lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 async def pid_of(host: RayHost) -> int:

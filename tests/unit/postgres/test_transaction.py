@@ -194,6 +194,16 @@ def test_a_changed_definition_begins_a_new_chunk() -> None:
     assert after.relations == (wider,)
 
 
+def test_a_transaction_is_cut_in_the_same_places_by_a_connection_that_has_not_met_its_tables() -> None:
+    other = relation(103, "other", id=TEXT)
+    messages = (insert(b"1", b"a"), other, insert(b"2", oid=103), insert(b"3", b"c"), insert(b"4", b"d"))
+    cuts = []
+    for met in ((), (other,)):
+        chunks = assemble([*met, BEGIN, *messages, COMMIT], chunk_rows_max=3)
+        cuts.append([len(chunk.changes) for chunk in chunks])
+    assert cuts == [[3, 1], [3, 1]]
+
+
 def test_a_repeated_definition_changes_nothing() -> None:
     (chunk,) = transaction(insert(b"1", b"a"), ITEMS_RELATION, insert(b"2", b"b"))
     assert len(chunk.changes) == 2

@@ -100,7 +100,9 @@ StreamChange: TypeAlias = RowChange | Truncated
 
 @dataclass(frozen=True, slots=True)
 class TransactionChunk:
-    """Some of a transaction's changes, in order; every transaction has at least one chunk, maybe without changes.
+    """Some of a transaction's changes, in order; every transaction has at least one chunk, maybe without changes. Where
+    it is cut depends on nothing else than what is in it: so all shapes get it in the same pieces, also when it is sent
+    again.
 
     ``first`` and ``last`` mark its ends. ``migrations`` and ``marks`` (ids of snapshot marks) are those met since the
     previous chunk. ``relations``: definitions that arrived since then, new or changed, valid for this chunk's rows.
@@ -237,8 +239,10 @@ class TransactionAssembler:
         if known is not None and known.message == message:
             return []
         chunks = []
-        if self._open is not None and self._open.changes and not self._open.holding:
-            chunks.append(self._cut(self._open, last=False))
+        # Not where it is only new to this connection: what is sent again is to be cut in the same places.
+        tx = self._open
+        if tx is not None and not tx.holding and any(_is_of(message.oid, change) for change in tx.changes):
+            chunks.append(self._cut(tx, last=False))
         table = self._tables[message.oid] = _Table(message)
         if table.electric is None:
             self._relations.append(message)
@@ -374,6 +378,12 @@ class TransactionAssembler:
         tx.marks.clear()
         self._relations.clear()
         return chunk
+
+
+def _is_of(relation_id: int, change: StreamChange) -> bool:
+    if isinstance(change, Truncated):
+        return relation_id in change.relation_ids
+    return change.relation_id == relation_id
 
 
 def _claim(content: bytes) -> _Claim | None:

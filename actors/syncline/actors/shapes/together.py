@@ -10,6 +10,7 @@ Where shapes have columns of their own, a row that stays loses those that none o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import TypeAlias
 
@@ -42,6 +43,7 @@ def put_together(
     told: dict[tuple[bool, int, Row], int] = {}  # whether it is a delete, of what; where it is among the changes
     places = count()
     fewer: dict[int, tuple[Relation, dict[Key, None]]] = {}  # rows that stay with fewer columns
+    went: dict[_RowId, Row | None] = {}  # of which it is not told that they go: what they were then
     for part in every:
         of_part: dict[tuple[bool, int, Row], int] = {}
         for change in part:
@@ -49,6 +51,7 @@ def put_together(
             if there and isinstance(change, Delete | Gone):
                 id = row_id(change, relations)
                 if id is not None and id in there:
+                    went[id] = change.old_row if isinstance(change, Delete) else None
                     less = lost(relations[change.relation_id], there[id])
                     if less is not None:
                         fewer.setdefault(less.id, (less, {}))[1][id[1]] = None
@@ -57,10 +60,25 @@ def put_together(
             what = (isinstance(change, Delete), change.relation_id, row)
             same = changes.pop(told.pop(what), None) if what in told else None
             of_part[what] = place = next(places)
-            changes[place] = same if isinstance(same, Update) else change
+            changes[place] = change if same is None else _of_two(same, change, went, relations)
         told.update(of_part)
     lacking = (forgotten(relation, key) for relation, keys in fewer.values() for key in keys)
     return [*changes.values(), *lacking], [relation for relation, _ in fewer.values()]
+
+
+def _of_two(
+    earlier: Change, later: Change, went: Mapping[_RowId, Row | None], relations: Mapping[int, Relation]
+) -> Change:
+    """What stands for two that tell the same of a row. Who held it before says so by an update. Where they know
+    different things of what it was before, that is not said: some clients take for the whole change what has changed
+    since."""
+    for one, other in ((earlier, later), (later, earlier)):
+        if isinstance(one, Update):
+            id = row_id(one, relations)
+            known = one.old_row if id is None else went.get(id, one.old_row)
+            alike = known == one.old_row and (not isinstance(other, Update) or other.old_row == known)
+            return one if alike else replace(one, old_row=None)
+    return later
 
 
 def _there(every: Iterable[Sequence[Change]], relations: Mapping[int, Relation]) -> dict[_RowId, frozenset[str]]:

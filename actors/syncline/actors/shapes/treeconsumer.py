@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -49,7 +49,7 @@ from syncline.actors.shapes.tree import RowId, tree_of, value_of
 from syncline.actors.shapes.treevalues import Known, Needs, Net, Query, Step
 from syncline.cluster import ActorDown, CallTimeout, Exit, Ref
 from syncline.proto import codec
-from syncline.proto.values import Gone, Relation, Row, RowChange
+from syncline.proto.values import Delete, Gone, Relation, Row, RowChange
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +76,14 @@ class Around:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A whole transaction; ``until``: its length in the stream."""
+    """What a whole transaction has for the shape. ``since``, ``until``: between which places of it; ``cut``: others may
+    have it in several pieces."""
 
     head: TransactionHead
     changes: Sequence[StreamChange]
+    since: int = 0
     until: int = 0
+    cut: bool = False
 
 
 _Upto: TypeAlias = int
@@ -103,6 +106,7 @@ class TreeConsumer(Consumer):
         self._around = around
         self._queue: deque[_Waiting | _Upto] = deque()
         self._unfinished: list[StreamChange] | None = None  # of the transaction that is coming in
+        self._began = 0  # at which place of it
         self._came = 0  # the newest transaction that has come in whole
         self._at = 0  # where the shape is
         self._working: asyncio.Task[None] | None = None
@@ -159,12 +163,13 @@ class TreeConsumer(Consumer):
             if piece.head.lsn <= self._came:
                 continue
             if piece.first:
-                self._unfinished = []
+                self._unfinished, self._began = [], piece.since
             if self._unfinished is None:
                 continue
             self._unfinished.extend(piece.changes)
             if piece.last:
-                waiting = _Waiting(piece.head, self._unfinished, piece.until)
+                cut = not piece.first or piece.since > 0
+                waiting = _Waiting(piece.head, self._unfinished, self._began, piece.until, cut)
                 self._unfinished = None
                 self._came = int(piece.head.lsn)
                 if self._backlog is not None:
@@ -186,7 +191,7 @@ class TreeConsumer(Consumer):
         while self._queue:
             waiting = self._queue.popleft()
             if isinstance(waiting, _Waiting):
-                arrived = await self._pass(waiting.head, self._netted(waiting), waiting.until)
+                arrived = await self._pass(waiting, self._netted(waiting))
                 await self._tell(arrived)
                 if self._resting is not None:
                     await self._rest(self._next_stop())
@@ -225,9 +230,9 @@ class TreeConsumer(Consumer):
         netting.add(transaction.changes)
         return netting
 
-    async def _pass(self, head: TransactionHead, netting: Netting, until: int = 0) -> list[Record]:
-        """Come by ``head``, which did what was netted, to its end at ``until``; what edges are told of it."""
-        net = netting.net
+    async def _pass(self, transaction: _Waiting, netting: Netting) -> list[Record]:
+        """Come by ``transaction``, which did what was netted; what edges are told of it."""
+        net, head = netting.net, transaction.head
         lsn = self._at = int(head.lsn)
         self._later.passed(lsn, netting.named)
         self._answers.passed(net, netting.emptied)
@@ -236,18 +241,18 @@ class TreeConsumer(Consumer):
         if self._answers.lacking_upto > lsn:
             await self._stand(lsn - 1)
             await asyncio.to_thread(self._store.tear(lsn, self._answers.lacking_upto))
-        records = await self._write(Piece(head, (), True, True, 0, until), step) if step.changes or step.held else []
+        records = await self._write(transaction, step) if step.changes or step.held else []
         if lsn > self._store.torn[1]:
             return records
         # Who follows is to read the log.
         return [Record(lsn, head.commit_ms, head.author, index=1, last=True, rows=0, ops=b"")]
 
-    async def _write(self, whole: Piece, step: Step) -> list[Record]:
+    async def _write(self, transaction: _Waiting, step: Step) -> list[Record]:
         self._next_index = 0
         records = []
         gone = iter(step.gone)  # in the order of the GONE ones among the changes
-        for part in _parts(step.changes):
-            record = await self._record(whole, part)
+        for part, until in _parts(step.changes, transaction):
+            record = await self._record(Piece(transaction.head, (), True, True, transaction.since, until), part)
             leaving = sum(isinstance(change, Gone) for change in part)
             record.gone = await self._ops_of(tuple(islice(gone, leaving)))
             records.append(record)
@@ -256,7 +261,7 @@ class TreeConsumer(Consumer):
             await asyncio.to_thread(self._store.flushing())
         await paced(self._concern.noting(step))
         self._store.append(records)
-        await paced(self._holdings.applying(step, int(whole.head.lsn)))
+        await paced(self._holdings.applying(step, int(transaction.head.lsn)))
         return list(for_edges(records))
 
     # --- deciding -----------------------------------------------------------------------------------------------------
@@ -389,12 +394,12 @@ class TreeConsumer(Consumer):
 
     async def _catch_up(self, lsn: int, backlog: Backlog) -> None:
         """From the snapshot to ``lsn`` in one, and from there to where the stream is by now."""
-        await self._pass(TransactionHead(Lsn(lsn), 0, 0), backlog.netted(self._holdings.rows_of))
+        await self._pass(_Waiting(TransactionHead(Lsn(lsn), 0, 0), ()), backlog.netted(self._holdings.rows_of))
         self._holdings.apply(Step(), lsn)
         while self._queue:
             waiting = self._queue.popleft()
             assert isinstance(waiting, _Waiting)
-            await self._pass(waiting.head, self._netted(waiting), waiting.until)
+            await self._pass(waiting, self._netted(waiting))
         self._answers.forget()
 
     # --- after a crash ------------------------------------------------------------------------------------------------
@@ -415,5 +420,19 @@ class TreeConsumer(Consumer):
             every.remove()
 
 
-def _parts(changes: Sequence[RowChange]) -> list[Sequence[RowChange]]:
-    return [changes[at : at + RECORD_CHANGES] for at in range(0, len(changes), RECORD_CHANGES)] or [()]
+def _parts(changes: Sequence[RowChange], transaction: _Waiting) -> Iterator[tuple[Sequence[RowChange], int]]:
+    """Each with the place of the transaction that it is told for; at least one.
+
+    What leaves a tree in a transaction of pieces is told for where that began. The tree is through with it at its end,
+    and may not hear that a row which was deleted came again in a later piece, to another shape of a device.
+    """
+    runs = [(changes, transaction.until)]
+    if transaction.cut:
+        leaving = [change for change in changes if isinstance(change, Delete | Gone)]
+        staying = [change for change in changes if not isinstance(change, Delete | Gone)]
+        runs = [(leaving, transaction.since), (staying, transaction.until)]
+    for run, until in runs:
+        for at in range(0, len(run), RECORD_CHANGES):
+            yield run[at : at + RECORD_CHANGES], until
+    if not changes:
+        yield (), transaction.until
