@@ -98,6 +98,47 @@ async def test_a_table_that_is_emptied_and_filled_again_in_between(database: str
         await eventually(partial(agree, postgres, db))
 
 
+OF_LISTS = """
+CREATE TABLE lists (id text PRIMARY KEY);
+CREATE TABLE notes (id text PRIMARY KEY, list text NOT NULL REFERENCES lists, title text NOT NULL, body text);
+INSERT INTO lists VALUES ('x'), ('y'), ('z');
+INSERT INTO notes VALUES ('reborn', 'x', 'first', 'body'), ('gone', 'x', 'first', 'body');
+"""
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_tree_that_was_only_told_that_a_row_goes_takes_it_from_nobody(
+    database: str, tmp_path: Path, away: bool
+) -> None:
+    """It is found by the list of a note, and hears nothing of one that comes again in another."""
+
+    async def agree() -> bool:
+        here = "SELECT * FROM notes WHERE list <> 'z' ORDER BY id"
+        wanted = [tuple(row) for row in await postgres.fetch(here)]
+        assert [tuple(row) for row in await db.sql(here)] == wanted
+        return True
+
+    async def happen() -> None:
+        async with postgres.transaction():
+            await postgres.execute("DELETE FROM notes WHERE list = 'x'")
+            await postgres.execute(BETWEEN.format(1))
+            await postgres.execute("INSERT INTO notes VALUES ('reborn', 'y', 'second', 'other body')")
+            await postgres.execute(BETWEEN.format(2))
+
+    async with serving(database, tmp_path, sql=OF_LISTS, electrified=("lists", "notes")) as (service, postgres):
+        async with device(tmp_path / "ann.db", service.url) as db:
+            await (await db.sync("notes")).synced()
+            await (await db.sync("notes", "this.list = 'x'")).synced()
+            assert await agree()
+            if not away:
+                await happen()
+                await eventually(agree)
+        if away:
+            await happen()
+        async with device(tmp_path / "ann.db", service.url) as db:
+            await eventually(agree)
+
+
 async def npm_agrees(postgres: asyncpg.Connection, npm: NpmDevice) -> bool:
     wanted = {row["id"]: dict(row) for row in await postgres.fetch("SELECT * FROM notes WHERE list IN ('x', 'y')")}
     assert await npm.dump("notes") == wanted
