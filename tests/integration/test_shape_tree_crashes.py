@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import errno
+import os
 import shutil
+import traceback
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from tests.integration.tree_scene import Stubborn, Tree, running, until
 from tests.rawdevice import RawDevice
 
 from syncline.actors.names import BUNDLER, CONSUMERS, REPLICATOR, ROUTER, SHARD
+from syncline.actors.shapes import logfiles
 from syncline.actors.shapes.holdings import Holdings
 from syncline.cluster.testing import crash
 from syncline.proto.values import ShapeRequest
@@ -48,6 +52,59 @@ async def test_a_crash_costs_a_reconnect_at_most(database: str, tmp_path: Path, 
             assert device.afresh == 0, "nothing is fetched again"
         finally:
             await device.close()
+
+
+class FullDisk:
+    """``os.write`` where the disk is full in the middle of the first thing that a new tree has to catch up with."""
+
+    def __init__(self) -> None:
+        self.been = False
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        if not self.been and any(frame.name == "_catch_up" for frame in traceback.extract_stack()):
+            self.been = True
+            os.write(descriptor, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(descriptor, data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+
+async def test_a_disk_that_is_full_while_a_new_tree_catches_up(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FullDisk()
+    monkeypatch.setattr(logfiles, "os", disk)
+    async with running(database, tmp_path, SQL, TABLES) as tree:
+        await scribble(database, 1, 40)
+        writing = [asyncio.create_task(scribble(database, number, 200)) for number in range(2, 6)]
+        device = Stubborn(tree.url, wish())
+        try:
+            await device.resumed.wait()
+            assert disk.been
+            await asyncio.gather(*writing)
+            await equal(tree, device)
+            await confirmed(tree)
+            crash(await tree.consumer("projects"))  # the next one has what the log says
+            another = Stubborn(tree.url, wish())
+            try:
+                await equal(tree, another)
+            finally:
+                await another.close()
+        finally:
+            await device.close()
+
+
+async def confirmed(tree: Tree) -> None:
+    """Postgres will not send again what there is by now."""
+    upto = await tree.postgres.fetchval("SELECT pg_current_wal_lsn()")
+
+    async def passed() -> bool:
+        sql = "SELECT bool_and(confirmed_flush_lsn >= $1) FROM pg_replication_slots WHERE database = current_database()"
+        return bool(await tree.postgres.fetchval(sql, upto))
+
+    await until(passed)
 
 
 @pytest.mark.parametrize("lost", [(), ("holdings",), ("holdings", "holdings-wal")])

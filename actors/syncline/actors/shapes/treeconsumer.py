@@ -89,6 +89,10 @@ class _Waiting:
 _Upto: TypeAlias = int
 
 
+class LogBroken(Exception):
+    """The log could not be written to, and nobody knows what it has by now."""
+
+
 class TreeConsumer(Consumer):
     """See the module."""
 
@@ -369,7 +373,10 @@ class TreeConsumer(Consumer):
         await self._concern.learn_soon(self._store.image_rows)
         lsn = max(lsn, backlog.upto)
         self._backlog = None
-        await self._catch_up(lsn, backlog)
+        try:
+            await self._catch_up(lsn, backlog)
+        except OSError as error:  # that does not pass, as those do for which a snapshot is taken again
+            raise LogBroken(f"the log of {self._shape.table}: {error}") from error
         self._loading = False
         self._resting = self._next_stop()
         return lsn
