@@ -126,6 +126,8 @@ def _show_shapes(out: Console, details: Mapping[str, Any]) -> None:
         of = f" of at most {estimate:,} or so" if estimate else ""
         rows = _number(loading, "rows") or 0
         out.print(f"          {_count(shapes, 'shape')} being read: {_count(rows, 'row')}{of}", soft_wrap=True)
+    if asleep := _number(details, "shapes_asleep"):
+        out.print(f"          {_count(asleep, 'shape')} on the disk alone: nobody follows them", soft_wrap=True)
     if slow := _number(details, "shapes_slow"):
         out.print(f"          {_count(slow, 'shape')} with a clause that Postgres evaluates", soft_wrap=True)
     if outside := _number(details, "rows_outside"):

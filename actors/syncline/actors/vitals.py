@@ -79,6 +79,7 @@ class Vitals:
                     "shapes": sum(shard.tables for shard in shards) if known else None,
                     "shapes_sharing": _sharing(shards) if self._alone and known else None,
                     "shapes_loading": await self._loading(shards) if known else None,
+                    "shapes_asleep": sum(shard.asleep for shard in shards) if known else None,
                     "shapes_slow": sum(shard.slow for shard in shards) if known else None,
                     "rows_outside": sum(shard.outside for shard in shards) if known else None,
                     "disk_bytes": _disk(shards) if known else None,

@@ -79,6 +79,10 @@ def _normal(
         raise UsageError("a shape names a table")
     if include and depth_left == 0:
         raise UsageError(f"includes go at most {INCLUDE_DEPTH_MAX} levels deep")
+    written: Sequence[object] = include
+    for part in written:
+        if not isinstance(part, Include):
+            raise UsageError(f"{part!r} is no include", hint='write include=[Include("comments", on="issue_id")]')
     below = [
         (
             _names("the foreign key of an include", (one.on,) if isinstance(one.on, str) else one.on),

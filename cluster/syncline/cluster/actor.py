@@ -79,6 +79,17 @@ class Actor:
         """Ends this actor after the message it is at."""
         self._cell.ref.stop(exit)
 
+    @property
+    def quiet(self) -> bool:
+        """Whether it waits for a message and does nothing else: no work is in the background, no answer owed."""
+        return self._cell.quiet
+
+    async def become(self, other: Actor) -> None:
+        """``other`` gets the messages from now on, at this address, once its ``init`` has returned, and ``terminate``
+        in the end. Call it of an actor that is ``quiet``, or from one of its handlers. What ``init`` raises leaves
+        everything as it is."""
+        await self._cell.become(other)
+
     def defer(self) -> Reply:
         """In ``handle_call``: to be returned, and answered later from any other handler or task."""
         return self._cell.defer()

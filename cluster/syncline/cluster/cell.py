@@ -19,13 +19,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from syncline.cluster.context import Context
 from syncline.cluster.local_ref import LocalRef, fail
 from syncline.cluster.mailbox import CALL, CAST, STOP, Entry, Mailbox, MailboxFull
 from syncline.cluster.ref import ActorDown, Address, Refusal
 from syncline.cluster.spec import NORMAL, SHUTDOWN, ChildSpec, Exit, ExitKind, Overflow
+
+if TYPE_CHECKING:
+    from syncline.cluster.actor import Actor
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +187,18 @@ class Cell:
 
     # ---------------------------------------------------------------- for the actor
 
+    @property
+    def quiet(self) -> bool:
+        """See ``Actor.quiet``."""
+        return self.mailbox.waits and not self._background and not self._deferred
+
+    async def become(self, actor: Actor) -> None:
+        """See ``Actor.become``."""
+        actor._cell = self
+        await actor.init()
+        self.actor = actor
+        self.mailbox.fold()
+
     def defer(self) -> Reply:
         """See ``Actor.defer``. Raises ``RuntimeError`` outside ``handle_call``."""
         if self._current is None:
@@ -232,17 +247,19 @@ class Cell:
         self._end(self._verdict or exit)
 
     async def _serve(self) -> Exit:
-        mailbox, actor = self.mailbox, self.actor
+        mailbox = self.mailbox
+        content: object
         turn = 0
         while True:
             entry = mailbox.take()
             if entry is None:
                 turn = 0
+                content = None  # nothing holds on to the last message
                 await mailbox.wait()
                 continue
             kind, content = entry
             if kind == CAST:
-                await actor.handle_cast(content)
+                await self.actor.handle_cast(content)
             elif kind == CALL:
                 message, future = cast("Call", content)
                 if not future.done():  # else the caller has given up: nobody needs the work
@@ -252,7 +269,7 @@ class Cell:
             elif isinstance(content, _BackgroundFailed):
                 raise content.error
             else:
-                await actor.handle_info(content)
+                await self.actor.handle_info(content)
             turn += 1
             if turn >= MESSAGES_PER_TURN:
                 turn = 0

@@ -15,7 +15,8 @@ class Census:
     """``shapes``: how many there are, and ``tables``: but for the schema's. ``loading``: of those that are being read
     the table (relation id) and the rows so far. ``since_lsn``: a device that stands here or later is sent
     what it lacks of any of them (0: there is none). ``slow``: how many have a clause that only Postgres can evaluate.
-    ``outside``: rows that were left out because their clause raised an error. The bytes are on the disk."""
+    ``outside``: rows that were left out because their clause raised an error. The bytes are on the disk. ``asleep``:
+    how many shapes are there alone."""
 
     shapes: int = 0
     tables: int = 0
@@ -26,6 +27,7 @@ class Census:
     log_bytes: int = 0
     image_bytes: int = 0
     other_bytes: int = 0
+    asleep: int = 0
 
 
 @dataclass(slots=True)

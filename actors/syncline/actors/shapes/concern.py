@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
+from syncline.actors.shapes.asleep import Interesting
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
@@ -26,8 +27,17 @@ class Concern:
         self._tree = tree
         self._holdings = holdings
         self._satisfies = satisfies
-        self._interest: Interest | None = None
+        self._interest: Interest | None = None  # None: it is not known
         self._learning: Interest | None = None
+
+    @property
+    def interest(self) -> Interest | None:
+        """What is known by now."""
+        return self._interest
+
+    def known(self, interest: Interest) -> None:
+        """What is held is what ``interest`` was learnt from."""
+        self._interest = interest
 
     async def learn_soon(self, rows: int) -> None:
         """About ``rows`` are held, and whatever was known does not count. From now on none is added but by a step that
@@ -52,11 +62,7 @@ class Concern:
                 self._learning = Interest(self._tree, expected, self._satisfies)
                 background(self._learn(self._learning))
             return pieces
-        for number, piece in enumerate(pieces):
-            # What comes behind one that concerns the shape may be of rows which that one brings.
-            if isinstance(piece, Record) or not piece.whole or any(map(interest.concerns, piece.changes)):
-                return pieces[number:]
-        return ()
+        return Interesting(interest)(pieces, at_rest=True)
 
     def may_have_held(self, id: RowId) -> bool:
         """Whether a row may be held, or have been as far back as that is remembered."""

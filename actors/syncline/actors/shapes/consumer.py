@@ -20,12 +20,12 @@ import asyncpg
 
 from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
+from syncline.actors.shapes.asleep import UNKNOWN, Concerning, Kept, Satisfying, everything
 from syncline.actors.shapes.clauses import NO_CLAUSES, Clauses
 from syncline.actors.shapes.filtering import filtered, selected
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.image import ImageChunk, chunk_of
 from syncline.actors.shapes.log import Record
-from syncline.actors.shapes.matcher import images
 from syncline.actors.shapes.messages import (
     Append,
     Appended,
@@ -113,6 +113,7 @@ class Consumer(Actor):
         self._shard = shard
         self._read_clauses = read_clauses
         self._clauses: Clauses | None = None
+        self._concerning: Concerning = everything
         self._edges: dict[Ref, None] = {}
         self._waiting: dict[Ref, int] = {}
         self._to_notify: dict[Ref, None] = {}
@@ -129,12 +130,18 @@ class Consumer(Actor):
         self._encoded = 0  # rows since the last pause
 
     async def init(self) -> None:
-        if self._read_clauses is not None:
-            self._clauses = await self._read_clauses()
+        await self._know_clauses()
+        clauses = self._clauses
+        if clauses is not None and self._shape.one_of is None and clauses.compiled(0):
+            self._concerning = Satisfying(clauses)
         if self._store.ready_lsn is None:
             self.background(self._load())
         if self._readers is not None:
             self._readers.fold_if_due()
+
+    async def _know_clauses(self) -> None:
+        if self._read_clauses is not None and self._clauses is None:
+            self._clauses = await self._read_clauses()
 
     async def terminate(self, reason: Exit) -> None:
         self._store.close()
@@ -188,23 +195,25 @@ class Consumer(Actor):
         return await self._until_there(partial(self._clauses.judged, 0, [row for _, row in rows]))
 
     def concerning(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]:
-        """What of ``pieces``, in stream order, the shape has to be told. The shard asks, who hands them over: with very
-        many shapes it is much to hear of what one has nothing to do with. ``at_rest``: all it was handed is done."""
-        clauses = self._clauses
-        if clauses is None or self._shape.one_of is not None or not clauses.compiled(0):
-            return pieces
+        """See ``asleep.Concerning``."""
+        return self._concerning(pieces, at_rest=at_rest)
 
-        def outside(change: StreamChange) -> bool:
-            if isinstance(change, Truncated):
-                return False
-            rows = list(images(change))
-            return bool(rows) and all(clauses.judge(0, row) is False for row in rows)
+    @property
+    def may_sleep(self) -> bool:
+        """Whether nobody wants anything of it: it is ready, not in the middle of anything, and nobody follows it."""
+        followed = self._edges or self._waiting or self._to_notify
+        ready = self._store.ready_lsn is not None and self._store.between_transactions
+        return ready and not followed and self.quiet
 
-        return [
-            piece
-            for piece in pieces
-            if isinstance(piece, Record) or not piece.whole or not all(map(outside, piece.changes))
-        ]
+    def kept(self) -> Kept:
+        """To be told to the consumer that follows this one, which falls asleep and has ended with that."""
+        if self._concerning is everything:
+            return UNKNOWN  # clauses can be made again
+        return Kept(self._concerning, self._clauses)
+
+    def resume(self, kept: Kept) -> None:
+        """Before ``init``: what the consumer has ``kept`` that fell asleep."""
+        self._clauses = kept.clauses
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 

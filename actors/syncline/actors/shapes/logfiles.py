@@ -59,6 +59,7 @@ class LogFiles:
         self._sealed: tuple[int, int] = (0, 0)  # LSN, how many segments of the tail end there
         self._unindexed: list[Segment] = []  # those which are full, and on the disk
         self._appending: int | None = None
+        self._closed = False
         # Where the transaction being appended began; None between transactions.
         self._partial: tuple[Segment, int] | None = None
 
@@ -110,18 +111,24 @@ class LogFiles:
                 if path not in counting and path not in indexes:
                     path.unlink()
 
-    def close(self) -> None:
-        for segment in self._segments:
-            segment.detach()
+    def rest(self) -> None:
+        """No file is open until something is appended."""
         if self._appending is not None:
             os.close(self._appending)
             self._appending = None
+
+    def close(self) -> None:
+        self._closed = True
+        for segment in self._segments:
+            segment.detach()
+        self.rest()
 
     # --- appending --------------------------------------------------------------------------------------------------
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records in order. A record with index 0 after an unfinished transaction discards the unfinished one;
         transactions at or below ``appended_lsn`` are skipped: they are repeats after a restart of the stream."""
+        self._reopen()
         run = bytearray()
         for record in records:
             if record.lsn <= self.appended_lsn:
@@ -216,6 +223,7 @@ class LogFiles:
     def seal(self) -> None:
         """The transaction that was appended last ends a segment; nothing happens within one."""
         if self._partial is None and self._tail:
+            self._reopen()
             if self._tail[-1].size:
                 self._open_segment()
             self._sealed = self.appended_lsn, len(self._tail) - 1
@@ -270,6 +278,11 @@ class LogFiles:
         if generation is None or generation == self.packed.number:
             return self._segments
         return self._former[generation].segments
+
+    def _reopen(self) -> None:
+        """After ``rest``."""
+        if self._appending is None and self._tail and not self._closed:
+            self._appending = os.open(self._tail[-1].path, os.O_RDWR | os.O_APPEND)
 
     def _place(self, record: Record, run: bytearray) -> None:
         """``record`` is written next, behind ``run``."""

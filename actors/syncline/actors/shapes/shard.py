@@ -17,12 +17,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import asyncpg
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
+from syncline.actors.shapes.asleep import Asleep, Concerning, Kept, Waker, Wakes
 from syncline.actors.shapes.census import Census, ReadCensus
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
@@ -83,24 +84,21 @@ class ShapeLost(Exception):
     """A shape's actor crashed. The shard ends with it, and supervision starts both from what is on disk."""
 
 
-class _Concerning(Protocol):
-    """See ``Consumer.concerning``."""
-
-    def __call__(self, pieces: Sequence[Piece | Record], *, at_rest: bool) -> Sequence[Piece | Record]: ...
-
-
 @dataclass(slots=True)
 class _Live:
-    """``asked``: the number of the last asking for it, and when that was."""
+    """``relations``: of its tables. ``consumer``: None while it is asleep. ``asked``: the number of the last asking for
+    it, and when that was."""
 
     ref: Ref
     store: ShapeStore
-    concerning: _Concerning
+    relations: tuple[Relation, ...]
+    consumer: Consumer | None
+    concerning: Concerning
     asked: int = 0
     asked_s: float = 0.0
 
 
-class Shard(Actor):
+class Shard(Actor, Waker):
     """The shapes under ``directory``, of which ``name`` is the home among the ``shards``.
 
     ``start_lsn``: the slot's confirmed position at start. ``relation_of``: a table's relation by oid, None if it is no
@@ -125,6 +123,7 @@ class Shard(Actor):
         self._start_lsn = start_lsn
         self._confirm = confirm
         self._shapes: dict[str, _Live] = {}
+        self._wakes = Wakes(lambda: self.clock.monotonic_s())
         self._edges: dict[Ref, None] = {}
         self._progress = Progress()
         self._stored = Progress()  # the same, and of the shapes that rest only what they have appended
@@ -180,6 +179,7 @@ class Shard(Actor):
                 live = await self._ensure(shape, relations)
                 self._askings += 1
                 live.asked, live.asked_s = self._askings, self.clock.monotonic_s()
+                self._wakes.used(shape.hash)
                 return ShapePlace(live.ref, live.store.ready_lsn)
             case FindShapes(hashes):
                 return {found: self._shapes[found].ref for found in hashes if found in self._shapes}
@@ -236,6 +236,7 @@ class Shard(Actor):
         self._progress.dispatched(upto, entries)
         self._stored.dispatched(upto, entries)
         for shape, concerning in entries.items():
+            self._wakes.used(shape)
             await self._shapes[shape].ref.send(Append(tuple(concerning), upto))
         for shape, mark, lsn in dispatch.marks:
             if shape in self._shapes:
@@ -297,7 +298,8 @@ class Shard(Actor):
             if number % SIZED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         oldest = max(since, default=0)
-        return Census(len(self._shapes), tables, tuple(loading), oldest, slow, outside, logs, images, other)
+        asleep = len(self._shapes) - len(self._wakes)
+        return Census(len(self._shapes), tables, tuple(loading), oldest, slow, outside, logs, images, other, asleep)
 
     def _asked(self, live: _Live) -> str:
         return f"{self._life}:{live.asked}"
@@ -314,6 +316,7 @@ class Shard(Actor):
         # First of all: what is on the disk counts as having everything, and gets nothing from now on.
         await asyncio.to_thread(live.store.give_up)
         del self._shapes[shape]  # its end is no loss
+        self._wakes.forget(shape)
         await stop_child(self._consumers, _child_id(shape))
         self._unflushed.discard(shape)
         self._progress.forget(shape)
@@ -357,16 +360,50 @@ class Shard(Actor):
 
     async def _start(self, store: ShapeStore, relations: tuple[Relation, ...]) -> _Live:
         consumer = self._consumer(store, relations, self.ref)
+        made = [consumer]  # whom nobody is to hold on to
         spec = ChildSpec(
             id=_child_id(store.shape.hash),
-            start=lambda: consumer,
+            start=made.pop,
             restart=Restart.TEMPORARY,
             mailbox_capacity=CONSUMER_MAILBOX,
         )
-        live = _Live(await start_child(self._consumers, spec), store, consumer.concerning)
+        live = _Live(await start_child(self._consumers, spec), store, relations, consumer, consumer.concerning)
         self.monitor(live.ref)
         self._shapes[store.shape.hash] = live
+        self._wakes.used(store.shape.hash)
         return live
+
+    async def _put_to_sleep(self) -> None:
+        for number, shape in enumerate(self._wakes.unused(), 1):
+            live = self._shapes.get(shape)
+            if live is None:
+                self._wakes.forget(shape)
+                continue
+            owing = shape in self._unflushed or self._stored.owes(shape)
+            if live.store.shape.kind == "table" and not owing and live.consumer is not None and live.consumer.may_sleep:
+                await self._fall_asleep(live, live.consumer)
+                self._wakes.forget(shape)
+            if number % SIZED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _fall_asleep(self, live: _Live, consumer: Consumer) -> None:
+        kept = consumer.kept()
+        await consumer.become(Asleep(self, live.store, kept))  # without a pause: it has nothing to do at its start
+        live.store.rest()
+        live.consumer, live.concerning = None, kept.concerning
+
+    def awaken(self, hash: str, kept: Kept) -> Consumer:
+        """See ``Waker``."""
+        live = self._shapes[hash]
+        consumer = self._consumer(live.store, live.relations, self.ref)
+        consumer.resume(kept)
+        return consumer
+
+    def awoken(self, hash: str, actor: Consumer) -> None:
+        """See ``Waker``."""
+        live = self._shapes[hash]
+        live.consumer, live.concerning = actor, actor.concerning
+        self._wakes.used(hash)
 
     # --- durability ---------------------------------------------------------------------------------------------------
 
@@ -375,6 +412,7 @@ class Shard(Actor):
             await asyncio.sleep(FLUSH_INTERVAL_S)
             if self._slabs.wasteful:
                 await asyncio.to_thread(self._slabs.tidy)
+            await self._put_to_sleep()
             target, shapes = min(self._watermark, int(self._stored.watermark)), self._unflushed
             if target <= self._durable:
                 continue

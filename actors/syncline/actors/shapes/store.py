@@ -147,6 +147,10 @@ class ShapeStore:
         self.give_up()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def rest(self) -> None:
+        """No file of it is open until something is appended; all that was is flushed."""
+        self._log.rest()
+
     def close(self) -> None:
         """Nothing of this store writes to the folder any more when this returns."""
         with self._naming:
@@ -343,6 +347,11 @@ class ShapeStore:
     def discard_unfinished(self) -> None:
         """Forget the transaction that has begun and not ended, if there is one: it comes again from its beginning."""
         self._log.discard_unfinished()
+
+    @property
+    def between_transactions(self) -> bool:
+        """Whether what was appended ends with a whole transaction."""
+        return self._log.between_transactions
 
     def read(self, after: tuple[int, int], upto: int, bytes_max: int, generation: int | None = None) -> Page:
         """Records after position ``after`` = (lsn, index) and at or below LSN ``upto``, about ``bytes_max`` of them, of

@@ -28,6 +28,7 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.shapes.asleep import Interesting, Kept, everything
 from syncline.actors.shapes.backlog import Backlog
 from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.concern import Concern, MaybeHeld
@@ -120,10 +121,11 @@ class TreeConsumer(Consumer):
         self._standing = False  # those who follow know of it, and the shard need not wait
         self._later = Later(self._tree)
         self._answers = Answers(self._tree, self._later)
+        self._resumed: Kept | None = None
 
     async def init(self) -> None:
-        assert self._read_clauses is not None
-        self._clauses = await self._read_clauses()
+        await self._know_clauses()
+        assert self._clauses is not None
         self._store.make_folder()
         self._holdings = Holdings(self._store.directory / "holdings", self._tree)
         self._concern = Concern(self._tree, self._holdings, partial(self._clauses.judge, 0))
@@ -136,13 +138,29 @@ class TreeConsumer(Consumer):
         torn_from, torn_upto = self._store.torn
         if torn_upto > self._at:
             self._resting = torn_from - 1
-        if not self._loading:
+        if self._resumed is not None and self._resumed.interest is not None:
+            self._concern.known(self._resumed.interest)
+        elif not self._loading:
             await self._concern.learn_soon(self._store.image_rows)
+        self._resumed = None
         await super().init()
 
     async def terminate(self, reason: Exit) -> None:
         self._holdings.close()
         await super().terminate(reason)
+
+    @property
+    def may_sleep(self) -> bool:
+        return super().may_sleep and self._resting is None and self._unfinished is None and not self._queue
+
+    def kept(self) -> Kept:
+        self._holdings.close()
+        interest = self._concern.interest
+        return Kept(everything if interest is None else Interesting(interest), self._clauses, interest)
+
+    def resume(self, kept: Kept) -> None:
+        super().resume(kept)
+        self._resumed = kept
 
     async def _held_at(self, lsn: int, rows: Sequence[tuple[int, Row]]) -> Sequence[bool]:
         if lsn < self._store.final_lsn:
