@@ -9,7 +9,8 @@ for as many.
 
 *Made* is from the first question until all devices have all rows; the limit is a connection that asks Postgres for the
 same rows by COPY, one shape after the other. Then the devices leave: what a shape takes *at rest* is what the service
-has more than before, in memory, files and open files.
+has more than before, in memory, files and open files. *Asleep*: it has been started again, and nobody has asked for any
+shape since; those that name values are asleep from the start, the others after a minute.
 
 Before and after that a device with a shape of its own is shown new rows, one a commit: what the others cost it.
 """
@@ -18,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +105,7 @@ class _Bench:
         self._ids = iter(range(NEW_ID, 2 * NEW_ID))
 
     async def of(self, kind: Kind) -> list[Figure]:
+        before = await self._started_again()
         async with Fleet.lead(self._service.url, Asked([(kind.asked(0),)])) as watching:
             await watching.connect()
             await self._shown(watching, kind, WARM_COMMITS)
@@ -114,7 +118,24 @@ class _Bench:
         for found, limit in zip(beside, alone, strict=True):
             name = f"{kind.name}, {found.name}, {kind.count:,} others at rest"
             made.append(Figure(name, found.values, found.unit, "without", limit.median, goal))
+        asleep = (await self._started_again() - before) / kind.count
+        made.append(Figure(f"memory of one {kind.name} shape asleep", (asleep / 1024,), "KiB"))
         return made
+
+    async def _started_again(self) -> int:
+        """The memory of the service (bytes), started anew, with all its shapes asleep."""
+        await self._service.stop()
+        await self._service.start()
+        while (facts := await asyncio.to_thread(self._facts))["shapes"] != facts["shapes_asleep"]:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(RESTS_S)
+        await self._rests()
+        return self._service.rss_bytes()
+
+    def _facts(self) -> dict[str, int]:
+        request = urllib.request.Request(f"{self._service.url}/api/status", headers={"Accept": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            facts: dict[str, int] = json.load(answer)
+        return facts
 
     async def _made(self, kind: Kind) -> list[Figure]:
         count, service = kind.count, self._service

@@ -18,7 +18,15 @@ from tests.oracle.run import Result, run
 # Every so many runs the service is a process of its own, which can be killed.
 KILLED_EVERY = 5
 JOURNAL_SHOWN = 8
-COUNTED = ("move-ins", "GONEs", "overlaps", "rewinds", "transactions in pieces", "snapshots with concurrent writers")
+COUNTED = (
+    "move-ins",
+    "GONEs",
+    "overlaps",
+    "rewinds",
+    "wakes",
+    "transactions in pieces",
+    "snapshots with concurrent writers",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,10 +11,13 @@ from unittest import mock
 
 from syncline.actors.postgres.pgoutput import Message
 from syncline.actors.postgres.transaction import TransactionAssembler, TransactionChunk
+from syncline.actors.shapes import asleep
+from syncline.actors.shapes.asleep import Asleep
 from syncline.actors.shapes.rewind import Answers
 from syncline.actors.shapes.treeconsumer import TreeConsumer
 from syncline.actors.shapes.treevalues import Query, Tags
 from syncline.client.replica import Replica
+from syncline.cluster import Actor
 from syncline.proto.values import Insert, Relation, Row
 
 
@@ -22,7 +25,8 @@ from syncline.proto.values import Insert, Relation, Row
 def counting(counters: Counter[str]) -> Iterator[None]:
     """``fetches``: snapshots taken for rows that a shape came to need. ``rewinds``: answers of such a snapshot that
     were given as something else than what it showed, since the shape was at an earlier place. ``repairs`` of devices,
-    and the rows that came in them. ``transactions in pieces``: as the stream was cut."""
+    and the rows that came in them. ``transactions in pieces``: as the stream was cut. ``wakes``: shapes that were
+    asleep and are no more."""
     known, ask, feed = Answers.known, TreeConsumer._ask_once, TransactionAssembler.feed
 
     @wraps(known)
@@ -56,13 +60,26 @@ def counting(counters: Counter[str]) -> Iterator[None]:
         counters["transactions in pieces"] += sum(chunk.first and not chunk.last for chunk in chunks)
         return chunks
 
+    awake = Asleep._awake
+
+    @wraps(awake)
+    async def awoken(self: Asleep) -> Actor:
+        counters["wakes"] += 1
+        return await awake(self)
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Asleep, "_awake", awoken))
         stack.enter_context(mock.patch.object(TransactionAssembler, "feed", fed))
         stack.enter_context(mock.patch.object(Replica, "apply_repair", repaired))
         stack.enter_context(mock.patch.object(Replica, "stage", staged))
         stack.enter_context(mock.patch.object(Answers, "known", counted))
         stack.enter_context(mock.patch.object(TreeConsumer, "_ask_once", asked))
         yield
+
+
+def tiring(after_s: float) -> AbstractContextManager[object]:
+    """In this process shapes of which nobody wants anything fall asleep so soon."""
+    return mock.patch.object(asleep, "ASLEEP_AFTER_S", after_s)
 
 
 def in_pieces(rows: int) -> AbstractContextManager[object]:

@@ -23,7 +23,9 @@ from syncline.actors.devices.planning import _select
 from syncline.actors.postgres import subtree
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.shapes.asleep import Kept
 from syncline.actors.shapes.clauses import Clauses
+from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.filtering import filtered
 from syncline.actors.shapes.heldfile import HeldFile
 from syncline.actors.shapes.image import Overlay
@@ -33,6 +35,7 @@ from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.projection import Projection, columns_of, lost, united, wire_relations
 from syncline.actors.shapes.rewind import Answers, Later
 from syncline.actors.shapes.together import put_together
+from syncline.actors.shapes.treeconsumer import TreeConsumer
 from syncline.actors.shapes.treevalues import Step
 from syncline.client.replica import Replica
 from syncline.client.row_sql import put_sql
@@ -354,6 +357,18 @@ def _(stack: ExitStack) -> None:
 @mutant("a row that comes with some of its columns loses the others")
 def _(stack: ExitStack) -> None:
     everywhere(stack, put_sql, lambda original, table, present: original(table, (True,) * len(present)))
+
+
+# --- asleep -----------------------------------------------------------------------------------------------------------
+
+
+@mutant("nothing concerns a shape that is asleep")
+def _(stack: ExitStack) -> None:
+    def kept(original: Any, self: Any) -> Kept:
+        return replace(original(self), concerning=lambda pieces, at_rest: ())
+
+    for consumer in (Consumer, TreeConsumer):
+        in_place_of(stack, consumer, "kept", kept)
 
 
 # --- repairs ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 from tests.e2e.proxy import Proxy
 from tests.oracle.comparing import Anomaly, at_rest, check_samples
-from tests.oracle.counting import counting, in_pieces
+from tests.oracle.counting import counting, in_pieces, tiring
 from tests.oracle.device import Device
 from tests.oracle.expected import State
 from tests.oracle.history import begin_history, read_history, read_state
@@ -27,6 +27,8 @@ from tests.oracle.schema import PULSE
 from tests.oracle.writing import SETTINGS, Writers
 
 PUBLICATION = "electric_publication"
+# A moment, for a run has few.
+TIRED_S = 0.2
 SETTLED_WITHIN_S = 90.0
 
 
@@ -52,7 +54,7 @@ async def run(
     began = time.monotonic()
     scene = _Scene(plan, dsn, folder, hosting(dsn, folder, runtime, killable=killable), result.counters)
     try:
-        with counting(result.counters), in_pieces(plan.piece_rows):
+        with counting(result.counters), in_pieces(plan.piece_rows), tiring(TIRED_S):
             await scene.run()
     except Anomaly as anomaly:
         result.anomaly = str(anomaly)

@@ -35,11 +35,13 @@ def test_what_shapes_take_of_the_disk_and_how_far_those_are_that_are_being_read(
     told = shown(
         disk_bytes={"logs": 3 << 20, "images": 5 << 20, "other": 0},
         shapes_loading={"shapes": 2, "rows": 1_500, "rows_estimate": 90_000},
+        shapes_asleep=2,
         shapes_slow=1,
         rows_outside=4,
     )
     assert "on disk: logs 3.0 MiB, images 5.0 MiB, other 0.0 MiB" in told
     assert "2 shapes being read: 1,500 rows of at most 90,000 or so" in told
+    assert "2 shapes on the disk alone" in told
     assert "1 shape with a clause that Postgres evaluates" in told
     assert "4 rows left out" in told
     nothing = shown(disk_bytes=None, shapes_loading=None, shapes_slow=0, rows_outside=0)

@@ -19,6 +19,7 @@ from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.messages import (
     Arrived,
     Dispatch,
+    FindShapes,
     Join,
     Joined,
     NotifyReady,
@@ -122,6 +123,23 @@ async def test_a_start_finds_what_was_asleep(scene: Scene) -> None:
     place = await scene.ensure()
     assert place.ready_lsn == 110
     assert await scene.logged(place) == [2]
+
+
+async def test_those_that_name_values_are_asleep_from_the_start(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = replace(SHAPE, where="this.id = 1", one_of=("id", ("1",)))
+    await scene.ready(shape=shape)
+    await scene.until(lambda: asyncio.sleep(0, scene.confirmed), lambda confirmed: 110 in confirmed)
+    crash(scene.shard)
+    await scene.shard.join()
+    monkeypatch.setattr(asleep, "ASLEEP_AFTER_S", 30.0)
+    await scene.start()
+    found = await scene.shard.call(FindShapes(frozenset({shape.hash})))
+    place = ShapePlace(found[shape.hash], 110)  # type: ignore[index]
+    assert isinstance(actor_of(place), Asleep)
+    await scene.shard.send(Dispatch(130, {shape.hash: (piece(130, insert(3)),)}))
+    await scene.until(scene.watermark, lambda lsn: lsn == 130)
+    assert await scene.logged(place) == [3]
+    assert isinstance(actor_of(place), Consumer)
 
 
 async def test_what_is_asleep_is_counted_and_can_be_removed(scene: Scene) -> None:

@@ -89,12 +89,12 @@ class Scene:
         assert isinstance(place, ShapePlace)
         return place
 
-    async def ready(self, lsn: int = 110) -> ShapePlace:
-        """The shape of all items, read and placed at ``lsn``."""
-        await self.ensure()
+    async def ready(self, lsn: int = 110, shape: Shape = SHAPE) -> ShapePlace:
+        """``shape``, by default that of all items, read and placed at ``lsn``."""
+        await self.ensure(shape)
         await self.taken.wait()
-        await self.shard.send(Dispatch(lsn, {}, marks=((SHAPE.hash, "mark", lsn),)))
-        return await self.until(self.ensure, lambda place: place.ready_lsn is not None)
+        await self.shard.send(Dispatch(lsn, {}, marks=((shape.hash, "mark", lsn),)))
+        return await self.until(lambda: self.ensure(shape), lambda place: place.ready_lsn is not None)
 
     async def until(self, ask: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
         async with asyncio.timeout(5):

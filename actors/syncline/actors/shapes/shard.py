@@ -23,7 +23,7 @@ import asyncpg
 
 from syncline.actors.names import CONSUMERS
 from syncline.actors.postgres.flush import Progress
-from syncline.actors.shapes.asleep import Asleep, Concerning, Kept, Waker, Wakes
+from syncline.actors.shapes.asleep import UNKNOWN, Asleep, Concerning, Kept, Waker, Wakes
 from syncline.actors.shapes.census import Census, ReadCensus
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.log import Record
@@ -346,7 +346,9 @@ class Shard(Actor, Waker):
             else:
                 await asyncio.to_thread(store.remove)
             return
-        await self._start(store, relations)
+        # Of those that name values the router knows what concerns them: nobody else has to find out first.
+        asleep = store.ready_lsn is not None and store.shape.one_of is not None and not store.shape.is_tree
+        await self._start(store, relations, asleep=asleep)
 
     def _relations_of(self, shape: Shape) -> tuple[Relation, ...] | None:
         """Of its tables; None if one of them is not what it was when the shape was made."""
@@ -358,19 +360,23 @@ class Shard(Actor, Waker):
             relations.append(relation)
         return tuple(relations)
 
-    async def _start(self, store: ShapeStore, relations: tuple[Relation, ...]) -> _Live:
-        consumer = self._consumer(store, relations, self.ref)
-        made = [consumer]  # whom nobody is to hold on to
+    async def _start(self, store: ShapeStore, relations: tuple[Relation, ...], *, asleep: bool = False) -> _Live:
+        consumer = None if asleep else self._consumer(store, relations, self.ref)
+        made: list[Actor] = [consumer or Asleep(self, store, UNKNOWN)]  # whom nobody is to hold on to
         spec = ChildSpec(
             id=_child_id(store.shape.hash),
             start=made.pop,
             restart=Restart.TEMPORARY,
             mailbox_capacity=CONSUMER_MAILBOX,
         )
-        live = _Live(await start_child(self._consumers, spec), store, relations, consumer, consumer.concerning)
+        ref = await start_child(self._consumers, spec)
+        live = _Live(ref, store, relations, consumer, UNKNOWN.concerning if consumer is None else consumer.concerning)
         self.monitor(live.ref)
         self._shapes[store.shape.hash] = live
-        self._wakes.used(store.shape.hash)
+        if consumer is None:
+            store.rest()
+        else:
+            self._wakes.used(store.shape.hash)
         return live
 
     async def _put_to_sleep(self) -> None:
