@@ -132,7 +132,9 @@ class _Bench:
         return self._service.rss_bytes()
 
     def _facts(self) -> dict[str, int]:
-        request = urllib.request.Request(f"{self._service.url}/api/status", headers={"Accept": "application/json"})
+        request = urllib.request.Request(
+            f"{self._service.url.replace('ws', 'http', 1)}/api/status", headers={"Accept": "application/json"}
+        )
         with urllib.request.urlopen(request) as answer:
             facts: dict[str, int] = json.load(answer)
         return facts
