@@ -136,6 +136,10 @@ async def test_those_that_name_values_are_asleep_from_the_start(scene: Scene, mo
     found = await scene.shard.call(FindShapes(frozenset({shape.hash})))
     place = ShapePlace(found[shape.hash], 110)  # type: ignore[index]
     assert isinstance(actor_of(place), Asleep)
+    await scene.ensure(shape)
+    census = await scene.shard.call(ReadCensus())
+    assert isinstance(census, Census)
+    assert census.asleep == 1, "it was asked for, and sent nothing"
     await scene.shard.send(Dispatch(130, {shape.hash: (piece(130, insert(3)),)}))
     await scene.until(scene.watermark, lambda lsn: lsn == 130)
     assert await scene.logged(place) == [3]

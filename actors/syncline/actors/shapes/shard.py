@@ -284,7 +284,7 @@ class Shard(Actor, Waker):
     async def _census(self) -> Census:
         loading: list[tuple[int, int]] = []
         since: list[int] = []
-        tables = slow = outside = logs = images = other = 0
+        tables = slow = outside = logs = images = other = asleep = 0
         for number, live in enumerate(list(self._shapes.values()), 1):
             store = live.store
             if store.ready_lsn is None:
@@ -292,13 +292,13 @@ class Shard(Actor, Waker):
             elif store.shape.kind == "table":
                 since.append(store.ready_lsn)
             tables += store.shape.kind == "table"
+            asleep += live.consumer is None
             slow += store.noted.slow
             outside += store.noted.outside
             logs, images, other = logs + store.log_bytes, images + store.image_bytes, other + store.other_bytes
             if number % SIZED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         oldest = max(since, default=0)
-        asleep = len(self._shapes) - len(self._wakes)
         return Census(len(self._shapes), tables, tuple(loading), oldest, slow, outside, logs, images, other, asleep)
 
     def _asked(self, live: _Live) -> str:
@@ -382,11 +382,11 @@ class Shard(Actor, Waker):
     async def _put_to_sleep(self) -> None:
         for number, shape in enumerate(self._wakes.unused(), 1):
             live = self._shapes.get(shape)
-            if live is None:
+            if live is None or live.consumer is None:  # it is gone, or has not been sent anything
                 self._wakes.forget(shape)
                 continue
             owing = shape in self._unflushed or self._stored.owes(shape)
-            if live.store.shape.kind == "table" and not owing and live.consumer is not None and live.consumer.may_sleep:
+            if live.store.shape.kind == "table" and not owing and live.consumer.may_sleep:
                 await self._fall_asleep(live, live.consumer)
                 self._wakes.forget(shape)
             if number % SIZED_AT_ONCE == 0:
