@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 from hypothesis import given
@@ -98,6 +99,27 @@ def held(layers: Layers, known: Known, rows: list[HeldRow], but: str) -> list[tu
             return found
         assert isinstance(step, AnyHolds)
         answer = asyncio.run(any_holds(known, step.shapes, step.lsn, step.rows, step.but))
+
+
+@given(st.data())
+def test_a_shape_that_may_share_no_row_shares_none(data: st.DataObject) -> None:
+    drawn = data.draw(st.lists(shapes([(TABLES[0].id, (b"a",) * 3)]), max_size=6))
+    known = Known({f"s{number}": shape for number, shape in enumerate(drawn)})
+    layers = Layers({}, known.named)
+    there: list[Asked] = []
+    for name, shape in known.shapes.items():
+        may_share = layers.may_share(shape.relations, shape.named)
+        overlaps = any(
+            other.may_hold(row) and shape.may_hold(row)
+            for other in there
+            for table in TABLES
+            for row in ((table.id, cells) for cells in product(CELLS, repeat=3))
+        )
+        assert may_share or not overlaps
+        if all(one.named is not None and one.named.place == 0 for one in (*there, shape)):
+            assert may_share == overlaps
+        layers.add(name, shape.relations)
+        there.append(shape)
 
 
 @given(st.data())

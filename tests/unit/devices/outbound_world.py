@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from syncline.actors.devices.steps import Subscriptions
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.messages import THE_END
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.codec import MessageType
@@ -88,11 +89,14 @@ class World:
         return frames
 
     def image(self, table: str, lsn: int, cursor: int) -> tuple[ImageChunk | None, int]:
-        rows = sorted(self.rows(table, lsn))[cursor * IMAGE_ROWS : (cursor + 1) * IMAGE_ROWS]
+        every = sorted(self.rows(table, lsn))
+        rows = every[cursor * IMAGE_ROWS : (cursor + 1) * IMAGE_ROWS]
         if not rows:
-            return None, cursor
+            return None, THE_END
         ops = tuple(codec.encode_ops((Insert(TABLES[table].id, (b"%d" % row,), ("postgres_1@0",)),)) for row in rows)
-        return ImageChunk(tuple(b"%d" % row for row in rows), ops), cursor + 1
+        return ImageChunk(tuple(b"%d" % row for row in rows), ops), cursor + 1 if (cursor + 1) * IMAGE_ROWS < len(
+            every
+        ) else THE_END
 
 
 def pieces(tx: Committed, parts: Sequence[Sequence[str]]) -> list[Frame]:

@@ -43,6 +43,9 @@ class Places:
     def selects(self, shape: str) -> bool:
         return False
 
+    def named(self, shape: str) -> None:
+        return None
+
 
 async def resumed(cancelled: bool) -> tuple[Outbound, dict[str, Any]]:
     event = StartRequested(1, b"500", (CANCELLED,), None, "sqlite")

@@ -45,6 +45,7 @@ async def until(happened: Callable[[], bool]) -> None:
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folding:
     monkeypatch.setattr("syncline.actors.shapes.store.FOLD_BYTES_MIN", 2_000)
+    monkeypatch.setattr("syncline.actors.shapes.rows.FOLD_CHUNK_BYTES", 10)
     return Folding(tmp_path / "shape")
 
 

@@ -8,19 +8,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
-from syncline.actors.devices.layers import Layers
+from syncline.actors.devices.layers import Layers, Named
 from syncline.actors.devices.overlaps import fewer_columns, holding
-from syncline.actors.devices.steps import CountRows, Delivery, ReadImage, Send, Shapes, Step, Steps
+from syncline.actors.devices.steps import (
+    MESSAGE_BYTES,
+    CountRows,
+    Delivery,
+    ReadImage,
+    Send,
+    Shapes,
+    Step,
+    Steps,
+)
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.messages import THE_END
 from syncline.actors.shapes.projection import columns_of, forgotten, lost
 from syncline.proto import codec
 from syncline.proto.values import Change, Gone, Insert, Relation
 
 
-def arriving(delivery: Delivery, held: Shapes, at: int, *, estimating: bool) -> Steps:
-    """The rows of ``delivery`` as of ``at``, of the shapes that are not ``held`` yet. ``estimating``: the device is
-    told about how many there are."""
+def arriving(
+    delivery: Delivery, held: Shapes, at: int, named: Callable[[str], Named | None], *, estimating: bool
+) -> Steps:
+    """The rows of ``delivery`` as of ``at``, of the shapes that are not ``held`` yet. ``named``: by what the rows of a
+    shape are known. ``estimating``: the device is told about how many there are."""
+    return _together(_arriving(delivery, held, at, named, estimating=estimating))
+
+
+def _together(steps: Steps) -> Steps:
+    """``steps`` that send their messages several at a time, where these are small."""
+    gathered: list[bytes] = []
+    size = 0
+    answer: object = None
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration:
+            if gathered:
+                yield Send(tuple(gathered))
+            return
+        answer = None
+        if not isinstance(step, Send):
+            answer = yield step
+            continue
+        gathered += step.messages
+        size += sum(map(len, step.messages))
+        if size >= MESSAGE_BYTES:
+            yield Send(tuple(gathered))
+            gathered.clear()
+            size = 0
+
+
+def _arriving(
+    delivery: Delivery, held: Shapes, at: int, named: Callable[[str], Named | None], *, estimating: bool
+) -> Steps:
     # The relations go out again each time: read in one chunk with the subscribe answer, the npm client would
     # otherwise start on the data before it knows the subscription.
     shapes = dict.fromkeys(shape for _, requested in delivery.requests for shape in requested)
@@ -36,13 +78,13 @@ def arriving(delivery: Delivery, held: Shapes, at: int, *, estimating: bool) -> 
             codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at), estimate),
         )
     )
-    there = Layers(held)
+    there = Layers(held, named)
     sent = set(held)
     for request_id, requested in delivery.requests:
         yield Send((codec.shape_data_begin(request_id),))
         for shape in requested:
             if shape not in sent:
-                yield from _image(shape, at, delivery.shapes[shape], there)
+                yield from _image(shape, at, delivery.shapes[shape], there, named(shape))
                 sent.add(shape)
                 there.add(shape, delivery.shapes[shape])
         yield Send((codec.shape_data_end(),))
@@ -62,7 +104,7 @@ def leaving(delivery: Delivery, shapes: Shapes, staying: Shapes, at: int) -> Ste
     for shape, of_shape in shapes.items():
         by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
-        while of_shape:
+        while cursor != THE_END and of_shape:
             chunk, cursor = yield from read_chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break
@@ -82,7 +124,7 @@ def narrowing(shapes: Shapes, staying: Shapes, at: int, send: Callable[[tuple[Ch
     for shape, of_shape in shapes.items():
         by_table = {relation.table_id: relation for relation in of_shape}
         cursor = 0
-        while any(_lacks(relation, others) for relation in of_shape):
+        while cursor != THE_END and any(_lacks(relation, others) for relation in of_shape):
             chunk, cursor = yield from read_chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break
@@ -100,11 +142,11 @@ def _lacks(relation: Relation, others: Layers) -> bool:
     return any(lost(relation, one.names) is not None for one in others.relations(relation.table_id))
 
 
-def _image(shape: str, at: int, of_shape: tuple[Relation, ...], others: Layers) -> Steps:
+def _image(shape: str, at: int, of_shape: tuple[Relation, ...], others: Layers, named: Named | None) -> Steps:
     by_table = {relation.table_id: relation for relation in of_shape}
-    shared = others.share(of_shape)
+    shared = others.may_share(of_shape, named)
     cursor = 0
-    while True:
+    while cursor != THE_END:
         chunk, cursor = yield from read_chunk(shape, at, cursor, whole=shared)
         if chunk is None:
             return
@@ -125,7 +167,7 @@ def _image(shape: str, at: int, of_shape: tuple[Relation, ...], others: Layers) 
 def read_chunk(
     shape: str, at: int, cursor: int, *, whole: bool
 ) -> Generator[Step, object, tuple[ImageChunk | None, int]]:
-    """The rows of ``shape`` as of ``at`` from ``cursor`` on, some of them, and the next cursor; None at the end.
+    """The rows of ``shape`` as of ``at`` from ``cursor`` on, some of them, and the next cursor; None for no rows.
     ``whole``: with all columns of their tables."""
     answer = yield ReadImage(shape, at, cursor, whole)
     assert isinstance(answer, tuple)

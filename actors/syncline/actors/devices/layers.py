@@ -6,7 +6,7 @@ them looked at for every row, their number would count twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,9 +92,13 @@ class Layer(dict[str, tuple[Relation, ...]]):
 
 class Layers:
     """Shapes taken apart: in each layer a table has one relation, so whoever holds a row there has it by that one.
-    There is one layer where no shape names columns."""
+    There is one layer where no shape names columns. ``named``: by what the rows of a shape are known."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: Shapes, named: Callable[[str], Named | None] = lambda shape: None) -> None:
+        self._named = named
+        # Of a table: the place at which the rows of all its shapes are known, and the cells that these have there; None
+        # where they are known at several places, or one by nothing.
+        self._cells: dict[int, tuple[int, set[Cell]] | None] = {}
         self._layers: list[Layer] = []
         self._numbers: dict[int, dict[int, int]] = {}  # of a table: relation id -> the layer it is in
         self._holders: dict[int, set[str]] = {}  # by table
@@ -107,7 +111,9 @@ class Layers:
     def add(self, shape: str, relations: tuple[Relation, ...]) -> None:
         """One that is not there yet."""
         parts: dict[int, list[Relation]] = {}
+        named = self._named(shape) if relations else None
         for relation in relations:
+            self._know(relation.table_id, named)
             self._holders.setdefault(relation.table_id, set()).add(shape)
             of_table = self._numbers.setdefault(relation.table_id, {})
             parts.setdefault(of_table.setdefault(relation.id, len(of_table)), []).append(relation)
@@ -120,6 +126,26 @@ class Layers:
         """Whether one of them, ``but`` for one, may have rows of these tables."""
         of_tables = (self._holders.get(relation.table_id, set()) for relation in relations)
         return any(len(holders) > (but in holders) for holders in of_tables)
+
+    def may_share(self, relations: tuple[Relation, ...], named: Named | None) -> bool:
+        """Whether one of them may have a row in common with one more shape, which has ``relations`` and whose rows are
+        known by ``named``. No row has two cells at one place."""
+        if named is None:
+            return self.share(relations)
+        return any(self._may_have(relation.table_id, named) for relation in relations)
+
+    def _may_have(self, table_id: int, named: Named) -> bool:
+        if table_id not in self._cells:
+            return False
+        known = self._cells[table_id]
+        return known is None or known[0] != named.place or not known[1].isdisjoint(named.cells)
+
+    def _know(self, table_id: int, named: Named | None) -> None:
+        known = self._cells.setdefault(table_id, None if named is None else (named.place, set()))
+        if known is None or named is None or known[0] != named.place:
+            self._cells[table_id] = None
+        else:
+            known[1].update(named.cells)
 
     def holders(self, relations: tuple[Relation, ...]) -> frozenset[str]:
         """Those which may have rows of these tables."""

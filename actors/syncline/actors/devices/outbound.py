@@ -32,9 +32,11 @@ from functools import partial
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoes import Echoes, More
 from syncline.actors.devices.held import HeldShapes
+from syncline.actors.devices.layers import Named
 from syncline.actors.devices.overlaps import shared
 from syncline.actors.devices.repairing import repairing
 from syncline.actors.devices.steps import (
+    MESSAGE_BYTES,
     Delivered,
     Delivery,
     Echo,
@@ -58,8 +60,6 @@ from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
-# Frames are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
-MESSAGE_BYTES = 64 << 10
 # Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
 SYNTHETIC_ID_MAX = 1 << 20
 
@@ -71,7 +71,8 @@ class Outbound:
     device holds. ``subscriptions``: those whose rows it has there. ``migrations`` and their ``relations`` are sent
     first: what a first start lacks. ``generation``: the last one used on this connection; what is released to an older
     one may still be on its way and is ignored. ``extensions``: whether the device takes them. ``selects``: see
-    ``Echoing``. ``repair``: what sets it right first; until then it counts as one that has no ``subscriptions``.
+    ``Echoing``. ``named``: by what the rows of a shape are known. ``repair``: what sets it right first; until then it
+    counts as one that has no ``subscriptions``.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Outbound:
         *,
         extensions: bool = False,
         selects: Callable[[str], bool] = lambda shape: False,
+        named: Callable[[str], Named | None] = lambda shape: None,
         repair: Repair | None = None,
     ) -> None:
         self.client_id = client_id
@@ -94,6 +96,7 @@ class Outbound:
         self.window = window
         self.generation = generation
         self._extensions = extensions
+        self._named = named
         self._repair = repair
         self._repaired_at: int | None = None
         self._held = HeldShapes(schema, subscriptions)
@@ -422,7 +425,7 @@ class Outbound:
         yield from self._read_log(upto=at)
         yield Pin(at)
         if delivery.requests:
-            yield from arriving(delivery, self.shapes, at, estimating=self._extensions)
+            yield from arriving(delivery, self.shapes, at, self._named, estimating=self._extensions)
         else:
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
             # First: a connection that breaks between them must leave a device that asks again for what has not left.

@@ -22,6 +22,7 @@ from syncline.actors.devices.overlaps import holding
 from syncline.actors.devices.steps import Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
 from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.messages import THE_END
 from syncline.actors.shapes.projection import united
 from syncline.proto import codec
 from syncline.proto.digest import NOTHING_HELD, SUM_BYTES, Digests, Holdings, TableDifference, held_body
@@ -69,7 +70,7 @@ def repairing(holdings: Holdings, shapes: Shapes, at: int) -> Steps:
     told = set(relations)
     for turn in _in_turn(shapes):
         shape, cursor = turn.shape, 0
-        while any(differences[relation.table_id].any for relation in shapes[shape]):
+        while cursor != THE_END and any(differences[relation.table_id].any for relation in shapes[shape]):
             chunk, cursor = yield from read_chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break
@@ -93,7 +94,7 @@ def _differences(
     digests = {id: Digests(len(sums) // SUM_BYTES, holdings.salt) for id, sums in held.items()}
     for turn in _in_turn(shapes):
         shape, cursor = turn.shape, 0
-        while shapes[shape]:
+        while cursor != THE_END and shapes[shape]:
             chunk, cursor = yield from read_chunk(shape, at, cursor, whole=True)
             if chunk is None:
                 break

@@ -232,6 +232,7 @@ class _Starting:
             self.generation,
             extensions=self.extensions,
             selects=self.places.selects,
+            named=self.places.named,
             repair=repair,
         )
 
@@ -259,6 +260,7 @@ class _Starting:
             generation=self.generation,
             extensions=self.extensions,
             selects=self.places.selects,
+            named=self.places.named,
         )
         return Started(outbound, self._going_on(outbound, known, held_there))
 

@@ -19,6 +19,9 @@ RowKey: TypeAlias = tuple[int, Key]
 HeldRow: TypeAlias = tuple[int, Row]
 """Relation id and row."""
 
+# Frames and rows are sent together up to this size: a larger message costs less per row, a smaller one arrives sooner.
+MESSAGE_BYTES = 64 << 10
+
 # The shapes of a device, hash -> the relations it may have rows of (none for the schema shape).
 Shapes: TypeAlias = Mapping[str, tuple[Relation, ...]]
 # Subscription id -> the shapes it needs.
@@ -194,8 +197,8 @@ class ReadMore:
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
-    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None at the end, next cursor).
-    ``whole``: with all columns, also where the device gets some only."""
+    """The rows of ``shape`` as of ``lsn`` from ``cursor``. Answer: (ImageChunk or None for no rows, next cursor or
+    ``THE_END``). ``whole``: with all columns, also where the device gets some only."""
 
     shape: str
     lsn: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.log import Record
@@ -148,9 +149,14 @@ class ReadReleased:
     shape: str
 
 
+THE_END: Final = -1
+"""The cursor behind the last rows."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """Call. Answer: (ImageChunk or None at the end, next cursor); the rows as of ``lsn``. The first cursor is 0.
+    """Call. Answer: (ImageChunk or None for no rows, next cursor or ``THE_END``); the rows as of ``lsn``. The first
+    cursor is 0.
     ``whole``: with all columns, also where devices get some only."""
 
     lsn: int

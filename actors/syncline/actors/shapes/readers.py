@@ -14,7 +14,7 @@ from syncline.actors.shapes.finalpages import FinalPages
 from syncline.actors.shapes.image import ImageChunk, Relations
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.logfiles import GenerationGone
-from syncline.actors.shapes.messages import ReadPage
+from syncline.actors.shapes.messages import THE_END, ReadPage
 from syncline.actors.shapes.projection import Narrowing
 from syncline.actors.shapes.rows import Reading, Rows, RowsGone
 from syncline.actors.shapes.store import ShapeStore
@@ -55,6 +55,8 @@ class Readers:
 
     def ask(self, lsn: int, cursor: int, defer: Callable[[], Reply], *, whole: bool) -> object:
         """The answer to ``ReadRows``, at once or by ``defer``. Raises RowsGone."""
+        if cursor == THE_END:
+            return None, THE_END
         reading = self.rows.reading(lsn, cursor)
         if self.rows.ready(reading):
             return self._read(reading, cursor, whole=whole)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, ImageChunk, Overlay, Relations, overlaying
+from syncline.actors.shapes.messages import THE_END
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
 
@@ -79,7 +80,8 @@ class Rows:
         self._made[reading] = made
 
     def read(self, reading: Reading, cursor: int) -> tuple[ImageChunk | None, int]:
-        """Some rows, and the next cursor; None after the last. Raises RowsGone, and OSError for a damaged file."""
+        """Some rows, and the next cursor, ``THE_END`` with the last of them; None for no rows. Raises RowsGone, and
+        OSError for a damaged file."""
         made = self._made.pop(reading, None)
         if made is None:
             raise self._gone(reading)
@@ -93,6 +95,8 @@ class Rows:
         chunk, cursor = self._read(reading, made, 0)
         while chunk is not None:
             yield chunk
+            if cursor == THE_END:
+                return
             chunk, cursor = self._read(reading, made, cursor)
 
     async def fold(self) -> None:
@@ -129,11 +133,13 @@ class Rows:
                 raise self._gone(reading)
             chunk, following = (None, 0) if made.overlay.truncated else image.read(place)
             if chunk is not None:
-                return made.overlay.apply(chunk), before | following
+                more = following < image.size_bytes or made.chunks
+                return made.overlay.apply(chunk), before | following if more else THE_END
             place = 0
-        if place < len(made.chunks):
-            return made.chunks[place], before | _IN_OVERLAY | (place + 1)
-        return None, before | _IN_OVERLAY | place
+        if place >= len(made.chunks):
+            return None, THE_END
+        following = place + 1
+        return made.chunks[place], before | _IN_OVERLAY | following if following < len(made.chunks) else THE_END
 
     def _gone(self, reading: Reading) -> RowsGone:
         return RowsGone(f"the rows of {self._store.shape.table} at {reading.lsn} have to be read anew")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 HASHES_MAX = 10_000  # remembered
@@ -43,7 +43,7 @@ class Reference:
     parent_columns: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """A part of the database that devices can hold.
 
@@ -72,7 +72,7 @@ class Shape:
     claims: tuple[tuple[str, str], ...] = ()
     one_of: tuple[str, tuple[str, ...]] | None = field(default=None, compare=False)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """32 hex digits; equal shapes and only they have equal hashes. Safe as a file name."""
         return _hash(self)
@@ -126,7 +126,7 @@ def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=HASHES_MAX)
 def _hash(shape: Shape) -> str:
-    """Worked out once a shape, and asked for at every turn: a device that comes back asks a dozen times."""
+    """Worked out once for all who ask for the same shape: a device that comes back makes its shapes anew."""
     decides = _fields(shape)
     del decides["one_of"]
     if not shape.projected:

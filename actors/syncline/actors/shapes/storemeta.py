@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 from syncline.actors.shapes.shape import Shape
 
@@ -29,6 +29,11 @@ class Packed:
     following: int = 0
     segments: int = 0
 
+    @property
+    def fields(self) -> tuple[int, ...]:
+        """What it is made of again."""
+        return self.number, self.lsn, self.ms, self.following, self.segments
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -50,7 +55,7 @@ class Meta:
                 "shape": self.shape.to_json(),
                 "ready_lsn": self.ready_lsn,
                 "images": self.images,
-                "packed": astuple(self.packed),
+                "packed": self.packed.fields,
                 "ages": self.ages,
                 "torn": self.torn,
             }

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from syncline.actors.shapes.where.code import Truth
+from syncline.actors.shapes.where.code import Source, Truth
 from syncline.actors.shapes.where.compiling import Compiler
 from syncline.actors.shapes.where.equalities import equalities
 from syncline.actors.shapes.where.normalising import normalised
@@ -39,6 +39,7 @@ class Where:
     ``columns``: the names of the columns it reads. ``compiled``: whether ``predicate`` and ``holds`` exist.
     ``can_raise``: whether the clause may raise an error for some row; never where it is compiled. ``equalities``: (a
     column, the wire cells of which it holds one wherever the clause is true), by column; empty where none is certain.
+    ``truth``, ``source``: the clause in Python, None where it is not compiled, and what that refers to.
     """
 
     relation_id: int
@@ -48,7 +49,8 @@ class Where:
     can_raise: bool
     equalities: tuple[tuple[str, frozenset[bytes]], ...]
     tree: Node = field(repr=False, compare=False)
-    table: TableInfo = field(repr=False, compare=False)
+    source: Source = field(repr=False, compare=False)
+    truth: Truth | None = field(repr=False, compare=False)
 
     def sql(self, alias: str) -> str:
         """The clause as a boolean SQL expression in parentheses, its columns as ``alias."column"``.
@@ -78,18 +80,17 @@ class Where:
 
     @cached_property
     def _predicate(self) -> Callable[[Row], bool | None]:
-        return self._function(lambda truth: truth.value)
+        return self.source.function(self._compiled.value)
 
     @cached_property
     def _holds(self) -> Callable[[Row], bool]:
-        return self._function(lambda truth: truth.true)
+        return self.source.function(self._compiled.true)
 
-    def _function(self, part: Callable[[Truth], str]) -> Callable[[Row], Any]:
-        compiler = Compiler(Columns(self.table))
-        truth = compiler.condition(self.tree)
-        if truth is None:
+    @property
+    def _compiled(self) -> Truth:
+        if self.truth is None:
             raise ValueError(f"only Postgres can evaluate {self.canonical}")
-        return compiler.source.function(part(truth))
+        return self.truth
 
 
 def parse(text: str, table: TableInfo) -> Where:
@@ -134,14 +135,15 @@ def _parsed(text: str, table: TableInfo) -> Where:
     compiler = Compiler(Columns(table))
     safety = Safety(compiler)
     tree = normalised(read(text, table.relation.names), safety)
-    compiled = compiler.condition(tree) is not None
+    truth = compiler.condition(tree)
     return Where(
         relation_id=table.oid,
         canonical=render(tree),
         columns=frozenset([str(node.value) for node in tree.walk() if node.kind == "column"]),
-        compiled=compiled,
-        can_raise=not compiled and safety.can_raise(tree),
+        compiled=truth is not None,
+        can_raise=truth is None and safety.can_raise(tree),
         equalities=equalities(tree, compiler),
         tree=tree,
-        table=table,
+        source=compiler.source,
+        truth=truth,
     )
