@@ -213,8 +213,12 @@ class Outward(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._patch = mock.patch.multiple("syncline.actors.devices.outbound", **SMALL)
-        self._patch.start()
+        self._patches = [
+            mock.patch.multiple("syncline.actors.devices.outbound", **SMALL),
+            mock.patch("syncline.actors.devices.delivering.MESSAGE_BYTES", SMALL["MESSAGE_BYTES"]),
+        ]
+        for patch in self._patches:
+            patch.start()
         self.active: list[str] = []
         self.late = itertools.count(1)
 
@@ -304,7 +308,8 @@ class Outward(RuleBasedStateMachine):
                     assert device.rows[table] == world.rows(table, world.released)
                 assert {ms for _, ms in device.expected_echoes} <= set(device.echoed)
         finally:
-            self._patch.stop()
+            for patch in self._patches:
+                patch.stop()
 
 
 Outward.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
@@ -351,6 +356,41 @@ def test_a_subscription_called_off_before_its_turn_leaves_nothing_behind_in_the_
     play.world.commit({"a"})
     play.settle()
     assert set(play.device.rows) == {"a", "b"}
+
+
+def test_subscriptions_that_wait_together_follow_one_bundle_and_are_delivered_one_by_one() -> None:
+    play = resting()
+    followed: list[frozenset[str]] = []
+    delivered: list[str] = []
+    for names in ({"a"}, {"b"}, {"a", "c"}):
+        play.subscribe(names)
+    while len(delivered) < 3:
+        if isinstance(play.step, Follow) and play.step.shapes not in followed:
+            followed.append(play.step.shapes)
+        if isinstance(play.step, Delivered):
+            delivered += play.step.delivery.subscription_ids
+            play.world.commit({"a", "b", "c"})
+            play.release(1)
+        play.advance()
+        play.read_mail()
+    play.settle()
+    assert followed == [{SCHEMA, "a", "b", "c"}]
+    assert delivered == ["subscription 1", "subscription 2", "subscription 3"]
+    assert all(play.device.rows[name] == play.world.rows(name, play.world.released) for name in "abc")
+
+
+def test_a_subscription_whose_bundle_is_followed_already_is_not_called_off_but_leaves() -> None:
+    play = resting()
+    play.world.commit({"a", "b"})
+    play.release(1)
+    _, second = play.subscribe({"a"}), play.subscribe({"b"})
+    while not isinstance(play.step, ReadImage):
+        play.advance()
+        play.read_mail()
+    assert not play.outbound.cancel(second)
+    play.unsubscribe(second)
+    play.settle()
+    assert set(play.device.rows) == {"a"}
 
 
 def test_rows_two_subscriptions_hold_stay_when_one_of_them_ends() -> None:

@@ -29,11 +29,11 @@ from syncline.proto.values import Change, Gone, Insert, Relation
 
 
 def arriving(
-    delivery: Delivery, held: Shapes, at: int, named: Callable[[str], Named | None], *, estimating: bool
+    delivery: Delivery, there: Layers, at: int, named: Callable[[str], Named | None], *, estimating: bool
 ) -> Steps:
-    """The rows of ``delivery`` as of ``at``, of the shapes that are not ``held`` yet. ``named``: by what the rows of a
-    shape are known. ``estimating``: the device is told about how many there are."""
-    return _together(_arriving(delivery, held, at, named, estimating=estimating))
+    """The rows of ``delivery`` as of ``at``, of the shapes that are not ``there`` yet, and are then. ``named``: by what
+    the rows of a shape are known. ``estimating``: the device is told about how many there are."""
+    return _together(_arriving(delivery, there, at, named, estimating=estimating))
 
 
 def _together(steps: Steps) -> Steps:
@@ -61,7 +61,7 @@ def _together(steps: Steps) -> Steps:
 
 
 def _arriving(
-    delivery: Delivery, held: Shapes, at: int, named: Callable[[str], Named | None], *, estimating: bool
+    delivery: Delivery, there: Layers, at: int, named: Callable[[str], Named | None], *, estimating: bool
 ) -> Steps:
     # The relations go out again each time: read in one chunk with the subscribe answer, the npm client would
     # otherwise start on the data before it knows the subscription.
@@ -69,7 +69,7 @@ def _arriving(
     relations = {relation.id: relation for shape in shapes for relation in delivery.shapes[shape]}
     estimate: int | None = None
     if estimating:
-        answer = yield CountRows(tuple(shape for shape in shapes if shape not in held))
+        answer = yield CountRows(tuple(shape for shape in shapes if shape not in there))
         assert isinstance(answer, int)
         estimate = answer
     yield Send(
@@ -78,14 +78,11 @@ def _arriving(
             codec.subs_data_begin(delivery.subscription_ids[0], lsn_bytes(at), estimate),
         )
     )
-    there = Layers(held, named)
-    sent = set(held)
     for request_id, requested in delivery.requests:
         yield Send((codec.shape_data_begin(request_id),))
         for shape in requested:
-            if shape not in sent:
+            if shape not in there:
                 yield from _image(shape, at, delivery.shapes[shape], there, named(shape))
-                sent.add(shape)
                 there.add(shape, delivery.shapes[shape])
         yield Send((codec.shape_data_end(),))
     yield Send((codec.subs_data_end(),))

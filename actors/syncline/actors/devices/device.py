@@ -39,7 +39,14 @@ from syncline.actors.devices.steps import (
     Delivery,
     Echo,
 )
-from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_relations, check_room
+from syncline.actors.devices.subscriptions import (
+    Planned,
+    SubscriptionRefused,
+    check_ids,
+    check_relations,
+    check_room,
+    relations_of,
+)
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
@@ -62,6 +69,7 @@ from syncline.proto.events import (
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
 from syncline.proto.subprotocols import takes_extensions
+from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +115,7 @@ class Device(Actor):
         self._outbound: Outbound | None = None
         self._joins = False  # it is of another history until it has been repaired
         self._subscriptions: dict[str, Planned] = {}
+        self._relations: dict[int, Relation] = {}  # of these, by id
         # Subscriptions whose shapes are not all ready, with the hashes of those that are not.
         self._preparing: dict[str, set[str]] = {}
         self._uplink: Uplink | None = None
@@ -308,6 +317,7 @@ class Device(Actor):
             self._close(PROTOCOL_VIOLATED, refused.code)
             return
         self._outbound, self._subscriptions, self._joins = started.outbound, started.subscriptions, started.joins
+        self._relations = relations_of(self._subscriptions.values())
         for shape in started.loading:
             shape.inform(NotifyReady(self.ref))
         # Before any write is asked for, so that none of them can pass the bundler unnoticed.
@@ -323,6 +333,7 @@ class Device(Actor):
             self._pumping = None
         self._outbound = None
         self._subscriptions.clear()
+        self._relations.clear()
         self._preparing.clear()
         await self._bundler.send(Unfollow(self.ref))
 
@@ -354,7 +365,7 @@ class Device(Actor):
             check_ids(event.subscription_id, event.shapes)
             check_room(self._subscriptions, event.shapes)
             planned = await plan_now(event.shapes, self._around.database)
-            check_relations(self._subscriptions.values(), planned)
+            check_relations(self._relations, planned)
         except SubscriptionRefused as refused:
             self._connection.send(
                 self._session.subscribe_refused(
@@ -364,6 +375,7 @@ class Device(Actor):
             return
         await self._around.database.add_subscription(self._client_id, event.subscription_id, event.shapes)
         self._subscriptions[event.subscription_id] = planned
+        self._relations.update(relations_of((planned,)))
         self._connection.send(self._session.subscribed(event.request_id, event.subscription_id))
         waiting = await self._places.prepare(planned, self.ref)
         self._preparing[event.subscription_id] = waiting
@@ -404,6 +416,7 @@ class Device(Actor):
             known = self._subscriptions.pop(subscription_id, None) is not None
             if not undelivered and not (known and self._outbound.cancel(subscription_id)):
                 leaving.append(subscription_id)
+        self._relations = relations_of(self._subscriptions.values())
         self._expect()
         if not leaving:
             return

@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from syncline.actors.devices.steps import Shapes, Subscriptions
+from syncline.actors.devices.layers import Layers, Named
+from syncline.actors.devices.steps import Delivery, Shapes, Subscriptions
 from syncline.actors.shapes.projection import columns_of
 from syncline.proto.values import Relation
+
+# There are thousands of devices that have a few shapes, and what is kept for each of them counts.
+LAYERS_KEPT_SHAPES_MIN = 100
 
 
 class HeldShapes:
     """``schema``: the hash of the schema shape, which every device holds besides those of its ``subscriptions``.
 
     ``relations``: by id, those by which it has rows; ``projections``: of these, such as have some columns of their
-    table only. ``tables``: of each table that the device is subscribed to a relation that it knows.
+    table only. ``tables``: of each table that the device is subscribed to a relation that it knows. ``named``: by what
+    the rows of a shape are known.
     """
 
-    def __init__(self, schema: str, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self,
+        schema: str,
+        subscriptions: Subscriptions,
+        named: Callable[[str], Named | None] = lambda shape: None,
+    ) -> None:
         self._schema = schema
+        self._named = named
+        self._layers: Layers | None = None
         self._had: dict[int, Relation] = {}  # by id: as which it has had rows on this connection
         self.hold(subscriptions)
 
     def hold(self, subscriptions: Subscriptions) -> None:
         """These, and no others, from now on."""
         self.subscriptions = subscriptions
-        self.shapes = self.shapes_of(subscriptions)
-        self.relations = {relation.id: relation for relations in self.shapes.values() for relation in relations}
-        self.projections = {id: relation for id, relation in self.relations.items() if relation is not relation.whole}
-        self.tables = {relation.table_id: relation for relation in self.relations.values()}
-        self._had.update(self.relations)
+        self.shapes: Mapping[str, tuple[Relation, ...]] = self.shapes_of(subscriptions)
+        self.relations: dict[int, Relation] = {}
+        self.projections: dict[int, Relation] = {}
+        self.tables: dict[int, Relation] = {}
+        self._layers = None
+        self._know(self.shapes)
+
+    def receive(self, delivery: Delivery) -> None:
+        """Those of a new subscription besides. A device may have a thousand: none of the others is looked at."""
+        self.subscriptions = delivery.after(self.subscriptions)
+        fresh = {shape: relations for shape, relations in delivery.shapes.items() if shape not in self.shapes}
+        self.shapes = {**self.shapes, **fresh}
+        self._know(fresh)
+        if self._layers is not None:
+            for shape, relations in fresh.items():
+                self._layers.add(shape, relations)
+
+    @property
+    def layers(self) -> Layers:
+        """Its shapes by the rows that they may hold. Whoever adds to them what is being delivered does so as
+        ``receive`` will."""
+        if self._layers is None:
+            self._layers = Layers(self.shapes, self._named)
+        return self._layers
+
+    def rest(self) -> None:
+        """Nothing is delivered for a while: of few shapes ``layers`` are soon made again."""
+        if len(self.shapes) < LAYERS_KEPT_SHAPES_MIN:
+            self._layers = None
+
+    def _know(self, shapes: Shapes) -> None:
+        relations = {relation.id: relation for of_shape in shapes.values() for relation in of_shape}
+        self.relations.update(relations)
+        self.projections.update((id, one) for id, one in relations.items() if one is not one.whole)
+        self.tables.update((one.table_id, one) for one in relations.values())
+        self._had.update(relations)
 
     def shapes_of(self, subscriptions: Subscriptions) -> dict[str, tuple[Relation, ...]]:
         """The shapes of a device that has ``subscriptions``."""

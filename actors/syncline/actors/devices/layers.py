@@ -96,6 +96,7 @@ class Layers:
 
     def __init__(self, shapes: Shapes, named: Callable[[str], Named | None] = lambda shape: None) -> None:
         self._named = named
+        self._shapes: set[str] = set()
         # Of a table: the place at which the rows of all its shapes are known, and the cells that these have there; None
         # where they are known at several places, or one by nothing.
         self._cells: dict[int, tuple[int, set[Cell]] | None] = {}
@@ -105,11 +106,17 @@ class Layers:
         for shape, relations in shapes.items():
             self.add(shape, relations)
 
+    def __contains__(self, shape: str) -> bool:
+        return shape in self._shapes
+
     def __iter__(self) -> Iterator[Layer]:
         return iter(self._layers)
 
     def add(self, shape: str, relations: tuple[Relation, ...]) -> None:
-        """One that is not there yet."""
+        """One more. Repeats are harmless."""
+        if shape in self._shapes:
+            return
+        self._shapes.add(shape)
         parts: dict[int, list[Relation]] = {}
         named = self._named(shape) if relations else None
         for relation in relations:

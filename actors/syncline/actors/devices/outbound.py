@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from itertools import islice, takewhile
 
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoes import Echoes, More
@@ -60,6 +61,8 @@ from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
+# New subscriptions for which one bundle is followed. Each brings the device up to what that has released by then.
+DELIVERED_TOGETHER_MAX = 50
 # Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
 SYNTHETIC_ID_MAX = 1 << 20
 
@@ -99,7 +102,7 @@ class Outbound:
         self._named = named
         self._repair = repair
         self._repaired_at: int | None = None
-        self._held = HeldShapes(schema, subscriptions)
+        self._held = HeldShapes(schema, subscriptions, named)
         self._echoes = Echoes(selects, self._held)
         if repair is not None:  # the rows are there, such as they are
             self._echoes.holds(self._held.shapes_of(repair.subscriptions))
@@ -112,6 +115,7 @@ class Outbound:
         self._resting = False  # the steps have nothing to do until something changes
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
+        self._begun = 0  # how many of the deliveries, from the first on, can be called off no more
         self._synthetic_id = 0
         self._is_echo = False  # the transaction of the device itself that is being sent, by its frame
 
@@ -147,11 +151,15 @@ class Outbound:
         self._held.hold(subscriptions)
         self._echoes.holds(self._held.shapes)
 
+    def _receive(self, delivery: Delivery) -> None:
+        self._held.receive(delivery)
+        self._echoes.holds(self._held.shapes)
+
     def cancel(self, subscription_id: str) -> bool:
         """Forget a subscription whose delivery has not begun; False when it has begun or is done."""
-        for delivery in self._deliveries:
+        for number, delivery in enumerate(self._deliveries):
             if delivery.requests and delivery.subscription_ids == (subscription_id,):
-                if delivery is self._delivering:
+                if number < self._begun:
                     return False
                 self._deliveries.remove(delivery)
                 return True
@@ -234,10 +242,7 @@ class Outbound:
             yield from self._make_repair(self._repair)
         while True:
             if self._deliveries:
-                self._delivering = self._deliveries[0]
-                yield from self._make_delivery(self._delivering)
-                self._deliveries.popleft()
-                self._delivering = None
+                yield from self._make_deliveries()
             elif self._echoes.healing.due:
                 for echo in (yield from self._echoes.healing.read(self.position, self._held.tables)):
                     self.note_echo(echo)
@@ -414,28 +419,41 @@ class Outbound:
         self._hold(repair.subscriptions)
         self.position, self._repair = at, None
 
+    def _make_deliveries(self) -> Steps:
+        """The next one; and when that is a new subscription, those that are next, too: a device with very many shapes
+        does not follow a bundle of all of them for each one more."""
+        together = list(islice(takewhile(lambda one: one.requests, self._deliveries), DELIVERED_TOGETHER_MAX))
+        if together:
+            yield from self._follow({**self.shapes, **{s: r for one in together for s, r in one.shapes.items()}})
+        for begun in range(max(1, len(together)), 0, -1):
+            self._begun, self._delivering = begun, self._deliveries[0]
+            yield from self._make_delivery(self._delivering)
+            self._deliveries.popleft()
+        self._begun, self._delivering = 0, None
+        self._held.rest()
+        yield Pin(None)
+
     def _make_delivery(self, delivery: Delivery) -> Steps:
-        subscriptions = delivery.after(self._held.subscriptions)
-        shapes = self._held.shapes_of(subscriptions)
-        if delivery.requests:
-            yield from self._follow(shapes)
         while self._released < self._due_before(delivery):
             yield Wait()
         at = self._released_from_log()
         yield from self._read_log(upto=at)
         yield Pin(at)
         if delivery.requests:
-            yield from arriving(delivery, self.shapes, at, self._named, estimating=self._extensions)
+            yield from arriving(delivery, self._held.layers, at, self._named, estimating=self._extensions)
+            self._receive(delivery)
         else:
+            subscriptions = delivery.after(self._held.subscriptions)
+            shapes = self._held.shapes_of(subscriptions)
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
             # First: a connection that breaks between them must leave a device that asks again for what has not left.
             yield from narrowing(gone, shapes, at, partial(self._send_synthetic, 0, POSTGRES_ORIGIN))
             yield from leaving(delivery, gone, shapes, at)
-        self._hold(subscriptions)
+            self._hold(subscriptions)
         self._echoes.healing.delivered()
         yield Delivered(delivery, at)
-        yield Pin(None)
         if not delivery.requests:
+            yield Pin(None)
             yield from self._live_with(shapes)
 
     def _due_before(self, delivery: Delivery) -> int:

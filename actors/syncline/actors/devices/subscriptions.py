@@ -80,10 +80,17 @@ def check_room(held: Mapping[str, Planned], requests: tuple[ShapeRequest, ...]) 
         )
 
 
-def check_relations(held: Iterable[Planned], planned: Planned) -> None:
-    """Raises SubscriptionRefused when a device that has ``held`` could not tell two relations apart."""
-    every = (one for of in (*held, planned) for relations in of.relations.values() for one in relations)
-    two = clash(every)
+def relations_of(planned: Iterable[Planned]) -> dict[int, Relation]:
+    """By id, those as which a device gets the rows of these."""
+    every = (relations for one in planned for relations in one.relations.values())
+    return {relation.id: relation for relations in every for relation in relations}
+
+
+def check_relations(held: Mapping[int, Relation], planned: Planned) -> None:
+    """Raises SubscriptionRefused when a device that has these relations, by id, could not tell two apart."""
+    fresh = [relation for relations in planned.relations.values() for relation in relations]
+    known = {relation.id: held[relation.id] for relation in fresh if relation.id in held}
+    two = clash((*known.values(), *fresh))
     if two is not None:
         names = " and ".join(f"{relation.table} ({', '.join(relation.names)})" for relation in two)
         raise SubscriptionRefused("CODE_UNSPECIFIED", f"{names} cannot be told apart: name one column more")

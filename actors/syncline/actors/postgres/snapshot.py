@@ -93,7 +93,14 @@ class Visibility:
     def sees_all(self, xids: Iterable[int]) -> bool:
         """Whether each of these (low 32 bits) is ``visible``; made for thousands of them."""
         edge, running = self.xmax & 0xFFFFFFFF, {xid & 0xFFFFFFFF for xid in self.running}
-        return not any(xid in running or (xid - edge) & 0xFFFFFFFF <= 1 << 31 for xid in xids)
+        listed = tuple(xids)
+        if not listed:
+            return True
+        if not running.isdisjoint(listed):
+            return False
+        if max(listed) < edge and edge - min(listed) < 1 << 31:
+            return True  # but for the few times that 32 bits overflow
+        return all((xid - edge) & 0xFFFFFFFF > 1 << 31 for xid in listed)
 
 
 Seen: TypeAlias = Callable[[Visibility], Awaitable[bool]]
