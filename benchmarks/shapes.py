@@ -1,7 +1,7 @@
 """What many shapes cost: made, at rest, and on the way of a commit that concerns one of them.
 
     python -m benchmarks.shapes [--clauses N] [--ilike N] [--trees N] [--issues N] [--devices N]
-        [--commits N]
+        [--commits N] [--subscriptions N]
 
 Three kinds, no two shapes alike: the notes of one project (*equality*), those with a word in them (*ILIKE*), and a
 project with all that hangs on it, three tables (*tree*). Ten devices (``--devices``) ask for all shapes of a kind, each
@@ -11,6 +11,9 @@ for as many.
 same rows by COPY, one shape after the other. Then the devices leave: what a shape takes *at rest* is what the service
 has more than before, in memory, files and open files. *Asleep*: it has been started again, and nobody has asked for any
 shape since; those that name values are asleep from the start, the others after a minute.
+
+A device that has ``--subscriptions``, each of one shape that names a value, asks for all of them at once; and one that
+has an eighth of that before it.
 
 Before and after that a device with a shape of its own is shown new rows, one a commit: what the others cost it.
 """
@@ -35,7 +38,8 @@ from benchmarks.issuetree import SCHEMA, TABLES, copied, dealt, fill, request, w
 from benchmarks.processes import disk_bytes
 from benchmarks.program import Program, progress, run
 from benchmarks.side import now_ms
-from benchmarks.stand import Deployment, ServiceProcess, serving
+from benchmarks.stand import TOKEN, Deployment, ServiceProcess, serving
+from syncline.client import open_db
 from syncline.proto.values import ShapeRequest
 
 WARM_COMMITS: Final = 20
@@ -93,6 +97,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trees", type=int, default=200, help="shapes of three tables; default 200")
     parser.add_argument("--issues", type=int, default=10, help="of a project, with a comment each; default 10")
     parser.add_argument("--devices", type=int, default=10, help="that ask, each for as many; default 10")
+    parser.add_argument("--subscriptions", type=int, default=400, help="of one device, a shape each; default 400")
     parser.add_argument("--commits", type=int, default=100, help="that concern one shape; default 100")
 
 
@@ -194,12 +199,31 @@ class _Bench:
         )
 
 
+async def subscribed(service: ServiceProcess, folder: Path, first: int, count: int) -> Figure:
+    """A device of the device library asks for the notes of ``count`` projects, each by itself."""
+    async with open_db(folder / f"device-{count}.db", service.url) as db:
+        await db.connect(TOKEN)
+
+        async def ask(project: int) -> None:
+            await (await db.sync("notes", where=f"this.project = {project} AND this.id >= 0")).synced()
+
+        cpu_s = service.cpu_s()
+        await asyncio.gather(*map(ask, range(first, first + count)))
+        cpu_s = service.cpu_s() - cpu_s
+    return Figure(f"{count:,} subscriptions of one device", (per_cpu_s(count, cpu_s),), "shapes/CPU-s")
+
+
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
     listed = kinds(options)
     async with serving(folder, Deployment.of(options), SCHEMA, *TABLES) as (service, database):
-        await fill(database, 1 + max(kind.count for kind in listed), options.issues, 1)
+        few, many = options.subscriptions // 8, options.subscriptions
+        await fill(database, 1 + max(few + many, *(kind.count for kind in listed)), options.issues, 1)
         bench = _Bench(service, database, options.commits, options.devices)
-        return [figure for kind in listed if kind.count for figure in await bench.of(kind)]
+        figures = [figure for kind in listed if kind.count for figure in await bench.of(kind)]
+        if few:
+            alone = await subscribed(service, folder, 1, few)
+            figures.append((await subscribed(service, folder, 1 + few, many)).against(alone))
+        return figures
 
 
 PROGRAM = Program("shapes", __doc__, options, measure)
