@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from syncline.actors.shapes.image import EMPTY, ImageChunk, Overlay, key_bytes, overlaying
 from syncline.actors.shapes.log import Record
+from syncline.actors.shapes.stretch import at_a_stretch
 from syncline.proto import codec
 from syncline.proto.values import Change, Column, Delete, Insert, Relation, Update
 
@@ -58,13 +59,7 @@ def image_of(rows: Rows, chunk_rows: int) -> list[ImageChunk]:
 
 
 def overlay_of(records: list[Record], base: Overlay = EMPTY) -> Overlay:
-    steps = overlaying(records, {ITEMS.id: ITEMS}, base)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            overlay: Overlay = end.value
-            return overlay
+    return at_a_stretch(overlaying(records, {ITEMS.id: ITEMS}, base))
 
 
 def rows_of(chunks: list[ImageChunk]) -> Rows:

@@ -158,11 +158,6 @@ class Link:
     # ---------------------------------------------------------------- the owner's side
 
     @property
-    def established(self) -> bool:
-        """Whether hellos were exchanged on the present connection."""
-        return self._established
-
-    @property
     def room(self) -> bool:
         """Whether ``send`` takes one more payload."""
         return (

@@ -78,12 +78,7 @@ class Membership:
     def home(self, key: str, now: float) -> str | None:
         """Where ``key`` belongs: among all hosts not permanently down, so that a pause moves nothing.
 
-        ``None`` when there are none. The home may be down: then wait for it, or use ``standby``.
+        ``None`` when there are none. The home may be down: then wait for it.
         """
         hosts = self.hosts(now, HostState.UP, HostState.DOWN)
-        return place(key, hosts) if hosts else None
-
-    def standby(self, key: str, now: float) -> str | None:
-        """The best host for ``key`` that is up now: its home, or who would be next. ``None`` when none is up."""
-        hosts = self.hosts(now, HostState.UP)
         return place(key, hosts) if hosts else None

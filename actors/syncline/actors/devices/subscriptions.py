@@ -16,6 +16,7 @@ from syncline.actors.devices.steps import Delivery
 from syncline.actors.postgres.catalog import Catalog, TableInfo
 from syncline.actors.shapes.projection import clash, wire_relations
 from syncline.actors.shapes.shape import Shape
+from syncline.actors.shapes.stretch import at_a_stretch
 from syncline.proto.values import Relation, ShapeRequest
 
 SUBSCRIPTION_ID_CHARS_MAX = 128
@@ -127,13 +128,7 @@ def planning(
 
 def plan(requests: tuple[ShapeRequest, ...], catalog: Catalog, *, held: bool = False) -> Planned:
     """``planning`` without a pause."""
-    steps = planning(requests, catalog, held=held)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            planned: Planned = end.value
-            return planned
+    return at_a_stretch(planning(requests, catalog, held=held))
 
 
 def _shapes_of(request: ShapeRequest, catalog: Catalog) -> list[Shape]:

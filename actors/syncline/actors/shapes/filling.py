@@ -3,7 +3,7 @@
 Where the rows come from may give all rows of a node at once (``Source.at``). Else they are asked for by the values of
 the rows above, which are read from the file that is being filled: so nothing here grows with the number of rows.
 
-Since nothing ever leaves meanwhile, it comes to the same as ``membership.advance`` of all the rows.
+Since nothing ever leaves meanwhile, it comes to the same as ``membership.advancing`` by all the rows.
 """
 
 from __future__ import annotations

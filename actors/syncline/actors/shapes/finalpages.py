@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
 from dataclasses import replace
-from typing import TypeVar
 
 from syncline.actors.shapes.finals import Finals, finding, trimming
 from syncline.actors.shapes.image import STEP_ROWS, Relations
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.messages import ReadPage
+from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.packing import Packing
 from syncline.actors.shapes.store import ShapeStore
-
-T = TypeVar("T")
 
 # Nobody waits for packing: see ``rows``.
 PACK_PAUSE_S = 0.002
@@ -56,7 +53,7 @@ class FinalPages:
             if record.lsn > ask.final_upto:
                 records.append(record)
                 continue
-            kept = await _walked(trimming(record, finals, self._relations))
+            kept = await paced(trimming(record, finals, self._relations))
             # Its place stays: reading goes on behind it.
             records.append(kept or replace(record, rows=0, ops=b"", gone=b"", truncates=False))
         return replace(page, records=tuple(records), final_ms=max(page.final_ms, finals.latest_ms))
@@ -67,14 +64,14 @@ class FinalPages:
         now_s = time.time()
         buried_upto = min(packing.packed.lsn, store.buried_upto(now_s - store.buried_kept_s))
         try:
-            finals = await _walked(finding(packing.records(), self._relations), PACK_PAUSE_S)
+            finals = await paced(finding(packing.records(), self._relations), PACK_PAUSE_S)
             walked = 0
             for record in packing.records():
                 walked += record.rows + 1
                 if walked >= STEP_ROWS:
                     await asyncio.sleep(PACK_PAUSE_S)
                     walked = 0
-                kept = await _walked(trimming(record, finals, self._relations, buried_upto), PACK_PAUSE_S)
+                kept = await paced(trimming(record, finals, self._relations, buried_upto), PACK_PAUSE_S)
                 if kept is not None:
                     packing.add(kept)
             packing.finish(finals.latest_ms)
@@ -88,19 +85,8 @@ class FinalPages:
         finals = self._found.pop((generation, upto), None)
         if finals is None:
             after = self._store.final_upto(generation)
-            finals = await _walked(finding(self._store.records(after, upto, generation), self._relations))
+            finals = await paced(finding(self._store.records(after, upto, generation), self._relations))
             while len(self._found) >= FINALS_MAX:
                 del self._found[next(iter(self._found))]
         self._found[generation, upto] = finals
         return finals
-
-
-async def _walked(steps: Generator[None, None, T], pause_s: float = 0.0) -> T:
-    """What ``steps`` return, with a turn for everybody else between them."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: T = end.value
-            return found
-        await asyncio.sleep(pause_s)

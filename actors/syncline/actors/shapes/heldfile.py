@@ -28,11 +28,6 @@ _packer = msgpack.Packer().pack
 _unpack = msgpack.unpackb
 
 
-def packed_row(row: Row) -> bytes:
-    packed: bytes = _packer(row)
-    return packed
-
-
 def row_of(data: bytes) -> Row:
     row: Row = _unpack(data, use_list=False)
     return row

@@ -31,27 +31,6 @@ STEP_ROWS = 100  # decided on between two pauses: some milliseconds' worth
 _GLANCED_ROWS = 2_000  # the same, where little is done with each
 
 
-def advance(
-    tree: Tree,
-    held: Held,
-    net: Mapping[RowId, Net],
-    known: Known,
-    judge: Judge,
-    *,
-    truncates: bool = False,
-) -> Step | Needs:
-    """What ``net`` does to a shape that holds ``held``. ``truncates``: tables were emptied first. A shape that was late
-    to what was in them may hold rows that refer to some which it could not have: so if such a row is inserted anew,
-    what it refers to comes, although it refers to nothing else than before."""
-    steps = advancing(tree, held, net, known, judge, truncates=truncates)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            decided: Step | Needs = end.value
-            return decided
-
-
 def advancing(
     tree: Tree,
     held: Held,
@@ -61,8 +40,12 @@ def advancing(
     *,
     truncates: bool = False,
 ) -> Generator[None, None, Step | Needs]:
-    """``advance``, which yields after every ``STEP_ROWS`` rows or so: a subtree may have very many. What ``held`` and
-    ``known`` say must stay the same until the end."""
+    """What ``net`` does to a shape that holds ``held``. ``truncates``: tables were emptied first. A shape that was late
+    to what was in them may hold rows that refer to some which it could not have: so if such a row is inserted anew,
+    what it refers to comes, although it refers to nothing else than before.
+
+    It yields after every ``STEP_ROWS`` rows or so: a subtree may have very many. What ``held`` and ``known`` say must
+    stay the same until the end."""
     walk = _Walk(tree, held, net, known, judge, truncates=truncates)
     yield from walk.nodes()
     yield from walk.references()

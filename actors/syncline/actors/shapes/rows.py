@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, ImageChunk, Overlay, Relations, overlaying
 from syncline.actors.shapes.messages import THE_END
+from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
 
@@ -156,13 +157,7 @@ class Rows:
         if after < self._store.final_lsn:
             raise self._gone(reading)  # the log has not all that the image lacks
         steps = overlaying(self._store.records(after, reading.lsn), self._relations, base)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                overlay: Overlay = end.value
-                break
-            await asyncio.sleep(pause_s)
+        overlay = await paced(steps, pause_s)
         chunks = []
         for chunk in overlay.chunks():
             chunks.append(chunk)

@@ -110,8 +110,3 @@ def negation(part: Truth, source: Source) -> Truth:
 def certain(condition: str) -> Truth:
     """A condition that is never NULL."""
     return Truth(f"({condition})", f"({condition})", f"(not {condition})")
-
-
-def of_value(expression: str) -> Truth:
-    """From source whose value is True, False or None."""
-    return Truth(expression, f"({expression} is True)", f"({expression} is False)")
