@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.npm.service import RUNTIME
+from tests.patience import until
 from tests.postgres_majors import NoBuildError, PostgresUnavailableError, installation_under_test
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
@@ -75,6 +76,15 @@ def postgres(server_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
+def original(server_dir: Path) -> Iterator[EmbeddedPostgres]:
+    """A running server of the test's own, of which it makes a copy."""
+    server = EmbeddedPostgres(server_dir / "original", settings={"fsync": "off"})
+    server.start()
+    yield server
+    server.stop("immediate")
+
+
+@pytest.fixture
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     """The DSN of a fresh, empty database; dropped afterwards with its replication slots."""
     async with fresh_database(postgres) as dsn:
@@ -113,10 +123,26 @@ async def drop_database(admin_dsn: str, name: str) -> None:
                 break
             except asyncpg.ObjectInUseError:
                 await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-                await admin.execute("SELECT pg_sleep(0.1)")
+                await admin.execute("SELECT pg_sleep(0.1)")  # a session that is ended takes a moment to go
         await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     finally:
         await admin.close()
+
+
+async def drop_slots(connection: asyncpg.Connection) -> None:
+    """Drops the slots of ``connection``'s database, once Postgres has noticed that nobody reads them any more."""
+
+    async def dropped() -> bool:
+        try:
+            await connection.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                "WHERE database = current_database() AND slot_name LIKE 'electric%'"
+            )
+        except asyncpg.ObjectInUseError:
+            return False
+        return True
+
+    await until(dropped)
 
 
 def with_database(dsn: str, name: str) -> str:

@@ -16,7 +16,7 @@ PAUSE_S: Final = 0.05
 
 
 async def until(holds: Callable[[], Awaitable[bool]], within_s: float = PATIENCE_S) -> None:
-    """Waits for an async condition."""
+    """Waits for an async condition of which nothing tells: it is asked again and again."""
     began = time.monotonic()
     while not await holds():
         assert time.monotonic() - began < within_s, "it does not come to hold"

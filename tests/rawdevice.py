@@ -108,6 +108,12 @@ class RawDevice:
         await self.expect(events.SendFrom)
         return started
 
+    async def told_to_start_over(self, lsn: bytes, subscription: str) -> None:
+        """Resumes from ``lsn``, and is refused and cut off: what it has counts no more."""
+        await self.socket.send(self.session.start(lsn, [subscription], None, "sqlite"))
+        assert (await self.expect(events.StreamRefused)).code == "BEHIND_WINDOW"
+        assert (await self.closed())[0] == 1007
+
     async def subscribe(self, *wanted: str | ShapeRequest) -> str:
         """Subscribes to tables, or shapes, and waits for the whole delivery; the subscription id."""
         subscription = str(uuid.uuid4())

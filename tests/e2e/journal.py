@@ -18,7 +18,7 @@ from pathlib import Path
 import asyncpg
 from tests.e2e.proxy import Proxy
 from tests.npm.service import ServiceProcess
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, PAUSE_S
 from tests.tokens import insecure_token
 
 from syncline.client import Database, open_db
@@ -65,7 +65,7 @@ class Writer:
     async def _write(self) -> None:
         while not self._stopped:
             if self.db.status.pending_writes >= PENDING_WRITES_MAX:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(PAUSE_S)  # it writes again when some of them are gone
                 continue
             id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
             async with self.db.transaction() as transaction:
@@ -77,7 +77,7 @@ class Writer:
                     (id, self.name, self._random.randint(1, 5)),
                 )
             self.written.append(id)
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(self._pause_s)  # the writer's pace
 
 
 class Scene:
@@ -104,7 +104,7 @@ class Scene:
                     print(f"current after {time.monotonic() - began:.2f} s")
                     return time.monotonic() - began
             assert time.monotonic() - began < PATIENCE_S, [writer.db.status for writer in self.writers]
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE_S)  # no event: files and Postgres are compared
 
     async def noticed(self) -> None:
         """Waits until every device knows that it has no connection: what it writes now, it writes offline."""
@@ -125,7 +125,7 @@ class Scene:
                 if count >= wanted:
                     return
             assert time.monotonic() - began < PATIENCE_S, [writer.db.status for writer in self.writers]
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(PAUSE_S)  # Postgres tells nobody
 
     async def _executions(self) -> int:
         postgres = await asyncpg.connect(self.dsn)

@@ -32,7 +32,6 @@ from tests.rawdevice import RawDevice
 from tests.tokens import insecure_token
 
 from syncline.client import Database
-from syncline.proto import events
 from syncline.proto.digest import ROWS_PER_BUCKET
 
 
@@ -184,9 +183,7 @@ async def test_a_device_of_the_old_line_is_told_to_start_over(database: str, tmp
             lsn, client_id = device.lsn, device.client_id
         await lose_disk(service, postgres)
         async with RawDevice.connected(service.url, client_id=client_id) as device:
-            await device.socket.send(device.session.start(lsn, [subscription]))
-            assert (await device.expect(events.StreamRefused)).code == "BEHIND_WINDOW"
-            assert (await device.closed())[0] == 1007
+            await device.told_to_start_over(lsn, subscription)
 
 
 async def test_rows_that_were_written_and_are_as_they_were_do_not_come(database: str, tmp_path: Path) -> None:

@@ -6,12 +6,11 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.conftest import drop_database
+from tests.conftest import drop_database, drop_slots
 from tests.e2e.repair_scene import (
     CHANGED,
     CHANGES,
@@ -32,30 +31,12 @@ from tests.tokens import insecure_token
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.client import Database
-from syncline.proto import events
 from syncline.proto.digest import ROWS_PER_BUCKET
-
-DROP_SLOT = """
-SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()
-"""
-
-
-async def drop_slot(postgres: asyncpg.Connection) -> None:
-    """When Postgres has noticed that nobody reads it any more."""
-
-    async def dropped() -> bool:
-        try:
-            await postgres.execute(DROP_SLOT)
-        except asyncpg.ObjectInUseError:
-            return False
-        return True
-
-    await eventually(dropped)
 
 
 async def lose_slot(service: ServiceProcess, postgres: asyncpg.Connection, meanwhile: str = "SELECT 1") -> None:
     await service.kill()
-    await drop_slot(postgres)
+    await drop_slots(postgres)
     await postgres.execute(meanwhile)
     await service.start()
 
@@ -134,7 +115,7 @@ async def test_what_a_restored_database_lacks_leaves_and_what_was_never_sent_com
             await db.connect(insecure_token("ann"))
             await (await db.sync("items")).synced()
             await service.kill()
-            await drop_slot(sql)
+            await drop_slots(sql)
             await sql.close()
             await admin.execute(f'CREATE DATABASE "{name}_backup" TEMPLATE "{name}"')
             await service.start()
@@ -148,7 +129,7 @@ async def test_what_a_restored_database_lacks_leaves_and_what_was_never_sent_com
             await db.execute("UPDATE items SET title = 'not sent yet' WHERE id = 6")
             await service.kill()
             sql = await asyncpg.connect(database)
-            await drop_slot(sql)
+            await drop_slots(sql)
             await sql.close()
             await restore(database, admin)
             sql = await asyncpg.connect(database)
@@ -179,14 +160,6 @@ async def _empty(db: Database, table: str) -> bool:
     return await db.sql(f"SELECT 1 FROM {table}") == []
 
 
-@pytest.fixture
-def original(server_dir: Path) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(server_dir / "original", settings={"fsync": "off"})
-    server.start()
-    yield server
-    server.stop("immediate")
-
-
 async def test_a_position_that_the_new_history_has_reached_too_does_not_count_in_it(
     original: EmbeddedPostgres, server_dir: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +177,7 @@ async def test_a_position_that_the_new_history_has_reached_too_does_not_count_in
             await db.connect(insecure_token("ann"))
             await (await db.sync("items")).synced()
             await service.kill()
-            await drop_slot(sql)
+            await drop_slots(sql)
             await sql.close()
             original.stop()
             await asyncio.to_thread(subprocess.run, ["cp", "-a", original.folder, backup], check=True)
@@ -261,9 +234,7 @@ async def test_a_device_of_the_old_line_is_told_to_start_over(database: str, tmp
             lsn, client_id = device.lsn, device.client_id
         await lose_slot(service, postgres)
         async with RawDevice.connected(service.url, client_id=client_id) as device:
-            await device.socket.send(device.session.start(lsn, [subscription]))
-            assert (await device.expect(events.StreamRefused)).code == "BEHIND_WINDOW"
-            assert (await device.closed())[0] == 1007
+            await device.told_to_start_over(lsn, subscription)
         async with RawDevice.connected(service.url, client_id=client_id) as device:
             await device.start()
             subscription = await device.subscribe("items")

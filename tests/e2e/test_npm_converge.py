@@ -90,7 +90,7 @@ class Scene:
             case 4:
                 await self.connect_all()
             case _:
-                await asyncio.sleep(self.random.random() / 10)
+                await asyncio.sleep(self.random.random() / 10)  # a step of the plan: nothing is done
 
     async def connect_all(self) -> None:
         """Also those that believe they are: cut off while it starts to replicate, the npm client does so for ever."""

@@ -223,7 +223,7 @@ async def _write_journal(device: NpmDevice, who: str, count: int, written: list[
         name = f"{who}, {number}"
         await device.execute(("INSERT INTO journal VALUES (?, ?)", name, number))
         written.append(name)
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(pause_s)  # the writer's pace
 
 
 async def _change_items(postgres: asyncpg.Connection, rounds: int) -> None:
@@ -232,7 +232,7 @@ async def _change_items(postgres: asyncpg.Connection, rounds: int) -> None:
             await postgres.execute("INSERT INTO items VALUES ($1, 'live', 0)", 2000 + number)
             await postgres.execute("UPDATE items SET rank = $1 WHERE id <= 50", number)
             await postgres.execute("DELETE FROM items WHERE id = $1", 500 + number)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # likewise
 
 
 async def _reached(written: Sequence[str], count: int) -> bool:

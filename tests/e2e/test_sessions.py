@@ -12,7 +12,7 @@ import asyncpg
 import jwt
 import pytest
 from tests.npm.service import serving
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, PAUSE_S, until
 from tests.rawdevice import RawDevice
 
 from syncline.proto import events
@@ -37,7 +37,7 @@ async def until_equal(device: RawDevice, postgres: asyncpg.Connection, within_s:
         if count == len(held) and await held_by_postgres(postgres) == held:
             return
         assert time.monotonic() - began < within_s, (count, {k: len(v) for k, v in device.rows.items()})
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(PAUSE_S)  # no event: two sides are compared, each of which changes by itself
 
 
 async def insert(postgres: asyncpg.Connection, rows: int, start: int = 0) -> None:
@@ -82,10 +82,7 @@ async def test_a_device_whose_history_is_lost_is_told_to_start_over(database: st
         await insert(postgres, 10, start=10)
         await service.start()
         async with RawDevice.connected(service.url, client_id=device.client_id) as again:
-            await again.socket.send(again.session.start(device.lsn, [subscription], None, "sqlite"))
-            refused = await again.expect(events.StreamRefused)
-            assert refused.code == "BEHIND_WINDOW"
-            assert (await again.closed())[0] == 1007
+            await again.told_to_start_over(device.lsn, subscription)
         async with RawDevice.connected(service.url, client_id=device.client_id) as afresh:
             await afresh.start()
             await afresh.subscribe("items")
@@ -200,17 +197,15 @@ async def test_an_idle_database_still_advances_the_slot(database: str, tmp_path:
     async with serving(database, tmp_path, sql=ITEMS, electrified=("items",)) as (service, postgres):
         await postgres.execute("CREATE TABLE unsynced (n int4)")
 
-        async def lag() -> int:
-            return await postgres.fetchval(
+        async def caught_up() -> bool:
+            lag: int = await postgres.fetchval(
                 "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::int8 FROM pg_replication_slots "
                 "WHERE database = current_database()"
             )
+            return lag <= 1 << 20
 
         await postgres.execute("INSERT INTO unsynced SELECT generate_series(1, 200000)")
-        began = time.monotonic()
-        while await lag() > 1 << 20:
-            assert time.monotonic() - began < PATIENCE_S
-            await asyncio.sleep(0.2)
+        await until(caught_up)
         assert service.port
 
 

@@ -326,7 +326,7 @@ def appears(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
     while not list(folder.glob(pattern)):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() - began < TIMEOUT_S, f"no {pattern}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # a folder tells nobody
 
 
 def test_a_serve_that_is_stopped_while_its_postgres_starts_leaves_no_server(server_dir: Path) -> None:

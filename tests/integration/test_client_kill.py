@@ -42,7 +42,7 @@ def killed_while_writing(path: Path, after_s: float) -> None:
     with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
-        time.sleep(after_s)
+        time.sleep(after_s)  # so that it is killed anywhere in its work: no moment is to be met
         process.kill()
 
 

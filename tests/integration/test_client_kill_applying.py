@@ -68,13 +68,13 @@ async def test_position_rows_and_tags_agree_after_every_kill(tmp_path: Path) -> 
             await peer.until(lambda starts=starts: len(peer.starts) > starts)
             if peer.starts[-1].lsn:
                 streaming = asyncio.ensure_future(stream(peer))
-                await asyncio.sleep(random.uniform(0.0, 0.2))
+                await asyncio.sleep(random.uniform(0.0, 0.2))  # killed anywhere in its work: no moment is to be met
                 device.kill()
                 await device.wait()
                 await asyncio.wait({streaming}, timeout=0)
                 streaming.cancel()
             else:
-                await asyncio.sleep(random.uniform(0.0, 0.05))
+                await asyncio.sleep(random.uniform(0.0, 0.05))  # likewise
                 device.kill()
                 await device.wait()
             await peer.until(lambda: not peer.connected)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -112,14 +112,6 @@ async def test_an_ordinary_role_may_ask_which_history_this_is(database: str, pos
         admin = await asyncpg.connect(postgres.dsn())
         await admin.execute("DROP ROLE history_reader")
         await admin.close()
-
-
-@pytest.fixture
-def original(server_dir: Path) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(server_dir / "original", settings={"fsync": "off"})
-    server.start()
-    yield server
-    server.stop("immediate")
 
 
 async def test_a_copy_recovered_from_the_archive_is_another_history(

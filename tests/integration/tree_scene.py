@@ -154,7 +154,7 @@ class Stubborn:
         while True:
             with contextlib.suppress(OSError, websockets.WebSocketException):
                 await self._connection()
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(PAUSE_S)  # a device's own pace: it dials again
 
     async def _connection(self) -> None:
         async with RawDevice.connected(self._url, client_id=self.client_id) as device:

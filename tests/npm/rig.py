@@ -72,7 +72,7 @@ async def eventually(condition: Callable[[], Awaitable[T]], *, within_s: float =
             failure = exc
         if time.monotonic() > deadline:
             raise failure
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(POLL_S)  # the condition is anybody's: nothing tells of it
 
 
 class NpmDevice:

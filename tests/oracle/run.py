@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+from tests.conftest import drop_slots
 from tests.e2e.proxy import Proxy
 from tests.oracle.comparing import Anomaly, at_rest, check_samples
 from tests.oracle.counting import counting, in_pieces, tiring
@@ -205,16 +205,8 @@ class _Scene:
         await asyncio.to_thread(shutil.rmtree, self._folder / DATA)
 
     async def _lose_slot(self) -> None:
-        """When Postgres has noticed that nobody reads it any more."""
         assert self._postgres is not None
-        while True:
-            with contextlib.suppress(asyncpg.ObjectInUseError):
-                await self._postgres.execute(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
-                    "WHERE database = current_database() AND slot_name LIKE 'electric%'"
-                )
-                return
-            await asyncio.sleep(0.02)
+        await drop_slots(self._postgres)
 
     async def _subscribe(self, device: Device, rng: random.Random) -> str:
         free = [shape for shape in self.plan.shapes if shape not in device.wanted]

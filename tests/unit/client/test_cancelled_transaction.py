@@ -23,9 +23,9 @@ async def test_others_can_write_after_a_task_was_cancelled_while_it_began_a_tran
         other = sqlite3.connect(path)
         other.execute("BEGIN IMMEDIATE")  # so that the transaction's own BEGIN waits
         task = asyncio.create_task(write(db))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # SQLite's own thread waits: it tells nobody when it begins to
         task.cancel()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # nor when it has heard of the end
         other.rollback()
         with contextlib.suppress(asyncio.CancelledError):
             await task

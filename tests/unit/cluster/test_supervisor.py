@@ -140,7 +140,7 @@ def test_restarts_further_apart_than_the_window_do_not_add_up() -> None:
         supervisor = await journal.supervise(Strategy.ONE_FOR_ONE, journal.spec("a"), max_restarts=1, max_seconds=5)
         for _ in range(10):
             await journal.crash("a")
-            await asyncio.sleep(5)
+            await asyncio.sleep(5)  # virtual time: nobody waits
         assert supervisor.alive
 
     run_virtual(main)

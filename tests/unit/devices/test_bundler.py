@@ -268,7 +268,7 @@ def test_it_waits_for_a_shard_that_takes_its_time() -> None:
         await bundler.send(FollowSet(device.ref, 1, {"a": shape.ref}))
         join = await shape.next()
         bundler.inform(Joined("a", 1, 90, join.number))
-        await asyncio.sleep(10)
+        await asyncio.sleep(10)  # virtual time
         assert bundler.alive
         assert not device.received
         shard = Probe(lambda message: 100)
@@ -411,11 +411,11 @@ def test_who_reads_nothing_for_long_holds_nobody_up() -> None:
         await scene.follow(device, "a")
         await scene.join("a", 90)
         await scene.watermark(150)
-        await asyncio.sleep(PINNED_S / 2)
+        await asyncio.sleep(PINNED_S / 2)  # virtual time
         await scene.bundler.send(Pinned(device.ref, 120))
-        await asyncio.sleep(PINNED_S - 1)
+        await asyncio.sleep(PINNED_S - 1)  # virtual time
         assert await scene.bundler.call(ReadReleased("a"), 10 * PINNED_S) == 120
-        await asyncio.sleep(2)
+        await asyncio.sleep(2)  # virtual time
         assert await scene.bundler.call(ReadReleased("a"), 10 * PINNED_S) == 150
 
     run_virtual(scenario)
