@@ -14,6 +14,7 @@ from tests.property.test_shapes_image import HISTORY, ITEMS, Rows, image_of, pla
 from syncline.actors.shapes import image as image_module
 from syncline.actors.shapes import rows as rows_module
 from syncline.actors.shapes.image import ImageChunk
+from syncline.actors.shapes.messages import THE_END
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ShapeStore
 
@@ -26,11 +27,11 @@ async def rows_at(rows: rows_module.Rows, lsn: int) -> Rows:
     await rows.make(reading)
     chunks: list[ImageChunk] = []
     cursor = 0
-    while True:
+    while cursor != THE_END:
         chunk, cursor = rows.read(rows.reading(lsn, cursor), cursor)
-        if chunk is None:
-            return rows_of(chunks)
-        chunks.append(chunk)
+        if chunk is not None:
+            chunks.append(chunk)
+    return rows_of(chunks)
 
 
 @settings(max_examples=60, deadline=None)

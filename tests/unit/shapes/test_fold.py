@@ -45,7 +45,6 @@ async def until(happened: Callable[[], bool]) -> None:
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folding:
     monkeypatch.setattr("syncline.actors.shapes.store.FOLD_BYTES_MIN", 2_000)
-    monkeypatch.setattr("syncline.actors.shapes.rows.FOLD_CHUNK_BYTES", 10)
     return Folding(tmp_path / "shape")
 
 
@@ -82,6 +81,13 @@ async def test_rows_from_before_a_fold_can_be_read_while_an_edge_has_not_come_so
     assert len(await scene.rows(1_400)) == 1 + 5 * 20
 
 
+@pytest.fixture
+def in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new image has several chunks, so somebody can be in the middle of it."""
+    monkeypatch.setattr("syncline.actors.shapes.rows.FOLD_CHUNK_BYTES", 10)
+
+
+@pytest.mark.usefixtures("in_chunks")
 async def test_who_is_in_the_middle_of_an_image_reads_it_to_its_end(scene: Folding) -> None:
     await scene.start()
     await scene.grow(110, 3, 4, 5)
@@ -94,6 +100,7 @@ async def test_who_is_in_the_middle_of_an_image_reads_it_to_its_end(scene: Foldi
     assert found == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.usefixtures("in_chunks")
 async def test_who_was_in_the_middle_of_an_image_too_long_ago_is_told_to_begin_anew(scene: Folding) -> None:
     await scene.start()
     await scene.grow(110, 3, 4, 5)
