@@ -13,8 +13,7 @@ from tests.property.test_shapes_image import HISTORY, ITEMS, Rows, image_of, pla
 
 from syncline.actors.shapes import image as image_module
 from syncline.actors.shapes import rows as rows_module
-from syncline.actors.shapes.image import ImageChunk
-from syncline.actors.shapes.messages import THE_END
+from syncline.actors.shapes.image import THE_END, ImageChunk
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.store import ShapeStore
 

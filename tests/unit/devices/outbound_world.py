@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 from syncline.actors.devices.steps import Subscriptions
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
-from syncline.actors.shapes.image import ImageChunk
-from syncline.actors.shapes.messages import THE_END
+from syncline.actors.shapes.image import THE_END, ImageChunk
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.codec import MessageType

@@ -21,8 +21,7 @@ from syncline.actors.devices.steps import (
     Steps,
 )
 from syncline.actors.shapes.frames import lsn_bytes
-from syncline.actors.shapes.image import ImageChunk
-from syncline.actors.shapes.messages import THE_END
+from syncline.actors.shapes.image import THE_END, ImageChunk
 from syncline.actors.shapes.projection import columns_of, forgotten, lost
 from syncline.proto import codec
 from syncline.proto.values import Change, Gone, Insert, Relation

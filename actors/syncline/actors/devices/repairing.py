@@ -21,8 +21,7 @@ from syncline.actors.devices.layers import Layers
 from syncline.actors.devices.overlaps import holding
 from syncline.actors.devices.steps import Send, Shapes, Step, Steps
 from syncline.actors.shapes.frames import lsn_bytes
-from syncline.actors.shapes.image import ImageChunk
-from syncline.actors.shapes.messages import THE_END
+from syncline.actors.shapes.image import THE_END, ImageChunk
 from syncline.actors.shapes.projection import united
 from syncline.proto import codec
 from syncline.proto.digest import NOTHING_HELD, SUM_BYTES, Digests, Holdings, TableDifference, held_body

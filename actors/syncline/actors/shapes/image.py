@@ -18,6 +18,8 @@ from syncline.proto import codec
 from syncline.proto.values import Delete, Gone, Insert, Key, Relation, Row, Update
 
 OVERLAY_CHUNK_ROWS = 1_000
+THE_END = -1
+"""As a cursor: there are no more rows."""
 # What is done between two pauses: a few milliseconds' worth.
 STEP_ROWS = 50
 STEP_COPIED_ROWS = 20_000

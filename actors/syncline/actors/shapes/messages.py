@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.log import Record
@@ -149,15 +148,10 @@ class ReadReleased:
     shape: str
 
 
-THE_END: Final = -1
-"""The cursor behind the last rows."""
-
-
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """Call. Answer: (ImageChunk or None for no rows, next cursor or ``THE_END``); the rows as of ``lsn``. The first
-    cursor is 0.
-    ``whole``: with all columns, also where devices get some only."""
+    """Call. Answer: (ImageChunk or None for no rows, next cursor or ``image.THE_END``); the rows as of ``lsn``. The
+    first cursor is 0. ``whole``: with all columns, also where devices get some only."""
 
     lsn: int
     cursor: int

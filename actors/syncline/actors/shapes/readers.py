@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from syncline.actors.shapes.finalpages import FinalPages
-from syncline.actors.shapes.image import ImageChunk, Relations
+from syncline.actors.shapes.image import THE_END, ImageChunk, Relations
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.logfiles import GenerationGone
-from syncline.actors.shapes.messages import THE_END, ReadPage
+from syncline.actors.shapes.messages import ReadPage
 from syncline.actors.shapes.projection import Narrowing
 from syncline.actors.shapes.rows import Reading, Rows, RowsGone
 from syncline.actors.shapes.store import ShapeStore

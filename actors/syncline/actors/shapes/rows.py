@@ -16,8 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, ImageChunk, Overlay, Relations, overlaying
-from syncline.actors.shapes.messages import THE_END
+from syncline.actors.shapes.image import EMPTY, OVERLAY_CHUNK_ROWS, THE_END, ImageChunk, Overlay, Relations, overlaying
 from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
