@@ -118,7 +118,7 @@ def test_a_shape_holds_what_it_is_by_definition_after_every_transaction(seed: in
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(1, 20))
-def test_a_transaction_of_which_no_change_concerns_a_shape_does_unknown_to_it(seed: int, transactions: int) -> None:
+def test_a_transaction_of_which_no_change_concerns_a_shape_does_nothing_to_it(seed: int, transactions: int) -> None:
     play = Play(seed)
     interest = Interest(play.tree, KEYS, lambda row: play.judge(0, row))
     for _ in range(transactions):

@@ -113,6 +113,9 @@ class Judging:
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
 
+    def compiled(self, _: int) -> bool:
+        return False
+
     async def judged(self, _: int, rows: Sequence[Row]) -> list[bool]:
         return [self._kind.holds(row, frozenset()) for row in rows]
 
