@@ -393,6 +393,29 @@ def test_a_subscription_whose_bundle_is_followed_already_is_not_called_off_but_l
     assert set(play.device.rows) == {"a"}
 
 
+@pytest.mark.parametrize("third", [False, True])
+@pytest.mark.parametrize("ended", [[0], [1], [0, 1]])
+def test_those_for_which_a_bundle_is_asked_are_not_called_off(ended: list[int], third: bool) -> None:
+    """Whoever waits for the bundle's answer has counted them, and follows what they have."""
+    play = resting()
+    play.world.commit({"a", "b", "c"})
+    play.release(1)
+    asked = [play.subscribe({"a"}), play.subscribe({"b"})]
+    while not isinstance(play.step, Follow):
+        play.advance()
+        play.read_mail()
+    for number in ended:
+        play.unsubscribe(asked[number])
+    if third:
+        play.subscribe({"c"})
+    play.settle()
+    play.world.commit({"a", "b", "c"})
+    play.settle()
+    left = {name for number, name in enumerate("ab") if number not in ended} | ({"c"} if third else set())
+    assert set(play.device.rows) == left
+    assert all(play.device.rows[name] == play.world.rows(name, play.world.released) for name in left)
+
+
 def test_rows_two_subscriptions_hold_stay_when_one_of_them_ends() -> None:
     play = resting()
     play.world.commit({"a"})

@@ -424,6 +424,7 @@ class Outbound:
         does not follow a bundle of all of them for each one more."""
         together = list(islice(takewhile(lambda one: one.requests, self._deliveries), DELIVERED_TOGETHER_MAX))
         if together:
+            self._begun, self._delivering = len(together), together[0]  # from when the bundle is asked for
             yield from self._follow({**self.shapes, **{s: r for one in together for s, r in one.shapes.items()}})
         for begun in range(max(1, len(together)), 0, -1):
             self._begun, self._delivering = begun, self._deliveries[0]
