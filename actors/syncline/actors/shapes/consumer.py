@@ -141,7 +141,7 @@ class Consumer(Actor):
 
     async def _know_clauses(self) -> None:
         if self._read_clauses is not None and self._clauses is None:
-            self._clauses = await self._read_clauses()
+            self._clauses = await self._until_there(self._read_clauses, "the clauses of %s cannot be read")
 
     async def terminate(self, reason: Exit) -> None:
         self._store.close()

@@ -313,10 +313,10 @@ class Shard(Actor, Waker):
                 return False
         except (ActorDown, CallTimeout):
             return False  # it is busy, or the shard is about to end, too
+        self._wakes.forget(shape)  # it is not to fall asleep meanwhile
         # First of all: what is on the disk counts as having everything, and gets nothing from now on.
         await asyncio.to_thread(live.store.give_up)
         del self._shapes[shape]  # its end is no loss
-        self._wakes.forget(shape)
         await stop_child(self._consumers, _child_id(shape))
         self._unflushed.discard(shape)
         self._progress.forget(shape)
