@@ -13,7 +13,7 @@ import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, FakeSnapshot, ids, insert, piece, row
 
 from syncline.actors.names import CONSUMERS, SHARD
-from syncline.actors.shapes.consumer import Consumer
+from syncline.actors.shapes.consumer import Consumer, ReadClauses
 from syncline.actors.shapes.log import END_OF_TRANSACTION
 from syncline.actors.shapes.messages import (
     Dispatch,
@@ -54,6 +54,7 @@ class Scene:
         self.confirmed: list[int] = []
         self.relations: dict[int, Relation] = {ITEMS.id: ITEMS}
         self.taken: asyncio.Event = asyncio.Event()
+        self.read_clauses: ReadClauses | None = None  # of every shape
         self.assigned: dict[str, str] | None = None  # shape -> shard, where that is decided elsewhere
 
     async def start(self, start_lsn: int = START) -> LocalRef:
@@ -73,12 +74,18 @@ class Scene:
         self.shard = await spawn(shard, self.context)
         return self.shard
 
+    async def start_again(self) -> None:
+        """After a crash."""
+        crash(self.shard)
+        await self.shard.join()
+        await self.start()
+
     async def _assign(self, shape: str, prefers: str | None) -> str:
         assert self.assigned is not None
         return self.assigned.setdefault(shape, prefers or SHARD)
 
     def _consumer(self, store: ShapeStore, relations: Sequence[Relation], shard: Ref) -> Consumer:
-        return Consumer(store, relations, self._take, shard)
+        return Consumer(store, relations, self._take, shard, self.read_clauses)
 
     async def _take(self, *_: object) -> Any:
         self.taken.set()
@@ -214,9 +221,7 @@ async def test_started_again_it_has_what_was_ready_and_takes_no_transaction_twic
     await scene.ready()
     await scene.shard.send(Dispatch(120, {SHAPE.hash: (piece(120, insert(2)),)}))
     await scene.until(scene.watermark, lambda lsn: lsn == 120)
-    crash(scene.shard)
-    await scene.shard.join()
-    await scene.start()
+    await scene.start_again()
     place = await scene.ensure()
     assert place.ready_lsn == 110
     await scene.shard.send(Dispatch(130, {SHAPE.hash: (piece(120, insert(2)), piece(130, insert(3)))}))
@@ -231,9 +236,7 @@ async def test_it_starts_no_shape_that_lives_elsewhere_and(scene: Scene) -> None
     with pytest.raises(Refusal, match="elsewhere"):
         await scene.ensure()
     scene.assigned.clear()
-    crash(scene.shard)
-    await scene.shard.join()
-    await scene.start()
+    await scene.start_again()
     await scene.ready()
     assert scene.assigned[SHAPE.hash] == SHARD
     crash(scene.shard)
@@ -263,9 +266,7 @@ async def _nothing(_: object) -> None:
 async def test_a_shape_whose_reading_was_interrupted_starts_from_nothing(scene: Scene) -> None:
     await scene.start()
     await scene.ensure()
-    crash(scene.shard)
-    await scene.shard.join()
-    await scene.start()
+    await scene.start_again()
     assert not await scene.shard.call(FindShapes(frozenset({SHAPE.hash})))
     assert (await scene.ready(150)).ready_lsn == 150
 

@@ -58,6 +58,14 @@ class Satisfying:
         return bool(rows) and all(self.clauses.judge(0, row) is False for row in rows)
 
 
+def interesting(pieces: Pieces, interest: Interest) -> Pieces:
+    """Those of ``pieces`` that may do something to a tree, and what comes behind: it may be of rows that they bring."""
+    for number, piece in enumerate(pieces):
+        if isinstance(piece, Record) or not piece.whole or any(map(interest.concerns, piece.changes)):
+            return pieces[number:]
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Interesting:
     """Of an include tree."""
@@ -65,13 +73,7 @@ class Interesting:
     interest: Interest
 
     def __call__(self, pieces: Pieces, *, at_rest: bool) -> Pieces:
-        if not at_rest or self.interest.full:
-            return pieces
-        for number, piece in enumerate(pieces):
-            # What comes behind one that concerns the shape may be of rows which that one brings.
-            if isinstance(piece, Record) or not piece.whole or any(map(self.interest.concerns, piece.changes)):
-                return pieces[number:]
-        return ()
+        return interesting(pieces, self.interest) if at_rest and not self.interest.full else pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Waker(ABC):
     """Whoever put a shape to sleep. ``hash``: which one."""
 
     @abstractmethod
-    def awaken(self, hash: str, kept: Kept) -> Actor:
+    async def awaken(self, hash: str, kept: Kept) -> Actor:
         """The actor that it becomes."""
 
     @abstractmethod
@@ -122,7 +124,7 @@ class Asleep(Actor):
 
     async def _awake(self) -> Actor:
         hash = self._store.shape.hash
-        actor = self._waker.awaken(hash, self._kept)
+        actor = await self._waker.awaken(hash, self._kept)
         await self.become(actor)
         self._waker.awoken(hash, actor)
         return actor
@@ -134,9 +136,6 @@ class Wakes:
     def __init__(self, clock_s: Callable[[], float]) -> None:
         self._clock_s = clock_s
         self._used_s: dict[str, float] = {}  # the one not used for longest is first
-
-    def __len__(self) -> int:
-        return len(self._used_s)
 
     def used(self, shape: str) -> None:
         """``shape`` is awake, or wakes up now."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
-from syncline.actors.shapes.asleep import Interesting
+from syncline.actors.shapes.asleep import interesting
 from syncline.actors.shapes.holdings import Holdings
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record
@@ -62,7 +62,7 @@ class Concern:
                 self._learning = Interest(self._tree, expected, self._satisfies)
                 background(self._learn(self._learning))
             return pieces
-        return Interesting(interest)(pieces, at_rest=True)
+        return interesting(pieces, interest)
 
     def may_have_held(self, id: RowId) -> bool:
         """Whether a row may be held, or have been as far back as that is remembered."""

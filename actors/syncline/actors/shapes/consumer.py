@@ -141,7 +141,7 @@ class Consumer(Actor):
 
     async def _know_clauses(self) -> None:
         if self._read_clauses is not None and self._clauses is None:
-            self._clauses = await self._until_there(self._read_clauses, "the clauses of %s cannot be read")
+            self._clauses = await self._read_clauses()
 
     async def terminate(self, reason: Exit) -> None:
         self._store.close()
@@ -211,9 +211,11 @@ class Consumer(Actor):
             return UNKNOWN  # clauses can be made again
         return Kept(self._concerning, self._clauses)
 
-    def resume(self, kept: Kept) -> None:
-        """Before ``init``: what the consumer has ``kept`` that fell asleep."""
+    async def resume(self, kept: Kept) -> None:
+        """Before ``init``: what the consumer has ``kept`` that fell asleep. Unlike a start this may wait for Postgres:
+        nobody who has its address is to notice."""
         self._clauses = kept.clauses
+        await self._until_there(self._know_clauses, "the clauses of %s cannot be read")
 
     # --- changes in ---------------------------------------------------------------------------------------------------
 

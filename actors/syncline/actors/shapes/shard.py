@@ -380,7 +380,7 @@ class Shard(Actor, Waker):
         return live
 
     async def _put_to_sleep(self) -> None:
-        for number, shape in enumerate(self._wakes.unused(), 1):
+        for shape in self._wakes.unused():
             live = self._shapes.get(shape)
             if live is None or live.consumer is None:  # it is gone, or has not been sent anything
                 self._wakes.forget(shape)
@@ -389,8 +389,7 @@ class Shard(Actor, Waker):
             if live.store.shape.kind == "table" and not owing and live.consumer.may_sleep:
                 await self._fall_asleep(live, live.consumer)
                 self._wakes.forget(shape)
-            if number % SIZED_AT_ONCE == 0:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a tree closes a file
 
     async def _fall_asleep(self, live: _Live, consumer: Consumer) -> None:
         kept = consumer.kept()
@@ -398,11 +397,11 @@ class Shard(Actor, Waker):
         live.store.rest()
         live.consumer, live.concerning = None, kept.concerning
 
-    def awaken(self, hash: str, kept: Kept) -> Consumer:
+    async def awaken(self, hash: str, kept: Kept) -> Consumer:
         """See ``Waker``."""
         live = self._shapes[hash]
         consumer = self._consumer(live.store, live.relations, self.ref)
-        consumer.resume(kept)
+        await consumer.resume(kept)
         return consumer
 
     def awoken(self, hash: str, actor: Consumer) -> None:

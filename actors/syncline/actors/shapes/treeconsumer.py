@@ -158,8 +158,8 @@ class TreeConsumer(Consumer):
         interest = self._concern.interest
         return Kept(everything if interest is None else Interesting(interest), self._clauses, interest)
 
-    def resume(self, kept: Kept) -> None:
-        super().resume(kept)
+    async def resume(self, kept: Kept) -> None:
+        await super().resume(kept)
         self._resumed = kept
 
     async def _held_at(self, lsn: int, rows: Sequence[tuple[int, Row]]) -> Sequence[bool]:
