@@ -196,6 +196,8 @@ class OutgoingRules:
                     raise misuse("a transaction begins inside another")
                 if op.origin is None or op.transaction_id is None or not op.lsn:
                     raise misuse("a transaction for a device needs origin, transaction id and lsn")
+                if op.rejection is not None and not self._extensions:
+                    raise misuse("why a transaction was rejected, for a peer that takes no extension")
                 self._begin = op
             case Commit():
                 if self._begin is None:

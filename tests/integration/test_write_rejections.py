@@ -89,9 +89,53 @@ async def test_a_rejection_carries_what_the_application_said(database: str) -> N
             "message": "no such name",
             "detail": "it is taken",
             "hint": "choose another",
+            "table": "items",
+            "key": ["2"],
         }
         (answer,) = await s.apply(written("a", 2, s.insert("items", "2", "n", "11", None, None, None, None)))
         assert (answer["table"], answer["constraint"]) == ("items", "items_code_key")
+
+
+FAULTS = {
+    "type": ("22P02", "items", None, ["2"]),
+    "not null": ("23502", "items", ["name"], ["2"]),
+    "check": ("23514", "items", ["size"], ["2"]),
+    "unique": ("23505", "items", ["code"], ["2"]),
+    "unique index": ("23505", "items", ["short", "name"], ["2"]),
+    "foreign key": ("23503", "items", ["parent"], ["2"]),
+    "deferred": ("23503", "items", ["friend"], None),
+    "row of another table": ("23503", "items", ["parent"], None),
+    "table of a trigger": ("23514", "audit", ["note"], None),
+    "trigger": ("P0001", "items", None, ["2"]),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+async def test_a_rejection_names_table_columns_and_row_as_far_as_they_are_known(database: str, kind: str) -> None:
+    audited = """
+    SET CONSTRAINTS ALL IMMEDIATE;
+    CREATE UNIQUE INDEX pair ON items (short, name);
+    INSERT INTO items VALUES (7, 'taken', NULL, NULL, 'abc', 1);
+    CREATE TABLE audit (note text CHECK (note <> 'audited'));
+    CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO audit VALUES (NEW.name); RETURN NULL; END $$;
+    CREATE TRIGGER audit AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION audit();
+    """
+    async with scene(database, SCHEMA + audited, "parents", "items") as s:
+        fine = s.insert("items", "3", "fine", None, None, None, "1", None)
+        ops = {
+            "type": s.insert("items", "2", "n", None, "x", None, None, None),
+            "unique index": s.insert("items", "2", "taken", None, None, "abc", None, None),
+            "deferred": s.insert("items", "2", "n", None, None, None, None, "9"),
+            "row of another table": s.delete("parents", "1", seen=["postgres_1@0"]),
+            "table of a trigger": s.insert("items", "2", "audited", None, None, None, None, None),
+        }
+        op = ops.get(kind) or s.insert("items", *POISON[kind][0])
+        (answer,) = await s.apply(written("a", 1, fine, op, fine | {"row": ["4", *fine["row"][1:]]}))
+        assert answer["status"] == "rejected"
+        assert (answer["sqlstate"], answer["table"], answer.get("columns"), answer.get("key")) == FAULTS[kind]
+        (again,) = await s.apply(written("a", 1, op))
+        assert again == answer
 
 
 async def test_a_rejected_transaction_that_comes_again_is_rejected_again_but_recorded_once(database: str) -> None:

@@ -28,6 +28,7 @@ from syncline.proto.values import (
     MigrationEnum,
     MigrationForeignKey,
     MigrationTable,
+    RejectionReason,
     Relation,
     Row,
     RowChange,
@@ -82,6 +83,12 @@ item_changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(Gone, st.just(ITEMS.id), item_rows),
 )
 uint64s = st.integers(0, 2**64 - 1)
+texts = st.one_of(st.none(), st.text(max_size=5))
+rejections = st.builds(
+    RejectionReason,
+    *(names, names, texts, texts, texts, texts, name_tuples),
+    st.lists(st.tuples(names, st.binary(max_size=5)), max_size=2).map(tuple),
+)
 transactions = st.builds(
     Transaction,
     uint64s,
@@ -90,6 +97,7 @@ transactions = st.builds(
     st.one_of(st.none(), st.text(max_size=5)),
     st.one_of(st.none(), uint64s),
     uint64s,
+    rejection=st.one_of(st.none(), rejections),
 )
 
 
@@ -188,7 +196,9 @@ def test_an_operation_larger_than_a_chunk_is_read_by_hand_with_the_same_result(c
 @given(transactions, st.data())
 def test_a_transaction_survives_the_wire_cut_anywhere(tx: Transaction, data: st.DataObject) -> None:
     entries = [
-        codec.encode_begin(tx.commit_ms, tx.lsn, tx.origin, tx.transaction_id, tx.additional_data_ref),
+        codec.encode_begin(
+            tx.commit_ms, tx.lsn, tx.origin, tx.transaction_id, tx.additional_data_ref, rejection=tx.rejection
+        ),
         *(codec.encode_ops([change]) for change in tx.changes),
         codec.encode_commit(tx.commit_ms, tx.lsn, tx.additional_data_ref),
     ]

@@ -26,6 +26,7 @@ from syncline.client.errors import (
     UsageError,
 )
 from syncline.client.live import Query, Results
+from syncline.client.rejections import RejectedChange, Rejection
 from syncline.client.satellite import Token
 from syncline.client.shape_spec import Include
 from syncline.client.shape_status import ShapeStatus
@@ -37,6 +38,8 @@ __all__ = [
     "DatabaseUnusable",
     "Include",
     "Query",
+    "RejectedChange",
+    "Rejection",
     "Results",
     "ServerRefused",
     "Shape",

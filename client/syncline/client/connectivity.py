@@ -96,7 +96,8 @@ class Status:
     server does not say how far ahead it is. ``last_error``: the newest problem, None once a connection has succeeded
     after it (but not while a write is withheld that the server calls invalid). ``reason``: why not connected: ``"never
     connected"``, ``"disconnected"`` (asked for), ``"connecting"``, ``"unreachable"`` (retrying), ``"token refused"``,
-    ``"refused"`` (see ``last_error``; both wait for the next ``connect``); None while connected.
+    ``"refused"`` (see ``last_error``; both wait for the next ``connect``); None while connected. ``rejections``: local
+    transactions that the server has rejected and nobody has dismissed.
     """
 
     connected: bool = False
@@ -104,3 +105,4 @@ class Status:
     behind: int = 0
     last_error: str | None = None
     reason: str | None = "never connected"
+    rejections: int = 0

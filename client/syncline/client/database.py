@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -10,8 +11,10 @@ from contextlib import asynccontextmanager
 
 from syncline.client.connectivity import Status
 from syncline.client.live import Changes, Query, Results, Rows
+from syncline.client.rejections import Rejection
 from syncline.client.replica import Replica, load_replica
 from syncline.client.satellite import Satellite, Token
+from syncline.client.schema import REJECTIONS
 from syncline.client.shape_spec import Include, ShapeSpec, shape_spec
 from syncline.client.shape_status import ShapeStatus
 from syncline.client.shapes import Subscription
@@ -201,6 +204,36 @@ class Database:
         self._replica.committed(stamped, written)
         if stamped is not None:
             self._satellite.wrote()
+
+    # --- what the server has rejected ---------------------------------------------------------------------------------
+
+    async def rejections(self) -> list[Rejection]:
+        """The local transactions that the server has rejected, as it told, less those that are dismissed.
+
+        They have been undone here by then, and stay in this list, also across restarts, until they are dismissed.
+        """
+        return [rejection for _, rejection in await self._replica.rejected()]
+
+    async def rejection_changes(self) -> AsyncIterator[Rejection]:
+        """Those of ``rejections`` now, one by one, then each new one: ``async for r in db.rejection_changes()``."""
+        changed = asyncio.Event()
+        self._changes.watch(changed, frozenset({REJECTIONS}))
+        try:
+            seen = 0
+            while True:
+                changed.clear()
+                for position, rejection in await self._replica.rejected(seen, limit=1):
+                    seen = position
+                    yield rejection
+                    changed.set()
+                await changed.wait()
+        finally:
+            self._changes.forget(changed)
+
+    async def dismiss(self, rejection: Rejection) -> None:
+        """The application has dealt with ``rejection``: it is gone from ``rejections``, durably. Once is enough."""
+        await whole(self._replica.dismiss(rejection.transaction_id))
+        self._satellite.dismissed()
 
     # --- staying in step ----------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from syncline.client.apply import Plan, RowId, plan_transaction, touched_rows
 from syncline.client.cells import Value, Values
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, entry_from_row
+from syncline.client.rejections import record
 from syncline.client.row_sql import table_sql
-from syncline.client.schema import Table, literal, quoted
+from syncline.client.schema import REJECTIONS, Table, literal, quoted
 from syncline.client.staging import StagingSql
 from syncline.client.triggers import key_sql
 from syncline.proto.values import Change, Migrate, Relation, Transaction
@@ -49,10 +50,13 @@ def apply_transaction(
     known_versions: Iterable[str],
 ) -> tuple[Plan, bool]:
     """The plan, which has been run, and whether the transaction is one of our own, coming back. Its oplog entries are
-    released then. Raises as ``plan_transaction`` does."""
+    released then; if it was rejected, they are kept as a rejection. Raises as ``plan_transaction`` does."""
     left: list[RowId] = []
     narrower: list[RowId] = []
     came_back = False
+    rejected = transaction.rejection if transaction.origin == client_id else None
+    if rejected is not None:
+        record(connection, transaction.commit_ms, rejected, tables)
     if transaction.origin == client_id:
         left = leaving(connection, transaction.commit_ms, tables)
         narrower = outlasting(connection, transaction.commit_ms, tables)
@@ -68,6 +72,8 @@ def apply_transaction(
         narrower=narrower,
     )
     run(connection, plan)
+    if rejected is not None:
+        plan.changed.add(REJECTIONS)
     return plan, came_back
 
 

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
+from syncline.client import rejections
 from syncline.client.apply import (
     Bindings,
     Plan,
@@ -32,7 +33,8 @@ from syncline.client.oplog import (
     Entry,
     observed_clock_ms,
 )
-from syncline.client.schema import Table, table_from_json, table_to_json
+from syncline.client.rejections import Rejection
+from syncline.client.schema import REJECTIONS, Table, table_from_json, table_to_json
 from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import (
     ON_CANCEL,
@@ -63,6 +65,7 @@ class Replica:
         self.client_id = ""
         self.lsn = b""
         self.pending_writes = 0
+        self.rejections = 0
         self.tables: dict[str, Table] = {}
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
@@ -76,6 +79,7 @@ class Replica:
     def _mirror(self, connection: sqlite3.Connection) -> None:
         self.client_id, self.lsn = connection.execute("SELECT client_id, lsn FROM _syncline_state").fetchone()
         (self.pending_writes,) = connection.execute("SELECT count(DISTINCT commit_ms) FROM _syncline_oplog").fetchone()
+        self.rejections = rejections.count(connection)
         self.tables = {
             name: table_from_json(table_id, name, description)
             for table_id, name, description in connection.execute(
@@ -108,6 +112,20 @@ class Replica:
 
         return await self._store.read(lambda connection: backlog(connection, after_id, entries_max))
 
+    async def rejected(self, after: int = 0, limit: int = -1) -> list[tuple[int, Rejection]]:
+        """The rejections that are not dismissed; see ``rejections.undismissed``."""
+        return await self._store.read(lambda connection: rejections.undismissed(connection, self.tables, after, limit))
+
+    async def dismiss(self, transaction_id: int) -> None:
+        """The application has dealt with this rejection."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            rejections.dismiss(connection, transaction_id)
+            return rejections.count(connection)
+
+        self.rejections = await self._store.write(work)
+        self._changes.publish(frozenset({REJECTIONS}))
+
     # --- incoming -----------------------------------------------------------------------------------------------------
 
     async def apply_transactions(
@@ -133,7 +151,7 @@ class Replica:
     ) -> None:
         lsn = transactions[-1].lsn if moving else self.lsn
 
-        def work(connection: sqlite3.Connection) -> tuple[Plan, int]:
+        def work(connection: sqlite3.Connection) -> tuple[Plan, int, int]:
             seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
             self._begin_incoming(connection, lsn, *seen_ms)
             total = Plan(dict(self.tables))
@@ -145,9 +163,10 @@ class Replica:
                 echoed += came_back
                 total.followed_by(plan)
             self._end_incoming(connection, total)
-            return total, echoed
+            rejected = rejections.count(connection) if REJECTIONS in total.changed else self.rejections
+            return total, echoed, rejected
 
-        plan, echoed = await self._store.write_unchecked(work)
+        plan, echoed, self.rejections = await self._store.write_unchecked(work)
         self.lsn = lsn
         self.pending_writes -= echoed
         self._adopt(plan)

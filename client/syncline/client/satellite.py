@@ -140,6 +140,10 @@ class Satellite:
         self.shapes.follow(subscriptions)
         self._show()
 
+    def dismissed(self) -> None:
+        """The application has dealt with a rejection."""
+        self._show()
+
     def wrote(self) -> None:
         """A local transaction has been committed."""
         self._show()
@@ -274,6 +278,7 @@ class Satellite:
             replace(
                 self.status.value,
                 pending_writes=replica.pending_writes,
+                rejections=replica.rejections,
                 behind=undelivered_count(replica.subscriptions.values()),
                 **changes,  # type: ignore[arg-type]
             )

@@ -9,6 +9,8 @@ rows. A row without shadow entry carries the single tag ``postgres_1@0`` when it
 were there before anyone synced them, and cost no second row here. ``_syncline_leaving`` names the rows that have left
 the device's shapes and stay for as long as the oplog has entries of theirs. ``_syncline_relations`` has the sets of
 columns (JSON, sorted) under which rows have come of tables that some shape has not all columns of (see ``columns``).
+``_syncline_rejections`` has the local transactions that the server has rejected, by their ``commit_ms``, and
+``_syncline_rejected`` what they had written (see ``rejections``).
 """
 
 from __future__ import annotations
@@ -76,10 +78,33 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
             columns TEXT NOT NULL,
             PRIMARY KEY (table_name, columns)) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE _syncline_rejections (
+            position INTEGER PRIMARY KEY AUTOINCREMENT,
+            transaction_id INTEGER NOT NULL UNIQUE,
+            sqlstate TEXT NOT NULL,
+            message TEXT NOT NULL,
+            detail TEXT,
+            hint TEXT,
+            table_name TEXT,
+            constraint_name TEXT,
+            columns TEXT NOT NULL,
+            key TEXT NOT NULL,
+            dismissed INTEGER NOT NULL DEFAULT 0)""",
+        """CREATE TABLE _syncline_rejected (
+            transaction_id INTEGER NOT NULL,
+            entry_id INTEGER NOT NULL,
+            table_name TEXT NOT NULL,
+            op TEXT NOT NULL,
+            new_row TEXT,
+            old_row TEXT,
+            PRIMARY KEY (transaction_id, entry_id)) WITHOUT ROWID""",
+    ),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 
 STORE_VERSION = len(STORE_STEPS)
+REJECTIONS = "_syncline_rejections"
 RELAXED_VERSION = 4
 """The first whose tables have no NOT NULL but in their keys (see ``relaxing``)."""
 

@@ -73,6 +73,19 @@ def parse_image(text: str) -> dict[str, Value]:
     return {name: _parse_value(value) for part in objects for name, value in part.items()}
 
 
+def image_of(values: Mapping[str, Value]) -> str:
+    """What ``parse_image`` reads back."""
+    return json.dumps({name: _image_value(value) for name, value in values.items()})
+
+
+def _image_value(value: Value) -> int | str | None:
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        return f"s{value}"
+    return f"r{value!r}" if isinstance(value, float) else f"b{value.hex()}"
+
+
 def _parse_value(value: int | str | None) -> Value:
     if not isinstance(value, str):
         return value

@@ -148,6 +148,7 @@ class Assembler:
             begin.transaction_id,
             commit.additional_data_ref or begin.additional_data_ref,
             max(begin.commit_ms, commit.commit_ms),
+            begin.rejection,
         )
         self.clear()
         return transaction

@@ -212,7 +212,9 @@ def encode_transaction(tx: Transaction) -> bytes:
     """A SatOpLog that holds the whole of ``tx``."""
     is_migration = any(isinstance(change, Migrate) for change in tx.changes)
     return oplog_message(
-        encode_begin(tx.commit_ms, tx.lsn, tx.origin, tx.transaction_id, tx.additional_data_ref, is_migration),
+        encode_begin(
+            tx.commit_ms, tx.lsn, tx.origin, tx.transaction_id, tx.additional_data_ref, is_migration, tx.rejection
+        ),
         encode_ops(tx.changes),
         encode_commit(tx.commit_ms, tx.lsn, tx.additional_data_ref),
     )

@@ -28,6 +28,7 @@ from syncline.proto.values import (
     MigrationEnum,
     MigrationForeignKey,
     MigrationTable,
+    RejectionReason,
     Row,
     RowChange,
     Update,
@@ -289,6 +290,7 @@ def _op_of(op: pb.SatTransOp, kind: str | None) -> Op:
                 begin.transaction_id if begin.HasField("transaction_id") else None,
                 begin.additional_data_ref,
                 begin.is_migration,
+                _rejection_of(begin.rejection) if begin.HasField("rejection") else None,
             )
         case "commit":
             return Commit(op.commit.commit_timestamp, op.commit.lsn, op.commit.additional_data_ref)
@@ -309,6 +311,19 @@ def _op_of(op: pb.SatTransOp, kind: str | None) -> Op:
         case "additional_commit":
             return AdditionalCommit(op.additional_commit.ref)
     raise invalid("an operation of a kind we do not know")
+
+
+def _rejection_of(message: pb.SatRejection) -> RejectionReason:
+    return RejectionReason(
+        message.sqlstate,
+        message.message,
+        message.detail if message.HasField("detail") else None,
+        message.hint if message.HasField("hint") else None,
+        message.table_name if message.HasField("table_name") else None,
+        message.constraint if message.HasField("constraint") else None,
+        tuple(message.columns),
+        tuple((cell.column, cell.value) for cell in message.key),
+    )
 
 
 def decode_row(message: pb.SatOpRow) -> Row:

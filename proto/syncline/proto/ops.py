@@ -22,6 +22,7 @@ from syncline.proto.values import (
     Insert,
     Migrate,
     MigrationTable,
+    RejectionReason,
     Row,
     Update,
 )
@@ -37,6 +38,7 @@ class Begin:
     transaction_id: int | None
     additional_data_ref: int
     is_migration: bool
+    rejection: RejectionReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +250,12 @@ def encode_begin(
     transaction_id: int | None,
     additional_data_ref: int = 0,
     is_migration: bool = False,
+    rejection: RejectionReason | None = None,
 ) -> bytes:
-    """The entry that opens a transaction. A server gives an origin, a transaction id and an lsn that is not empty."""
+    """The entry that opens a transaction. A server gives an origin, a transaction id and an lsn that is not empty.
+
+    ``rejection``: only for a device that takes extensions.
+    """
     return _pb_entry(
         pb.SatTransOp(
             begin=pb.SatOpBegin(
@@ -259,8 +265,22 @@ def encode_begin(
                 transaction_id=transaction_id,
                 additional_data_ref=additional_data_ref,
                 is_migration=is_migration,
+                rejection=None if rejection is None else _rejection_message(rejection),
             )
         )
+    )
+
+
+def _rejection_message(rejection: RejectionReason) -> pb.SatRejection:
+    return pb.SatRejection(
+        sqlstate=rejection.sqlstate,
+        message=rejection.message,
+        detail=rejection.detail,
+        hint=rejection.hint,
+        table_name=rejection.table,
+        constraint=rejection.constraint,
+        columns=rejection.columns,
+        key=[pb.SatRejection.Cell(column=column, value=value) for column, value in rejection.key],
     )
 
 

@@ -245,20 +245,49 @@ class SatTransOp(_message.Message):
     def __init__(self, begin: _Optional[_Union[SatOpBegin, _Mapping]] = ..., commit: _Optional[_Union[SatOpCommit, _Mapping]] = ..., update: _Optional[_Union[SatOpUpdate, _Mapping]] = ..., insert: _Optional[_Union[SatOpInsert, _Mapping]] = ..., delete: _Optional[_Union[SatOpDelete, _Mapping]] = ..., migrate: _Optional[_Union[SatOpMigrate, _Mapping]] = ..., compensation: _Optional[_Union[SatOpCompensation, _Mapping]] = ..., gone: _Optional[_Union[SatOpGone, _Mapping]] = ..., additional_begin: _Optional[_Union[SatOpAdditionalBegin, _Mapping]] = ..., additional_commit: _Optional[_Union[SatOpAdditionalCommit, _Mapping]] = ...) -> None: ...
 
 class SatOpBegin(_message.Message):
-    __slots__ = ("commit_timestamp", "lsn", "origin", "is_migration", "additional_data_ref", "transaction_id")
+    __slots__ = ("commit_timestamp", "lsn", "origin", "is_migration", "additional_data_ref", "transaction_id", "rejection")
     COMMIT_TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
     IS_MIGRATION_FIELD_NUMBER: _ClassVar[int]
     ADDITIONAL_DATA_REF_FIELD_NUMBER: _ClassVar[int]
     TRANSACTION_ID_FIELD_NUMBER: _ClassVar[int]
+    REJECTION_FIELD_NUMBER: _ClassVar[int]
     commit_timestamp: int
     lsn: bytes
     origin: str
     is_migration: bool
     additional_data_ref: int
     transaction_id: int
-    def __init__(self, commit_timestamp: _Optional[int] = ..., lsn: _Optional[bytes] = ..., origin: _Optional[str] = ..., is_migration: _Optional[bool] = ..., additional_data_ref: _Optional[int] = ..., transaction_id: _Optional[int] = ...) -> None: ...
+    rejection: SatRejection
+    def __init__(self, commit_timestamp: _Optional[int] = ..., lsn: _Optional[bytes] = ..., origin: _Optional[str] = ..., is_migration: _Optional[bool] = ..., additional_data_ref: _Optional[int] = ..., transaction_id: _Optional[int] = ..., rejection: _Optional[_Union[SatRejection, _Mapping]] = ...) -> None: ...
+
+class SatRejection(_message.Message):
+    __slots__ = ("sqlstate", "message", "detail", "hint", "table_name", "constraint", "columns", "key")
+    class Cell(_message.Message):
+        __slots__ = ("column", "value")
+        COLUMN_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        column: str
+        value: bytes
+        def __init__(self, column: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    SQLSTATE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    TABLE_NAME_FIELD_NUMBER: _ClassVar[int]
+    CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    sqlstate: str
+    message: str
+    detail: str
+    hint: str
+    table_name: str
+    constraint: str
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    key: _containers.RepeatedCompositeFieldContainer[SatRejection.Cell]
+    def __init__(self, sqlstate: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., hint: _Optional[str] = ..., table_name: _Optional[str] = ..., constraint: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., key: _Optional[_Iterable[_Union[SatRejection.Cell, _Mapping]]] = ...) -> None: ...
 
 class SatOpCommit(_message.Message):
     __slots__ = ("commit_timestamp", "lsn", "additional_data_ref", "transaction_id")

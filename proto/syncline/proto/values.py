@@ -162,13 +162,32 @@ Change: TypeAlias = RowChange | Migrate
 
 
 @dataclass(frozen=True, slots=True)
+class RejectionReason:
+    """Why a device's transaction was rejected. ``sqlstate``: Postgres' five-character code.
+
+    What is at fault is in ``table``: ``columns`` of it, and the row with ``key``, (column, cell) of each in it.
+    None or empty for what is not known.
+    """
+
+    sqlstate: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+    table: str | None = None
+    constraint: str | None = None
+    columns: tuple[str, ...] = ()
+    key: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """All of a transaction or, while it is still being read, nothing: peers never see half of one.
 
     ``commit_ms``: milliseconds since the epoch. ``lsn``: opaque position in the sender's stream, never empty from a
     server. ``origin``: the client id of the device that wrote it, else the Postgres origin (``postgres_1``); None only
     from a device, whose origin the server knows. ``transaction_id``: what acks name; required from a server.
-    ``latest_ms``: nothing in it is of a later time; what stands for several has that of the last.
+    ``latest_ms``: nothing in it is of a later time; what stands for several has that of the last. ``rejection``: it is
+    the device's own, and was rejected; the changes are what sets it right.
     """
 
     commit_ms: int
@@ -178,6 +197,7 @@ class Transaction:
     transaction_id: int | None = None
     additional_data_ref: int = 0
     latest_ms: int = field(default=0, compare=False)
+    rejection: RejectionReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ from syncline.proto.values import Change
 
 More: TypeAlias = Callable[[], Generator[Step, object, tuple[Change, ...] | None]]
 """What follows in a transaction; None at its end."""
-SendTransaction: TypeAlias = Callable[[int, tuple[Change, ...], More], Steps]
-"""Sends a transaction of the device itself: its time, the changes it begins with, and more of them."""
+SendTransaction: TypeAlias = Callable[[Echo, tuple[Change, ...], More], Steps]
+"""Sends a transaction of the device itself: the changes it begins with, and more of them."""
 
 
 class Echoes:
@@ -158,7 +158,7 @@ class Echoes:
             if echo.healed or echo.rest:
                 yield from self._count_unechoed()
             changes = yield from self._changes(echo)
-            yield from send(echo.commit_ms, changes, self._rest(echo))
+            yield from send(echo, changes, self._rest(echo))
             if starts_over:
                 yield StartOver()
 

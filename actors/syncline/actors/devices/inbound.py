@@ -31,8 +31,10 @@ class WriteRefused(Exception):
         self.rejection = rejection
 
 
-def _refused(sqlstate: str, message: str, table: str, hint: str | None = None) -> WriteRefused:
-    return WriteRefused(Rejection(sqlstate, message, hint=hint, table=table))
+def _refused(
+    sqlstate: str, message: str, table: str, hint: str | None = None, columns: tuple[str, ...] = ()
+) -> WriteRefused:
+    return WriteRefused(Rejection(sqlstate, message, hint=hint, table=table, columns=columns))
 
 
 Lookup = Callable[[str], TableInfo | None]
@@ -51,7 +53,27 @@ def accept(
 
     Raises WriteRefused, which names the first thing wrong.
     """
-    return tuple(_accept_one(relation, change, lookup, held) for relation, change in changes)
+    accepted: list[RowOperation] = []
+    for relation, change in changes:
+        try:
+            accepted.append(_accept_one(relation, change, lookup, held))
+        except WriteRefused as refused:
+            key = _key_of(relation, change, lookup(relation.table))
+            raise WriteRefused(replace(refused.rejection, key=key)) from refused
+    return tuple(accepted)
+
+
+def _key_of(relation: Relation, change: RowChange, table: TableInfo | None) -> tuple[str, ...]:
+    """The row that is refused, as far as it has a key."""
+    if table is None:
+        return ()
+    row = change.old_row if isinstance(change, Delete) else change.row
+    cells = dict(zip(relation.names, row, strict=False))
+    try:
+        known = _key_texts(tuple(cells.get(name) for name in table.relation.names), table)
+    except WriteRefused:
+        return ()
+    return tuple(known[index] or "" for index in table.relation.key_indexes)
 
 
 def touched_keys(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup) -> tuple[tuple[int, Key], ...]:
@@ -145,6 +167,7 @@ def _check_held(table: TableInfo, held: Held, written: Sequence[bool]) -> None:
                 f'the device does not hold column "{name}" of "{table.relation.table}"',
                 table.relation.table,
                 "name it among the columns of a shape",
+                (name,),
             )
 
 
@@ -163,6 +186,7 @@ def _accept_update(
                 f'the primary key of "{server.table}" may not be changed',
                 server.table,
                 "delete the row and insert it anew",
+                table.key_names,
             )
         modified = tuple(new != was for new, was in zip(cells, old, strict=True))
     _check_held(table, held, modified)
@@ -182,6 +206,7 @@ def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:
             f'table "{server.table}" has no column "{unknown[0]}"',
             server.table,
             f"its columns are {', '.join(server.names)}",
+            (unknown[0],),
         )
     return tuple(cells.get(name) for name in server.names)
 
@@ -196,6 +221,7 @@ def _texts(cells: Row, table: TableInfo, given: Sequence[bool]) -> tuple[str | N
                     NOT_NULL_VIOLATION,
                     f'column "{column.name}" of "{table.relation.table}" may not be NULL',
                     table.relation.table,
+                    columns=(column.name,),
                 )
             texts.append(None)
             continue
@@ -203,7 +229,10 @@ def _texts(cells: Row, table: TableInfo, given: Sequence[bool]) -> tuple[str | N
             texts.append(from_wire(column.type_name, cell, table.enum_labels.get(column.name)))
         except ValueError as wrong:
             raise _refused(
-                INVALID_TEXT, f'column "{column.name}" of "{table.relation.table}": {wrong}', table.relation.table
+                INVALID_TEXT,
+                f'column "{column.name}" of "{table.relation.table}": {wrong}',
+                table.relation.table,
+                columns=(column.name,),
             ) from wrong
     return tuple(texts)
 
@@ -215,5 +244,7 @@ def _key_texts(cells: Row, table: TableInfo) -> tuple[str | None, ...]:
     for index in server.key_indexes:
         if keys[index] is None:
             name = server.columns[index].name
-            raise _refused(NOT_NULL_VIOLATION, f'the key of "{server.table}" lacks "{name}"', server.table)
+            raise _refused(
+                NOT_NULL_VIOLATION, f'the key of "{server.table}" lacks "{name}"', server.table, columns=(name,)
+            )
     return _texts(keys, table, (False,) * len(keys))

@@ -57,7 +57,7 @@ from syncline.actors.shapes.frames import Frame, begun_by, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, Relation
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, RejectionReason, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
@@ -374,21 +374,29 @@ class Outbound:
     # --- transactions that are not in the stream ----------------------------------------------------------------------
 
     def _send_echoes(self, upto: int) -> Steps:
-        def send(commit_ms: int, changes: tuple[Change, ...], more: More) -> Steps:
-            yield from self._send_synthetic(commit_ms, self.client_id, changes, more)
+        def send(echo: Echo, changes: tuple[Change, ...], more: More) -> Steps:
+            reason = None if echo.heal is None or not self._extensions else echo.heal.reason
+            yield from self._send_synthetic(echo.commit_ms, self.client_id, changes, more, reason)
 
         yield from self._echoes.sending(upto, self._await_window, send)
 
     def _send_synthetic(
-        self, commit_ms: int, origin: str, changes: tuple[Change, ...], more: More | None = None
+        self,
+        commit_ms: int,
+        origin: str,
+        changes: tuple[Change, ...],
+        more: More | None = None,
+        reason: RejectionReason | None = None,
     ) -> Steps:
-        """One transaction of ``changes`` and, when these have gone, of ``more``."""
+        """One transaction of ``changes`` and, when these have gone, of ``more``. ``reason``: it was rejected for it."""
         yield from self._await_window()
         self._synthetic_id = self._synthetic_id % SYNTHETIC_ID_MAX + 1
         self.window.sent(self._synthetic_id, self.position)
         lsn = lsn_bytes(self.position)
         is_migration = any(isinstance(change, Migrate) for change in changes)
-        bodies = [codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration)]
+        bodies = [
+            codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration, rejection=reason)
+        ]
         size = 0
         following: tuple[Change, ...] | None = changes
         while following is not None:

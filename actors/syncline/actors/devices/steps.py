@@ -9,10 +9,11 @@ from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from syncline.actors.devices.rejecting import size_of
 from syncline.actors.shapes.projection import columns_of, forgotten, lost
 from syncline.proto.digest import Holdings
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Gone, Key, Relation, Row, RowChange, Update
+from syncline.proto.values import Gone, Key, RejectionReason, Relation, Row, RowChange, Update
 
 RowKey: TypeAlias = tuple[int, Key]
 """Relation id and key."""
@@ -104,7 +105,7 @@ class Heal:
 
     ``relations``: of the tables that the keys are of. ``named_only``: the keys that it compensates and does not write,
     of which the device holds nothing pending. ``starts_over``: nobody can tell which rows it named. The device is sent
-    away behind the echo, and reads its subscriptions anew when it comes back.
+    away behind the echo, and reads its subscriptions anew when it comes back. ``reason``: why it was rejected.
     """
 
     lsn: int
@@ -114,6 +115,7 @@ class Heal:
     starts_over: bool = False
     named_only: frozenset[RowKey] = frozenset()
     relations: Mapping[int, Relation] = field(default_factory=dict)
+    reason: RejectionReason | None = None
 
     def written(self, start: int, end: int) -> Iterable[RowKey]:
         """Of a part of ``keys`` those of rows that it writes."""
@@ -123,7 +125,8 @@ class Heal:
     @property
     def size_bytes(self) -> int:
         """About what it takes to remember it."""
-        return ECHO_BYTES + sum(len(cell or b"") + CELL_BYTES for _, key in self.keys for cell in key)
+        reason = 0 if self.reason is None else size_of(self.reason)
+        return ECHO_BYTES + reason + sum(len(cell or b"") + CELL_BYTES for _, key in self.keys for cell in key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from syncline.actors.devices.inbound import Held, Lookup, WriteRefused, accept, everything, touched_keys
+from syncline.actors.devices.rejecting import reason_of
 from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
 from syncline.actors.postgres.writer import Written
@@ -106,10 +107,19 @@ class Uplink:
         tables = map(self._lookup, {relation.table for relation, _ in event.changes})
         relations = {table.relation.id: table.relation for table in tables if table is not None}
         named_only = frozenset(keys.keys() - wrote)
-        heal = Heal(written.position, written.ms, tuple(keys), rejected, named_only=named_only, relations=relations)
+        reason = None if written.rejection is None else reason_of(written.rejection, self._lookup)
+        heal = Heal(
+            written.position,
+            written.ms,
+            tuple(keys),
+            rejected,
+            named_only=named_only,
+            relations=relations,
+            reason=reason,
+        )
         nobody_knows = event.excess and not event.changes
         if nobody_knows or heal.size_bytes > ECHO_BYTES_MAX:
-            return Heal(written.position, written.ms, (), rejected, starts_over=True)
+            return Heal(written.position, written.ms, (), rejected, starts_over=True, reason=reason)
         return heal
 
     async def run(self) -> None:

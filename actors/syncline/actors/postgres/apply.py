@@ -354,4 +354,6 @@ def _rejection(result: dict[str, Any]) -> Rejection:
         result.get("hint"),
         result.get("table"),
         result.get("constraint"),
+        tuple(result.get("columns", ())),
+        tuple(result.get("key", ())),
     )

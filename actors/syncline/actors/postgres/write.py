@@ -37,7 +37,11 @@ class RowOperation:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code."""
+    """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code.
+
+    What is at fault is in ``table``: ``columns`` of it, and the row with ``key``, as texts in column order. Empty for
+    what is not known.
+    """
 
     sqlstate: str
     message: str
@@ -45,6 +49,8 @@ class Rejection:
     hint: str | None = None
     table: str | None = None
     constraint: str | None = None
+    columns: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,9 @@ def encode_write(write: Write, refusal: Rejection | None = None) -> tuple[bytes,
         fields = ("sqlstate", "message", "detail", "hint", "table", "constraint")
         texts = ((name, getattr(refusal, name)) for name in fields)
         # It may quote what the device sent.
-        element["refuse"] = {name: _without_nul(text) for name, text in texts if text is not None}
+        element["refuse"] = {name: _without_nul(text) for name, text in texts if text is not None} | {
+            name: list(map(_without_nul, known)) for name in ("columns", "key") if (known := getattr(refusal, name))
+        }
     if write.encoded is not None:
         operations = write.encoded.pieces
     elif write.changes:

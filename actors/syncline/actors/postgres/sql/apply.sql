@@ -42,6 +42,9 @@ DECLARE
     e_table text;
     e_constraint text;
     e_context text;
+    e_schema text;
+    e_column text;
+    at_op jsonb;
 BEGIN
     IF current_setting('TimeZone') <> 'UTC' OR current_setting('DateStyle') NOT LIKE 'ISO%'
         OR current_setting('bytea_output') <> 'hex' OR current_setting('extra_float_digits')::integer < 1
@@ -74,11 +77,14 @@ BEGIN
             repeated := NOT electric.reject(client, client_lsn, client_ms, ops, answer);
         END IF;
         WHILE answer IS NULL LOOP
+            at_op := NULL;
             BEGIN
                 IF electric.advance(client, client_lsn, client_ms) THEN
                     FOR j IN 0 .. jsonb_array_length(ops) - 1 LOOP
-                        PERFORM electric.merge(ops -> j, client, client_ms);
+                        at_op := ops -> j;
+                        PERFORM electric.merge(at_op, client, client_ms);
                     END LOOP;
+                    at_op := NULL;
                     SET CONSTRAINTS ALL IMMEDIATE;
                     answer := '{"status": "applied"}';
                 ELSE
@@ -88,7 +94,8 @@ BEGIN
             EXCEPTION WHEN OTHERS OR assert_failure THEN
                 GET STACKED DIAGNOSTICS e_state = RETURNED_SQLSTATE, e_message = MESSAGE_TEXT,
                     e_detail = PG_EXCEPTION_DETAIL, e_hint = PG_EXCEPTION_HINT, e_table = TABLE_NAME,
-                    e_constraint = CONSTRAINT_NAME, e_context = PG_EXCEPTION_CONTEXT;
+                    e_constraint = CONSTRAINT_NAME, e_context = PG_EXCEPTION_CONTEXT, e_schema = SCHEMA_NAME,
+                    e_column = COLUMN_NAME;
                 IF e_state = '23503' AND NOT reordered AND jsonb_array_length(ops) > 1 THEN
                     -- A device may check foreign keys later than we do, or keep a parent alive after using it.
                     reordered := true;
@@ -101,7 +108,8 @@ BEGIN
                         answer := answer || '{"status": "retry"}';
                         held := held || client;
                     ELSE
-                        answer := answer || '{"status": "rejected"}';
+                        answer := answer || electric.fault(at_op, e_schema, e_table, e_constraint, e_column)
+                            || '{"status": "rejected"}';
                         PERFORM electric.reject(client, client_lsn, client_ms, tx -> 'ops', answer);
                     END IF;
                 END IF;
@@ -152,9 +160,10 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO electric.rejections
-        (client_id, lsn, ms, sqlstate, message, detail, hint, table_name, constraint_name, ops)
+        (client_id, lsn, ms, sqlstate, message, detail, hint, table_name, constraint_name, ops, columns, key)
     VALUES (client, client_lsn, client_ms, reason ->> 'sqlstate', reason ->> 'message', reason ->> 'detail',
-        reason ->> 'hint', reason ->> 'table', reason ->> 'constraint', ops);
+        reason ->> 'hint', reason ->> 'table', reason ->> 'constraint', ops,
+        reason -> 'columns', reason -> 'key');
     RETURN true;
 END
 $$;
@@ -164,7 +173,7 @@ CREATE OR REPLACE FUNCTION electric.decided(client text, tx_lsn bigint, tx_ms bi
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(
     (SELECT jsonb_strip_nulls(jsonb_build_object('status', 'rejected', 'sqlstate', sqlstate, 'message', message,
-        'detail', detail, 'hint', hint, 'table', table_name, 'constraint', constraint_name))
+        'detail', detail, 'hint', hint, 'table', table_name, 'constraint', constraint_name, 'columns', columns, 'key', key))
      FROM electric.rejections WHERE client_id = client AND lsn = tx_lsn AND ms = tx_ms
      ORDER BY id DESC LIMIT 1),
     '{"status": "duplicate"}')
