@@ -30,7 +30,7 @@ SERVE = ("serve", "--http-port", "0", "--http-host", "127.0.0.1", "--auth-mode",
 
 
 def environment(**more: str) -> dict[str, str]:
-    clean = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    clean = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH") if name in os.environ}
     return {**clean, "NO_COLOR": "1", **more}
 
 
@@ -289,7 +289,7 @@ def test_a_service_out_of_reach_is_named_with_the_remedy(tmp_path: Path) -> None
     [
         b'{"message": "fine"}',
         b'{"message": "fine", "devices": "many", "shapes": null, "held_writes": {"writes": "all"}}',
-        b'{"message": "fine", "devices": 1.5, "held_writes": [3]}',
+        b'{"message": "fine", "devices": 1.5, "held_writes": [3], "rejections": {"transactions": "x"}}',
         b"fine\nand more",
     ],
 )

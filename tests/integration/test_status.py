@@ -41,6 +41,38 @@ async def seen(service: Service, **wanted: Any) -> dict[str, Any]:
     return facts
 
 
+async def test_rejected_transactions_are_counted_and_the_newest_told(database: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database)
+    async with service_on(database, tmp_path / "service") as service:
+        await connection.execute(
+            "CREATE TABLE items (id text PRIMARY KEY, size int4 CONSTRAINT small CHECK (size < 5))"
+        )
+        await electrify(connection, "items")
+        async with device(tmp_path / "a.db", service, "items") as a:
+            await seen(service, devices=1, rejections={"transactions": 0, "newest": []})
+            for number in range(7):
+                await a.execute("INSERT INTO items VALUES (?, 70)", (f"secret{number}",))
+
+            async def all_seven() -> dict[str, Any] | None:
+                told = (await asyncio.to_thread(vitals, service))["rejections"]
+                return told if told["transactions"] == 7 else None
+
+            told = await eventually(all_seven)
+            assert told is not None
+            assert len(told["newest"]) == 5
+            at = told["newest"][0].pop("at")
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", at)
+            expected = {"device": a.client_id, "sqlstate": "23514", "table": "items", "constraint": "small"}
+            assert told["newest"][0] == expected
+            assert "secret" not in json.dumps(told)
+            url = f"http://127.0.0.1:{service.port}"
+            done = await asyncio.to_thread(run, "status", "--url", url, cwd=tmp_path, DATABASE_URL=database)
+            assert "7 transactions of devices on record as rejected" in done.stdout
+            assert "rejected transactions, the newest 5 of 7" in done.stdout
+            assert "23514" in done.stdout
+    await connection.close()
+
+
 async def test_writes_that_wait_for_an_operator_are_counted_with_what_postgres_says(
     database: str, tmp_path: Path
 ) -> None:

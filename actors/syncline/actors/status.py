@@ -22,6 +22,7 @@ from syncline.actors.postgres.slot import slot_name, slot_state
 
 SERVICE_TIMEOUT_S = 5
 CLIENTS_SHOWN_MAX = 10
+REJECTIONS_SHOWN_MAX = 5
 TEXT_CHARS_MAX = 200
 TEXT_BYTES_MAX = 1 << 20
 
@@ -30,6 +31,10 @@ _CLIENTS = """
 SELECT client_id, user_id, last_seen, (SELECT count(*) FROM electric.subscriptions s
     WHERE s.client_id = c.client_id AND s.state = 'active') AS subscriptions, count(*) OVER () AS total
 FROM electric.clients c ORDER BY last_seen DESC LIMIT $1
+"""
+_REJECTIONS = """
+SELECT r.rejected_at, r.client_id, r.sqlstate, r.table_name, left(r.message, $2) AS message, count(*) OVER () AS total
+FROM electric.rejections r ORDER BY r.id DESC LIMIT $1
 """
 _SECONDS = "%Y-%m-%d %H:%M:%S"
 
@@ -105,6 +110,11 @@ def show_service(out: Console, url: str, answer: Answer) -> None:
     if sharing:
         out.print(f"          [yellow]{_count(sharing, 'shape')} share a process: there are more than shapes hosts[/]")
     _show_shapes(out, details)
+    rejections = details.get("rejections")
+    if isinstance(rejections, dict) and (number := _number(rejections, "transactions")):
+        out.print(
+            f"          [yellow]{_count(number, 'transaction')} of devices on record as rejected[/]", soft_wrap=True
+        )
     held = details.get("held_writes")
     if isinstance(held, dict) and (writes := _number(held, "writes")):
         whose = _count(_number(held, "devices") or 0, "device")
@@ -164,6 +174,14 @@ async def show_database(out: Console, database: str, connection: asyncpg.Connect
     total = clients[0]["total"] if clients else 0
     title = f"devices, the {CLIENTS_SHOWN_MAX} seen last of {total}" if total > CLIENTS_SHOWN_MAX else "devices"
     _print_table(out, title, ("device", "user", "last seen", "subscriptions"), [tuple(row)[:4] for row in clients])
+    rejections = await connection.fetch(_REJECTIONS, REJECTIONS_SHOWN_MAX, TEXT_CHARS_MAX)
+    if rejections:
+        total = rejections[0]["total"]
+        title = (
+            f"rejected transactions, the newest {len(rejections)} of {total}" if total > 1 else "rejected transactions"
+        )
+        rows = [tuple(row)[:5] for row in rejections]
+        _print_table(out, title, ("at", "device", "sqlstate", "table", "why"), rows)
 
 
 def _print_table(out: Console, title: str, columns: tuple[str, ...], rows: Any) -> None:

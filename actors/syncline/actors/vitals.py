@@ -26,6 +26,14 @@ from syncline.cluster.host import Host
 FRESH_S = 1.0
 ANSWER_S = 2.0
 
+REJECTIONS_TOLD_MAX = 5
+
+# What was written, and what Postgres said of it, may be anybody's secret.
+REJECTIONS = """
+SELECT (SELECT count(*) FROM electric.rejections) AS total, r.client_id AS device, r.sqlstate, r.table_name AS "table",
+    r.constraint_name AS "constraint", to_char(r.rejected_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS "at"
+FROM electric.rejections r ORDER BY r.id DESC LIMIT $1
+"""
 ESTIMATES = "SELECT oid::int8, greatest(reltuples, 0)::int8 AS rows FROM pg_class WHERE oid = ANY ($1::oid[])"
 
 
@@ -58,17 +66,19 @@ class Vitals:
 
     async def read(self) -> Mapping[str, object]:
         """``devices`` connected and ``devices_max``, ``shapes`` live (tables) and ``shapes_sharing`` a process that are
-        to be alone, what they come to (see ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``.
+        to be alone, what they come to (see ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``,
+        ``rejections``.
 
         None for what is not known now or has no meaning, and for ``held_writes`` when there are none.
         """
         async with self._reading:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._read_at_s >= FRESH_S:
-                devices, held, lag, *answers = await asyncio.gather(
+                devices, held, lag, rejections, *answers = await asyncio.gather(
                     self._ask(self._counting, ReadConnected()),
                     self._ask(WRITER, ReadHeld()),
                     self._lag_bytes(),
+                    self._rejections(),
                     *(self._ask(shard, ReadCensus()) for shard in self._shards),
                 )
                 shards = [answer for answer in answers if isinstance(answer, Census)]
@@ -85,6 +95,7 @@ class Vitals:
                     "disk_bytes": _disk(shards) if known else None,
                     "oldest_position": _oldest(shards) if known else None,
                     "lag_bytes": lag,
+                    "rejections": rejections,
                     "held_writes": (
                         {"writes": held.writes, "devices": held.devices, "message": held.message}
                         if isinstance(held, Held)
@@ -111,6 +122,15 @@ class Vitals:
                 rows = await self._pool.fetch(ESTIMATES, list(tables))
                 estimate = sum(row["rows"] * tables[row["oid"]] for row in rows)
         return {"shapes": len(loading), "rows": sum(rows for _, rows in loading), "rows_estimate": estimate}
+
+    async def _rejections(self) -> Mapping[str, object] | None:
+        """How many transactions of devices are on record as rejected, and the newest."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                newest = [dict(row) for row in await self._pool.fetch(REJECTIONS, REJECTIONS_TOLD_MAX)]
+                total = [row.pop("total") for row in newest]
+                return {"transactions": total[0] if total else 0, "newest": newest}
+        return None
 
     async def _lag_bytes(self) -> int | None:
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
