@@ -136,6 +136,8 @@ class OutgoingRules:
                 if self._repair is None:
                     raise misuse("no repair has begun")
                 self._repair, self._unrepaired = None, False
+            case MessageType.ACK_REQUEST:
+                self._require_streaming("a request for an ack")
             case MessageType.OP_LOG_ACK:
                 raise misuse("an ack is a device's message")
             case MessageType.ERROR | MessageType.SUBS_DATA_ERROR:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from syncline.actors.devices.claims import ReadConnected
 from syncline.actors.devices.forwarding import BytesLeft, Close, FrameTaken, Sent, TakeSeat
+from syncline.actors.devices.reaching import AskReach, ReachAsked, Reached, ReachTold
 from syncline.actors.devices.reception import Claim, ConnectionClosed, Evict, FrameArrived
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.lsn import Lsn
@@ -175,8 +176,9 @@ EDGES: Final = (
     *(CountImage, ReadReleased),
 )
 # Between the edges and the origin.
+REACH: Final = (AskReach, Reached, ReachAsked, ReachTold)
 WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
 # Between the edges and devices on hosts of their own.
 DEVICES: Final = (TakeSeat, FrameTaken, BytesLeft, Close, ConnectionClosed)
 
-TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES, *DEVICES)
+TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES, *REACH, *DEVICES)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from syncline.client.connectivity import Status
 from syncline.client.database import Database, Shape, Transaction, open_db
+from syncline.client.durability import Durability
 from syncline.client.errors import (
     AuthRefused,
     DatabaseInUse,
@@ -24,6 +25,7 @@ from syncline.client.errors import (
     ShapeRefused,
     SynclineError,
     UsageError,
+    WriteRejected,
 )
 from syncline.client.live import Query, Results
 from syncline.client.rejections import RejectedChange, Rejection
@@ -36,6 +38,7 @@ __all__ = [
     "Database",
     "DatabaseInUse",
     "DatabaseUnusable",
+    "Durability",
     "Include",
     "Query",
     "RejectedChange",
@@ -50,5 +53,6 @@ __all__ = [
     "Token",
     "Transaction",
     "UsageError",
+    "WriteRejected",
     "open_db",
 ]

@@ -24,12 +24,14 @@ from syncline.client.shapes import HELD, Subscription, held, resumable_ids
 from syncline.client.store import whole
 from syncline.client.transport import Transport
 from syncline.proto.events import (
+    AckRequested,
     AdditionalData,
     Authenticated,
     GoneRows,
     GonesBegun,
     GonesEnded,
     PeerFailed,
+    Reached,
     RelationReceived,
     RepairBegun,
     RepairEnded,
@@ -126,7 +128,7 @@ class Connection:
                 raise ending
 
     def wrote(self) -> None:
-        """A local transaction has been committed."""
+        """A local transaction has been committed, or somebody waits for others to have one."""
         self._something_to_send.set()
 
     async def subscribe(self, subscription: Subscription) -> None:
@@ -176,6 +178,7 @@ class Connection:
         await whole(self._replica.renew_requests())
         await self._asking.everything()
         self.live = True
+        self._something_to_send.set()
         self._progress.started()
         await self._asking.everything()  # what the application wanted while we asked, before it could send for itself
 
@@ -320,6 +323,14 @@ class Connection:
         self._progress.applied()
         self._progress.left(cancelled)
 
+    async def _on_reached(self, event: Reached) -> None:
+        self._progress.reached()
+        self._something_to_send.set()
+
+    async def _on_ack_requested(self, event: AckRequested) -> None:
+        if self._acks.due:
+            await self._ack()
+
     async def _on_peer_failed(self, event: PeerFailed) -> None:
         unwelcome = (event.method, event.code) == ("authenticate", "INVALID_REQUEST")
         code = INVALID_AUTH_REQUEST if unwelcome else event.code
@@ -372,6 +383,7 @@ class Connection:
         while True:
             await self._something_to_send.wait()
             self._something_to_send.clear()
+            await self._ask_reach()
             if self._send_from is not None:
                 sent, self._send_from = self._send_from, None
             if sent is None:
@@ -384,6 +396,14 @@ class Connection:
             if entries:
                 sent = entries[-1].id
                 self._something_to_send.set()
+
+    async def _ask_reach(self) -> None:
+        if not self.live or not self._progress.reach_awaited():
+            return
+        if takes_extensions(self._transport.protocol):
+            await self._transport.send(self._session.reach(self._replica.lsn))
+        else:
+            self._progress.reach_unknown()
 
     def _may_send(self, write: Transaction) -> bool:
         return self._withhold is None or entry_id_of(write.lsn) < self._withhold
@@ -410,5 +430,7 @@ _ACTIONS: dict[type, Callable[..., Awaitable[None]]] = {
     GonesEnded: Connection._on_gones_ended,
     RepairBegun: Connection._on_repair_begun,
     RepairEnded: Connection._on_repair_ended,
+    Reached: Connection._on_reached,
+    AckRequested: Connection._on_ack_requested,
     PeerFailed: Connection._on_peer_failed,
 }

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from syncline.client.connectivity import Status
+from syncline.client.durability import Durability, Waiting
+from syncline.client.errors import UsageError
 from syncline.client.live import Changes, Query, Results, Rows
 from syncline.client.rejections import Rejection
 from syncline.client.replica import Replica, load_replica
@@ -71,10 +73,28 @@ class Shape:
 class Transaction:
     """A local transaction under way, from ``async with db.transaction() as tx``."""
 
-    def __init__(self, connection: Connection, footprints: Footprints) -> None:
+    def __init__(self, connection: Connection, footprints: Footprints, waiting: Waiting) -> None:
         self._connection = connection
         self._footprints = footprints
+        self._waiting = waiting
+        self._committed = False
+        self._id: int | None = None
         self.written: set[str] = set()
+
+    @property
+    def id(self) -> int | None:
+        """Once it is committed, its name on this device, for ``Database.durable``: the time of the commit in ms since
+        the epoch, no two the same. None if it has written to no synced table. Raises UsageError before."""
+        if not self._committed:
+            raise UsageError("the transaction is not committed")
+        return self._id
+
+    def committed(self, stamped: Stamped | None) -> None:
+        self._committed, self._id = True, None if stamped is None else stamped.commit_ms
+
+    async def durable(self, level: Durability) -> None:
+        """After the block, wait until this transaction has come so far; see ``Database.durable``."""
+        await self._waiting.until(level, self.id)
 
     async def execute(self, sql: str, args: Args = ()) -> int:
         """Run one statement; returns the number of rows it changed. Raises sqlite3.Error, and UsageError for COMMIT."""
@@ -123,6 +143,7 @@ class Database:
     """An open local database. Reads and writes work at once and offline; ``connect`` keeps it in step with Postgres."""
 
     def __init__(self, store: Store, replica: Replica, satellite: Satellite, changes: Changes) -> None:
+        self.waiting = Waiting(replica.decisions, replica.outcome, store.flush, satellite.others_have_it)
         self._store = store
         self._replica = replica
         self._satellite = satellite
@@ -150,24 +171,29 @@ class Database:
 
         return Query(lambda: self._store.read(lambda c: c.execute(sql, args).fetchall()), results)
 
-    async def execute(self, sql: str, args: Args = ()) -> int:
+    async def execute(self, sql: str, args: Args = (), *, durable: Durability | None = None) -> int:
         """One statement as a transaction of its own; returns the number of rows it changed.
 
+        ``durable``: return when it has come so far, see ``Database.durable``; None: when it is committed.
+
         Raises sqlite3.Error, and UsageError for one too large to be sent (then nothing has changed) or inside a
-        transaction of the same task.
+        transaction of the same task; with ``durable`` what that raises, and then it is committed all the same.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
             count, written = _execute(connection, self._write_footprints, sql, args)
             return count, written, self._replica.stamp(connection)
 
-        async def committing() -> int:
+        async def committing() -> tuple[int, int | None]:
             count, written, stamped = await self._store.write(work)
             self._committed(stamped, written)
-            return count
+            return count, None if stamped is None else stamped.commit_ms
 
         self._store.refuse_nested()
-        return await whole(committing())
+        count, transaction_id = await whole(committing())
+        if durable is not None:
+            await self.waiting.until(durable, transaction_id)
+        return count
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -179,7 +205,7 @@ class Database:
         """
         self._store.refuse_nested()
         async with self._store.turn() as connection:
-            transaction = Transaction(connection, self._write_footprints)
+            transaction = Transaction(connection, self._write_footprints, self.waiting)
             try:
                 await whole(connection.run(_begin))
                 yield transaction
@@ -198,12 +224,30 @@ class Database:
                 raise
             return stamped
 
-        self._committed(await connection.run(work), frozenset(transaction.written))
+        stamped = await connection.run(work)
+        transaction.committed(stamped)
+        self._committed(stamped, frozenset(transaction.written))
 
     def _committed(self, stamped: Stamped | None, written: frozenset[str]) -> None:
         self._replica.committed(stamped, written)
         if stamped is not None:
             self._satellite.wrote()
+
+    async def durable(self, level: Durability, transaction_id: int) -> None:
+        """Wait until a local transaction (``Transaction.id``) has come so far; also one of before a restart.
+
+        * ``"device"``: it is on this disk and outlasts a power failure.
+        * ``"server"``: it is in Postgres, durably.
+        * ``"everyone"``: it is, and every other device that was connected when the service was asked, after that, has
+          applied it, as far as it concerns its shapes, or has lost its connection since.
+
+        Waits through disconnections, for as long as it takes: use ``asyncio.timeout``. Raises WriteRejected if the
+        server has rejected it (not at ``"device"``), UsageError for a transaction that this file has never had, in a
+        transaction of the same task, when the database is closed meanwhile, and for ``"everyone"`` with a server that
+        does not tell.
+        """
+        self._store.refuse_nested()
+        await self.waiting.until(level, transaction_id)
 
     # --- what the server has rejected ---------------------------------------------------------------------------------
 
@@ -322,7 +366,9 @@ async def open_db(
         replica = await load_replica(store, changes, _now_ms)
         await replica.migrate(migrations)
         satellite = Satellite(replica, url, open_transport)
+        database = Database(store, replica, satellite, changes)
         try:
-            yield Database(store, replica, satellite, changes)
+            yield database
         finally:
             await satellite.close()
+            database.waiting.close()

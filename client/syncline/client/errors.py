@@ -6,6 +6,11 @@ retries those by itself and shows them in ``Status.last_error``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from syncline.client.rejections import Rejection
+
 
 class SynclineError(Exception):
     """Root of every error this library raises on purpose. ``hint`` tells a human what to do next."""
@@ -34,6 +39,14 @@ class AuthRefused(SynclineError):
 
 class ServerRefused(SynclineError):
     """The server will not stream to this device: it knows nothing of our schema version, or saw a bug of ours."""
+
+
+class WriteRejected(SynclineError):
+    """The server has rejected the local transaction that was waited for: ``rejection`` says why."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(f"rejected: {rejection.message} (SQLSTATE {rejection.sqlstate})", hint=rejection.hint)
+        self.rejection = rejection
 
 
 class ShapeRefused(SynclineError):

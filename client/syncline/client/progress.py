@@ -17,6 +17,15 @@ class Progress(Protocol):
     def applied(self) -> None:
         """Something from the server has been committed."""
 
+    def reach_awaited(self) -> bool:
+        """Whether to ask if all others have what there is by now; it counts as asked then."""
+
+    def reached(self) -> None:
+        """They have."""
+
+    def reach_unknown(self) -> None:
+        """This server does not tell."""
+
     def accepted(self, subscription: Subscription) -> None: ...
 
     def receiving(self, subscription: Subscription, rows: int, rows_estimate: int | None) -> None:

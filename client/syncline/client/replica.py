@@ -11,6 +11,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from syncline.client import rejections
 from syncline.client.apply import (
@@ -22,6 +23,7 @@ from syncline.client.apply import (
 from syncline.client.column_rows import announce, drop_announced, follow, load_announced
 from syncline.client.columns import columns_of, narrowed
 from syncline.client.digesting import held_in, holdings_of
+from syncline.client.durability import Decisions, outcome
 from syncline.client.execution import (
     apply_transaction,
     backlog,
@@ -69,6 +71,7 @@ class Replica:
         self.tables: dict[str, Table] = {}
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
+        self.decisions = Decisions()
         self._staged = Staged()
 
     @property
@@ -116,6 +119,10 @@ class Replica:
         """The rejections that are not dismissed; see ``rejections.undismissed``."""
         return await self._store.read(lambda connection: rejections.undismissed(connection, self.tables, after, limit))
 
+    async def outcome(self, transaction_id: int) -> Rejection | Literal["pending", "accepted"]:
+        """What has become of a local transaction; see ``durability.outcome``."""
+        return await self._store.read(lambda connection: outcome(connection, transaction_id, self.tables))
+
     async def dismiss(self, transaction_id: int) -> None:
         """The application has dealt with this rejection."""
 
@@ -151,16 +158,17 @@ class Replica:
     ) -> None:
         lsn = transactions[-1].lsn if moving else self.lsn
 
-        def work(connection: sqlite3.Connection) -> tuple[Plan, int, int]:
+        def work(connection: sqlite3.Connection) -> tuple[Plan, list[int], int]:
             seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
             self._begin_incoming(connection, lsn, *seen_ms)
             total = Plan(dict(self.tables))
-            echoed = 0
+            echoed: list[int] = []
             for transaction in transactions:
                 plan, came_back = apply_transaction(
                     connection, self.client_id, transaction, relations, total.tables, (*self.versions, *total.versions)
                 )
-                echoed += came_back
+                if came_back:
+                    echoed.append(transaction.commit_ms)
                 total.followed_by(plan)
             self._end_incoming(connection, total)
             rejected = rejections.count(connection) if REJECTIONS in total.changed else self.rejections
@@ -168,8 +176,9 @@ class Replica:
 
         plan, echoed, self.rejections = await self._store.write_unchecked(work)
         self.lsn = lsn
-        self.pending_writes -= echoed
+        self.pending_writes -= len(echoed)
         self._adopt(plan)
+        self.decisions.decided(echoed)
 
     async def stage(self, inserts: Sequence[Insert], relations: Mapping[int, Relation]) -> None:
         """Put rows of the delivery under way where they wait for its end. Raises UnknownRelation and ValueError."""

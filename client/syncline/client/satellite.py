@@ -25,6 +25,7 @@ from syncline.client.connectivity import (
     backoff_s,
     return_s,
 )
+from syncline.client.durability import Reaching
 from syncline.client.errors import AuthRefused, ServerRefused, ShapeRefused, SynclineError, UsageError
 from syncline.client.live import Watched
 from syncline.client.replica import Replica
@@ -65,6 +66,7 @@ class Satellite:
         self._subscribing = asyncio.Lock()
         self._accepting: dict[int, asyncio.Future[None]] = {}
         self._syncing: dict[int, asyncio.Future[None]] = {}
+        self._reaching = Reaching()
         self.status = Watched(Status())
         self.shapes = ShapeStatuses(lambda: replica.subscriptions)
         self._show()
@@ -150,8 +152,16 @@ class Satellite:
         if self._connection is not None:
             self._connection.wrote()
 
+    async def others_have_it(self) -> None:
+        """Wait until all other devices that are connected when the server is asked have what it has sent us by now."""
+        reached = self._reaching.wait()
+        if self._connection is not None:
+            self._connection.wrote()
+        await reached
+
     async def close(self) -> None:
         await self._stop()
+        self._reaching.fail("the database was closed")
         for position in list(self._syncing):
             self._answer(self._syncing, position, UsageError("the database was closed"))
 
@@ -167,6 +177,15 @@ class Satellite:
     def applied(self) -> None:
         self._progressed = True
         self._show()
+
+    def reach_awaited(self) -> bool:
+        return self._reaching.to_ask()
+
+    def reached(self) -> None:
+        self._reaching.reached()
+
+    def reach_unknown(self) -> None:
+        self._reaching.fail("this server does not tell what other devices have")
 
     def accepted(self, subscription: Subscription) -> None:
         self._answer(self._accepting, subscription.position, None)
@@ -249,6 +268,7 @@ class Satellite:
             return problem
         finally:
             self._connection = None
+            self._reaching.lost()
         return TransportClosed("the connection ended")
 
     async def _stop(self) -> None:

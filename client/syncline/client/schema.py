@@ -1,7 +1,8 @@
 """The tables the library keeps beside the application's, and its description of each synced table. Pure.
 
 ``_syncline_state`` is one row: who we are, how far the server's stream has been applied (``lsn``), the newest
-timestamp used (``clock_ms``), and ``capture``, which the triggers read: 0 only inside the transaction that applies
+timestamp used (``clock_ms``), a number that a transaction changes for it to have something to write (``flushes``), and
+``capture``, which the triggers read: 0 only inside the transaction that applies
 incoming changes, so that a crash in the middle rolls the switch back together with the rows.
 
 ``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of
@@ -100,6 +101,7 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
             old_row TEXT,
             PRIMARY KEY (transaction_id, entry_id)) WITHOUT ROWID""",
     ),
+    ("ALTER TABLE _syncline_state ADD COLUMN flushes INTEGER NOT NULL DEFAULT 0",),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

@@ -124,6 +124,7 @@ class Store:
         self._reader = reader
         self._turn = asyncio.Lock()
         self._turn_task: asyncio.Task[object] | None = None
+        self._next_flush: asyncio.Future[None] | None = None
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run ``work`` on the reader, which sees the last committed state and cannot write."""
@@ -142,6 +143,21 @@ class Store:
         """
         async with self.turn():
             return await self._writer.run(lambda connection: _without_foreign_keys(connection, work))
+
+    async def flush(self) -> None:
+        """Return when all that has been committed by now is on the disk, and outlasts a power failure.
+
+        A commit alone does not wait for the disk. This is one that does, and with it go all before it; those who ask
+        while others have their turn to write share one.
+        """
+        if self._next_flush is None:
+            self._next_flush = asyncio.ensure_future(self._flush())
+        await asyncio.shield(self._next_flush)
+
+    async def _flush(self) -> None:
+        async with self.turn():
+            self._next_flush = None  # whoever comes from now on may have committed after it
+            await self._writer.run(_flushed)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Connection]:
@@ -169,6 +185,14 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
             connection.execute("ROLLBACK")
         raise
     return result
+
+
+def _flushed(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        _in_transaction(connection, lambda c: c.execute("UPDATE _syncline_state SET flushes = flushes + 1"))
+    finally:
+        connection.execute("PRAGMA synchronous = NORMAL")
 
 
 def _without_foreign_keys(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -224,7 +248,8 @@ async def _connection(file: Path, prepare: Callable[[sqlite3.Connection], None])
 def _prepare_writer(connection: sqlite3.Connection) -> None:
     connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA synchronous = NORMAL")  # but for ``Store.flush``
+    connection.execute("PRAGMA fullfsync = ON")  # where the system's own flush may stop short of the disk
     connection.execute("PRAGMA foreign_keys = ON")
     # INSERT OR REPLACE deletes rows; only with this do their delete triggers see it.
     connection.execute("PRAGMA recursive_triggers = ON")

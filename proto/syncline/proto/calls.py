@@ -12,6 +12,7 @@ from syncline.proto.digest import Holdings, check_holdings
 from syncline.proto.errors import invalid
 from syncline.proto.events import (
     AuthRequested,
+    ReachRequested,
     ServerEvent,
     StartRequested,
     StopRequested,
@@ -59,6 +60,8 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
             unsubscribe = codec.decode_body(pb.SatUnsubsReq, body)
             check_ids("subscription", unsubscribe.subscription_ids)
             return UnsubscribeRequested(request_id, tuple(unsubscribe.subscription_ids))
+        case "reach":
+            return ReachRequested(request_id, codec.decode_body(pb.SatReachReq, body).lsn)
     codec.decode_body(pb.SatInStopReplicationReq, body)
     return StopRequested(request_id)
 

@@ -30,6 +30,7 @@ from syncline.proto.codec import MessageType
 from syncline.proto.digest import Holdings
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
+    AckRequested,
     AdditionalData,
     Authenticated,
     ClientEvent,
@@ -37,6 +38,7 @@ from syncline.proto.events import (
     GonesBegun,
     GonesEnded,
     PeerFailed,
+    Reached,
     RelationReceived,
     RepairBegun,
     RepairEnded,
@@ -52,7 +54,18 @@ from syncline.proto.events import (
 )
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
 from syncline.proto.outgoing import Outgoing
-from syncline.proto.states import ARROWS, AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE, State, granted, refused
+from syncline.proto.states import (
+    ARROWS,
+    AUTHENTICATE,
+    REACH,
+    START,
+    STOP,
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    State,
+    granted,
+    refused,
+)
 from syncline.proto.values import (
     Compensation,
     Delete,
@@ -128,6 +141,11 @@ class ClientSession:
 
     def unsubscribe(self, ids: Sequence[str]) -> bytes:
         return self._call(UNSUBSCRIBE, pb.SatUnsubsReq(subscription_ids=ids), tuple(ids))
+
+    def reach(self, lsn: bytes) -> bytes:
+        """Ask a server of ours to answer (``Reached``) when all others whose streams are live have what there is up to
+        ``lsn``, a position of ours."""
+        return self._call(REACH, pb.SatReachReq(lsn=lsn))
 
     def write(self, tx: Transaction, relations: Mapping[int, Relation]) -> list[bytes]:
         """A transaction of this device, after those of its relations that the server has not been sent as they are now.
@@ -248,6 +266,13 @@ class ClientSession:
     def _read_unsubscribed(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
         codec.decode_body(pb.SatUnsubsResp, body)
         return Unsubscribed(about)
+
+    def _read_reached(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
+        codec.decode_body(pb.SatReachResp, body)
+        return Reached()
+
+    def _read_ack_request(self, message: Message) -> list[ClientEvent]:
+        return [AckRequested()]
 
     def _read_error(self, message: Message) -> list[ClientEvent]:
         error = codec.expect(pb.SatErrorResp, message)
@@ -406,6 +431,7 @@ _READERS: Final[Mapping[MessageType, _Reader]] = {
     MessageType.UNSUBS_DATA_END: ClientSession._read_gone_end,
     MessageType.REPAIR_BEGIN: ClientSession._read_repair_begin,
     MessageType.REPAIR_END: ClientSession._read_repair_end,
+    MessageType.ACK_REQUEST: ClientSession._read_ack_request,
 }
 _Answer = Callable[[ClientSession, bytes, tuple[str, ...]], ClientEvent]
 _ANSWERS: Final[Mapping[str, _Answer]] = {
@@ -414,4 +440,5 @@ _ANSWERS: Final[Mapping[str, _Answer]] = {
     STOP: ClientSession._read_stopped,
     SUBSCRIBE: ClientSession._read_subscribed,
     UNSUBSCRIBE: ClientSession._read_unsubscribed,
+    REACH: ClientSession._read_reached,
 }

@@ -60,6 +60,7 @@ class MessageType(IntEnum):
     # Extensions.
     REPAIR_BEGIN = 64
     REPAIR_END = 65
+    ACK_REQUEST = 66
 
 
 _MESSAGES: Final[dict[int, type[Message]]] = {
@@ -77,6 +78,7 @@ _MESSAGES: Final[dict[int, type[Message]]] = {
     MessageType.UNSUBS_DATA_END: pb.SatUnsubsDataEnd,
     MessageType.REPAIR_BEGIN: pb.SatRepairBegin,
     MessageType.REPAIR_END: pb.SatRepairEnd,
+    MessageType.ACK_REQUEST: pb.SatAckReq,
 }
 _TYPE_BYTES: Final = {message: bytes((kind,)) for kind, message in _MESSAGES.items()}
 _OP_LOG_BYTE: Final = bytes((MessageType.OP_LOG,))
@@ -276,6 +278,11 @@ def repair_begin(lsn: bytes, tables: Iterable[TableDifference], rows_estimate: i
 
 def repair_end() -> bytes:
     return message_bytes(pb.SatRepairEnd())
+
+
+def ack_request() -> bytes:
+    """Only for a device that takes extensions."""
+    return message_bytes(pb.SatAckReq())
 
 
 def subscribe_body(subscription_id: str, shapes: Iterable[ShapeRequest]) -> bytes:

@@ -57,6 +57,14 @@ class UnsubscribeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ReachRequested:
+    """The device asks to be told when all others whose streams are live have what there is up to ``lsn``."""
+
+    request_id: int
+    lsn: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class WriteStarted:
     """The client has answered our startReplication: from here on its transactions count."""
 
@@ -226,6 +234,16 @@ class RepairEnded:
     lsn: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """All others whose streams were live when we asked have what there was up to the position we asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class AckRequested:
+    """The server wants to know what we have applied of all that came before."""
+
+
 # --- either side ------------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +266,7 @@ ServerEvent: TypeAlias = (
     | StopRequested
     | SubscribeRequested
     | UnsubscribeRequested
+    | ReachRequested
     | WriteStarted
     | WriteReceived
     | AckReceived
@@ -274,5 +293,7 @@ ClientEvent: TypeAlias = (
     | GonesEnded
     | RepairBegun
     | RepairEnded
+    | Reached
+    | AckRequested
     | PeerFailed
 )

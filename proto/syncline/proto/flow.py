@@ -40,6 +40,10 @@ class Window:
             if sent_id == transaction_id:
                 return True
 
+    def acked_upto(self, lsn: int) -> bool:
+        """Whether none of those that were sent for ``lsn`` and before waits for its ack."""
+        return not self._sent or all(sent_lsn > lsn for _, sent_lsn in self._sent)
+
     @property
     def open(self) -> bool:
         """Whether another transaction may be sent."""

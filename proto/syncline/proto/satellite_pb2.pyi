@@ -646,3 +646,17 @@ class SatRepairBegin(_message.Message):
 class SatRepairEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class SatReachReq(_message.Message):
+    __slots__ = ("lsn",)
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    lsn: bytes
+    def __init__(self, lsn: _Optional[bytes] = ...) -> None: ...
+
+class SatReachResp(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SatAckReq(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

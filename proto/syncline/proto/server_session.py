@@ -43,6 +43,7 @@ from syncline.proto.states import (
     ARROWS,
     AUTHENTICATE,
     METHODS,
+    REACH,
     START,
     STOP,
     SUBSCRIBE,
@@ -202,7 +203,7 @@ class ServerSession:
     def _read_call(self, request: pb.SatRpcRequest) -> ServerEvent:
         method, request_id = request.method, request.request_id
         self._failed_call = (method, request_id)
-        if method not in METHODS:
+        if method not in METHODS or (method == REACH and not self.extensions):
             raise invalid(f"there is no method {method[:100]!r}")
         if method != AUTHENTICATE:
             self._require_authenticated(method)
@@ -362,6 +363,10 @@ class ServerSession:
     def unsubscribed(self, request_id: int) -> bytes:
         """Always answered, for ids we do not know too."""
         return self._answer(UNSUBSCRIBE, request_id, pb.SatUnsubsResp())
+
+    def reached(self, request_id: int) -> bytes:
+        """See ``ReachRequested``."""
+        return self._answer(REACH, request_id, pb.SatReachResp())
 
     def _answer(self, method: str, request_id: int, message: Message) -> bytes:
         self._step(method, request_id, granted(method))

@@ -26,7 +26,9 @@ START: Final = "startReplication"
 STOP: Final = "stopReplication"
 SUBSCRIBE: Final = "subscribe"
 UNSUBSCRIBE: Final = "unsubscribe"
-METHODS: Final = frozenset((AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE))
+# An extension.
+REACH: Final = "reach"
+METHODS: Final = frozenset((AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE, REACH))
 
 
 class State(Enum):
@@ -75,6 +77,11 @@ ARROWS: Final[dict[tuple[State, str], State]] = {
     (_S.AUTHENTICATED, refused(SUBSCRIBE)): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, granted(UNSUBSCRIBE)): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, refused(UNSUBSCRIBE)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, granted(REACH)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, refused(REACH)): _S.AUTHENTICATED,
+    (_S.STREAMING, REACH): _S.STREAMING,
+    (_S.STREAMING, granted(REACH)): _S.STREAMING,
+    (_S.STREAMING, refused(REACH)): _S.STREAMING,
     (_S.STREAMING, SUBSCRIBE): _S.STREAMING,
     (_S.STREAMING, granted(SUBSCRIBE)): _S.STREAMING,
     (_S.STREAMING, refused(SUBSCRIBE)): _S.STREAMING,

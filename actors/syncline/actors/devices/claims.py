@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from syncline.actors.devices.reaching import AskReach, PassOn, Reach, ReachTold
 from syncline.actors.devices.reception import Claim, Evict
 from syncline.cluster import Actor, Down, Ref
 
@@ -53,6 +54,9 @@ class Claims(Actor):
 
     def __init__(self) -> None:
         self._holders = Holders(self.monitor)
+        self._reach = Reach(
+            self._holders.by_client.values, lambda: self.ref, lambda delay_s: self.send_after(delay_s, PassOn())
+        )
 
     async def handle_info(self, message: object) -> None:
         match message:
@@ -60,6 +64,13 @@ class Claims(Actor):
                 self._holders.claim(message)
             case Down(ref=ref):
                 self._holders.ended(ref)
+                self._reach.ended(ref)
+            case AskReach():
+                self._reach.ask(message)
+            case ReachTold():
+                self._reach.told(message)
+            case PassOn():
+                self._reach.pass_on()
             case _:
                 pass
 

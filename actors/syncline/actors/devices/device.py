@@ -23,6 +23,7 @@ from syncline.actors.devices.following import Author, Followed, OwnPassed, Relea
 from syncline.actors.devices.framing import SERVICE_RESTART
 from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound
+from syncline.actors.devices.reaching import AskReach, ReachAsked, Reached, ReachTold
 from syncline.actors.devices.reception import (
     Claim,
     ConnectionClosed,
@@ -34,7 +35,7 @@ from syncline.actors.devices.reception import (
     Surroundings,
 )
 from syncline.actors.devices.rowreader import RowReader
-from syncline.actors.devices.starting import Places, StartRefused, plan_now, start
+from syncline.actors.devices.starting import LSN_CHARS_MAX, Places, StartRefused, plan_now, start
 from syncline.actors.devices.steps import (
     Delivery,
     Echo,
@@ -53,11 +54,12 @@ from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.messages import NotifyReady, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
-from syncline.proto.errors import ProtocolError
+from syncline.proto.errors import ProtocolError, invalid
 from syncline.proto.events import (
     AckReceived,
     AuthRequested,
     PeerFailed,
+    ReachRequested,
     ServerEvent,
     StartRequested,
     StopRequested,
@@ -121,6 +123,7 @@ class Device(Actor):
         self._uplink: Uplink | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._expiry: Callable[[], None] | None = None
+        self._reach_asked: list[ReachAsked] = []  # who wants to know how far it has come
 
     async def init(self) -> None:
         self.receiver = DeviceReceiver(self.ref)
@@ -155,6 +158,8 @@ class Device(Actor):
             if self._outbound is not None:
                 self._outbound.released(message.generation, message.frames, message.upto)
                 self._carrier.released(self._outbound)
+                if self._reach_asked:
+                    self._tell_reach()
             return
         with self._retreating():
             match message:
@@ -189,6 +194,12 @@ class Device(Actor):
                     self._close(TRY_AGAIN_LATER, "too many large writes at once, try again")
                 case Drained():
                     self._carrier.drained.set()
+                case ReachAsked():
+                    self._reach_asked.append(message)
+                    self._tell_reach()
+                    self._carrier.changed.set()
+                case Reached(request_id):
+                    self._connection.send(self._session.reached(request_id))
                 case _HealAgain():
                     if self._outbound is not None:
                         self._outbound.heal_again()
@@ -230,6 +241,7 @@ class Device(Actor):
             case AckReceived(transaction_id, lsn):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._carrier.changed.set()
+                    self._tell_reach()
                 if self._joins and self._outbound is not None and self._outbound.has_repaired(lsn):
                     await self._around.database.join_history(self._client_id)
                     self._joins = False
@@ -244,6 +256,8 @@ class Device(Actor):
             case StopRequested(request_id):
                 await self._stop_stream()
                 self._connection.send(self._session.stopped(request_id))
+            case ReachRequested(request_id, lsn):
+                self._ask_reach(request_id, lsn)
             case WriteStarted():
                 pass
             case PeerFailed(code, message):
@@ -332,6 +346,7 @@ class Device(Actor):
             await asyncio.gather(self._pumping, return_exceptions=True)
             self._pumping = None
         self._outbound = None
+        self._tell_reach()
         self._subscriptions.clear()
         self._relations.clear()
         self._preparing.clear()
@@ -343,7 +358,28 @@ class Device(Actor):
         with self._retreating():
             while True:
                 step = steps.send(answer)
+                if self._reach_asked:
+                    self._tell_reach()
                 answer = await self._carrier.carry_out(step, outbound)
+
+    def _ask_reach(self, request_id: int, lsn: bytes) -> None:
+        """A device knows no position beyond what it was sent."""
+        sent = None if self._outbound is None else self._outbound.position
+        if not (lsn.isdigit() and len(lsn) <= LSN_CHARS_MAX) or sent is None or int(lsn) > sent:
+            raise invalid("a position that was not sent")
+        self._gateway.inform(AskReach(request_id, int(lsn), self.ref))
+
+    def _tell_reach(self) -> None:
+        """Those who ask how far it has come are told once it is there. A stream that has not begun has nothing."""
+        outbound, waiting = self._outbound, []
+        for asked in self._reach_asked:
+            if outbound is None or outbound.has_reached(asked.lsn):
+                asked.reply_to.inform(ReachTold(asked.number, self.ref))
+            else:
+                waiting.append(asked)
+        self._reach_asked = waiting
+        if outbound is not None:
+            outbound.reach = min((asked.lsn for asked in waiting), default=None)
 
     def _columns_held(self, table_id: int) -> Collection[str] | None:
         return None if self._outbound is None else self._outbound.columns_held(table_id)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from syncline.actors.devices.claims import Holders, ReadClients, ReadConnected
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
 from syncline.actors.devices.following import AwaitShards
+from syncline.actors.devices.reaching import AskReach, PassOn, Reach, ReachTold
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.devices.turns import Turns
 from syncline.actors.devices.websocket import Connection, Receiver
@@ -104,6 +105,9 @@ class Gateway(Actor):
         self._claims = claims
         self._opening = Turns(OPENING_AT_ONCE)
         self._holders = Holders(self.monitor)
+        self._reach = Reach(
+            self._holders.by_client.values, lambda: self.ref, lambda delay_s: self.send_after(delay_s, PassOn())
+        )
 
     async def init(self) -> None:
         self._devices = self.context.registry.ref(DEVICES)
@@ -119,6 +123,15 @@ class Gateway(Actor):
                 self.background(self._open(message))
             case Down(ref=ref):
                 self._holders.ended(ref)
+                self._reach.ended(ref)
+            case AskReach() if self._claims is not None:
+                self._claims.inform(message)
+            case AskReach():
+                self._reach.ask(message)
+            case ReachTold():
+                self._reach.told(message)
+            case PassOn():
+                self._reach.pass_on()
             case _:
                 pass
 

@@ -15,6 +15,7 @@ from syncline.actors.devices.device import TRY_AGAIN_LATER, UNEXPECTED, Device
 from syncline.actors.devices.forwarding import BytesLeft, Close, FrameTaken, Sent, TakeSeat
 from syncline.actors.devices.framing import ABNORMAL, NORMAL
 from syncline.actors.devices.gateway import DEVICE_MAILBOX
+from syncline.actors.devices.reaching import AskReach
 from syncline.actors.devices.reception import Claim, ConnectionClosed, FrameArrived, Surroundings
 from syncline.actors.devices.websocket import Limits, Receiver
 from syncline.actors.names import DEVICES
@@ -160,6 +161,8 @@ class Seat(Actor):
         match message:
             case Down(ref=ref):
                 self._taken.pop(ref, None)
+            case AskReach():
+                self._claims.inform(message)
             case _:
                 pass
 

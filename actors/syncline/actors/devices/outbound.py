@@ -75,7 +75,7 @@ class Outbound:
     first: what a first start lacks. ``generation``: the last one used on this connection; what is released to an older
     one may still be on its way and is ignored. ``extensions``: whether the device takes them. ``selects``: see
     ``Echoing``. ``named``: by what the rows of a shape are known. ``repair``: what sets it right first; until then it
-    counts as one that has no ``subscriptions``.
+    counts as one that has no ``subscriptions``. ``reach``: where somebody wants to know when the device has come to.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class Outbound:
         self.position = position
         self.window = window
         self.generation = generation
+        self.reach: int | None = None
+        self._ack_requested = 0
         self._extensions = extensions
         self._named = named
         self._repair = repair
@@ -113,6 +115,7 @@ class Outbound:
         self._live_bytes = 0
         self._gap = False
         self._resting = False  # the steps have nothing to do until something changes
+        self._between = False  # all that the steps have decided to send is sent
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
         self._begun = 0  # how many of the deliveries, from the first on, can be called off no more
@@ -218,9 +221,33 @@ class Outbound:
         """The columns that the device has, or will have soon, of a table; see ``HeldShapes``."""
         return self._held.columns(table_id, self.target_shapes)
 
+    def has_sent(self, lsn: int) -> bool:
+        """Whether the device has been sent all that it is to get of ``lsn`` and before."""
+        nothing_left = self._between and not (self._live or self._gap or self._deliveries)
+        return self.position >= lsn or (nothing_left and self._released >= lsn)
+
+    @property
+    def _ack_due(self) -> bool:
+        """Whether the device is to be asked for an ack: else it may take a minute, or so many more transactions."""
+        lsn = self.reach
+        if lsn is None or not self._extensions or lsn <= self._ack_requested or self.window.acked_upto(lsn):
+            return False
+        return self.has_sent(lsn)
+
+    def has_reached(self, lsn: int) -> bool:
+        """Whether it has acknowledged that, too."""
+        return self.has_sent(lsn) and self.window.acked_upto(lsn)
+
     @property
     def awaited_lsn(self) -> int | None:
         """An LSN whose release the device must be told of although it may hold nothing of it."""
+        own = self._awaited_for_itself
+        if self.reach is None or self._released >= self.reach:
+            return own
+        return self.reach if own is None else min(own, self.reach)
+
+    @property
+    def _awaited_for_itself(self) -> int | None:
         if self._repair is not None and self._released < self.position:
             return self.position
         if self._delivering is not None and self._released < self._due_before(self._delivering):
@@ -241,6 +268,12 @@ class Outbound:
         else:
             yield from self._make_repair(self._repair)
         while True:
+            self._between = True
+            if self._ack_due:
+                self._ack_requested = self.reach or 0
+                yield Send((codec.ack_request(),))
+                continue
+            self._between = not (self.due or self._deliveries or self._echoes.healing.due)
             if self._deliveries:
                 yield from self._make_deliveries()
             elif self._echoes.healing.due:
@@ -275,7 +308,7 @@ class Outbound:
     @property
     def due(self) -> bool:
         """Whether there is something for the steps to do that a release has brought."""
-        return bool(self._live) or self._gap or self._echoes.due(self._released)
+        return bool(self._live) or self._gap or self._echoes.due(self._released) or self._ack_due
 
     def _follow(self, shapes: Shapes) -> Steps:
         self.generation += 1
