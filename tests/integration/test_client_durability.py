@@ -205,6 +205,14 @@ async def test_what_was_flushed_is_told_from_what_was_not_by_what_sqlite_was_ask
         assert connection.execute("SELECT count(*) FROM mine").fetchone() == (4,)
 
 
+async def test_a_position_that_was_not_sent_is_not_asked_about(service: Service) -> None:
+    for lsn in (b"9" * 18, b"x", b"-1", b""):
+        async with RawDevice.connected(f"http://127.0.0.1:{service.port}", protocol=OWN) as raw:
+            await raw.start()
+            await raw.socket.send(raw.session.reach(lsn))
+            assert (await raw.closed())[0] == 1007
+
+
 async def test_what_cannot_be_waited_for_is_said(service: Service, tmp_path: Path) -> None:
     async with device(tmp_path / "a.db", service, "notes") as a:
         async with a.transaction() as tx:

@@ -17,6 +17,7 @@ from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES, Dev
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.steps import (
     AnyHolds,
+    CountRows,
     Delivered,
     Delivery,
     Echo,
@@ -38,6 +39,7 @@ from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
 from syncline.proto.ops import Begin, Commit
 from syncline.proto.session import ClientSession
+from syncline.proto.subprotocols import OLD, OWN
 from syncline.proto.values import Column, Gone, Relation, ShapeRequest, Update
 
 WINDOW = 3
@@ -47,9 +49,9 @@ tables = st.sets(st.sampled_from(sorted(TABLES)), min_size=1)
 touched = st.sets(st.sampled_from([*sorted(TABLES), SCHEMA]), min_size=1)
 
 
-def streaming_rules(subscriptions: Iterable[str]) -> OutgoingRules:
+def streaming_rules(subscriptions: Iterable[str], protocol: str = OLD[0]) -> OutgoingRules:
     """The rules of a connection on which a device resumes with ``subscriptions``."""
-    rules, device = OutgoingRules(), ClientSession()
+    rules, device = OutgoingRules(protocol), ClientSession()
     rules.heard(device.authenticate(ME, "token"))
     rules.check(codec.rpc_response("authenticate", 1, b""))
     rules.heard(codec.rpc_request("startReplication", 2, start_body(b"1", list(subscriptions), None, "sqlite", ())))
@@ -60,13 +62,20 @@ def streaming_rules(subscriptions: Iterable[str]) -> OutgoingRules:
 class Play:
     """``Outbound``, the bundle it follows, the log it reads and the device it serves."""
 
-    def __init__(self, world: World, position: int = FIRST_LSN, subscribed: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        world: World,
+        position: int = FIRST_LSN,
+        subscribed: tuple[str, ...] = (),
+        *,
+        extensions: bool = False,
+    ) -> None:
         self.world = world
         subscriptions = {f"old {name}": {name: (TABLES[name],)} for name in subscribed}
         self.window = Window(WINDOW)
-        self.outbound = Outbound(ME, position, SCHEMA, subscriptions, self.window)
+        self.outbound = Outbound(ME, position, SCHEMA, subscriptions, self.window, extensions=extensions)
         self.device = Device(world, position, subscriptions, WINDOW)
-        self.rules = streaming_rules(subscriptions)
+        self.rules = streaming_rules(subscriptions, OWN if extensions else OLD[0])
         self.start = position
         self.following: tuple[int, frozenset[str]] | None = None
         self.mail: deque[Callable[[], None]] = deque()
@@ -117,7 +126,15 @@ class Play:
     def _send(self, messages: Iterable[bytes]) -> None:
         for message in messages:
             self.rules.check(message)
-            self.device.receive(message)
+            if message == codec.ack_request():
+                assert self.outbound.reach is not None
+                self.has_all_up_to(self.outbound.reach)
+            else:
+                self.device.receive(message)
+
+    def has_all_up_to(self, lsn: int) -> None:
+        for table in self.device.held:
+            assert self.world.rows(table, lsn) <= self.device.rows[table], f"{table} up to {lsn}"
 
     def _own(self, lsn: int, ms: int) -> None:
         if lsn > self.start:
@@ -186,6 +203,8 @@ class Play:
                 answer = self.world.image(shape, lsn, cursor)
             case AnyHolds(rows=rows):
                 answer = [True] * len(rows)
+            case CountRows():
+                answer = 1
             case Wait() | Delivered():
                 pass
         waited = isinstance(self.step, Wait)
@@ -227,14 +246,23 @@ class Outward(RuleBasedStateMachine):
         released=st.integers(0, 6),
         position=st.integers(0, 6),
         subscribed=st.sets(st.sampled_from(sorted(TABLES))),
+        extensions=st.booleans(),
     )
-    def begin(self, before: list[tuple[set[str], bool]], released: int, position: int, subscribed: set[str]) -> None:
+    def begin(
+        self,
+        before: list[tuple[set[str], bool]],
+        released: int,
+        position: int,
+        subscribed: set[str],
+        extensions: bool,
+    ) -> None:
         world = World()
         for names, large in before:
             world.commit(names, large=large)
         lsns = [FIRST_LSN, *(tx.lsn for tx in world.transactions)]
         world.released = lsns[min(released, len(lsns) - 1)]
-        self.play = Play(world, lsns[min(position, len(lsns) - 1)], tuple(sorted(subscribed)))
+        start = lsns[min(position, len(lsns) - 1)]
+        self.play = Play(world, start, tuple(sorted(subscribed)), extensions=extensions)
         self.active = list(self.play.device.subscriptions)
 
     @rule(names=touched, mine=st.booleans(), large=st.booleans())
@@ -291,6 +319,18 @@ class Outward(RuleBasedStateMachine):
         self.play.outbound.wrote(WriteReceived(ms, b"", ()), frozenset())
         self.play.outbound.note_echo(Echo(self.play.world.released - back, ms))
 
+    @rule(ahead=st.integers(-3, 3))
+    def somebody_waits_for_it(self, ahead: int) -> None:
+        if self.play.outbound.reach is None:
+            self.play.outbound.reach = self.play.world.released + 10 * ahead
+
+    @invariant()
+    def it_has_reached_what_it_has(self) -> None:
+        play = getattr(self, "play", None)
+        if play is not None and play.outbound.reach is not None and play.outbound.has_reached(play.outbound.reach):
+            play.has_all_up_to(play.outbound.reach)
+            play.outbound.reach = None
+
     @invariant()
     def the_window_is_kept(self) -> None:
         if hasattr(self, "play"):
@@ -307,6 +347,8 @@ class Outward(RuleBasedStateMachine):
                 for table in device.held:
                     assert device.rows[table] == world.rows(table, world.released)
                 assert {ms for _, ms in device.expected_echoes} <= set(device.echoed)
+                reach = self.play.outbound.reach
+                assert reach is None or reach > world.released or self.play.outbound.has_reached(reach)
         finally:
             for patch in self._patches:
                 patch.stop()

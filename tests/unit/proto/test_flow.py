@@ -67,3 +67,15 @@ def test_something_is_due_from_the_first_transaction_to_its_ack() -> None:
     between = policy.due
     policy.take()
     assert (before, between, policy.due) == (False, True, False)
+
+
+def test_all_up_to_a_position_is_acked_when_nothing_that_was_sent_for_it_waits() -> None:
+    window = Window(5)
+    assert window.acked_upto(100)
+    for number, lsn in ((1, 10), (2, 20), (3, 20), (4, 30)):
+        window.sent(number, lsn)
+    assert [window.acked_upto(lsn) for lsn in (9, 10, 20, 30)] == [True, False, False, False]
+    window.acked(2)
+    assert [window.acked_upto(lsn) for lsn in (10, 20, 30)] == [True, False, False]
+    window.acked(3)
+    assert [window.acked_upto(lsn) for lsn in (20, 29, 30)] == [True, True, False]

@@ -11,7 +11,7 @@ from syncline.proto import satellite_pb2 as pb
 from syncline.proto.calls import start_body
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.subprotocols import OLD, OWN
-from syncline.proto.values import Change, Compensation, Delete, Gone, Insert, Migrate, Transaction
+from syncline.proto.values import Change, Compensation, Delete, Gone, Insert, Migrate, RejectionReason, Transaction
 
 ROW = (b"1", b"one")
 ROWS = codec.oplog_message(codec.encode_ops([Insert(ITEMS.id, ROW)]))
@@ -76,6 +76,12 @@ def test_a_whole_conversation_is_allowed() -> None:
 
 def test_an_extension_is_only_sent_to_a_peer_that_takes_it() -> None:
     never(subscribed(), codec.subs_data_begin("s1", b"10", 100), "an extension")
+    never(streaming(), codec.ack_request(), "an extension")
+    allowed(streaming(protocol=OWN), codec.ack_request())
+    why = RejectionReason("23514", "no")
+    rejected = codec.encode_transaction(Transaction(1000, b"42", (), "c1", 42, rejection=why))
+    never(streaming(), rejected, "why a transaction was rejected")
+    allowed(streaming(protocol=OWN), rejected)
     allowed(subscribed(OWN), codec.subs_data_begin("s1", b"10", 100))
 
 

@@ -11,8 +11,11 @@ from syncline.proto.assembly import TransactionLimits
 from syncline.proto.errors import ErrorCode, Family, ProtocolError
 from syncline.proto.events import (
     AckReceived,
+    AckRequested,
     AuthRequested,
     PeerFailed,
+    Reached,
+    ReachRequested,
     StopRequested,
     SubscribeRequested,
     UnsubscribeRequested,
@@ -442,3 +445,17 @@ def test_an_unsubscribe_of_unknown_ids_is_reported_and_answered() -> None:
     talk = streaming()
     assert talk.server.receive(talk.client.unsubscribe(["never-seen"])) == [UnsubscribeRequested(3, ("never-seen",))]
     assert talk.server.unsubscribed(3).endswith(b"\x1a\x00")
+
+
+@pytest.mark.parametrize("extensions", [True, False])
+def test_who_has_what_is_asked_by_a_device_that_takes_extensions_alone(extensions: bool) -> None:
+    talk = streaming()
+    talk.server.extensions = extensions
+    question = talk.client.reach(b"41")
+    if not extensions:
+        with pytest.raises(ProtocolError, match="no method 'reach'"):
+            talk.server.receive(question)
+        return
+    assert talk.server.receive(question) == [ReachRequested(3, b"41")]
+    assert talk.client.receive(talk.server.reached(3)) == ([Reached()], [])
+    assert talk.client.receive(codec.ack_request()) == ([AckRequested()], [])
