@@ -351,6 +351,9 @@ class SimDevice:
         self._progressed = True
         self._watch.changed(self)
 
+    def reach_awaited(self) -> bool:
+        return False
+
     def accepted(self, subscription: Any) -> None:
         pass
 
