@@ -15,6 +15,7 @@ from tests.tokens import insecure_token
 
 from syncline.client import ServerRefused, open_db
 from syncline.proto import events
+from syncline.proto.subprotocols import OLD, OWN
 from syncline.proto.values import Column, Insert, Relation, Transaction
 
 SECRET = "a secret of thirty-two characters"
@@ -27,9 +28,9 @@ def signed(user: str) -> str:
     return jwt.encode({"sub": user, "iat": now, "exp": now + 600}, SECRET, algorithm="HS256")
 
 
-async def write(device: RawDevice, lsn: int, ms: int, body: str) -> None:
+async def write(device: RawDevice, lsn: int, ms: int, body: str, origin: str | None = None) -> None:
     row = (str(uuid.uuid4()).encode(), b"1", body.encode())
-    transaction = Transaction(ms, lsn.to_bytes(8, "big"), (Insert(0, row),))
+    transaction = Transaction(ms, lsn.to_bytes(8, "big"), (Insert(0, row),), origin)
     for frame in device.session.write(transaction, {0: DEVICE_ITEMS}):
         await device.socket.send(frame)
 
@@ -71,6 +72,28 @@ async def test_another_user_with_a_devices_client_id_is_refused_and_changes_noth
         await refused(tree, ann.client_id, signed("mallory"))
         async with RawDevice.connected(tree.url, client_id=ann.client_id, token=signed("ann")):
             pass
+
+
+async def test_only_the_same_user_writes_under_a_client_id_that_his_device_had_before(
+    database: str, tmp_path: Path
+) -> None:
+    async with (
+        running(database, tmp_path, environment=SECURE) as tree,
+        RawDevice.connected(tree.url, token=signed("ann")) as ann,
+    ):
+        ms = int(time.time() * 1000)
+        for user, protocol, origin in (("ann", OWN, ann.client_id), ("ann", OLD[0], str(uuid.uuid4()))):
+            async with RawDevice.connected(tree.url, token=signed(user), protocol=protocol) as other:
+                await other.start()
+                await write(other, 5, ms, protocol, origin)
+                await arrives(tree, protocol)
+        assert await tree.postgres.fetchval("SELECT lsn FROM electric.clients WHERE client_id = $1", ann.client_id) == 5
+        for origin in (ann.client_id, str(uuid.uuid4()), "postgres_1"):
+            async with RawDevice.connected(tree.url, token=signed("mallory"), protocol=OWN) as mallory:
+                await mallory.start()
+                await write(mallory, 100, ms + 1_000, "forged", origin)
+                assert (await mallory.closed())[0] == 1007
+        assert await tree.postgres.fetchval("SELECT count(*) FROM items WHERE body = 'forged'") == 0
 
 
 async def owners(tree: Tree) -> Mapping[str, str]:

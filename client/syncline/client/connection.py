@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from syncline.client.asking import Asking
-from syncline.client.connectivity import INVALID_AUTH_REQUEST
+from syncline.client.connectivity import FORKED, INVALID_AUTH_REQUEST
 from syncline.client.grouping import Arrived, TransactionBatch, grouped
 from syncline.client.inbox import Inbox
 from syncline.client.oplog import Outlines, entry_id_of, transactions
@@ -145,7 +145,9 @@ class Connection:
 
     async def _down(self, inbox: Inbox) -> None:
         async with asyncio.timeout(START_TIMEOUT_S) as self._deadline:
-            await self._transport.send(self._session.authenticate(self._replica.client_id, self._token))
+            extended = takes_extensions(self._transport.protocol)
+            openings = await self._replica.openings() if extended else ()
+            await self._transport.send(self._session.authenticate(self._replica.client_id, self._token, openings))
             while True:
                 for arrived in grouped(await inbox.take(), self._relations):
                     await self._handle(arrived)
@@ -164,6 +166,8 @@ class Connection:
 
     async def _on_authenticated(self, event: Authenticated) -> None:
         replica = self._replica
+        if takes_extensions(self._transport.protocol):
+            await whole(replica.accepted_as_it_is())
         resuming = bool(replica.lsn)
         frame = self._session.start(
             replica.lsn,
@@ -332,6 +336,9 @@ class Connection:
             await self._ack()
 
     async def _on_peer_failed(self, event: PeerFailed) -> None:
+        if event.parted is not None:
+            await whole(self._replica.fork(event.parted))
+            raise ConnectionEnded("this database file is a copy: it has another client id now", FORKED)
         unwelcome = (event.method, event.code) == ("authenticate", "INVALID_REQUEST")
         code = INVALID_AUTH_REQUEST if unwelcome else event.code
         about_a_write = event.method is None and event.code == "INVALID_REQUEST" and event.lsn

@@ -48,6 +48,9 @@ class Next(Enum):
 INVALID_AUTH_REQUEST = "INVALID_AUTH_REQUEST"
 """Our name for INVALID_REQUEST as the answer to an authentication."""
 
+FORKED = "FORKED"
+"""Our name for the end of a connection upon which we have taken another client id."""
+
 _AUTH_CODES = frozenset({"AUTH_REQUIRED", "AUTH_FAILED"})
 
 
@@ -63,6 +66,8 @@ def after(code: str | None, *, token_renewable: bool, token_fresh: bool, restart
     """
     if code is None:
         return Next.RETURN if restarts else Next.RETRY
+    if code == FORKED:
+        return Next.RETURN
     if code == EXPIRED_CLOSE_REASON:
         return Next.RENEW_TOKEN if token_renewable else Next.STOP_AUTH
     if code in _AUTH_CODES:

@@ -30,7 +30,7 @@ def fold(entries: Sequence[Entry], table: Table, client_id: str) -> Pending:
 
 
 def _write(entry: Entry, table: Table, client_id: str) -> RowWrite:
-    write = write_of(change_of(entry, table), client_id, entry.commit_ms)
+    write = write_of(change_of(entry, table), entry.origin or client_id, entry.commit_ms)
     if write.kind != "insert" or entry.new is None or len(entry.new) == len(table.columns):
         return write
     return replace(write, modified=tuple(column in entry.new for column in table.columns))

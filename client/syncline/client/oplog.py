@@ -82,13 +82,14 @@ SIZE_SQL = """SELECT table_name, count(*), sum(images), sum(tags), sum(octets), 
 
 UNSTAMPED_TABLES_SQL = "SELECT DISTINCT table_name FROM _syncline_oplog WHERE commit_ms IS NULL"
 
-ENTRY_COLUMNS = "id, table_name, op, new_row, old_row, commit_ms, clear_tags"
-EntryRow: TypeAlias = tuple[int, str, str, str | None, str | None, int, str]
+ENTRY_COLUMNS = "id, table_name, op, new_row, old_row, commit_ms, clear_tags, origin"
+EntryRow: TypeAlias = tuple[int, str, str, str | None, str | None, int, str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stamped oplog row. ``new`` and ``old`` are row images by column name, None where the operation has none."""
+    """One stamped oplog row. ``new`` and ``old`` are row images by column name, None where the operation has none.
+    ``origin``: the client id that it is of, None for that of the device."""
 
     id: int
     table_name: str
@@ -97,10 +98,11 @@ class Entry:
     old: dict[str, Value] | None
     commit_ms: int
     clear_tags: tuple[str, ...]
+    origin: str | None = None
 
 
 def entry_from_row(row: EntryRow) -> Entry:
-    entry_id, table_name, op, new, old, commit_ms, clear_tags = row
+    entry_id, table_name, op, new, old, commit_ms, clear_tags, origin = row
     return Entry(
         entry_id,
         table_name,
@@ -109,6 +111,7 @@ def entry_from_row(row: EntryRow) -> Entry:
         None if old is None else parse_image(old),
         commit_ms,
         tuple(json.loads(clear_tags)),
+        origin,
     )
 
 
@@ -221,6 +224,7 @@ def transactions(entries: Iterable[Entry], tables: Mapping[str, Table], outlines
             commit_ms=commit_ms,
             lsn=lsn_bytes(members[-1].id),
             changes=tuple(change_of(entry, outlines.of(entry, tables[entry.table_name])) for entry in members),
+            origin=members[0].origin,
         )
 
 

@@ -30,6 +30,7 @@ from syncline.client.execution import (
     clear,
     run,
 )
+from syncline.client.forking import fork, note_accepted, note_opening, openings_of
 from syncline.client.live import Changes
 from syncline.client.oplog import (
     Entry,
@@ -53,6 +54,7 @@ from syncline.client.store import Store
 from syncline.client.subscription_rows import add, forget, load, move, store
 from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
+from syncline.proto.forks import Opening, Parted
 from syncline.proto.subprotocols import LEAVING_ID_FIRST
 from syncline.proto.values import Gone, Insert, Migrate, Relation, Transaction
 
@@ -72,6 +74,7 @@ class Replica:
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
         self.decisions = Decisions()
+        self._accepted = False
         self._staged = Staged()
 
     @property
@@ -132,6 +135,22 @@ class Replica:
 
         self.rejections = await self._store.write(work)
         self._changes.publish(frozenset({REJECTIONS}))
+
+    async def openings(self) -> tuple[Opening, ...]:
+        """Of this file, the present one the last."""
+        return await self._store.read(openings_of)
+
+    async def accepted_as_it_is(self) -> None:
+        """The server knows this file."""
+        if self._accepted:
+            return
+        await self._store.write(note_accepted)
+        self._accepted = True
+
+    async def fork(self, parted: Parted) -> None:
+        """Go on under another client id: the server knows another file under the one we have."""
+        self.client_id = await self._store.write(lambda connection: fork(connection, parted.openings))
+        self._accepted = False
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
@@ -439,6 +458,7 @@ async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]
     def work(connection: sqlite3.Connection) -> None:
         (client_id,) = connection.execute("SELECT client_id FROM _syncline_state").fetchone()
         stamp(connection, client_id, now_ms())
+        note_opening(connection, _fresh_id())
         replica._mirror(connection)
 
     await store.write(work)

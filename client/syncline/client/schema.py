@@ -11,7 +11,8 @@ were there before anyone synced them, and cost no second row here. ``_syncline_l
 the device's shapes and stay for as long as the oplog has entries of theirs. ``_syncline_relations`` has the sets of
 columns (JSON, sorted) under which rows have come of tables that some shape has not all columns of (see ``columns``).
 ``_syncline_rejections`` has the local transactions that the server has rejected, by their ``commit_ms``, and
-``_syncline_rejected`` what they had written (see ``rejections``).
+``_syncline_rejected`` what they had written (see ``rejections``). ``_syncline_openings`` are the times at which this
+file was opened, and ``origin`` of an entry the client id it is of, if that is another (see ``forking``).
 """
 
 from __future__ import annotations
@@ -102,11 +103,19 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (transaction_id, entry_id)) WITHOUT ROWID""",
     ),
     ("ALTER TABLE _syncline_state ADD COLUMN flushes INTEGER NOT NULL DEFAULT 0",),
+    (
+        """CREATE TABLE _syncline_openings (
+            place INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL,
+            first_entry INTEGER NOT NULL)""",
+        "ALTER TABLE _syncline_oplog ADD COLUMN origin TEXT",
+    ),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 
 STORE_VERSION = len(STORE_STEPS)
 REJECTIONS = "_syncline_rejections"
+OPENINGS = "_syncline_openings"
 RELAXED_VERSION = 4
 """The first whose tables have no NOT NULL but in their keys (see ``relaxing``)."""
 

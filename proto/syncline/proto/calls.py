@@ -24,6 +24,7 @@ from syncline.proto.events import (
     UnsubscribeRequested,
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
+from syncline.proto.forks import OPENINGS_MAX, Opening
 from syncline.proto.values import ShapeRequest
 
 # Of the subscriptions in a start, which has 128 KB of sums besides and is to be a message.
@@ -39,7 +40,11 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
             if not auth.id or not auth.token:
                 raise invalid("authenticate needs a client id and a token")
             check_client_id(auth.id)
-            return AuthRequested(request_id, auth.id, auth.token)
+            check_ids("opening", (opening.id for opening in auth.openings))
+            if len(auth.openings) > OPENINGS_MAX:
+                raise invalid(f"more than {OPENINGS_MAX} openings")
+            openings = tuple(Opening(opening.id, opening.first) for opening in auth.openings)
+            return AuthRequested(request_id, auth.id, auth.token, openings)
         case "startReplication":
             start = codec.decode_body(pb.SatInStartReplicationReq, body)
             check_ids("subscription", start.subscription_ids)

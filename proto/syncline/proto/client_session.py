@@ -52,6 +52,7 @@ from syncline.proto.events import (
     TransactionReceived,
     Unsubscribed,
 )
+from syncline.proto.forks import Opening, Parted
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
 from syncline.proto.outgoing import Outgoing
 from syncline.proto.states import (
@@ -106,9 +107,10 @@ class ClientSession:
 
     # --- what the device says -----------------------------------------------------------------------------------------
 
-    def authenticate(self, client_id: str, token: str) -> bytes:
-        """Also on a live connection, to renew the token."""
-        return self._call(AUTHENTICATE, pb.SatAuthReq(id=client_id, token=token))
+    def authenticate(self, client_id: str, token: str, openings: Sequence[Opening] = ()) -> bytes:
+        """Also on a live connection, to renew the token. ``openings``: of our file, see ``forks``."""
+        request = pb.SatAuthReq(id=client_id, token=token, openings=codec.opening_messages(openings))
+        return self._call(AUTHENTICATE, request)
 
     def start(
         self,
@@ -238,7 +240,11 @@ class ClientSession:
         del self._calls[response.request_id]
         if response.WhichOneof("result") == "error":
             self._step(refused(method))
-            return [PeerFailed(error_name(response.error.error_type), response.error.message, method)]
+            error = response.error
+            parted = None
+            if error.HasField("parted"):
+                parted = Parted(tuple(Opening(opening.id, opening.first) for opening in error.parted.openings))
+            return [PeerFailed(error_name(error.error_type), error.message, method, parted=parted)]
         # Some servers leave an empty answer out altogether; it reads as the empty message it stands for.
         return [_ANSWERS[method](self, response.message, about)]
 

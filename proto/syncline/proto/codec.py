@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.digest import TableDifference, check_buckets
 from syncline.proto.errors import ErrorCode, invalid
+from syncline.proto.forks import Opening, Parted
 from syncline.proto.op_reader import COLUMNS_MAX as COLUMNS_MAX
 from syncline.proto.op_reader import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
 from syncline.proto.op_reader import cut_ops as cut_ops
@@ -186,9 +187,23 @@ def rpc_response(method: str, request_id: int, body: bytes) -> bytes:
     return message_bytes(pb.SatRpcResponse(method=method, request_id=request_id, message=body))
 
 
-def rpc_error(method: str, request_id: int, code: ErrorCode, message: str, lsn: bytes | None = None) -> bytes:
+def rpc_error(
+    method: str,
+    request_id: int,
+    code: ErrorCode,
+    message: str,
+    lsn: bytes | None = None,
+    parted: Parted | None = None,
+) -> bytes:
+    """``parted``: only for a device that takes extensions."""
     error = pb.SatErrorResp(error_type=code.name, message=message, lsn=lsn)
+    if parted is not None:
+        error.parted.CopyFrom(pb.SatParted(openings=opening_messages(parted.openings)))
     return message_bytes(pb.SatRpcResponse(method=method, request_id=request_id, error=error))
+
+
+def opening_messages(openings: Iterable[Opening]) -> list[pb.SatOpening]:
+    return [pb.SatOpening(id=opening.id, first=opening.first) for opening in openings]
 
 
 def error_message(code: ErrorCode, message: str, lsn: bytes | None = None) -> bytes:

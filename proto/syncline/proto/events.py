@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from syncline.proto.digest import Holdings, TableDifference
+from syncline.proto.forks import Opening, Parted
 from syncline.proto.values import Gone, Insert, Relation, RowChange, ShapeRequest, Transaction
 
 # --- what a server session reports ------------------------------------------------------------------------------------
@@ -21,6 +22,7 @@ class AuthRequested:
     request_id: int
     client_id: str
     token: str
+    openings: tuple[Opening, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class WriteReceived:
 
     ``excess``: more than the session holds, as this says, so the changes have only the keys of the rows that they name;
     there are none when even that would be too much. ``octets``: its size on the wire, less what came together with its
-    end. ``memory``: about what ``changes`` take here, in bytes.
+    end. ``memory``: about what ``changes`` take here, in bytes. ``origin``: the other client id that it is of, if any.
     """
 
     commit_ms: int
@@ -84,6 +86,7 @@ class WriteReceived:
     excess: str = ""
     octets: int = 0
     memory: int = field(default=0, compare=False)
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +254,15 @@ class AckRequested:
 class PeerFailed:
     """A SatErrorResp, pushed or as the answer to an RPC of ours. ``code``: its name, "UNKNOWN" if new to us.
 
-    ``lsn``: of the transaction of ours that it is about, if it is about one.
+    ``lsn``: of the transaction of ours that it is about, if it is about one. ``parted``: our file is a copy, see
+    ``forks``.
     """
 
     code: str
     message: str
     method: str | None = None
     lsn: bytes | None = None
+    parted: Parted | None = None
 
 
 ServerEvent: TypeAlias = (

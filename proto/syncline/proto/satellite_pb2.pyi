@@ -35,7 +35,7 @@ class SatRpcResponse(_message.Message):
     def __init__(self, method: _Optional[str] = ..., request_id: _Optional[int] = ..., message: _Optional[bytes] = ..., error: _Optional[_Union[SatErrorResp, _Mapping]] = ...) -> None: ...
 
 class SatErrorResp(_message.Message):
-    __slots__ = ("error_type", "lsn", "message")
+    __slots__ = ("error_type", "lsn", "message", "parted")
     class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         INTERNAL: _ClassVar[SatErrorResp.ErrorCode]
@@ -55,10 +55,26 @@ class SatErrorResp(_message.Message):
     ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PARTED_FIELD_NUMBER: _ClassVar[int]
     error_type: SatErrorResp.ErrorCode
     lsn: bytes
     message: str
-    def __init__(self, error_type: _Optional[_Union[SatErrorResp.ErrorCode, str]] = ..., lsn: _Optional[bytes] = ..., message: _Optional[str] = ...) -> None: ...
+    parted: SatParted
+    def __init__(self, error_type: _Optional[_Union[SatErrorResp.ErrorCode, str]] = ..., lsn: _Optional[bytes] = ..., message: _Optional[str] = ..., parted: _Optional[_Union[SatParted, _Mapping]] = ...) -> None: ...
+
+class SatOpening(_message.Message):
+    __slots__ = ("id", "first")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    first: int
+    def __init__(self, id: _Optional[str] = ..., first: _Optional[int] = ...) -> None: ...
+
+class SatParted(_message.Message):
+    __slots__ = ("openings",)
+    OPENINGS_FIELD_NUMBER: _ClassVar[int]
+    openings: _containers.RepeatedCompositeFieldContainer[SatOpening]
+    def __init__(self, openings: _Optional[_Iterable[_Union[SatOpening, _Mapping]]] = ...) -> None: ...
 
 class SatAuthHeaderPair(_message.Message):
     __slots__ = ("key", "value")
@@ -69,14 +85,16 @@ class SatAuthHeaderPair(_message.Message):
     def __init__(self, key: _Optional[_Union[SatAuthHeader, str]] = ..., value: _Optional[str] = ...) -> None: ...
 
 class SatAuthReq(_message.Message):
-    __slots__ = ("id", "token", "headers")
+    __slots__ = ("id", "token", "headers", "openings")
     ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
+    OPENINGS_FIELD_NUMBER: _ClassVar[int]
     id: str
     token: str
     headers: _containers.RepeatedCompositeFieldContainer[SatAuthHeaderPair]
-    def __init__(self, id: _Optional[str] = ..., token: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[SatAuthHeaderPair, _Mapping]]] = ...) -> None: ...
+    openings: _containers.RepeatedCompositeFieldContainer[SatOpening]
+    def __init__(self, id: _Optional[str] = ..., token: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[SatAuthHeaderPair, _Mapping]]] = ..., openings: _Optional[_Iterable[_Union[SatOpening, _Mapping]]] = ...) -> None: ...
 
 class SatAuthResp(_message.Message):
     __slots__ = ("id", "headers")

@@ -24,12 +24,13 @@ from google.protobuf.message import Message
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import Assembler, TransactionLimits, check_width, memory_of
-from syncline.proto.bounds import check_begin, check_ids, check_tags
+from syncline.proto.bounds import check_begin, check_client_id, check_ids, check_tags
 from syncline.proto.calls import read_call
 from syncline.proto.codec import MessageType
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
     AckReceived,
+    AuthRequested,
     PeerFailed,
     ServerEvent,
     StartRequested,
@@ -37,6 +38,7 @@ from syncline.proto.events import (
     WriteStarted,
 )
 from syncline.proto.flow import WINDOW_TRANSACTIONS
+from syncline.proto.forks import Parted
 from syncline.proto.holding import OpenTransactions
 from syncline.proto.ops import Begin, Commit, Op
 from syncline.proto.states import (
@@ -210,6 +212,8 @@ class ServerSession:
         event = read_call(method, request_id, request.message)
         if isinstance(event, StartRequested) and not self.extensions:
             event = replace(event, holdings=None, described={})
+        elif isinstance(event, AuthRequested) and not self.extensions:
+            event = replace(event, openings=())
         if request_id in self._calls:
             raise invalid(f"call {request_id} is still being answered")
         if len(self._calls) >= OUTSTANDING_CALLS_MAX:
@@ -278,20 +282,27 @@ class ServerSession:
         match op:
             case Begin():
                 check_begin(op.lsn, op.commit_ms)
+                if op.origin is not None and self.extensions:
+                    check_client_id(op.origin)
                 self._assembler.begin(op)
                 self._named_changes, self._rows = [], _Rows()
             case Commit():
                 excess, octets, memory = self._assembler.excess, self._assembler.octets, self._assembler.held
                 transaction = self._assembler.commit(op)
+                origin = transaction.origin if self.extensions else None
                 named, self._named_changes = tuple(self._named_changes), []
                 rows, self._rows = self._rows, _Rows()
                 if excess:
                     for relation, change in named:
                         rows.add(self._row_of(relation, change))
                     kept = tuple(rows.kept)
-                    return WriteReceived(transaction.commit_ms, transaction.lsn, kept, excess, octets, rows.memory)
+                    return WriteReceived(
+                        transaction.commit_ms, transaction.lsn, kept, excess, octets, rows.memory, origin
+                    )
                 if named:
-                    return WriteReceived(transaction.commit_ms, transaction.lsn, named, octets=octets, memory=memory)
+                    return WriteReceived(
+                        transaction.commit_ms, transaction.lsn, named, octets=octets, memory=memory, origin=origin
+                    )
             case Insert() | Update() | Delete() | Compensation():
                 relation = check_width(self._device_relations.get(op.relation_id), op, self._assembler.lsn)
                 check_tags(op.tags, self._assembler.lsn)
@@ -307,10 +318,12 @@ class ServerSession:
         """The token is good."""
         return self._answer(AUTHENTICATE, request_id, pb.SatAuthResp(id=server_id))
 
-    def rpc_error(self, request_id: int, method: str, code: ErrorCode, message: str) -> bytes:
+    def rpc_error(
+        self, request_id: int, method: str, code: ErrorCode, message: str, parted: Parted | None = None
+    ) -> bytes:
         """The call cannot be served. For startReplication and subscribe prefer their own refusals."""
         self._step(method, request_id, refused(method))
-        return codec.rpc_error(method, request_id, code, message)
+        return codec.rpc_error(method, request_id, code, message, parted=parted)
 
     def start_accepted(self, request_id: int, window: int = WINDOW_TRANSACTIONS) -> bytes:
         """From here on relations, transactions and deliveries may be sent."""

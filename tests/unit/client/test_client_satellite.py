@@ -85,6 +85,7 @@ async def test_a_shape_wanted_while_the_others_are_being_asked_for_is_asked_for_
 
         def __init__(self, line: Transport) -> None:
             self._line = line
+            self.protocol = line.protocol
             self.receive = line.receive
 
         async def send(self, frame: bytes) -> None:

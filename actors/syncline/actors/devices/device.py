@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import asyncpg
 
-from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, readmit
+from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, may_write_as, readmit
 from syncline.actors.devices.auth import Identity
 from syncline.actors.devices.carrying import Carrier
 from syncline.actors.devices.edge import LEAVING
@@ -123,6 +123,7 @@ class Device(Actor):
         self._uplink: Uplink | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._expiry: Callable[[], None] | None = None
+        self._origins: set[str] = set()  # other client ids under which it has written
         self._reach_asked: list[ReachAsked] = []  # who wants to know how far it has come
 
     async def init(self) -> None:
@@ -234,6 +235,7 @@ class Device(Actor):
     async def _on(self, event: ServerEvent) -> None:
         match event:
             case WriteReceived():
+                await self._check_origin(event)
                 if self._uplink is not None:
                     self._uplink.take(event)
                 if self._outbound is not None:
@@ -271,7 +273,8 @@ class Device(Actor):
                 async with self._around.admissions:
                     if not self._connection.open:
                         return  # it waited long enough to give up, and will come again
-                    identity = await admit(event.client_id, event.token, self._around, self.clock.wall_ms() / 1000)
+                    now_s = self.clock.wall_ms() / 1000
+                    identity = await admit(event.client_id, event.token, self._around, now_s, event.openings)
                     claim = Claim(event.client_id, self.ref, str(self._connection.remote))
                     await self._gateway.call(claim, CLAIM_TIMEOUT_S)
             else:
@@ -280,7 +283,7 @@ class Device(Actor):
         except NotAdmitted as refused:
             log.info("device at %s: %s", self._connection.remote, refused.reason)
             self._connection.send(
-                self._session.rpc_error(event.request_id, "authenticate", refused.code, refused.message)
+                self._session.rpc_error(event.request_id, "authenticate", refused.code, refused.message, refused.parted)
             )
             self._close(PROTOCOL_VIOLATED, FAILED)
             return
@@ -381,6 +384,16 @@ class Device(Actor):
         if outbound is not None:
             outbound.reach = min((asked.lsn for asked in waiting), default=None)
 
+    async def _check_origin(self, event: WriteReceived) -> None:
+        """What a device has written under an id that it does not have any more is of the same user."""
+        origin = event.origin
+        if origin is None or origin in self._origins:
+            return
+        assert self._identity is not None, "it writes"
+        if not await may_write_as(origin, self._identity, self._around):
+            raise invalid(f"{origin} is not a client id of this user", lsn=event.lsn)
+        self._origins.add(origin)
+
     def _columns_held(self, table_id: int) -> Collection[str] | None:
         return None if self._outbound is None else self._outbound.columns_held(table_id)
 
@@ -471,7 +484,9 @@ class Device(Actor):
         if written.status == "overloaded":
             self._close(UNEXPECTED, "too many writes at once")
         elif written.status == "applied" and self._outbound is not None:
-            if not self._outbound.applied(written.ms, written.position) and event is not None:
+            # What is of another client id comes by in the stream as another's.
+            foreign = event is not None and event.origin is not None
+            if (foreign or not self._outbound.applied(written.ms, written.position)) and event is not None:
                 await self._heal(event, written, self._uplink)
         elif written.status == "duplicate" and event is not None:
             await self._heal(event, written, self._uplink)

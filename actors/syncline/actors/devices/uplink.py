@@ -146,6 +146,7 @@ class Uplink:
 
     async def _made_ready(self, event: WriteReceived) -> Write:
         lsn = int.from_bytes(event.lsn, "big")
+        client_id = event.origin or self._client_id
         try:
             if event.excess:
                 raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))
@@ -153,11 +154,11 @@ class Uplink:
                 await self._look_again()
             if len(event.changes) <= SLICE_OPERATIONS:
                 changes = accept(event.changes, self._lookup, self._held)
-                return Write(self._client_id, lsn, event.commit_ms, changes, self._device)
+                return Write(client_id, lsn, event.commit_ms, changes, self._device)
             encoded = await self._encoded(event)
-            return Write(self._client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
+            return Write(client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
         except WriteRefused as refused:
-            return Write(self._client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
+            return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
 
     async def _encoded(self, event: WriteReceived) -> Encoded:
         pieces: list[bytes] = []

@@ -21,6 +21,7 @@ from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
 from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS, MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
+from syncline.proto.forks import Opening, Parted, joined
 from syncline.proto.values import Key, Row, ShapeRequest
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ CANCELLED_MAX = 1_000  # of a device's subscriptions
 KEYS_AT_ONCE = 1_000  # rows asked for in one query
 READING_BYTES_MAX = 8 << 20  # of rows read one by one; the last may be beyond it
 SEEN_EVERY = timedelta(hours=1)  # how exact last_seen is
+OPENINGS_KEPT = 1_000  # of each device
+OPENINGS_LOCK = 0x6F70656E  # seed of advisory lock keys: "open" in ASCII
 CLAIM_WAITS_MS = 100  # for another claim of the same client id, which takes a commit
 VISIBLE_PAUSE_S = 0.01
 VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
@@ -108,6 +111,7 @@ class Database:
         self._owners = Gathering(self._read_owners)
         self._sightings = Gathering(self._note_seen)
         self._subscribed = Gathering(self._read_subscriptions)
+        self._opened = Gathering(self._read_opened)
         self._lineages = Gathering(self._read_lineages)
         self._positions = Gathering(self._read_positions)
 
@@ -218,6 +222,52 @@ class Database:
             if proven:
                 raise
             return True
+
+    async def owner_of(self, client_id: str) -> str | None:
+        """Whose it is; None for nobody's."""
+        owner, _ = await self._owners.answer(client_id)
+        return owner
+
+    async def open_file(self, client_id: str, openings: Sequence[Opening]) -> Parted | None:
+        """A device comes whose file has seen ``openings``, at least one: they are noted down. Or it is not the file
+        that is known under this client id. A device that comes again is recognised without writing anything."""
+        if await self._opened.answer(client_id) == openings[-1].id:
+            return None
+        async with self.pool.acquire() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, $2))", client_id, OPENINGS_LOCK)
+            rows = await connection.fetch(
+                "SELECT opening_id, first FROM electric.openings WHERE client_id = $1 AND place >= coalesce(("
+                "SELECT max(place) FROM electric.openings WHERE client_id = $1 AND opening_id = ANY ($2::text[])), 0) "
+                "ORDER BY place",
+                client_id,
+                [opening.id for opening in openings],
+            )
+            known = [Opening(row["opening_id"], row["first"]) for row in rows]
+            decided = await connection.fetchval("SELECT lsn FROM electric.clients WHERE client_id = $1", client_id)
+            new = joined(known, decided or 0, openings)
+            if new is None:
+                return Parted(tuple(known[:2]))
+            await connection.executemany(
+                "INSERT INTO electric.openings (client_id, opening_id, first) VALUES ($1, $2, $3)",
+                [(client_id, opening.id, opening.first) for opening in new],
+            )
+            await connection.execute(
+                "DELETE FROM electric.openings WHERE client_id = $1 AND place <= (SELECT place FROM electric.openings "
+                "WHERE client_id = $1 ORDER BY place DESC OFFSET $2 LIMIT 1)",
+                client_id,
+                OPENINGS_KEPT,
+            )
+        return None
+
+    async def _read_opened(self, client_ids: Sequence[str]) -> dict[str, str | None]:
+        """The newest opening of each."""
+        rows = await self.pool.fetch(
+            "SELECT c.client_id, o.opening_id FROM unnest($1::text[]) AS c (client_id) CROSS JOIN LATERAL ("
+            "SELECT opening_id FROM electric.openings o WHERE o.client_id = c.client_id ORDER BY place DESC LIMIT 1) o",
+            client_ids,
+        )
+        nothing: dict[str, str | None] = dict.fromkeys(client_ids)
+        return nothing | {row["client_id"]: row["opening_id"] for row in rows}
 
     async def subscriptions(self, client_id: str) -> dict[str, Subscription]:
         """By id."""
