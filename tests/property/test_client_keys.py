@@ -28,6 +28,7 @@ from syncline.client.shapes import ShapeState
 from syncline.proto import codec
 from syncline.proto.events import AuthRequested, StartRequested, SubscribeRequested, UnsubscribeRequested
 from syncline.proto.session import ServerSession
+from syncline.proto.subprotocols import OLD
 from syncline.proto.values import Gone, Insert
 
 # What each condition selects; the server refuses the last one.
@@ -45,6 +46,8 @@ numbers = itertools.count()
 
 class Server:
     """``held``: the rows of each subscription of the device. Frames of the newest connection wait both ways."""
+
+    protocol = OLD[0]
 
     def __init__(self) -> None:
         self._delivered: dict[str, set[str]] = {}

@@ -27,12 +27,12 @@ from typing import TypeAlias
 
 from syncline.client.cells import Values, decode_own_row, decode_row
 from syncline.client.ddl import without_not_null
-from syncline.client.merging import Arrived, Pending, merged, unwritten
+from syncline.client.merging import Arrived, Pending, Present, losing, merged, unwritten
 from syncline.client.row_sql import forget_sql, put_sql, table_sql
 from syncline.client.schema import UNTRACKED_TAG, Table, described
 from syncline.client.triggers import create_triggers, drop_triggers
-from syncline.proto.tags import UNRECORDED, parse_tag
 from syncline.proto.values import (
+    POSTGRES_ORIGIN,
     Change,
     Compensation,
     Delete,
@@ -271,8 +271,7 @@ def plan_rows(
         if pending:
             row_id = (binding.table.name, binding.key(ordered))
             if row_id in pending:
-                newest = max((parse_tag(tag) for tag in insert.tags), default=UNRECORDED)
-                rows.merge(binding, row_id, [binding.arrived(insert)], newest.origin, newest.ms)
+                rows.merge_standing(binding, row_id, binding.arrived(insert))
                 continue
         rows.put(binding, ordered, insert.tags)
     return plan
@@ -329,8 +328,22 @@ class _RowPlanner:
 
     def merge(self, binding: Binding, row_id: RowId, history: Sequence[Arrived], origin: str, commit_ms: int) -> None:
         """One row with local changes pending: what both sides' changes add up to."""
+        pending = self._pending[row_id]
+        self._settle(binding, row_id, *merged(pending, history, origin, commit_ms))
+        lost = losing(pending, history, origin, commit_ms)
+        if lost:
+            names = json.dumps({binding.table.columns[column]: 1 for column in lost})
+            self._plan.run_tags(binding.sql.lose, (names, *row_id[1]))
+
+    def merge_standing(self, binding: Binding, row_id: RowId, arrived: Arrived) -> None:
+        """The same, of a row as it stands."""
+        result = merged(self._pending[row_id], [arrived], POSTGRES_ORIGIN, 0, in_transaction=False)
+        self._settle(binding, row_id, *result)
+
+    def _settle(
+        self, binding: Binding, row_id: RowId, row: Row | None, present: Present, tags: tuple[str, ...]
+    ) -> None:
         self._plan.run_tags(binding.sql.stay, row_id[1])
-        row, present, tags = merged(self._pending[row_id], history, origin, commit_ms)
         if row is None:
             self.drop(binding.table, row_id[1])
         else:

@@ -3,6 +3,12 @@
 The rules are ``proto.merge``'s. Here oplog entries are put into its terms, and several incoming changes to one row
 within one transaction are folded into the one they amount to: the last row, and every column that any of them changed.
 Some may have other columns than others; then each column is as the last that has it says.
+
+**What has given way stays so.** A change names its transaction's time, and counts in the columns that it changed. Of
+the others its row says what they are, not since when. So where a pending write has once met a later one, in a column,
+that is noted down with its entry (``lost``): else the next change, to another column of the row, would bring it back
+until the echo. And rows that come as they stand, outside any transaction, say of no column when it was written: there a
+pending write stands, but where it is known to have given way.
 """
 
 from __future__ import annotations
@@ -31,9 +37,12 @@ def fold(entries: Sequence[Entry], table: Table, client_id: str) -> Pending:
 
 def _write(entry: Entry, table: Table, client_id: str) -> RowWrite:
     write = write_of(change_of(entry, table), entry.origin or client_id, entry.commit_ms)
-    if write.kind != "insert" or entry.new is None or len(entry.new) == len(table.columns):
+    if write.kind == "insert" and entry.new is not None and len(entry.new) < len(table.columns):
+        write = replace(write, modified=tuple(column in entry.new for column in table.columns))
+    if not entry.lost:
         return write
-    return replace(write, modified=tuple(column in entry.new for column in table.columns))
+    still = zip(table.columns, write.modified, strict=True)
+    return replace(write, modified=tuple(modified and column not in entry.lost for column, modified in still))
 
 
 def unwritten(pending: Pending, column: int) -> bool:
@@ -42,19 +51,38 @@ def unwritten(pending: Pending, column: int) -> bool:
 
 
 def merged(
-    pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int
+    pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int, *, in_transaction: bool = True
 ) -> tuple[Row | None, Present, tuple[str, ...]]:
     """The row as it is to stand here, None if it goes; which of its columns have come; its tags.
 
     ``history``: the incoming changes to the row by the transaction of ``origin`` at ``commit_ms``, in order, at least
-    one. Rows are in the column order of ``pending``. A column that has not come is as the device has written it last;
-    that counts where the row is not here. Raises ProtocolError for text that is no tag.
+    one; not ``in_transaction``: as they stand. Rows are in the column order of ``pending``. A column that has not come
+    is as the device has written it last; that counts where the row is not here. Raises ProtocolError for text that is
+    no tag.
     """
     incoming, present = _folded(history, origin, commit_ms)
+    if not in_transaction:
+        incoming = replace(incoming, modified=(False,) * len(incoming.modified))
     known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)
     row = tuple(cell if there else ours for cell, there, ours in zip(incoming.row, present, known, strict=True))
     result = merge_incoming(pending, replace(incoming, row=row))
     return result.row, present, format_tags(result.tags)
+
+
+def losing(pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[int, ...]:
+    """The columns in which all that is pending gives way to the incoming changes, see ``merged``."""
+    incoming, _ = _folded(history, origin, commit_ms)
+    both = [
+        column
+        for column, modified in enumerate(incoming.modified)
+        if modified and any(write.modified[column] for write in pending)
+    ]
+    if not both:
+        return ()
+    # Cells that say whose they are.
+    ours = tuple(replace(write, row=(b"ours",) * len(write.row)) for write in pending)
+    result = merge_incoming(ours, replace(incoming, row=(b"theirs",) * len(incoming.row)))
+    return () if result.row is None else tuple(column for column in both if result.row[column] == b"theirs")
 
 
 def _folded(history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[Incoming, Present]:

@@ -82,14 +82,14 @@ SIZE_SQL = """SELECT table_name, count(*), sum(images), sum(tags), sum(octets), 
 
 UNSTAMPED_TABLES_SQL = "SELECT DISTINCT table_name FROM _syncline_oplog WHERE commit_ms IS NULL"
 
-ENTRY_COLUMNS = "id, table_name, op, new_row, old_row, commit_ms, clear_tags, origin"
-EntryRow: TypeAlias = tuple[int, str, str, str | None, str | None, int, str, str | None]
+ENTRY_COLUMNS = "id, table_name, op, new_row, old_row, commit_ms, clear_tags, origin, lost"
+EntryRow: TypeAlias = tuple[int, str, str, str | None, str | None, int, str, str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One stamped oplog row. ``new`` and ``old`` are row images by column name, None where the operation has none.
-    ``origin``: the client id that it is of, None for that of the device."""
+    ``origin``: the client id that it is of, None for that of the device. ``lost``: see ``merging``."""
 
     id: int
     table_name: str
@@ -99,10 +99,11 @@ class Entry:
     commit_ms: int
     clear_tags: tuple[str, ...]
     origin: str | None = None
+    lost: frozenset[str] = frozenset()
 
 
 def entry_from_row(row: EntryRow) -> Entry:
-    entry_id, table_name, op, new, old, commit_ms, clear_tags, origin = row
+    entry_id, table_name, op, new, old, commit_ms, clear_tags, origin, lost = row
     return Entry(
         entry_id,
         table_name,
@@ -112,6 +113,7 @@ def entry_from_row(row: EntryRow) -> Entry:
         commit_ms,
         tuple(json.loads(clear_tags)),
         origin,
+        frozenset(json.loads(lost)),
     )
 
 

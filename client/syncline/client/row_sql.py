@@ -38,6 +38,10 @@ class TableSql:
         self.drop_tags = f"DELETE FROM _syncline_shadow WHERE table_name = {literal(table.name)} AND key = {key}"
         self.leave = f"INSERT OR IGNORE INTO _syncline_leaving (table_name, key) VALUES ({literal(table.name)}, {key})"
         self.stay = f"DELETE FROM _syncline_leaving WHERE table_name = {literal(table.name)} AND key = {key}"
+        self.lose = (
+            "UPDATE _syncline_oplog SET lost = json_patch(lost, ?1) "
+            f"WHERE table_name = {literal(table.name)} AND key = {tagged_key}"
+        )
         self.pending = (
             f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key} "
             "AND commit_ms IS NOT NULL ORDER BY id"

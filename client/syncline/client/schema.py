@@ -12,7 +12,8 @@ the device's shapes and stay for as long as the oplog has entries of theirs. ``_
 columns (JSON, sorted) under which rows have come of tables that some shape has not all columns of (see ``columns``).
 ``_syncline_rejections`` has the local transactions that the server has rejected, by their ``commit_ms``, and
 ``_syncline_rejected`` what they had written (see ``rejections``). ``_syncline_openings`` are the times at which this
-file was opened, and ``origin`` of an entry the client id it is of, if that is another (see ``forking``).
+file was opened, and ``origin`` of an entry the client id it is of, if that is another (see ``forking``). ``lost`` has
+the columns of an entry in which a later write by somebody else has been seen (JSON, see ``merging``).
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
             first_entry INTEGER NOT NULL)""",
         "ALTER TABLE _syncline_oplog ADD COLUMN origin TEXT",
     ),
+    ("ALTER TABLE _syncline_oplog ADD COLUMN lost TEXT NOT NULL DEFAULT '{}'",),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

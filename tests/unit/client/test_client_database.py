@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -102,6 +103,39 @@ async def test_a_cascade_on_the_device_is_captured_row_by_row(db: Database) -> N
     await db.execute("INSERT INTO items VALUES ('i', 'p')")
     await db.execute("DELETE FROM projects")
     assert sorted((table, op) for table, op, _ in (await oplog(db))[-2:]) == [("items", "D"), ("projects", "D")]
+
+
+TREE = """
+CREATE TABLE nodes (
+    id TEXT PRIMARY KEY, up TEXT REFERENCES nodes (id) ON DELETE CASCADE,
+    friend TEXT REFERENCES nodes (id) ON DELETE SET NULL)
+"""
+NODES = Migrate(
+    "2",
+    ((CREATE_TABLE, TREE),),
+    MigrationTable(
+        "nodes",
+        tuple(MigrationColumn(name, "TEXT", "text") for name in ("id", "up", "friend")),
+        (MigrationForeignKey(("up",), "nodes", ("id",)), MigrationForeignKey(("friend",), "nodes", ("id",))),
+        ("id",),
+    ),
+)
+
+
+async def test_whatever_a_delete_brings_about_by_foreign_keys_is_in_the_oplog(tmp_path: Path) -> None:
+    """Rows that go, at any depth, and columns that become NULL, of rows that stay and of such as go too."""
+    async with open_db(tmp_path / "tree.db", URL, migrations=(*SCHEMA, NODES)) as db:
+        rows = [("a", None, None), ("b", "a", "a"), ("c", "b", "a"), ("d", None, "c"), ("e", "c", "d")]
+        async with db.transaction() as tx:
+            await tx.execute_many("INSERT INTO nodes VALUES (?, ?, ?)", rows)
+        (before,) = (await db.sql("SELECT max(id) FROM _syncline_oplog"))[0]
+        await db.execute("DELETE FROM nodes WHERE id = 'a'")
+        assert [tuple(row) for row in await db.sql("SELECT * FROM nodes")] == [("d", None, None)]
+        written = await db.sql("SELECT op, key FROM _syncline_oplog WHERE id > ? ORDER BY id", (before,))
+        last = {json.loads(key)[0]: op for op, key in map(tuple, written) if op != "C"}
+        assert last == {"a": "D", "b": "D", "c": "D", "e": "D", "d": "U"}
+        (stamps,) = (await db.sql("SELECT count(DISTINCT commit_ms) FROM _syncline_oplog WHERE id > ?", (before,)))[0]
+        assert stamps == 1
 
 
 async def test_commit_timestamps_strictly_increase(db: Database) -> None:
