@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tests.sim.network import Link
-from tests.sim.schema import history
+from tests.sim.schema import RowKey, history
 from tests.sim.waiting import Scheduler, Task, at_once
+from tests.sim.workloads import NOTHING, Remembered, Statement
 
 from syncline.client.connection import Connection, ConnectionEnded
 from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
@@ -120,8 +121,9 @@ class SimDevice:
         # The application's memory, which is the test's: what it has written, whatever crashed since.
         self.writes = 0
         self.journal: dict[str, int] = {}
-        self.counter = 0
-        self.strays: set[tuple[str, str]] = set()
+        self.counters: dict[str, int] = {}
+        self.elements: dict[RowKey, int] = {}
+        self.strays: set[RowKey] = set()
         # The table under the key.
         self.view: str | None = None
         self._redial(RECONNECT_US)
@@ -136,7 +138,7 @@ class SimDevice:
 
     # --- the application ----------------------------------------------------------------------------------------------
 
-    def write(self, statements: list[tuple[str, tuple[Any, ...]]], counter: int | None) -> bool:
+    def write(self, statements: Sequence[Statement], remembered: Remembered = NOTHING) -> bool:
         """One local transaction, with a row of the journal. False: SQLite refused it, or the device died of it."""
         if "journal" not in self.replica.tables:
             return False
@@ -156,23 +158,26 @@ class SimDevice:
             return False
         except PowerCut:
             if dies == "after commit":
-                self._wrote(number, entry, counter)
+                self._wrote(number, entry, remembered)
             self.crash()
             return False
-        self._wrote(number, entry, counter)
+        self._wrote(number, entry, remembered)
         self.replica.committed(stamped, frozenset())
         if self.connection is not None:
             self.connection.wrote()
         self._watch.changed(self)
         return True
 
-    def _wrote(self, number: int, entry: str, counter: int | None) -> None:
+    def _wrote(self, number: int, entry: str, remembered: Remembered) -> None:
         (ms,) = self.store.connection.execute("SELECT max(commit_ms) FROM _syncline_oplog").fetchone()
         self.writes = number
         self.journal[entry] = ms
-        self._watch.wrote(self)
-        if counter is not None:
-            self.counter = counter
+        if remembered.counter is not None:
+            table, value = remembered.counter
+            self.counters[table] = value
+        if remembered.element is not None:
+            self.elements.setdefault(remembered.element, ms)
+        self._watch.wrote(self, ms)
 
     def subscribe(self, table: str, key: str | None = None) -> None:
         """As in Satellite, without waiting for the answer."""
@@ -364,7 +369,7 @@ class SimDevice:
         pass
 
     def delivered(self, subscription: Any) -> None:
-        pass
+        self._watch.delivered(self)
 
     def replaced(self, subscriptions: Any) -> None:
         pass

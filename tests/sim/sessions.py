@@ -1,0 +1,131 @@
+"""Session guarantees of each device, at every commit of its database.
+
+A device stands at a position of Postgres' history and has transactions of its own on the way. With ``checks``, which
+says that all other rows are exactly those of the position, the guarantees are these:
+
+* **Monotonic reads.** The position never goes back.
+* **Read your writes.** A transaction is on the way until the device's position has reached the commit by which Postgres
+  applied it. One that was refused, or has no rows in the device's shapes, is until that is decided. A row with writes on the way is shown as Postgres will have it when they
+  arrive at what it held at the device's position: the device's own value in each column it wrote, unless a write by
+  somebody else beats it that the device has received, so by a larger tag.
+* **Monotonic writes.** A device's transactions are decided one after another in its order, none left out, each once.
+* **Writes follow reads.** A write outranks, in every column it changes, what its author was shown there; and it is
+  decided at a later position than that which its author had seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from tests.sim.device import SimDevice
+from tests.sim.postgres import SimPostgres, Version
+from tests.sim.schema import RowKey, own_on_device
+from tests.sim.shown import Shown, named
+
+from syncline.proto.merge import RowState, RowWrite, apply_write
+from syncline.proto.values import POSTGRES_ORIGIN
+
+
+class Sessions:
+    """``report``: told of what is wrong. ``excused``: how often a device was off for a known reason, by reason."""
+
+    def __init__(self, postgres: SimPostgres, report: Callable[[str], None]) -> None:
+        self._postgres = postgres
+        self._report = report
+        self.excused: Counter[str] = Counter()
+        self._positions: dict[str, int] = {}
+        # By device and the milliseconds of its transaction: the position at which it was written.
+        self._written_at: dict[tuple[str, int], int] = {}
+        self._tables: dict[tuple[str, int], set[int]] = {}
+        self._imaged_at: dict[str, int] = {}
+        self._on_the_way: dict[str, list[int]] = {}
+
+    def wrote(self, shown: Shown, ms: int) -> None:
+        """The device has committed a transaction of ``ms``."""
+        name = shown.device.name
+        self._written_at[name, ms] = shown.lsn
+        self._on_the_way.setdefault(name, []).append(ms)
+        self._tables[name, ms] = {key[0] for key, writes in shown.pending.items() if writes[-1].tag.ms == ms}
+
+    def imaged(self, shown: Shown) -> None:
+        """Rows have come as they stood at the device's position, by which writes is not known."""
+        self._imaged_at[shown.device.name] = shown.lsn
+
+    def changed(self, shown: Shown) -> None:
+        name = shown.device.name
+        if not shown.lsn:
+            return  # it has given up what it was shown
+        if shown.lsn < self._positions.get(name, 0):
+            self._report(f"{name} went back from {self._positions[name]} to {shown.lsn}")
+        self._positions[name] = shown.lsn
+        self._released(shown)
+        for key, writes in shown.pending.items():
+            if key[0] in shown.held and key not in shown.device.strays:
+                self._on_top(shown, key, writes)
+
+    def _released(self, shown: Shown) -> None:
+        """What is on the way no longer has been decided, and the device is past that."""
+        name = shown.device.name
+        expected = self._on_the_way.get(name, [])
+        still = {entry.commit_ms for entry in shown.entries}
+        applied = {ms for ms in expected if self._tables[name, ms] & shown.held} - self._rejected(name)
+        for ms in [ms for ms in expected if ms not in still]:
+            decided = self._postgres.decided.get((name, ms))
+            if decided is None:
+                self._report(f"{name} takes its transaction of {ms} for done, and Postgres has not decided it")
+            elif ms in applied and decided > shown.lsn:
+                self._report(f"{name} at {shown.lsn} takes its transaction of {ms} for done, decided at {decided}")
+            expected.remove(ms)
+
+    def _rejected(self, name: str) -> set[int]:
+        return {ms for client_id, _, ms in self._postgres.rejections if client_id == name}
+
+    def _on_top(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> None:
+        version = self._postgres.row_at(key, shown.lsn)
+        state = _after(version.state, writes)
+        expected = None if state.row is None else own_on_device(key[0], state.row)
+        row = shown.rows.get(key)
+        if row == expected:
+            return
+        reason = self._excuse(shown, key, writes)
+        if reason is None:
+            self._report(
+                f"{shown.device.name} at {shown.lsn} shows {named(key)} as {row}: with its own writes on top of what "
+                f"Postgres had it is {expected}"
+            )
+        else:
+            self.excused[reason] += 1
+
+    def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
+        name = shown.device.name
+        since = min(self._written_at[name, write.tag.ms] for write in writes)
+        if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
+            return "direct SQL beside a device"
+        if self._imaged_at.get(name, -1) >= since:
+            return "an image does not say who wrote a column"
+        return None
+
+    def _versions(self, key: RowKey, after: int, upto: int) -> list[Version]:
+        return [version for version in self._postgres.versions.get(key, ()) if after < version.lsn <= upto]
+
+    def at_the_end(self, devices: Iterable[SimDevice]) -> None:
+        decided: dict[str, list[tuple[int, int]]] = {}
+        for (name, ms), lsn in self._postgres.decided.items():
+            decided.setdefault(name, []).append((lsn, ms))
+        for device in devices:
+            order = [ms for _, ms in sorted(decided.get(device.name, []))]
+            wrote = list(device.journal.values())
+            if order != wrote:
+                self._report(f"Postgres decided the transactions of {device.name} as {order}, written as {wrote}")
+            for lsn, ms in decided.get(device.name, []):
+                if lsn <= self._written_at[device.name, ms]:
+                    self._report(f"the transaction of {device.name} of {ms} came before what it had seen")
+
+
+def _after(state: RowState, writes: Iterable[RowWrite]) -> RowState:
+    """The row after a device's writes to it, as the server applies them."""
+    for write in writes:
+        if write.kind != "delete" or state.row is not None:
+            state = apply_write(state, write)
+    return state
