@@ -80,14 +80,13 @@ class Checks:
         """The service has lost all that it had on its disk: each device may have to start over, once."""
         self._empty_disks += 1
 
-    def delivered(self, device: SimDevice) -> None:
-        """Rows have come outside of any transaction."""
+    def imaged(self, device: SimDevice) -> None:
+        """Rows are about to come as they are, which does not say by which writes."""
         self.sessions.imaged(Shown(device))
 
     def repaired(self, device: SimDevice) -> None:
         """The device has been sent what differs, which happens only when the service had lost its disk."""
         self.repairs += 1
-        self.sessions.imaged(Shown(device))
         if not self._empty_disks:
             self.report(f"{device.name} had to be repaired, and the service had lost nothing of its disk")
 

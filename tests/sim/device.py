@@ -16,16 +16,17 @@ from tests.sim.schema import RowKey, history
 from tests.sim.waiting import Scheduler, Task, at_once
 from tests.sim.workloads import NOTHING, Remembered, Statement
 
+from syncline.actors.shapes.logmerge import FINAL_MS
 from syncline.client.connection import Connection, ConnectionEnded
 from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
-from syncline.client.grouping import grouped
+from syncline.client.grouping import TransactionBatch, grouped
 from syncline.client.live import Changes
 from syncline.client.replica import Replica, load_replica
 from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
-from syncline.proto.events import GonesEnded
+from syncline.proto.events import AdditionalData, GonesEnded, RepairEnded, ShapeDataEnded
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -293,6 +294,8 @@ class SimDevice:
             for answer in answers:
                 link.send(answer)
             for event in grouped(events, connection._relations):
+                if _is_image(event):
+                    self._watch.imaged(self)
                 leaving = self._tables_of(event.subscription_ids) if isinstance(event, GonesEnded) else ()
                 at_once(connection._handle(event))
                 self._watch.rows_left(self, leaving)
@@ -369,7 +372,7 @@ class SimDevice:
         pass
 
     def delivered(self, subscription: Any) -> None:
-        self._watch.delivered(self)
+        pass
 
     def replaced(self, subscriptions: Any) -> None:
         pass
@@ -379,3 +382,10 @@ class SimDevice:
 
     def refused(self, subscription: Any, code: str, message: str) -> None:
         self._watch.report(f"{self.name} was refused {subscription.spec}: {code} {message}")
+
+
+def _is_image(event: object) -> bool:
+    """Whether it brings rows as they are, which does not say by which writes."""
+    if isinstance(event, TransactionBatch):
+        return any(transaction.commit_ms == FINAL_MS for transaction in event.transactions)
+    return isinstance(event, ShapeDataEnded | RepairEnded | AdditionalData)

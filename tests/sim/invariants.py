@@ -75,13 +75,15 @@ class Invariants:
                 if key[0] == fk.child and key not in shown.device.strays:
                     parent = _parent(fk, row)
                     if parent is not None and parent not in shown.rows:
-                        if parent in shown.pending:
-                            self.excused["a parent that is deleted here"] += 1
-                            continue
-                        self._report(
-                            f"{shown.device.name} at {shown.lsn} shows {named(key)}, whose parent {named(parent)} is "
-                            f"missing"
-                        )
+                        self._dangling(shown, key, parent)
+
+    def _dangling(self, shown: Shown, key: RowKey, parent: RowKey) -> None:
+        if parent in shown.pending:
+            self.excused["the parent of a row that came is being deleted here"] += 1
+        elif key in shown.pending:
+            self.excused["a row stays for a write on its way, its parent does not"] += 1
+        else:
+            self._report(f"{shown.device.name} at {shown.lsn} shows {named(key)} without its parent {named(parent)}")
 
     def at_the_end(self, devices: Iterable[SimDevice]) -> None:
         for key, versions in self._postgres.versions.items():

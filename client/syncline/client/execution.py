@@ -36,7 +36,8 @@ def pending_of(
             table = tables[row_id[0]]
             entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
             if entries:
-                pending[row_id] = fold(entries, table, client_id)
+                shown = connection.execute(table_sql(table).row, row_id[1]).fetchone()
+                pending[row_id] = fold(entries, table, client_id, shown)
     return pending
 
 

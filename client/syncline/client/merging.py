@@ -3,6 +3,10 @@
 The rules are ``proto.merge``'s. Here oplog entries are put into its terms, and several incoming changes to one row
 within one transaction are folded into the one they amount to: the last row, and every column that any of them changed.
 Some may have other columns than others; then each column is as the last that has it says.
+
+A row comes without the times of its columns. So that a local write which another one has beaten is not taken for the
+winner again when something else changes the row, what the row shows counts: a value of ours that it does not show has
+been beaten.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from syncline.client.cells import Values, encode_row
 from syncline.client.oplog import Entry, change_of
 from syncline.client.schema import Table
 from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming, write_of
@@ -25,8 +30,22 @@ Arrived: TypeAlias = tuple[Insert | Update | Delete, Present]
 """An incoming change; its rows have all columns of our table, NULL where it has none."""
 
 
-def fold(entries: Sequence[Entry], table: Table, client_id: str) -> Pending:
-    return tuple(_write(entry, table, client_id) for entry in entries)
+def fold(entries: Sequence[Entry], table: Table, client_id: str, shown: Values | None = None) -> Pending:
+    """``shown``: the row as the device shows it, in SQLite values; None when it has none."""
+    writes = tuple(_write(entry, table, client_id) for entry in entries)
+    if shown is None:
+        return writes
+    here = encode_row(shown, table.encoders)
+    ours: dict[int, Cell] = {}
+    for write in writes:
+        ours.update((column, write.row[column]) for column, modified in enumerate(write.modified) if modified)
+    beaten = {column for column, cell in ours.items() if here[column] != cell}
+    if not beaten:
+        return writes
+    return tuple(
+        replace(write, modified=tuple(m and column not in beaten for column, m in enumerate(write.modified)))
+        for write in writes
+    )
 
 
 def _write(entry: Entry, table: Table, client_id: str) -> RowWrite:

@@ -31,6 +31,7 @@ class TableSql:
         tagged_key = key_sql([f"?{i + 2}" for i in range(width)])
         self.put = f"INSERT OR REPLACE INTO {name} ({columns}) VALUES ({marks})"
         self.delete = f"DELETE FROM {name} WHERE {matches}"
+        self.row = f"SELECT {columns} FROM {name} WHERE {matches}"
         self.put_tags = (
             f"INSERT OR REPLACE INTO _syncline_shadow (tags, table_name, key) "
             f"VALUES (?1, {literal(table.name)}, {tagged_key})"
