@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.sim.arbitration import arbitrated
+from tests.sim.arbitration import Arbiter
 from tests.sim.device import KEY, SimDevice
 from tests.sim.invariants import Invariants
 from tests.sim.postgres import SimPostgres
@@ -202,5 +202,5 @@ class Checks:
                 self.at_position(shown)
         self._invariants.at_the_end(devices)
         self.sessions.at_the_end(devices)
-        for text in arbitrated(self._postgres.wal):
+        for text in Arbiter(self._postgres).wrong():
             self.report(text)

@@ -55,7 +55,9 @@ class Invariants:
             if {one[0], other[0]} <= shown.held:
                 numbers = [None if row is None else row[RANK] for row in (shown.rows.get(one), shown.rows.get(other))]
                 if numbers[0] != numbers[1]:
-                    self._report(f"{shown.device.name} sees half a transaction: {named(one)} and the other as {numbers}")
+                    self._report(
+                        f"{shown.device.name} sees half a transaction: {named(one)} and the other as {numbers}"
+                    )
 
     def _sets(self, shown: Shown) -> None:
         """What has been in a set is in it."""

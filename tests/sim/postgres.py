@@ -63,6 +63,9 @@ class Commit:
     changes: list[StreamChange]
     marks: tuple[str, ...] = ()
     before: dict[RowKey, RowState] = field(default_factory=dict)
+    # A device's operations, and the rows that actions of foreign keys have changed.
+    ops: tuple[dict[str, Any], ...] = ()
+    acted: frozenset[RowKey] = frozenset()
     undo: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -74,6 +77,7 @@ class Work:
         self.rows: dict[RowKey, RowState] = {}
         self.changes: list[StreamChange] = []
         self.journal: list[str] = []
+        self.acted: set[RowKey] = set()
         self.conflicts = 0
 
     @property
@@ -148,6 +152,7 @@ class Work:
             if fk.on_delete == "NO ACTION":
                 continue
             for child in self._referring(fk, deleted):
+                self.acted.add(child)
                 row = self.get(child).row
                 if fk.on_delete == "CASCADE":
                     self.delete(child)
@@ -286,6 +291,7 @@ class SimPostgres:
             return self._reject(element, {"sqlstate": violation.args[0], "message": violation.args[1]})
         self.conflicts += work.conflicts
         commit = self._commit(work, client_id, ms, lsn)
+        commit.ops, commit.acted = tuple(element["ops"]), frozenset(work.acted)
         self._advance(commit, client_id, lsn, ms)
         return {"status": "applied"}
 

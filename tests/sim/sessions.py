@@ -23,7 +23,9 @@ from tests.sim.postgres import SimPostgres, Version
 from tests.sim.schema import RowKey, own_on_device
 from tests.sim.shown import Shown, named
 
+from syncline.client.oplog import CLOCK_SKEW_MAX_MS
 from syncline.proto.merge import RowState, RowWrite, apply_write
+from syncline.proto.tags import format_tag
 from syncline.proto.values import POSTGRES_ORIGIN
 
 
@@ -40,6 +42,8 @@ class Sessions:
         self._tables: dict[tuple[str, int], set[int]] = {}
         self._imaged_at: dict[str, int] = {}
         self._on_the_way: dict[str, list[int]] = {}
+        # How far behind each device's clock has been at most.
+        self._slowest_ms: dict[str, int] = {}
 
     def wrote(self, shown: Shown, ms: int) -> None:
         """The device has committed a transaction of ``ms``."""
@@ -47,6 +51,26 @@ class Sessions:
         self._written_at[name, ms] = shown.lsn
         self._on_the_way.setdefault(name, []).append(ms)
         self._tables[name, ms] = {key[0] for key, writes in shown.pending.items() if writes[-1].tag.ms == ms}
+        for key, writes in shown.pending.items():
+            if key[0] in shown.held and key not in shown.device.strays and writes[-1].tag.ms == ms:
+                self._outranks(shown, key, writes)
+
+    def _outranks(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> None:
+        """The newest of ``writes`` to a row beats what the device was shown of it."""
+        name, tag = shown.device.name, writes[-1].tag
+        there = self._postgres.row_at(key, shown.lsn).state
+        for column in range(len(writes[-1].row)):
+            modified = any(write.modified[column] for write in writes if write.tag == tag)
+            holder = there.column_tag(column)
+            if modified and holder.ms and there.row is not None and holder >= tag:
+                if holder.ms > self._followed_ms(shown.device):
+                    self.excused["a time too far ahead to be followed"] += 1
+                else:
+                    self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
+
+    def _followed_ms(self, device: SimDevice) -> int:
+        """Up to which time the device's clock has followed others for sure."""
+        return device.now_ms() - device.clock_offset_ms + self._slowest_ms.get(device.name, 0) + CLOCK_SKEW_MAX_MS
 
     def imaged(self, shown: Shown) -> None:
         """Rows have come as they stood at the device's position, by which writes is not known."""
@@ -54,6 +78,7 @@ class Sessions:
 
     def changed(self, shown: Shown) -> None:
         name = shown.device.name
+        self._slowest_ms[name] = min(self._slowest_ms.get(name, 0), shown.device.clock_offset_ms)
         if not shown.lsn:
             return  # it has given up what it was shown
         if shown.lsn < self._positions.get(name, 0):
@@ -99,9 +124,12 @@ class Sessions:
 
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
         name = shown.device.name
-        since = min(self._written_at[name, write.tag.ms] for write in writes)
+        since = min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
         if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
             return "direct SQL beside a device"
+        state = self._postgres.row_at(key, shown.lsn).state
+        if any(tag.ms > self._followed_ms(shown.device) for tag in state.column_tags):
+            return "a time too far ahead to be followed"
         if self._imaged_at.get(name, -1) >= since:
             return "an image does not say who wrote a column"
         return None
@@ -119,7 +147,7 @@ class Sessions:
             if order != wrote:
                 self._report(f"Postgres decided the transactions of {device.name} as {order}, written as {wrote}")
             for lsn, ms in decided.get(device.name, []):
-                if lsn <= self._written_at[device.name, ms]:
+                if lsn <= self._written_at.get((device.name, ms), 0):
                     self._report(f"the transaction of {device.name} of {ms} came before what it had seen")
 
 

@@ -2,7 +2,7 @@
 
 Each kind is one whose loss shows in its own way. **Registers** are rows that everybody changes; which write wins is
 decided by the last one, so a lost write may pass for a beaten one. Therefore every value written is unique and names
-its writer, and beside registers there are: a **journal**, one row a device transaction, to be there exactly once;
+its writer, and beside registers there are: a **hot** row, which they all write; a **journal**, one row a device transaction, to be there exactly once;
 **sets**, whose elements are only ever inserted; **counters** with a single writer (one a device and table, one that
 direct SQL alone writes), which only grow; **brief** keys, which everybody inserts and deletes again and again; and
 **pairs**, two rows of two tables that get the same number, only ever together.
@@ -60,6 +60,8 @@ def pair(number: int) -> tuple[RowKey, RowKey]:
     return special("pair", "projects", number), special("pair", "places", number)
 
 
+HOT = special("hot", "projects", 0)
+"""A row of which everybody writes the same column all the time."""
 PAIRS = tuple(pair(number) for number in range(2))
 
 
@@ -100,7 +102,11 @@ def device_writes(rng: random.Random, writer: str, number: int) -> tuple[list[St
             brief = special("brief", table, rng.randrange(2))
             statements.append(_delete(table, brief) if rng.random() < 0.5 else _insert(table, brief, next(texts)))
         return statements, Remembered()
-    return [_statement(rng, texts) for _ in range(rng.randrange(1, 5))], Remembered()
+    statements = [_statement(rng, texts) for _ in range(rng.randrange(1, 5))]
+    if kind < 0.75:
+        sql = "INSERT INTO projects (id, note) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET note = excluded.note"
+        statements.append((sql, (*_args(HOT), next(texts))))
+    return statements, Remembered()
 
 
 def poison(rng: random.Random, writer: str, number: int) -> list[Statement]:
@@ -208,6 +214,8 @@ def direct(work: Work, rng: random.Random) -> None:
             work.put(key[0], _row(key, next(texts), None))
         else:
             work.delete(key)
+    elif kind < 0.46:
+        work.update(HOT, 2, next(texts))
     else:
         for _ in range(rng.randrange(1, 5)):
             _direct_statement(work, rng, next(texts))
