@@ -42,10 +42,14 @@ class _Total:
         self.runs = 0
         self.sums: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
+        self.excused: Counter[str] = Counter()
+        self.drained_s = 0.0
 
     def add(self, result: Result) -> None:
         self.runs += 1
         self.fired.update(result.fired)
+        self.excused.update(result.excused)
+        self.drained_s = max(self.drained_s, result.drained_s)
         self.sums.update(
             {
                 "steps": len(result.plan.actions),
@@ -64,8 +68,12 @@ class _Total:
             f"conflicts, {sums['rejections']} rejections, {sums['resets']} devices that started over, "
             f"{sums['repairs']} that were repaired",
             "actions: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in ACTIONS),
+            f"in step again {self.drained_s:.1f} virtual s after the last fault at the latest",
             "faults: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in FAULTS),
         ]
+        if self.excused:
+            known = ", ".join(f"{reason} {count}" for reason, count in self.excused.most_common())
+            lines.append(f"known and excused: {known}")
         never = [kind for kind in (*ACTIONS, *FAULTS) if not self.fired[kind]]
         if never:
             lines.append(f"never happened: {', '.join(never)}; more runs would tell more")

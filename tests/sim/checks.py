@@ -148,10 +148,9 @@ class Checks:
             return
         shown = Shown(device)
         device.strays |= {key for key in shown.pending if key[0] in leaving}
-        for key in shown.rows:
-            if key[0] in leaving and key not in shown.pending:
-                if self._postgres.row_at(key, shown.lsn).row is not None:
-                    self.report(f"{device.name} unsubscribed from its table and still has {named(key)}")
+        for key in [key for key in shown.rows if key[0] in leaving and key not in shown.pending]:
+            if self._postgres.row_at(key, shown.lsn).row is not None:
+                self.report(f"{device.name} unsubscribed from its table and still has {named(key)}")
 
     # --- at the end ---------------------------------------------------------------------------------------------------
 

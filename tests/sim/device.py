@@ -249,10 +249,11 @@ class SimDevice:
             self.wanted = True
             self._redial(RECONNECT_US)
 
-    def forsake(self) -> None:
-        """Take the connection for dead and make another, while the service still believes in the first."""
+    def forsake(self, late_us: int = 0) -> None:
+        """Take the connection for dead and make another, while the service still believes in the first, and reads from
+        it what is under way ``late_us`` from now."""
         if self.link is not None:
-            self.link.lose_device(arrives=True)
+            self.link.lose_device(arrives=True, late_us=late_us)
             self.link = None
             self._drop()
             self._redial(RECONNECT_US)

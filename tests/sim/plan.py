@@ -22,6 +22,7 @@ ACTIONS = {
 FAULTS = {
     "cut": 8,
     "half open": 6,
+    "late bytes": 5,
     "deaf": 4,
     "stall": 6,
     "device crash": 5,

@@ -2,10 +2,10 @@
 
 Each kind is one whose loss shows in its own way. **Registers** are rows that everybody changes; which write wins is
 decided by the last one, so a lost write may pass for a beaten one. Therefore every value written is unique and names
-its writer, and beside registers there are: a **hot** row, which they all write; a **journal**, one row a device transaction, to be there exactly once;
-**sets**, whose elements are only ever inserted; **counters** with a single writer (one a device and table, one that
-direct SQL alone writes), which only grow; **brief** keys, which everybody inserts and deletes again and again; and
-**pairs**, two rows of two tables that get the same number, only ever together.
+its writer, and beside registers there are: a **hot** row, which all write all the time; a **journal**, one row a device
+transaction, to be there exactly once; **sets**, whose elements are only ever inserted; **counters** with a single
+writer (one a device and table, one that direct SQL alone writes), which only grow; **brief** keys, which everybody
+inserts and deletes again and again; and **pairs**, two rows of two tables that get the same number, only ever together.
 
 Nothing deletes what sets, counters and pairs consist of. Transactions of counters, sets and pairs hold nothing that
 Postgres may refuse.

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from tests.mutation import Mutation
@@ -27,10 +26,16 @@ from tests.sim.service import Disk, Service, start_child_here, stop_child_here
 from tests.sim.waiting import Scheduler, Waiting, in_place_of_asyncio
 from tests.sim.workloads import device_writes, direct, large, poison, seed, truncate
 
+from syncline.actors.postgres.apply import RETRY_MAX_S
+from syncline.client.connectivity import BACKOFF_MAX_S
 from syncline.proto.subprotocols import OLD, OWN
 
 EPOCH_MS = 1_700_000_000_000
-DRAIN_US_MAX = 90_000_000
+# When nothing goes wrong any more: a device waits at most BACKOFF_MAX_S before it comes back, and once more if it meets
+# what is left of an earlier connection; the writer at most RETRY_MAX_S. All the rest takes less than a second.
+DRAIN_US_MAX = int((2 * BACKOFF_MAX_S + RETRY_MAX_S + 3) * 1e6)
+# Until a device is back with a new connection, and has sent everything again.
+LATE_US_MAX = 80_000
 EVENTS_MAX = 100_000
 STARTUP_US = 60_000
 TABLE_NAMES = tuple(TABLES)
@@ -211,12 +216,16 @@ class World:
         device = rng.choice(self.devices)
         link = device.link
         kind = item.kind
-        if kind in ("cut", "deaf", "stall", "half open") and link is None:
+        if kind in ("cut", "deaf", "stall", "half open", "late bytes") and link is None:
             return
         if kind == "cut" and link is not None:
             link.cut()
         elif kind == "half open":
             device.forsake()
+        elif kind == "late bytes":
+            # Something has to be under way.
+            device.write(*device_writes(rng, device.name, device.writes + 1))
+            device.forsake(late_us=rng.randrange(1_000, LATE_US_MAX))
         elif kind == "deaf" and link is not None:
             link.close_server()
             link.lose_server()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.client.client_scene import PROJECTS, TABLES, captured_database, entries_of, stamp_at
+from tests.unit.client.client_scene import TABLES, captured_database, entries_of, stamp_at
 
 from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_rows, plan_transaction
 from syncline.client.execution import leaving, pending_of, release
