@@ -28,6 +28,7 @@ class Arbiter:
         self._postgres = postgres
         # Per row and column the largest tag of a device; None: somebody else has written it since.
         self._largest: dict[tuple[RowKey, int], Tag | None] = {}
+        self._buried: dict[RowKey, Row] = {}
 
     def wrong(self) -> Iterator[str]:
         for commit in self._postgres.wal:
@@ -40,11 +41,14 @@ class Arbiter:
                 before, after = commit.before[key].row, self._postgres.row_at(key, lsn).row
                 if key not in writes or key in commit.acted:
                     self._others(key, before, after)
+                    self._buried.pop(key, None)
                     continue
                 if before is not None and after is not None:
                     yield from self._columns(key, lsn, before, after, writes[key])
                 elif after is not None:
-                    self._begin(key, lsn, writes[key])
+                    yield from self._begin(key, lsn, after, writes[key])
+                elif before is not None:
+                    self._buried[key] = before
                 yield from self._existence(key, lsn, commit, writes[key])
 
     def _others(self, key: RowKey, before: Row | None, after: Row | None) -> None:
@@ -53,12 +57,16 @@ class Arbiter:
             if before is None or after is None or before[column] != after[column]:
                 self._largest[key, column] = None
 
-    def _begin(self, key: RowKey, lsn: int, writes: Sequence[RowWrite]) -> None:
-        """The row comes. Where there has been one before, by which writes it has its values is for others to say."""
+    def _begin(self, key: RowKey, lsn: int, after: Row, writes: Sequence[RowWrite]) -> Iterator[str]:
+        """The row comes. If devices have deleted it, it has the values from before but for what is written now."""
         again = self._postgres.versions[key][0].lsn < lsn
-        for column in range(len(RELATIONS[key[0]].columns)):
+        buried = self._buried.pop(key, None)
+        for column in range(len(after)):
             wrote = [write.tag for write in writes if write.modified[column]]
             self._largest[key, column] = max(wrote) if wrote and not again else None
+            if not wrote and buried is not None and after[column] != buried[column]:
+                name = RELATIONS[key[0]].names[column]
+                yield f"at {lsn} {named(key)} came back with {after[column]!r} as {name}, it had {buried[column]!r}"
 
     def _columns(self, key: RowKey, lsn: int, before: Row, after: Row, writes: Sequence[RowWrite]) -> Iterator[str]:
         expected = list(before)

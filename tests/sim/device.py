@@ -39,9 +39,11 @@ class PowerCut(Exception):
 
 
 class MemoryStore:
-    """The store's interface; what it runs, it runs at once. ``dies``: "before commit" or "after commit" of the next."""
+    """The store's interface; what it runs, it runs at once. ``dies``: "before commit" or "after commit" of the next.
+    ``committed``: called after each commit of what came from the service."""
 
-    def __init__(self, name: str, client_id: str) -> None:
+    def __init__(self, name: str, client_id: str, committed: Callable[[], None] = lambda: None) -> None:
+        self._committed = committed
         self._uri = f"file:{name}?mode=memory&cache=shared"
         self._keeper = sqlite3.connect(self._uri, uri=True)
         self.dies: str | None = None
@@ -69,7 +71,9 @@ class MemoryStore:
         return self._run(_in_transaction, work)
 
     async def write_unchecked(self, work: Work[T]) -> T:
-        return self._run(_without_foreign_keys, work)
+        result = self._run(_without_foreign_keys, work)
+        self._committed()
+        return result
 
     def _run(self, transaction: Callable[..., T], work: Work[T]) -> T:
         dies, self.dies = self.dies, None
@@ -85,7 +89,8 @@ class MemoryStore:
 
 
 class SimDevice:
-    """``dial`` makes a link to the service or raises ConnectionError. ``watch``: who checks what the device holds."""
+    """``dial`` makes a link to the service or raises ConnectionError. ``watch``: who checks what the device holds.
+    ``tick_ms``: how often its clock moves."""
 
     def __init__(
         self,
@@ -98,6 +103,7 @@ class SimDevice:
         *,
         bundled: bool,
         protocol: str,
+        tick_ms: int,
     ) -> None:
         self.name = name
         self.protocol = protocol
@@ -107,7 +113,14 @@ class SimDevice:
         self._wall_ms = wall_ms
         self._dial = dial
         self._watch = watch
-        self.store = MemoryStore(f"{run}-{name}", name)
+        self.tick_ms = tick_ms
+        # The application's memory, which is the test's: what it has written, whatever crashed since.
+        self.writes = 0
+        self.journal: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+        self.elements: dict[RowKey, int] = {}
+        self.strays: set[RowKey] = set()
+        self.store = MemoryStore(f"{run}-{name}", name, lambda: self._watch.changed(self))
         self.replica = self._load()
         if bundled:
             at_once(self.replica.migrate(history().migrations[0].steps["sqlite"]))
@@ -119,18 +132,12 @@ class SimDevice:
         self._attempt = 0
         self._progressed = False
         self._connected_at_us = 0
-        # The application's memory, which is the test's: what it has written, whatever crashed since.
-        self.writes = 0
-        self.journal: dict[str, int] = {}
-        self.counters: dict[str, int] = {}
-        self.elements: dict[RowKey, int] = {}
-        self.strays: set[RowKey] = set()
         # The table under the key.
         self.view: str | None = None
         self._redial(RECONNECT_US)
 
     def now_ms(self) -> int:
-        return self._wall_ms() + self.clock_offset_ms
+        return (self._wall_ms() + self.clock_offset_ms) // self.tick_ms * self.tick_ms
 
     def _load(self) -> Replica:
         replica = at_once(load_replica(self.store, Changes(), self.now_ms))  # type: ignore[arg-type]
@@ -358,7 +365,6 @@ class SimDevice:
 
     def applied(self) -> None:
         self._progressed = True
-        self._watch.changed(self)
 
     def accepted(self, subscription: Any) -> None:
         pass

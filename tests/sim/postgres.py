@@ -40,7 +40,12 @@ class PostgresGone(ConnectionError):
 
 
 class Violation(Exception):
-    """A constraint does not hold. ``args``: SQLSTATE, message."""
+    """A foreign key does not hold: ``child`` refers to ``parent``, which is not there."""
+
+    def __init__(self, child: RowKey, parent: RowKey) -> None:
+        super().__init__(f"{NAMES[child[0]]} {child[1]} refers to {NAMES[parent[0]]} {parent[1]}")
+        self.child = child
+        self.parent = parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +173,13 @@ class Work:
     def check(self) -> None:
         """Raises Violation when a foreign key does not hold."""
         for key, state in self.rows.items():
-            name = f"{NAMES[key[0]]} {key[1]}"
             if state.row is not None:
-                if any(self.get(parent).row is None for parent in self._parents(key)):
-                    raise Violation("23503", f"{name} refers to a row that does not exist")
-            elif any(self._referring(fk, key) for fk in REFERRED[key[0]]):
-                raise Violation("23503", f"{name} is still referred to")
+                for parent in self._parents(key):
+                    if self.get(parent).row is None:
+                        raise Violation(key, parent)
+            else:
+                for child in (child for fk in REFERRED[key[0]] for child in self._referring(fk, key)):
+                    raise Violation(child, key)
 
     def _parents(self, key: RowKey) -> list[RowKey]:
         row = self.get(key).row
@@ -205,6 +211,7 @@ class SimPostgres:
         self.rejections: dict[tuple[str, int, int], dict[str, Any]] = {}
         # By device and the milliseconds of its transaction: where it was applied or rejected.
         self.decided: dict[tuple[str, int], int] = {}
+        self.violations: list[Violation] = []
         self.executions: Counter[str] = Counter()
         self.subscriptions: dict[str, dict[str, Any]] = {}
         self.invisible: dict[int, Commit] = {}
@@ -288,7 +295,8 @@ class SimPostgres:
         try:
             work.check()
         except Violation as violation:
-            return self._reject(element, {"sqlstate": violation.args[0], "message": violation.args[1]})
+            self.violations.append(violation)
+            return self._reject(element, {"sqlstate": "23503", "message": violation.args[0]})
         self.conflicts += work.conflicts
         commit = self._commit(work, client_id, ms, lsn)
         commit.ops, commit.acted = tuple(element["ops"]), frozenset(work.acted)

@@ -1,4 +1,4 @@
-"""What a device shows: everything in its database at one moment, read once for all checks."""
+"""What a device shows: everything in its database after a commit, as a reader may find it; read once for all checks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tests.sim.schema import NAMES, RELATIONS, TABLES, RowKey, closure
 
 from syncline.client.cells import Values
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, change_of, entry_from_row
-from syncline.client.schema import UNTRACKED_TAG
+from syncline.client.schema import UNTRACKED_TAG, Table, table_from_json
 from syncline.client.shapes import ShapeState
+from syncline.client.subscription_rows import load
 from syncline.proto.merge import RowWrite, write_of
 from syncline.proto.values import POSTGRES_ORIGIN
 
@@ -24,19 +25,25 @@ class Shown:
 
     def __init__(self, device: SimDevice) -> None:
         self.device = device
-        self.lsn = int(device.replica.lsn) if device.replica.lsn else 0
         self._connection = device.store.connection
+        (lsn,) = self._connection.execute("SELECT lsn FROM _syncline_state").fetchone()
+        self.lsn = int(lsn or 0)
 
     @cached_property
     def held(self) -> frozenset[int]:
         """The tables of the delivered shapes."""
-        delivered = (s for s in self.device.replica.subscriptions.values() if s.state is ShapeState.DELIVERED)
+        delivered = (s for s in load(self._connection).values() if s.state is ShapeState.DELIVERED)
         return frozenset(closure(TABLES[subscription.spec.table] for subscription in delivered))
 
     @cached_property
     def rows(self) -> dict[RowKey, Values]:
         """Of all tables."""
-        return {key: row for name in self.device.replica.tables for key, row in self._rows_of(TABLES[name])}
+        return {key: row for name in self._tables for key, row in self._rows_of(TABLES[name])}
+
+    @cached_property
+    def _tables(self) -> dict[str, Table]:
+        described = self._connection.execute("SELECT id, name, description FROM _syncline_tables")
+        return {name: table_from_json(id, name, text) for id, name, text in described}
 
     def _rows_of(self, relation_id: int) -> Iterable[tuple[RowKey, Values]]:
         indexes = RELATIONS[relation_id].key_indexes
@@ -54,8 +61,8 @@ class Shown:
         """The writes on the way, by row, oldest first."""
         found: dict[RowKey, list[RowWrite]] = {}
         for entry in self.entries:
-            table = self.device.replica.tables[entry.table_name]
-            write = write_of(change_of(entry, table), self.device.name, entry.commit_ms)
+            change = change_of(entry, self._tables[entry.table_name])
+            write = write_of(change, self.device.name, entry.commit_ms)
             relation_id = TABLES[entry.table_name]
             found.setdefault((relation_id, RELATIONS[relation_id].key_of(write.row)), []).append(write)
         return found

@@ -83,6 +83,8 @@ class World:
         self.postgres.invisible.clear()
         self.start_service()
         run = f"{plan.seed}-{id(self)}"
+        # By a slow clock several devices write in the same millisecond.
+        tick_ms = rng.choice((1, 1, 40))
         self.devices = [
             SimDevice(
                 f"device-{letter}",
@@ -93,6 +95,7 @@ class World:
                 self.checks,
                 bundled=rng.random() < 0.5,
                 protocol=OLD[0] if letter == "b" else OWN,
+                tick_ms=tick_ms,
             )
             for letter in "abc"[: rng.choice((2, 2, 3))]
         ]
