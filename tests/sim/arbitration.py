@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.sim.postgres import KINDS, Commit, SimPostgres
-from tests.sim.schema import NAMES, RELATIONS, RowKey
+from tests.sim.schema import RELATIONS, RowKey
 from tests.sim.shown import named
 
 from syncline.proto.merge import RowWrite
@@ -96,11 +96,12 @@ class Arbiter:
             tags = {tag for tag in tags if not _seen(tag, write)}
             if write.kind != "delete":
                 tags.add(write.tag)
-        row = self._postgres.row_at(key, lsn).row
-        if (row is not None) != bool(tags):
+        version = self._postgres.row_at(key, lsn)
+        if (version.row is not None) != bool(tags) or version.state.tags != tags:
+            found = sorted(map(format_tag, version.state.tags))
             yield (
-                f"at {lsn} {NAMES[key[0]]} has {named(key)} as {row}, and of its tags {sorted(map(format_tag, tags))} "
-                f"are left"
+                f"at {lsn} {named(key)} is {version.row} with the tags {found}, "
+                f"of which {sorted(map(format_tag, tags))} should be left"
             )
 
 

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres, Version
-from tests.sim.schema import RowKey, own_on_device
+from tests.sim.schema import RELATIONS, RowKey, own_on_device
 from tests.sim.shown import Shown, named
 
+from syncline.actors.postgres.transaction import TransactionHead
 from syncline.client.oplog import CLOCK_SKEW_MAX_MS
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import format_tag
@@ -41,6 +43,8 @@ class Sessions:
         # By device and the milliseconds of its transaction: the position at which it was written.
         self._written_at: dict[tuple[str, int], int] = {}
         self._tables: dict[tuple[str, int], set[int]] = {}
+        # By device, transaction and row the columns that it has changed.
+        self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
         self._imaged_at: dict[str, int] = {}
         self._on_the_way: dict[str, list[int]] = {}
         # How far behind each device's clock has been at most.
@@ -53,6 +57,10 @@ class Sessions:
         self._on_the_way.setdefault(name, []).append(ms)
         self._tables[name, ms] = {key[0] for key, writes in shown.pending.items() if writes[-1].tag.ms == ms}
         for key, writes in shown.pending.items():
+            changed = self._changed.setdefault((name, ms, key), set())
+            for write in writes:
+                if write.tag.ms == ms:
+                    changed |= {column for column, modified in enumerate(write.modified) if modified}
             if key[0] in shown.held and key not in shown.device.strays and writes[-1].tag.ms == ms:
                 self._outranks(shown, key, writes)
 
@@ -152,6 +160,18 @@ class Sessions:
             for lsn, ms in decided.get(device.name, []):
                 if lsn <= self._written_at.get((device.name, ms), 0):
                     self._report(f"the transaction of {device.name} of {ms} came before what it had seen")
+        for commit in self._postgres.wal:
+            for op in commit.ops:
+                self._sent(commit.head, op)
+
+    def _sent(self, head: TransactionHead, op: dict[str, Any]) -> None:
+        """An update says nothing of columns that it has not changed: they are for others to write."""
+        row = tuple(None if cell is None else cell.encode() for cell in op["row"])
+        key = (op["rel"], RELATIONS[op["rel"]].key_of(row))
+        changed = self._changed.get((head.author, head.commit_ms, key), set())
+        if op["op"] == "U" and not {column for column, said in enumerate(op["modified"]) if said} <= changed:
+            said = op["modified"]
+            self._report(f"{head.author} says it has changed {said} of {named(key)}, it has {sorted(changed)}")
 
 
 def _after(state: RowState, writes: Iterable[RowWrite]) -> RowState:

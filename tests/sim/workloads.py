@@ -99,8 +99,10 @@ def device_writes(rng: random.Random, writer: str, number: int) -> tuple[list[St
         statements = []
         for _ in range(rng.randrange(1, 4)):
             table = rng.choice(list(COUNTED))
-            brief = special("brief", table, rng.randrange(2))
-            statements.append(_delete(table, brief) if rng.random() < 0.5 else _insert(table, brief, next(texts)))
+            brief, text = special("brief", table, 0), next(texts)
+            statements.append(
+                rng.choice((_delete(table, brief), _insert(table, brief, text), _update(table, brief, text)))
+            )
         return statements, Remembered()
     statements = [_statement(rng, texts) for _ in range(rng.randrange(1, 5))]
     if kind < 0.75:
@@ -144,6 +146,10 @@ def _upsert(table: str, key: RowKey, rank: int) -> Statement:
 def _insert(table: str, key: RowKey, name: str) -> Statement:
     sql = f"INSERT INTO {table} ({_names(table)}, name) VALUES ({_marks(table)}, ?) ON CONFLICT DO NOTHING"
     return sql, (*_args(key), name)
+
+
+def _update(table: str, key: RowKey, name: str) -> Statement:
+    return f"UPDATE {table} SET name = ? WHERE ({_names(table)}) = ({_marks(table)})", (name, *_args(key))
 
 
 def _delete(table: str, key: RowKey) -> Statement:
@@ -209,7 +215,7 @@ def direct(work: Work, rng: random.Random) -> None:
         if work.get(key).row is None:
             work.put(key[0], _row(key, next(texts), None))
     elif kind < 0.42:
-        key = special("brief", rng.choice(list(COUNTED)), rng.randrange(2))
+        key = special("brief", rng.choice(list(COUNTED)), 0)
         if work.get(key).row is None:
             work.put(key[0], _row(key, next(texts), None))
         else:

@@ -67,8 +67,8 @@ def merged(
 
     ``history``: the incoming changes to the row by the transaction of ``origin`` at ``commit_ms``, in order, at least
     one; what is left of several in a packed log comes as Postgres', older than all of them, and then a row is as new as
-    its tags. Rows are in the column order of ``pending``. A column that has not come is as the device has written it last;
-    that counts where the row is not here. Raises ProtocolError for text that is no tag.
+    its tags. Rows are in the column order of ``pending``. A column that has not come is as the device has written it
+    last; that counts where the row is not here. Raises ProtocolError for text that is no tag.
     """
     incoming, present = _folded(history, origin, commit_ms)
     if origin == POSTGRES_ORIGIN and incoming.tags and min(incoming.tags).ms > commit_ms:
