@@ -80,12 +80,19 @@ class Invariants:
                 if key[0] == fk.child and key not in shown.device.strays:
                     parent = _parent(fk, row)
                     if parent is not None and parent not in shown.rows:
-                        self._dangling(shown, key, parent)
+                        self._dangling(shown, fk, key, parent)
 
-    def _dangling(self, shown: Shown, key: RowKey, parent: RowKey) -> None:
-        if parent in shown.pending:
+    def _dangling(self, shown: Shown, fk: ForeignKey, key: RowKey, parent: RowKey) -> None:
+        writes = shown.pending.get(key, [])
+        kept = bool(writes) and writes[-1].kind in ("insert", "update") and fk.parent_of(writes[-1].row) == parent
+        if kept and len(fk.columns) == 1:
+            name = shown.device.name
+            self._report(f"{name} has made {named(key)} a child of {named(parent)}, and shows it without its parent")
+        elif kept:
+            self.excused["a child does not keep a parent with a key of several columns"] += 1
+        elif parent in shown.pending:
             self.excused["the parent of a row that came is being deleted here"] += 1
-        elif key in shown.pending:
+        elif writes:
             self.excused["a row stays for a write on its way, its parent does not"] += 1
         else:
             self._report(f"{shown.device.name} at {shown.lsn} shows {named(key)} without its parent {named(parent)}")
@@ -112,7 +119,7 @@ class Invariants:
         if violation.parent[0] == PLACES:
             self.excused["a child does not keep a parent with a key of several columns"] += 1
         elif any(
-            version.writer.origin == POSTGRES_ORIGIN
+            version.writer.origin == POSTGRES_ORIGIN and version.lsn > self._postgres.wal[0].head.lsn
             for key in (violation.parent, violation.child)
             for version in self._postgres.versions.get(key, ())
         ):
