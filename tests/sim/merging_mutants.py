@@ -15,6 +15,7 @@ from unittest import mock
 
 from tests.mutation import Mutants, everywhere, in_place_of
 from tests.sim import postgres as model
+from tests.sim.mutants import MUTANTS
 from tests.sim.postgres import SimPostgres, Work
 
 from syncline.actors.devices.outbound import Outbound
@@ -364,3 +365,6 @@ def _(stack: ExitStack) -> None:
         original(self, connection, b"%d" % (int(lsn) - 600) if seen_ms and len(lsn) > 3 else lsn, *seen_ms)
 
     in_place_of(stack, Replica, "_begin_incoming", begin)
+
+
+EVERY_MUTANT = Mutants({**MUTANTS, **MERGING_MUTANTS})

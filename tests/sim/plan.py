@@ -27,7 +27,7 @@ FAULTS = {
     "stall": 6,
     "device crash": 5,
     "device crash in commit": 5,
-    "offline": 4,
+    "offline": 9,
     "clock jump": 5,
     "service kill": 5,
     "machine loss": 3,

@@ -34,6 +34,8 @@ EPOCH_MS = 1_700_000_000_000
 # When nothing goes wrong any more: a device waits at most BACKOFF_MAX_S before it comes back, and once more if it meets
 # what is left of an earlier connection; the writer at most RETRY_MAX_S. All the rest takes less than a second.
 DRAIN_US_MAX = int((2 * BACKOFF_MAX_S + RETRY_MAX_S + 3) * 1e6)
+# Most of a run.
+AWAY_US_MAX = 1_500_000
 # Until a device is back with a new connection, and has sent everything again.
 LATE_US_MAX = 80_000
 EVENTS_MAX = 100_000
@@ -241,7 +243,7 @@ class World:
             device.store.dies = rng.choice(("before commit", "after commit"))
         elif kind == "offline":
             device.go_offline()
-            self.scheduler.after(rng.randrange(50_000, 900_000), device.go_online)
+            self.scheduler.after(rng.randrange(50_000, AWAY_US_MAX), device.go_online)
         elif kind == "clock jump":
             device.clock_offset_ms += rng.choice((-1, 1)) * rng.choice((50, 2_000, 50_000, 3_600_000))
         elif kind in ("service kill", "machine loss", "empty disk"):
