@@ -47,7 +47,7 @@ class Arbiter:
                     yield from self._columns(key, lsn, before, after, writes[key])
                 elif after is not None:
                     yield from self._begin(key, lsn, after, writes[key])
-                elif before is not None:
+                elif before is not None and all(write.kind == "delete" for write in writes[key]):
                     self._buried[key] = before
                 yield from self._existence(key, lsn, commit, writes[key])
 

@@ -119,7 +119,11 @@ class Sessions:
 
     def _on_top(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> None:
         version = self._postgres.row_at(key, shown.lsn)
-        state = _after(version.state, writes)
+        name = shown.device.name
+        # What Postgres had applied by then is in what it had. What it has refused is shown until its echo comes.
+        decided, refused = self._postgres.decided, self._rejected(name)
+        later = [w for w in writes if w.tag.ms in refused or decided.get((name, w.tag.ms), shown.lsn + 1) > shown.lsn]
+        state = _after(version.state, later)
         expected = None if state.row is None else own_on_device(key[0], state.row)
         row = shown.rows.get(key)
         if row == expected:

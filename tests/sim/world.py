@@ -101,6 +101,8 @@ class World:
             )
             for letter in "abc"[: rng.choice((2, 2, 3))]
         ]
+        for device in self.devices:
+            device.clock_offset_ms = rng.choice((0, 0, 0, -700, 300, 5_000))
 
     def wall_ms(self) -> int:
         return EPOCH_MS + self.scheduler.now_us // 1000
