@@ -140,6 +140,9 @@ class Sessions:
 
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
         name = shown.device.name
+        if any(write.tag.ms in self._rejected(name) for write in writes):
+            # Rows that several refused transactions name come with the last of them.
+            return "refused together with others"
         since = min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
         if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
             return "direct SQL beside a device"

@@ -86,7 +86,7 @@ class World:
         self.start_service()
         run = f"{plan.seed}-{id(self)}"
         # By a slow clock several devices write in the same millisecond.
-        tick_ms = rng.choice((1, 1, 40))
+        tick_ms = rng.choice((1, 100))
         self.devices = [
             SimDevice(
                 f"device-{letter}",
