@@ -1,4 +1,7 @@
-"""``python -m tests.sim``: many runs, one line of progress, a summary, and the smallest failure if there is one."""
+"""``python -m tests.sim``: many runs, one line of progress, a summary, and the smallest failure if there is one.
+
+``--mutants`` breaks one rule of the product after another instead, and says how many runs it took to notice.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import logging
 import sys
 from collections import Counter
 
+from tests.sim.merging_mutants import EVERY_MUTANT
 from tests.sim.plan import ACTIONS, FAULTS, draw
 from tests.sim.shrink import shrink
 from tests.sim.world import Result, simulate
@@ -20,8 +24,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=STEPS, help="actions in a run; there are faults in proportion")
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
+    parser.add_argument("--mutants", metavar="WORD", nargs="?", const="", help="rules to break, those with this word")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
+    if options.mutants is not None:
+        return _try_mutants(options.mutants, options.seed, options.runs, options.steps)
     total = _Total()
     for number in range(options.runs):
         result = simulate(draw(options.seed + number, options.steps))
@@ -37,15 +44,29 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _try_mutants(word: str, seed: int, runs: int, steps: int) -> int:
+    missed = 0
+    for name in (name for name in EVERY_MUTANT if word in name):
+        results = (simulate(draw(seed + number, steps), EVERY_MUTANT[name]) for number in range(runs))
+        found = next(((number, r.anomaly) for number, r in enumerate(results, 1) if r.anomaly is not None), None)
+        missed += found is None
+        print(f"{name}: not noticed in {runs} runs" if found is None else f"{name}: {found[0]} runs: {found[1]}")
+    return 1 if missed else 0
+
+
 class _Total:
     def __init__(self) -> None:
         self.runs = 0
         self.sums: Counter[str] = Counter()
         self.fired: Counter[str] = Counter()
+        self.excused: Counter[str] = Counter()
+        self.drained_s = 0.0
 
     def add(self, result: Result) -> None:
         self.runs += 1
         self.fired.update(result.fired)
+        self.excused.update(result.excused)
+        self.drained_s = max(self.drained_s, result.drained_s)
         self.sums.update(
             {
                 "steps": len(result.plan.actions),
@@ -64,8 +85,12 @@ class _Total:
             f"conflicts, {sums['rejections']} rejections, {sums['resets']} devices that started over, "
             f"{sums['repairs']} that were repaired",
             "actions: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in ACTIONS),
+            f"in step again {self.drained_s:.1f} virtual s after the last fault at the latest",
             "faults: " + ", ".join(f"{kind} {self.fired[kind]}" for kind in FAULTS),
         ]
+        if self.excused:
+            known = ", ".join(f"{reason} {count}" for reason, count in self.excused.most_common())
+            lines.append(f"known and excused: {known}")
         never = [kind for kind in (*ACTIONS, *FAULTS) if not self.fired[kind]]
         if never:
             lines.append(f"never happened: {', '.join(never)}; more runs would tell more")

@@ -12,19 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tests.sim.network import Link
-from tests.sim.schema import history
+from tests.sim.schema import RowKey, history
 from tests.sim.waiting import Scheduler, Task, at_once
+from tests.sim.workloads import NOTHING, Remembered, Statement
 
+from syncline.actors.shapes.logmerge import FINAL_MS
 from syncline.client.connection import Connection, ConnectionEnded
 from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
-from syncline.client.grouping import grouped
+from syncline.client.grouping import TransactionBatch, grouped
 from syncline.client.live import Changes
 from syncline.client.replica import Replica, load_replica
 from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
-from syncline.proto.events import GonesEnded
+from syncline.proto.events import AdditionalData, GonesEnded, RepairEnded, ShapeDataEnded
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -37,9 +39,11 @@ class PowerCut(Exception):
 
 
 class MemoryStore:
-    """The store's interface; what it runs, it runs at once. ``dies``: "before commit" or "after commit" of the next."""
+    """The store's interface; what it runs, it runs at once. ``dies``: "before commit" or "after commit" of the next.
+    ``committed``: called after each commit of what came from the service."""
 
-    def __init__(self, name: str, client_id: str) -> None:
+    def __init__(self, name: str, client_id: str, committed: Callable[[], None] = lambda: None) -> None:
+        self._committed = committed
         self._uri = f"file:{name}?mode=memory&cache=shared"
         self._keeper = sqlite3.connect(self._uri, uri=True)
         self.dies: str | None = None
@@ -67,7 +71,9 @@ class MemoryStore:
         return self._run(_in_transaction, work)
 
     async def write_unchecked(self, work: Work[T]) -> T:
-        return self._run(_without_foreign_keys, work)
+        result = self._run(_without_foreign_keys, work)
+        self._committed()
+        return result
 
     def _run(self, transaction: Callable[..., T], work: Work[T]) -> T:
         dies, self.dies = self.dies, None
@@ -83,7 +89,8 @@ class MemoryStore:
 
 
 class SimDevice:
-    """``dial`` makes a link to the service or raises ConnectionError. ``watch``: who checks what the device holds."""
+    """``dial`` makes a link to the service or raises ConnectionError. ``watch``: who checks what the device holds.
+    ``tick_ms``: how often its clock moves."""
 
     def __init__(
         self,
@@ -96,6 +103,7 @@ class SimDevice:
         *,
         bundled: bool,
         protocol: str,
+        tick_ms: int,
     ) -> None:
         self.name = name
         self.protocol = protocol
@@ -105,7 +113,14 @@ class SimDevice:
         self._wall_ms = wall_ms
         self._dial = dial
         self._watch = watch
-        self.store = MemoryStore(f"{run}-{name}", name)
+        self.tick_ms = tick_ms
+        # The application's memory, which is the test's: what it has written, whatever crashed since.
+        self.writes = 0
+        self.journal: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+        self.elements: dict[RowKey, int] = {}
+        self.strays: set[RowKey] = set()
+        self.store = MemoryStore(f"{run}-{name}", name, lambda: self._watch.changed(self))
         self.replica = self._load()
         if bundled:
             at_once(self.replica.migrate(history().migrations[0].steps["sqlite"]))
@@ -117,17 +132,12 @@ class SimDevice:
         self._attempt = 0
         self._progressed = False
         self._connected_at_us = 0
-        # The application's memory, which is the test's: what it has written, whatever crashed since.
-        self.writes = 0
-        self.journal: dict[str, int] = {}
-        self.counter = 0
-        self.strays: set[tuple[str, str]] = set()
         # The table under the key.
         self.view: str | None = None
         self._redial(RECONNECT_US)
 
     def now_ms(self) -> int:
-        return self._wall_ms() + self.clock_offset_ms
+        return (self._wall_ms() + self.clock_offset_ms) // self.tick_ms * self.tick_ms
 
     def _load(self) -> Replica:
         replica = at_once(load_replica(self.store, Changes(), self.now_ms))  # type: ignore[arg-type]
@@ -136,7 +146,7 @@ class SimDevice:
 
     # --- the application ----------------------------------------------------------------------------------------------
 
-    def write(self, statements: list[tuple[str, tuple[Any, ...]]], counter: int | None) -> bool:
+    def write(self, statements: Sequence[Statement], remembered: Remembered = NOTHING) -> bool:
         """One local transaction, with a row of the journal. False: SQLite refused it, or the device died of it."""
         if "journal" not in self.replica.tables:
             return False
@@ -156,23 +166,26 @@ class SimDevice:
             return False
         except PowerCut:
             if dies == "after commit":
-                self._wrote(number, entry, counter)
+                self._wrote(number, entry, remembered)
             self.crash()
             return False
-        self._wrote(number, entry, counter)
+        self._wrote(number, entry, remembered)
         self.replica.committed(stamped, frozenset())
         if self.connection is not None:
             self.connection.wrote()
         self._watch.changed(self)
         return True
 
-    def _wrote(self, number: int, entry: str, counter: int | None) -> None:
+    def _wrote(self, number: int, entry: str, remembered: Remembered) -> None:
         (ms,) = self.store.connection.execute("SELECT max(commit_ms) FROM _syncline_oplog").fetchone()
         self.writes = number
         self.journal[entry] = ms
-        self._watch.wrote(self)
-        if counter is not None:
-            self.counter = counter
+        if remembered.counter is not None:
+            table, value = remembered.counter
+            self.counters[table] = value
+        if remembered.element is not None:
+            self.elements.setdefault(remembered.element, ms)
+        self._watch.wrote(self, ms)
 
     def subscribe(self, table: str, key: str | None = None) -> None:
         """As in Satellite, without waiting for the answer."""
@@ -243,10 +256,11 @@ class SimDevice:
             self.wanted = True
             self._redial(RECONNECT_US)
 
-    def forsake(self) -> None:
-        """Take the connection for dead and make another, while the service still believes in the first."""
+    def forsake(self, late_us: int = 0) -> None:
+        """Take the connection for dead and make another, while the service still believes in the first, and reads from
+        it what is under way ``late_us`` from now."""
         if self.link is not None:
-            self.link.lose_device(arrives=True)
+            self.link.lose_device(arrives=True, late_us=late_us)
             self.link = None
             self._drop()
             self._redial(RECONNECT_US)
@@ -288,6 +302,8 @@ class SimDevice:
             for answer in answers:
                 link.send(answer)
             for event in grouped(events, connection._relations):
+                if _is_image(event):
+                    self._watch.imaged(self)
                 leaving = self._tables_of(event.subscription_ids) if isinstance(event, GonesEnded) else ()
                 at_once(connection._handle(event))
                 self._watch.rows_left(self, leaving)
@@ -349,7 +365,6 @@ class SimDevice:
 
     def applied(self) -> None:
         self._progressed = True
-        self._watch.changed(self)
 
     def reach_awaited(self) -> bool:
         return False
@@ -377,3 +392,10 @@ class SimDevice:
 
     def refused(self, subscription: Any, code: str, message: str) -> None:
         self._watch.report(f"{self.name} was refused {subscription.spec}: {code} {message}")
+
+
+def _is_image(event: object) -> bool:
+    """Whether it brings rows as they are, which does not say by which writes."""
+    if isinstance(event, TransactionBatch):
+        return any(transaction.commit_ms == FINAL_MS for transaction in event.transactions)
+    return isinstance(event, ShapeDataEnded | RepairEnded | AdditionalData)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from unittest import mock
 
 from tests.mutation import Mutants, everywhere, in_place_of
 from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres
+from tests.sim.service import Service
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
@@ -250,6 +252,15 @@ def _(stack: ExitStack) -> None:
         original(self, "BEHIND_WINDOW" if code is None and self.replica.lsn else code)
 
     in_place_of(stack, SimDevice, "_ended", ended)
+
+
+@mutant("the marks of snapshots begin anew when the service starts")
+def _(stack: ExitStack) -> None:
+    def init(original: Any, self: Service, scheduler: Any, waiting: Any, postgres: SimPostgres, *rest: Any) -> None:
+        postgres.mark_numbers = count(1)
+        original(self, scheduler, waiting, postgres, *rest)
+
+    in_place_of(stack, Service, "__init__", init)
 
 
 @mutant("logs are taken for durable without having been synced")

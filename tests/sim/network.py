@@ -1,8 +1,10 @@
 """Sockets between devices and the service: each direction keeps its order, and that is all that is promised.
 
 A link carries the frames of one connection. It can be cut for both sides, or for one of them while the other goes on
-believing for a while (half open); what was under way may still arrive or not. A stalled direction delivers nothing
-until it goes on. ``ServerEnd`` is what the device actor sees as its connection.
+believing for a while (half open); what was under way may still arrive or not. It may arrive late, too: the device has
+taken the connection for dead and sends everything again on the next one, and then the service reads from the first what
+had been under way. So frames come twice, and not in order, though each direction keeps its own. A stalled direction
+delivers nothing until it goes on. ``ServerEnd`` is what the device actor sees as its connection.
 """
 
 from __future__ import annotations
@@ -119,15 +121,16 @@ class Link:
         self._scheduler.soon(20_000, lambda: self.close_device("cut"))
         self._scheduler.soon(20_000, self.close_server)
 
-    def lose_device(self, *, arrives: bool) -> None:
+    def lose_device(self, *, arrives: bool, late_us: int = 0) -> None:
         """The device is gone or thinks so; the server goes on believing for a while.
 
-        ``arrives``: what the device has sent still reaches the server.
+        ``arrives``: what the device has sent still reaches the server, ``late_us`` from now.
         """
+        self.up.stalled_until_us = max(self.up.stalled_until_us, self._scheduler.now_us + late_us)
         self.down.open = False
         self.device_open = False
         self.up.open = arrives
-        self._scheduler.soon(2 * NOTICED_US, self.close_server)
+        self._scheduler.after(late_us, lambda: self._scheduler.soon(2 * NOTICED_US, self.close_server))
 
     def lose_server(self) -> None:
         """The server is gone or has closed; the device finds out late."""

@@ -22,11 +22,12 @@ ACTIONS = {
 FAULTS = {
     "cut": 8,
     "half open": 6,
+    "late bytes": 5,
     "deaf": 4,
     "stall": 6,
     "device crash": 5,
     "device crash in commit": 5,
-    "offline": 4,
+    "offline": 9,
     "clock jump": 5,
     "service kill": 5,
     "machine loss": 3,

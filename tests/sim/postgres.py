@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.sim.schema import ISSUES, JOURNAL, PROJECTS, RELATIONS
+from tests.sim.schema import JOURNAL, NAMES, REFERRED, REFERRING, RELATIONS, ForeignKey, RowKey
 from tests.sim.waiting import Scheduler
 
 from syncline.actors.postgres.lsn import Lsn
@@ -26,9 +26,8 @@ from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import UNRECORDED, Tag, format_tags, observe, parse_tags
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Key, Row, Update
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
 
-RowKey = tuple[int, Key]
 ABSENT = RowState()
 # Commits that are in the WAL, and streamed, before anybody sees them; for how long at most.
 INVISIBLE_SHARE = 0.4
@@ -41,19 +40,26 @@ class PostgresGone(ConnectionError):
 
 
 class Violation(Exception):
-    """A constraint does not hold. ``args``: SQLSTATE, message."""
+    """A foreign key does not hold: ``child`` refers to ``parent``, which is not there."""
+
+    def __init__(self, child: RowKey, parent: RowKey) -> None:
+        super().__init__(f"{NAMES[child[0]]} {child[1]} refers to {NAMES[parent[0]]} {parent[1]}")
+        self.child = child
+        self.parent = parent
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A row from ``lsn`` on; ``row`` None: none."""
+    """A row from ``lsn`` on; ``row`` None: none. ``state``: all that is known of it; ``writer``: by whom."""
 
     lsn: int
     row: Row | None
     tags: tuple[str, ...]
+    state: RowState
+    writer: Tag
 
 
-NOTHING = Version(0, None, ())
+NOTHING = Version(0, None, (), ABSENT, UNRECORDED)
 
 
 @dataclass(slots=True)
@@ -62,6 +68,9 @@ class Commit:
     changes: list[StreamChange]
     marks: tuple[str, ...] = ()
     before: dict[RowKey, RowState] = field(default_factory=dict)
+    # A device's operations, and the rows that actions of foreign keys have changed.
+    ops: tuple[dict[str, Any], ...] = ()
+    acted: frozenset[RowKey] = frozenset()
     undo: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -73,7 +82,13 @@ class Work:
         self.rows: dict[RowKey, RowState] = {}
         self.changes: list[StreamChange] = []
         self.journal: list[str] = []
+        self.acted: set[RowKey] = set()
         self.conflicts = 0
+
+    @property
+    def position(self) -> int:
+        """Another one in each transaction of direct SQL."""
+        return self._postgres.insert_lsn
 
     def get(self, key: RowKey) -> RowState:
         found = self.rows.get(key)
@@ -101,12 +116,14 @@ class Work:
         if before.row is not None:
             self.rows[key] = RowState(None, frozenset(), before.column_tags)
             self.changes.append(Delete(key[0], before.row))
+            self._act(key)
 
-    def truncate(self, relation_id: int) -> None:
+    def truncate(self, *relation_ids: int) -> None:
+        """Postgres demands that those which refer to a table are emptied with it."""
         for key in [*self._postgres.rows, *self.rows]:
-            if key[0] == relation_id and self.get(key).row is not None:
+            if key[0] in relation_ids and self.get(key).row is not None:
                 self.rows[key] = RowState(None, frozenset(), self.get(key).column_tags)
-        self.changes.append(Truncated((relation_id,)))
+        self.changes.append(Truncated(relation_ids))
 
     # --- a device's operation -----------------------------------------------------------------------------------------
 
@@ -126,33 +143,53 @@ class Work:
         after = self.rows[key] = apply_write(before, write)
         if after.row is None:
             self.changes.append(Delete(relation_id, before.row or row))
+            self._act(key)
         elif before.row is None:
             self.changes.append(Insert(relation_id, after.row))
         else:
             self.changes.append(Update(relation_id, after.row, before.row))
 
+    # --- foreign keys -------------------------------------------------------------------------------------------------
+
+    def _act(self, deleted: RowKey) -> None:
+        """What ON DELETE of the foreign keys to ``deleted`` says. Their actions are direct SQL, whoever deletes."""
+        for fk in REFERRED[deleted[0]]:
+            if fk.on_delete == "NO ACTION":
+                continue
+            for child in self._referring(fk, deleted):
+                self.acted.add(child)
+                row = self.get(child).row
+                if fk.on_delete == "CASCADE":
+                    self.delete(child)
+                elif row is not None:
+                    self.put(child[0], tuple(None if i in fk.columns else cell for i, cell in enumerate(row)))
+
+    def _referring(self, fk: ForeignKey, parent: RowKey) -> list[RowKey]:
+        keys = dict.fromkeys(key for key in (*self._postgres.rows, *self.rows) if key[0] == fk.child)
+        return [key for key in keys if (row := self.get(key).row) is not None and fk.parent_of(row) == parent]
+
     # --- its end ------------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raises Violation when a foreign key does not hold."""
-        for (relation_id, key), state in self.rows.items():
-            if relation_id == ISSUES and state.row is not None and state.row[1] is not None:
-                if self.get((PROJECTS, (state.row[1],))).row is None:
-                    raise Violation("23503", f"issue {key[0]!r} refers to a project that does not exist")
-            elif relation_id == PROJECTS and state.row is None and self._referenced(key[0]):
-                raise Violation("23503", f"project {key[0]!r} is still referred to")
+        for key, state in self.rows.items():
+            if state.row is not None:
+                for parent in self._parents(key):
+                    if self.get(parent).row is None:
+                        raise Violation(key, parent)
+            else:
+                for child in (child for fk in REFERRED[key[0]] for child in self._referring(fk, key)):
+                    raise Violation(child, key)
 
-    def _referenced(self, project: Cell) -> bool:
-        issues = {key for key in (*self._postgres.rows, *self.rows) if key[0] == ISSUES}
-        return any((row := self.get(key).row) is not None and row[1] == project for key in issues)
+    def _parents(self, key: RowKey) -> list[RowKey]:
+        row = self.get(key).row
+        if row is None:
+            return []
+        return [parent for fk in REFERRING[key[0]] if (parent := fk.parent_of(row)) is not None]
 
     def locks(self) -> set[RowKey]:
-        """The rows this transaction has to lock: those it writes and the projects its issues refer to."""
-        locked = set(self.rows)
-        for (relation_id, _), state in self.rows.items():
-            if relation_id == ISSUES and state.row is not None and state.row[1] is not None:
-                locked.add((PROJECTS, (state.row[1],)))
-        return locked
+        """The rows this transaction has to lock: those it writes and those they refer to."""
+        return {*self.rows, *(parent for key in self.rows for parent in self._parents(key))}
 
 
 class SimPostgres:
@@ -172,6 +209,9 @@ class SimPostgres:
         self.confirmed_lsn = 1000
         self.clients: dict[str, tuple[int, int]] = {}
         self.rejections: dict[tuple[str, int, int], dict[str, Any]] = {}
+        # By device and the milliseconds of its transaction: where it was applied or rejected.
+        self.decided: dict[tuple[str, int], int] = {}
+        self.violations: list[Violation] = []
         self.executions: Counter[str] = Counter()
         self.subscriptions: dict[str, dict[str, Any]] = {}
         self.invisible: dict[int, Commit] = {}
@@ -255,9 +295,11 @@ class SimPostgres:
         try:
             work.check()
         except Violation as violation:
-            return self._reject(element, {"sqlstate": violation.args[0], "message": violation.args[1]})
+            self.violations.append(violation)
+            return self._reject(element, {"sqlstate": "23503", "message": violation.args[0]})
         self.conflicts += work.conflicts
         commit = self._commit(work, client_id, ms, lsn)
+        commit.ops, commit.acted = tuple(element["ops"]), frozenset(work.acted)
         self._advance(commit, client_id, lsn, ms)
         return {"status": "applied"}
 
@@ -312,7 +354,7 @@ class SimPostgres:
             self.rows[key] = state
             tags = () if state.row is None else format_tags(state.tags)
             versions = self.versions.setdefault(key, [])
-            versions.append(Version(int(head.lsn), state.row, tags))
+            versions.append(Version(int(head.lsn), state.row, tags, state, Tag(head.author, head.commit_ms)))
             commit.undo.append(lambda key=key, before=before, versions=versions: self._restore(key, before, versions))
         for entry in work.journal:
             self.executions[entry] += 1
@@ -344,8 +386,10 @@ class SimPostgres:
     def _advance(self, commit: Commit, client_id: str, lsn: int, ms: int) -> None:
         before = self.clients.get(client_id)
         self.clients[client_id] = (lsn, max(ms, before[1] if before else -1))
+        self.decided[client_id, ms] = int(commit.head.lsn)
 
         def undo() -> None:
+            del self.decided[client_id, ms]
             if before is None:
                 del self.clients[client_id]
             else:

@@ -13,7 +13,7 @@ from tests.sim.__main__ import main
 from tests.sim.plan import FAULTS, draw
 from tests.sim.world import Result, simulate
 
-SEEDS = range(1, 61)
+SEEDS = range(1, 41)
 STEPS = 40
 
 
@@ -59,18 +59,6 @@ def test_a_seed_makes_the_same_run_whatever_python_hashes_texts_to() -> None:
         for seed in ("0", "5")
     ]
     assert runs[0].stdout == runs[1].stdout
-
-
-def test_snapshots_have_marks_of_their_own_in_every_life_of_the_service() -> None:
-    """The run of this seed starts the service on an empty disk while the slot still brings the marks of before."""
-    logging.disable(logging.CRITICAL)
-    try:
-        result = simulate(draw(2049, STEPS))
-    finally:
-        logging.disable(logging.NOTSET)
-    assert result.anomaly is None
-    assert result.fired["empty disk"]
-    assert result.fired["postgres crash"]
 
 
 def test_the_command_sums_up_what_happened(capsys: pytest.CaptureFixture[str]) -> None:

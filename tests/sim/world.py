@@ -12,37 +12,41 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from tests.mutation import Mutation
-from tests.sim.checks import COUNTER, Checks
+from tests.sim.checks import Checks
 from tests.sim.device import SimDevice
 from tests.sim.limits import small
 from tests.sim.network import Link
 from tests.sim.plan import Item, Plan
-from tests.sim.postgres import PostgresGone, SimPostgres, Work
-from tests.sim.schema import ISSUES, PROJECTS
+from tests.sim.postgres import PostgresGone, SimPostgres
+from tests.sim.schema import TABLES
 from tests.sim.service import Disk, Service, start_child_here, stop_child_here
 from tests.sim.waiting import Scheduler, Waiting, in_place_of_asyncio
+from tests.sim.workloads import device_writes, direct, large, poison, seed, truncate
 
+from syncline.actors.postgres.apply import RETRY_MAX_S
+from syncline.client.connectivity import BACKOFF_MAX_S
 from syncline.proto.subprotocols import OLD, OWN
-from syncline.proto.values import Cell
 
 EPOCH_MS = 1_700_000_000_000
-DRAIN_US_MAX = 90_000_000
+# When nothing goes wrong any more: a device waits at most BACKOFF_MAX_S before it comes back, and once more if it meets
+# what is left of an earlier connection; the writer at most RETRY_MAX_S. All the rest takes less than a second.
+DRAIN_US_MAX = int((2 * BACKOFF_MAX_S + RETRY_MAX_S + 3) * 1e6)
+# Most of a run.
+AWAY_US_MAX = 1_500_000
+# Until a device is back with a new connection, and has sent everything again.
+LATE_US_MAX = 80_000
 EVENTS_MAX = 100_000
 STARTUP_US = 60_000
-PROJECTS_COUNT = 4
-ISSUES_COUNT = 7
+TABLE_NAMES = tuple(TABLES)
 # Crashes of a device's actor that mean its connection is lost, nothing else.
 EXPECTED_OF_DEVICES = (ConnectionError,)
 
 
 # Files of a run are many and small.
 _MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-"""Breaks a rule until the stack is closed."""
 
 
 @dataclass(slots=True)
@@ -56,6 +60,8 @@ class Result:
     rejections: int = 0
     events: int = 0
     virtual_s: float = 0.0
+    drained_s: float = 0.0
+    excused: Counter[str] = field(default_factory=Counter)
 
 
 class World:
@@ -75,9 +81,12 @@ class World:
         self.healed = False
         self.healed_at_us = 0
         self.crash: Exception | None = None
-        self._seed_rows()
+        self.postgres.direct(seed)
+        self.postgres.invisible.clear()
         self.start_service()
         run = f"{plan.seed}-{id(self)}"
+        # By a slow clock several devices write in the same millisecond.
+        tick_ms = rng.choice((1, 100))
         self.devices = [
             SimDevice(
                 f"device-{letter}",
@@ -88,9 +97,12 @@ class World:
                 self.checks,
                 bundled=rng.random() < 0.5,
                 protocol=OLD[0] if letter == "b" else OWN,
+                tick_ms=tick_ms,
             )
             for letter in "abc"[: rng.choice((2, 2, 3))]
         ]
+        for device in self.devices:
+            device.clock_offset_ms = rng.choice((0, 0, 0, -700, 300, 5_000))
 
     def wall_ms(self) -> int:
         return EPOCH_MS + self.scheduler.now_us // 1000
@@ -136,9 +148,8 @@ class World:
     # --- a run --------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for number, device in enumerate(self.devices):
-            tables = ("issues", "journal", "projects") if number else ("projects", "issues", "journal")
-            for table in tables[: self.rng.choice((1, 2, 3))]:
+        for device in self.devices:
+            for table in self.rng.sample(TABLE_NAMES, self.rng.randrange(1, 6)):
                 self.scheduler.soon(STARTUP_US, lambda device=device, table=table: device.subscribe(table))
         for item in self.plan.actions:
             self.scheduler.after(STARTUP_US + item.at_us, lambda item=item: self.act(item))
@@ -175,7 +186,7 @@ class World:
         for device in self.devices:
             device.store.dies = None
             device.go_online()
-            for table in ("projects", "issues", "journal"):
+            for table in TABLE_NAMES:
                 device.subscribe(table)
         self.postgres.when_flushed()
 
@@ -191,50 +202,37 @@ class World:
         rng = random.Random(item.number)
         device = rng.choice(self.devices)
         if item.kind == "device writes":
-            self._write(device, rng)
+            device.write(*device_writes(rng, device.name, device.writes + 1))
         elif item.kind == "poison":
-            self._write(device, rng, poison=True)
+            device.write(poison(rng, device.name, device.writes + 1))
         elif item.kind == "subscribe":
-            device.subscribe(rng.choice(("projects", "issues", "journal")))
+            device.subscribe(rng.choice(TABLE_NAMES))
         elif item.kind == "unsubscribe":
-            device.unsubscribe(rng.choice(("projects", "issues", "journal")))
+            device.unsubscribe(rng.choice(TABLE_NAMES))
         elif item.kind == "replace":
-            device.replace(rng.choice(("projects", "issues", "journal", None)))
+            device.replace(rng.choice((*TABLE_NAMES, None)))
         elif self.postgres.up:
-            write = {"direct SQL": _direct, "large direct SQL": _large, "truncate": _truncate}[item.kind]
+            write = {"direct SQL": direct, "large direct SQL": large, "truncate": truncate}[item.kind]
             if self.postgres.direct(lambda work: write(work, rng)):
                 self.fired[item.kind] += 1
             return
         self.fired[item.kind] += 1
-
-    def _write(self, device: SimDevice, rng: random.Random, *, poison: bool = False) -> None:
-        statements = [_statement(rng) for _ in range(rng.randrange(1, 5))]
-        counter = None
-        if poison:
-            project = f"p{rng.randrange(PROJECTS_COUNT)}"
-            statements.append(("INSERT OR IGNORE INTO projects (id) VALUES (?)", (project,)))
-            statements.append(("UPDATE projects SET rank = 'many' WHERE id = ?", (project,)))
-        elif rng.random() < 0.4:
-            # By itself: Postgres may reject the others, and with them what they counted.
-            counter = device.counter + 1
-            upsert = (
-                "INSERT INTO projects (id, name, rank) VALUES (?, 'counter', ?) "
-                "ON CONFLICT (id) DO UPDATE SET rank = excluded.rank"
-            )
-            statements = [(upsert, (COUNTER + device.name, counter))]
-        device.write(statements, counter)
 
     def harm(self, item: Item) -> None:
         rng = random.Random(item.number)
         device = rng.choice(self.devices)
         link = device.link
         kind = item.kind
-        if kind in ("cut", "deaf", "stall", "half open") and link is None:
+        if kind in ("cut", "deaf", "stall", "half open", "late bytes") and link is None:
             return
         if kind == "cut" and link is not None:
             link.cut()
         elif kind == "half open":
             device.forsake()
+        elif kind == "late bytes":
+            # Something has to be under way.
+            device.write(*device_writes(rng, device.name, device.writes + 1))
+            device.forsake(late_us=rng.randrange(1_000, LATE_US_MAX))
         elif kind == "deaf" and link is not None:
             link.close_server()
             link.lose_server()
@@ -247,7 +245,7 @@ class World:
             device.store.dies = rng.choice(("before commit", "after commit"))
         elif kind == "offline":
             device.go_offline()
-            self.scheduler.after(rng.randrange(50_000, 900_000), device.go_online)
+            self.scheduler.after(rng.randrange(50_000, AWAY_US_MAX), device.go_online)
         elif kind == "clock jump":
             device.clock_offset_ms += rng.choice((-1, 1)) * rng.choice((50, 2_000, 50_000, 3_600_000))
         elif kind in ("service kill", "machine loss", "empty disk"):
@@ -273,77 +271,6 @@ class World:
 
     def _later(self, delay_us: int, work: Callable[[], None]) -> None:
         self.scheduler.after(delay_us, work)
-
-    def _seed_rows(self) -> None:
-        def write(work: Work) -> None:
-            for number in range(PROJECTS_COUNT - 1):
-                work.put(PROJECTS, (b"p%d" % number, b"seed", None, b"0"))
-            for number in range(ISSUES_COUNT - 3):
-                work.put(ISSUES, (b"i%d" % number, b"p%d" % (number % 3), b"seed", b"open"))
-
-        self.postgres.direct(write)
-        self.postgres.invisible.clear()
-
-
-def _statement(rng: random.Random) -> tuple[str, tuple[Any, ...]]:
-    """What an application does on a device."""
-    project, issue = f"p{rng.randrange(PROJECTS_COUNT)}", f"i{rng.randrange(ISSUES_COUNT)}"
-    text = f"t{rng.randrange(100)}"
-    return rng.choice(
-        (
-            ("INSERT INTO projects (id, name, rank) VALUES (?, ?, 1) ON CONFLICT DO NOTHING", (project, text)),
-            ("UPDATE projects SET name = ? WHERE id = ?", (text, project)),
-            ("UPDATE projects SET note = ? WHERE id = ?", (text, project)),
-            ("DELETE FROM projects WHERE id = ?", (project,)),
-            ("INSERT INTO issues VALUES (?, ?, ?, 'open') ON CONFLICT DO NOTHING", (issue, project, text)),
-            ("UPDATE issues SET title = ? WHERE id = ?", (text, issue)),
-            ("UPDATE issues SET state = ? WHERE id = ?", (text, issue)),
-            ("UPDATE issues SET project = ? WHERE id = ?", (project, issue)),
-            ("DELETE FROM issues WHERE id = ?", (issue,)),
-            ("DELETE FROM issues WHERE project = ?", (project,)),
-        )
-    )
-
-
-def _direct(work: Work, rng: random.Random) -> None:
-    """What somebody does by SQL in Postgres."""
-    for _ in range(rng.randrange(1, 5)):
-        project, issue = b"p%d" % rng.randrange(PROJECTS_COUNT), b"i%d" % rng.randrange(ISSUES_COUNT)
-        text: Cell = b"d%d" % rng.randrange(100)
-        match rng.randrange(7):
-            case 0:
-                work.put(PROJECTS, (project, text, None, b"2"))
-            case 1:
-                work.update((PROJECTS, (project,)), rng.choice((1, 2)), text)
-            case 2:
-                work.delete((PROJECTS, (project,)))
-            case 3:
-                work.put(ISSUES, (issue, project, text, b"open"))
-            case 4:
-                work.update((ISSUES, (issue,)), rng.choice((2, 3)), text)
-            case 5:
-                work.update((ISSUES, (issue,)), 1, project)
-            case 6:
-                work.delete((ISSUES, (issue,)))
-
-
-def _large(work: Work, rng: random.Random) -> None:
-    """More than is sent live."""
-    for number in range(ISSUES_COUNT):
-        issue = b"i%d" % number
-        if work.get((ISSUES, (issue,))).row is None:
-            work.put(ISSUES, (issue, None, b"large", b"open"))
-        work.update((ISSUES, (issue,)), 2, b"large " + b"x" * rng.randrange(200, 400))
-    for number in range(PROJECTS_COUNT):
-        work.update((PROJECTS, (b"p%d" % number,)), 2, b"large %d" % rng.randrange(100))
-
-
-def _truncate(work: Work, rng: random.Random) -> None:
-    if rng.random() < 0.5:
-        work.put(ISSUES, (b"i0", None, b"before", b"open"))
-    work.truncate(ISSUES)
-    if rng.random() < 0.5:
-        work.put(ISSUES, (b"i1", None, b"after", b"open"))
 
 
 def simulate(plan: Plan, mutant: Mutation | None = None, *, verbose: bool = False) -> Result:
@@ -382,4 +309,6 @@ def simulate(plan: Plan, mutant: Mutation | None = None, *, verbose: bool = Fals
             len(world.postgres.rejections),
             scheduler.events,
             scheduler.now_us / 1e6,
+            (scheduler.now_us - world.healed_at_us) / 1e6,
+            world.checks.excused,
         )

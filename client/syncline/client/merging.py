@@ -21,7 +21,7 @@ from syncline.client.oplog import Entry, change_of
 from syncline.client.schema import Table
 from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming, write_of
 from syncline.proto.tags import format_tags
-from syncline.proto.values import Cell, Delete, Insert, Row, Update
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
 
 Pending: TypeAlias = tuple[RowWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
@@ -61,6 +61,9 @@ def merged(
     no tag.
     """
     incoming, present = _folded(history, origin, commit_ms)
+    if origin == POSTGRES_ORIGIN and incoming.tags and min(incoming.tags).ms > commit_ms:
+        # What is left of several transactions in a packed log comes as one of Postgres, older than all of them.
+        incoming = replace(incoming, tag=max(incoming.tags))
     if not in_transaction:
         incoming = replace(incoming, modified=(False,) * len(incoming.modified))
     known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)

@@ -56,6 +56,7 @@ from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
 from syncline.proto.forks import Opening, Parted
 from syncline.proto.subprotocols import LEAVING_ID_FIRST
+from syncline.proto.tags import parse_tag
 from syncline.proto.values import Gone, Insert, Migrate, Relation, Transaction
 
 
@@ -76,6 +77,7 @@ class Replica:
         self.decisions = Decisions()
         self._accepted = False
         self._staged = Staged()
+        self._staged_ms = 0  # the newest time among its tags
 
     @property
     def schema_version(self) -> str | None:
@@ -200,8 +202,12 @@ class Replica:
         self.decisions.decided(echoed)
 
     async def stage(self, inserts: Sequence[Insert], relations: Mapping[int, Relation]) -> None:
-        """Put rows of the delivery under way where they wait for its end. Raises UnknownRelation and ValueError."""
+        """Put rows of the delivery under way where they wait for its end. Raises UnknownRelation and ValueError,
+        ProtocolError for a malformed tag."""
         bindings = Bindings(relations, self.tables)
+        now_ms = self._now_ms()
+        for tag in {tag for insert in inserts for tag in insert.tags}:
+            self._staged_ms = observed_clock_ms(self._staged_ms, parse_tag(tag).ms, now_ms)
         await self._store.write(lambda connection: self._staged.put(connection, inserts, bindings))
 
     async def stage_gone(self, gones: Sequence[Gone], relations: Mapping[int, Relation]) -> None:
@@ -224,6 +230,7 @@ class Replica:
     def begin_delivery(self, *, repair: bool = False) -> None:
         """A delivery begins; what an earlier one may have left unfinished no longer counts."""
         self._staged.begin(replacing=repair)
+        self._staged_ms = 0
 
     async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> list[Subscription]:
         """Apply the delivery that has been staged, and move its subscription on. Returns those that it replaces.
@@ -275,7 +282,7 @@ class Replica:
         self._delivered(lsn, await self._store.write_unchecked(work))
 
     def _apply_staged(self, connection: sqlite3.Connection, lsn: bytes) -> Plan:
-        self._begin_incoming(connection, lsn)
+        self._begin_incoming(connection, lsn, self._staged_ms)
         self._staged.move(connection, self.client_id, self.tables)
         return Plan(dict(self.tables), changed=self._staged.tables)
 

@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from tests.unit.client.client_scene import PROJECTS, TABLES, captured_database, entries_of, stamp_at
+from tests.unit.client.client_scene import TABLES, captured_database, entries_of, stamp_at
 
-from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_rows, plan_transaction, touched_rows
-from syncline.client.execution import leaving, release
-from syncline.client.merging import Pending, fold
-from syncline.client.oplog import Entry
+from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_rows, plan_transaction
+from syncline.client.execution import leaving, pending_of, release
+from syncline.client.merging import Pending
 from syncline.client.staged import Staged
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
@@ -66,7 +65,7 @@ class Device:
             transaction,
             RELATIONS,
             TABLES,
-            pending=self.pending(touched_rows(changes, RELATIONS, TABLES)),
+            pending=self.pending(changes),
             tracked=self.tracked(),
             known_versions=frozenset({"1"}),
             leaving=left,
@@ -74,7 +73,7 @@ class Device:
         return self.run(plan)
 
     def deliver(self, *inserts: Insert) -> Plan:
-        pending = self.pending(touched_rows(inserts, RELATIONS, TABLES))
+        pending = self.pending(inserts)
         return self.run(plan_rows(inserts, RELATIONS, TABLES, pending=pending, tracked=self.tracked()))
 
     def run(self, plan: Plan) -> Plan:
@@ -85,12 +84,8 @@ class Device:
         self.connection.execute("UPDATE _syncline_state SET capture = 1")
         return plan
 
-    def pending(self, wanted: set[RowId]) -> dict[RowId, Pending]:
-        entries: dict[RowId, list[Entry]] = {}
-        for entry in entries_of(self.connection):
-            image = entry.new or entry.old or {}
-            entries.setdefault((entry.table_name, (image["id"],)), []).append(entry)
-        return {row_id: fold(entries[row_id], PROJECTS, "me") for row_id in wanted & entries.keys()}
+    def pending(self, changes: Sequence[Change]) -> dict[RowId, Pending]:
+        return pending_of(self.connection, "me", changes, RELATIONS, TABLES)
 
     def tracked(self) -> frozenset[str]:
         return frozenset(name for (name,) in self.connection.execute("SELECT table_name FROM _syncline_shadow"))
@@ -155,6 +150,26 @@ def test_a_row_that_becomes_untracked_again_loses_its_entry() -> None:
     device.receive(insert("a", "x", "other@5"))
     device.deliver(insert("a", "y"))
     assert device.tags("a") == set()
+
+
+def test_a_local_write_that_was_beaten_is_not_seen_again_when_the_row_comes_once_more() -> None:
+    device = Device()
+    device.receive(insert("a", "first"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    device.receive(update("a", "later", "first", "other@200"), origin="other", at_ms=200)
+    assert device.projects == [("a", "later")]
+    # Our own write has arrived and changed nothing; it is not the echo, which may follow much later.
+    device.receive(update("a", "later", "later", "other@200", "me@100"), at_ms=100)
+    assert device.projects == [("a", "later")]
+
+
+@pytest.mark.parametrize(("tag", "shown"), [("other@200", "theirs"), ("other@50", "mine")])
+def test_a_row_of_a_packed_log_is_as_new_as_its_tags(tag: str, shown: str) -> None:
+    device = Device()
+    device.receive(insert("a", "first"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    device.receive(Update(7, row("a", "theirs"), None, (tag,)), at_ms=1)
+    assert device.projects == [("a", shown)]
 
 
 def test_a_row_that_leaves_stays_while_local_changes_to_it_are_pending() -> None:

@@ -1,0 +1,190 @@
+"""Session guarantees of each device, at every commit of its database.
+
+A device stands at a position of Postgres' history and has transactions of its own on the way. With ``checks``, which
+says that all other rows are exactly those of the position, the guarantees are these:
+
+* **Monotonic reads.** The position never goes back.
+* **Read your writes.** A transaction is on the way until the device's position has reached the commit by which Postgres
+  applied it. One that was refused, or has no rows in the device's shapes, is until that is decided. A row with writes
+  on the way is shown as Postgres will have it when they arrive at what it held at the device's position: the device's
+  own value in each column it wrote, unless a write by somebody else beats it that the device has received, so by a
+  larger tag.
+* **Monotonic writes.** A device's transactions are decided one after another in its order, none left out, each once.
+* **Writes follow reads.** A write outranks, in every column it changes, what its author was shown there; and it is
+  decided at a later position than that which its author had seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tests.sim.device import SimDevice
+from tests.sim.postgres import SimPostgres, Version
+from tests.sim.schema import RELATIONS, RowKey, own_on_device
+from tests.sim.shown import Shown, named
+
+from syncline.actors.postgres.transaction import TransactionHead
+from syncline.client.oplog import CLOCK_SKEW_MAX_MS
+from syncline.proto.merge import RowState, RowWrite, apply_write
+from syncline.proto.tags import format_tag
+from syncline.proto.values import POSTGRES_ORIGIN
+
+
+class Sessions:
+    """``report``: told of what is wrong. ``excused``: how often a device was off for a known reason, by reason."""
+
+    def __init__(self, postgres: SimPostgres, report: Callable[[str], None]) -> None:
+        self._postgres = postgres
+        self._report = report
+        self.excused: Counter[str] = Counter()
+        self._positions: dict[str, int] = {}
+        # By device and the milliseconds of its transaction: the position at which it was written.
+        self._written_at: dict[tuple[str, int], int] = {}
+        self._tables: dict[tuple[str, int], set[int]] = {}
+        # By device, transaction and row the columns that it has changed.
+        self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
+        self._imaged_at: dict[str, int] = {}
+        self._on_the_way: dict[str, list[int]] = {}
+        # How far behind each device's clock has been at most.
+        self._slowest_ms: dict[str, int] = {}
+
+    def wrote(self, shown: Shown, ms: int) -> None:
+        """The device has committed a transaction of ``ms``."""
+        name = shown.device.name
+        self._written_at[name, ms] = shown.lsn
+        self._on_the_way.setdefault(name, []).append(ms)
+        self._tables[name, ms] = {key[0] for key, writes in shown.pending.items() if writes[-1].tag.ms == ms}
+        for key, writes in shown.pending.items():
+            changed = self._changed.setdefault((name, ms, key), set())
+            for write in writes:
+                if write.tag.ms == ms:
+                    changed |= {column for column, modified in enumerate(write.modified) if modified}
+            if key[0] in shown.held and key not in shown.device.strays and writes[-1].tag.ms == ms:
+                self._outranks(shown, key, writes)
+
+    def _outranks(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> None:
+        """The newest of ``writes`` to a row beats what the device was shown of it."""
+        name, tag = shown.device.name, writes[-1].tag
+        there = self._postgres.row_at(key, shown.lsn).state
+        for column in range(len(writes[-1].row)):
+            modified = any(write.modified[column] for write in writes if write.tag == tag)
+            holder = there.column_tag(column)
+            if modified and holder.ms and there.row is not None and holder >= tag:
+                if holder.ms > self._followed_ms(shown.device):
+                    self.excused["a time too far ahead to be followed"] += 1
+                else:
+                    self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
+
+    def _followed_ms(self, device: SimDevice) -> int:
+        """Up to which time the device's clock has followed others for sure."""
+        return device.now_ms() - device.clock_offset_ms + self._slowest_ms.get(device.name, 0) + CLOCK_SKEW_MAX_MS
+
+    def imaged(self, shown: Shown) -> None:
+        """Rows have come as they stood at the device's position, by which writes is not known."""
+        self._imaged_at[shown.device.name] = shown.lsn
+
+    def changed(self, shown: Shown) -> None:
+        name = shown.device.name
+        self._slowest_ms[name] = min(self._slowest_ms.get(name, 0), shown.device.clock_offset_ms)
+        if not shown.lsn:
+            return  # it has given up what it was shown
+        if shown.lsn < self._positions.get(name, 0):
+            self._report(f"{name} went back from {self._positions[name]} to {shown.lsn}")
+        self._positions[name] = shown.lsn
+        self._released(shown)
+        for key, writes in shown.pending.items():
+            if key[0] in shown.held and key not in shown.device.strays:
+                self._on_top(shown, key, writes)
+            elif writes[-1].kind in ("insert", "update") and key not in shown.rows:
+                self._report(f"{name} no longer shows {named(key)}, and its write to it is on the way")
+
+    def _released(self, shown: Shown) -> None:
+        """What is on the way no longer has been decided, and the device is past that."""
+        name = shown.device.name
+        expected = self._on_the_way.get(name, [])
+        still = {entry.commit_ms for entry in shown.entries}
+        applied = {ms for ms in expected if self._tables[name, ms] & shown.held} - self._rejected(name)
+        for ms in [ms for ms in expected if ms not in still]:
+            decided = self._postgres.decided.get((name, ms))
+            if decided is None:
+                self._report(f"{name} takes its transaction of {ms} for done, and Postgres has not decided it")
+            elif ms in applied and decided > shown.lsn:
+                self._report(f"{name} at {shown.lsn} takes its transaction of {ms} for done, decided at {decided}")
+            expected.remove(ms)
+
+    def _rejected(self, name: str) -> set[int]:
+        return {ms for client_id, _, ms in self._postgres.rejections if client_id == name}
+
+    def _on_top(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> None:
+        version = self._postgres.row_at(key, shown.lsn)
+        name = shown.device.name
+        # What Postgres had applied by then is in what it had. What it has refused is shown until its echo comes.
+        decided, refused = self._postgres.decided, self._rejected(name)
+        later = [w for w in writes if w.tag.ms in refused or decided.get((name, w.tag.ms), shown.lsn + 1) > shown.lsn]
+        state = _after(version.state, later)
+        expected = None if state.row is None else own_on_device(key[0], state.row)
+        row = shown.rows.get(key)
+        if row == expected:
+            return
+        # Whether there is a row depends on nothing of what is excused.
+        reason = None if row is None else self._excuse(shown, key, writes)
+        if reason is None:
+            self._report(
+                f"{shown.device.name} at {shown.lsn} shows {named(key)} as {row}: with its own writes on top of what "
+                f"Postgres had it is {expected}"
+            )
+        else:
+            self.excused[reason] += 1
+
+    def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
+        name = shown.device.name
+        if any(write.tag.ms in self._rejected(name) for write in writes):
+            # Rows that several refused transactions name come with the last of them.
+            return "refused together with others"
+        since = min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
+        if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
+            return "direct SQL beside a device"
+        state = self._postgres.row_at(key, shown.lsn).state
+        if any(tag.ms > self._followed_ms(shown.device) for tag in state.column_tags):
+            return "a time too far ahead to be followed"
+        if self._imaged_at.get(name, -1) >= since:
+            return "an image does not say who wrote a column"
+        return None
+
+    def _versions(self, key: RowKey, after: int, upto: int) -> list[Version]:
+        return [version for version in self._postgres.versions.get(key, ()) if after < version.lsn <= upto]
+
+    def at_the_end(self, devices: Iterable[SimDevice]) -> None:
+        decided: dict[str, list[tuple[int, int]]] = {}
+        for (name, ms), lsn in self._postgres.decided.items():
+            decided.setdefault(name, []).append((lsn, ms))
+        for device in devices:
+            order = [ms for _, ms in sorted(decided.get(device.name, []))]
+            wrote = list(device.journal.values())
+            if order != wrote:
+                self._report(f"Postgres decided the transactions of {device.name} as {order}, written as {wrote}")
+            for lsn, ms in decided.get(device.name, []):
+                if lsn <= self._written_at.get((device.name, ms), 0):
+                    self._report(f"the transaction of {device.name} of {ms} came before what it had seen")
+        for commit in self._postgres.wal:
+            for op in commit.ops:
+                self._sent(commit.head, op)
+
+    def _sent(self, head: TransactionHead, op: dict[str, Any]) -> None:
+        """An update says nothing of columns that it has not changed: they are for others to write."""
+        row = tuple(None if cell is None else cell.encode() for cell in op["row"])
+        key = (op["rel"], RELATIONS[op["rel"]].key_of(row))
+        changed = self._changed.get((head.author, head.commit_ms, key), set())
+        if op["op"] == "U" and not {column for column, said in enumerate(op["modified"]) if said} <= changed:
+            said = op["modified"]
+            self._report(f"{head.author} says it has changed {said} of {named(key)}, it has {sorted(changed)}")
+
+
+def _after(state: RowState, writes: Iterable[RowWrite]) -> RowState:
+    """The row after a device's writes to it, as the server applies them."""
+    for write in writes:
+        if write.kind != "delete" or state.row is not None:
+            state = apply_write(state, write)
+    return state
