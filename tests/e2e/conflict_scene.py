@@ -133,7 +133,7 @@ class Scene:
     async def ends_with(self, **expected: Rows) -> None:
         """Once all are settled, that is what they hold; nothing was refused on the way."""
         await self.settled()
-        refused = [tuple(row) for row in await self.postgres.fetch("SELECT message, ops FROM electric.rejections")]
+        refused = await self.rejections()
         for table, rows in expected.items():
             there = await self.rows(table)
             assert there == rows, f"{table} has {there}, and not {rows}; refused: {refused}"
@@ -141,6 +141,10 @@ class Scene:
 
     async def rows(self, table: str) -> Rows:
         return sorted((tuple(row) for row in await self.postgres.fetch(f'SELECT * FROM "{table}"')), key=repr)
+
+    async def rejections(self) -> Rows:
+        """What Postgres has refused of any device, and why."""
+        return [tuple(row) for row in await self.postgres.fetch("SELECT message, ops FROM electric.rejections")]
 
     async def _agree(self) -> bool:
         there = {table: await self.rows(table) for table in self._tables}
