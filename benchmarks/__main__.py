@@ -23,7 +23,18 @@ PROGRAMS = {
     **{
         name: [f"benchmarks.{name}"]
         for name in (
-            *("latency", "replication", "first_sync", "memory", "writes", "device", "startup", "codec", "predicates"),
+            *(
+                "latency",
+                "replication",
+                "first_sync",
+                "memory",
+                "writes",
+                "direct",
+                "device",
+                "startup",
+                "codec",
+                "predicates",
+            ),
             *("routing", "shapes", "subtrees", "crowd", "repair", "recovery", "failover", "idle"),
         )
     },

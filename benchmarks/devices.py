@@ -10,10 +10,10 @@ violated check is told, and the exit code is 1.
 
 from __future__ import annotations
 
-from benchmarks import fanout, rolling, slow, steady, storm
+from benchmarks import fanout, merging, rolling, slow, steady, storm
 from benchmarks.program import run_one_of
 
-MODES = (steady.PROGRAM, storm.PROGRAM, slow.PROGRAM, fanout.PROGRAM, rolling.PROGRAM)
+MODES = (steady.PROGRAM, storm.PROGRAM, slow.PROGRAM, fanout.PROGRAM, rolling.PROGRAM, merging.PROGRAM)
 
 if __name__ == "__main__":
     run_one_of("devices", __doc__, MODES)

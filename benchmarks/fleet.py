@@ -158,9 +158,9 @@ class Fleet:
         """One device writes a row to a table of its own, each in its turn."""
         await self.ask("write")
 
-    async def write_everywhere(self) -> None:
-        """Every device writes a row now; ``acknowledged`` tells when it came back."""
-        await self.ask("write_everywhere")
+    async def write_everywhere(self, transactions: int = 1) -> None:
+        """Every device writes so many rows now, each by itself; ``acknowledged`` tells when the first came back."""
+        await self.ask("write_everywhere", transactions)
 
     async def acknowledged(self) -> list[float]:
         """When (``now_ms``) what devices wrote at ``write_everywhere`` came back to them, as far as it has."""
@@ -353,10 +353,11 @@ class _Holder:
         self._write_on(self._devices[self._writer % len(self._devices)])
         self._writer += 1
 
-    def write_everywhere(self) -> None:
+    def write_everywhere(self, transactions: int) -> None:
         self._asked_ms, self._acknowledged_ms = now_ms(), {}
-        for device in self._devices:
-            self._write_on(device)
+        for _ in range(transactions):
+            for device in self._devices:
+                self._write_on(device)
 
     def acknowledged(self) -> list[float]:
         return list(self._acknowledged_ms.values())

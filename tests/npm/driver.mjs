@@ -137,6 +137,16 @@ const locked = (work) => electric.adapter.txMutex.runExclusive(work)
 const selected = (sql, args = []) =>
   locked(() => connection.prepare(sql).safeIntegers(true).all(...args.map((arg) => decoded(arg))).map(encodedRow))
 
+/** The client asks for the time by `new Date()` alone. */
+function setClockAhead(ms) {
+  const RealDate = Date
+  globalThis.Date = class extends RealDate {
+    constructor(...given) {
+      super(...(given.length === 0 ? [RealDate.now() + ms] : given))
+    }
+  }
+}
+
 function reportEvents() {
   const { notifier } = electric
   notifier.subscribeToConnectivityStateChanges(({ connectivityState: { status, reason } }) =>
@@ -150,7 +160,8 @@ function reportEvents() {
 
 const calls = {
   /** `schema` describes the tables when the migrations are not bundled but awaited from the stream. */
-  async open({ path, url, clientId, schema, migrations, config }) {
+  async open({ path, url, clientId, schema, migrations, aheadMs, config }) {
+    if (aheadMs) setClockAhead(aheadMs)
     connection = new Database(path)
     connection.pragma('journal_mode = WAL')
     const bundled = migrations === 'server' ? await fetchMigrations(url) : []

@@ -99,12 +99,13 @@ class NpmDevice:
         migrations: str = "server",
         schema: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        ahead_ms: int = 0,
     ) -> NpmDevice:
         """Starts a process on ``database``, made on first use, for the service at ``url``; it does not connect yet.
 
         ``migrations`` is ``"server"`` (fetched from its archive and bundled, as the client's generator does) or
         ``"none"`` (tables come down the stream; then ``schema`` says what the application knows of them: table name to
-        ``{"columns": {name: Postgres type}, "references": [{"column", "table", "to"}]}``).
+        ``{"columns": {name: Postgres type}, "references": [{"column", "table", "to"}]}``). ``ahead_ms``: of its clock.
         """
         home = await asyncio.to_thread(ensure_npm)
         log = database.with_suffix(".log")
@@ -126,6 +127,7 @@ class NpmDevice:
                 clientId=client_id,
                 migrations=migrations,
                 schema=schema,
+                aheadMs=ahead_ms,
                 config={"connectionBackOffOptions": QUICK_RECONNECT, **(config or {})},
             )
         except BaseException:
