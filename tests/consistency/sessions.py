@@ -1,0 +1,122 @@
+"""The session guarantees: what each reader may rely on from one snapshot to the next. Pure.
+
+The counters of a snapshot say whose transactions it has (see ``histories``), so each guarantee is about vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.consistency.evidence import Anomaly, Evidence
+from tests.consistency.histories import COMMITTED, Ended, History, Read, Vector, vector
+
+
+def read_your_writes(evidence: Evidence) -> list[Anomaly]:
+    """A party sees what it has committed, from the commit on."""
+    found = []
+    for history in evidence.histories:
+        written = 0
+        for event in history:
+            if isinstance(event, Ended) and event.outcome == COMMITTED:
+                found += _saw_less(history, event, written)
+                written = event.number
+            elif isinstance(event, Read):
+                seen = vector(event.rows).get(history.party, 0)
+                if seen < written and (history.party, written) not in evidence.rejected:
+                    found.append(
+                        Anomaly(
+                            "read your writes",
+                            f"{history.party} had committed {written} and saw its counter at {seen} at {event.at:.3f}",
+                        )
+                    )
+                    written = seen  # said once
+    return found
+
+
+def _saw_less(history: History, event: Ended, written: int) -> list[Anomaly]:
+    if event.saw is None or event.saw.get(history.party, 0) >= written:
+        return []
+    seen = event.saw.get(history.party, 0)
+    text = f"{history.party} had committed {written} and found its counter at {seen} in transaction {event.number}"
+    return [Anomaly("read your writes", text)]
+
+
+def monotonic_reads(evidence: Evidence) -> list[Anomaly]:
+    """Nobody goes back in time: no counter falls, no journal shrinks, no member of the set that only grows is gone."""
+    found = []
+    for history in evidence.histories:
+        high: dict[str, int] = {}
+        before: Read | None = None
+        for read in history.reads():
+            for party, value in vector(read.rows).items():
+                if value < high.get(party, 0) and (party, high[party]) not in evidence.rejected:
+                    text = f"{history.party} saw the counter of {party} fall from {high[party]} to {value}"
+                    found.append(Anomaly("monotonic reads", f"{text} at {read.at:.3f}"))
+                high[party] = value
+            if before is not None:
+                found += _gone(history, before, read)
+            before = read
+    return found
+
+
+def _gone(history: History, before: Read, read: Read) -> list[Anomaly]:
+    then, now = before.rows.get("members", {}), read.rows.get("members", {})
+    if then is now:
+        return []
+    return [
+        Anomaly("monotonic reads", f"{history.party} saw {key} go from the members at {read.at:.3f}")
+        for key in sorted(then.keys() - now.keys())
+    ]
+
+
+def monotonic_writes(evidence: Evidence) -> list[Anomaly]:
+    """Of each author everybody sees a beginning: all transactions before one that is seen."""
+    found = []
+    for history in evidence.histories:
+        known: set[str] = set()
+        for read in history.reads():
+            for party, (count, newest) in read.rows.get("journal", {}).items():
+                if not isinstance(newest, int) or not isinstance(count, int) or party in known:
+                    continue
+                refused = sum(1 for number in range(1, newest + 1) if (party, number) in evidence.rejected)
+                if not newest - refused <= count <= newest:
+                    known.add(party)
+                    text = f"{history.party} saw {count} journal rows of {party}, the newest {newest}"
+                    found.append(Anomaly("monotonic writes", f"{text}, at {read.at:.3f}"))
+    return found
+
+
+def writes_follow_reads(evidence: Evidence) -> list[Anomaly]:
+    """Who sees a transaction sees all that its author had seen."""
+    saw = {history.party: _seen_by(history, evidence) for history in evidence.histories}
+    found = []
+    for history in evidence.histories:
+        known: set[tuple[str, int, str]] = set()
+        for read in history.reads():
+            seen = vector(read.rows)
+            for author, number in seen.items():
+                if author == history.party:
+                    continue  # what is its own is seen from the start
+                for other, least in saw.get(author, {}).get(number, {}).items():
+                    if other != author and seen.get(other, 0) < least and (author, number, other) not in known:
+                        known.add((author, number, other))
+                        text = f"{history.party} saw {number} of {author}, who had seen {least} of {other}"
+                        found.append(
+                            Anomaly("writes follow reads", f"{text}, and {seen.get(other, 0)} at {read.at:.3f}")
+                        )
+    return found
+
+
+def _seen_by(history: History, evidence: Evidence) -> Mapping[int, Vector]:
+    """By number, what the party had seen when it wrote: also by a snapshot before."""
+    found: dict[int, Vector] = {}
+    high: dict[str, int] = {}
+    for event in history:
+        if isinstance(event, Read):
+            high = vector(event.rows)
+        elif isinstance(event, Ended) and event.outcome == COMMITTED:
+            seen = dict(high) if event.saw is None else {**high, **event.saw}
+            found[event.number] = {
+                party: value for party, value in seen.items() if (party, value) not in evidence.rejected
+            }
+    return found
