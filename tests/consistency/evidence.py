@@ -22,8 +22,8 @@ class Anomaly:
 @dataclass(frozen=True)
 class Evidence:
     """``dumps``: what each party held in the end, all rows. ``postgres``: the same of Postgres. ``executions``: how
-    often Postgres carried out the journal's write of (author, number). ``rejected``: transactions that Postgres refused,
-    and why."""
+    often Postgres carried out the journal's write of (author, number). ``rejected``: transactions that Postgres
+    refused, and why."""
 
     histories: Sequence[History] = ()
     dumps: Mapping[str, Snapshot] = field(default_factory=dict)

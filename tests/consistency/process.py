@@ -1,7 +1,8 @@
 """The process of a party: writes and reads at its pace, and records it all. ``python -m tests.consistency.process``.
 
 Commands come as lines of JSON, ``{"id", "call", ...}``, and are answered by ``{"id", "result"}``. First it says
-``ready``. Killed and started again on the same folder, it finds out what became of the transaction it was about, and goes on.
+``ready``. Killed and started again on the same folder, it finds out what became of the transaction it was about, and
+goes on.
 """
 
 from __future__ import annotations
