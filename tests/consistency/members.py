@@ -68,7 +68,7 @@ class Member:
         return History(self.name, self.kind, self._history.read_text().splitlines())
 
     async def start(self) -> None:
-        """Returns when it has begun to write."""
+        """Returns when it holds everything, and waits to be told to begin."""
         self._starts += 1
         self._ready.clear()
         with self.log.open("ab") as log:
@@ -125,6 +125,9 @@ class Member:
         """All it holds in the end, rows of the journal too."""
         return snapshot_rows(await self.call("dump"))
 
+    async def begin(self) -> None:
+        await self.call("begin")
+
     async def stop_writing(self) -> None:
         await self.call("stop")
 
@@ -157,6 +160,7 @@ class Member:
         """After ``kill``."""
         if self.kind != "npm":
             await self.start()
+            await self.begin()
 
     async def freeze(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after so long."""

@@ -35,7 +35,7 @@ from tests.consistency.workload import Workload
 
 # It goes on offline up to here, so that what piles up in a long outage can be worked off in the end.
 PENDING_MAX = 150
-READS_PER_WRITE = 0.4
+READS_PER_WRITE = 0.3
 REST_S = 0.05
 
 
@@ -65,6 +65,7 @@ class Writing:
         self._number = max(self._history.committed(), default=0)
         self._open = self._history.open_number()
         self._recorder = Recorder(path)
+        self.begun = asyncio.Event()
         self.stopped = asyncio.Event()
 
     async def begin(self) -> None:
@@ -81,7 +82,8 @@ class Writing:
             self._open = None
 
     async def go_on(self) -> None:
-        """Until it is stopped."""
+        """From ``begun`` until it is stopped."""
+        await self.begun.wait()
         while not self.stopped.is_set():
             try:
                 if await self._party.pending() < PENDING_MAX:
@@ -148,7 +150,10 @@ async def serve_commands(writing: Writing, party: Party, working: asyncio.Task[N
         command = json.loads(line)
         result: Any = None
         match command["call"]:
+            case "begin":
+                writing.begun.set()
             case "stop":
+                writing.begun.set()
                 writing.stopped.set()
                 await working
             case "state":

@@ -115,7 +115,7 @@ async def _electrified(dsn: str, wanted: Wanted) -> None:
 async def _members(
     stack: contextlib.AsyncExitStack, wanted: Wanted, place: Place, service: ServiceProcess
 ) -> list[Member]:
-    """All of them, writing."""
+    """All of them; they do not write yet."""
     kinds = names(wanted)
     members = []
     for number, (name, kind) in enumerate(kinds.items()):
@@ -140,6 +140,7 @@ class _Course:
         self._events = (result.folder / "faults").open("w")
 
     async def run(self) -> None:
+        await asyncio.gather(*(member.begin() for member in self._members))
         began = time.monotonic()
         await self._faults(began + self._wanted.seconds)
         healed = time.monotonic()
