@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from tests.consistency.faults import NAMES
+from tests.consistency.recording import record
 from tests.consistency.run import Result, Wanted, run
 
 ANOMALY, VOID = 1, 3
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=70.0, help="transactions a second that all together try for")
     parser.add_argument("--seed", type=int, default=1, help="of what is written and what goes wrong; not of its timing")
     parser.add_argument("--keep", action="store_true", help="the folder, also if all held")
+    parser.add_argument("--record", action="store_true", help="append a line to docs/consistency/results.md")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
     wanted = Wanted(
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     folder = reachable_folder()
     result = asyncio.run(run(wanted, folder))
     print(explain(result))
+    if options.record:
+        record(result)
     if result.anomalies:
         return ANOMALY
     if not options.keep:

@@ -193,9 +193,9 @@ def test_two_readers_with_different_orders_are_found() -> None:
 
 
 def test_a_value_that_flickers_is_found_unless_it_was_rejected() -> None:
-    ann = history("ann", register("bob:1.0"), register("ann:7.0"), register("bob:1.0"))
+    ann = history("ann", register("bob:1.0"), register("cid:7.0"), register("bob:1.0"))
     assert len(complaints(orders.one_order_per_key, ann)) == 1
-    assert complaints(orders.one_order_per_key, ann, rejected={("ann", 7): "23503"}) == []
+    assert complaints(orders.one_order_per_key, ann, rejected={("cid", 7): "23503"}) == []
 
 
 def test_a_circle_is_found_wherever_it_is() -> None:
