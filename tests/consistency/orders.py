@@ -24,7 +24,7 @@ Edges: TypeAlias = dict[Value, dict[Value, str]]
 TABLES = ("registers",)
 # A pending write that an incoming one has beaten shows again when the row comes for another column, until its echo. So
 # of each device its own values are left out; of the npm client, which cannot be mended, for good.
-OWN_VALUES_FLICKER = True
+OWN_VALUES_FLICKER: bool = True
 
 
 def one_order_per_key(evidence: Evidence) -> list[Anomaly]:

@@ -24,7 +24,7 @@ from tests.consistency.histories import (
     Write,
     history,
 )
-from tests.consistency.orders import find_circle
+from tests.consistency.orders import Edges, find_circle
 
 Check = Callable[[Evidence], list[Anomaly]]
 
@@ -199,7 +199,7 @@ def test_a_value_that_flickers_is_found_unless_it_was_rejected() -> None:
 
 
 def test_a_circle_is_found_wherever_it_is() -> None:
-    chain = {str(n): {str(n + 1): "ann"} for n in range(5_000)}
+    chain: Edges = {str(n): {str(n + 1): "ann"} for n in range(5_000)}
     assert find_circle(chain) == []
     assert len(find_circle(chain | {"5000": {"2000": "bob"}})) == 3_001
 

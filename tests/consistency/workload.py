@@ -20,9 +20,12 @@ Statement: TypeAlias = tuple[str | int, ...]
 """SQL and its arguments."""
 
 # Direct SQL writes have no tags of their own yet: of a parent that one deletes nothing is remembered.
-SQL_DELETES_PARENTS = False
+SQL_DELETES_PARENTS: bool = False
+# A child of direct SQL leaves no mark on its parent, so a delete by a device that had not seen it takes both; until then
+# that device shows the child without the parent.
+SQL_WRITES_CHILDREN: bool = False
 # Devices are not told of foreign keys of several columns, so a new child does not keep such a parent alive.
-ROOMS_ARE_DELETED = False
+ROOMS_ARE_DELETED: bool = False
 KIDS = 30
 SLOW_ODDS = 0.1
 SLOW_MS = 60
@@ -44,6 +47,7 @@ class Workload:
         self._party = party
         self._rng = rng
         self._direct = direct
+        self._writes_children = SQL_WRITES_CHILDREN or not direct
         self._deletes_parents = SQL_DELETES_PARENTS or not direct
 
     def draw(self, number: int) -> Drawn:
@@ -119,7 +123,8 @@ class Workload:
     def _kid(self, value: str) -> list[Statement]:
         table = self._rng.choice(("cascades", "nullings", "restricts"))
         key, parent = f"{table[0]}{self._rng.randint(1, KIDS)}", f"q{self._rng.randint(1, PARENTS)}"
-        match self._rng.choice(("insert", "insert", "move", "delete", "delete")):
+        changes = ("insert", "insert", "move", "delete", "delete") if self._writes_children else ("delete",)
+        match self._rng.choice(changes):
             case "insert":
                 return [
                     (
@@ -157,7 +162,8 @@ class Workload:
         """A node lies under one with a smaller number, so there is no circle."""
         number = self._rng.randint(1, KIDS)
         key = f"n{number:02}"
-        match self._rng.choice(("root", "leaf", "leaf", "delete") if self._deletes_parents else ("root", "leaf")):
+        leaves = ("leaf", "leaf") if self._writes_children else ()
+        match self._rng.choice(("root", *leaves, *(("delete",) if self._deletes_parents else ()))):
             case "root":
                 return [_put("nodes", ("id",), ("note",), (key, value))]
             case "leaf":
