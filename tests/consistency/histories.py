@@ -4,6 +4,7 @@
     end    its outcome; without one (the party was killed) the next start finds out, and writes it down then
     read   everything that one snapshot showed, as its difference to the read before
     start  the process has begun, on the file there was
+    anew   the npm client had given up all its rows and has fetched them again, so a new session begins
 
 Committed transactions of a party are numbered without gaps from 1. Each writes a row ``(author, number)`` to the
 journal, and its number into the party's own counter. So the counters in a snapshot are a vector clock: whose
@@ -69,7 +70,12 @@ class Started:
     at: float
 
 
-Event: TypeAlias = Began | Ended | Read | Started
+@dataclass(frozen=True, slots=True)
+class Anew:
+    at: float
+
+
+Event: TypeAlias = Began | Ended | Read | Started | Anew
 
 
 class Encoder:
@@ -93,6 +99,8 @@ class Encoder:
                 return {"e": "read", "at": at, "full": before is None, "d": _difference(before or {}, rows)}
             case Started(at):
                 return {"e": "start", "at": at}
+            case Anew(at):
+                return {"e": "anew", "at": at}
 
 
 def _difference(before: Snapshot, after: Snapshot) -> dict[str, dict[str, Sequence[Value] | None]]:
@@ -125,6 +133,8 @@ class History:
                     yield Ended(plain["at"], plain["n"], plain["o"], plain["saw"])
                 case "start":
                     yield Started(plain["at"])
+                case "anew":
+                    yield Anew(plain["at"])
                 case _:
                     rows = _patched({} if plain["full"] else rows, plain["d"])
                     yield Read(plain["at"], rows)

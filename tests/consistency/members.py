@@ -45,7 +45,7 @@ class Member:
         self._place = place
         self._rate = rate
         self._starts = 0
-        self._skew_ms = 0
+        self.skew_ms = 0
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._ready = asyncio.Event()
@@ -78,7 +78,7 @@ class Member:
                 *("--kind", self.kind, "--name", self.name, "--folder", str(self._place.folder)),
                 *("--url", f"http://127.0.0.1:{self.proxy.port}", "--dsn", self._place.dsn),
                 *("--seed", f"{self._place.seed} {self.name} {self._starts}", "--rate", str(self._rate)),
-                f"--skew-ms={self._skew_ms}",
+                f"--skew-ms={self.skew_ms}",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
@@ -132,7 +132,7 @@ class Member:
         await self.call("stop")
 
     async def skew(self, ms: int) -> None:
-        self._skew_ms = ms
+        self.skew_ms = ms
         await self.call("skew", ms=ms)
 
     async def device_pid(self) -> int:

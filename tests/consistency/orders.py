@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from tests.consistency.evidence import Anomaly, Evidence
-from tests.consistency.histories import History, Value
+from tests.consistency.histories import Anew, History, Read, Value
 from tests.consistency.schema import COLUMNS
 
 Cell: TypeAlias = tuple[str, str, str]
@@ -45,7 +45,11 @@ def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
 def _steps(history: History, rejected: set[str]) -> Iterator[tuple[Cell, Value, Value]]:
     last: dict[Cell, Value] = {}
     own = f"{history.party}:" if history.kind == "npm" or OWN_VALUES_FLICKER else None
-    for read in history.reads():
+    for read in history:
+        if isinstance(read, Anew):
+            last = {}
+        if not isinstance(read, Read):
+            continue
         for table in TABLES:
             for key, row in read.rows.get(table, {}).items():
                 for column, value in zip(COLUMNS, row, strict=True):

@@ -7,7 +7,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,10 @@ class Refused(Exception):
     """The transaction has not been committed, and will not be."""
 
 
+class Anew(Exception):
+    """All that it held had been given up, and is here again: a new session begins."""
+
+
 class Lost(Exception):
     """Nobody knows whether it has: the one who was to commit it is gone. ``reopen``, then look."""
 
@@ -42,10 +46,13 @@ class Party(Protocol):
         """After Lost."""
 
     async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
-        """The counters as they were found. Raises Refused and Lost. ``pause_s``: before the last statement."""
+        """The counters as they were found. ``pause_s``: before the last statement.
+
+        Raises Refused, Lost, and Anew with nothing written.
+        """
 
     async def snapshot(self) -> Snapshot:
-        """Raises Lost."""
+        """Raises Lost and Anew."""
 
     async def has_written(self, number: int) -> bool:
         """Whether its transaction of that number is there. Raises Lost."""
@@ -172,6 +179,7 @@ class NpmParty:
         self._path = folder / f"{name}.db"
         self._url = url
         self._skew_ms = 0
+        self._parties = 0
         self._device: NpmDevice | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -190,10 +198,26 @@ class NpmParty:
             await self.reopen()
             return
         await self._start()
-        device = self.device
-        await device.connect(self._name)
+        await self.device.connect(self._name)
+        await self._sync()
+
+    async def _sync(self) -> None:
         for table in TABLES:
-            await device.sync(table.name)
+            await self.device.sync(table.name)
+
+    async def _whole(self, counters: Collection[str]) -> None:
+        """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again."""
+        self._parties = max(self._parties, len(counters))
+        if len(counters) == self._parties:
+            return
+        while True:
+            try:
+                await self._sync()
+                raise Anew
+            except NpmDiedError as death:
+                raise Lost from death
+            except (NpmError, TimeoutError):
+                await asyncio.sleep(RETRY_S)  # it has no connection, or another one by now
 
     async def reopen(self) -> None:
         await self._start()
@@ -223,6 +247,7 @@ class NpmParty:
     async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
         """The counters are those just before: the client offers nothing else. There is no place for the pause."""
         saw = {row["id"]: row["value"] for row in await self._ask(VECTOR)}
+        await self._whole(saw)
         try:
             await self.device.execute(*statements)
         except NpmError as refusal:
@@ -241,7 +266,9 @@ class NpmParty:
 
     async def snapshot(self) -> Snapshot:
         rows = await self._ask(snapshot_sql(postgres=False))
-        return snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
+        snapshot = snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
+        await self._whole(snapshot["counters"])
+        return snapshot
 
     async def has_written(self, number: int) -> bool:
         return bool(await self._ask(JOURNALED, self._name, number))

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.consistency import histories
 from tests.consistency.histories import (
     COMMITTED,
     FAILED,
@@ -30,7 +31,7 @@ from tests.consistency.histories import (
     Snapshot,
     Started,
 )
-from tests.consistency.parties import Lost, Party, Refused, install_clock, party
+from tests.consistency.parties import Anew, Lost, Party, Refused, install_clock, party
 from tests.consistency.workload import Workload
 
 # It goes on offline up to here, so that what piles up in a long outage can be worked off in the end.
@@ -111,17 +112,23 @@ class Writing:
         self._recorder.record(Began(time.time(), number, drawn.writes))
         try:
             saw = await self._party.transact(drawn.statements, drawn.pause_ms / 1000)
-        except Refused:
+        except (Refused, Anew) as refusal:
             self._recorder.record(Ended(time.time(), number, FAILED))
+            if isinstance(refusal, Anew):
+                self._recorder.record(histories.Anew(time.time()))
         else:
             self._recorder.record(Ended(time.time(), number, COMMITTED, saw))
             self._number = number
         self._open = None
 
     async def read(self) -> Snapshot:
-        rows = await self._party.snapshot()
-        self._recorder.record(Read(time.time(), rows))
-        return rows
+        while True:
+            try:
+                rows = await self._party.snapshot()
+                self._recorder.record(Read(time.time(), rows))
+                return rows
+            except Anew:
+                self._recorder.record(histories.Anew(time.time()))
 
     async def state(self) -> dict[str, Any]:
         """For whoever waits until all hold the same."""

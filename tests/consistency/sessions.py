@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.consistency.evidence import Anomaly, Evidence
-from tests.consistency.histories import COMMITTED, Ended, History, Read, Vector, vector
+from tests.consistency.histories import COMMITTED, Anew, Ended, History, Read, Vector, vector
 
 
 def read_your_writes(evidence: Evidence) -> list[Anomaly]:
@@ -20,6 +20,8 @@ def read_your_writes(evidence: Evidence) -> list[Anomaly]:
             if isinstance(event, Ended) and event.outcome == COMMITTED:
                 found += _saw_less(history, event, written)
                 written = event.number
+            elif isinstance(event, Anew):
+                written = 0
             elif isinstance(event, Read):
                 seen = vector(event.rows).get(history.party, 0)
                 if seen < written and (history.party, written) not in evidence.rejected:
@@ -47,7 +49,11 @@ def monotonic_reads(evidence: Evidence) -> list[Anomaly]:
     for history in evidence.histories:
         high: dict[str, int] = {}
         before: Read | None = None
-        for read in history.reads():
+        for read in history:
+            if isinstance(read, Anew):
+                high, before = {}, None
+            if not isinstance(read, Read):
+                continue
             for party, value in vector(read.rows).items():
                 if value < high.get(party, 0) and (party, high[party]) not in evidence.rejected:
                     text = f"{history.party} saw the counter of {party} fall from {high[party]} to {value}"

@@ -11,6 +11,7 @@ from tests.consistency.evidence import Anomaly, Evidence
 from tests.consistency.histories import (
     COMMITTED,
     FAILED,
+    Anew,
     Began,
     Encoder,
     Ended,
@@ -99,6 +100,12 @@ def test_a_counter_that_falls_and_a_member_that_goes_are_found() -> None:
     ]
     ann = history("ann", seen(members={"e1": ("e1",)}), Started(0.0), seen(members={}))
     assert complaints(sessions.monotonic_reads, ann) == ["ann saw e1 go from the members at 0.000"]
+
+
+def test_after_it_has_fetched_everything_anew_a_new_session_begins() -> None:
+    ann = history("ann", *wrote(3), seen({"ann": 3, "bob": 2}), Anew(1.0), seen({"ann": 1, "bob": 1}))
+    for check in (sessions.read_your_writes, sessions.monotonic_reads):
+        assert complaints(check, ann) == []
 
 
 def test_a_journal_without_gaps_shows_writes_in_their_order() -> None:

@@ -21,8 +21,8 @@ Statement: TypeAlias = tuple[str | int, ...]
 
 # Direct SQL writes have no tags of their own yet: of a parent that one deletes nothing is remembered.
 SQL_DELETES_PARENTS: bool = False
-# A child of direct SQL leaves no mark on its parent, so a delete by a device that had not seen it takes both; until then
-# that device shows the child without the parent.
+# A child of direct SQL leaves no mark on its parent, so a delete by a device that had not seen it takes both. Before
+# that the device shows the child without the parent.
 SQL_WRITES_CHILDREN: bool = False
 # Devices are not told of foreign keys of several columns, so a new child does not keep such a parent alive.
 ROOMS_ARE_DELETED: bool = False
@@ -62,7 +62,8 @@ class Workload:
             more, written = draw[0](f"{self._party}:{number}.{place}")
             statements += more
             writes += written
-        statements.append(("UPDATE counters SET value = ? WHERE id = ?", number, self._party))
+        sql = "INSERT INTO counters (id, value) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
+        statements.append((sql, self._party, number))
         slow = rng.random() < SLOW_ODDS
         return Drawn(tuple(statements), tuple(writes), rng.random() * SLOW_MS if slow else 0.0)
 
