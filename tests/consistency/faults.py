@@ -13,6 +13,7 @@ from typing import TypeAlias
 import asyncpg
 from tests.conftest import drop_slots
 from tests.consistency.members import Member
+from tests.consistency.resender import Resender
 from tests.npm.service import ServiceProcess
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
@@ -36,6 +37,7 @@ class Scene:
         self.server = server
         self.dsn = dsn
         self.rng = rng
+        self.resender = Resender(dsn)
         self.fired: Counter[str] = Counter()
 
     def some(self, odds: float = 0.5) -> list[Member]:
@@ -151,13 +153,17 @@ async def clock_skew(scene: Scene) -> None:
 
 
 async def duplicate(scene: Scene) -> None:
-    """What devices send arrives, its answer does not: they send it again on the next connection."""
+    """What devices send arrives, its answer does not: they send it again on the next connection. And a raw device
+    sends again what it knows to be carried out."""
     devices = scene.some()
     for device in devices:
         scene.fired["duplicate"] += device.proxy.deafen()
     await scene.rest(0.1, 0.6)
     for device in devices:
         device.proxy.cut()
+    before = scene.resender.resent
+    await scene.resender.turn(scene.service.url)
+    scene.fired["duplicate by a raw device"] += scene.resender.resent - before
 
 
 Fault: TypeAlias = Callable[[Scene], Awaitable[None]]
@@ -192,6 +198,8 @@ def missing(name: str, fired: Counter[str]) -> list[str]:
             wanted = sorted(FAULTS)
         case "kill-device":
             wanted = [name, f"{name} in mid transaction"]
+        case "duplicate":
+            wanted = [name, f"{name} by a raw device"]
         case _:
             wanted = [name]
     return [fault for fault in wanted if not fired[fault]]

@@ -115,7 +115,7 @@ def _difference(before: Snapshot, after: Snapshot) -> dict[str, dict[str, Sequen
 
 
 class History:
-    """The events of a party, as often as wanted. ``kind``: python, npm or sql."""
+    """The events of a party, as often as wanted. ``kind``: python, npm, sql or raw."""
 
     def __init__(self, party: str, kind: str, lines: Iterable[str]) -> None:
         self.party = party

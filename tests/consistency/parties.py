@@ -17,12 +17,15 @@ from tests.consistency.histories import Cells, Snapshot
 from tests.consistency.schema import TABLES, VECTOR, snapshot_sql
 from tests.consistency.workload import Statement
 from tests.npm.rig import NpmDevice, NpmDiedError, NpmError
+from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
 from syncline.client import Database, database, open_db
 
 RETRY_S = 0.05
 TRIES = 50
+# What an application asks for again if it has not come.
+SYNC_WITHIN_S = 5.0
 JOURNALED = "SELECT 1 FROM journal WHERE author = ? AND number = ?"
 
 
@@ -201,9 +204,10 @@ class NpmParty:
         await self.device.connect(self._name)
         await self._sync()
 
-    async def _sync(self) -> None:
+    async def _sync(self, within_s: float = PATIENCE_S) -> None:
+        """Of each table so long."""
         for table in TABLES:
-            await self.device.sync(table.name)
+            await self.device.sync(table.name, within_s=within_s)
 
     async def _whole(self, counters: Collection[str]) -> None:
         """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again."""
@@ -212,12 +216,12 @@ class NpmParty:
             return
         while True:
             try:
-                await self._sync()
+                await self._sync(SYNC_WITHIN_S)
                 raise Anew
             except NpmDiedError as death:
                 raise Lost from death
-            except (NpmError, TimeoutError):
-                await asyncio.sleep(RETRY_S)  # it has no connection, or another one by now
+            except (NpmError, TimeoutError, AssertionError):
+                await asyncio.sleep(RETRY_S)  # it had no connection, or has lost what was asked for on it
 
     async def reopen(self) -> None:
         await self._start()

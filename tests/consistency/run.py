@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 from tests.conftest import server_under_test
+from tests.consistency import resender
 from tests.consistency.checks import Anomaly, Evidence, judge
 from tests.consistency.conflicts import conflicts
 from tests.consistency.faults import Scene, happen, missing
@@ -106,7 +107,7 @@ async def _electrified(dsn: str, wanted: Wanted) -> None:
         await postgres.execute(SCHEMA)
         for table in TABLES:
             await postgres.execute(f"CALL electric.electrify('public.{table.name}')")
-        for statement in first_rows(list(names(wanted))):
+        for statement in first_rows([*names(wanted), resender.NAME]):
             await postgres.execute(statement)
     finally:
         await postgres.close()
@@ -148,6 +149,7 @@ class _Course:
         self._result.seconds = healed - began
         try:
             await asyncio.gather(*(member.stop_writing() for member in self._members))
+            await self._scene.resender.finish(self._scene.service.url)
             await self._drain(healed)
             dumps = {member.name: await member.dump() for member in self._members}
         except PartyEnded as ended:
@@ -215,7 +217,8 @@ class _Course:
                 row = op["row"]
                 if op["op"] == "I" and len(row) == 3 and row[2] == f"{row[0]}:{row[1]}":
                     rejected[row[0], int(row[1])] = f"{sqlstate} {message}"
-        evidence = Evidence([member.history() for member in self._members], dumps, there, executions, rejected)
+        histories = [*(member.history() for member in self._members), self._scene.resender.history()]
+        evidence = Evidence(histories, dumps, there, executions, rejected)
         result = self._result
         result.anomalies += judge(evidence)
         result.conflicts = conflicts(evidence.histories)
