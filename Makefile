@@ -62,7 +62,7 @@ oracle: RUNS = 50
 oracle: install
 	$(PY) -m tests.oracle --seed $(SEED) --runs $(RUNS)
 
-FAULT ?= all
+FAULT ?= kill
 MINUTES ?= 1
 DEVICES ?= 8
 NPM ?= 2

@@ -39,6 +39,13 @@ class Scene:
         self.rng = rng
         self.resender = Resender(dsn)
         self.fired: Counter[str] = Counter()
+        self._round: list[str] = []
+
+    def any_fault(self) -> str:
+        """Each once before one comes again."""
+        if not self._round:
+            self._round = self.rng.sample(sorted(FAULTS), len(FAULTS))
+        return self._round.pop()
 
     def some(self, odds: float = 0.5) -> list[Member]:
         """At least one device."""
@@ -184,7 +191,7 @@ NAMES = ("none", *FAULTS, "all")
 
 async def happen(scene: Scene, name: str) -> str:
     """One fault of that name, or any for ``all``; the name of what happened."""
-    chosen = scene.rng.choice(sorted(FAULTS)) if name == "all" else name
+    chosen = scene.any_fault() if name == "all" else name
     await FAULTS[chosen](scene)
     return chosen
 

@@ -84,7 +84,7 @@ def test_a_party_that_does_not_see_what_it_wrote_is_found(events: list[Event]) -
 def test_what_was_rolled_back_or_rejected_need_not_be_seen() -> None:
     assert complaints(sessions.read_your_writes, history("ann", *wrote(1, outcome=FAILED), seen({"ann": 0}))) == []
     ann = history("ann", *wrote(1), seen({"ann": 0}))
-    assert complaints(sessions.read_your_writes, ann, rejected={("ann", 1): "23503"}) == []
+    assert complaints(sessions.read_your_writes, ann, rejected={("ann", 1): "22P02"}) == []
 
 
 def test_a_reader_for_whom_everything_grows_reads_monotonically() -> None:
@@ -116,7 +116,7 @@ def test_a_journal_without_gaps_shows_writes_in_their_order() -> None:
 def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> None:
     ann = history("ann", seen(journal={"bob": (3, 4)}))
     assert complaints(sessions.monotonic_writes, ann) == ["ann saw 3 journal rows of bob, the newest 4, at 0.000"]
-    assert complaints(sessions.monotonic_writes, ann, rejected={("bob", 2): "23503"}) == []
+    assert complaints(sessions.monotonic_writes, ann, rejected={("bob", 2): "22P02"}) == []
 
 
 def test_a_write_comes_after_what_its_author_had_read() -> None:
@@ -202,7 +202,7 @@ def test_two_readers_with_different_orders_are_found() -> None:
 def test_a_value_that_flickers_is_found_unless_it_was_rejected() -> None:
     ann = history("ann", register("bob:1.0"), register("cid:7.0"), register("bob:1.0"))
     assert len(complaints(orders.one_order_per_key, ann)) == 1
-    assert complaints(orders.one_order_per_key, ann, rejected={("cid", 7): "23503"}) == []
+    assert complaints(orders.one_order_per_key, ann, rejected={("cid", 7): "22P02"}) == []
 
 
 def test_a_circle_is_found_wherever_it_is() -> None:
@@ -248,9 +248,9 @@ def test_what_is_lost_is_found(there: Snapshot) -> None:
 
 
 def test_what_was_rejected_is_not_lost_but_said() -> None:
-    ann, rejected = history("ann", *wrote(1, MEMBER)), {("ann", 1): "23503"}
+    ann, rejected = history("ann", *wrote(1, MEMBER)), {("ann", 1): "22P02"}
     assert complaints(endings.nothing_lost, ann, postgres=journal(counters={"ann": 0}), rejected=rejected) == []
-    assert complaints(endings.nothing_rejected, ann, rejected=rejected) == ["1 of ann was rejected: 23503"]
+    assert complaints(endings.nothing_rejected, ann, rejected=rejected) == ["1 of ann was rejected: 22P02"]
 
 
 def test_a_transaction_carried_out_twice_or_by_nobody_is_found() -> None:
