@@ -26,6 +26,7 @@ RETRY_S = 0.05
 TRIES = 50
 # What an application asks for again if it has not come.
 SYNC_WITHIN_S = 5.0
+RESTART_EVERY = 3
 JOURNALED = "SELECT 1 FROM journal WHERE author = ? AND number = ?"
 
 
@@ -183,6 +184,7 @@ class NpmParty:
         self._url = url
         self._skew_ms = 0
         self._parties = 0
+        self._nudges = 0
         self._device: NpmDevice | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -291,8 +293,13 @@ class NpmParty:
         return f"connected {self.device.connected}, unhandled {self.device.unhandled[-3:]}"
 
     async def nudge(self) -> None:
-        """Cut off while it starts to replicate, this client believes to be connected for ever."""
-        self._later(self._connect())
+        """Cut off while it starts to replicate, or not answered within 3 s, this client believes to be connected for
+        ever. Where telling it to connect does not help, its application is restarted."""
+        self._nudges += 1
+        if self._nudges % RESTART_EVERY:
+            self._later(self._connect())
+        else:
+            await self.device.kill()
 
     def skew(self, ms: int) -> None:
         self._skew_ms = ms
