@@ -6,8 +6,8 @@ from tests.consistency.evidence import Anomaly, Evidence
 from tests.consistency.schema import KEY_SEPARATOR
 
 SHOWN = 3
-# A row that is revived, or merged, may refer to a parent that is no longer there or is about to go: the column that says
-# so is of another author than the write, and nobody keeps that parent. Postgres then refuses the one or the other.
+# A row that is revived, or merged, may refer to a parent that is no longer there or is about to go: the column that
+# says so is of another author than the write, and nobody keeps that parent. Postgres then refuses the one or the other.
 REVIVED_REFER_TO_DEAD_PARENTS: bool = True
 FOREIGN_KEY_VIOLATIONS = ("23503", "23001")
 

@@ -38,6 +38,9 @@ from tests.consistency.workload import Workload
 PENDING_MAX = 150
 READS_PER_WRITE = 0.3
 REST_S = 0.05
+LEAST_PAUSE_S = 0.005
+# What it was late by before that is not made up for.
+LATE_S = 1.0
 
 
 class Recorder:
@@ -85,6 +88,7 @@ class Writing:
     async def go_on(self) -> None:
         """From ``begun`` until it is stopped."""
         await self.begun.wait()
+        due = time.monotonic()
         while not self.stopped.is_set():
             try:
                 if await self._party.pending() < PENDING_MAX:
@@ -93,7 +97,8 @@ class Writing:
                     await self.read()
             except Lost:
                 await self._recover()
-            await asyncio.sleep(self._rng.expovariate(self._rate))  # the party's pace
+            due = max(due + self._rng.expovariate(self._rate), time.monotonic() - LATE_S)
+            await asyncio.sleep(max(due - time.monotonic(), LEAST_PAUSE_S))  # the party's pace
 
     async def _recover(self) -> None:
         while True:
