@@ -41,11 +41,12 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """``at``: seconds since the epoch, by the true clock, here and below."""
+    """``at``: seconds since the epoch, by the true clock, here and below. ``told``: its statements, to be read."""
 
     at: float
     number: int
     writes: tuple[Write, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,9 @@ class Encoder:
 
     def _plain(self, event: Event) -> dict[str, Any]:
         match event:
-            case Began(at, number, writes):
+            case Began(at, number, writes, told):
                 plain = [[write.table, write.key, write.column, write.value] for write in writes]
-                return {"e": "begin", "at": at, "n": number, "w": plain}
+                return {"e": "begin", "at": at, "n": number, "w": plain, "told": told}
             case Ended(at, number, outcome, saw):
                 return {"e": "end", "at": at, "n": number, "o": outcome, "saw": None if saw is None else dict(saw)}
             case Read(at, rows):
@@ -128,7 +129,9 @@ class History:
         for plain in self._plain:
             match plain["e"]:
                 case "begin":
-                    yield Began(plain["at"], plain["n"], tuple(Write(*write) for write in plain["w"]))
+                    yield Began(
+                        plain["at"], plain["n"], tuple(Write(*write) for write in plain["w"]), tuple(plain["told"])
+                    )
                 case "end":
                     yield Ended(plain["at"], plain["n"], plain["o"], plain["saw"])
                 case "start":

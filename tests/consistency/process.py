@@ -15,6 +15,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from tests.consistency.histories import (
     Started,
 )
 from tests.consistency.parties import Anew, Lost, Party, Refused, install_clock, party
-from tests.consistency.workload import Workload
+from tests.consistency.workload import Statement, Workload
 
 # It goes on offline up to here, so that what piles up in a long outage can be worked off in the end.
 PENDING_MAX = 150
 READS_PER_WRITE = 0.3
 REST_S = 0.05
+TOLD_MAX = 60
 LEAST_PAUSE_S = 0.005
 # What it was late by before that is not made up for.
 LATE_S = 1.0
@@ -114,7 +116,7 @@ class Writing:
         number = self._number + 1
         drawn = self._workload.draw(number)
         self._open = number
-        self._recorder.record(Began(time.time(), number, drawn.writes))
+        self._recorder.record(Began(time.time(), number, drawn.writes, told(drawn.statements)))
         try:
             saw = await self._party.transact(drawn.statements, drawn.pause_ms / 1000)
         except (Refused, Anew) as refusal:
@@ -148,6 +150,11 @@ class Writing:
         except Lost:
             await self._recover()
             return {"pending": -1, "state": "lost", "digest": "", "written": self._number}
+
+
+def told(statements: Iterable[Statement]) -> tuple[str, ...]:
+    """Shortened."""
+    return tuple(f"{str(sql)[:TOLD_MAX]} {args}" for sql, *args in statements)
 
 
 def digest(rows: Snapshot) -> str:
