@@ -19,6 +19,7 @@ CHECKS = (
     snapshots.atomic_visibility,
     snapshots.no_dangling_reference,
     sessions.read_your_writes,
+    sessions.no_older_own_value,
     sessions.monotonic_reads,
     sessions.monotonic_writes,
     sessions.writes_follow_reads,

@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.consistency.evidence import Anomaly, Evidence
-from tests.consistency.histories import COMMITTED, Anew, Ended, History, Read, Vector, vector
+from tests.consistency.histories import COMMITTED, Anew, Began, Ended, History, Read, Snapshot, Vector, vector
+from tests.consistency.schema import COLUMNS
+
+# A row that comes in a delivery, a repair or a packed log has one time for all its columns, that of its newest tag. It
+# hides a pending write to another column, which is newer than what the row has there, until the echo.
+ROWS_HIDE_PENDING_WRITES: bool = True
 
 
 def read_your_writes(evidence: Evidence) -> list[Anomaly]:
@@ -41,6 +46,45 @@ def _saw_less(history: History, event: Ended, written: int) -> list[Anomaly]:
     seen = event.saw.get(history.party, 0)
     text = f"{history.party} had committed {written} and found its counter at {seen} in transaction {event.number}"
     return [Anomaly("read your writes", text)]
+
+
+def no_older_own_value(evidence: Evidence) -> list[Anomaly]:
+    """Of a column that it has written a party sees its last value or somebody else's, never one of its own before."""
+    if ROWS_HIDE_PENDING_WRITES:
+        return []
+    return [anomaly for history in evidence.histories for anomaly in older_own_values(history, evidence)]
+
+
+def older_own_values(history: History, evidence: Evidence) -> list[Anomaly]:
+    found: dict[str, Anomaly] = {}
+    last: dict[tuple[str, str, str], int] = {}
+    began: Began | None = None
+    for event in history:
+        match event:
+            case Began():
+                began = event
+            case Ended(number=number, outcome=outcome) if began is not None and outcome == COMMITTED:
+                if (history.party, number) not in evidence.rejected:
+                    last |= {(write.table, write.key, write.column): number for write in began.writes}
+            case Anew():
+                last = {}
+            case Read(at=at, rows=rows):
+                for cell, number in last.items():
+                    value = _value(rows, cell)
+                    author, _, rest = value.partition(":")
+                    if author == history.party and int(rest.partition(".")[0]) < number:
+                        text = f"{history.party} had written {' '.join(cell)} by {number} and saw {value}"
+                        found.setdefault(text, Anomaly("read your writes", f"{text} at {at:.3f}"))
+            case _:
+                pass
+    return list(found.values())
+
+
+def _value(rows: Snapshot, cell: tuple[str, str, str]) -> str:
+    """What a register holds; nothing for what is none."""
+    table, key, column = cell
+    row = rows.get(table, {}).get(key)
+    return str(row[COLUMNS.index(column)]) if row is not None and column in COLUMNS else ""
 
 
 def monotonic_reads(evidence: Evidence) -> list[Anomaly]:

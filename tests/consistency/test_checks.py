@@ -87,6 +87,15 @@ def test_what_was_rolled_back_or_rejected_need_not_be_seen() -> None:
     assert complaints(sessions.read_your_writes, ann, rejected={("ann", 1): "22P02"}) == []
 
 
+def test_an_own_value_before_the_last_one_is_found_and_one_of_somebody_else_is_none() -> None:
+    writes = [*wrote(1, Write("registers", "r1", "a", "ann:1.0")), *wrote(2, Write("registers", "r1", "a", "ann:2.0"))]
+    back = history("ann", *writes, register("ann:2.0"), register("ann:1.0"), register("ann:1.0"))
+    assert len(sessions.older_own_values(back, Evidence())) == 1
+    beaten = history("ann", *writes, register("ann:2.0"), register("bob:1.0"), register("ann:2.0"))
+    assert sessions.older_own_values(beaten, Evidence()) == []
+    assert sessions.older_own_values(back, Evidence(rejected={("ann", 2): "22P02"})) == []
+
+
 def test_a_reader_for_whom_everything_grows_reads_monotonically() -> None:
     ann = history(
         "ann", seen({"bob": 1}, members={"e1": ("e1",)}), seen({"bob": 3}, members={"e1": ("e1",), "e2": ("e2",)})
