@@ -29,7 +29,7 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 
 DATABASE = "consistency"
 SLOW_WIRE_S = 0.03
-NUDGE_EVERY_S = 2.0
+NUDGE_EVERY_S = 3.0
 # A run that has not drained by then is an anomaly. How long it took is a figure.
 DRAINED_WITHIN_S = 60.0
 CONFLICTS_A_TRANSACTION_MIN = 0.02
@@ -172,6 +172,7 @@ class _Course:
 
     async def _drain(self, healed: float) -> None:
         nudged = healed
+        before: dict[str, Any] = {}
         while True:
             states = dict(
                 zip(
@@ -192,14 +193,10 @@ class _Course:
                 ]
                 return
             if now - nudged > NUDGE_EVERY_S:
-                nudged = now
-                await asyncio.gather(
-                    *(
-                        member.call("nudge")
-                        for member in self._members
-                        if states[member.name]["digest"] != states["sql0"]["digest"] or states[member.name]["pending"]
-                    )
-                )
+                # Those that have not moved since the last time.
+                stuck = [member for member in self._members if states[member.name] == before.get(member.name)]
+                nudged, before = now, states
+                await asyncio.gather(*(member.call("nudge") for member in stuck))
             await asyncio.sleep(PAUSE_S)  # files and Postgres are compared: nothing tells
 
     async def _judge(self, dumps: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ SQL_DELETES_PARENTS: bool = False
 # A child of direct SQL leaves no mark on its parent, so a delete by a device that had not seen it takes both. Before
 # that the device shows the child without the parent.
 SQL_WRITES_CHILDREN: bool = False
+# A new child keeps its parent, and not what that one refers to.
+CHAINS_HOLD: bool = False
 # Devices are not told of foreign keys of several columns, so a new child does not keep such a parent alive.
 ROOMS_ARE_DELETED: bool = False
 KIDS = 30
@@ -163,6 +165,7 @@ class Workload:
         """A node lies under one with a smaller number, so there is no circle."""
         number = self._rng.randint(1, KIDS)
         key = f"n{number:02}"
+        roots = "" if CHAINS_HOLD else "AND up IS NULL "
         leaves = ("leaf", "leaf") if self._writes_children else ()
         match self._rng.choice(("root", *leaves, *(("delete",) if self._deletes_parents else ()))):
             case "root":
@@ -170,7 +173,7 @@ class Workload:
             case "leaf":
                 return [
                     (
-                        "INSERT INTO nodes (id, up, note) SELECT ?, id, ? FROM nodes WHERE id = ? "
+                        f"INSERT INTO nodes (id, up, note) SELECT ?, id, ? FROM nodes WHERE id = ? {roots}"
                         "ON CONFLICT (id) DO NOTHING",
                         *(key, value, f"n{self._rng.randint(0, number - 1):02}"),
                     )
