@@ -30,14 +30,15 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 DATABASE = "consistency"
 SLOW_WIRE_S = 0.03
 NUDGE_EVERY_S = 3.0
-# A run that has not drained by then is an anomaly. How long it took is a figure.
-DRAINED_WITHIN_S = 60.0
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """``devices``: of our library, and ``npm`` more. ``rate``: transactions a second, of all together."""
+    """``devices``: of our library, and ``npm`` more. ``rate``: transactions a second, of all together.
+
+    ``drained_within_s``: a run that has not drained by then is an anomaly. How long it took is a figure.
+    """
 
     fault: str = "none"
     seconds: float = 60.0
@@ -46,6 +47,7 @@ class Wanted:
     writers: int = 2
     rate: float = 60.0
     seed: int = 1
+    drained_within_s: float = 60.0
 
 
 @dataclass
@@ -185,7 +187,7 @@ class _Course:
             if _at_rest(states):
                 self._result.drain_s = now - healed
                 return
-            if now - healed > DRAINED_WITHIN_S:
+            if now - healed > self._wanted.drained_within_s:
                 self._result.anomalies += [
                     Anomaly("no wedge", f"{name} after {now - healed:.0f} s: {state}")
                     for name, state in states.items()

@@ -8,12 +8,14 @@ import pytest
 from tests.consistency.__main__ import explain, reachable_folder
 from tests.consistency.recording import HEAD, line
 from tests.consistency.run import Result, Wanted, run
+from tests.patience import PATIENCE_S
 
 
 @pytest.mark.parametrize("fault", ["none", "kill"])
 async def test_all_promises_hold_for_processes(fault: str) -> None:
     folder = reachable_folder()
-    result = await run(Wanted(fault, seconds=15.0, devices=3, npm=1, writers=1, rate=25.0), folder)
+    wanted = Wanted(fault, seconds=15.0, devices=3, npm=1, writers=1, rate=25.0, drained_within_s=PATIENCE_S)
+    result = await run(wanted, folder)
     print(explain(result))
     assert result.anomalies == [], explain(result)
     assert result.void == []
