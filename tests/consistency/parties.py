@@ -185,6 +185,7 @@ class NpmParty:
         self._skew_ms = 0
         self._parties = 0
         self._nudges = 0
+        self._dropped = False
         self._device: NpmDevice | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -208,22 +209,32 @@ class NpmParty:
 
     async def _sync(self, within_s: float = PATIENCE_S) -> None:
         """Of each table so long."""
-        for table in TABLES:
-            await self.device.sync(table.name, within_s=within_s)
+        for table in sorted(TABLES, key=lambda table: table.name == "counters"):  # last: they say whether all is here
+            async with asyncio.timeout(within_s):
+                await self.device.sync(table.name, within_s=within_s)
 
     async def _whole(self, counters: Collection[str]) -> None:
         """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again."""
         self._parties = max(self._parties, len(counters))
-        if len(counters) == self._parties:
-            return
-        while True:
+        if len(counters) < self._parties:
+            self._dropped = True
+            await self._sync_again()
+        if self._dropped:
+            self._dropped = False
+            raise Anew
+
+    async def _sync_again(self) -> None:
+        """Restarts the application where that does not help. Raises Lost then."""
+        for _ in range(RESTART_EVERY):
             try:
                 await self._sync(SYNC_WITHIN_S)
-                raise Anew
+                return
             except NpmDiedError as death:
                 raise Lost from death
             except (NpmError, TimeoutError, AssertionError):
                 await asyncio.sleep(RETRY_S)  # it had no connection, or has lost what was asked for on it
+        await self.device.kill()
+        raise Lost
 
     async def reopen(self) -> None:
         await self._start()
