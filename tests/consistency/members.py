@@ -23,7 +23,7 @@ END_WITHIN_S = 10.0
 
 
 class PartyEnded(Exception):
-    """Its process has ended, and nobody had killed it; the message has the end of its log."""
+    """Its process has ended, and nobody had killed it, or does not answer; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,11 @@ class Member:
         with contextlib.suppress(ConnectionError):
             process.stdin.write(json.dumps({"id": number, "call": name, **arguments}).encode() + b"\n")
             await process.stdin.drain()
-        async with asyncio.timeout(PATIENCE_S):
-            return await answer
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await answer
+        except TimeoutError:
+            raise PartyEnded(f"no answer to {name} within {PATIENCE_S:.0f} s, {self._end_of_log()}") from None
 
     async def dump(self) -> Snapshot:
         """All it holds in the end, rows of the journal too."""
