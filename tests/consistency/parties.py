@@ -7,7 +7,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,11 @@ TRIES = 50
 # What an application asks for again if it has not come.
 SYNC_WITHIN_S = 5.0
 RESTART_EVERY = 3
+GROWING = ("counters", "journal", "registers", "mixed", "members")
+COUNTS = (
+    "SELECT (SELECT count(*) FROM counters) AS a, (SELECT count(DISTINCT author) FROM journal) AS b, "
+    "(SELECT count(*) FROM registers) AS c, (SELECT count(*) FROM mixed) AS d, (SELECT count(*) FROM members) AS e"
+)
 JOURNALED = "SELECT 1 FROM journal WHERE author = ? AND number = ?"
 
 
@@ -183,7 +188,7 @@ class NpmParty:
         self._path = folder / f"{name}.db"
         self._url = url
         self._skew_ms = 0
-        self._parties = 0
+        self._counts = (0,) * len(GROWING)
         self._nudges = 0
         self._dropped = False
         self._device: NpmDevice | None = None
@@ -213,10 +218,13 @@ class NpmParty:
             async with asyncio.timeout(within_s):
                 await self.device.sync(table.name, within_s=within_s)
 
-    async def _whole(self, counters: Collection[str]) -> None:
-        """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again."""
-        self._parties = max(self._parties, len(counters))
-        if len(counters) < self._parties:
+    async def _whole(self, counts: Sequence[int]) -> None:
+        """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again.
+
+        ``counts``: of tables that never lose a row.
+        """
+        self._counts = tuple(map(max, counts, self._counts))
+        if tuple(counts) != self._counts:
             self._dropped = True
             await self._sync_again()
         if self._dropped:
@@ -263,8 +271,9 @@ class NpmParty:
 
     async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
         """The counters are those just before: the client offers nothing else. There is no place for the pause."""
+        [counts] = await self._ask(COUNTS)
+        await self._whole(list(counts.values()))
         saw = {row["id"]: row["value"] for row in await self._ask(VECTOR)}
-        await self._whole(saw)
         try:
             await self.device.execute(*statements)
         except NpmError as refusal:
@@ -284,7 +293,7 @@ class NpmParty:
     async def snapshot(self) -> Snapshot:
         rows = await self._ask(snapshot_sql(postgres=False))
         snapshot = snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
-        await self._whole(snapshot["counters"])
+        await self._whole([len(snapshot[name]) for name in GROWING])
         return snapshot
 
     async def has_written(self, number: int) -> bool:
