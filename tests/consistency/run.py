@@ -23,13 +23,13 @@ from tests.consistency.parties import snapshot_of
 from tests.consistency.schema import SCHEMA, TABLES, first_rows, snapshot_sql
 from tests.e2e.proxy import Proxy
 from tests.npm.service import ServiceProcess
-from tests.patience import PAUSE_S
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 
 DATABASE = "consistency"
 SLOW_WIRE_S = 0.03
 NUDGE_EVERY_S = 3.0
+LOOK_EVERY_S = 0.2
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 
 
@@ -199,7 +199,7 @@ class _Course:
                 stuck = [member for member in self._members if states[member.name] == before.get(member.name)]
                 nudged, before = now, states
                 await asyncio.gather(*(member.call("nudge") for member in stuck))
-            await asyncio.sleep(PAUSE_S)  # files and Postgres are compared: nothing tells
+            await asyncio.sleep(LOOK_EVERY_S)  # files and Postgres are compared: nothing tells
 
     async def _judge(self, dumps: dict[str, Any]) -> None:
         postgres = await asyncpg.connect(self._scene.dsn)
