@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.consistency.histories import History, Snapshot
-from tests.consistency.parties import snapshot_rows
+from tests.consistency.party import snapshot_rows
 from tests.e2e.proxy import Proxy
 from tests.patience import PATIENCE_S
 

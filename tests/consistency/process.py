@@ -32,7 +32,10 @@ from tests.consistency.histories import (
     Snapshot,
     Started,
 )
-from tests.consistency.parties import Anew, Lost, Party, Refused, install_clock, party
+from tests.consistency.npmparty import NpmParty
+from tests.consistency.party import Anew, Lost, Party, Refused
+from tests.consistency.pythonparty import PythonParty, install_clock
+from tests.consistency.sqlparty import SqlParty
 from tests.consistency.workload import Statement, Workload
 
 # It goes on offline up to here, so that what piles up in a long outage can be worked off in the end.
@@ -43,6 +46,16 @@ TOLD_MAX = 60
 LEAST_PAUSE_S = 0.005
 # What it was late by before that is not made up for.
 LATE_S = 1.0
+
+
+def party(kind: str, name: str, folder: Path, url: str, dsn: str) -> Party:
+    match kind:
+        case "python":
+            return PythonParty(name, folder, url)
+        case "npm":
+            return NpmParty(name, folder, url)
+        case _:
+            return SqlParty(name, dsn)
 
 
 class Recorder:

@@ -19,7 +19,7 @@ from tests.consistency.checks import Anomaly, Evidence, judge
 from tests.consistency.conflicts import conflicts
 from tests.consistency.faults import Scene, happen, missing
 from tests.consistency.members import Member, PartyEnded, Place
-from tests.consistency.parties import snapshot_of
+from tests.consistency.party import snapshot_of
 from tests.consistency.schema import SCHEMA, TABLES, first_rows, snapshot_sql
 from tests.e2e.proxy import Proxy
 from tests.npm.service import ServiceProcess

@@ -23,7 +23,8 @@ def read_your_writes(evidence: Evidence) -> list[Anomaly]:
         written = 0
         for event in history:
             if isinstance(event, Ended) and event.outcome == COMMITTED:
-                found += _saw_less(history, event, written)
+                if (history.party, written) not in evidence.rejected:
+                    found += _saw_less(history, event, written)
                 written = event.number
             elif isinstance(event, Anew):
                 written = 0

@@ -168,8 +168,10 @@ class Workload:
         roots = "" if CHAINS_HOLD else "AND up IS NULL "
         leaves = ("leaf", "leaf") if self._writes_children else ()
         match self._rng.choice(("root", *leaves, *(("delete",) if self._deletes_parents else ()))):
-            case "root":
+            case "root" if self._writes_children:
                 return [_put("nodes", ("id",), ("note",), (key, value))]
+            case "root":  # not if it is there, for it may be a child
+                return [("INSERT INTO nodes (id, note) VALUES (?, ?) ON CONFLICT (id) DO NOTHING", key, value)]
             case "leaf":
                 return [
                     (
