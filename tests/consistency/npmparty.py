@@ -16,6 +16,8 @@ from tests.patience import PATIENCE_S
 
 # What an application asks for again if it has not come.
 SYNC_WITHIN_S = 5.0
+# It asks the service for its migrations, and may wait for ever for one that has gone.
+OPEN_WITHIN_S = 15.0
 RESTART_EVERY = 3
 # Tables that never lose a row; of the journal, authors.
 GROWING = ("counters", "journal", "registers", "mixed", "members")
@@ -94,9 +96,10 @@ class NpmParty:
     async def _start(self) -> None:
         while True:
             try:
-                self._device = await NpmDevice.open(self._path, self._url)
+                async with asyncio.timeout(OPEN_WITHIN_S):
+                    self._device = await NpmDevice.open(self._path, self._url)
                 break
-            except (NpmError, NpmDiedError, TimeoutError):  # it asks the service for its migrations on opening
+            except (NpmError, NpmDiedError, TimeoutError):
                 await asyncio.sleep(RETRY_S)
         if self._skew_ms:
             self.skew(self._skew_ms)
