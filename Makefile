@@ -3,7 +3,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-ray test-all check sim oracle bench proto requirements clean
+.PHONY: install demo test test-ray test-all check sim oracle consistency bench proto requirements clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes; then the long tests"
 	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
 	@echo "make oracle    devices with random shapes against Postgres (SEED=, RUNS=)"
+	@echo "make consistency  the promises on the real thing, with faults (FAULT=, MINUTES=, DEVICES=, NPM=, SEED=, RECORD=yes)"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
 
 install: $(STAMP)
@@ -60,6 +61,14 @@ sim: install
 oracle: RUNS = 50
 oracle: install
 	$(PY) -m tests.oracle --seed $(SEED) --runs $(RUNS)
+
+FAULT ?= kill
+MINUTES ?= 1
+DEVICES ?= 8
+NPM ?= 2
+consistency: install
+	$(PY) -m tests.consistency --fault $(FAULT) --minutes $(MINUTES) --devices $(DEVICES) --npm $(NPM) --seed $(SEED) \
+	  $(if $(RECORD),--record)
 
 bench: install
 	$(PY) -m benchmarks

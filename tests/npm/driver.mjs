@@ -24,6 +24,17 @@ const BASIC_TYPES = new Set(
     'TIMESTAMP TIMESTAMPTZ DATE TIME TIMETZ').split(' '),
 )
 
+let skewMs = 0
+const TrueDate = Date
+globalThis.Date = class extends TrueDate {
+  constructor(...args) {
+    super(...(args.length ? args : [TrueDate.now() + skewMs]))
+  }
+  static now() {
+    return TrueDate.now() + skewMs
+  }
+}
+
 const say = (line) => process.stdout.write(JSON.stringify(line) + '\n')
 const described = (error) => ({
   name: error?.name ?? typeof error,
@@ -229,6 +240,11 @@ const calls = {
   async pending() {
     const [{ waiting }] = await selected('SELECT count(*) AS waiting FROM _electric_oplog')
     return Number(waiting.i)
+  },
+
+  /** From now on the clock of this process is ahead by `ms`, or behind. */
+  skew({ ms }) {
+    skewMs = ms
   },
 
   /** The position the device would resume from, base64, or null. */

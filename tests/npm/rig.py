@@ -146,6 +146,10 @@ class NpmDevice:
 
     # -- the process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def close(self) -> None:
         """Ends the device in good order; harmless on one that is dead."""
         with contextlib.suppress(NpmDiedError, NpmError, TimeoutError):

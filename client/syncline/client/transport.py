@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
 from websockets.typing import Subprotocol
 
 from syncline.client.errors import UsageError
@@ -126,6 +126,8 @@ def _closed(problem: ConnectionClosed) -> TransportClosed:
 def _absent(problem: Exception) -> bool:
     if isinstance(problem, InvalidStatus):
         return problem.response.status_code in NOBODY
+    if isinstance(problem, InvalidMessage):
+        return isinstance(problem.__cause__, EOFError)  # a proxy had taken the connection, and found nobody behind it
     return isinstance(problem, OSError) and not isinstance(problem, TimeoutError)  # which somebody may have ignored
 
 

@@ -83,6 +83,20 @@ async def test_a_server_that_says_that_nobody_is_there_is_told_from_one_that_wan
     assert closed.value.absent is absent
 
 
+@pytest.mark.parametrize(("answer", "absent"), [(b"", True), (b"SSH-2.0-OpenSSH\r\n", False)])
+async def test_a_connection_that_is_taken_and_ended_is_a_server_that_is_not_there(answer: bytes, absent: bool) -> None:
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(TransportClosed) as closed:
+            async with open_websocket(f"ws://127.0.0.1:{port}"):
+                pass
+    assert closed.value.absent is absent
+
+
 async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> None:
     async with serve(echo, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]

@@ -1,0 +1,85 @@
+"""What must hold when everything has come to rest. Pure."""
+
+from __future__ import annotations
+
+from tests.consistency.evidence import Anomaly, Evidence
+from tests.consistency.schema import KEY_SEPARATOR
+
+SHOWN = 3
+# A row that is revived, or merged, may refer to a parent that is no longer there or is about to go: the column that
+# says so is of another author than the write, and nobody keeps that parent. Postgres then refuses the one or the other.
+REVIVED_REFER_TO_DEAD_PARENTS: bool = True
+FOREIGN_KEY_VIOLATIONS = ("23503", "23001")
+
+
+def convergence(evidence: Evidence) -> list[Anomaly]:
+    """Everybody holds the rows that Postgres holds."""
+    found = []
+    for party, held in evidence.dumps.items():
+        for table, there in evidence.postgres.items():
+            here = held.get(table, {})
+            if here == there:
+                continue
+            different = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+            shown = "; ".join(f"{key}: {here.get(key)} here, {there.get(key)} there" for key in different[:SHOWN])
+            found.append(
+                Anomaly("convergence", f"{party} differs from Postgres in {table}, {len(different)} rows: {shown}")
+            )
+    return found
+
+
+def nothing_lost(evidence: Evidence) -> list[Anomaly]:
+    """What a party was told is committed is there in the end, whatever others wrote beside it."""
+    found = []
+    journal, members = evidence.postgres.get("journal", {}), evidence.postgres.get("members", {})
+    counters = evidence.postgres.get("counters", {})
+    for history in evidence.histories:
+        newest = 0
+        for number, (began, _) in history.committed().items():
+            if (history.party, number) in evidence.rejected:
+                continue
+            newest = max(newest, number)
+            if f"{history.party}{KEY_SEPARATOR}{number}" not in journal:
+                found.append(
+                    Anomaly("nothing lost", f"{history.party} wrote {number} in the journal, and it is not there")
+                )
+            found += [
+                Anomaly(
+                    "nothing lost",
+                    f"{history.party} put {write.key} into {write.table} by {number}, and it is not there",
+                )
+                for write in began.writes
+                if write.table == "members" and write.key not in members
+            ]
+        last = counters.get(history.party)
+        if newest and last != (newest,):
+            found.append(
+                Anomaly(
+                    "nothing lost",
+                    f"{history.party} alone writes its counter, {newest} last, and it is at {last}",
+                )
+            )
+    return found
+
+
+def nothing_twice(evidence: Evidence) -> list[Anomaly]:
+    """Each transaction is carried out once, and none that nobody has committed."""
+    found = []
+    known = {(history.party, number) for history in evidence.histories for number in history.committed()}
+    for (party, number), count in sorted(evidence.executions.items()):
+        if count != 1:
+            found.append(Anomaly("nothing twice", f"{number} of {party} was carried out {count} times"))
+        elif (party, number) not in known:
+            found.append(
+                Anomaly("nothing twice", f"{number} of {party} was carried out, and {party} has not committed it")
+            )
+    return found
+
+
+def nothing_rejected(evidence: Evidence) -> list[Anomaly]:
+    """No party writes what Postgres must refuse: each transaction was valid where it was written."""
+    return [
+        Anomaly("nothing rejected", f"{number} of {party} was rejected: {reason}")
+        for (party, number), reason in evidence.rejected.items()
+        if not (REVIVED_REFER_TO_DEAD_PARENTS and reason.startswith(FOREIGN_KEY_VIOLATIONS))
+    ]

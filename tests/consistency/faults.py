@@ -1,0 +1,212 @@
+"""What goes wrong: each fault happens once when called, and is over when it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import asyncpg
+from tests.conftest import drop_slots
+from tests.consistency.members import Member
+from tests.consistency.resender import Resender
+from tests.npm.service import ServiceProcess
+
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+
+HOUR_MS = 3_600_000
+SKEWS_MS = (-5 * HOUR_MS, -HOUR_MS, -2_000, 0, 2_000, HOUR_MS, 5 * HOUR_MS)
+# The npm client goes by the wall clock: set back, a later write of it loses against an earlier one of its own.
+NPM_CLOCKS_GO_BACK: bool = False
+MID_TRANSACTION_LOOKS = 1_000
+MOMENT_S = 0.002
+
+
+class Scene:
+    """What can be broken. ``fired``: what has been, by name."""
+
+    def __init__(
+        self, members: Sequence[Member], service: ServiceProcess, server: EmbeddedPostgres, dsn: str, rng: random.Random
+    ) -> None:
+        self.devices = [member for member in members if member.is_device]
+        self.service = service
+        self.server = server
+        self.dsn = dsn
+        self.rng = rng
+        self.resender = Resender(dsn)
+        self.fired: Counter[str] = Counter()
+        self._round: list[str] = []
+
+    def any_fault(self) -> str:
+        """Each once before one comes again."""
+        if not self._round:
+            self._round = self.rng.sample(sorted(FAULTS), len(FAULTS))
+        return self._round.pop()
+
+    def some(self, odds: float = 0.5) -> list[Member]:
+        """At least one device."""
+        return [d for d in self.devices if self.rng.random() < odds] or [self.rng.choice(self.devices)]
+
+    async def rest(self, least_s: float, most_s: float) -> None:
+        await asyncio.sleep(self.rng.uniform(least_s, most_s))  # as long as the draw says
+
+    async def start_service(self) -> None:
+        await self.service.start()
+        for device in self.devices:
+            device.proxy.target_port = self.service.port
+
+
+async def kill(scene: Scene) -> None:
+    """kill -9 of the service."""
+    await scene.service.kill()
+    scene.fired["kill"] += 1
+    await scene.rest(0, 2)
+    await scene.start_service()
+
+
+async def kill_device(scene: Scene) -> None:
+    """kill -9 of devices, every other time in the middle of a transaction."""
+    for device in scene.some(0.2):
+        if scene.fired["kill-device"] % 2:
+            await _until_writing(device)
+        is_writing = device.is_writing()
+        await device.kill()
+        scene.fired["kill-device"] += 1
+        scene.fired["kill-device in mid transaction"] += is_writing and device.is_writing()
+        await scene.rest(0, 1)
+        await device.revive()
+
+
+async def _until_writing(device: Member) -> None:
+    """Or for a while: one that has too much waiting to be sent writes nothing."""
+    for _ in range(MID_TRANSACTION_LOOKS):
+        if device.is_writing():
+            return
+        await asyncio.sleep(MOMENT_S)  # nothing tells, and it takes milliseconds
+
+
+async def pause(scene: Scene) -> None:
+    """SIGSTOP of the service or of devices, and SIGCONT seconds later."""
+    seconds = scene.rng.uniform(1, 8)
+    scene.fired["pause"] += 1
+    if scene.rng.random() < 0.5:
+        os.kill(scene.service.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            os.kill(scene.service.pid, signal.SIGCONT)
+    else:
+        await asyncio.gather(*(device.freeze(seconds) for device in scene.some(0.3)))
+
+
+async def cut(scene: Scene) -> None:
+    for _ in range(scene.rng.randint(1, 4)):
+        for device in scene.some():
+            scene.fired["cut"] += device.proxy.cut()
+        await scene.rest(0, 0.6)
+
+
+async def half_open(scene: Scene) -> None:
+    """One end of a link is reset, and the other is not told."""
+    for device in scene.some():
+        # The npm client never asks whether anybody is there, so it would wait for ever: it is told.
+        device_is_told = device.kind == "npm" or scene.rng.random() < 0.5
+        scene.fired["half-open"] += device.proxy.halve(device=device_is_told)
+
+
+async def black_hole(scene: Scene) -> None:
+    """Links stay up, and what is sent vanishes; then new connections pass again."""
+    devices = scene.some()
+    for device in devices:
+        scene.fired["black-hole"] += device.proxy.swallow()
+    await scene.rest(1, 12)
+    for device in devices:
+        device.proxy.heal()
+        if device.kind == "npm":  # see half_open
+            device.proxy.cut()
+
+
+async def postgres_stop(scene: Scene) -> None:
+    await asyncio.to_thread(scene.server.stop, "immediate")
+    scene.fired["postgres-stop"] += 1
+    await scene.rest(0, 3)
+    await asyncio.to_thread(scene.server.start)
+
+
+async def slot_drop(scene: Scene) -> None:
+    """The service comes back, and the slot is gone."""
+    await scene.service.kill()
+    connection = await asyncpg.connect(scene.dsn)
+    try:
+        await drop_slots(connection)
+    finally:
+        await connection.close()
+    scene.fired["slot-drop"] += 1
+    await scene.start_service()
+
+
+async def clock_skew(scene: Scene) -> None:
+    """The clocks of some devices jump."""
+    for device in scene.some(0.3):
+        skew_ms = scene.rng.choice(SKEWS_MS)
+        if device.kind == "npm" and not NPM_CLOCKS_GO_BACK:
+            skew_ms = max(skew_ms, device.skew_ms)
+        await device.skew(skew_ms)
+        scene.fired["clock-skew"] += 1
+
+
+async def duplicate(scene: Scene) -> None:
+    """What devices send arrives, its answer does not: they send it again on the next connection. And a raw device
+    sends again what it knows to be carried out."""
+    devices = scene.some()
+    for device in devices:
+        scene.fired["duplicate"] += device.proxy.deafen()
+    await scene.rest(0.1, 0.6)
+    for device in devices:
+        device.proxy.cut()
+    before = scene.resender.resent
+    await scene.resender.turn(scene.service.url)
+    scene.fired["duplicate by a raw device"] += scene.resender.resent - before
+
+
+Fault: TypeAlias = Callable[[Scene], Awaitable[None]]
+FAULTS: Mapping[str, Fault] = {
+    "kill": kill,
+    "kill-device": kill_device,
+    "pause": pause,
+    "cut": cut,
+    "half-open": half_open,
+    "black-hole": black_hole,
+    "postgres-stop": postgres_stop,
+    "slot-drop": slot_drop,
+    "clock-skew": clock_skew,
+    "duplicate": duplicate,
+}
+NAMES = ("none", *FAULTS, "all")
+
+
+async def happen(scene: Scene, name: str) -> str:
+    """One fault of that name, or any for ``all``; the name of what happened."""
+    chosen = scene.any_fault() if name == "all" else name
+    await FAULTS[chosen](scene)
+    return chosen
+
+
+def missing(name: str, fired: Counter[str]) -> list[str]:
+    """What should have happened in a run of that name, and did not."""
+    match name:
+        case "none":
+            wanted: list[str] = []
+        case "all":
+            wanted = sorted(FAULTS)
+        case "kill-device":
+            wanted = [name, f"{name} in mid transaction"]
+        case "duplicate":
+            wanted = [name, f"{name} by a raw device"]
+        case _:
+            wanted = [name]
+    return [fault for fault in wanted if not fired[fault]]

@@ -1,0 +1,182 @@
+"""A device of the npm client, and what an application has to do for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.consistency.histories import Snapshot
+from tests.consistency.party import JOURNALED, RETRY_S, Anew, Lost, Refused, snapshot_of
+from tests.consistency.schema import TABLES, VECTOR, snapshot_sql
+from tests.consistency.workload import Statement
+from tests.npm.rig import NpmDevice, NpmDiedError, NpmError
+from tests.patience import PATIENCE_S
+
+# What an application asks for again if it has not come.
+SYNC_WITHIN_S = 5.0
+# It asks the service for its migrations, and may wait for ever for one that has gone.
+OPEN_WITHIN_S = 15.0
+RESTART_EVERY = 3
+# Tables that never lose a row; of the journal, authors.
+GROWING = ("counters", "journal", "registers", "mixed", "members")
+COUNTS = (
+    "SELECT (SELECT count(*) FROM counters) AS a, (SELECT count(DISTINCT author) FROM journal) AS b, "
+    "(SELECT count(*) FROM registers) AS c, (SELECT count(*) FROM mixed) AS d, (SELECT count(*) FROM members) AS e"
+)
+
+
+class NpmParty:
+    def __init__(self, name: str, folder: Path, url: str) -> None:
+        self._name = name
+        self._path = folder / f"{name}.db"
+        self._url = url
+        self._skew_ms = 0
+        self._counts = (0,) * len(GROWING)
+        self._nudges = 0
+        self._dropped = False
+        self._device: NpmDevice | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def device(self) -> NpmDevice:
+        if self._device is None:
+            raise Lost
+        return self._device
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._device is None else self._device.pid
+
+    async def open(self, *, first: bool) -> None:
+        if not first:
+            await self.reopen()
+            return
+        await self._start()
+        await self.device.connect(self._name)
+        await self._sync()
+
+    async def _sync(self, within_s: float = PATIENCE_S) -> None:
+        """Of each table so long."""
+        for table in sorted(TABLES, key=lambda table: table.name == "counters"):  # last: they say whether all is here
+            async with asyncio.timeout(within_s):
+                await self.device.sync(table.name, within_s=within_s)
+
+    async def _whole(self, counts: Sequence[int]) -> None:
+        """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again.
+
+        ``counts``: of tables that never lose a row.
+        """
+        self._counts = tuple(map(max, counts, self._counts))
+        if tuple(counts) != self._counts:
+            self._dropped = True
+            await self._sync_again()
+        if self._dropped:
+            self._dropped = False
+            raise Anew
+
+    async def _sync_again(self) -> None:
+        """Restarts the application where that does not help. Raises Lost then."""
+        for _ in range(RESTART_EVERY):
+            try:
+                await self._sync(SYNC_WITHIN_S)
+                return
+            except NpmDiedError as death:
+                raise Lost from death
+            except (NpmError, TimeoutError, AssertionError):
+                await asyncio.sleep(RETRY_S)  # it had no connection, or has lost what was asked for on it
+        await self.device.kill()
+        raise Lost
+
+    async def reopen(self) -> None:
+        await self._start()
+        self._later(self._connect())
+
+    async def _start(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(OPEN_WITHIN_S):
+                    self._device = await NpmDevice.open(self._path, self._url)
+                break
+            except (NpmError, NpmDiedError, TimeoutError):
+                await asyncio.sleep(RETRY_S)
+        if self._skew_ms:
+            self.skew(self._skew_ms)
+
+    async def _connect(self) -> None:
+        try:
+            await self.device.connect(self._name)
+        except (NpmError, NpmDiedError, TimeoutError):
+            return  # it goes on trying by itself, or is opened anew
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
+        """The counters are those just before: the client offers nothing else. There is no place for the pause."""
+        [counts] = await self._ask(COUNTS)
+        await self._whole(list(counts.values()))
+        saw = {row["id"]: row["value"] for row in await self._ask(VECTOR)}
+        try:
+            await self.device.execute(*statements)
+        except NpmError as refusal:
+            if not str(refusal.code).startswith("SQLITE_CONSTRAINT"):
+                raise
+            raise Refused(str(refusal)) from refusal
+        except NpmDiedError as death:
+            raise Lost from death
+        return saw
+
+    async def _ask(self, sql: str, *args: Any) -> list[dict[str, Any]]:
+        try:
+            return await self.device.query(sql, *args)
+        except NpmDiedError as death:
+            raise Lost from death
+
+    async def snapshot(self) -> Snapshot:
+        rows = await self._ask(snapshot_sql(postgres=False))
+        snapshot = snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
+        await self._whole([len(snapshot[name]) for name in GROWING])
+        return snapshot
+
+    async def has_written(self, number: int) -> bool:
+        return bool(await self._ask(JOURNALED, self._name, number))
+
+    async def dump(self) -> Snapshot:
+        rows = await self._ask(snapshot_sql(postgres=False, whole=True))
+        return snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
+
+    async def pending(self) -> int:
+        try:
+            return await self.device.pending()
+        except NpmDiedError as death:
+            raise Lost from death
+
+    async def state(self) -> str:
+        return f"connected {self.device.connected}, unhandled {self.device.unhandled[-3:]}"
+
+    async def nudge(self) -> None:
+        """Cut off while it starts to replicate, or not answered within 3 s, this client believes to be connected for
+        ever. Where telling it to connect does not help, its application is restarted."""
+        self._nudges += 1
+        if self._nudges % RESTART_EVERY:
+            self._later(self._connect())
+        else:
+            await self.device.kill()
+
+    def skew(self, ms: int) -> None:
+        self._skew_ms = ms
+        self._later(self._tell_skew())
+
+    async def _tell_skew(self) -> None:
+        try:
+            await self.device.call("skew", ms=self._skew_ms)
+        except (Lost, NpmDiedError):
+            return  # the next process is told when it starts
+
+    async def close(self) -> None:
+        if self._device is not None:
+            await self._device.close()

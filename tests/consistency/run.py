@@ -1,0 +1,234 @@
+"""One run: the parties write, faults happen, everything comes to rest, and the histories are judged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+from tests.conftest import server_under_test
+from tests.consistency import resender
+from tests.consistency.checks import Anomaly, Evidence, judge
+from tests.consistency.conflicts import conflicts
+from tests.consistency.faults import Scene, happen, missing
+from tests.consistency.members import Member, PartyEnded, Place
+from tests.consistency.party import snapshot_of
+from tests.consistency.schema import SCHEMA, TABLES, first_rows, snapshot_sql
+from tests.e2e.proxy import Proxy
+from tests.npm.service import ServiceProcess
+
+from syncline.actors.postgres.embedded import EmbeddedPostgres
+
+DATABASE = "consistency"
+SLOW_WIRE_S = 0.03
+NUDGE_EVERY_S = 3.0
+LOOK_EVERY_S = 0.2
+CONFLICTS_A_TRANSACTION_MIN = 0.02
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``devices``: of our library, and ``npm`` more. ``rate``: transactions a second, of all together.
+
+    ``drained_within_s``: a run that has not drained by then is an anomaly. How long it took is a figure.
+    """
+
+    fault: str = "none"
+    seconds: float = 60.0
+    devices: int = 8
+    npm: int = 2
+    writers: int = 2
+    rate: float = 60.0
+    seed: int = 1
+    drained_within_s: float = 60.0
+
+
+@dataclass
+class Result:
+    """``drain_s``: from the end of the last fault until all held the same; None if that did not come."""
+
+    wanted: Wanted
+    folder: Path
+    anomalies: list[Anomaly] = field(default_factory=list)
+    void: list[str] = field(default_factory=list)
+    transactions: int = 0
+    seconds: float = 0.0
+    reads: int = 0
+    conflicts: int = 0
+    rejected: int = 0
+    fired: Counter[str] = field(default_factory=Counter)
+    drain_s: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.transactions / self.seconds if self.seconds else 0.0
+
+
+async def run(wanted: Wanted, folder: Path) -> Result:
+    """``folder``: empty, and one that an unprivileged server can reach."""
+    result = Result(wanted, folder)
+    async with contextlib.AsyncExitStack() as stack:
+        server = server_under_test(folder / "postgres", {"fsync": "off"})
+        stack.push_async_callback(asyncio.to_thread, server.stop, "immediate")
+        await asyncio.to_thread(server.start)
+        dsn = await _prepared(server, wanted)
+        service = ServiceProcess(dsn, folder)
+        stack.push_async_callback(service.kill)
+        await service.start()
+        await _electrified(dsn, wanted)
+        members = await _members(stack, wanted, Place(folder, dsn, wanted.seed), service)
+        scene = Scene(members, service, server, dsn, random.Random(f"{wanted.seed} faults"))
+        await _Course(wanted, scene, members, result).run()
+    return result
+
+
+def names(wanted: Wanted) -> dict[str, str]:
+    """The parties, and their kinds."""
+    kinds = {f"python{n}": "python" for n in range(wanted.devices)}
+    kinds |= {f"npm{n}": "npm" for n in range(wanted.npm)}
+    return kinds | {f"sql{n}": "sql" for n in range(wanted.writers)}
+
+
+async def _prepared(server: EmbeddedPostgres, wanted: Wanted) -> str:
+    admin = await asyncpg.connect(server.dsn())
+    await admin.execute(f"CREATE DATABASE {DATABASE}")
+    await admin.close()
+    return server.dsn(DATABASE)
+
+
+async def _electrified(dsn: str, wanted: Wanted) -> None:
+    postgres = await asyncpg.connect(dsn)
+    try:
+        await postgres.execute(SCHEMA)
+        for table in TABLES:
+            await postgres.execute(f"CALL electric.electrify('public.{table.name}')")
+        for statement in first_rows([*names(wanted), resender.NAME]):
+            await postgres.execute(statement)
+    finally:
+        await postgres.close()
+
+
+async def _members(
+    stack: contextlib.AsyncExitStack, wanted: Wanted, place: Place, service: ServiceProcess
+) -> list[Member]:
+    """All of them; they do not write yet."""
+    kinds = names(wanted)
+    members = []
+    for number, (name, kind) in enumerate(kinds.items()):
+        proxy = Proxy(service.port, SLOW_WIRE_S if number % 3 == 2 else 0.0)
+        await proxy.start()
+        stack.push_async_callback(proxy.stop)
+        member = Member(name, kind, place, proxy, wanted.rate / len(kinds))
+        members.append(member)
+        stack.push_async_callback(member.close)
+    await asyncio.gather(*(member.start() for member in members))
+    return members
+
+
+class _Course:
+    """What happens once everybody writes."""
+
+    def __init__(self, wanted: Wanted, scene: Scene, members: list[Member], result: Result) -> None:
+        self._wanted = wanted
+        self._scene = scene
+        self._members = members
+        self._result = result
+        self._events = (result.folder / "faults").open("w")
+
+    async def run(self) -> None:
+        await asyncio.gather(*(member.begin() for member in self._members))
+        began = time.monotonic()
+        await self._faults(began + self._wanted.seconds)
+        healed = time.monotonic()
+        self._result.fired = self._scene.fired
+        self._result.seconds = healed - began
+        try:
+            await asyncio.gather(*(member.stop_writing() for member in self._members))
+            await self._scene.resender.finish(self._scene.service.url)
+            await self._drain(healed)
+            dumps = {member.name: await member.dump() for member in self._members}
+        except PartyEnded as ended:
+            self._result.anomalies.append(Anomaly("a party ended", str(ended)))
+            return
+        finally:
+            self._events.close()
+        await self._judge(dumps)
+
+    async def _faults(self, until: float) -> None:
+        """The last one is over when the run is: from then on everything drains."""
+        rng = self._scene.rng
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, rng.uniform(1, 5)))  # as long as the draw says
+            if self._wanted.fault != "none":
+                at = time.time()
+                name = await happen(self._scene, self._wanted.fault)
+                self._events.write(f"{at:.3f} {time.time():.3f} {name}\n")
+                self._events.flush()
+
+    async def _drain(self, healed: float) -> None:
+        nudged = healed
+        before: dict[str, Any] = {}
+        while True:
+            states = dict(
+                zip(
+                    [member.name for member in self._members],
+                    await asyncio.gather(*(member.call("state") for member in self._members)),
+                    strict=True,
+                )
+            )
+            now = time.monotonic()
+            if _at_rest(states):
+                self._result.drain_s = now - healed
+                return
+            if now - healed > self._wanted.drained_within_s:
+                self._result.anomalies += [
+                    Anomaly("no wedge", f"{name} after {now - healed:.0f} s: {state}")
+                    for name, state in states.items()
+                    if state["pending"] or state["digest"] != states["sql0"]["digest"]
+                ]
+                return
+            if now - nudged > NUDGE_EVERY_S:
+                # Those that have not moved since the last time.
+                stuck = [member for member in self._members if states[member.name] == before.get(member.name)]
+                nudged, before = now, states
+                await asyncio.gather(*(member.call("nudge") for member in stuck))
+            await asyncio.sleep(LOOK_EVERY_S)  # files and Postgres are compared: nothing tells
+
+    async def _judge(self, dumps: dict[str, Any]) -> None:
+        postgres = await asyncpg.connect(self._scene.dsn)
+        try:
+            there = snapshot_of(tuple(row) for row in await postgres.fetch(snapshot_sql(postgres=True, whole=True)))
+            rows = await postgres.fetch("SELECT author, number, count(*) FROM executions GROUP BY 1, 2")
+            executions = {(row[0], row[1]): row[2] for row in rows}
+            rejections = await postgres.fetch("SELECT sqlstate, message, ops FROM electric.rejections ORDER BY id")
+        finally:
+            await postgres.close()
+        rejected: dict[tuple[str, int], str] = {}
+        for sqlstate, message, ops in rejections:
+            for op in json.loads(ops):
+                row = op["row"]
+                if op["op"] == "I" and len(row) == 3 and row[2] == f"{row[0]}:{row[1]}":
+                    rejected[row[0], int(row[1])] = f"{sqlstate} {message}"
+        histories = [*(member.history() for member in self._members), self._scene.resender.history()]
+        evidence = Evidence(histories, dumps, there, executions, rejected)
+        result = self._result
+        result.anomalies += judge(evidence)
+        result.conflicts = conflicts(evidence.histories)
+        result.transactions = sum(len(history.committed()) for history in evidence.histories)
+        result.reads = sum(sum(1 for _ in history.reads()) for history in evidence.histories)
+        result.rejected = len(rejections)
+        result.void = [f"{fault} never happened" for fault in missing(self._wanted.fault, result.fired)]
+        floor = CONFLICTS_A_TRANSACTION_MIN * result.transactions
+        if result.conflicts < floor:
+            result.void.append(f"only {result.conflicts} conflicts, not {floor:.0f}")
+
+
+def _at_rest(states: dict[str, dict[str, Any]]) -> bool:
+    return all(state["pending"] == 0 for state in states.values()) and len({s["digest"] for s in states.values()}) == 1

@@ -1,0 +1,304 @@
+"""Each check, with histories that it must take and histories that it must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.consistency import endings, orders, sessions, snapshots
+from tests.consistency.conflicts import conflicts
+from tests.consistency.evidence import Anomaly, Evidence
+from tests.consistency.histories import (
+    COMMITTED,
+    FAILED,
+    Anew,
+    Began,
+    Encoder,
+    Ended,
+    Event,
+    History,
+    Read,
+    Rows,
+    Snapshot,
+    Started,
+    Vector,
+    Write,
+    history,
+)
+from tests.consistency.orders import Edges, find_circle
+
+Check = Callable[[Evidence], list[Anomaly]]
+
+
+def seen(counters: Vector | None = None, **tables: Rows) -> Read:
+    """A snapshot with these transactions, whole, and these tables."""
+    vector = counters or {}
+    return Read(
+        0.0,
+        {
+            "counters": {party: (number,) for party, number in vector.items()},
+            "journal": {party: (number, number) for party, number in vector.items() if number},
+            **tables,
+        },
+    )
+
+
+def wrote(number: int, *writes: Write, saw: Vector | None = None, outcome: str = COMMITTED) -> list[Event]:
+    return [Began(float(number), number, writes), Ended(float(number), number, outcome, saw)]
+
+
+def complaints(check: Check, *histories: History, **rest: object) -> list[str]:
+    return [anomaly.what for anomaly in check(Evidence(histories, **rest))]  # type: ignore[arg-type]
+
+
+def journal(*rows: tuple[str, int], counters: Vector, members: tuple[str, ...] = ()) -> Snapshot:
+    """What Postgres holds in the end."""
+    return {
+        "journal": {f"{author}/{number}": (f"{author}:{number}",) for author, number in rows},
+        "counters": {party: (number,) for party, number in counters.items()},
+        "members": {key: (key,) for key in members},
+    }
+
+
+# --- along the way ----------------------------------------------------------------------------------------------------
+
+
+def test_a_party_that_sees_what_it_wrote_reads_its_writes() -> None:
+    ann = history("ann", *wrote(1, saw={"ann": 0}), seen({"ann": 1}), *wrote(2, saw={"ann": 1}), seen({"ann": 2}))
+    assert complaints(sessions.read_your_writes, ann) == []
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [*wrote(1), seen({"ann": 0})],
+        [*wrote(1), *wrote(2, saw={"ann": 0})],
+        [*wrote(1), Started(1.0), seen({"ann": 0})],
+    ],
+    ids=["in a snapshot", "in its next transaction", "after a restart"],
+)
+def test_a_party_that_does_not_see_what_it_wrote_is_found(events: list[Event]) -> None:
+    assert len(complaints(sessions.read_your_writes, history("ann", *events))) == 1
+
+
+def test_what_was_rolled_back_or_rejected_need_not_be_seen() -> None:
+    assert complaints(sessions.read_your_writes, history("ann", *wrote(1, outcome=FAILED), seen({"ann": 0}))) == []
+    ann = history("ann", *wrote(1), seen({"ann": 0}))
+    assert complaints(sessions.read_your_writes, ann, rejected={("ann", 1): "22P02"}) == []
+
+
+def test_an_own_value_before_the_last_one_is_found_and_one_of_somebody_else_is_none() -> None:
+    writes = [*wrote(1, Write("registers", "r1", "a", "ann:1.0")), *wrote(2, Write("registers", "r1", "a", "ann:2.0"))]
+    back = history("ann", *writes, register("ann:2.0"), register("ann:1.0"), register("ann:1.0"))
+    assert len(sessions.older_own_values(back, Evidence())) == 1
+    beaten = history("ann", *writes, register("ann:2.0"), register("bob:1.0"), register("ann:2.0"))
+    assert sessions.older_own_values(beaten, Evidence()) == []
+    assert sessions.older_own_values(back, Evidence(rejected={("ann", 2): "22P02"})) == []
+
+
+def test_a_reader_for_whom_everything_grows_reads_monotonically() -> None:
+    ann = history(
+        "ann", seen({"bob": 1}, members={"e1": ("e1",)}), seen({"bob": 3}, members={"e1": ("e1",), "e2": ("e2",)})
+    )
+    assert complaints(sessions.monotonic_reads, ann) == []
+
+
+def test_a_counter_that_falls_and_a_member_that_goes_are_found() -> None:
+    assert complaints(sessions.monotonic_reads, history("ann", seen({"bob": 2}), seen({"bob": 1}))) == [
+        "ann saw the counter of bob fall from 2 to 1 at 0.000"
+    ]
+    ann = history("ann", seen(members={"e1": ("e1",)}), Started(0.0), seen(members={}))
+    assert complaints(sessions.monotonic_reads, ann) == ["ann saw e1 go from the members at 0.000"]
+
+
+def test_after_it_has_fetched_everything_anew_a_new_session_begins() -> None:
+    ann = history("ann", *wrote(3), seen({"ann": 3, "bob": 2}), Anew(1.0), seen({"ann": 1, "bob": 1}))
+    for check in (sessions.read_your_writes, sessions.monotonic_reads):
+        assert complaints(check, ann) == []
+
+
+def test_a_journal_without_gaps_shows_writes_in_their_order() -> None:
+    ann = history("ann", seen(journal={"bob": (4, 4)}))
+    assert complaints(sessions.monotonic_writes, ann) == []
+
+
+def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> None:
+    ann = history("ann", seen(journal={"bob": (3, 4)}))
+    assert complaints(sessions.monotonic_writes, ann) == ["ann saw 3 journal rows of bob, the newest 4, at 0.000"]
+    assert complaints(sessions.monotonic_writes, ann, rejected={("bob", 2): "22P02"}) == []
+
+
+def test_a_write_comes_after_what_its_author_had_read() -> None:
+    bob = history("bob", seen({"cid": 5}), *wrote(1, saw={"cid": 6, "bob": 0}))
+    assert complaints(sessions.writes_follow_reads, bob, history("ann", seen({"bob": 1, "cid": 6}))) == []
+    assert complaints(sessions.writes_follow_reads, bob, history("ann", seen({"bob": 0, "cid": 0}))) == []
+
+
+@pytest.mark.parametrize("saw", [{"cid": 6}, None], ids=["in the transaction", "in a snapshot before"])
+def test_a_write_that_comes_before_what_its_author_had_read_is_found(saw: Vector | None) -> None:
+    bob = history("bob", seen({"cid": 6}), *wrote(1, saw=saw))
+    ann = history("ann", seen({"bob": 1, "cid": 5}), seen({"bob": 1, "cid": 5}))
+    assert complaints(sessions.writes_follow_reads, bob, ann) == [
+        "ann saw 1 of bob, who had seen 6 of cid, and 5 at 0.000"
+    ]
+
+
+# --- each snapshot ----------------------------------------------------------------------------------------------------
+
+
+def test_whole_transactions_are_seen_whole() -> None:
+    pair = {"p1": ("ann:1.0", "x")}
+    assert complaints(snapshots.atomic_visibility, history("ann", seen({"ann": 1}, lefts=pair, rights=pair))) == []
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        seen(lefts={"p1": ("ann:1.0", "x")}, rights={"p1": ("ann:2.0", "x")}),
+        seen(lefts={"p1": ("ann:1.0", "x")}, rights={}),
+        seen({"ann": 2}, journal={"ann": (1, 1)}),
+        seen({"ann": 1}, journal={}),
+    ],
+    ids=["different halves", "one half", "the counter first", "no journal"],
+)
+def test_half_a_transaction_is_found_once_for_as_long_as_it_is_seen(read: Read) -> None:
+    assert len(complaints(snapshots.atomic_visibility, history("bob", read, read))) == 1
+
+
+def test_references_that_lead_to_rows_or_to_nothing_are_sound() -> None:
+    read = seen(
+        parents={"q1": ("t",)},
+        cascades={"c1": ("q1", "n")},
+        nullings={"n1": (None, "n")},
+        nodes={"n01": (None, "n"), "n02": ("n01", "n")},
+        rooms={"h/1": ("t",)},
+        beds={"b1": ("h", "1", "n")},
+    )
+    assert complaints(snapshots.no_dangling_reference, history("ann", read)) == []
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        seen(parents={}, cascades={"c1": ("q1", "n")}),
+        seen(nodes={"n02": ("n01", "n")}),
+        seen(rooms={"h/2": ("t",)}, beds={"b1": ("h", "1", "n")}),
+    ],
+    ids=["a parent", "of the same table", "a composite key"],
+)
+def test_a_dangling_reference_is_found(read: Read) -> None:
+    assert len(complaints(snapshots.no_dangling_reference, history("ann", read))) == 1
+
+
+# --- between readers --------------------------------------------------------------------------------------------------
+
+
+def register(value: str) -> Read:
+    return seen(registers={"r1": (value, "", "")})
+
+
+def test_readers_who_miss_values_see_one_order() -> None:
+    ann = history("ann", register("1"), register("2"), register("4"))
+    bob = history("bob", register("1"), register("3"), register("4"))
+    assert complaints(orders.one_order_per_key, ann, bob) == []
+
+
+def test_two_readers_with_different_orders_are_found() -> None:
+    ann, bob = history("ann", register("1"), register("2")), history("bob", register("2"), register("1"))
+    assert complaints(orders.one_order_per_key, ann, bob) == ["registers r1 a: 1 then 2 (ann), 2 then 1 (bob)"]
+
+
+def test_a_value_that_flickers_is_found_unless_it_was_rejected() -> None:
+    ann = history("ann", register("bob:1.0"), register("cid:7.0"), register("bob:1.0"))
+    assert len(complaints(orders.one_order_per_key, ann)) == 1
+    assert complaints(orders.one_order_per_key, ann, rejected={("cid", 7): "22P02"}) == []
+
+
+def test_a_circle_is_found_wherever_it_is() -> None:
+    chain: Edges = {str(n): {str(n + 1): "ann"} for n in range(5_000)}
+    assert find_circle(chain) == []
+    assert len(find_circle(chain | {"5000": {"2000": "bob"}})) == 3_001
+
+
+# --- in the end -------------------------------------------------------------------------------------------------------
+
+
+def test_parties_that_hold_what_postgres_holds_have_converged() -> None:
+    there = {"parents": {"q1": ("t",)}}
+    assert complaints(endings.convergence, dumps={"ann": {"parents": {"q1": ("t",)}}}, postgres=there) == []
+
+
+@pytest.mark.parametrize("here", [{}, {"q1": ("u",)}, {"q1": ("t",), "q2": ("t",)}])
+def test_a_party_that_holds_anything_else_is_found(here: Rows) -> None:
+    there = {"parents": {"q1": ("t",)}}
+    assert len(complaints(endings.convergence, dumps={"ann": {"parents": here}}, postgres=there)) == 1
+
+
+MEMBER = Write("members", "e1", "id", "ann:1.0")
+
+
+def test_all_that_was_committed_is_there() -> None:
+    there = journal(("ann", 1), counters={"ann": 1}, members=("e1",))
+    assert complaints(endings.nothing_lost, history("ann", *wrote(1, MEMBER)), postgres=there) == []
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        journal(counters={"ann": 1}, members=("e1",)),
+        journal(("ann", 1), counters={"ann": 0}, members=("e1",)),
+        journal(("ann", 1), counters={"ann": 1}),
+    ],
+    ids=["the journal", "its counter", "the set"],
+)
+def test_what_is_lost_is_found(there: Snapshot) -> None:
+    ann = history("ann", *wrote(1, MEMBER))
+    assert len(complaints(endings.nothing_lost, ann, postgres=there)) == 1
+
+
+def test_what_was_rejected_is_not_lost_but_said() -> None:
+    ann, rejected = history("ann", *wrote(1, MEMBER)), {("ann", 1): "22P02"}
+    assert complaints(endings.nothing_lost, ann, postgres=journal(counters={"ann": 0}), rejected=rejected) == []
+    assert complaints(endings.nothing_rejected, ann, rejected=rejected) == ["1 of ann was rejected: 22P02"]
+
+
+def test_a_transaction_carried_out_twice_or_by_nobody_is_found() -> None:
+    ann = history("ann", *wrote(1), *wrote(2, outcome=FAILED))
+    assert complaints(endings.nothing_twice, ann, executions={("ann", 1): 1}) == []
+    assert len(complaints(endings.nothing_twice, ann, executions={("ann", 1): 2})) == 1
+    assert len(complaints(endings.nothing_twice, ann, executions={("ann", 1): 1, ("ann", 2): 1})) == 1
+
+
+# --- histories themselves ---------------------------------------------------------------------------------------------
+
+
+def test_a_history_reads_as_it_was_written_also_over_a_restart() -> None:
+    events: list[Event] = [
+        Started(1.0),
+        seen({"ann": 1}, members={"e1": ("e1",)}),
+        *wrote(1, MEMBER, saw={"ann": 0}),
+        seen({"ann": 2}, members={}, parents={"q1": (None,)}),
+    ]
+    first, second = Encoder(), Encoder()
+    lines = [first.line(event) for event in events] + [second.line(event) for event in events]
+    assert list(History("ann", "python", lines)) == events * 2
+
+
+def test_a_line_that_was_cut_short_is_left_out() -> None:
+    lines = [Encoder().line(event) for event in wrote(1)]
+    assert list(History("ann", "python", [*lines, '{"e":"begin","at":1.0'])) == wrote(1)
+
+
+def test_what_was_begun_and_not_ended_is_open() -> None:
+    (began, ended), (again, _) = wrote(1), wrote(2)
+    assert history("ann", began).open_number() == 1
+    assert history("ann", began, ended).open_number() is None
+    assert history("ann", began, ended, again, seen()).open_number() == 2
+
+
+def test_writes_conflict_if_neither_author_had_seen_the_other() -> None:
+    ann = history("ann", *wrote(1, Write("registers", "r1", "a", "ann:1.0"), saw={"bob": 0}))
+    blind = history("bob", *wrote(1, Write("registers", "r1", "a", "bob:1.0"), saw={"ann": 0}))
+    seeing = history("bob", *wrote(1, Write("registers", "r1", "a", "bob:1.0"), saw={"ann": 1}))
+    elsewhere = history("bob", *wrote(1, Write("registers", "r1", "b", "bob:1.0"), saw={"ann": 0}))
+    assert [conflicts([ann, other]) for other in (blind, seeing, elsewhere)] == [2, 0, 0]
