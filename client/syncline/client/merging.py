@@ -61,9 +61,6 @@ def merged(
     no tag.
     """
     incoming, present = _folded(history, origin, commit_ms)
-    if origin == POSTGRES_ORIGIN and incoming.tags and min(incoming.tags).ms > commit_ms:
-        # What is left of several transactions in a packed log comes as one of Postgres, older than all of them.
-        incoming = replace(incoming, tag=max(incoming.tags))
     if not in_transaction:
         incoming = replace(incoming, modified=(False,) * len(incoming.modified))
     known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)
@@ -102,6 +99,9 @@ def _folded(history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[In
         row = tuple(new if is_new else old for new, old, is_new in zip(one.row, cells, there, strict=True))
         present = tuple(a or b for a, b in zip(present, there, strict=True))
         total = replace(one, row=row, modified=modified)
+    if origin == POSTGRES_ORIGIN and total.tags and min(total.tags).ms > commit_ms:
+        # What is left of several transactions in a packed log comes as one of Postgres, older than all of them.
+        total = replace(total, tag=max(total.tags))
     return total, present
 
 
