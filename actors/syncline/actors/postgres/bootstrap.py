@@ -25,8 +25,17 @@ POSTGRES_VERSION_MIN = 140000  # as server_version_num has it
 BOOTSTRAP_LOCK = 0x53796E636C696E65  # advisory lock key: "Syncline" in ASCII
 
 # Step n brings the schema from version n - 1 to n. Files of released steps never change.
-STEPS: tuple[str, ...] = ("schema.sql", "aging.sql", "homes.sql", "owner.sql", "positions.sql")
-PROCEDURES: tuple[str, ...] = ("merge.sql", "electrify.sql", "apply.sql", "fence.sql", "where.sql")
+STEPS: tuple[str, ...] = ("schema.sql", "aging.sql", "homes.sql", "owner.sql", "positions.sql", "direct.sql")
+PROCEDURES: tuple[str, ...] = (
+    "rules.sql",
+    "references.sql",
+    "merge.sql",
+    "electrify.sql",
+    "absorb.sql",
+    "apply.sql",
+    "fence.sql",
+    "where.sql",
+)
 
 # What an older version installed under another signature would make calls ambiguous.
 DROP_ROUTINES = """
