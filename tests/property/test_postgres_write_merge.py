@@ -140,9 +140,9 @@ def _bytes(cells: Iterable[str | None]) -> Row:
 
 
 def _tellable(existed: bool, history: History) -> History:
-    """``history`` without what the database cannot know: when direct SQL inserted a row of which there was no record, or
-    one that it has written again since. So the one is of moment 0, the other is written again at the same moment, and
-    devices do not insert what nobody but direct SQL has written."""
+    """``history`` without what the database cannot know: when direct SQL inserted a row of which there was no record,
+    or one that it has written again since. So the one is of moment 0, the other is written again at the same moment,
+    and devices do not insert what nobody but direct SQL has written."""
     told: History = []
     alive, recorded, updated, born_ms = existed, False, False, None
     for step in history:

@@ -79,6 +79,7 @@ class Seen:
             if tag.ms > self._upto.get(tag.origin, -1):
                 self._upto[tag.origin] = tag.ms
         self._anything = any(seen != origin for seen in self._upto)
+        self._fetched = self._upto.get(POSTGRES_ORIGIN) == UNRECORDED.ms
         self._origin = origin
 
     def covers(self, tag: Tag) -> bool:
@@ -87,10 +88,15 @@ class Seen:
             return True
         return tag == UNRECORDED and self._anything
 
+    def knew(self, tag: Tag) -> bool:
+        """Whether ``tag`` was on a row that the writer saw. Who fetched a row that Postgres wrote last was not told
+        when that was, and saw whatever Postgres had written."""
+        return self.covers(tag) or (self._fetched and tag.origin == POSTGRES_ORIGIN)
+
 
 def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]:
     """The tags of a row after a write that had ``seen`` some and leaves ``new`` (None: a delete)."""
-    kept = frozenset(tag for tag in tags if not seen.covers(tag))
+    kept = frozenset(tag for tag in tags if not seen.knew(tag))
     return kept if new is None else kept | {new}
 
 
