@@ -110,6 +110,7 @@ async def _buried_one_two_then_direct_x_y(s: Scene) -> str:
 async def test_a_revival_brings_back_nothing_of_an_earlier_life_than_the_one_its_author_saw(s: Scene) -> None:
     later = await _buried_one_two_then_direct_x_y(s)
     await s.connection.execute("DELETE FROM points")
+    await s.absorb("points", "1", 190, gone=["1", "X", "Y"])
     await all_applied(s, written("bob", 200, s.update("points", "1", "B", "Y", changed=[1], seen=["bob@200", later])))
     assert await s.rows("points") == [("1", "B", "Y")]
 
@@ -117,8 +118,9 @@ async def test_a_revival_brings_back_nothing_of_an_earlier_life_than_the_one_its
 async def test_a_compensation_revives_nothing_of_an_earlier_life_either(s: Scene) -> None:
     later = await _buried_one_two_then_direct_x_y(s)
     await s.connection.execute("DELETE FROM points")
+    await s.absorb("points", "1", 190, gone=["1", "X", "Y"])
     await all_applied(s, written("bob", 200, s.keep("points", "1", None, None, seen=["bob@200", later])))
-    assert await s.rows("points") == [("1", None, None)]
+    assert await s.rows("points") == [("1", "X", "Y")]
 
 
 @pytest.mark.parametrize("deleted_twice", [False, True])
@@ -231,9 +233,11 @@ async def test_an_observed_tag_stands_for_all_earlier_ones_of_its_origin(s: Scen
 async def test_a_row_last_written_by_direct_sql_is_deleted_by_who_saw_that(s: Scene) -> None:
     await all_applied(s, written("a", 100, s.insert("points", "1", "x", "y")))
     await s.connection.execute("UPDATE points SET x = 'direct'")
+    await s.absorb("points", "1", 140, changed=[1])
     await all_applied(s, written("b", 200, s.delete("points", "1", "x", "y", seen=["b@200", "a@100"])))
     assert await s.rows("points") == [("1", "direct", "y")]
     await s.connection.execute("UPDATE points SET x = 'again'")
+    await s.absorb("points", "1", 150, changed=[1])
     await all_applied(s, written("a", 210, s.delete("points", "1", "x", "y", seen=["a@210", "postgres_1@150"])))
     assert await s.rows("points") == []
 

@@ -192,7 +192,7 @@ async def test_a_role_called_electric_has_its_writes_held_too(database: str) -> 
         assert (held["status"], held["sqlstate"]) == ("retry", "42703")
 
 
-OURS = "electric.merge_16400(text,jsonb,jsonb,jsonb,text,bigint)"
+OURS = "electric.merge_16400(text,jsonb,jsonb,jsonb,text,bigint,jsonb,integer)"
 # How servers in other languages tell a line of a function.
 LANGUAGES = {
     "English": "PL/pgSQL function {} line 9 at SQL statement",
@@ -218,7 +218,7 @@ async def test_whose_function_failed_is_known_in_every_language(database: str, l
             answer: bool = await s.connection.fetchval("SELECT electric.passes('42501', $1)", context)
             return answer
 
-        outer = ("electric.merge(jsonb,text,bigint)", "electric.apply(jsonb,jsonb)")
+        outer = ("electric.merge(jsonb,text,bigint,jsonb,integer)", "electric.apply(jsonb,jsonb,jsonb)")
         statement = 'SQL statement "INSERT INTO public.t (id)\n VALUES (1)"\n'
         assert await passes(lines(OURS, *outer))
         assert await passes(statement + lines(OURS, *outer))

@@ -10,6 +10,8 @@ from typing import Any
 
 import asyncpg
 
+from syncline.actors.postgres.absorber import ABSORB, columns_of
+from syncline.actors.postgres.absorption import Entry
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 
@@ -47,6 +49,20 @@ class Scene:
         text = await self.connection.fetchval("CALL electric.apply($1, NULL)", json.dumps(transactions))
         results: list[dict[str, Any]] = json.loads(text)
         return results
+
+    async def absorb(
+        self, table: str, key: str, ms: int, *, changed: Sequence[int] = (), gone: Sequence[str | None] = ()
+    ) -> None:
+        """What the stream says of the last write of direct SQL to a row: at ``ms`` it ``changed`` columns, or deleted
+        the row that was ``gone``."""
+        lsn = await self.connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
+        width = await self.connection.fetchval(
+            "SELECT jsonb_array_length(description -> 'columns') FROM electric.tables WHERE relid = $1",
+            self.relids[table],
+        )
+        column_ms = tuple(ms if i in changed else None for i in range(width))
+        entry = Entry(lsn, ms, column_ms, tuple(gone) or None)
+        await self.connection.execute(ABSORB, *columns_of({(self.relids[table], f'["{key}"]'): entry}))
 
     async def statuses(self, *transactions: dict[str, Any]) -> list[str]:
         return [result["status"] for result in await self.apply(*transactions)]

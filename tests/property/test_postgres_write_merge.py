@@ -1,4 +1,5 @@
-"""The SQL that applies device writes agrees with the merge rules of ``syncline.proto.merge``, whatever devices do."""
+"""The SQL that applies device writes agrees with the merge rules of ``syncline.proto.merge``, whatever devices do, and
+whatever direct SQL does in between."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import asyncpg
 import pytest
@@ -16,15 +18,26 @@ from hypothesis import strategies as st
 from tests.conftest import drop_database
 from tests.integration.write_scene import Scene, scene
 
+from syncline.actors.postgres.absorber import ABSORB, columns_of
+from syncline.actors.postgres.absorption import Absorption
+from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.embedded import EmbeddedPostgres
-from syncline.proto.merge import RowState, RowWrite, apply_write, unrecorded
-from syncline.proto.tags import Tag, format_tags, parse_tags
-from syncline.proto.values import Row
+from syncline.actors.postgres.lsn import Lsn
+from syncline.actors.postgres.transaction import TransactionHead
+from syncline.proto.merge import RowState, RowWrite, apply_direct, apply_write, unrecorded
+from syncline.proto.tags import UNRECORDED, Tag, format_tags, parse_tags
+from syncline.proto.values import Column, Delete, Relation, Row, Update
 
 SCHEMA = """
 CREATE TABLE points (x text, id text PRIMARY KEY, y int, b bool);
 CREATE TABLE bare (id text PRIMARY KEY);
 """
+POINTS = Relation(
+    1,
+    "public",
+    "points",
+    (Column("x", "text"), Column("id", "text", primary_key=True), Column("y", "int4"), Column("b", "bool")),
+)
 KINDS = {"insert": "I", "update": "U", "delete": "D", "compensation": "C"}
 DEVICES = ("a", "b", "c@home", "postgres_0", "postgres_2")
 EXAMPLES_MAX = 150
@@ -49,6 +62,18 @@ class DeviceTransaction:
     operations: tuple[Operation, ...]
 
 
+@dataclass(frozen=True)
+class DirectWrite:
+    """Direct SQL, at ``ms``: what ``deletes`` not is an update of the columns ``modified``, or the row's insert."""
+
+    deletes: bool
+    cells: tuple[str | None, ...]
+    modified: tuple[bool, ...]
+    ms: int
+
+
+History: TypeAlias = list[DeviceTransaction | DirectWrite]
+
 # Few devices and few moments, so that tags meet: equal times, equal tags, clocks that go back.
 tags = st.builds(Tag, st.sampled_from(DEVICES), st.integers(1, 12)) | st.builds(
     Tag, st.just("postgres_1"), st.integers(0, 12)
@@ -70,6 +95,10 @@ def transactions(width: int, values: st.SearchStrategy[tuple[str | None, ...]]) 
         st.integers(1, 12),
         st.lists(operation, min_size=1, max_size=3).map(tuple),
     )
+
+
+def direct_writes(values: st.SearchStrategy[tuple[str | None, ...]]) -> st.SearchStrategy[DirectWrite]:
+    return st.builds(DirectWrite, st.booleans(), values, st.tuples(*[st.booleans()] * 4), st.integers(1, 12))
 
 
 points = st.tuples(
@@ -110,10 +139,43 @@ def _bytes(cells: Iterable[str | None]) -> Row:
     return tuple(None if cell is None else cell.encode() for cell in cells)
 
 
-def _expected(start: RowState, table: str, key: str, history: list[DeviceTransaction]) -> RowState:
+def _tellable(existed: bool, history: History) -> History:
+    """``history`` without what the database cannot know: when direct SQL inserted a row of which there was no record,
+    or one that it has written again since. So the one is of moment 0, the other is written again at the same moment,
+    and devices do not insert what nobody but direct SQL has written."""
+    told: History = []
+    alive, recorded, updated, born_ms = existed, False, False, None
+    for step in history:
+        if isinstance(step, DeviceTransaction):
+            if updated and not recorded:
+                ops = tuple(replace(op, kind="update") if op.kind == "insert" else op for op in step.operations)
+                step = replace(step, operations=ops)
+            # Of a delete of what is not there nothing is recorded.
+            recorded |= alive or any(op.kind != "delete" for op in step.operations)
+            born_ms = None
+        elif step.deletes:
+            step = step if born_ms is None else replace(step, ms=born_ms)
+            recorded, alive, born_ms = recorded or alive, False, None
+        elif alive:
+            updated = True
+            step = step if born_ms is None else replace(step, ms=born_ms)
+        elif recorded:
+            alive, born_ms = True, step.ms
+        else:
+            alive, step = True, replace(step, ms=0)
+        told.append(step)
+        if isinstance(step, DeviceTransaction):
+            alive = _expected_alive(existed, told)
+    return told
+
+
+def _expected(start: RowState, table: str, key: str, history: History) -> RowState:
     state = start
-    for transaction in history:
-        for op in transaction.operations:
+    for step in history:
+        if isinstance(step, DirectWrite):
+            state = _directly(state, table, key, step)
+            continue
+        for op in step.operations:
             cells = _with_key(table, op.cells, key)
             only_key = [cell if cell == key else None for cell in cells]
             modified = {
@@ -121,15 +183,91 @@ def _expected(start: RowState, table: str, key: str, history: list[DeviceTransac
                 "update": tuple(m and cell != key for m, cell in zip(op.modified, cells, strict=True)),
             }.get(op.kind, (False,) * len(cells))
             row = _bytes(only_key if op.kind == "compensation" else cells)
-            tag = Tag(transaction.device, transaction.ms)
+            tag = Tag(step.device, step.ms)
             state = apply_write(state, RowWrite(op.kind, row, modified, tag, op.observed))  # type: ignore[arg-type]
     return state
 
 
-async def _write(s: Scene, table: str, key: str, history: list[DeviceTransaction]) -> None:
+def _expected_alive(existed: bool, history: History) -> bool:
+    start = unrecorded((b"direct", b"", b"0", None)) if existed else RowState()
+    return _expected(start, "points", "", history).row is not None
+
+
+def _directly(state: RowState, table: str, key: str, step: DirectWrite) -> RowState:
+    """The row after a write of direct SQL, which does nothing to a row that is not there but insert it."""
+    if step.deletes:
+        return state if state.row is None else apply_direct(state, "delete", state.row, (False,) * 4, step.ms)
+    row = _bytes(_with_key(table, step.cells, key))
+    if state.row is None:
+        return apply_direct(state, "insert", row, (True,) * 4, step.ms)
+    row = tuple(new if step.modified[i] else old for i, (new, old) in enumerate(zip(row, state.row, strict=True)))
+    changed = tuple(new != old for new, old in zip(row, state.row, strict=True))
+    return apply_direct(state, "update", row, changed, step.ms)
+
+
+class Stream:
+    """What the stream says of direct SQL writes to one row of ``points``, and what comes of it in Postgres."""
+
+    def __init__(self, s: Scene, key: str) -> None:
+        self._connection = s.connection
+        self._table = TableInfo(POINTS, {})
+        self._relid = s.relids["points"]
+        self._key = key
+        self.xmins: dict[str, int] = {}
+
+    async def existed(self, ms: int) -> None:
+        await self._note(ms)
+
+    async def write(self, step: DirectWrite) -> None:
+        connection, key = self._connection, self._key
+        old = await self._row()
+        if step.deletes:
+            await connection.execute("DELETE FROM points WHERE id = $1", key)
+        elif old is None:
+            x, y, b = step.cells
+            await connection.execute("INSERT INTO points VALUES ($1, $2, $3::text::int, $4::text::bool)", x, key, y, b)
+        else:
+            places = {"x": 0, "y": 2, "b": 3}
+            sets = ", ".join(f"{name} = n.{name}" for name, place in places.items() if step.modified[place])
+            await connection.execute(
+                f"UPDATE points p SET {sets or 'x = p.x'} "
+                "FROM (SELECT $2::text AS x, $3::text::int AS y, $4::text::bool AS b) n WHERE p.id = $1",
+                key,
+                *step.cells,
+            )
+        await self._note(step.ms)
+        new = await self._row()
+        relation = POINTS.id
+        if old is not None:
+            change = Delete(relation, old) if new is None else Update(relation, new, old, (f"postgres_1@{step.ms}",))
+            absorption = Absorption()
+            lsn = await connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
+            absorption.add(TransactionHead(Lsn(lsn), step.ms, 1), [change], {relation: self._table})
+            entries = {(self._relid, place[1]): entry for place, entry in absorption.take().items()}
+            await connection.execute(ABSORB, *columns_of(entries))
+
+    async def _row(self) -> Row | None:
+        columns = "x, id, y::text, CASE WHEN b THEN 't' WHEN NOT b THEN 'f' END"
+        row = await self._connection.fetchrow(f"SELECT {columns} FROM points WHERE id = $1", self._key)
+        return None if row is None else _bytes(row)
+
+    async def _note(self, ms: int) -> None:
+        xmin = await self._connection.fetchval("SELECT xmin::text FROM points WHERE id = $1", self._key)
+        if xmin is not None:
+            self.xmins[xmin] = ms
+
+
+async def _write(s: Scene, table: str, key: str, history: History) -> None:
+    stream = Stream(s, key) if table == "points" else None
+    if stream is not None:
+        await stream.existed(0)
     lsns = itertools.count(1)
-    batch = []
+    await s.connection.execute("DELETE FROM electric.clients")
     for transaction in history:
+        if isinstance(transaction, DirectWrite):
+            assert stream is not None, "direct SQL writes points only"
+            await stream.write(transaction)
+            continue
         ops = []
         for op in transaction.operations:
             cells = _with_key(table, op.cells, key)
@@ -146,10 +284,16 @@ async def _write(s: Scene, table: str, key: str, history: list[DeviceTransaction
                     "tags": format_tags(op.observed),
                 }
             )
-        batch.append({"client": transaction.device, "lsn": next(lsns), "ms": transaction.ms, "ops": ops})
-    await s.connection.execute("DELETE FROM electric.clients")
-    text = await s.connection.fetchval("CALL electric.apply($1, NULL)", json.dumps(batch))
-    assert [result["status"] for result in json.loads(text)] == ["applied"] * len(batch), text
+        element = {"client": transaction.device, "lsn": next(lsns), "ms": transaction.ms, "ops": ops}
+        xmins = {} if stream is None else stream.xmins
+        for absorbed in ({}, {"absorbed": {"xmins": xmins, "gone": [f'{s.relids[table]} ["{key}"]']}}):
+            text = await s.connection.fetchval(
+                "CALL electric.apply($1, NULL, $2)", json.dumps([element | absorbed]), '{"horizon": null}'
+            )
+            (result,) = json.loads(text)
+            if result["status"] != "unabsorbed":
+                break
+        assert result["status"] == "applied", text
 
 
 async def _stored(s: Scene, table: str, key: str) -> RowState:
@@ -159,13 +303,24 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
     shadow = await s.connection.fetchrow(
         "SELECT tags, column_tags FROM electric.shadow WHERE relid = $1 AND key = $2", relid, key_text
     )
+    past = await s.connection.fetchrow(
+        'SELECT column_ms, "row" FROM electric.direct WHERE relid = $1 AND key = $2', relid, key_text
+    )
     grave = await s.connection.fetchval(
         'SELECT "row" FROM electric.tombstones WHERE relid = $1 AND key = $2', relid, key_text
     )
+    tags = parse_tags(shadow["tags"] if shadow else ())
+    column_tags = [tag for text in (shadow["column_tags"] if shadow else ()) for tag in parse_tags([text])]
+    if past is not None:  # a delete of what direct SQL had deleted leaves its entry as it is
+        tags, grave = frozenset(), past["row"]
+        known = column_tags or [UNRECORDED] * len(past["column_ms"])
+        column_tags = [
+            tag if ms is None else Tag("postgres_1", ms) for tag, ms in zip(known, past["column_ms"], strict=True)
+        ]
     return RowState(
         None if row is None else _bytes(row),
-        parse_tags(shadow["tags"] if shadow else ()),
-        tuple(tag for text in (shadow["column_tags"] if shadow else ()) for tag in parse_tags([text])),
+        tags,
+        tuple(column_tags),
         None if grave is None else _bytes(grave),
     )
 
@@ -178,18 +333,24 @@ def _same(expected: RowState, stored: RowState, width: int) -> None:
 
 def test_any_history_of_a_row_ends_as_the_rules_say(merging: Database) -> None:
     @settings(max_examples=EXAMPLES_MAX)
-    @given(existed=st.booleans(), history=st.lists(transactions(4, points), min_size=1, max_size=8))
-    def agree(existed: bool, history: list[DeviceTransaction]) -> None:
+    @given(
+        existed=st.booleans(),
+        history=st.lists(transactions(4, points) | direct_writes(points), min_size=1, max_size=8),
+        last=transactions(4, points),
+    )
+    def agree(existed: bool, history: History, last: DeviceTransaction) -> None:
         key = f"k{next(_keys)}"
         start = unrecorded((b"direct", key.encode(), b"0", None)) if existed else RowState()
+        # What direct SQL wrote last shows when the next device writes.
+        told = _tellable(existed, [*history, last])
 
         async def play() -> RowState:
             if existed:
                 await merging.scene.connection.execute("INSERT INTO points VALUES ('direct', $1, 0, NULL)", key)
-            await _write(merging.scene, "points", key, history)
+            await _write(merging.scene, "points", key, told)
             return await _stored(merging.scene, "points", key)
 
-        _same(_expected(start, "points", key, history), merging.runner.run(play()), 4)
+        _same(_expected(start, "points", key, told), merging.runner.run(play()), 4)
 
     agree()
 

@@ -6,13 +6,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from syncline.proto.merge import (
+    DirectKind,
     Incoming,
     RowState,
     RowWrite,
     WriteKind,
+    apply_direct,
     apply_write,
     merge_incoming,
-    postgres_write,
     unrecorded,
 )
 from syncline.proto.tags import Tag
@@ -125,22 +126,22 @@ def test_a_write_survives_every_delete_that_had_not_seen_it(base: RowState, data
 def test_postgres_wins_over_all_that_is_applied_and_leaves_one_tag(base: RowState, data: st.DataObject) -> None:
     state = applied(base, data.draw(interleavings([data.draw(histories(origin, base)) for origin in ORIGINS])))
     assume(state.row is not None)
-    write = postgres_write(state, "update", (b"k", b"px", b"py"), (False, True, True), data.draw(st.integers(0, 110)))
-    after = apply_write(state, write)
+    ms = data.draw(st.integers(0, 110))
+    after = apply_direct(state, "update", (b"k", b"px", b"py"), (False, True, True), ms)
     assert after.row == (b"k", b"px", b"py")
-    assert after.tags == {write.tag}
+    assert after.tags == {Tag(POSTGRES_ORIGIN, ms)}
 
 
-def streamed(before: RowState, write: RowWrite, after: RowState) -> Incoming:
+def streamed(before: RowState, tag: Tag, after: RowState) -> Incoming:
     """What the server sends devices of the step from ``before`` to ``after``."""
     if after.row is None:
         image = before.row or before.tombstone
         assert image is not None
-        return Incoming("delete", image, (False,) * len(image), write.tag, after.tags)
+        return Incoming("delete", image, (False,) * len(image), tag, after.tags)
     if before.row is None:
-        return Incoming("insert", after.row, (True,) * len(after.row), write.tag, after.tags)
+        return Incoming("insert", after.row, (True,) * len(after.row), tag, after.tags)
     changed = tuple(new != old for new, old in zip(after.row, before.row, strict=True))
-    return Incoming("update", after.row, changed, write.tag, after.tags)
+    return Incoming("update", after.row, changed, tag, after.tags)
 
 
 @EXAMPLES
@@ -149,14 +150,14 @@ def test_a_device_predicts_the_row_that_the_server_makes_of_its_pending_writes(
     base: RowState, data: st.DataObject
 ) -> None:
     pending = data.draw(histories("m", base))
-    if data.draw(st.booleans()):
-        other = data.draw(device_write(base, Tag(data.draw(st.sampled_from(ORIGINS)), data.draw(instants))))
+    tag = Tag(data.draw(st.sampled_from([*ORIGINS, POSTGRES_ORIGIN])), data.draw(instants))
+    if tag.origin != POSTGRES_ORIGIN:
+        on_server = apply_write(base, data.draw(device_write(base, tag)))
     else:
-        kind: WriteKind = data.draw(st.sampled_from(["update", "delete"]))
-        modified = (False, kind == "update", False)
-        other = postgres_write(base, kind, (b"k", b"px", b"y0"), modified, data.draw(instants))
-    on_server = apply_write(base, other)
-    predicted = merge_incoming(pending, streamed(base, other, on_server))
+        kind: DirectKind = data.draw(st.sampled_from(["update", "delete"]))
+        row = BASE_ROW if kind == "delete" else (b"k", b"px", b"y0")
+        on_server = apply_direct(base, kind, row, (False, kind == "update", False), tag.ms)
+    predicted = merge_incoming(pending, streamed(base, tag, on_server))
     resolved = applied(on_server, pending)
     assert predicted.row == resolved.row
     assert predicted.tags == resolved.tags
@@ -168,6 +169,6 @@ def test_a_device_predicts_what_becomes_of_a_key_that_another_has_inserted_too(d
     pending = data.draw(histories("m", RowState()))
     other = data.draw(device_write(RowState(), Tag(data.draw(st.sampled_from(ORIGINS)), data.draw(instants))))
     on_server = apply_write(RowState(), other)
-    predicted = merge_incoming(pending, streamed(RowState(), other, on_server))
+    predicted = merge_incoming(pending, streamed(RowState(), other.tag, on_server))
     resolved = applied(on_server, pending)
     assert (predicted.row, predicted.tags) == (resolved.row, resolved.tags)

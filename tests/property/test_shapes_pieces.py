@@ -152,7 +152,7 @@ class TableShape:
 
         read = None if kind.place is None else clauses
         self._consumer = Consumer(self._store, (ITEMS,), None, Sink(), read)  # type: ignore[arg-type]
-        self._router = Router(None, lambda _: ITEMS, Shards({SHARD: self._shard}))  # type: ignore[arg-type, dict-item]
+        self._router = Router(None, lambda _: ITEMS, Shards({SHARD: self._shard}), Sink())  # type: ignore[arg-type, dict-item]
 
     async def start(self) -> None:
         await self._consumer.init()

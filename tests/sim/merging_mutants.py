@@ -6,7 +6,6 @@ SQL is tested against.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import wraps
@@ -20,14 +19,14 @@ from tests.sim.postgres import SimPostgres, Work
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.client.apply import tags_json
-from syncline.client.merging import fold, merged
+from syncline.client.merging import losing, merged
 from syncline.client.oplog import change_of, observed_clock_ms
 from syncline.client.replica import Replica
 from syncline.client.staging import GoneSql, StagingSql
 from syncline.client.stamping import stamp
 from syncline.client.triggers import create_triggers
 from syncline.proto.merge import Merged, RowState, RowWrite, merge_incoming
-from syncline.proto.tags import UNRECORDED, Tag
+from syncline.proto.tags import UNRECORDED, Seen, Tag
 from syncline.proto.values import Delete, Update
 
 MERGING_MUTANTS = Mutants()
@@ -82,11 +81,10 @@ def _(stack: ExitStack) -> None:
 
 @mutant("who has observed a tag has not observed the earlier ones of its origin")
 def _(stack: ExitStack) -> None:
-    def observe(tags: frozenset[Tag], observed: Iterable[Tag], new: Tag | None) -> frozenset[Tag]:
-        kept = tags - frozenset(observed)
-        return kept if new is None else kept | {new}
+    def covers(original: Any, self: Seen, tag: Tag) -> bool:
+        return tag.origin == self._origin or self._upto.get(tag.origin) == tag.ms
 
-    stack.enter_context(mock.patch("syncline.proto.merge.observe", observe))
+    in_place_of(stack, Seen, "covers", covers)
 
 
 @mutant("a delete on a device does not say what it has observed")
@@ -169,7 +167,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("what was beaten on a device is shown again when its row comes once more")
 def _(stack: ExitStack) -> None:
-    everywhere(stack, fold, lambda original, entries, table, client_id, shown=None: original(entries, table, client_id))
+    everywhere(stack, losing, lambda original, *args: ())
 
 
 @mutant("a device's clock does not follow the transactions it has seen")
@@ -188,12 +186,8 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a row of a packed log is taken for older than every write")
 def _(stack: ExitStack) -> None:
-    def merge(original: Any, pending: Any, history: Any, origin: str, commit_ms: int) -> Any:
-        return (
-            original(pending, history, origin or "?", commit_ms)
-            if commit_ms > 1
-            else original(pending, history, "?", commit_ms)
-        )
+    def merge(original: Any, pending: Any, history: Any, origin: str, commit_ms: int, **how: Any) -> Any:
+        return original(pending, history, origin if commit_ms > 1 else "?", commit_ms, **how)
 
     everywhere(stack, merged, merge)
 

@@ -25,7 +25,7 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.proto.merge import RowState, RowWrite, apply_write
-from syncline.proto.tags import UNRECORDED, Tag, format_tags, observe, parse_tags
+from syncline.proto.tags import UNRECORDED, Seen, Tag, format_tags, observe, parse_tags
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
 
 ABSENT = RowState()
@@ -136,7 +136,7 @@ class Work:
         write = RowWrite(KINDS[op["op"]], row, modified, Tag(client_id, ms), parse_tags(op["tags"]))  # type: ignore[arg-type]
         if relation_id == JOURNAL and op["op"] == "I":
             self.journal.append(row[0].decode())  # type: ignore[union-attr]
-        if any(tag.origin != client_id for tag in observe(before.tags, write.observed, None)):
+        if any(tag.origin != client_id for tag in observe(before.tags, Seen(write.observed, client_id), None)):
             self.conflicts += 1
         if before.row is None and op["op"] == "D":
             return

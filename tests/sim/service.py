@@ -23,7 +23,7 @@ from syncline.actors.devices.bundler import Bundler
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
-from syncline.actors.names import BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
+from syncline.actors.names import ABSORBER, BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
 from syncline.actors.postgres.apply import Decision, WriteQueue
 from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
 from syncline.actors.postgres.flush import Unseen
@@ -49,7 +49,10 @@ CHECKPOINT_EVERY_S = 0.05
 
 
 class Nothing(Actor):
-    """Has a name and does nothing: the supervisors, which are not simulated."""
+    """Has a name and does nothing: the supervisors, which are not simulated, and the absorber."""
+
+    async def handle_cast(self, message: object) -> None:
+        pass
 
 
 class SimDatabase:
@@ -356,7 +359,12 @@ class Service:
                 confirming(name),
             )
             await host.start(shard, name, register=True)
-        await host.start(Router(self.database.read_migrations, relation_of, self._shards), ROUTER, register=True)
+        await host.start(Nothing(), ABSORBER, register=True)
+        await host.start(
+            Router(self.database.read_migrations, relation_of, self._shards, Named(host, ABSORBER)),
+            ROUTER,
+            register=True,
+        )
         await host.start(SimReplicator(postgres, self._waiting), REPLICATOR, register=True)
         await host.start(Bundler(self._shards), BUNDLER, register=True)
         await host.start(Nothing(), DEVICES, register=True)

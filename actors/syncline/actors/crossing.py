@@ -107,11 +107,12 @@ def _plain_chunk(chunk: TransactionChunk) -> object:
         [(notice.id, notice.version) for notice in chunk.migrations],
         chunk.marks,
         [_plain_relation(relation) for relation in chunk.relations],
+        chunk.direct,
     )
 
 
 def _chunk(plain: Any) -> TransactionChunk:
-    head, changes, first, last, migrations, marks, relations = plain
+    head, changes, first, last, migrations, marks, relations, direct = plain
     return TransactionChunk(
         _head(*head),
         _changes(changes),
@@ -120,6 +121,7 @@ def _chunk(plain: Any) -> TransactionChunk:
         tuple(MigrationNotice(*notice) for notice in migrations),
         marks,
         tuple(_relation(*relation) for relation in relations),
+        direct,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from syncline.actors.names import (
+    ABSORBER,
     CLAIMS,
     ORIGIN,
     PRUNER,
@@ -74,6 +75,7 @@ class Layout:
             WRITER: ORIGIN,
             CLAIMS: ORIGIN,
             ROUTER: ORIGIN,
+            ABSORBER: ORIGIN,
             WATERMARKS: ORIGIN,
             PRUNER: ORIGIN,
             REAPER: ORIGIN,

@@ -8,6 +8,7 @@ WRITER: Final = "writer"
 CONSUMERS: Final = "consumers"
 SHARD: Final = "shard"  # of a service with one; several are numbered
 ROUTER: Final = "router"
+ABSORBER: Final = "absorber"
 REPLICATOR: Final = "replicator"
 PRUNER: Final = "pruner"
 REAPER: Final = "reaper"

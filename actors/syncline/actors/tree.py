@@ -42,6 +42,7 @@ from syncline.actors.devices.reaper import Reaper
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.layout import Layout
 from syncline.actors.names import (
+    ABSORBER,
     BUNDLER,
     CLAIMS,
     CONSUMERS,
@@ -56,6 +57,7 @@ from syncline.actors.names import (
     WRITER,
     shard_names,
 )
+from syncline.actors.postgres.absorber import Absorber
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.homes import Homes
@@ -128,7 +130,8 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
     origin = [
         _writer(settings, database),
         *shapes(settings, database, host, shards, settings.shard_folders),
-        _router(database, shards),
+        _absorber(settings, database, host),
+        _router(database, host, shards),
         _replicator(settings, database),
     ]
     return _root(
@@ -144,7 +147,8 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     shards = _shards(settings, database, host)
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
-    children = [_writer(settings, database), claims, tethered(homes, _router(database, shards)), _pruner(database)]
+    stream = _subtree("stream", [_absorber(settings, database, host), _router(database, host, shards)])
+    children = [_writer(settings, database), claims, tethered(homes, stream), _pruner(database)]
     children.append(_reaper(settings, database, host, shards, CLAIMS))
     if layout.connections:
         watermarks = ChildSpec(id=WATERMARKS, name=WATERMARKS, start=lambda: Watermarks(WATERMARKS, shards))
@@ -312,14 +316,28 @@ def _shards(settings: Settings, database: Database, host: Host) -> Shards:
 
 
 def _writer(settings: Settings, database: Database) -> ChildSpec:
-    return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, database.owner or SESSION))
+    return ChildSpec(
+        id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, database.owner or SESSION, absorbing=True)
+    )
 
 
-def _router(database: Database, shards: Shards) -> ChildSpec:
+def _absorber(settings: Settings, database: Database, host: Host) -> ChildSpec:
+    def confirm(lsn: int) -> None:
+        host.ref(REPLICATOR).cast(Confirm(ABSORBER, lsn))
+
+    return ChildSpec(
+        id=ABSORBER,
+        name=ABSORBER,
+        start=lambda: Absorber(database.pool, lambda: database.catalog.tables, confirm, settings.start_lsn),
+        mailbox_capacity=STREAM_MAILBOX,
+    )
+
+
+def _router(database: Database, host: Host, shards: Shards) -> ChildSpec:
     return ChildSpec(
         id=ROUTER,
         name=ROUTER,
-        start=lambda: Router(database.read_migrations, _relation_of(database), shards),
+        start=lambda: Router(database.read_migrations, _relation_of(database), shards, host.ref(ABSORBER)),
         mailbox_capacity=STREAM_MAILBOX,
     )
 
@@ -334,7 +352,9 @@ def _replicator(settings: Settings, database: Database) -> ChildSpec:
     return ChildSpec(
         id=REPLICATOR,
         name=REPLICATOR,
-        start=lambda: Replicator(open_stream, key_indexes, settings.shard_folders, database.read, database.visibility),
+        start=lambda: Replicator(
+            open_stream, key_indexes, (ABSORBER, *settings.shard_folders), database.read, database.visibility
+        ),
     )
 
 

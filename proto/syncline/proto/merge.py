@@ -1,32 +1,38 @@
 """The rules by which concurrent writes to one row become one row, on the server and on every device.
 
 A row is an observed-remove element: it exists as long as it has tags (module ``tags``). Each of its columns is a
-register that the write with the largest tag wins. A compensation is a write that modifies no column: it only leaves its
-tag, so that a parent which a new child refers to stays, or comes back with the values it had.
+register that the write with the largest tag wins; columns that a constraint ties together are one register, so that two
+writes each valid alone never make a row that is not. A compensation is a write that modifies no column: it only leaves
+its tag, so that a parent which a new child refers to stays, or comes back with the values it had.
+
+**Time.** A write counts as of its device's clock, but never as later than the server's clock when it arrives (the
+caller sees to that), and always as later than what its author had seen (``tags.stamp``).
 
 **The server** (``apply_write``) keeps tags per row and per column, and the values of deleted rows (the tombstone), from
 which a write that had not seen the delete revives them. Writes that did not see each other may be applied in any order
-and any number of times with the same result; writes of one origin arrive in order.
+and any number of times with the same result; writes of one origin arrive in order. A write by direct SQL
+(``apply_direct``) has seen everything that is there, and what it wrote is what the row holds.
 
 **A device** (``merge_incoming``) keeps no tag per column. It has writes of its own that the server has not echoed, and
 a row comes in as the server resolved it without them. It predicts what the server will make of the two together; the
-echo then brings the server's own answer. The prediction is exact for one such row and for devices whose clock never
-falls behind what they have seen; otherwise it may be off until the echo.
+echo then brings the server's own answer. The prediction is exact for one such row and for devices whose clock is not
+ahead of the server's; otherwise it may be off until the echo.
 
 Both are plain functions of one row, and the oracle for the SQL that applies device writes in bulk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from syncline.proto.errors import misuse
-from syncline.proto.tags import UNRECORDED, Tag, observe, parse_tags
+from syncline.proto.tags import UNRECORDED, Seen, Tag, observe, parse_tags, stamp
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Compensation, Delete, Gone, Insert, Row, RowChange, Update
 
 WriteKind: TypeAlias = Literal["insert", "update", "delete", "compensation"]
+DirectKind: TypeAlias = Literal["insert", "update", "delete"]
 IncomingKind: TypeAlias = Literal["insert", "update", "delete", "gone"]
 
 
@@ -92,9 +98,15 @@ def unrecorded(row: Row) -> RowState:
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
-def apply_write(state: RowState, write: RowWrite) -> RowState:
+Tied: TypeAlias = Sequence[Sequence[int]]
+"""Sets of columns, by their places, that are one register each; no column is in two of them."""
+
+
+def apply_write(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
     """The row after ``write``."""
-    tags = observe(state.tags, write.observed, None if write.kind == "delete" else write.tag)
+    seen = Seen(write.observed, write.tag.origin)
+    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags))
+    tags = observe(state.tags, seen, None if write.kind == "delete" else tag)
     if not tags:
         return RowState(None, tags, state.column_tags, state.row if state.row is not None else state.tombstone)
     base = state.row if state.row is not None else state.tombstone
@@ -102,21 +114,39 @@ def apply_write(state: RowState, write: RowWrite) -> RowState:
         base = write.row
     cells: list[Cell] = list(base)
     column_tags = [state.column_tag(column) for column in range(len(cells))]
-    for column, modified in enumerate(write.modified):
-        if modified and write.tag >= column_tags[column]:
-            cells[column] = write.row[column]
-            column_tags[column] = write.tag
+    for register in _registers(write.modified, tied):
+        if tag >= max(column_tags[column] for column in register):
+            for column in register:
+                cells[column] = write.row[column]
+                column_tags[column] = tag
     return RowState(tuple(cells), tags, tuple(column_tags))
 
 
-def postgres_write(state: RowState, kind: WriteKind, row: Row, modified: tuple[bool, ...], ms: int) -> RowWrite:
-    """A write that Postgres itself made to the row as it stood: it has seen everything and outranks everything there.
+def apply_direct(
+    state: RowState, kind: DirectKind, row: Row, modified: tuple[bool, ...], ms: int, tied: Tied = ()
+) -> RowState:
+    """The row after a write that Postgres itself made to it as it stood. ``row``: as it is then, or was when it was
+    deleted. ``ms``: the time of its commit, by the clock by which devices' times are bounded."""
+    tag = Tag(POSTGRES_ORIGIN, ms)
+    if kind == "delete":
+        return RowState(None, frozenset(), state.column_tags, row)
+    if kind == "insert":
+        return RowState(row, frozenset((tag,)), (tag,) * len(row))
+    column_tags = [state.column_tag(column) for column in range(len(row))]
+    for register in _registers(modified, tied):
+        for column in register:
+            column_tags[column] = tag
+    return RowState(row, frozenset((tag,)), tuple(column_tags))
 
-    ``ms``: the transaction's time, raised to the newest time recorded for the row if a device's clock ran ahead.
-    """
-    recorded = max((tag.ms for tag in (*state.column_tags, *state.tags)), default=0)
-    tag = Tag(POSTGRES_ORIGIN, max(ms, recorded))
-    return RowWrite(kind, row, modified, tag, state.tags | {tag})
+
+def _registers(modified: tuple[bool, ...], tied: Tied) -> Iterable[Sequence[int]]:
+    """What is written with the columns that are ``modified``."""
+    together = {column: register for register in tied for column in register}
+    written: dict[Sequence[int], None] = {}
+    for column, changed in enumerate(modified):
+        if changed:
+            written[tuple(together.get(column, (column,)))] = None
+    return written
 
 
 def write_of(change: RowChange, origin: str, ms: int) -> RowWrite:
@@ -138,20 +168,21 @@ def write_of(change: RowChange, origin: str, ms: int) -> RowWrite:
 # --- the device -------------------------------------------------------------------------------------------------------
 
 
-def merge_incoming(pending: Sequence[RowWrite], incoming: Incoming) -> Merged:
+def merge_incoming(pending: Sequence[RowWrite], incoming: Incoming, tied: Tied = ()) -> Merged:
     """``incoming`` with our own ``pending`` writes to the key, oldest first, on top, as the server will apply them."""
     if incoming.kind == "gone":
         return Merged(None, frozenset())
-    tags = incoming.tags
-    cells: list[Cell] = list(incoming.row)
-    newest = [incoming.tag if changed else UNRECORDED for changed in incoming.modified]
+    # The transaction's time is its author's clock; what the write counts as is among the row's tags.
+    tag = max((tag for tag in incoming.tags if tag.origin == incoming.tag.origin), default=incoming.tag)
+    column_tags = [UNRECORDED] * len(incoming.row)
+    for register in _registers(incoming.modified, tied):
+        for column in register:
+            column_tags[column] = tag
+    row, tombstone = (incoming.row, None) if incoming.tags else (None, incoming.row)
+    state = RowState(row, incoming.tags, tuple(column_tags), tombstone)
     for write in pending:
-        tags = observe(tags, write.observed, None if write.kind == "delete" else write.tag)
-        for column, modified in enumerate(write.modified):
-            if modified and write.tag >= newest[column]:
-                cells[column] = write.row[column]
-                newest[column] = write.tag
-    return Merged(tuple(cells), tags) if tags else Merged(None, tags)
+        state = apply_write(state, write, tied)
+    return Merged(state.row, state.tags)
 
 
 def incoming_of(change: RowChange, origin: str, ms: int) -> Incoming:

@@ -4,10 +4,12 @@ Every write leaves a tag, ``origin@ms``, on the row it touches, and carries the 
 are then the writes that nobody has overwritten knowingly; a row without any is deleted. So a delete removes only what
 it had seen, and whatever was written beside it keeps the row alive (observed-remove, add wins).
 
-Two conventions of ours make this exact:
+Three conventions of ours make this exact:
 
-* one origin's writes are seen in their order, so who has observed ``o@t`` has observed every ``o@s`` with s <= t. That
-  lets a row without any record stand for ``postgres_1@0``, which every tag of Postgres covers;
+* one origin's writes are seen in their order, so who has observed ``o@t`` has observed every ``o@s`` with s <= t, and
+  nobody needs to say that he has observed his own;
+* a row without any record stands for ``postgres_1@0``, and whoever has observed anything of the row has observed that:
+  records are kept for longer than a device may be away;
 * tags are ordered by time, and at the same millisecond Postgres wins over every device, and the larger id over the
   smaller. The order decides columns; every replica uses the same one.
 """
@@ -68,11 +70,41 @@ def format_tags(tags: Iterable[Tag]) -> tuple[str, ...]:
     return tuple(format_tag(tag) for tag in sorted(tags, reverse=True))
 
 
-def observe(tags: frozenset[Tag], observed: Iterable[Tag], new: Tag | None) -> frozenset[Tag]:
-    """The tags of a row after a write that had seen ``observed`` and leaves ``new`` (None: a delete)."""
-    seen: dict[str, int] = {}
-    for tag in observed:
-        if tag.ms > seen.get(tag.origin, -1):
-            seen[tag.origin] = tag.ms
-    kept = frozenset(tag for tag in tags if tag.ms > seen.get(tag.origin, -1))
+class Seen:
+    """What a write by ``origin`` had ``observed``."""
+
+    def __init__(self, observed: Iterable[Tag], origin: str) -> None:
+        self._upto: dict[str, int] = {}
+        for tag in observed:
+            if tag.ms > self._upto.get(tag.origin, -1):
+                self._upto[tag.origin] = tag.ms
+        self._anything = any(seen != origin for seen in self._upto)
+        self._fetched = self._upto.get(POSTGRES_ORIGIN) == UNRECORDED.ms
+        self._origin = origin
+
+    def covers(self, tag: Tag) -> bool:
+        """Whether the writer knew of ``tag``."""
+        if tag.origin == self._origin or tag.ms <= self._upto.get(tag.origin, -1):
+            return True
+        return tag == UNRECORDED and self._anything
+
+    def knew(self, tag: Tag) -> bool:
+        """Whether ``tag`` was on a row that the writer saw. Who fetched a row that Postgres wrote last was not told
+        when that was, and saw whatever Postgres had written."""
+        return self.covers(tag) or (self._fetched and tag.origin == POSTGRES_ORIGIN)
+
+
+def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]:
+    """The tags of a row after a write that had ``seen`` some and leaves ``new`` (None: a delete)."""
+    kept = frozenset(tag for tag in tags if not seen.knew(tag))
     return kept if new is None else kept | {new}
+
+
+def stamp(tag: Tag, seen: Seen, known: Iterable[Tag]) -> Tag:
+    """``tag`` as it counts among those ``known`` of a row: later than every one that its author had ``seen``, whatever
+    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten."""
+    ms = tag.ms
+    for other in known:
+        if seen.covers(other):
+            ms = max(ms, other.ms + (other.origin != tag.origin))
+    return tag if ms == tag.ms else Tag(tag.origin, ms)

@@ -10,10 +10,10 @@ from syncline.proto.merge import (
     Merged,
     RowState,
     RowWrite,
+    apply_direct,
     apply_write,
     incoming_of,
     merge_incoming,
-    postgres_write,
     unrecorded,
     write_of,
 )
@@ -119,18 +119,18 @@ def test_example_5_concurrent_inserts_of_one_key_keep_both_tags_and_the_later_va
         assert after.row == (b"k", b"3", b"4")
 
 
-def test_example_6_a_write_of_postgres_outranks_a_device_whose_clock_ran_ahead() -> None:
-    state = apply(alive((b"k", b"1")), update("B@350", (b"k", b"b"), (b"k", b"1"), "B@350 P@100"))
-    write = postgres_write(state, "update", (b"k", b"p"), (False, True), ms=300)
-    assert write.tag == tag("P@350")
-    assert apply(state, write).row == (b"k", b"p")
-    assert apply(state, write).tags == tags("P@350")
+def test_example_6_a_write_of_postgres_outranks_a_device_whose_clock_runs_ahead() -> None:
+    # It says 350, and counts as of 299, when it came.
+    state = apply(alive((b"k", b"1")), update("B@299", (b"k", b"b"), (b"k", b"1"), "B@350 P@100"))
+    after = apply_direct(state, "update", (b"k", b"p"), (False, True), ms=300)
+    assert after == RowState((b"k", b"p"), tags("P@300"), (tag("P@100"), tag("P@300")))
+    unaware = update("C@290", (b"k", b"c"), (b"k", b"1"), "C@290 P@100")
+    assert apply(after, unaware).row == (b"k", b"p")
 
 
 def test_example_7_a_compensation_brings_back_a_parent_that_was_deleted_meanwhile() -> None:
     parent = (b"p", b"name")
-    state = alive(parent)
-    deleted = apply(state, postgres_write(state, "delete", parent, (False, False), ms=150))
+    deleted = apply_direct(alive(parent), "delete", parent, (False, False), ms=150)
     assert deleted.row is None
     kept = apply(deleted, compensation("A@200", (b"p", None), "A@200 P@100"))
     assert kept.row == parent
@@ -209,6 +209,40 @@ def test_ties_go_to_postgres_then_to_the_larger_id_on_both_sides(weaker: str, st
 def test_a_row_without_a_record_is_covered_by_any_observed_tag_of_postgres() -> None:
     state = apply(unrecorded((b"k", b"1")), delete("A@200", (b"k", b"1"), "A@200 P@100"))
     assert state.row is None
+
+
+def test_a_row_without_a_record_is_covered_by_whoever_has_seen_anything_of_it_and_nobody_else() -> None:
+    row = (b"k", b"1")
+    assert apply(unrecorded(row), delete("A@200", row, "A@200 B@100")).row is None
+    assert apply(unrecorded(row), delete("A@200", row, "A@200 A@150")).row == row
+
+
+def test_a_write_beats_what_its_author_had_seen_although_his_clock_is_behind() -> None:
+    base = (b"k", b"x0", b"y0")
+    state = apply(alive(base), update("A@50", (b"k", b"xa", b"y0"), base, "A@50 P@100"))
+    assert state.row == (b"k", b"xa", b"y0")
+    assert state.tags == tags("A@101")
+    concurrent = update("B@90", (b"k", b"xb", b"y0"), base, "B@90 P@80")
+    assert apply(state, concurrent).row == (b"k", b"xa", b"y0")
+
+
+def test_an_author_has_seen_his_own_writes_whether_he_says_so_or_not() -> None:
+    state = apply(RowState(), insert("A@100", (b"k", b"1")), update("A@90", (b"k", b"2"), (b"k", b"1")))
+    assert (state.row, state.tags) == ((b"k", b"2"), tags("A@100"))
+    assert apply(state, delete("A@80", (b"k", b"2"), "")).row is None
+
+
+def test_columns_that_are_tied_go_together() -> None:
+    base = (b"k", b"1", b"9", b"n")
+    tied = ((1, 2),)
+    a = update("A@200", (b"k", b"8", b"9", b"a"), base, "A@200 P@100")
+    b = update("B@210", (b"k", b"1", b"2", b"n"), base, "B@210 P@100")
+    for first, second in ((a, b), (b, a)):
+        state = apply_write(apply_write(alive(base), first, tied), second, tied)
+        assert state.row == (b"k", b"1", b"2", b"a")
+    assert apply_direct(alive(base), "update", base, (False, True, False, False), 300, tied).column_tags == tuple(
+        tag(at) for at in ("P@100", "P@300", "P@300", "P@100")
+    )
 
 
 def test_a_column_added_later_counts_as_unrecorded() -> None:

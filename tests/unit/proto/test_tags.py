@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from syncline.proto.errors import ProtocolError
-from syncline.proto.tags import Tag, format_tag, format_tags, observe, parse_tag, parse_tags
+from syncline.proto.tags import Seen, Tag, format_tag, format_tags, observe, parse_tag, parse_tags
 
 
 def test_a_tag_reads_origin_and_milliseconds() -> None:
@@ -27,8 +27,8 @@ def test_the_same_tags_always_have_the_same_text() -> None:
 
 def test_observing_a_tag_observes_all_earlier_ones_of_that_origin() -> None:
     tags = parse_tags(["postgres_1@0", "A@5", "A@9", "B@7"])
-    assert observe(tags, parse_tags(["postgres_1@100", "A@7"]), None) == parse_tags(["A@9", "B@7"])
+    assert observe(tags, Seen(parse_tags(["postgres_1@100", "A@7"]), "C"), None) == parse_tags(["A@9", "B@7"])
 
 
 def test_a_new_tag_joins_what_was_not_observed() -> None:
-    assert observe(parse_tags(["B@7"]), (), Tag("A", 3)) == parse_tags(["A@3", "B@7"])
+    assert observe(parse_tags(["B@7"]), Seen((), "A"), Tag("A", 3)) == parse_tags(["A@3", "B@7"])

@@ -35,8 +35,10 @@ class Scene:
     async def start(self) -> Scene:
         if self.context.registry.lookup(SHARD) is None:
             await spawn(self.shard, self.context, name=SHARD)
+        self.absorber = Probe()
+        absorber = await spawn(self.absorber, self.context)
         shards = Shards({SHARD: self.context.registry.ref(SHARD)})
-        self.router = await spawn(Router(read_migrations, lambda relation_id: ITEMS, shards), self.context)
+        self.router = await spawn(Router(read_migrations, lambda relation_id: ITEMS, shards, absorber), self.context)
         await self.shard.next()  # the question which shapes there are
         return self
 

@@ -5,11 +5,14 @@ ready, so a device with a long backlog does not starve the others, and a device 
 again waits alone, holding up nobody. A large transaction may take minutes: it goes by a lane of its own, beside the
 batches of all others.
 
-An attempt can end in four ways:
+An attempt can end in five ways:
 
 * Postgres answered *applied*, *duplicate* or *rejected*: decided, the device hears of it.
 * Postgres answered *retry* (a lock, a serialization failure, no space, a right our role lacks): the device waits,
   longer each time. A defect of Postgres (class XX) is tried a few times alone, then rejected: it may be the data.
+* Postgres answered *unabsorbed*: direct SQL wrote or deleted what the transaction is about, and it is not known that
+  the stream has told of that yet (see ``absorber``). It is sent again when the stream has come so far, which takes some
+  milliseconds, and then says what it has waited for.
 * The whole call failed with an error of Postgres, so it is not known whose fault it was: everything in it is tried
   again alone. What then fails alone with statement_timeout or class XX is rejected after a few tries, with a passing
   error never, with any other at once. It is sent as rejected without its operations: they may be why it failed.
@@ -23,13 +26,15 @@ Pure: the time comes in, decisions come out.
 from __future__ import annotations
 
 import heapq
+import json
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from syncline.actors.postgres.absorption import Commits
 from syncline.actors.postgres.write import Rejection, Write, encode_write, unstorable
 
 if TYPE_CHECKING:
@@ -90,6 +95,24 @@ class Held:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a transaction waits for: the stream to be at ``lsn``. Then all is absorbed of the rows that transactions
+    ``xmins`` left, and of the ``keys`` that are gone. ``xmins``: xid -> ms of its commit, 0 while that is not known."""
+
+    lsn: int
+    xmins: dict[str, int]
+    keys: frozenset[str]
+
+    def more(self, result: dict[str, Any]) -> Needs:
+        """With what Postgres has said besides."""
+        xmins = self.xmins | {xid: self.xmins.get(xid, 0) for xid in result["xmins"]}
+        return Needs(int(result["lsn"]), xmins, self.keys | set(result["gone"]))
+
+
+NOTHING_NEEDED: Final = Needs(0, {}, frozenset())
+
+
 @dataclass(slots=True, eq=False)
 class _Pending:
     write: Write
@@ -100,6 +123,7 @@ class _Pending:
     alone: bool = False
     tries_alone: int = 0
     losses: int = 0
+    absorbed: Needs | None = None  # what it has waited for
 
 
 @dataclass(slots=True)
@@ -120,7 +144,7 @@ class Batch:
     def text(self) -> bytes:
         pieces = [b"["]
         for pending in self.pending:
-            pieces += (*pending.text, b",")
+            pieces += (*_with_absorbed(pending), b",")
         pieces[-1] = b"]"
         return b"".join(pieces)
 
@@ -146,6 +170,9 @@ class WriteQueue:
         self._waiting: list[tuple[float, str]] = []
         self._out: dict[Lane, Batch] = {}
         self._shed: dict[str, Ref] = {}
+        self._behind: dict[str, int] = {}  # devices that wait for the stream, and where it has to be
+        self._commits = Commits()
+        self._upto = 0
         self.pending = 0
         self._bytes = dict.fromkeys(Lane, 0)
 
@@ -228,6 +255,9 @@ class WriteQueue:
         for pending, result in zip(batch.pending, results, strict=True):
             pending.losses = 0
             status = result["status"]
+            if status == "unabsorbed":
+                self._await_stream(pending, result)
+                continue
             if status == "retry":
                 if "sqlstate" in result:  # without one it only waits behind an earlier transaction of its device
                     self._again(pending, _rejection(result), now_s, alone=len(batch.pending) == 1)
@@ -261,6 +291,15 @@ class WriteQueue:
             self._wait(batch.pending[0].write.client_id, now_s)
         self._in_line_again(batch)
 
+    def absorbed(self, upto: int, commits: Iterable[tuple[int, int]]) -> None:
+        """The stream has been absorbed to ``upto``. ``commits``: (xid, ms) of its transactions, new since the last."""
+        for xid, ms in commits:
+            self._commits.note(xid, ms)
+        self._upto = max(self._upto, upto)
+        for client_id in [client_id for client_id, lsn in self._behind.items() if lsn <= self._upto]:
+            del self._behind[client_id]
+            self._resume(client_id)
+
     def wait_s(self, now_s: float, lane: Lane = Lane.BATCHES) -> float | None:
         """Seconds until ``take`` may find something; 0 when it will now, None when there is nothing to wait for."""
         if self._ready[lane]:
@@ -280,6 +319,28 @@ class WriteQueue:
             device = self._devices.get(client_id)
             if device is not None and not device.waits:
                 self._ready[device.pending[0].lane][client_id] = None
+
+    def _await_stream(self, pending: _Pending, result: dict[str, Any]) -> None:
+        pending.absorbed = (pending.absorbed or NOTHING_NEEDED).more(result)
+        if pending.absorbed.lsn > self._upto:
+            client_id = pending.write.client_id
+            self._behind[client_id] = pending.absorbed.lsn
+            self._devices[client_id].waits = True
+        else:
+            self._date(pending)
+
+    def _resume(self, client_id: str) -> None:
+        device = self._devices[client_id]
+        device.waits = False
+        self._date(device.pending[0])
+        self._ready[device.pending[0].lane][client_id] = None
+
+    def _date(self, pending: _Pending) -> None:
+        """The stream has brought what it waited for, and with it when that was."""
+        needs = pending.absorbed
+        assert needs is not None, "it has waited"
+        xmins = {xid: ms or self._commits.ms_of(int(xid)) for xid, ms in needs.xmins.items()}
+        pending.absorbed = replace(needs, xmins=xmins)
 
     def _decided(self, pending: _Pending) -> None:
         client_id = pending.write.client_id
@@ -335,6 +396,15 @@ def _pending(write: Write) -> _Pending:
         return _Pending(write, text, size, write.operations, Lane.BATCHES)
     # Its text is all that is needed of it: it is held once.
     return _Pending(replace(write, changes=(), encoded=None), text, size, write.operations, Lane.LARGE)
+
+
+def _with_absorbed(pending: _Pending) -> tuple[bytes, ...]:
+    """Its text, with what it has waited for."""
+    needs = pending.absorbed
+    if needs is None:
+        return pending.text
+    absorbed = json.dumps({"xmins": needs.xmins, "gone": sorted(needs.keys)}, ensure_ascii=False).encode()
+    return b'{"absorbed":' + absorbed + b"," + pending.text[0][1:], *pending.text[1:]
 
 
 def passes(sqlstate: str) -> bool:

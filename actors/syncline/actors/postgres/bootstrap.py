@@ -33,8 +33,19 @@ STEPS: tuple[str, ...] = (
     "positions.sql",
     "rejections.sql",
     "openings.sql",
+    "direct.sql",
 )
-PROCEDURES: tuple[str, ...] = ("merge.sql", "electrify.sql", "apply.sql", "fault.sql", "fence.sql", "where.sql")
+PROCEDURES: tuple[str, ...] = (
+    "rules.sql",
+    "references.sql",
+    "merge.sql",
+    "electrify.sql",
+    "absorb.sql",
+    "apply.sql",
+    "fault.sql",
+    "fence.sql",
+    "where.sql",
+)
 
 # What an older version installed under another signature would make calls ambiguous.
 DROP_ROUTINES = """

@@ -106,6 +106,8 @@ class TransactionChunk:
 
     ``first`` and ``last`` mark its ends. ``migrations`` and ``marks`` (ids of snapshot marks) are those met since the
     previous chunk. ``relations``: definitions that arrived since then, new or changed, valid for this chunk's rows.
+    ``direct``: in a device's transaction, the places of the changes that are not the device's own: of triggers, and of
+    foreign keys that cascade.
     """
 
     head: TransactionHead
@@ -115,6 +117,7 @@ class TransactionChunk:
     migrations: tuple[MigrationNotice, ...] = ()
     marks: tuple[str, ...] = ()
     relations: tuple[RelationMessage, ...] = ()
+    direct: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ class _Open:
         self.changes: list[StreamChange] = []
         self.keys: list[str | None] = []  # while holding: the key text of each change, None when it has none
         self.tags: dict[tuple[int, str], tuple[str, ...]] = {}  # of the shadow rows so far
+        self.direct: list[int] = []  # places of changes without one
         self.bytes = 0
         self.first = True
         self.migrations: list[MigrationNotice] = []
@@ -291,7 +295,7 @@ class TransactionAssembler:
             if tx.holding:
                 tx.keys.append(key)
             else:
-                tx.changes.append(_tagged(change, key, tx.tags))
+                self._tag(tx, change, key)
                 return
         tx.changes.append(change)
 
@@ -356,22 +360,44 @@ class TransactionAssembler:
         if tx.claim is not None and tx.claim.client in tx.clients:
             claim = tx.claim
             tx.head = TransactionHead(tx.head.lsn, claim.ms, tx.head.xid, claim.client, claim.ms, claim.lsn)
-            tx.changes = [_tagged(change, key, tx.tags) for change, key in zip(tx.changes, tx.keys, strict=True)]
             tx.tagging = True
-        tx.keys.clear()
-        held, size = tx.changes, self._chunk_rows_max
-        pieces = [held[i : i + size] for i in range(0, len(held), size)] or [[]]
+        held, keys, size = tx.changes, tx.keys, self._chunk_rows_max
+        tx.keys = []
         chunks = []
-        for piece in pieces:
-            tx.changes = piece
-            chunks.append(self._cut(tx, last=last and piece is pieces[-1]))
+        for start in range(0, max(1, len(held)), size):
+            tx.changes = []
+            for change, key in zip(held[start : start + size], keys[start : start + size], strict=True):
+                if tx.tagging:
+                    self._tag(tx, change, key)
+                else:
+                    tx.changes.append(change)
+            chunks.append(self._cut(tx, last=last and start + size >= len(held)))
         return chunks
+
+    @staticmethod
+    def _tag(tx: _Open, change: StreamChange, key: str | None) -> None:
+        """Adds ``change`` with the tags its shadow row has after the transaction, if the transaction wrote one."""
+        if not isinstance(change, Truncated):
+            found = None if key is None else tx.tags.get((change.relation_id, key))
+            if found is None:
+                tx.direct.append(len(tx.changes))
+            elif isinstance(change, Insert | Update | Delete):
+                change = replace(change, tags=found)
+        tx.changes.append(change)
 
     def _cut(self, tx: _Open, *, last: bool) -> TransactionChunk:
         chunk = TransactionChunk(
-            tx.head, tx.changes, tx.first, last, tuple(tx.migrations), tuple(tx.marks), tuple(self._relations)
+            tx.head,
+            tx.changes,
+            tx.first,
+            last,
+            tuple(tx.migrations),
+            tuple(tx.marks),
+            tuple(self._relations),
+            tuple(tx.direct),
         )
         tx.changes = []
+        tx.direct.clear()
         tx.bytes = 0
         tx.first = False
         tx.migrations.clear()
@@ -399,13 +425,3 @@ def _claim(content: bytes) -> _Claim | None:
     if claim.get("rejected") or not isinstance(client, str) or not isinstance(ms, int) or not isinstance(lsn, int):
         return None
     return _Claim(client, ms, lsn)
-
-
-def _tagged(change: StreamChange, key: str | None, tags: dict[tuple[int, str], tuple[str, ...]]) -> StreamChange:
-    """``change`` with the tags its shadow row has after the transaction, if the transaction wrote one."""
-    if key is None or isinstance(change, Truncated):
-        return change
-    found = tags.get((change.relation_id, key))
-    if found is None or not isinstance(change, Insert | Update | Delete):
-        return change
-    return replace(change, tags=found)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ WRITER_SETTINGS = {
 }
 
 # As bytes: a single character beyond Latin would blow up a long text fourfold.
-APPLY = "CALL electric.apply(convert_from($1, 'UTF8')::jsonb, NULL)"
+APPLY = "CALL electric.apply(convert_from($1, 'UTF8')::jsonb, NULL, $2::jsonb)"
 POSITION = "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8"
 UNANSWERED = Exit(ExitKind.KILLED, detail="no room for the answer to a write")
 
@@ -83,13 +83,25 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Absorbed:
+    """Cast or send. What direct SQL did in the stream up to ``upto`` is in Postgres, and so is all that transactions
+    before the xid ``horizon`` did; None: of none is it known. ``commits``: (xid, ms) of transactions in the stream, new
+    since the last."""
+
+    upto: int
+    horizon: str | None
+    commits: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReadHeld:
     """Call. Answer: what waits for an operator, ``Held``, or None."""
 
 
 class WriteLoop:
     """Drives a ``WriteQueue`` against one database. ``answer`` is called once for each write added. ``session``: for
-    whom its sessions are, or just what they are called."""
+    whom its sessions are, or just what they are called. ``skew_ms``: how far devices' clocks may be ahead of Postgres'
+    before they are no longer believed. Until it is ``absorbed`` for the first time it does not wait for any stream."""
 
     def __init__(
         self,
@@ -98,10 +110,12 @@ class WriteLoop:
         answer: Callable[[Write, Written], None],
         session: Ownership | str = SESSION,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+        skew_ms: int = 0,
     ) -> None:
         self._answer = answer
         self._clock = clock
         self._queue = WriteQueue()
+        self._context: dict[str, Any] = {"skew_ms": skew_ms}
         self._work = {lane: asyncio.Event() for lane in Lane}
         self._last_complaint = ""
         self._links = {lane: _Link(dsn, clock, session, statement_timeout_s) for lane in Lane}
@@ -113,6 +127,12 @@ class WriteLoop:
             self._wake()
         else:
             self._tell(decision, 0)
+
+    def absorbed(self, absorbed: Absorbed) -> None:
+        """Tells how far the stream has come."""
+        self._context["horizon"] = absorbed.horizon
+        self._queue.absorbed(absorbed.upto, absorbed.commits)
+        self._wake()
 
     def held(self) -> Held | None:
         """What waits for an operator."""
@@ -157,7 +177,7 @@ class WriteLoop:
         link = self._links[lane]
         await link.connect()
         try:
-            answers, position = await link.apply(batch)
+            answers, position = await link.apply(batch, self._context)
         except asyncpg.PostgresError as error:
             if link.ended(error):
                 self._lose(error, lane)
@@ -226,7 +246,7 @@ class _Link:
                 await self._sleep(delay_s)
                 delay_s = min(RECONNECT_MAX_S, 2 * delay_s)
 
-    async def apply(self, batch: Batch) -> tuple[str, int]:
+    async def apply(self, batch: Batch, context: Mapping[str, Any]) -> tuple[str, int]:
         """Postgres' answers, as JSON text, and the position behind them. Raises what asyncpg raises."""
         assert self._connection is not None, "connected"
         timeout_s = self._statement_timeout_s
@@ -236,7 +256,9 @@ class _Link:
         if setting != self._timeout_set:
             await self._connection.execute(setting, timeout=ANSWER_GRACE_S)
             self._timeout_set = setting
-        answers = await self._connection.fetchval(APPLY, batch.text, timeout=timeout_s + ANSWER_GRACE_S)
+        answers = await self._connection.fetchval(
+            APPLY, batch.text, json.dumps(context), timeout=timeout_s + ANSWER_GRACE_S
+        )
         position = await self._connection.fetchval(POSITION, timeout=timeout_s + ANSWER_GRACE_S)
         return answers, position
 
@@ -268,17 +290,29 @@ class Writer(Actor):
     answered: the device's connection ends, and the device sends it all again.
     """
 
-    def __init__(self, dsn: str, session: Ownership | str = SESSION) -> None:
+    def __init__(
+        self, dsn: str, session: Ownership | str = SESSION, *, absorbing: bool = False, skew_ms: int = 0
+    ) -> None:
+        """``absorbing``: somebody tells how far the stream has come."""
         self._dsn = dsn
         self._session = session
+        self._absorbing = absorbing
+        self._skew_ms = skew_ms
 
     async def init(self) -> None:
-        self._loop = WriteLoop(self._dsn, self.clock, _answer, self._session)
+        self._loop = WriteLoop(self._dsn, self.clock, _answer, self._session, skew_ms=self._skew_ms)
+        if self._absorbing:
+            self._loop.absorbed(Absorbed(0, None))
         self.background(self._loop.run())
 
     async def handle_cast(self, message: Any) -> None:
-        assert isinstance(message, Write), f"the writer takes Write, got {type(message).__name__}"
-        self._loop.add(message)
+        match message:
+            case Write():
+                self._loop.add(message)
+            case Absorbed():
+                self._loop.absorbed(message)
+            case _:
+                raise TypeError(f"the writer does not understand {message!r}")
 
     async def handle_call(self, message: object) -> object:
         match message:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from syncline.actors.postgres.absorber import Absorb
+from syncline.actors.postgres.absorption import direct_changes
 from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
@@ -29,7 +31,7 @@ from syncline.actors.shapes.messages import Dispatch, LiveShapes, OwnTransaction
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import DIALECTS
 from syncline.actors.shapes.shards import Shards
-from syncline.cluster import Actor
+from syncline.cluster import Actor, Ref
 from syncline.proto import codec
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
 
@@ -116,11 +118,12 @@ def project(change: StreamChange, places: Projection) -> StreamChange:
 class Router(Actor):
     """``read_migrations`` brings the catalogue up to the given notices and returns what they do to a device.
 
-    ``relation_of``: the relation of a synced table as the catalogue has it now.
+    ``relation_of``: the relation of a synced table as the catalogue has it now. ``absorber``: gets what direct SQL did.
     """
 
-    def __init__(self, read_migrations: ReadMigrations, relation_of: RelationOf, shards: Shards) -> None:
+    def __init__(self, read_migrations: ReadMigrations, relation_of: RelationOf, shards: Shards, absorber: Ref) -> None:
         self._shards = shards
+        self._absorber = absorber
         self._relation_of = relation_of
         self._streamed: dict[int, tuple[str, ...]] = {}
         self._odd: dict[int, Projection] | None = None  # None: to be worked out
@@ -178,9 +181,11 @@ class Router(Actor):
     async def handle_cast(self, message: object) -> None:
         match message:
             case Streamed(chunks, idle_lsn):
-                dispatch = await self._route(chunks, idle_lsn)
+                dispatch, absorb = await self._route(chunks, idle_lsn)
                 if dispatch is not None:
                     await self._send(dispatch)
+                if absorb is not None:
+                    await self._absorber.send(absorb)
             case _:
                 raise TypeError(f"the router does not understand {message!r}")
 
@@ -191,7 +196,10 @@ class Router(Actor):
             marks = tuple(mark for mark in dispatch.marks if self._shards.home(mark[0]) == name)
             await shard.send(replace(dispatch, entries=entries[name], marks=marks))
 
-    async def _route(self, chunks: Sequence[TransactionChunk], idle_lsn: int) -> Dispatch | None:
+    async def _route(self, chunks: Sequence[TransactionChunk], idle_lsn: int) -> tuple[Dispatch | None, Absorb | None]:
+        """What the shards get, and what the absorber gets; None where there is nothing new."""
+        heads: list[TransactionHead] = []
+        direct: list[tuple[TransactionHead, tuple[StreamChange, ...]]] = []
         entries: dict[str, list[Piece | Record]] = {}
         own: list[OwnTransaction] = []
         marks: list[tuple[str, str, int]] = []
@@ -207,26 +215,35 @@ class Router(Actor):
             if chunk.migrations:
                 await self._add_migrations(head, chunk.migrations, entries)
                 self._odd = None
-            self._split(chunk, entries)
+            changes = self._as_catalogued(chunk.changes)
+            self._split(chunk, changes, entries)
+            not_of_devices = tuple(direct_changes(chunk, changes))
+            if not_of_devices:
+                direct.append((head, not_of_devices))
             marks += [(mark.partition(":")[0], mark, int(head.lsn)) for mark in chunk.marks]
             if not chunk.last:
                 continue
             self._end_migrations(head, entries)
             if head.origin is not None:
                 own.append(OwnTransaction(int(head.lsn), head.origin, head.commit_ms))
+            heads.append(head)
             self._recent.append((int(head.lsn), head.xid))
             self._upto = int(head.lsn)
         self._upto = max(self._upto, idle_lsn)
-        if not entries and not marks and self._upto <= before:
-            return None
-        return Dispatch(
-            self._upto, {shape: tuple(pieces) for shape, pieces in entries.items()}, tuple(own), tuple(marks)
-        )
+        dispatch = absorb = None
+        if direct or self._upto > before:
+            absorb = Absorb(tuple(heads), tuple(direct), self._upto)
+        if entries or marks or self._upto > before:
+            pieces = {shape: tuple(found) for shape, found in entries.items()}
+            dispatch = Dispatch(self._upto, pieces, tuple(own), tuple(marks))
+        return dispatch, absorb
 
-    def _split(self, chunk: TransactionChunk, entries: dict[str, list[Piece | Record]]) -> None:
-        """The changes of ``chunk``, to the shapes that they touch."""
+    def _split(
+        self, chunk: TransactionChunk, changes: Sequence[StreamChange], entries: dict[str, list[Piece | Record]]
+    ) -> None:
+        """The ``changes`` of ``chunk``, to the shapes that they touch."""
         head = chunk.head
-        runs = _runs(self._as_catalogued(chunk.changes))
+        runs = _runs(changes)
         for number, run in enumerate(runs, 1):
             last = chunk.last and number == len(runs)
             touched: Mapping[str, Sequence[StreamChange]] = self._matcher.split(run)

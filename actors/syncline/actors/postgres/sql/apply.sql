@@ -1,12 +1,22 @@
--- CALL electric.apply(batch, results): transactions of devices, in order, each wholly or not at all, each exactly once.
+-- CALL electric.apply(batch, results, context): transactions of devices, in order, each wholly or not at all, each exactly
+-- once.
 --
 -- batch:   [{"client", "lsn", "ms", "ops": [{"rel", "op": "I"|"U"|"D"|"C", "row", "modified", "tags"}]}]
 --          row: Postgres input texts in the column order of the description, null in cells a compensation leaves out;
 --          modified: what an update changed; tags: what the operation had observed.
 --          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
+--          "absorbed": {"xmins", "gone"}: what it was to wait for, and has; see below.
 --          One whose lsn or ms is no bigint is rejected too, but cannot be recorded.
 --          A transaction that comes again is a duplicate, or rejected if it was.
--- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry", "sqlstate", "message", ...}
+-- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry" | "unabsorbed", "sqlstate",
+--          "message", ...}
+-- context: {"horizon": an xid, "skew_ms"}. Without a horizon nothing that direct SQL wrote is waited for.
+--
+-- "unabsorbed" is a transaction that touches rows of which direct SQL wrote or deleted the last version, and it is not known
+-- that the stream has brought that here (electric.direct). {"lsn": how far the stream has to be, as a number; "xmins": [xid],
+-- "gone": [key]}. It is to be sent again then, with "absorbed": {"xmins": {xid: when it committed, in ms}, "gone"}.
+--
+-- No device is ahead: its time counts at most as that of our clock, and skew_ms more.
 --
 -- Every device transaction runs in a block of its own that ends by checking deferred constraints, because a violation at
 -- COMMIT could not be caught, and commits after the block. So a transaction Postgres refuses is rejected alone. The
@@ -18,7 +28,7 @@
 --
 -- Must be called outside a transaction, at READ COMMITTED, under the session settings in typemap.py.
 
-CREATE OR REPLACE PROCEDURE electric.apply(batch jsonb, INOUT results jsonb)
+CREATE OR REPLACE PROCEDURE electric.apply(batch jsonb, INOUT results jsonb, context jsonb DEFAULT '{}')
 LANGUAGE plpgsql AS $$
 DECLARE
     -- A few times what a foreign key check or a unique index takes when nobody is in the way. Rows are never waited for.
@@ -30,7 +40,13 @@ DECLARE
     client_lsn bigint;
     client_ms bigint;
     ops jsonb;
-    reordered boolean;
+    mending integer;
+    waiting jsonb[];
+    postponed jsonb[];
+    again jsonb[];
+    absorbed jsonb;
+    note jsonb;
+    stamp_ms bigint;
     repeated boolean;
     answer jsonb;
     answers jsonb[] := '{}';
@@ -68,8 +84,13 @@ BEGIN
             CONTINUE;
         END;
         ops := tx -> 'ops';
-        reordered := false;
+        mending := 0;
+        waiting := '{}';
         repeated := false;
+        absorbed := CASE WHEN context ? 'horizon' THEN
+            context || coalesce(tx -> 'absorbed', '{}') END;
+        stamp_ms := least(client_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+            + coalesce((context ->> 'skew_ms')::bigint, 0));
         answer := NULL;
         PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', lock_wait, true);
         IF tx ? 'refuse' THEN
@@ -80,11 +101,37 @@ BEGIN
             at_op := NULL;
             BEGIN
                 IF electric.advance(client, client_lsn, client_ms) THEN
+                    waiting := '{}';
+                    postponed := '{}';
                     FOR j IN 0 .. jsonb_array_length(ops) - 1 LOOP
                         at_op := ops -> j;
-                        PERFORM electric.merge(at_op, client, client_ms);
+                        note := electric.merge(at_op, client, stamp_ms, absorbed, mending);
+                        IF note ? 'mend' THEN
+                            RAISE EXCEPTION 'rows refer to what is deleted' USING ERRCODE = 'SY001';
+                        ELSIF note ? 'children' THEN
+                            postponed := postponed || at_op;
+                        ELSIF note IS NOT NULL THEN
+                            waiting := waiting || note;
+                        END IF;
+                    END LOOP;
+                    -- Of rows that refer to one another the last goes first; what then is still referred to stays.
+                    WHILE cardinality(postponed) > 0 LOOP
+                        again := '{}';
+                        FOREACH at_op IN ARRAY postponed LOOP
+                            IF electric.merge(at_op, client, stamp_ms, absorbed, 1) ? 'children' THEN
+                                again := again || at_op;
+                            END IF;
+                        END LOOP;
+                        EXIT WHEN cardinality(again) = cardinality(postponed);
+                        postponed := again;
+                    END LOOP;
+                    FOREACH at_op IN ARRAY postponed LOOP
+                        PERFORM electric.merge(at_op, client, stamp_ms, absorbed, 2);
                     END LOOP;
                     at_op := NULL;
+                    IF cardinality(waiting) > 0 THEN
+                        RAISE EXCEPTION 'the stream has to come further' USING ERRCODE = 'SY002';
+                    END IF;
                     SET CONSTRAINTS ALL IMMEDIATE;
                     answer := '{"status": "applied"}';
                 ELSE
@@ -96,9 +143,16 @@ BEGIN
                     e_detail = PG_EXCEPTION_DETAIL, e_hint = PG_EXCEPTION_HINT, e_table = TABLE_NAME,
                     e_constraint = CONSTRAINT_NAME, e_context = PG_EXCEPTION_CONTEXT, e_schema = SCHEMA_NAME,
                     e_column = COLUMN_NAME;
-                IF e_state = '23503' AND NOT reordered AND jsonb_array_length(ops) > 1 THEN
-                    -- A device may check foreign keys later than we do, or keep a parent alive after using it.
-                    reordered := true;
+                IF cardinality(waiting) > 0 THEN
+                    -- Whatever else went wrong may be because some operations were passed over.
+                    answer := jsonb_build_object('status', 'unabsorbed', 'lsn', pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
+                        'xmins', (SELECT coalesce(jsonb_agg(DISTINCT w -> 'xmin'), '[]') FROM unnest(waiting) AS w WHERE w ? 'xmin'),
+                        'gone', (SELECT coalesce(jsonb_agg(DISTINCT w -> 'gone'), '[]') FROM unnest(waiting) AS w WHERE w ? 'gone'));
+                    held := held || client;
+                ELSIF e_state IN ('23503', 'SY001') AND mending = 0 THEN
+                    -- A device may check foreign keys later than we do, or keep a parent alive after using it. Others may
+                    -- have deleted what it refers to, or refer to what it deletes, and neither had seen the other.
+                    mending := 1;
                     ops := electric.parents_first(ops);
                 ELSE
                     answer := jsonb_strip_nulls(jsonb_build_object('sqlstate', e_state, 'message', e_message,
@@ -118,7 +172,7 @@ BEGIN
         IF repeated THEN
             answer := electric.decided(client, client_lsn, client_ms);
             ROLLBACK;
-        ELSIF answer ->> 'status' = 'retry' THEN
+        ELSIF answer ->> 'status' IN ('retry', 'unabsorbed') THEN
             ROLLBACK;
         ELSE
             COMMIT;
@@ -191,8 +245,8 @@ CREATE OR REPLACE FUNCTION electric.passes(state text, context text) RETURNS boo
 LANGUAGE sql IMMUTABLE AS $$
 SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P03', '55006', '25006')
     OR state IN ('42501', '42P01', '42703', '42883', '55000') AND coalesce((
-        SELECT line ~ ('(^|[^a-z0-9_.])(electric\.)?(apply\(jsonb,jsonb\)|advance\(text,bigint,bigint,boolean\)'
-            '|merge\(jsonb,text,bigint\)|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint\))')
+        SELECT line ~ ('(^|[^a-z0-9_.])(electric\.)?(apply\(jsonb,jsonb,jsonb\)|advance\(text,bigint,bigint,boolean\)'
+            '|merge\(jsonb,text,bigint,jsonb,integer\)|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint,jsonb,integer\))')
         FROM unnest(string_to_array(context, E'\n')) WITH ORDINALITY AS l (line, place)
         WHERE line LIKE '%PL/pgSQL%' AND line LIKE '%(%)%' ORDER BY place LIMIT 1), false)
 $$;

@@ -2,101 +2,62 @@
 -- file: rows are observed-remove by their tags, columns last-writer-wins by their column tags, a compensation keeps or
 -- revives a row without changing a column.
 --
+-- What direct SQL wrote is in electric.direct, once the stream has brought it (absorb.sql). So before a row is merged that
+-- direct SQL may have written last, or deleted, somebody has to know that the stream has come that far: by "absorbed", or
+-- else the function returns what is to be waited for and has done nothing.
+--
 -- Each electrified table gets a merge function of its own, generated from its description, so that every statement is
 -- static and its plan is kept: about four cached statements an operation, where EXECUTE would plan each anew.
 --
 -- Locks: rows are locked with NOWAIT. Whoever fails to get one gives up the whole device transaction and comes back later
 -- with empty hands, so no application transaction ever waits for us in a circle.
 
--- Whether a write tagged (origin, ms) beats the tag that holds a column. The later wins; at the same millisecond
--- Postgres wins over devices, then the larger origin in byte order. A write never loses to its own tag.
-CREATE OR REPLACE FUNCTION electric.beats(origin text, ms bigint, holder text) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-DECLARE
-    holder_ms bigint := split_part(holder, '@', -1)::bigint;
-    holder_origin text;
-BEGIN
-    IF holder IS NULL OR ms > holder_ms THEN
-        RETURN true;
-    ELSIF ms < holder_ms THEN
-        RETURN false;
-    END IF;
-    holder_origin := left(holder, -length(split_part(holder, '@', -1)) - 1);
-    IF holder_origin = 'postgres_1' OR origin = 'postgres_1' THEN
-        RETURN origin = 'postgres_1';
-    END IF;
-    RETURN origin COLLATE "C" >= holder_origin COLLATE "C";
-END
-$$;
-
--- The tags that stay after an operation that had observed the JSON array of tags "observed". Whoever observed o@t has
--- observed every earlier tag of o too.
-CREATE OR REPLACE FUNCTION electric.unobserved(tags text[], observed jsonb) RETURNS text[]
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
-DECLARE
-    tag text;
-    kept text[] := '{}';
-BEGIN
-    FOREACH tag IN ARRAY tags LOOP
-        IF observed ? tag THEN
-            CONTINUE;
-        END IF;
-        IF NOT EXISTS (
-            SELECT FROM jsonb_array_elements_text(observed) AS seen
-            WHERE left(seen, -length(split_part(seen, '@', -1))) = left(tag, -length(split_part(tag, '@', -1)))
-              AND split_part(seen, '@', -1)::bigint >= split_part(tag, '@', -1)::bigint
-        ) THEN
-            kept := kept || tag;
-        END IF;
-    END LOOP;
-    RETURN kept;
-END
-$$;
-
--- Whether a write that had observed the JSON array of tags "observed" has seen direct SQL write the row after buried_ms.
---
--- A row may live again and again. Of a life that devices end a tombstone is kept, of one that direct SQL ends there is no
--- record, and then the tombstone is of an earlier life. Its values were overwritten by the insert that began the later
--- one, so they are not for a write that has seen that one: its own row is nearest to what is lost. It tells itself by a
--- tag of Postgres that is later than the burial, both by the clock of this server. And if a device wrote in the later
--- life, the entry in electric.shadow still has that tag. The oracle, which is told of every write, needs no such rule.
-CREATE OR REPLACE FUNCTION electric.saw_direct_after(buried_ms bigint, observed jsonb) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-SELECT EXISTS (
-    SELECT FROM jsonb_array_elements_text(observed) AS seen
-    WHERE left(seen, -length(split_part(seen, '@', -1))) = 'postgres_1@' AND split_part(seen, '@', -1)::bigint > buried_ms
-)
-$$;
-
--- The text of the merge function of an electrified table.
+-- The text of the merge function of an electrified table. It returns NULL when it has done its work, or why not:
+-- {"xmin": xid} or {"gone": key} when the stream has to come further first; {"mend": true} when rows refer to the one that
+-- is to be deleted, and the transaction is to be tried in the order of references; {"children": true} then too, with
+-- mending = 1: this delete is to be tried once more when the others are through, and with mending = 2 for good: who still
+-- refers to the row keeps it, since the author of the delete had not seen that.
 CREATE OR REPLACE FUNCTION electric.merge_function(target oid, description jsonb) RETURNS text
 LANGUAGE plpgsql STABLE AS $generator$
 DECLARE
     template CONSTANT text := $template$
 CREATE OR REPLACE FUNCTION electric.%FUNCTION%(
-    op text, cells jsonb, modified jsonb, observed jsonb, origin text, ms bigint
-) RETURNS void LANGUAGE plpgsql AS $merge$
+    op text, cells jsonb, modified jsonb, observed jsonb, origin text, ms bigint, absorbed jsonb, mending integer
+) RETURNS jsonb LANGUAGE plpgsql AS $merge$
 #variable_conflict use_column
 DECLARE
     tag text := origin || '@' || ms;
     row_key text := %CELLS_KEY%;
     row_xid xid;
     alive boolean;
-    entry record;
-    unknown boolean := false;
+    known boolean := true;
+    entry_tags text[];
+    entry_column_tags text[];
+    entry_xid xid;
+    entry_lsn pg_lsn;
+    past_lsn pg_lsn;
+    past_ms bigint;
+    past_column_ms bigint[];
+    past_row text[];
+    truncated_lsn pg_lsn;
+    born boolean := false;
+    born_tag text;
     tags_now text[];
+    tags_before text[];
     column_tags_now text[];
     wins boolean[];
     holder text;
     holder_loses boolean;
     grave text[];
-    buried_ms bigint;
     setters text;
+    final text[];
+    answer jsonb;
 BEGIN
     IF op = 'I' THEN
-        INSERT INTO electric.shadow (relid, key, tags, column_tags)
-            VALUES (%RELID%, row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%])) ON CONFLICT (relid, key) DO NOTHING;
-        unknown := FOUND;
+        INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
+            VALUES (%RELID%, row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%]), pg_current_wal_insert_lsn())
+            ON CONFLICT (relid, key) DO NOTHING;
+        known := NOT FOUND;
     END IF;
     IF op = 'D' THEN
         SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR UPDATE NOWAIT;
@@ -104,46 +65,124 @@ BEGIN
         SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR NO KEY UPDATE NOWAIT;
     END IF;
     alive := FOUND;
-    IF unknown AND NOT alive THEN
-        -- The common insert: a key never seen. No entry means no tombstone either.
-        INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%CELLS%) ON CONFLICT (%KEY%) DO NOTHING;
+    IF known THEN
+        SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin), s.at_lsn
+            INTO entry_tags, entry_column_tags, entry_xid, entry_lsn
+            FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = row_key FOR NO KEY UPDATE NOWAIT;
+        known := FOUND;
+    END IF;
+
+    IF alive AND known AND entry_xid = row_xid THEN
+        -- a device wrote it last
+        tags_now := entry_tags;
+        column_tags_now := entry_column_tags;
+    ELSE
+        IF alive AND NOT electric.is_absorbed(row_xid, absorbed) THEN
+            RETURN jsonb_build_object('xmin', row_xid::text);
+        END IF;
+        IF known THEN
+            SELECT d.lsn, d.ms, d.column_ms, d."row" INTO past_lsn, past_ms, past_column_ms, past_row FROM electric.direct d
+                WHERE d.relid = %RELID% AND d.key = row_key AND d.lsn > entry_lsn FOR UPDATE NOWAIT;
+        ELSE
+            SELECT d.lsn, d.ms, d.column_ms, d."row" INTO past_lsn, past_ms, past_column_ms, past_row FROM electric.direct d
+                WHERE d.relid = %RELID% AND d.key = row_key FOR UPDATE NOWAIT;
+        END IF;
+        IF known OR past_lsn IS NOT NULL THEN
+            SELECT d.lsn INTO truncated_lsn FROM electric.direct d WHERE d.relid = %RELID% AND d.key = '';
+            IF truncated_lsn < past_lsn THEN
+                truncated_lsn := NULL;
+            ELSIF truncated_lsn IS NOT NULL AND (NOT known OR truncated_lsn > entry_lsn) THEN
+                past_lsn := NULL;
+            ELSE
+                truncated_lsn := NULL;
+            END IF;
+        END IF;
+        IF known THEN
+            column_tags_now := entry_column_tags;
+        ELSE
+            column_tags_now := array_fill('postgres_1@0'::text, ARRAY[%WIDTH%]);
+        END IF;
+        IF alive THEN
+            IF past_lsn IS NOT NULL AND past_row IS NULL THEN
+                tags_now := ARRAY['postgres_1@' || past_ms];
+                -- Of a row that direct SQL has inserted and updated since, it is not known when the other columns came.
+                IF known AND entry_tags = '{}' OR op = 'I' AND NOT known THEN
+                    column_tags_now := array_fill(tags_now[1], ARRAY[%WIDTH%]);
+                END IF;
+                column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
+            ELSIF known AND past_lsn IS NULL AND truncated_lsn IS NULL AND entry_tags <> '{}' THEN
+                tags_now := entry_tags;  -- a trigger's doing, or the table was written anew
+            ELSIF known OR past_lsn IS NOT NULL OR op = 'I' THEN
+                born := true;  -- direct SQL has inserted it since
+            ELSE
+                tags_now := '{postgres_1@0}';
+            END IF;
+            IF born THEN
+                IF absorbed IS NOT NULL AND NOT coalesce(absorbed -> 'xmins' ? row_xid::text, false) THEN
+                    RETURN jsonb_build_object('xmin', row_xid::text);  -- to be told when
+                END IF;
+                born_tag := 'postgres_1@' || coalesce(absorbed -> 'xmins' ->> row_xid::text, '0');
+                tags_now := ARRAY[born_tag];
+                column_tags_now := array_fill(born_tag, ARRAY[%WIDTH%]);
+            END IF;
+        ELSE
+            tags_now := '{}';
+            IF past_lsn IS NOT NULL THEN
+                IF known AND entry_tags = '{}' THEN
+                    -- Direct SQL had inserted it again, it is not known when.
+                    column_tags_now := array_fill('postgres_1@' || past_ms, ARRAY[%WIDTH%]);
+                END IF;
+                column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
+                grave := past_row;
+            END IF;
+            IF op <> 'I' AND absorbed IS NOT NULL AND grave IS NULL AND NOT (known AND entry_tags = '{}')
+                AND NOT coalesce(absorbed -> 'gone' ? ('%RELID% ' || row_key), false)
+            THEN
+                RETURN jsonb_build_object('gone', '%RELID% ' || row_key);
+            END IF;
+            IF known AND entry_tags = '{}' AND past_lsn IS NULL AND truncated_lsn IS NULL AND op <> 'D' THEN
+                SELECT b."row" INTO grave FROM electric.tombstones b WHERE b.relid = %RELID% AND b.key = row_key;
+            END IF;
+        END IF;
+    END IF;
+    IF op = 'I' AND NOT known AND NOT alive AND past_lsn IS NULL AND mending = 0 THEN
+        -- The common insert, of a key never seen. Its entry is made.
+        INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
         IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
             RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
-        RETURN;
+        RETURN NULL;
     END IF;
-    SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin) AS row_xid INTO entry
-        FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = row_key FOR NO KEY UPDATE NOWAIT;
-    unknown := unknown OR NOT FOUND;
+    IF op = 'R' AND (alive OR grave IS NULL) THEN
+        RETURN NULL;  -- nothing to bring back
+    END IF;
 
-    IF unknown THEN
-        column_tags_now := array_fill('postgres_1@0'::text, ARRAY[%WIDTH%]);
-    ELSE
-        column_tags_now := entry.column_tags;
-    END IF;
-    IF NOT alive THEN
-        tags_now := '{}';
-    ELSIF unknown OR entry.row_xid <> row_xid THEN
-        -- direct SQL wrote the row last, and had observed everything
-        tags_now := electric.unobserved('{postgres_1@0}', observed);
-    ELSE
-        tags_now := electric.unobserved(entry.tags, observed);
-    END IF;
+    ms := electric.stamp(origin, ms, tags_now || column_tags_now, observed);
+    tag := origin || '@' || ms;
+    tags_before := tags_now;
+    tags_now := electric.unobserved(tags_now, observed, origin);
 
     IF op = 'D' THEN
         IF NOT alive THEN
-            IF NOT unknown AND entry.tags <> '{}' THEN
-                UPDATE electric.shadow SET tags = '{}', row_xmin = NULL WHERE relid = %RELID% AND key = row_key;
+            IF known AND entry_tags <> '{}' AND grave IS NULL THEN
+                UPDATE electric.shadow SET tags = '{}', row_xmin = NULL, at_lsn = pg_current_wal_insert_lsn()
+                    WHERE relid = %RELID% AND key = row_key;
                 DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;  -- of an earlier life
             END IF;
-            RETURN;
+            RETURN NULL;
+        END IF;
+        IF tags_now = '{}' AND mending = 0 AND (%CASCADED%) THEN
+            RETURN '{"mend": true}';
+        ELSIF tags_now = '{}' AND mending > 0 AND (%REFERRED_TO%) THEN
+            IF mending = 1 THEN
+                RETURN '{"children": true}';
+            END IF;
+            tags_now := tags_before;
         END IF;
     ELSE
-        IF NOT tag = ANY (tags_now) THEN
-            tags_now := tags_now || tag;
-        END IF;
+        tags_now := tags_now || tag;
         wins := array_fill(false, ARRAY[%WIDTH%]);
-        IF op <> 'C' THEN
+        IF op IN ('I', 'U') THEN
             FOR i IN 1..%WIDTH% LOOP
                 IF coalesce((modified -> (i - 1))::boolean, op = 'I') THEN
                     IF holder_loses IS NULL OR column_tags_now[i] IS DISTINCT FROM holder THEN
@@ -153,19 +192,31 @@ BEGIN
                     wins[i] := holder_loses;
                 END IF;
             END LOOP;
+            %TIED%
             FOR i IN 1..%WIDTH% LOOP
                 IF wins[i] THEN
                     column_tags_now[i] := tag;
                 END IF;
             END LOOP;
         END IF;
+        IF mending > 0 THEN
+            SELECT ARRAY[%FINAL%] INTO final FROM (SELECT 1) AS one LEFT JOIN %TABLE% t ON %IS_ROW%;
+            %PARENTS%
+        END IF;
     END IF;
 
     -- Before the row itself: whoever reads the stream then has a row's tags when the row comes.
-    INSERT INTO electric.shadow (relid, key, tags, column_tags)
-        VALUES (%RELID%, row_key, tags_now, column_tags_now)
+    INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
+        VALUES (%RELID%, row_key, tags_now, column_tags_now, pg_current_wal_insert_lsn())
         ON CONFLICT (relid, key) DO UPDATE
-        SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL;
+        SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL, at_lsn = excluded.at_lsn,
+            written_at = excluded.written_at;
+    IF past_lsn IS NOT NULL THEN
+        DELETE FROM electric.direct WHERE relid = %RELID% AND key = row_key;
+    END IF;
+    IF alive AND known AND entry_tags = '{}' THEN
+        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;  -- of an earlier life
+    END IF;
 
     IF op = 'D' AND tags_now = '{}' THEN
         INSERT INTO electric.tombstones (relid, key, "row", deleted_ms, buried_at)
@@ -174,12 +225,10 @@ BEGIN
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
     ELSIF op = 'D' THEN
-        UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else's write keeps it: tell the author
+        UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else keeps it: tell the author
     ELSIF NOT alive THEN
-        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key
-            RETURNING "row", floor(extract(epoch FROM buried_at) * 1000) INTO grave, buried_ms;
-        IF grave IS NOT NULL AND (entry.tags <> '{}' OR electric.saw_direct_after(buried_ms, observed)) THEN
-            grave := NULL;
+        IF known THEN
+            DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;
         END IF;
         INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
         IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
@@ -195,16 +244,17 @@ BEGIN
     ELSE
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
     END IF;
+    RETURN NULL;
 END
 $merge$;
 $template$;
     table_name text := format('%I.%I', description ->> 'schema', description ->> 'table');
     part record;
+    referring record;
     filled text := template;
 BEGIN
     SELECT
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
-        string_agg(replace(c.inserted, '%CELL%', format('(cells ->> %s)::%s', c.i - 1, c.type)), ', ' ORDER BY c.i) AS cells,
         string_agg(
             CASE
                 WHEN c.pk THEN format('(cells ->> %s)::%s', c.i - 1, c.type)
@@ -228,15 +278,16 @@ BEGIN
         format('ARRAY[%s]::text[]', string_agg(
             CASE WHEN c.pk OR c.fixed THEN 'NULL'
                  ELSE quote_literal(format('%I = ($1 ->> %s)::%s', c.name, c.i - 1, c.type)) END, ', ' ORDER BY c.i)) AS setters,
+        -- The row as it is going to be, as texts.
+        string_agg(CASE WHEN c.pk THEN format('cells ->> %s', c.i - 1) ELSE format(
+            'CASE WHEN wins[%1$s] THEN cells ->> %2$s WHEN alive THEN t.%3$I::text WHEN grave IS NULL THEN cells ->> %2$s ELSE grave[%1$s] END',
+            c.i, c.i - 1, c.name) END, ', ' ORDER BY c.i) AS final,
         count(*) AS width
     INTO part
     FROM (
         SELECT d.i, d.c ->> 'name' AS name, d.c ->> 'pk' IS NOT NULL AS pk,
             format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed,
             -- What an insert leaves out takes its default.
-            CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
-                'CASE WHEN (modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END', d.i - 1, pg_get_expr(f.adbin, f.adrelid))
-            END AS inserted,
             CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
                 'CASE WHEN op = ''I'' AND grave IS NULL AND (modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
                 d.i - 1, pg_get_expr(f.adbin, f.adrelid))
@@ -247,12 +298,19 @@ BEGIN
         JOIN pg_namespace n ON n.oid = y.typnamespace
         LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
     ) c;
+    SELECT coalesce(string_agg(r.referring, ' OR ') FILTER (WHERE r.cascades), 'false') AS cascaded,
+        coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
+        INTO referring FROM electric.references_to(target, description, part.is_row) r;
+    filled := replace(filled, '%CASCADED%', referring.cascaded);
+    filled := replace(filled, '%REFERRED_TO%', referring.referred_to);
+    filled := replace(filled, '%PARENTS%', electric.parents_text(target, description));
+    filled := replace(filled, '%TIED%', electric.tied_text(target, description));
+    filled := replace(filled, '%FINAL%', part.final);
     filled := replace(filled, '%FUNCTION%', 'merge_' || target);
     filled := replace(filled, '%RELID%', target::text);
     filled := replace(filled, '%WIDTH%', part.width::text);
     filled := replace(filled, '%CELLS_KEY%', part.cells_key);
     filled := replace(filled, '%COLUMNS%', part.columns);
-    filled := replace(filled, '%CELLS%', part.cells);
     filled := replace(filled, '%REVIVED%', part.revived);
     filled := replace(filled, '%KEY%', part.key);
     -- Twice quoted: a text in the function, and a format there.
@@ -281,7 +339,7 @@ BEGIN
     ELSIF size = 1 THEN
         RETURN format(
             'IF rel = %1$s THEN '
-            'PERFORM electric.merge_%1$s(op ->> ''op'', op -> ''row'', op -> ''modified'', op -> ''tags'', origin, ms);'
+            'RETURN electric.merge_%1$s(op ->> ''op'', op -> ''row'', op -> ''modified'', op -> ''tags'', origin, ms, absorbed, mending);'
             ' ELSE %2$s END IF;', relids[1], electric.dispatch_branch('{}'));
     END IF;
     RETURN format('IF rel <= %s THEN %s ELSE %s END IF;', relids[middle],
@@ -289,12 +347,14 @@ BEGIN
 END
 $$;
 
--- electric.merge(op, origin, ms): one operation of a batch (see apply.sql) to the merge function of its table.
+-- electric.merge(op, origin, ms, absorbed, mending): one operation of a batch (see apply.sql) to the merge function of its
+-- table.
 CREATE OR REPLACE FUNCTION electric.generate_dispatch() RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format(
-        'CREATE OR REPLACE FUNCTION electric.merge(op jsonb, origin text, ms bigint) RETURNS void LANGUAGE plpgsql AS '
+        'CREATE OR REPLACE FUNCTION electric.merge(op jsonb, origin text, ms bigint, absorbed jsonb, mending integer) '
+        'RETURNS jsonb LANGUAGE plpgsql AS '
         '$merge$ DECLARE rel bigint := (op ->> ''rel'')::bigint; BEGIN %s END $merge$',
         (SELECT electric.dispatch_branch(coalesce(array_agg(t.relid ORDER BY t.relid), '{}'))
          FROM electric.tables t JOIN pg_class c ON c.oid = t.relid));
@@ -303,8 +363,16 @@ $$;
 
 CREATE OR REPLACE FUNCTION electric.generate_merge(target oid) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    statement text;
 BEGIN
-    EXECUTE (SELECT electric.merge_function(t.relid, t.description) FROM electric.tables t WHERE t.relid = target);
+    FOR statement IN
+        SELECT electric.merge_function(t.relid, t.description) FROM electric.tables t
+        WHERE t.relid = target  -- and those it refers to, which have to know who refers to them
+            OR t.relid IN (SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = target)
+    LOOP
+        EXECUTE statement;
+    END LOOP;
     PERFORM electric.generate_dispatch();
 END
 $$;

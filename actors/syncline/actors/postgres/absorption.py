@@ -1,0 +1,144 @@
+"""What of the stream is to be remembered of direct SQL writes, so that devices' writes can be merged with them.
+
+A device's write finds the row as direct SQL left it. To merge the two, Postgres has to know when direct SQL wrote which
+column, and what a row held that it deleted. Postgres does not remember that; the stream says it. So updates and deletes
+of direct SQL become entries of ``electric.direct`` (``sql/direct.sql``): one a row, the newest time of each column. An
+insert needs none: a row that no device has written is as old as any device can know it, and of one that had been
+deleted here its xmin tells when it came again (``Commits``).
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.rowkey import key_text
+from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.postgres.typemap import from_wire
+from syncline.proto.tags import parse_tag
+from syncline.proto.values import Delete, Insert, Row, Update
+
+TRUNCATED_KEY = ""
+"""In place of a row's key: the entry says when the table was emptied."""
+
+COMMITS_MAX = 100_000
+# Transactions whose rows have the xid of a savepoint are found by the xids before it.
+SAVEPOINTS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The newest write of direct SQL to a row. ``lsn``: of its commit; ``ms``: when that was.
+
+    ``column_ms``: for each column of the table when direct SQL changed it, None where it did not. ``row``: what was
+    deleted, as Postgres' input texts; None while the row lives.
+    """
+
+    lsn: int
+    ms: int
+    column_ms: tuple[int | None, ...]
+    row: tuple[str | None, ...] | None = None
+
+
+Place = tuple[int, str]
+"""A row: its table's oid and its key as ``rowkey`` spells it."""
+
+
+class Absorption:
+    """Entries that are not in Postgres yet, one a row."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Place, Entry] = {}
+
+    def add(self, head: TransactionHead, changes: Iterable[StreamChange], tables: Mapping[int, TableInfo]) -> None:
+        """Changes that direct SQL made in the transaction of ``head``, in order; rows are in the columns of ``tables``.
+        Those of tables that are not there are passed over: they have been dropped."""
+        lsn = int(head.lsn)
+        for change in changes:
+            if isinstance(change, Truncated):
+                for relation_id in change.relation_ids:
+                    self._empty(relation_id, Entry(lsn, head.commit_ms, ()))
+            elif isinstance(change, Update | Delete):
+                table = tables.get(change.relation_id)
+                if table is not None:
+                    self._note(change, table, lsn, head.commit_ms)
+
+    def _note(self, change: Update | Delete, table: TableInfo, lsn: int, commit_ms: int) -> None:
+        row = change.old_row if isinstance(change, Delete) else change.row
+        place = (table.oid, key_of(table, row))
+        before = self.entries.get(place)
+        if isinstance(change, Delete):
+            if before is None:
+                column_ms: tuple[int | None, ...] = (None,) * len(row)
+            else:  # one that was deleted already has been inserted in between
+                column_ms = before.column_ms if before.row is None else (commit_ms,) * len(row)
+            self.entries[place] = Entry(lsn, commit_ms, column_ms, _texts(table, row))
+            return
+        # Inside a device's transaction the tag has the time of the commit, and the head that of the device.
+        ms = parse_tag(change.tags[0]).ms if len(change.tags) == 1 else commit_ms
+        old = change.old_row
+        changed = [ms if old is None or cell != old[i] else None for i, cell in enumerate(row)]
+        if before is not None:
+            # One that was deleted and is updated now has been inserted in between: all of it came since.
+            known = before.column_ms if before.row is None else (ms,) * len(row)
+            changed = [new if new is not None else known[i] for i, new in enumerate(changed)]
+        self.entries[place] = Entry(lsn, ms, tuple(changed))
+
+    def _empty(self, relation_id: int, entry: Entry) -> None:
+        for place in [place for place in self.entries if place[0] == relation_id]:
+            del self.entries[place]
+        self.entries[relation_id, TRUNCATED_KEY] = entry
+
+    def take(self) -> dict[Place, Entry]:
+        """What is to be written now."""
+        taken, self.entries = self.entries, {}
+        return taken
+
+
+class Commits:
+    """When the latest transactions committed, by the xids of 32 bits that rows have as their xmin."""
+
+    def __init__(self) -> None:
+        self._ms: OrderedDict[int, int] = OrderedDict()
+
+    def note(self, xid: int, ms: int) -> None:
+        self._ms[xid] = ms
+        if len(self._ms) > COMMITS_MAX:
+            self._ms.popitem(last=False)
+
+    def ms_of(self, xid: int) -> int:
+        """When the transaction committed, in ms; 0 when that is not known any more. An xid of its own, as a savepoint
+        has, follows that of its transaction."""
+        for candidate in (xid, *range(xid - 1, xid - SAVEPOINTS_MAX, -1)):
+            ms = self._ms.get(candidate)
+            if ms is not None:
+                return ms
+        return 0
+
+
+def direct_changes(chunk: TransactionChunk, changes: Sequence[StreamChange]) -> Iterable[StreamChange]:
+    """Those of ``changes`` that no device made. ``changes``: those of ``chunk``, in the same places."""
+    if chunk.head.origin is None:
+        return (change for change in changes if not isinstance(change, Insert))
+    return (changes[place] for place in chunk.direct)
+
+
+def key_of(table: TableInfo, row: Row) -> str:
+    """The key of a row in wire form, as ``rowkey`` spells it."""
+    types = table.types
+    values = []
+    for name, cell in zip(table.key_names, table.relation.key_of(row), strict=True):
+        text = from_wire(types[name], cell or b"", table.enum_labels.get(name))
+        values.append(text.replace("Z", "+00") if types[name] == "timestamptz" else text)
+    return key_text(values)
+
+
+def _texts(table: TableInfo, row: Row) -> tuple[str | None, ...]:
+    return tuple(
+        None if cell is None else from_wire(column.type_name, cell, table.enum_labels.get(column.name))
+        for column, cell in zip(table.relation.columns, row, strict=True)
+    )

@@ -1,0 +1,110 @@
+-- What constraints of the application's tables mean for the merge functions (merge.sql): text for their bodies.
+
+CREATE OR REPLACE FUNCTION electric.type_name(target oid, column_name text) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT format('%I.%I', n.nspname, y.typname)
+FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON n.oid = y.typnamespace
+WHERE a.attrelid = target AND a.attname = column_name AND NOT a.attisdropped
+$$;
+
+-- The pairs of columns of a foreign key that the table "target" has or that refers to it. place: of the column in the
+-- description of "target".
+CREATE OR REPLACE FUNCTION electric.key_pairs(constraint_oid oid, target oid, description jsonb)
+RETURNS TABLE (child text, parent text, place bigint, type text)
+LANGUAGE sql STABLE AS $$
+SELECT ca.attname, pa.attname, d.i, electric.type_name(target, d.c ->> 'name')
+FROM pg_constraint f
+CROSS JOIN LATERAL unnest(f.conkey, f.confkey) AS u (child, parent)
+JOIN pg_attribute ca ON ca.attrelid = f.conrelid AND ca.attnum = u.child
+JOIN pg_attribute pa ON pa.attrelid = f.confrelid AND pa.attnum = u.parent
+JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
+    ON d.c ->> 'name' = CASE WHEN f.conrelid = target THEN ca.attname ELSE pa.attname END
+WHERE f.oid = constraint_oid
+$$;
+
+-- For each foreign key that refers to the table: the condition that some row refers to the row t for which is_row holds,
+-- and whether Postgres would change that row with the one it refers to.
+CREATE OR REPLACE FUNCTION electric.references_to(target oid, description jsonb, is_row text)
+RETURNS TABLE (referring text, cascades boolean)
+LANGUAGE sql STABLE AS $$
+SELECT format('EXISTS (SELECT FROM %s c, %s t WHERE %s AND %s%s)', f.conrelid::regclass, f.confrelid::regclass, is_row,
+        (SELECT string_agg(format('c.%I = t.%I', k.child, k.parent), ' AND ') FROM electric.key_pairs(f.oid, target, description) k),
+        CASE WHEN f.conrelid = f.confrelid THEN ' AND c.ctid <> t.ctid' ELSE '' END),
+    f.confdeltype IN ('c', 'n', 'd')
+FROM pg_constraint f
+WHERE f.contype = 'f' AND f.confrelid = target AND f.conparentid = 0
+ORDER BY f.oid
+$$;
+
+-- Statements that bring back what the row "final" refers to and is gone, where it is known what it was. Whoever refers to
+-- a row wants it there, and with it what that one refers to in turn. A foreign key to other columns than the primary key
+-- does not tell which row it was.
+CREATE OR REPLACE FUNCTION electric.parents_text(target oid, description jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT coalesce(string_agg(format(
+    'IF %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN '
+    'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, ms, absorbed, mending); '
+    'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;',
+    (SELECT string_agg(format('final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, target, parents_text.description) k),
+    f.confrelid::regclass,
+    (SELECT string_agg(format('p.%I = final[%s]::%s', k.parent, k.place, k.type), ' AND ')
+     FROM electric.key_pairs(f.oid, target, parents_text.description) k),
+    f.confrelid,
+    (SELECT string_agg(coalesce('final[' || k.place || ']', 'NULL'), ', ' ORDER BY c.i)
+     FROM jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i)
+     LEFT JOIN electric.key_pairs(f.oid, target, parents_text.description) k ON k.parent = c.c ->> 'name')
+    ), ' ' ORDER BY f.oid), '')
+FROM pg_constraint f
+JOIN electric.tables p ON p.relid = f.confrelid
+WHERE f.contype = 'f' AND f.conrelid = target AND EXISTS (
+    SELECT FROM pg_constraint pk WHERE pk.conrelid = f.confrelid AND pk.contype = 'p'
+        AND pk.conkey <@ f.confkey AND f.confkey <@ pk.conkey)
+$$;
+
+-- The columns that constraints tie together, by their places in the description: each set is one register, and those that
+-- have a column in common are one set. Columns of the primary key never change.
+CREATE OR REPLACE FUNCTION electric.tied_columns(target oid, description jsonb) RETURNS SETOF integer[]
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found_sets jsonb := '[]';
+    columns integer[];
+    one integer[];
+    others jsonb;
+BEGIN
+    FOR columns IN
+        SELECT array_agg(DISTINCT d.i::integer)
+        FROM (
+            SELECT oid AS id, conkey AS numbers FROM pg_constraint WHERE conrelid = target AND contype IN ('c', 'f', 'u', 'x')
+            UNION ALL
+            SELECT indexrelid, (indkey::smallint[])[0:indnkeyatts - 1] FROM pg_index WHERE indrelid = target AND indisunique
+        ) AS tie
+        JOIN pg_attribute a ON a.attrelid = target AND a.attnum = ANY (tie.numbers)
+        JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
+            ON d.c ->> 'name' = a.attname AND d.c ->> 'pk' IS NULL
+        GROUP BY tie.id HAVING count(DISTINCT d.i) > 1
+    LOOP
+        others := '[]';
+        FOR one IN SELECT ARRAY(SELECT jsonb_array_elements_text(e)::integer) FROM jsonb_array_elements(found_sets) AS e LOOP
+            IF one && columns THEN
+                columns := ARRAY(SELECT DISTINCT unnest(columns || one) ORDER BY 1);
+            ELSE
+                others := others || jsonb_build_array(to_jsonb(one));
+            END IF;
+        END LOOP;
+        found_sets := others || jsonb_build_array(to_jsonb(columns));
+    END LOOP;
+    RETURN QUERY SELECT ARRAY(SELECT jsonb_array_elements_text(e)::integer ORDER BY 1) FROM jsonb_array_elements(found_sets) AS e;
+END
+$$;
+
+-- Statements by which a write of one column of such a set is one of all of them, and wins in all of them or in none.
+CREATE OR REPLACE FUNCTION electric.tied_text(target oid, description jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT coalesce(string_agg(format('IF %s THEN %s END IF;',
+    (SELECT string_agg(format('coalesce((modified -> %s)::boolean, op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
+    (SELECT string_agg(format('wins[%s] := %s;', place, beaten), ' ') FROM unnest(tied) AS place)), ' '), '')
+FROM electric.tied_columns(target, description) AS tied
+CROSS JOIN LATERAL (
+    SELECT string_agg(format('electric.beats(origin, ms, column_tags_now[%s])', place), ' AND ') AS beaten FROM unnest(tied) AS place
+) AS b
+$$;

@@ -1,0 +1,120 @@
+-- The rules of syncline.proto.tags and syncline.proto.merge, as far as one row's tags are concerned, for the merge functions
+-- (merge.sql). A tag is the text origin@ms.
+
+-- Whether a write tagged (origin, ms) beats the tag that holds a column. The later wins; at the same millisecond
+-- Postgres wins over devices, then the larger origin in byte order. A write never loses to its own tag.
+CREATE OR REPLACE FUNCTION electric.beats(origin text, ms bigint, holder text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    holder_ms bigint := split_part(holder, '@', -1)::bigint;
+    holder_origin text;
+BEGIN
+    IF holder IS NULL OR ms > holder_ms THEN
+        RETURN true;
+    ELSIF ms < holder_ms THEN
+        RETURN false;
+    END IF;
+    holder_origin := left(holder, -length(split_part(holder, '@', -1)) - 1);
+    IF holder_origin = 'postgres_1' OR origin = 'postgres_1' THEN
+        RETURN origin = 'postgres_1';
+    END IF;
+    RETURN origin COLLATE "C" >= holder_origin COLLATE "C";
+END
+$$;
+
+-- Whether a write by origin that had observed the JSON array of tags "observed" knew of "tag": one's own always; whoever
+-- observed o@t has observed every earlier tag of o too; a row without a record is known to whoever knows anything of it.
+CREATE OR REPLACE FUNCTION electric.covers(observed jsonb, origin text, tag text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    ms text := split_part(tag, '@', -1);
+    author text := left(tag, -length(ms) - 1);
+BEGIN
+    RETURN observed ? tag OR author = origin OR EXISTS (
+        SELECT FROM jsonb_array_elements_text(observed) AS seen
+        WHERE CASE WHEN left(seen, length(author) + 1) = author || '@'
+                    AND left(seen, -length(split_part(seen, '@', -1)) - 1) = author
+                   THEN split_part(seen, '@', -1)::bigint >= ms::bigint
+                   ELSE tag = 'postgres_1@0' AND left(seen, -length(split_part(seen, '@', -1)) - 1) <> origin END);
+END
+$$;
+
+-- The tags that stay after an operation of origin that had observed the JSON array of tags "observed". Who fetched a row
+-- that Postgres wrote last was told postgres_1@0 and not when that was.
+CREATE OR REPLACE FUNCTION electric.unobserved(tags text[], observed jsonb, origin text) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    tag text;
+    kept text[] := '{}';
+BEGIN
+    FOREACH tag IN ARRAY tags LOOP
+        IF NOT electric.covers(observed, origin, tag) AND NOT (
+            tag LIKE 'postgres\_1@%' AND electric.only_fetched(observed))
+        THEN
+            kept := kept || tag;
+        END IF;
+    END LOOP;
+    RETURN kept;
+END
+$$;
+
+CREATE OR REPLACE FUNCTION electric.only_fetched(observed jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT observed ? 'postgres_1@0' AND NOT EXISTS (
+    SELECT FROM jsonb_array_elements_text(observed) AS seen WHERE seen LIKE 'postgres\_1@%' AND seen <> 'postgres_1@0')
+$$;
+
+-- The time as of which a write of origin at ms counts, among the tags known of a row: later than every one of them that
+-- it had observed, whatever the clocks said.
+CREATE OR REPLACE FUNCTION electric.stamp(origin text, ms bigint, known text[], observed jsonb) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    tag text;
+    before text;
+    tag_ms bigint;
+    stamped bigint := ms;
+BEGIN
+    FOREACH tag IN ARRAY known LOOP
+        IF tag = before THEN
+            CONTINUE;
+        END IF;
+        before := tag;
+        tag_ms := split_part(tag, '@', -1)::bigint;
+        IF tag_ms >= stamped AND electric.covers(observed, origin, tag) THEN
+            stamped := tag_ms + (left(tag, -length(tag_ms::text) - 1) <> origin)::integer;
+        END IF;
+    END LOOP;
+    RETURN stamped;
+END
+$$;
+
+-- Column tags with what direct SQL has changed since. "otherwise" is for columns that nothing is known of.
+CREATE OR REPLACE FUNCTION electric.overlaid(column_tags text[], column_ms bigint[], otherwise text) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT array_agg(coalesce('postgres_1@' || o.ms, c.tag, otherwise) ORDER BY c.place)
+FROM unnest(column_tags) WITH ORDINALITY AS c (tag, place) LEFT JOIN unnest(column_ms) WITH ORDINALITY AS o (ms, place) USING (place)
+$$;
+
+-- Whether the stream is known to have brought whatever the transaction wrote that left this xmin on a row we have locked.
+-- absorbed: {"horizon": an xid before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always has.
+-- What this transaction itself wrote, by a trigger say, nobody has to wait for.
+CREATE OR REPLACE FUNCTION electric.is_absorbed(row_xid xid, absorbed jsonb) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    this bigint;
+    ahead bigint;
+BEGIN
+    IF absorbed IS NULL OR age(row_xid) > age((absorbed ->> 'horizon')::xid) OR absorbed -> 'xmins' ? row_xid::text THEN
+        RETURN true;
+    END IF;
+    this := pg_current_xact_id()::text::bigint;
+    ahead := row_xid::text::bigint - this % (1::bigint << 32);
+    IF ahead < -(1::bigint << 31) THEN
+        ahead := ahead + (1::bigint << 32);
+    ELSIF ahead > (1::bigint << 31) THEN
+        ahead := ahead - (1::bigint << 32);
+    END IF;
+    RETURN ahead >= 0 AND pg_xact_status((this + ahead)::text::xid8) = 'in progress';
+END
+$$;
+
