@@ -10,14 +10,15 @@ one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tests.sim.postgres import KINDS, Commit, SimPostgres
 from tests.sim.schema import RELATIONS, RowKey
 from tests.sim.shown import named
 
-from syncline.proto.merge import RowWrite
-from syncline.proto.tags import Tag, format_tag, parse_tags
+from syncline.proto.merge import RowState, RowWrite
+from syncline.proto.tags import UNRECORDED, Tag, format_tag, parse_tags
 from syncline.proto.values import Row
 
 
@@ -39,6 +40,8 @@ class Arbiter:
                 writes.setdefault((op["rel"], RELATIONS[op["rel"]].key_of(write.row)), []).append(write)
             for key in commit.before:
                 before, after = commit.before[key].row, self._postgres.row_at(key, lsn).row
+                if key in writes:
+                    writes[key] = _counting(writes[key], commit.before[key])
                 if key not in writes or key in commit.acted:
                     self._others(key, before, after)
                     self._buried.pop(key, None)
@@ -106,7 +109,24 @@ class Arbiter:
 
 
 def _seen(tag: Tag, write: RowWrite) -> bool:
+    """Whether the author knew of ``tag``, as far as the order of times goes: its own it knows."""
+    if tag.origin == write.tag.origin:
+        return True
+    if tag == UNRECORDED and any(seen.origin != write.tag.origin for seen in write.observed):
+        return True
     return any(seen.origin == tag.origin and seen.ms >= tag.ms for seen in write.observed)
+
+
+def _counting(writes: Sequence[RowWrite], before: RowState) -> list[RowWrite]:
+    """Each with the time as of which it counts: no earlier than what its author knew, whatever the clocks said."""
+    known = {*before.tags, *before.column_tags}
+    counted = []
+    for write in writes:
+        origin, ms = write.tag.origin, write.tag.ms
+        ms = max([ms, *(tag.ms + (tag.origin != origin) for tag in known if _seen(tag, write))])
+        counted.append(replace(write, tag=Tag(origin, ms)))
+        known.add(counted[-1].tag)
+    return counted
 
 
 def _write(op: dict[str, Any], tag: Tag) -> RowWrite:
