@@ -181,7 +181,9 @@ def merge_incoming(pending: Sequence[RowWrite], incoming: Incoming, tied: Tied =
     row, tombstone = (incoming.row, None) if incoming.tags else (None, incoming.row)
     state = RowState(row, incoming.tags, tuple(column_tags), tombstone)
     for write in pending:
-        state = apply_write(state, write, tied)
+        # One of ours that is older than this one of ours was applied before it, although its echo has not come.
+        if write.tag.origin != incoming.tag.origin or write.tag.ms > incoming.tag.ms:
+            state = apply_write(state, write, tied)
     return Merged(state.row, state.tags)
 
 

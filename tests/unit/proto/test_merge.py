@@ -232,6 +232,12 @@ def test_an_author_has_seen_his_own_writes_whether_he_says_so_or_not() -> None:
     assert apply(state, delete("A@80", (b"k", b"2"), "")).row is None
 
 
+def test_a_device_does_not_put_an_older_write_of_its_own_upon_a_later_one_that_has_come_back() -> None:
+    pending = insert("A@100", (b"k", b"1"))
+    incoming = incoming_of(Update(1, (b"k", b"2"), (b"k", b"1"), ("A@110",)), "A", 110)
+    assert merge_incoming([pending], incoming) == Merged((b"k", b"2"), tags("A@110"))
+
+
 def test_columns_that_are_tied_go_together() -> None:
     base = (b"k", b"1", b"9", b"n")
     tied = ((1, 2),)
