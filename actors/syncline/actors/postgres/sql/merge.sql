@@ -6,6 +6,8 @@
 -- direct SQL may have written last, or deleted, somebody has to know that the stream has come that far: by "absorbed", or
 -- else the function returns what is to be waited for and has done nothing.
 --
+-- What meets columns of the application's in a statement has a prefix, since they may be called as it likes.
+--
 -- Each electrified table gets a merge function of its own, generated from its description, so that every statement is
 -- static and its plan is kept: about four cached statements an operation, where EXECUTE would plan each anew.
 --
@@ -22,14 +24,14 @@ LANGUAGE plpgsql STABLE AS $generator$
 DECLARE
     template CONSTANT text := $template$
 CREATE OR REPLACE FUNCTION electric.%FUNCTION%(
-    op text, cells jsonb, modified jsonb, observed jsonb, origin text, ms bigint, absorbed jsonb, mending integer
+    sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, origin text, sy_ms bigint, absorbed jsonb, mending integer
 ) RETURNS jsonb LANGUAGE plpgsql AS $merge$
 #variable_conflict use_column
 DECLARE
-    tag text := origin || '@' || ms;
-    row_key text := %CELLS_KEY%;
+    tag text := origin || '@' || sy_ms;
+    sy_row_key text := %CELLS_KEY%;
     row_xid xid;
-    alive boolean;
+    sy_alive boolean;
     known boolean := true;
     entry_tags text[];
     entry_column_tags text[];
@@ -45,47 +47,47 @@ DECLARE
     tags_now text[];
     tags_before text[];
     column_tags_now text[];
-    wins boolean[];
+    sy_wins boolean[];
     holder text;
     holder_loses boolean;
-    grave text[];
+    sy_grave text[];
     setters text;
-    final text[];
+    sy_final text[];
     answer jsonb;
 BEGIN
-    IF op = 'I' THEN
+    IF sy_op = 'I' THEN
         INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
-            VALUES (%RELID%, row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%]), pg_current_wal_insert_lsn())
+            VALUES (%RELID%, sy_row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%]), pg_current_wal_insert_lsn())
             ON CONFLICT (relid, key) DO NOTHING;
         known := NOT FOUND;
     END IF;
-    IF op = 'D' THEN
+    IF sy_op = 'D' THEN
         SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR UPDATE NOWAIT;
     ELSE
         SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR NO KEY UPDATE NOWAIT;
     END IF;
-    alive := FOUND;
+    sy_alive := FOUND;
     IF known THEN
         SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin), s.at_lsn
             INTO entry_tags, entry_column_tags, entry_xid, entry_lsn
-            FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = row_key FOR NO KEY UPDATE NOWAIT;
+            FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = sy_row_key FOR NO KEY UPDATE NOWAIT;
         known := FOUND;
     END IF;
 
-    IF alive AND known AND entry_xid = row_xid THEN
+    IF sy_alive AND known AND entry_xid = row_xid THEN
         -- a device wrote it last
         tags_now := entry_tags;
         column_tags_now := entry_column_tags;
     ELSE
-        IF alive AND NOT electric.is_absorbed(row_xid, absorbed) THEN
+        IF sy_alive AND NOT electric.is_absorbed(row_xid, absorbed) THEN
             RETURN jsonb_build_object('xmin', row_xid::text);
         END IF;
         IF known THEN
             SELECT d.lsn, d.ms, d.column_ms, d."row" INTO past_lsn, past_ms, past_column_ms, past_row FROM electric.direct d
-                WHERE d.relid = %RELID% AND d.key = row_key AND d.lsn > entry_lsn FOR UPDATE NOWAIT;
+                WHERE d.relid = %RELID% AND d.key = sy_row_key AND d.lsn > entry_lsn FOR UPDATE NOWAIT;
         ELSE
             SELECT d.lsn, d.ms, d.column_ms, d."row" INTO past_lsn, past_ms, past_column_ms, past_row FROM electric.direct d
-                WHERE d.relid = %RELID% AND d.key = row_key FOR UPDATE NOWAIT;
+                WHERE d.relid = %RELID% AND d.key = sy_row_key FOR UPDATE NOWAIT;
         END IF;
         IF known OR past_lsn IS NOT NULL THEN
             SELECT d.lsn INTO truncated_lsn FROM electric.direct d WHERE d.relid = %RELID% AND d.key = '';
@@ -102,17 +104,17 @@ BEGIN
         ELSE
             column_tags_now := array_fill('postgres_1@0'::text, ARRAY[%WIDTH%]);
         END IF;
-        IF alive THEN
+        IF sy_alive THEN
             IF past_lsn IS NOT NULL AND past_row IS NULL THEN
                 tags_now := ARRAY['postgres_1@' || past_ms];
                 -- Of a row that direct SQL has inserted and updated since, it is not known when the other columns came.
-                IF known AND entry_tags = '{}' OR op = 'I' AND NOT known THEN
+                IF known AND entry_tags = '{}' OR sy_op = 'I' AND NOT known THEN
                     column_tags_now := array_fill(tags_now[1], ARRAY[%WIDTH%]);
                 END IF;
                 column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
             ELSIF known AND past_lsn IS NULL AND truncated_lsn IS NULL AND entry_tags <> '{}' THEN
                 tags_now := entry_tags;  -- a trigger's doing, or the table was written anew
-            ELSIF known OR past_lsn IS NOT NULL OR op = 'I' THEN
+            ELSIF known OR past_lsn IS NOT NULL OR sy_op = 'I' THEN
                 born := true;  -- direct SQL has inserted it since
             ELSE
                 tags_now := '{postgres_1@0}';
@@ -133,19 +135,19 @@ BEGIN
                     column_tags_now := array_fill('postgres_1@' || past_ms, ARRAY[%WIDTH%]);
                 END IF;
                 column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
-                grave := past_row;
+                sy_grave := past_row;
             END IF;
-            IF op <> 'I' AND absorbed IS NOT NULL AND grave IS NULL AND NOT (known AND entry_tags = '{}')
-                AND NOT coalesce(absorbed -> 'gone' ? ('%RELID% ' || row_key), false)
+            IF sy_op <> 'I' AND absorbed IS NOT NULL AND sy_grave IS NULL AND NOT (known AND entry_tags = '{}')
+                AND NOT coalesce(absorbed -> 'gone' ? ('%RELID% ' || sy_row_key), false)
             THEN
-                RETURN jsonb_build_object('gone', '%RELID% ' || row_key);
+                RETURN jsonb_build_object('gone', '%RELID% ' || sy_row_key);
             END IF;
-            IF known AND entry_tags = '{}' AND past_lsn IS NULL AND truncated_lsn IS NULL AND op <> 'D' THEN
-                SELECT b."row" INTO grave FROM electric.tombstones b WHERE b.relid = %RELID% AND b.key = row_key;
+            IF known AND entry_tags = '{}' AND past_lsn IS NULL AND truncated_lsn IS NULL AND sy_op <> 'D' THEN
+                SELECT b."row" INTO sy_grave FROM electric.tombstones b WHERE b.relid = %RELID% AND b.key = sy_row_key;
             END IF;
         END IF;
     END IF;
-    IF op = 'I' AND NOT known AND NOT alive AND past_lsn IS NULL AND mending = 0 THEN
+    IF sy_op = 'I' AND NOT known AND NOT sy_alive AND past_lsn IS NULL AND mending = 0 THEN
         -- The common insert, of a key never seen. Its entry is made.
         INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
         IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
@@ -153,21 +155,21 @@ BEGIN
         END IF;
         RETURN NULL;
     END IF;
-    IF op = 'R' AND (alive OR grave IS NULL) THEN
+    IF sy_op = 'R' AND (sy_alive OR sy_grave IS NULL) THEN
         RETURN NULL;  -- nothing to bring back
     END IF;
 
-    ms := electric.stamp(origin, ms, tags_now || column_tags_now, observed);
-    tag := origin || '@' || ms;
+    sy_ms := electric.stamp(origin, sy_ms, tags_now || column_tags_now, observed);
+    tag := origin || '@' || sy_ms;
     tags_before := tags_now;
     tags_now := electric.unobserved(tags_now, observed, origin);
 
-    IF op = 'D' THEN
-        IF NOT alive THEN
-            IF known AND entry_tags <> '{}' AND grave IS NULL THEN
+    IF sy_op = 'D' THEN
+        IF NOT sy_alive THEN
+            IF known AND entry_tags <> '{}' AND sy_grave IS NULL THEN
                 UPDATE electric.shadow SET tags = '{}', row_xmin = NULL, at_lsn = pg_current_wal_insert_lsn()
-                    WHERE relid = %RELID% AND key = row_key;
-                DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;  -- of an earlier life
+                    WHERE relid = %RELID% AND key = sy_row_key;
+                DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;  -- of an earlier life
             END IF;
             RETURN NULL;
         END IF;
@@ -181,65 +183,65 @@ BEGIN
         END IF;
     ELSE
         tags_now := tags_now || tag;
-        wins := array_fill(false, ARRAY[%WIDTH%]);
-        IF op IN ('I', 'U') THEN
+        sy_wins := array_fill(false, ARRAY[%WIDTH%]);
+        IF sy_op IN ('I', 'U') THEN
             FOR i IN 1..%WIDTH% LOOP
-                IF coalesce((modified -> (i - 1))::boolean, op = 'I') THEN
+                IF coalesce((sy_modified -> (i - 1))::boolean, sy_op = 'I') THEN
                     IF holder_loses IS NULL OR column_tags_now[i] IS DISTINCT FROM holder THEN
                         holder := column_tags_now[i];
-                        holder_loses := electric.beats(origin, ms, holder);
+                        holder_loses := electric.beats(origin, sy_ms, holder);
                     END IF;
-                    wins[i] := holder_loses;
+                    sy_wins[i] := holder_loses;
                 END IF;
             END LOOP;
             %TIED%
             FOR i IN 1..%WIDTH% LOOP
-                IF wins[i] THEN
+                IF sy_wins[i] THEN
                     column_tags_now[i] := tag;
                 END IF;
             END LOOP;
         END IF;
         IF mending > 0 THEN
-            SELECT ARRAY[%FINAL%] INTO final FROM (SELECT 1) AS one LEFT JOIN %TABLE% t ON %IS_ROW%;
+            SELECT ARRAY[%FINAL%] INTO sy_final FROM (SELECT 1) AS one LEFT JOIN %TABLE% t ON %IS_ROW%;
             %PARENTS%
         END IF;
     END IF;
 
     -- Before the row itself: whoever reads the stream then has a row's tags when the row comes.
     INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
-        VALUES (%RELID%, row_key, tags_now, column_tags_now, pg_current_wal_insert_lsn())
+        VALUES (%RELID%, sy_row_key, tags_now, column_tags_now, pg_current_wal_insert_lsn())
         ON CONFLICT (relid, key) DO UPDATE
         SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL, at_lsn = excluded.at_lsn,
             written_at = excluded.written_at;
     IF past_lsn IS NOT NULL THEN
-        DELETE FROM electric.direct WHERE relid = %RELID% AND key = row_key;
+        DELETE FROM electric.direct WHERE relid = %RELID% AND key = sy_row_key;
     END IF;
-    IF alive AND known AND entry_tags = '{}' THEN
-        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;  -- of an earlier life
+    IF sy_alive AND known AND entry_tags = '{}' THEN
+        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;  -- of an earlier life
     END IF;
 
-    IF op = 'D' AND tags_now = '{}' THEN
+    IF sy_op = 'D' AND tags_now = '{}' THEN
         INSERT INTO electric.tombstones (relid, key, "row", deleted_ms, buried_at)
-            SELECT %RELID%, row_key, ARRAY[%IMAGE%], ms, clock_timestamp() FROM %TABLE% t WHERE %IS_ROW%
+            SELECT %RELID%, sy_row_key, ARRAY[%IMAGE%], sy_ms, clock_timestamp() FROM %TABLE% t WHERE %IS_ROW%
             ON CONFLICT (relid, key) DO UPDATE
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
-    ELSIF op = 'D' THEN
+    ELSIF sy_op = 'D' THEN
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else keeps it: tell the author
-    ELSIF NOT alive THEN
+    ELSIF NOT sy_alive THEN
         IF known THEN
-            DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = row_key;
+            DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;
         END IF;
         INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
         IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
             RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
-    ELSIF true = ANY (wins) AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> '') THEN
+    ELSIF true = ANY (sy_wins) AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> '') THEN
         -- A trigger that is for certain columns shall not see the others named.
         SELECT string_agg(setter, ', ') INTO setters
-            FROM unnest(%SETTERS%, wins) AS winning (setter, wins) WHERE winning.wins;
-        EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING cells;
-    ELSIF true = ANY (wins) THEN
+            FROM unnest(%SETTERS%, sy_wins) AS winning (setter, wins) WHERE winning.wins;
+        EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING sy_cells;
+    ELSIF true = ANY (sy_wins) THEN
         UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
     ELSE
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
@@ -257,20 +259,20 @@ BEGIN
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
         string_agg(
             CASE
-                WHEN c.pk THEN format('(cells ->> %s)::%s', c.i - 1, c.type)
+                WHEN c.pk THEN format('(sy_cells ->> %s)::%s', c.i - 1, c.type)
                 ELSE replace(
                     c.revived, '%CELL%',
-                    format('(CASE WHEN grave IS NULL OR wins[%s] THEN cells ->> %s ELSE grave[%s] END)::%s', c.i, c.i - 1, c.i, c.type))
+                    format('(CASE WHEN sy_grave IS NULL OR sy_wins[%s] THEN sy_cells ->> %s ELSE sy_grave[%s] END)::%s', c.i, c.i - 1, c.i, c.type))
             END, ', ' ORDER BY c.i) AS revived,
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk) AS key,
         format('array_to_json(ARRAY[%s])::text',
-            string_agg(format('format(''%%s'', (cells ->> %s)::%s)', c.i - 1, c.type), ', ' ORDER BY c.i) FILTER (WHERE c.pk)
+            string_agg(format('format(''%%s'', (sy_cells ->> %s)::%s)', c.i - 1, c.type), ', ' ORDER BY c.i) FILTER (WHERE c.pk)
         ) AS cells_key,
-        string_agg(format('t.%I = (cells ->> %s)::%s', c.name, c.i - 1, c.type), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
+        string_agg(format('t.%I = (sy_cells ->> %s)::%s', c.name, c.i - 1, c.type), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk AND NOT c.fixed) AS touch,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE NOT c.fixed) AS touch_any,
         string_agg(
-            format('%I = CASE WHEN wins[%s] THEN (cells ->> %s)::%s ELSE t.%I END', c.name, c.i, c.i - 1, c.type, c.name),
+            format('%I = CASE WHEN sy_wins[%s] THEN (sy_cells ->> %s)::%s ELSE t.%I END', c.name, c.i, c.i - 1, c.type, c.name),
             ', ' ORDER BY c.i) FILTER (WHERE NOT c.pk AND NOT c.fixed) AS merged,
         string_agg(
             CASE WHEN c.is_bool THEN format('CASE t.%I WHEN true THEN ''t'' WHEN false THEN ''f'' END', c.name)
@@ -279,9 +281,9 @@ BEGIN
             CASE WHEN c.pk OR c.fixed THEN 'NULL'
                  ELSE quote_literal(format('%I = ($1 ->> %s)::%s', c.name, c.i - 1, c.type)) END, ', ' ORDER BY c.i)) AS setters,
         -- The row as it is going to be, as texts.
-        string_agg(CASE WHEN c.pk THEN format('cells ->> %s', c.i - 1) ELSE format(
-            'CASE WHEN wins[%1$s] THEN cells ->> %2$s WHEN alive THEN t.%3$I::text WHEN grave IS NULL THEN cells ->> %2$s ELSE grave[%1$s] END',
-            c.i, c.i - 1, c.name) END, ', ' ORDER BY c.i) AS final,
+        string_agg(CASE WHEN c.pk THEN format('sy_cells ->> %s', c.i - 1) ELSE format(
+            'CASE WHEN sy_wins[%1$s] THEN sy_cells ->> %2$s WHEN sy_alive THEN t.%3$I::text WHEN sy_grave IS NULL THEN sy_cells ->> %2$s ELSE sy_grave[%1$s] END',
+            c.i, c.i - 1, c.name) END, ', ' ORDER BY c.i) AS final_row,
         count(*) AS width
     INTO part
     FROM (
@@ -289,7 +291,7 @@ BEGIN
             format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed,
             -- What an insert leaves out takes its default.
             CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
-                'CASE WHEN op = ''I'' AND grave IS NULL AND (modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
+                'CASE WHEN sy_op = ''I'' AND sy_grave IS NULL AND (sy_modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
                 d.i - 1, pg_get_expr(f.adbin, f.adrelid))
             END AS revived
         FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
@@ -305,7 +307,7 @@ BEGIN
     filled := replace(filled, '%REFERRED_TO%', referring.referred_to);
     filled := replace(filled, '%PARENTS%', electric.parents_text(target, description));
     filled := replace(filled, '%TIED%', electric.tied_text(target, description));
-    filled := replace(filled, '%FINAL%', part.final);
+    filled := replace(filled, '%FINAL%', part.final_row);
     filled := replace(filled, '%FUNCTION%', 'merge_' || target);
     filled := replace(filled, '%RELID%', target::text);
     filled := replace(filled, '%WIDTH%', part.width::text);
@@ -316,7 +318,7 @@ BEGIN
     -- Twice quoted: a text in the function, and a format there.
     filled := replace(filled, '''UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%''', quote_literal(format(
         'UPDATE %s t SET %%s WHERE %s', replace(table_name, '%', '%%'),
-        replace(replace(part.is_row, '(cells ->>', '($1 ->>'), '%', '%%'))));
+        replace(replace(part.is_row, '(sy_cells ->>', '($1 ->>'), '%', '%%'))));
     filled := replace(filled, '%SETTERS%', part.setters);
     filled := replace(filled, '%TOUCH_TEXT%', quote_literal(coalesce(part.touch, part.touch_any)));
     filled := replace(filled, '%IS_ROW%', part.is_row);

@@ -43,14 +43,14 @@ CREATE OR REPLACE FUNCTION electric.parents_text(target oid, description jsonb) 
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format(
     'IF %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN '
-    'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, ms, absorbed, mending); '
+    'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, sy_ms, absorbed, mending); '
     'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;',
-    (SELECT string_agg(format('final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, target, parents_text.description) k),
+    (SELECT string_agg(format('sy_final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, target, parents_text.description) k),
     f.confrelid::regclass,
-    (SELECT string_agg(format('p.%I = final[%s]::%s', k.parent, k.place, k.type), ' AND ')
+    (SELECT string_agg(format('p.%I = sy_final[%s]::%s', k.parent, k.place, k.type), ' AND ')
      FROM electric.key_pairs(f.oid, target, parents_text.description) k),
     f.confrelid,
-    (SELECT string_agg(coalesce('final[' || k.place || ']', 'NULL'), ', ' ORDER BY c.i)
+    (SELECT string_agg(coalesce('sy_final[' || k.place || ']', 'NULL'), ', ' ORDER BY c.i)
      FROM jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i)
      LEFT JOIN electric.key_pairs(f.oid, target, parents_text.description) k ON k.parent = c.c ->> 'name')
     ), ' ' ORDER BY f.oid), '')
@@ -101,10 +101,10 @@ $$;
 CREATE OR REPLACE FUNCTION electric.tied_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format('IF %s THEN %s END IF;',
-    (SELECT string_agg(format('coalesce((modified -> %s)::boolean, op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
-    (SELECT string_agg(format('wins[%s] := %s;', place, beaten), ' ') FROM unnest(tied) AS place)), ' '), '')
+    (SELECT string_agg(format('coalesce((sy_modified -> %s)::boolean, sy_op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
+    (SELECT string_agg(format('sy_wins[%s] := %s;', place, beaten), ' ') FROM unnest(tied) AS place)), ' '), '')
 FROM electric.tied_columns(target, description) AS tied
 CROSS JOIN LATERAL (
-    SELECT string_agg(format('electric.beats(origin, ms, column_tags_now[%s])', place), ' AND ') AS beaten FROM unnest(tied) AS place
+    SELECT string_agg(format('electric.beats(origin, sy_ms, column_tags_now[%s])', place), ' AND ') AS beaten FROM unnest(tied) AS place
 ) AS b
 $$;
