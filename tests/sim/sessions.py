@@ -138,18 +138,26 @@ class Sessions:
         else:
             self.excused[reason] += 1
 
+    def _since(self, name: str, writes: Sequence[RowWrite]) -> int:
+        return min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
+
+    def undated(self, shown: Shown, key: RowKey) -> bool:
+        """Whether rows have come, as they are, since the device wrote what is on its way to this one."""
+        name, writes = shown.device.name, shown.pending.get(key, ())
+        return bool(writes) and self._imaged_at.get(name, -1) >= self._since(name, writes)
+
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
         name = shown.device.name
         if any(write.tag.ms in self._rejected(name) for write in writes):
             # Rows that several refused transactions name come with the last of them.
             return "refused together with others"
-        since = min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
+        since = self._since(name, writes)
         if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
             return "direct SQL beside a device"
         state = self._postgres.row_at(key, shown.lsn).state
         if any(tag.ms > self._followed_ms(shown.device) for tag in state.column_tags):
             return "a time too far ahead to be followed"
-        if self._imaged_at.get(name, -1) >= since:
+        if self.undated(shown, key):
             return "an image does not say who wrote a column"
         return None
 

@@ -20,7 +20,7 @@ from syncline.client.oplog import Entry, change_of
 from syncline.client.schema import Table
 from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming, write_of
 from syncline.proto.tags import format_tags
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
+from syncline.proto.values import Cell, Delete, Insert, Row, Update
 
 Pending: TypeAlias = tuple[RowWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
@@ -66,13 +66,10 @@ def merged(
     """The row as it is to stand here, None if it goes; which of its columns have come; its tags.
 
     ``history``: the incoming changes to the row by the transaction of ``origin`` at ``commit_ms``, in order, at least
-    one; what is left of several in a packed log comes as Postgres', older than all of them, and then a row is as new as
-    its tags. Rows are in the column order of ``pending``. A column that has not come is as the device has written it
-    last; that counts where the row is not here. Raises ProtocolError for text that is no tag.
+    one. Rows are in the column order of ``pending``. A column that has not come is as the device has written it last;
+    that counts where the row is not here. Raises ProtocolError for text that is no tag.
     """
     incoming, present = _folded(history, origin, commit_ms)
-    if origin == POSTGRES_ORIGIN and incoming.tags and min(incoming.tags).ms > commit_ms:
-        incoming = replace(incoming, tag=max(incoming.tags))
     known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)
     row = tuple(cell if there else ours for cell, there, ours in zip(incoming.row, present, known, strict=True))
     result = merge_incoming(pending, replace(incoming, row=row))
