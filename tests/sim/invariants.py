@@ -16,9 +16,12 @@ from syncline.proto.values import POSTGRES_ORIGIN, Row
 
 
 class Invariants:
-    """``report``: told of what is wrong."""
+    """``report``: told of what is wrong. ``undated``: see ``Sessions``."""
 
-    def __init__(self, postgres: SimPostgres, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, postgres: SimPostgres, report: Callable[[str], None], undated: Callable[[Shown, RowKey], bool]
+    ) -> None:
+        self._undated = undated
         self._postgres = postgres
         self._report = report
         self.excused: Counter[str] = Counter()
@@ -58,6 +61,8 @@ class Invariants:
                     continue
                 if one in shown.pending and self._postgres.row_at(one, shown.lsn).writer.origin == POSTGRES_ORIGIN:
                     self.excused["a row has another tag by the stream than by a snapshot"] += 1
+                elif self._undated(shown, one) or self._undated(shown, other):
+                    self.excused["an image does not say who wrote a column, so it splits a pair"] += 1
                 else:
                     name = shown.device.name
                     self._report(f"{name} sees half a transaction: {named(one)} and the other as {numbers}")

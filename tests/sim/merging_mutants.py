@@ -19,7 +19,7 @@ from tests.sim.postgres import SimPostgres, Work
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.client.apply import tags_json
-from syncline.client.merging import losing, merged
+from syncline.client.merging import losing
 from syncline.client.oplog import change_of, observed_clock_ms
 from syncline.client.replica import Replica
 from syncline.client.staging import GoneSql, StagingSql
@@ -27,7 +27,7 @@ from syncline.client.stamping import stamp
 from syncline.client.triggers import create_triggers
 from syncline.proto.merge import Merged, RowState, RowWrite, merge_incoming
 from syncline.proto.tags import UNRECORDED, Seen, Tag
-from syncline.proto.values import Delete, Update
+from syncline.proto.values import Delete, Migrate, Update
 
 MERGING_MUTANTS = Mutants()
 mutant = MERGING_MUTANTS.add
@@ -184,14 +184,6 @@ def _(stack: ExitStack) -> None:
     in_place_of(stack, Replica, "_apply_staged", apply)
 
 
-@mutant("a row of a packed log is taken for older than every write")
-def _(stack: ExitStack) -> None:
-    def merge(original: Any, pending: Any, history: Any, origin: str, commit_ms: int, **how: Any) -> Any:
-        return original(pending, history, origin if commit_ms > 1 else "?", commit_ms, **how)
-
-    everywhere(stack, merged, merge)
-
-
 # --- compensation, rows that come back --------------------------------------------------------------------------------
 
 
@@ -297,7 +289,8 @@ def _key(change: Any) -> Any:
 def _(stack: ExitStack) -> None:
     async def apply(original: Any, self: Replica, transactions: Any, relations: Any, *, moving: bool) -> None:
         first = transactions[0]
-        if len(transactions) == 1 and len(first.changes) > 1:
+        migrates = any(isinstance(change, Migrate) for change in first.changes)
+        if len(transactions) == 1 and len(first.changes) > 1 and not migrates:
             half = replace(first, changes=first.changes[: len(first.changes) // 2], origin="postgres_1")
             await original(self, (half,), relations, moving=False)
         await original(self, transactions, relations, moving=moving)

@@ -28,7 +28,7 @@ from tests.sim.shown import Shown, named
 from syncline.actors.postgres.transaction import TransactionHead
 from syncline.client.oplog import CLOCK_SKEW_MAX_MS
 from syncline.proto.merge import RowState, RowWrite, apply_write
-from syncline.proto.tags import format_tag
+from syncline.proto.tags import UNRECORDED, format_tag
 from syncline.proto.values import POSTGRES_ORIGIN
 
 
@@ -128,8 +128,10 @@ class Sessions:
         row = shown.rows.get(key)
         if row == expected:
             return
-        # Whether there is a row depends on nothing of what is excused.
-        reason = None if row is None else self._excuse(shown, key, writes)
+        # Whether there is a row depends on nothing else of what is excused. A tag of Postgres without its time passes
+        # for observed by whoever has observed any.
+        excusable = row is not None or UNRECORDED in version.state.tags or any(w.tag.ms in refused for w in writes)
+        reason = self._excuse(shown, key, writes) if excusable else None
         if reason is None:
             self._report(
                 f"{shown.device.name} at {shown.lsn} shows {named(key)} as {row}: with its own writes on top of what "
@@ -138,18 +140,26 @@ class Sessions:
         else:
             self.excused[reason] += 1
 
+    def _since(self, name: str, writes: Sequence[RowWrite]) -> int:
+        return min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
+
+    def undated(self, shown: Shown, key: RowKey) -> bool:
+        """Whether rows have come, as they are, since the device wrote what is on its way to this one."""
+        name, writes = shown.device.name, shown.pending.get(key, ())
+        return bool(writes) and self._imaged_at.get(name, -1) >= self._since(name, writes)
+
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
         name = shown.device.name
         if any(write.tag.ms in self._rejected(name) for write in writes):
             # Rows that several refused transactions name come with the last of them.
             return "refused together with others"
-        since = min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
+        since = self._since(name, writes)
         if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
             return "direct SQL beside a device"
         state = self._postgres.row_at(key, shown.lsn).state
         if any(tag.ms > self._followed_ms(shown.device) for tag in state.column_tags):
             return "a time too far ahead to be followed"
-        if self._imaged_at.get(name, -1) >= since:
+        if self.undated(shown, key):
             return "an image does not say who wrote a column"
         return None
 

@@ -21,7 +21,12 @@ RARE = {
     "a tie is won by the smaller device in Postgres",
     "a tie is won by the smaller device on devices",
     "a device's clock does not follow the rows of a shape",
-    "a row of a packed log is taken for older than every write",
+    "a compensation on its way keeps nothing on the device",
+    "a row comes back without the values it had",
+    "a row that a device brings back has nothing of the old image of the delete",
+    "rows that heal a device may be older than their place",
+    "a bundle opens before its shapes' snapshots have passed in the stream",
+    "logs are taken for durable without having been synced",
     "a child does not keep its parent",
 }
 

@@ -21,7 +21,7 @@ from syncline.client.oplog import Entry, change_of
 from syncline.client.schema import Table
 from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming, write_of
 from syncline.proto.tags import format_tags
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
+from syncline.proto.values import Cell, Delete, Insert, Row, Update
 
 Pending: TypeAlias = tuple[RowWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
@@ -99,9 +99,6 @@ def _folded(history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[In
         row = tuple(new if is_new else old for new, old, is_new in zip(one.row, cells, there, strict=True))
         present = tuple(a or b for a, b in zip(present, there, strict=True))
         total = replace(one, row=row, modified=modified)
-    if origin == POSTGRES_ORIGIN and total.tags and min(total.tags).ms > commit_ms:
-        # What is left of several transactions in a packed log comes as one of Postgres, older than all of them.
-        total = replace(total, tag=max(total.tags))
     return total, present
 
 

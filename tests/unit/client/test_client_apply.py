@@ -163,15 +163,6 @@ def test_a_local_write_that_was_beaten_is_not_seen_again_when_the_row_comes_once
     assert device.projects == [("a", "later")]
 
 
-@pytest.mark.parametrize(("tag", "shown"), [("other@200", "theirs"), ("other@50", "mine")])
-def test_a_row_of_a_packed_log_is_as_new_as_its_tags(tag: str, shown: str) -> None:
-    device = Device()
-    device.receive(insert("a", "first"))
-    device.write(100, "UPDATE projects SET name = 'mine'")
-    device.receive(Update(7, row("a", "theirs"), None, (tag,)), at_ms=1)
-    assert device.projects == [("a", shown)]
-
-
 def test_a_row_that_leaves_stays_while_local_changes_to_it_are_pending() -> None:
     device = Device()
     device.receive(insert("a", "theirs", "other@5"))
