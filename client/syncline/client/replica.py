@@ -23,6 +23,7 @@ from syncline.client.columns import columns_of, narrowed
 from syncline.client.digesting import held_in, holdings_of
 from syncline.client.execution import (
     apply_transaction,
+    awaits_echoes,
     backlog,
     clear,
     run,
@@ -107,6 +108,10 @@ class Replica:
         """Whole transactions after the entry ``after_id``, in order: about ``entries_max`` entries, none when done."""
 
         return await self._store.read(lambda connection: backlog(connection, after_id, entries_max))
+
+    async def awaits_echoes(self, up_to_id: int, entries: int) -> bool:
+        """Whether more than ``entries`` entries up to ``up_to_id`` have not come back."""
+        return await self._store.read(lambda connection: awaits_echoes(connection, up_to_id, entries))
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
