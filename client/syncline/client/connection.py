@@ -58,6 +58,10 @@ BEHIND_WINDOW = "BEHIND_WINDOW"
 # Entries read from the oplog at a time when a backlog is sent: enough to fill frames, few enough to hold.
 BACKLOG_ENTRIES = 500
 
+# Entries that are sent ahead of their echoes. Our acks follow them on the same socket, of which the server reads only
+# so much ahead of Postgres; and without acks it sends nothing.
+AHEAD_ENTRIES_MAX = 1_000
+
 # From the open socket to the accepted stream. A server that answers nothing must not hold us for ever.
 START_TIMEOUT_S = 30.0
 
@@ -105,6 +109,8 @@ class Connection:
         # From the digests of what is here until what differs has been put right. The position stays meanwhile.
         self._repairing = False
         self._deadline: asyncio.Timeout | None = None
+        # Sending rests until something comes back.
+        self._ahead = False
 
     async def serve(self) -> None:
         """Run until the connection ends; it always ends with an exception that says why.
@@ -251,6 +257,9 @@ class Connection:
         moving = not self._repairing
         await whole(self._replica.apply_transactions(batch.transactions, self._relations, moving=moving))
         self._progress.applied()
+        if self._ahead:
+            self._ahead = False
+            self._something_to_send.set()
         full = [self._acks.applied(transaction.transaction_id or 0) for transaction in batch.transactions]
         if full[-1]:
             await self._ack()
@@ -394,6 +403,9 @@ class Connection:
             if self._send_from is not None:
                 sent, self._send_from = self._send_from, None
             if sent is None:
+                continue
+            if await self._replica.awaits_echoes(sent, AHEAD_ENTRIES_MAX):
+                self._ahead = True
                 continue
             entries = await self._replica.backlog(sent, BACKLOG_ENTRIES)
             writes = transactions(entries, self._replica.tables, self._outlines)

@@ -123,6 +123,12 @@ def _key_of(entry: Entry, table: Table) -> Values:
     return tuple(image[column] for column in table.primary_key)
 
 
+def awaits_echoes(connection: sqlite3.Connection, up_to_id: int, entries: int) -> bool:
+    """Whether more than ``entries`` entries up to ``up_to_id`` have not come back."""
+    sql = "SELECT 1 FROM _syncline_oplog WHERE id <= ? ORDER BY id LIMIT 1 OFFSET ?"
+    return connection.execute(sql, (up_to_id, entries)).fetchone() is not None
+
+
 def backlog(connection: sqlite3.Connection, after_id: int, entries_max: int) -> list[Entry]:
     """Whole transactions after the entry ``after_id``, in order: about ``entries_max`` entries, none when done."""
     select = f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog"

@@ -26,6 +26,7 @@ from syncline.client.digesting import held_in, holdings_of
 from syncline.client.durability import Decisions, outcome
 from syncline.client.execution import (
     apply_transaction,
+    awaits_echoes,
     backlog,
     clear,
     run,
@@ -153,6 +154,10 @@ class Replica:
         """Go on under another client id: the server knows another file under the one we have."""
         self.client_id = await self._store.write(lambda connection: fork(connection, parted.openings))
         self._accepted = False
+
+    async def awaits_echoes(self, up_to_id: int, entries: int) -> bool:
+        """Whether more than ``entries`` entries up to ``up_to_id`` have not come back."""
+        return await self._store.read(lambda connection: awaits_echoes(connection, up_to_id, entries))
 
     # --- incoming -----------------------------------------------------------------------------------------------------
 
