@@ -113,17 +113,18 @@ async def test_a_row_that_sql_inserted_updated_and_deleted_in_three_lives_comes_
 
 
 @alone
-async def test_a_delete_by_a_device_does_not_remove_what_sql_wrote_meanwhile(
+async def test_a_delete_of_a_row_that_a_device_saw_sql_write_does_not_remove_what_sql_wrote_meanwhile(
     kinds: Sequence[Kind], database: str, tmp_path: Path
 ) -> None:
     """05.04"""
     async with conflict_scene(database, tmp_path, kinds, ENTRIES, "entries") as scene:
         (ann,) = scene.devices
+        await scene.sql("UPDATE entries SET content = 'seen'")
         await scene.offline()
         await scene.sql("UPDATE entries SET content_b = 'by SQL'")
         await ann.write("DELETE FROM entries")
         await scene.delivers(ann)
-        await scene.ends_with(entries=[("1", "original", "by SQL")])
+        await scene.ends_with(entries=[("1", "seen", "by SQL")])
 
 
 @alone
