@@ -53,6 +53,16 @@ async def test_old_tombstones_go_in_batches_with_the_tags_of_their_rows(
         assert await left(s) == (1, 1)
 
 
+async def test_what_direct_sql_deleted_is_forgotten_as_soon_and_what_it_changed_later(database: str) -> None:
+    async with deleted(database) as (s, pool):
+        await s.absorb("items", "8", 300, gone=["8", "one", "two"])
+        await s.absorb("items", "9", 300, changed=[1])
+        for days, left in ((29, 2), (31, 1), (89, 1), (91, 0)):
+            await s.connection.execute(f"UPDATE electric.direct SET absorbed_at = now() - interval '{days} days'")
+            await prune(pool)
+            assert await s.connection.fetchval("SELECT count(*) FROM electric.direct") == left
+
+
 async def test_a_row_that_lives_again_keeps_its_tags(database: str) -> None:
     async with deleted(database, 2) as (s, pool):
         await s.connection.execute("INSERT INTO items VALUES (1, 'direct', 'sql')")

@@ -1,7 +1,8 @@
 """Deleted rows are not kept for ever.
 
 A row that devices deleted leaves a tombstone with its last image, and the tags of its columns, so that a write which
-had not seen the delete can bring it back as it was. Those grow with every delete and hold what people wanted gone.
+had not seen the delete can bring it back as it was; one that direct SQL deleted an entry of ``electric.direct``. Those
+grow with every delete and hold what people wanted gone.
 After ``KEPT`` they are removed, in small batches: at the start and once a day. A write that has not seen the delete and
 comes even later still brings the row back, with what it carries itself (docs/guide/offline-and-conflicts.md).
 """
@@ -19,6 +20,7 @@ from syncline.cluster import Actor
 log = logging.getLogger(__name__)
 
 KEPT = datetime.timedelta(days=30)
+DIRECT_KEPT = datetime.timedelta(days=90)  # as long as devices are remembered
 BATCH_ROWS = 1_000
 BATCH_PAUSE_S = 0.1
 EVERY_S = 24 * 3600.0
@@ -38,6 +40,16 @@ WITH old AS (
 SELECT count(*) FROM removed
 """
 
+# What direct SQL wrote, and no device has written since. The entry with an empty key is of a table that was emptied.
+PRUNE_DIRECT = """
+WITH removed AS (
+    DELETE FROM electric.direct
+    WHERE absorbed_at < now() - CASE WHEN "row" IS NULL THEN $2::interval ELSE $1::interval END
+    RETURNING 1
+)
+SELECT count(*) FROM removed
+"""
+
 
 async def prune(pool: asyncpg.Pool, kept: datetime.timedelta = KEPT) -> int:
     """Removes what was deleted longer than ``kept`` ago; the number of rows. Raises what asyncpg raises."""
@@ -48,8 +60,9 @@ async def prune(pool: asyncpg.Pool, kept: datetime.timedelta = KEPT) -> int:
             rows = int(await connection.fetchval(PRUNE, kept, BATCH_ROWS))
         removed += rows
         if rows < BATCH_ROWS:
-            return removed
+            break
         await asyncio.sleep(BATCH_PAUSE_S)
+    return removed + int(await pool.fetchval(PRUNE_DIRECT, kept, max(kept, DIRECT_KEPT)))
 
 
 class _Prune:
