@@ -5,6 +5,7 @@ root  one_for_one
 │   ├── writer                   device transactions into Postgres
 │   ├── consumers                dynamic: one consumer a live shape
 │   ├── shard, or several        its shapes, their watermark; a crashed shape takes it down with it
+│   ├── absorber                 what direct SQL did, from the stream into Postgres
 │   ├── router                   transaction -> shapes
 │   └── replicator               the slot; a crash resumes from the confirmed position
 ├── pruner                       what was deleted long ago, out of Postgres
