@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.conftest import drop_database
+from tests.integration.write_scene import scene, written
 from tests.patience import PATIENCE_S
 
 from syncline.actors.datadir import FolderInUse, FolderLock, lineage_of, new_lineage, read_history, shapes_folder
@@ -177,3 +178,14 @@ async def test_a_former_folder_that_is_in_use_stays_with_its_lock(database: str,
         with pytest.raises(FolderInUse):
             FolderLock(folder)
         lock.release()
+
+
+async def test_what_comes_in_a_new_history_is_later_than_what_was_in_another_wal(database: str) -> None:
+    async with scene(database, "CREATE TABLE items (id text PRIMARY KEY, v text)", "items") as s:
+        await s.apply(written("ann", 100, s.insert("items", "1", "ann's")))
+        await s.connection.execute("UPDATE electric.shadow SET at_lsn = 'FFFF/0', row_xmin = coalesce(row_xmin, xmin)")
+        await new_lineage(s.connection)
+        await s.connection.execute("UPDATE items SET v = 'direct'")
+        await s.absorb("items", "1", 200, changed=[1])
+        await s.apply(written("bob", 150, s.update("items", "1", "bob's", changed=[1], seen=["ann@100"])))
+        assert await s.rows("items") == [("1", "direct")]

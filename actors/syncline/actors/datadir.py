@@ -39,6 +39,13 @@ SAY_AFTER_S: Final = 3.0
 LOCK_POLL_S: Final = 0.1
 
 _LINEAGE = "slot_lineage"
+# Positions of another server's WAL may lie ahead of ours, and what comes is to be later than what has been. The entry
+# of a row is still that of the version of it that it describes.
+_OTHER_POSITIONS = (
+    "UPDATE electric.shadow SET at_lsn = '0/0', row_xmin = coalesce(row_xmin, xmin) "
+    "WHERE at_lsn > pg_current_wal_insert_lsn()",
+    "UPDATE electric.direct SET lsn = '0/1' WHERE lsn > pg_current_wal_insert_lsn()",
+)
 _HISTORY = "slot_history"
 # The timeline is the one written now; that of the last checkpoint may be the former one still.
 _HISTORY_PARTS = {
@@ -75,6 +82,8 @@ async def new_lineage(connection: asyncpg.Connection, why: str = "the replicatio
     async with connection.transaction():
         await write_meta(connection, _LINEAGE, uuid.uuid4().hex)
         await write_meta(connection, _HISTORY, json.dumps(await read_history(connection)))
+        for statement in _OTHER_POSITIONS:
+            await connection.execute(statement)
 
 
 async def read_history(connection: asyncpg.Connection) -> dict[str, str]:
