@@ -99,7 +99,7 @@ async def test_what_was_written_offline_is_kept_and_merged(database: str, tmp_pa
         await eventually(lambda: same(db.status.pending_writes, 0))
         assert counts["repairs"] == 1
         assert await postgres.fetchrow("SELECT title, n FROM items WHERE id = 1") == ("mine", 100)
-        assert await postgres.fetchval("SELECT title FROM items WHERE id = 17") == "mine"
+        assert await postgres.fetchval("SELECT title FROM items WHERE id = 17") == "changed", "later, by direct SQL"
         assert await postgres.fetchval("SELECT count(*) FROM items WHERE id IN (2, 60001)") == 1
         assert await rows_of(db) == await fetched_anew(tmp_path / "new.db", service.url)
         assert await db.sql("SELECT 1 FROM _syncline_oplog UNION ALL SELECT 1 FROM _syncline_leaving") == []

@@ -325,7 +325,7 @@ async def test_the_transaction_says_first_whose_it_is(database: str) -> None:
         assert kinds[:2] == [b"B", b"M"]
         content = messages[1]["data"]
         assert b"syncline.tx\0" in content
-        assert json.loads(content[content.index(b"{") :]) == {
+        assert json.loads(content[content.index(b"{", content.index(b"syncline.tx")) :]) == {
             "client": "a",
             "ms": 100,
             "lsn": 7,

@@ -92,12 +92,6 @@ def _(stack: ExitStack) -> None:
     after_stamping(stack, "UPDATE _syncline_oplog SET clear_tags = '[]' WHERE commit_ms = :ms AND op = 'D'")
 
 
-@mutant("a second operation on a row forgets what the first had observed")
-def _(stack: ExitStack) -> None:
-    first = "SELECT min(id) FROM _syncline_oplog WHERE commit_ms = :ms GROUP BY table_name, key"
-    after_stamping(stack, f"UPDATE _syncline_oplog SET clear_tags = '[]' WHERE commit_ms = :ms AND id NOT IN ({first})")
-
-
 @mutant("a device stores only the newest of a row's tags")
 def _(stack: ExitStack) -> None:
     everywhere(stack, tags_json, lambda original, tags: original(tuple(tags)[:1]))
