@@ -96,7 +96,7 @@ async def pause(scene: Scene) -> None:
     if scene.rng.random() < 0.5:
         os.kill(scene.service.pid, signal.SIGSTOP)
         try:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(seconds)  # that long is the fault
         finally:
             os.kill(scene.service.pid, signal.SIGCONT)
     else:

@@ -100,7 +100,7 @@ class NpmParty:
                     self._device = await NpmDevice.open(self._path, self._url)
                 break
             except (NpmError, NpmDiedError, TimeoutError):
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(RETRY_S)  # the service may be away; nothing tells when it is back
         if self._skew_ms:
             self.skew(self._skew_ms)
 

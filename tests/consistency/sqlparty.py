@@ -38,8 +38,8 @@ class SqlParty:
             try:
                 self._connection = await asyncpg.connect(self._dsn, server_settings={"timezone": "UTC"}, timeout=5)
                 return
-            except (OSError, TimeoutError, asyncpg.PostgresError):  # Postgres is away
-                await asyncio.sleep(RETRY_S)
+            except (OSError, TimeoutError, asyncpg.PostgresError):
+                await asyncio.sleep(RETRY_S)  # Postgres is away; nothing tells when it is back
 
     async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
         wanted = list(statements)
@@ -47,7 +47,7 @@ class SqlParty:
             try:
                 return await self._try(wanted, pause_s)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(RETRY_S)  # as an application does, so that the other comes through
             except asyncpg.IntegrityConstraintViolationError as refusal:
                 raise Refused(str(refusal)) from refusal
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as loss:
