@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 from tests.integration.write_scene import scene, written
 
-from syncline.actors.postgres.database import connect, end_of_records
+from syncline.actors.postgres.currentrows import end_of_records
+from syncline.actors.postgres.database import connect
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS
 
@@ -100,8 +101,8 @@ def test_records_end_before_the_header_of_a_page_that_holds_none_yet() -> None:
 async def test_rows_are_read_up_to_a_size_and_what_is_left_is_told(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncline.actors.postgres.database.READING_BYTES_MAX", 250)
-    monkeypatch.setattr("syncline.actors.postgres.database.KEYS_AT_ONCE", 4)
+    monkeypatch.setattr("syncline.actors.postgres.currentrows.READING_BYTES_MAX", 250)
+    monkeypatch.setattr("syncline.actors.postgres.currentrows.KEYS_AT_ONCE", 4)
     async with scene(database, ITEMS + "; CREATE TABLE others (id int4 PRIMARY KEY)", "items", "others") as writes:
         await writes.connection.execute("INSERT INTO items SELECT n, repeat('x', 99) FROM generate_series(1, 9) n")
         await writes.connection.execute("UPDATE items SET body = repeat('x', 1000) WHERE id = 8")

@@ -25,7 +25,8 @@ from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import ABSORBER, BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
 from syncline.actors.postgres.apply import Decision, WriteQueue
-from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
+from syncline.actors.postgres.currentrows import CurrentRow, Reading
+from syncline.actors.postgres.database import Subscription
 from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.replicator import Confirm

@@ -16,7 +16,8 @@ from syncline.actors.devices.following import Author, Followed, FollowSet, Pinne
 from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.catalog import Catalog
-from syncline.actors.postgres.database import CurrentRow, Reading, Subscription
+from syncline.actors.postgres.currentrows import CurrentRow, Reading
+from syncline.actors.postgres.database import Subscription
 from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility

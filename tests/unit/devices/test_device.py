@@ -24,7 +24,7 @@ from syncline.actors.devices.following import AwaitLsn, Followed, OwnPassed, Rel
 from syncline.actors.devices.turns import Turns
 from syncline.actors.names import GATEWAY, SHARD
 from syncline.actors.postgres.apply import Status
-from syncline.actors.postgres.database import CurrentRow
+from syncline.actors.postgres.currentrows import CurrentRow
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes

@@ -13,16 +13,16 @@ from typing import Any
 import asyncpg
 
 from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
+from syncline.actors.postgres.currentrows import Reading, read_current_rows
 from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
-from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility
-from syncline.actors.postgres.transaction import UNTRACKED_TAGS, MigrationNotice
-from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, to_wire
+from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.postgres.transaction import MigrationNotice
+from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.forks import Opening, Parted, joined
-from syncline.proto.values import Key, Row, ShapeRequest
+from syncline.proto.values import Key, ShapeRequest
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ POOL_CONNECTIONS_MAX = 8
 SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
 QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
 CANCELLED_MAX = 1_000  # of a device's subscriptions
-KEYS_AT_ONCE = 1_000  # rows asked for in one query
-READING_BYTES_MAX = 8 << 20  # of rows read one by one; the last may be beyond it
 SEEN_EVERY = timedelta(hours=1)  # how exact last_seen is
 OPENINGS_KEPT = 1_000  # of each device
 OPENINGS_LOCK = 0x6F70656E  # seed of advisory lock keys: "open" in ASCII
@@ -49,46 +47,11 @@ class Subscription:
     cancelled: bool
 
 
-WAL_END = """
-SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, current_setting('wal_block_size')::int4
-"""
-WAL_PAGE_HEADER_BYTES_MAX = 40
-
 _FORGET = "DELETE FROM electric.subscriptions WHERE client_id = $1"
 _NOTE = (
     "INSERT INTO electric.positions AS p (client_id, lineage) VALUES ($1, $2) "
     "ON CONFLICT (client_id) DO UPDATE SET lineage = excluded.lineage WHERE p.lineage <> excluded.lineage"
 )
-
-
-def end_of_records(insert: Lsn, page_bytes: int) -> Lsn:
-    """Where the records end of a WAL that is inserted up to ``insert``. At the beginning of a page that is behind its
-    header, which nobody flushes, or streams, before there is another record."""
-    inside = insert % page_bytes
-    return Lsn(insert - inside) if inside <= WAL_PAGE_HEADER_BYTES_MAX else insert
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentRow:
-    """A row as Postgres has it now; ``row`` None: there is none."""
-
-    table: TableInfo
-    key: Key
-    row: Row | None
-    tags: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Rows as a snapshot of this ``visibility`` shows them. ``position``: the WAL ended there afterwards, so what it
-    shows was committed below. That does not say that it shows everything below: others commit meanwhile, and a commit
-    is flushed some time before it is visible, with synchronous standbys a long time. Who needs that asks the stream,
-    which knows what lies below. ``left``: what was asked for and would have been too much."""
-
-    rows: tuple[CurrentRow, ...]
-    position: Lsn
-    visibility: Visibility
-    left: tuple[tuple[int, Key], ...] = ()
 
 
 class Database:
@@ -377,93 +340,8 @@ class Database:
         return Visibility.parse(await self.pool.fetchval("SELECT pg_current_snapshot()::text"))
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
-        """The rows with these (relation id, key) as one snapshot shows them. A table that is not synced is left out;
-        what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at least one row is read."""
-        wanted: dict[int, list[Key]] = {}
-        for relation_id, key in keys:
-            wanted.setdefault(relation_id, []).append(key)
-        rows: list[CurrentRow] = []
-        left: list[tuple[int, Key]] = []
-        room = READING_BYTES_MAX
-        async with self.pool.acquire() as connection:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                visibility = Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
-                for relation_id, of_table in wanted.items():
-                    table = self.catalog.tables.get(relation_id)
-                    for start in range(0, len(of_table) if table is not None else 0, KEYS_AT_ONCE):
-                        assert table is not None
-                        of_query = of_table[start : start + KEYS_AT_ONCE]
-                        found = await _current_rows(connection, table, of_query, room) if room > 0 else []
-                        rows += found
-                        left += [(relation_id, key) for key in of_query[len(found) :]]
-                        room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
-            position = await _flushed_end(connection, beyond_flushed=bool(rows))
-        return Reading(tuple(rows), position, visibility, tuple(left))
-
-
-async def _flushed_end(connection: asyncpg.Connection, *, beyond_flushed: bool) -> Lsn:
-    """Behind every commit that is visible by now, and on the disk. A commit that does not wait for the disk is visible
-    before it is there, and nobody might bring it there for seconds. Without ``beyond_flushed`` those do not matter."""
-    insert, flushed, page_bytes = await connection.fetchrow(WAL_END)
-    end = end_of_records(Lsn.parse(insert), page_bytes)
-    if end <= Lsn.parse(flushed) or not beyond_flushed:
-        return Lsn.parse(flushed)
-    async with connection.transaction():
-        await connection.execute("SET LOCAL synchronous_commit = local")
-        await connection.execute("SELECT pg_logical_emit_message(true, 'syncline.flush', '')")
-    return end
-
-
-async def _current_rows(
-    connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key], room: int
-) -> list[CurrentRow]:
-    """One for each key, in order, up to the one that fills ``room`` bytes."""
-    found = [CurrentRow(table, key, None, ()) for key in keys]
-    names, types = table.key_names, [table.types[name] for name in table.key_names]
-    texts: list[list[str]] = [[] for _ in names]
-    places: list[int] = []
-    for place, key in enumerate(keys):
-        try:
-            cells = [
-                from_wire(type_name, cell or b"", table.enum_labels.get(name))
-                for name, type_name, cell in zip(names, types, key, strict=True)
-            ]
-        except ValueError:
-            continue  # no row can have such a key
-        places.append(place)
-        for column, text in zip(texts, cells, strict=True):
-            column.append(text)
-    arrays = ", ".join(f"${number}::text[]" for number in range(2, len(names) + 2))
-    wanted = ", ".join(f"k{number}" for number in range(len(names)))
-    matches = " AND ".join(
-        f"t.{quote_identifier(name)} = w.k{number}::{quote_identifier(type_name)}"
-        for number, (name, type_name) in enumerate(zip(names, types, strict=True))
-    )
-    cells_sql = ", ".join(map(cell_sql, table.relation.names))
-    rows = await connection.fetch(
-        "WITH found AS MATERIALIZED ("  # noqa: S608 - identifiers, quoted
-        f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "
-        f"FROM unnest($1::int4[], {arrays}) AS w (place, {wanted}) JOIN {table.sql_name} t ON {matches} "
-        f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(names, 't')}), "
-        "sized AS "
-        "(SELECT place, sum(octet_length(array_to_string(cells, ''))) OVER (ORDER BY place) AS upto FROM found), "
-        f"filled AS (SELECT min(place) AS last FROM sized WHERE upto >= ${len(names) + 2}::int8) "
-        "SELECT place, cells, tags, last FROM found CROSS JOIN filled WHERE last IS NULL OR place <= last",
-        places,
-        *texts,
-        room,
-    )
-    converters = [to_wire(column.type_name) for column in table.relation.columns]
-    for row in rows:
-        encoded = [None if text is None else text.encode() for text in row["cells"]]
-        wire = tuple(
-            convert(cell) if cell is not None and convert is not None else cell
-            for cell, convert in zip(encoded, converters, strict=True)
-        )
-        place = row["place"]
-        found[place] = CurrentRow(table, keys[place], wire, tuple(row["tags"] or UNTRACKED_TAGS))
-    filled = rows[0]["last"] if rows else None
-    return found if filled is None else found[: filled + 1]
+        """See ``read_current_rows``."""
+        return await read_current_rows(self.pool, self.catalog.tables, keys)
 
 
 async def connect(dsn: str, session: Ownership | str, lineage: str = "") -> Database:
