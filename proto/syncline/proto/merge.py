@@ -5,8 +5,8 @@ register that the write with the largest tag wins; columns that a constraint tie
 writes each valid alone never make a row that is not. A compensation is a write that modifies no column: it only leaves
 its tag, so that a parent which a new child refers to stays, or comes back with the values it had.
 
-**Time.** A write counts as of its device's clock, but never as later than the server's clock when it arrives (the
-caller sees to that), and always as later than what its author had seen (``tags.stamp``).
+**Time.** A write counts as of its device's clock, but never as much later than the server's clock when it arrives
+(the caller sees to that), and always as later than what its author had seen (``tags.stamp``).
 
 **The server** (``apply_write``) keeps tags per row and per column, and the values of deleted rows (the tombstone), from
 which a write that had not seen the delete revives them. Writes that did not see each other may be applied in any order

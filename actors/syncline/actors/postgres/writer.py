@@ -48,6 +48,9 @@ CONNECT_TIMEOUT_S = 10.0
 RECONNECT_FIRST_S = 0.1
 RECONNECT_MAX_S = 5.0
 STATEMENT_TIMEOUT_S = 60.0  # for a whole batch, of which 500 transactions take a tenth of a second
+# How far a device's clock may be ahead of Postgres'. Devices that move theirs beyond what they have seen are so by some
+# milliseconds, and the published client compares the times it is sent: those within are taken as they are.
+SKEW_MS = 1_000
 OPERATION_TIMEOUT_S = 0.005  # more for each operation: on a busy machine one takes a tenth of that
 ANSWER_GRACE_S = 10.0  # beyond the statement timeout; then the connection is taken for dead
 
@@ -110,7 +113,7 @@ class WriteLoop:
         answer: Callable[[Write, Written], None],
         session: Ownership | str = SESSION,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
-        skew_ms: int = 0,
+        skew_ms: int = SKEW_MS,
     ) -> None:
         self._answer = answer
         self._clock = clock
@@ -291,7 +294,7 @@ class Writer(Actor):
     """
 
     def __init__(
-        self, dsn: str, session: Ownership | str = SESSION, *, absorbing: bool = False, skew_ms: int = 0
+        self, dsn: str, session: Ownership | str = SESSION, *, absorbing: bool = False, skew_ms: int = SKEW_MS
     ) -> None:
         """``absorbing``: somebody tells how far the stream has come."""
         self._dsn = dsn

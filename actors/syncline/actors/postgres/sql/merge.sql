@@ -37,6 +37,7 @@ DECLARE
     entry_column_tags text[];
     entry_xid xid;
     entry_lsn pg_lsn;
+    entry_written timestamptz;
     past_lsn pg_lsn;
     past_ms bigint;
     past_column_ms bigint[];
@@ -68,8 +69,8 @@ BEGIN
     END IF;
     sy_alive := FOUND;
     IF known THEN
-        SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin), s.at_lsn
-            INTO entry_tags, entry_column_tags, entry_xid, entry_lsn
+        SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin), s.at_lsn, s.written_at
+            INTO entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
             FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = sy_row_key FOR NO KEY UPDATE NOWAIT;
         known := FOUND;
     END IF;
@@ -108,7 +109,9 @@ BEGIN
             IF past_lsn IS NOT NULL AND past_row IS NULL THEN
                 tags_now := ARRAY['postgres_1@' || past_ms];
                 -- Of a row that direct SQL has inserted and updated since, it is not known when the other columns came.
-                IF known AND entry_tags = '{}' OR sy_op = 'I' AND NOT known THEN
+                IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed)
+                    OR sy_op = 'I' AND NOT known
+                THEN
                     column_tags_now := array_fill(tags_now[1], ARRAY[%WIDTH%]);
                 END IF;
                 column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
@@ -130,8 +133,8 @@ BEGIN
         ELSE
             tags_now := '{}';
             IF past_lsn IS NOT NULL THEN
-                IF known AND entry_tags = '{}' THEN
-                    -- Direct SQL had inserted it again, it is not known when.
+                IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed) THEN
+                    -- Direct SQL had inserted it again, it is not known when, nor that the author has seen that.
                     column_tags_now := array_fill('postgres_1@' || past_ms, ARRAY[%WIDTH%]);
                 END IF;
                 column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');

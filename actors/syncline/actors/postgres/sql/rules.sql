@@ -88,6 +88,15 @@ BEGIN
 END
 $$;
 
+-- Whether a write that had observed the JSON array of tags "observed" has seen direct SQL write the row since, by a tag of
+-- Postgres that is later, both by the clock of this server.
+CREATE OR REPLACE FUNCTION electric.saw_direct_since(since timestamptz, observed jsonb) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+SELECT EXISTS (
+    SELECT FROM jsonb_array_elements_text(observed) AS seen
+    WHERE seen LIKE 'postgres\_1@%' AND split_part(seen, '@', -1)::bigint > extract(epoch FROM since) * 1000)
+$$;
+
 -- Column tags with what direct SQL has changed since. "otherwise" is for columns that nothing is known of.
 CREATE OR REPLACE FUNCTION electric.overlaid(column_tags text[], column_ms bigint[], otherwise text) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
