@@ -43,7 +43,8 @@ from syncline.proto.subprotocols import OLD, OWN
 from syncline.proto.values import Column, Gone, Relation, ShapeRequest, Update
 
 WINDOW = 3
-SMALL = {"LIVE_BYTES_MAX": 400, "MESSAGE_BYTES": 150}
+SMALL = {"LIVE_BYTES_MAX": 400}
+SMALL_MESSAGE_BYTES = 150
 
 tables = st.sets(st.sampled_from(sorted(TABLES)), min_size=1)
 touched = st.sets(st.sampled_from([*sorted(TABLES), SCHEMA]), min_size=1)
@@ -234,7 +235,8 @@ class Outward(RuleBasedStateMachine):
         super().__init__()
         self._patches = [
             mock.patch.multiple("syncline.actors.devices.outbound", **SMALL),
-            mock.patch("syncline.actors.devices.delivering.MESSAGE_BYTES", SMALL["MESSAGE_BYTES"]),
+            mock.patch("syncline.actors.devices.delivering.MESSAGE_BYTES", SMALL_MESSAGE_BYTES),
+            mock.patch("syncline.actors.devices.sending.MESSAGE_BYTES", SMALL_MESSAGE_BYTES),
         ]
         for patch in self._patches:
             patch.start()
@@ -363,7 +365,10 @@ TestOutward = Outward.TestCase
 
 @pytest.fixture
 def small() -> Iterator[None]:
-    with mock.patch.multiple("syncline.actors.devices.outbound", **SMALL):
+    with (
+        mock.patch.multiple("syncline.actors.devices.outbound", **SMALL),
+        mock.patch("syncline.actors.devices.sending.MESSAGE_BYTES", SMALL_MESSAGE_BYTES),
+    ):
         yield
 
 
@@ -551,7 +556,7 @@ def test_a_rejected_transaction_comes_back_with_what_heals_the_device_and_its_re
 
 
 def test_many_rows_that_heal_a_device_come_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.actors.devices.outbound.MESSAGE_BYTES", 200)
+    monkeypatch.setattr("syncline.actors.devices.sending.MESSAGE_BYTES", 200)
     play = resting()
     healed = tuple(Healed(TABLES["a"], (b"%d" % number,), None) for number in range(50))
     play.outbound.note_echo(Echo(play.world.released, 5, healed))

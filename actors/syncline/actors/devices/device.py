@@ -15,17 +15,15 @@ from collections.abc import Callable, Collection, Iterator
 
 import asyncpg
 
-from syncline.actors.devices.admission import FAILED, NotAdmitted, admit, may_write_as, readmit
-from syncline.actors.devices.auth import Identity
+from syncline.actors.devices.admission import FAILED, Admission, NotAdmitted
 from syncline.actors.devices.carrying import Carrier
 from syncline.actors.devices.edge import LEAVING
 from syncline.actors.devices.following import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.framing import SERVICE_RESTART
 from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound
-from syncline.actors.devices.reaching import AskReach, ReachAsked, Reached, ReachTold
+from syncline.actors.devices.reaching import ReachAnswers, ReachAsked, Reached
 from syncline.actors.devices.reception import (
-    Claim,
     ConnectionClosed,
     DeviceReceiver,
     Drained,
@@ -35,26 +33,16 @@ from syncline.actors.devices.reception import (
     Surroundings,
 )
 from syncline.actors.devices.rowreader import RowReader
-from syncline.actors.devices.starting import LSN_CHARS_MAX, Places, StartRefused, plan_now, start
-from syncline.actors.devices.steps import (
-    Delivery,
-    Echo,
-)
-from syncline.actors.devices.subscriptions import (
-    Planned,
-    SubscriptionRefused,
-    check_ids,
-    check_relations,
-    check_room,
-    relations_of,
-)
+from syncline.actors.devices.starting import Places, StartRefused, start
+from syncline.actors.devices.steps import Echo
+from syncline.actors.devices.subscribing import Subscribing
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.messages import NotifyReady, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
-from syncline.proto.errors import ProtocolError, invalid
+from syncline.proto.errors import ProtocolError
 from syncline.proto.events import (
     AckReceived,
     AuthRequested,
@@ -71,7 +59,6 @@ from syncline.proto.events import (
 from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
 from syncline.proto.subprotocols import takes_extensions
-from syncline.proto.values import Relation
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +69,6 @@ REPLACED = 4001
 NO_TABLE = 0  # no relation has this id
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
-# As long as a device waits for its stream: it hears at once of a gateway that ends, and of a busy one a little later.
-CLAIM_TIMEOUT_S = 30.0
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, Refusal)
 
@@ -112,25 +97,19 @@ class Device(Actor):
             RowNamer(around.database.table),
             extensions=takes_extensions(connection.protocol),
         )
-        self._identity: Identity | None = None
-        self._client_id = ""
         self._outbound: Outbound | None = None
         self._joins = False  # it is of another history until it has been repaired
-        self._subscriptions: dict[str, Planned] = {}
-        self._relations: dict[int, Relation] = {}  # of these, by id
-        # Subscriptions whose shapes are not all ready, with the hashes of those that are not.
-        self._preparing: dict[str, set[str]] = {}
         self._uplink: Uplink | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._expiry: Callable[[], None] | None = None
-        self._origins: set[str] = set()  # other client ids under which it has written
-        self._reach_asked: list[ReachAsked] = []  # who wants to know how far it has come
 
     async def init(self) -> None:
         self.receiver = DeviceReceiver(self.ref)
         registry = self.context.registry
         self._bundler, self._places = registry.ref(BUNDLER), Places(self._around.shards, self._around.places)
         self._writer, self._gateway = registry.ref(WRITER), registry.ref(GATEWAY)
+        self._admission = Admission(self._around, self.clock, self._gateway)
+        self._reach = ReachAnswers(self.ref)
         rows = RowReader(self._around.database, registry.ref(ROUTER), self._heal_after)
         self._carrier = Carrier(
             self.ref,
@@ -143,6 +122,9 @@ class Device(Actor):
             self.clock,
             self._forget,
             self._start_over,
+        )
+        self._subscribing = Subscribing(
+            self.ref, self._connection, self._session, self._around.database, self._places, self._carrier.changed.set
         )
 
     async def terminate(self, reason: Exit) -> None:
@@ -159,8 +141,7 @@ class Device(Actor):
             if self._outbound is not None:
                 self._outbound.released(message.generation, message.frames, message.upto)
                 self._carrier.released(self._outbound)
-                if self._reach_asked:
-                    self._tell_reach()
+                self._reach.tell(self._outbound)
             return
         with self._retreating():
             match message:
@@ -181,7 +162,7 @@ class Device(Actor):
                     self.receiver.handled(data)
                     self._steer_reading()
                 case ShapeReady(shape):
-                    self._shape_ready(shape)
+                    self._subscribing.shape_ready(shape)
                 case ShapeGone(shape):
                     self._close(TRY_AGAIN_LATER, "a table was dropped meanwhile, ask again")
                 case ConnectionClosed():
@@ -196,8 +177,7 @@ class Device(Actor):
                 case Drained():
                     self._carrier.drained.set()
                 case ReachAsked():
-                    self._reach_asked.append(message)
-                    self._tell_reach()
+                    self._reach.asked(message, self._outbound)
                     self._carrier.changed.set()
                 case Reached(request_id):
                     self._connection.send(self._session.reached(request_id))
@@ -235,7 +215,7 @@ class Device(Actor):
     async def _on(self, event: ServerEvent) -> None:
         match event:
             case WriteReceived():
-                await self._check_origin(event)
+                await self._admission.check_origin(event)
                 if self._uplink is not None:
                     self._uplink.take(event)
                 if self._outbound is not None:
@@ -243,7 +223,7 @@ class Device(Actor):
             case AckReceived(transaction_id, lsn):
                 if self._outbound is not None and self._outbound.window.acked(transaction_id):
                     self._carrier.changed.set()
-                    self._tell_reach()
+                    self._reach.tell(self._outbound)
                 if self._joins and self._outbound is not None and self._outbound.has_repaired(lsn):
                     await self._around.database.join_history(self._client_id)
                     self._joins = False
@@ -252,14 +232,14 @@ class Device(Actor):
             case StartRequested():
                 await self._start(event)
             case SubscribeRequested():
-                await self._subscribe(event)
+                await self._subscribing.subscribe(event)
             case UnsubscribeRequested():
-                await self._unsubscribe(event)
+                await self._subscribing.unsubscribe(event)
             case StopRequested(request_id):
                 await self._stop_stream()
                 self._connection.send(self._session.stopped(request_id))
             case ReachRequested(request_id, lsn):
-                self._ask_reach(request_id, lsn)
+                self._gateway.inform(self._reach.question(request_id, lsn, self._outbound))
             case WriteStarted():
                 pass
             case PeerFailed(code, message):
@@ -267,19 +247,9 @@ class Device(Actor):
                 self._close(1000, "")
 
     async def _authenticate(self, event: AuthRequested) -> None:
-        known = self._identity
+        first = self._admission.identity is None
         try:
-            if known is None:
-                async with self._around.admissions:
-                    if not self._connection.open:
-                        return  # it waited long enough to give up, and will come again
-                    now_s = self.clock.wall_ms() / 1000
-                    identity = await admit(event.client_id, event.token, self._around, now_s, event.openings)
-                    claim = Claim(event.client_id, self.ref, str(self._connection.remote))
-                    await self._gateway.call(claim, CLAIM_TIMEOUT_S)
-            else:
-                now_s = self.clock.wall_ms() / 1000
-                identity = readmit(event.client_id, event.token, (self._client_id, known), self._around, now_s)
+            identity = await self._admission.authenticate(event, self.ref, self._connection)
         except NotAdmitted as refused:
             log.info("device at %s: %s", self._connection.remote, refused.reason)
             self._connection.send(
@@ -287,9 +257,10 @@ class Device(Actor):
             )
             self._close(PROTOCOL_VIOLATED, FAILED)
             return
-        self._identity, self._client_id = identity, event.client_id
+        if identity is None:
+            return
         self._expire_at(identity.expires_at)
-        if known is None:
+        if first:
             database = self._around.database
             self._uplink = Uplink(
                 self._client_id,
@@ -302,6 +273,10 @@ class Device(Actor):
             )
             self.background(self._send_up(self._uplink))
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))
+
+    @property
+    def _client_id(self) -> str:
+        return self._admission.client_id
 
     def _expire_at(self, expires_at_s: float | None) -> None:
         if self._expiry is not None:
@@ -333,8 +308,8 @@ class Device(Actor):
             self._connection.send(self._session.start_refused(event.request_id, refused.code, refused.message))
             self._close(PROTOCOL_VIOLATED, refused.code)
             return
-        self._outbound, self._subscriptions, self._joins = started.outbound, started.subscriptions, started.joins
-        self._relations = relations_of(self._subscriptions.values())
+        self._outbound, self._joins = started.outbound, started.joins
+        self._subscribing.begin(self._client_id, started.outbound, started.subscriptions)
         for shape in started.loading:
             shape.inform(NotifyReady(self.ref))
         # Before any write is asked for, so that none of them can pass the bundler unnoticed.
@@ -349,10 +324,8 @@ class Device(Actor):
             await asyncio.gather(self._pumping, return_exceptions=True)
             self._pumping = None
         self._outbound = None
-        self._tell_reach()
-        self._subscriptions.clear()
-        self._relations.clear()
-        self._preparing.clear()
+        self._reach.tell(None)
+        self._subscribing.end()
         await self._bundler.send(Unfollow(self.ref))
 
     async def _pump(self, outbound: Outbound) -> None:
@@ -361,38 +334,8 @@ class Device(Actor):
         with self._retreating():
             while True:
                 step = steps.send(answer)
-                if self._reach_asked:
-                    self._tell_reach()
+                self._reach.tell(outbound)
                 answer = await self._carrier.carry_out(step, outbound)
-
-    def _ask_reach(self, request_id: int, lsn: bytes) -> None:
-        """A device knows no position beyond what it was sent."""
-        sent = None if self._outbound is None else self._outbound.position
-        if not (lsn.isdigit() and len(lsn) <= LSN_CHARS_MAX) or sent is None or int(lsn) > sent:
-            raise invalid("a position that was not sent")
-        self._gateway.inform(AskReach(request_id, int(lsn), self.ref))
-
-    def _tell_reach(self) -> None:
-        """Those who ask how far it has come are told once it is there. A stream that has not begun has nothing."""
-        outbound, waiting = self._outbound, []
-        for asked in self._reach_asked:
-            if outbound is None or outbound.has_reached(asked.lsn):
-                asked.reply_to.inform(ReachTold(asked.number, self.ref))
-            else:
-                waiting.append(asked)
-        self._reach_asked = waiting
-        if outbound is not None:
-            outbound.reach = min((asked.lsn for asked in waiting), default=None)
-
-    async def _check_origin(self, event: WriteReceived) -> None:
-        """What a device has written under an id that it does not have any more is of the same user."""
-        origin = event.origin
-        if origin is None or origin in self._origins:
-            return
-        assert self._identity is not None, "it writes"
-        if not await may_write_as(origin, self._identity, self._around):
-            raise invalid(f"{origin} is not a client id of this user", lsn=event.lsn)
-        self._origins.add(origin)
 
     def _columns_held(self, table_id: int) -> Collection[str] | None:
         return None if self._outbound is None else self._outbound.columns_held(table_id)
@@ -402,75 +345,6 @@ class Device(Actor):
 
     def _start_over(self) -> None:
         self._close(TRY_AGAIN_LATER, "a transaction was too large, start over")
-
-    # --- subscriptions ------------------------------------------------------------------------------------------------
-
-    async def _subscribe(self, event: SubscribeRequested) -> None:
-        try:
-            if event.subscription_id in self._subscriptions:
-                raise SubscriptionRefused(
-                    "SUBSCRIPTION_ID_ALREADY_EXISTS", f"{event.subscription_id} is active already"
-                )
-            check_ids(event.subscription_id, event.shapes)
-            check_room(self._subscriptions, event.shapes)
-            planned = await plan_now(event.shapes, self._around.database)
-            check_relations(self._relations, planned)
-        except SubscriptionRefused as refused:
-            self._connection.send(
-                self._session.subscribe_refused(
-                    event.request_id, event.subscription_id, refused.code, refused.message, refused.errors
-                )
-            )
-            return
-        await self._around.database.add_subscription(self._client_id, event.subscription_id, event.shapes)
-        self._subscriptions[event.subscription_id] = planned
-        self._relations.update(relations_of((planned,)))
-        self._connection.send(self._session.subscribed(event.request_id, event.subscription_id))
-        waiting = await self._places.prepare(planned, self.ref)
-        self._preparing[event.subscription_id] = waiting
-        self._expect()
-        self._deliver_ready()
-
-    def _shape_ready(self, shape: str) -> None:
-        for waiting in self._preparing.values():
-            waiting.discard(shape)
-        self._deliver_ready()
-
-    def _deliver_ready(self) -> None:
-        if self._outbound is None:
-            return
-        ready = [id for id, waiting in self._preparing.items() if not waiting]
-        for subscription_id in ready:
-            del self._preparing[subscription_id]
-            self._outbound.deliver(self._subscriptions[subscription_id].delivery(subscription_id))
-        if ready:
-            self._expect()
-
-    def _expect(self) -> None:
-        """Rows of which tables cannot be delivered yet."""
-        if self._outbound is not None:
-            planned = [self._subscriptions[subscription_id] for subscription_id in self._preparing]
-            shapes = (relations for one in planned for relations in one.relations.values())
-            self._outbound.expect({relation.table_id for relations in shapes for relation in relations})
-            self._carrier.changed.set()
-
-    async def _unsubscribe(self, event: UnsubscribeRequested) -> None:
-        await self._around.database.cancel_subscriptions(self._client_id, event.subscription_ids)
-        self._connection.send(self._session.unsubscribed(event.request_id))
-        if self._outbound is None:
-            return
-        leaving: list[str] = []
-        for subscription_id in event.subscription_ids:
-            undelivered = self._preparing.pop(subscription_id, None) is not None
-            known = self._subscriptions.pop(subscription_id, None) is not None
-            if not undelivered and not (known and self._outbound.cancel(subscription_id)):
-                leaving.append(subscription_id)
-        self._relations = relations_of(self._subscriptions.values())
-        self._expect()
-        if not leaving:
-            return
-        self._outbound.deliver(Delivery(tuple(event.subscription_ids)))
-        self._carrier.changed.set()
 
     # --- writes up ----------------------------------------------------------------------------------------------------
 

@@ -31,13 +31,13 @@ from functools import partial
 from itertools import islice, takewhile
 
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
-from syncline.actors.devices.echoes import Echoes, More
+from syncline.actors.devices.echoes import Echoes
 from syncline.actors.devices.held import HeldShapes
 from syncline.actors.devices.layers import Named
 from syncline.actors.devices.overlaps import shared
 from syncline.actors.devices.repairing import repairing
+from syncline.actors.devices.sending import FrameQueue, Sending
 from syncline.actors.devices.steps import (
-    MESSAGE_BYTES,
     Delivered,
     Delivery,
     Echo,
@@ -53,18 +53,16 @@ from syncline.actors.devices.steps import (
     Subscriptions,
     Wait,
 )
-from syncline.actors.shapes.frames import Frame, begun_by, lsn_bytes
+from syncline.actors.shapes.frames import Frame, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Migrate, RejectionReason, Relation
+from syncline.proto.values import POSTGRES_ORIGIN, Migrate, Relation
 
 # Beyond this a device is slow: what is queued is dropped and read again from the logs, at its own pace.
 LIVE_BYTES_MAX = 1 << 20
 # New subscriptions for which one bundle is followed. Each brings the device up to what that has released by then.
 DELIVERED_TOGETHER_MAX = 50
-# Ids of transactions that are not in the stream; far below any LSN, so they never meet a real one.
-SYNTHETIC_ID_MAX = 1 << 20
 
 
 class Outbound:
@@ -95,7 +93,6 @@ class Outbound:
         repair: Repair | None = None,
     ) -> None:
         self.client_id = client_id
-        self.position = position
         self.window = window
         self.generation = generation
         self.reach: int | None = None
@@ -106,27 +103,33 @@ class Outbound:
         self._repaired_at: int | None = None
         self._held = HeldShapes(schema, subscriptions, named)
         self._echoes = Echoes(selects, self._held)
+        self._sending = Sending(client_id, position, window, self._echoes, self._held, extensions=extensions)
         if repair is not None:  # the rows are there, such as they are
             self._echoes.holds(self._held.shapes_of(repair.subscriptions))
         self._migrations = migrations
         self._relations = relations
         self._released = 0
-        self._live: deque[Frame] = deque()
-        self._live_bytes = 0
+        self._live = FrameQueue()
         self._gap = False
         self._resting = False  # the steps have nothing to do until something changes
         self._between = False  # all that the steps have decided to send is sent
         self._deliveries: deque[Delivery] = deque()
         self._delivering: Delivery | None = None
         self._begun = 0  # how many of the deliveries, from the first on, can be called off no more
-        self._synthetic_id = 0
-        self._is_echo = False  # the transaction of the device itself that is being sent, by its frame
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def deliver(self, delivery: Delivery) -> None:
         """Queue a subscription's rows, or the leaving of some; they are made one at a time, in order."""
         self._deliveries.append(delivery)
+
+    @property
+    def position(self) -> int:
+        return self._sending.position
+
+    @position.setter
+    def position(self, lsn: int) -> None:
+        self._sending.position = lsn
 
     @property
     def shapes(self) -> Shapes:
@@ -175,12 +178,11 @@ class Outbound:
         for frame in frames:
             if frame.lsn <= self.position:
                 continue
-            if frame.body is None or self._live_bytes + len(frame.body) > LIVE_BYTES_MAX:
-                self._drop_live()
+            if frame.body is None or self._live.size_bytes + len(frame.body) > LIVE_BYTES_MAX:
+                self._live.drop()
                 self._gap = True
-            if not self._gap and frame.body is not None:
-                self._live.append(frame)
-                self._live_bytes += len(frame.body)
+            if not self._gap:
+                self._live.add(frame)
         self._released = max(self._released, upto)
 
     def note_echo(self, echo: Echo) -> bool:
@@ -262,7 +264,7 @@ class Outbound:
         known = (*self._relations, *self._held.relations.values())
         yield Send(tuple(map(codec.relation_message, known)))
         for commit_ms, changes in self._migrations:
-            yield from self._send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
+            yield from self._sending.send_synthetic(commit_ms, POSTGRES_ORIGIN, changes)
         if self._repair is None:
             yield from self._live_with(self.shapes)
         else:
@@ -283,10 +285,10 @@ class Outbound:
                 yield from self._read_log(self._released_from_log())
                 yield Pin(None)
             elif self._live:
-                yield from self._send_run(self._live)
+                yield from self._sending.send_run(self._live)
             elif self._echoes.due(self._released):
                 upto = self._released  # more may be released, and queued, while these are sent
-                yield from self._send_echoes(upto)
+                yield from self._sending.send_echoes(upto)
                 self.position = max(self.position, upto)
             else:
                 self._resting = True
@@ -303,7 +305,7 @@ class Outbound:
         frame = self._live[0]
         if not frame.starts or not self.window.open or self._echoes.due(frame.lsn - 1):
             return ()
-        return self._message(self._take(self._live), self._live)
+        return self._sending.message(self._live.take(), self._live)
 
     @property
     def due(self) -> bool:
@@ -312,7 +314,7 @@ class Outbound:
 
     def _follow(self, shapes: Shapes) -> Steps:
         self.generation += 1
-        self._drop_live()
+        self._live.drop()
         self._gap = False
         self._released = 0
         released = yield Follow(frozenset(shapes), self.generation, shared(shapes))
@@ -329,13 +331,13 @@ class Outbound:
     def _released_from_log(self) -> int:
         """Where a reading of the logs has to end for what is released from now on to queue up behind it, no frame
         missing and none twice: what is queued already will be read."""
-        self._drop_live()
+        self._live.drop()
         self._gap = False
         return self._released
 
     def _read_log(self, upto: int) -> Steps:
         yield from self._read_frames(upto)
-        yield from self._send_echoes(upto)
+        yield from self._sending.send_echoes(upto)
         self.position = max(self.position, upto)
 
     def _read_frames(self, upto: int) -> Steps:
@@ -347,100 +349,9 @@ class Outbound:
                 answer = yield ReadMore()
                 assert isinstance(answer, tuple)
                 frames, done = answer
-                run = deque(frames)
+                run = FrameQueue(frames)
                 while run:
-                    yield from self._send_run(run)
-
-    def _send_run(self, run: deque[Frame]) -> Steps:
-        """Send the head of ``run`` and as many after it as make one message."""
-        frame = self._take(run)
-        if frame.starts:
-            # While the window is shut, echoes may turn up that belong before this frame.
-            while self._echoes.due(_before(frame)) or not self.window.open:
-                yield from self._send_echoes(_before(frame))
-                yield from self._await_window()
-        yield Send(self._message(frame, run))
-
-    def _message(self, frame: Frame, run: deque[Frame]) -> tuple[bytes, ...]:
-        """``frame`` and as many of ``run`` behind it as make one message."""
-        bodies = [self._count(frame)]
-        size = len(bodies[0])
-        while run and size < MESSAGE_BYTES and self._may_join(run[0]):
-            bodies.append(self._count(self._take(run)))
-            size += len(bodies[-1])
-        return (*frame.prelude, codec.oplog_message(*bodies))
-
-    def _take(self, run: deque[Frame]) -> Frame:
-        frame = run.popleft()
-        if run is self._live:
-            self._live_bytes -= len(frame.body or b"")
-        return frame
-
-    def _may_join(self, frame: Frame) -> bool:
-        if frame.prelude:
-            return False
-        return not frame.starts or (self.window.open and not self._echoes.due(_before(frame)))
-
-    def _count(self, frame: Frame) -> bytes:
-        body = frame.body or b""
-        if frame.starts:
-            id = frame.lsn if frame.transaction_id is None else frame.transaction_id
-            self.window.sent(id, frame.lsn)
-            if frame.origin == self.client_id:
-                self._is_echo = self._echoes.passes(frame.commit_ms)
-                body = body if self._is_echo else begun_by(frame, POSTGRES_ORIGIN)
-        if self._echoes.healing.watching:
-            self._echoes.healing.passed(body, self._held.projections)
-        if frame.ends:
-            self.position = frame.lsn
-            self._echoes.passed(frame, is_own=frame.origin == self.client_id, is_echo=self._is_echo)
-        return body
-
-    def _await_window(self) -> Steps:
-        while not self.window.open:
-            yield Wait()
-
-    def _drop_live(self) -> None:
-        self._live.clear()
-        self._live_bytes = 0
-
-    # --- transactions that are not in the stream ----------------------------------------------------------------------
-
-    def _send_echoes(self, upto: int) -> Steps:
-        def send(echo: Echo, changes: tuple[Change, ...], more: More) -> Steps:
-            reason = None if echo.heal is None or not self._extensions else echo.heal.reason
-            yield from self._send_synthetic(echo.commit_ms, self.client_id, changes, more, reason)
-
-        yield from self._echoes.sending(upto, self._await_window, send)
-
-    def _send_synthetic(
-        self,
-        commit_ms: int,
-        origin: str,
-        changes: tuple[Change, ...],
-        more: More | None = None,
-        reason: RejectionReason | None = None,
-    ) -> Steps:
-        """One transaction of ``changes`` and, when these have gone, of ``more``. ``reason``: it was rejected for it."""
-        yield from self._await_window()
-        self._synthetic_id = self._synthetic_id % SYNTHETIC_ID_MAX + 1
-        self.window.sent(self._synthetic_id, self.position)
-        lsn = lsn_bytes(self.position)
-        is_migration = any(isinstance(change, Migrate) for change in changes)
-        bodies = [
-            codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration, rejection=reason)
-        ]
-        size = 0
-        following: tuple[Change, ...] | None = changes
-        while following is not None:
-            for change in following:
-                bodies.append(codec.encode_ops((change,)))
-                size += len(bodies[-1])
-                if size >= MESSAGE_BYTES:
-                    yield Send((codec.oplog_message(*bodies),))
-                    bodies, size = [], 0
-            following = None if more is None else (yield from more())
-        yield Send((codec.oplog_message(*bodies, codec.encode_commit(commit_ms, lsn)),))
+                    yield from self._sending.send_run(run)
 
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
@@ -489,7 +400,7 @@ class Outbound:
             shapes = self._held.shapes_of(subscriptions)
             gone = {shape: self.shapes[shape] for shape in sorted(self.shapes.keys() - shapes.keys())}
             # First: a connection that breaks between them must leave a device that asks again for what has not left.
-            yield from narrowing(gone, shapes, at, partial(self._send_synthetic, 0, POSTGRES_ORIGIN))
+            yield from narrowing(gone, shapes, at, partial(self._sending.send_synthetic, 0, POSTGRES_ORIGIN))
             yield from leaving(delivery, gone, shapes, at)
             self._hold(subscriptions)
         self._echoes.healing.delivered()
@@ -502,8 +413,3 @@ class Outbound:
         """How far the stream has to come before ``delivery`` is made. A device may stand beyond what a service that was
         just restarted has read again: there is no image of that."""
         return self.position if delivery.requests else max(self.position, self._echoes.upto - 1)
-
-
-def _before(frame: Frame) -> int:
-    """Echoes up to there go before ``frame``."""
-    return (frame.lsn if frame.since is None else frame.since) - 1

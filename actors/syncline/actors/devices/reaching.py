@@ -13,9 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from syncline.actors.shapes.frames import LSN_CHARS_MAX
 from syncline.cluster import Ref
+from syncline.proto.errors import invalid
+
+if TYPE_CHECKING:
+    from syncline.actors.devices.outbound import Outbound
 
 PAUSE_S: Final = 0.005
 PAUSE_PER_DEVICE_S: Final = 0.0001
@@ -51,6 +56,39 @@ class ReachAsked:
 class ReachTold:
     number: int
     device: Ref
+
+
+class ReachAnswers:
+    """What one ``device`` asks, and what it answers when it is asked. ``outbound``: its stream, if that has begun."""
+
+    def __init__(self, device: Ref) -> None:
+        self._device = device
+        self._asked: list[ReachAsked] = []  # who wants to know how far it has come
+
+    def question(self, request_id: int, lsn: bytes, outbound: Outbound | None) -> AskReach:
+        """Its own. It knows no position beyond what it was sent: raises ProtocolError."""
+        sent = None if outbound is None else outbound.position
+        if not (lsn.isdigit() and len(lsn) <= LSN_CHARS_MAX) or sent is None or int(lsn) > sent:
+            raise invalid("a position that was not sent")
+        return AskReach(request_id, int(lsn), self._device)
+
+    def asked(self, question: ReachAsked, outbound: Outbound | None) -> None:
+        self._asked.append(question)
+        self.tell(outbound)
+
+    def tell(self, outbound: Outbound | None) -> None:
+        """Those who ask how far it has come are told once it is there. A stream that has not begun has nothing."""
+        if not self._asked:
+            return
+        waiting = []
+        for asked in self._asked:
+            if outbound is None or outbound.has_reached(asked.lsn):
+                asked.reply_to.inform(ReachTold(asked.number, self._device))
+            else:
+                waiting.append(asked)
+        self._asked = waiting
+        if outbound is not None:
+            outbound.reach = min((asked.lsn for asked in waiting), default=None)
 
 
 class PassOn:

@@ -19,6 +19,7 @@ from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, 
 from syncline.actors.postgres.database import Database, Subscription
 from syncline.actors.postgres.history import UnknownVersion
 from syncline.actors.shapes.clauses import check_clauses
+from syncline.actors.shapes.frames import LSN_CHARS_MAX
 from syncline.actors.shapes.messages import EnsureShape, NotifyReady, ReadWatermark, ShapePlace
 from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.shape import Shape, schema_shape
@@ -30,7 +31,6 @@ from syncline.proto.events import StartRequested
 from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
 
-LSN_CHARS_MAX = 20  # a 64-bit number in decimal
 # As long as a device waits for its stream. Whoever asks hears at once of a shard that ends.
 PLACE_TIMEOUT_S = 30.0
 ENSURED_AT_ONCE = 100

@@ -16,6 +16,7 @@ from syncline.proto.values import Relation
 
 # A transaction whose part in one shape is larger than this is read from the log by each device at its own pace.
 LIVE_TRANSACTION_BYTES_MAX = 1 << 20
+LSN_CHARS_MAX = 20  # a 64-bit number in decimal
 NONE_SHARED: Mapping[int, Relation] = {}
 
 
