@@ -128,6 +128,35 @@ async def test_a_delete_of_a_row_that_a_device_saw_sql_write_does_not_remove_wha
 
 
 @alone
+async def test_a_delete_of_a_row_that_a_device_fetched_does_not_remove_what_sql_wrote_meanwhile(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """05.04: the one row as it was inserted, the other as it was updated before."""
+    sql = f"{ENTRIES} INSERT INTO entries VALUES ('2', 'second', NULL), ('3', 'third', NULL);"
+    async with conflict_scene(database, tmp_path, kinds, sql, "entries") as scene:
+        (ann,) = scene.devices
+        await scene.offline()
+        await scene.sql("UPDATE entries SET content_b = 'by SQL' WHERE id < '3'")
+        await ann.write("DELETE FROM entries WHERE id <> '2'")
+        await scene.delivers(ann)
+        await scene.ends_with(entries=[("1", "original", "by SQL"), ("2", "second", "by SQL")])
+
+
+@alone
+async def test_a_delete_of_what_sql_had_updated_before_it_was_fetched_removes_it(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """05.04"""
+    sql = f"{ENTRIES} UPDATE entries SET content_b = 'by SQL'"
+    async with conflict_scene(database, tmp_path, kinds, sql, "entries") as scene:
+        (ann,) = scene.devices
+        await scene.offline()
+        await ann.write("DELETE FROM entries")
+        await scene.delivers(ann)
+        await scene.ends_with(entries=[])
+
+
+@alone
 async def test_a_new_child_brings_back_the_parent_that_sql_deleted(
     kinds: Sequence[Kind], database: str, tmp_path: Path
 ) -> None:

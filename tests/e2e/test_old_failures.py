@@ -134,7 +134,8 @@ INSERT INTO registers VALUES ('shared', 'nothing');
 async def test_a_device_reads_its_writes_and_never_back_in_time_and_no_write_is_lost(
     database: str, tmp_path: Path
 ) -> None:
-    """electric#1254: counters that one device writes, a register that all write, and a set that grows."""
+    """electric#1254: counters that one device writes, a register that all write and direct SQL too, and a set that
+    grows."""
     async with conflict_scene(database, tmp_path, MIXED, REGISTERS, "counters", "registers", "journal") as scene:
 
         async def write(device: Device, name: str, n: int) -> None:
@@ -146,8 +147,13 @@ async def test_a_device_reads_its_writes_and_never_back_in_time_and_no_write_is_
             [(mine,)] = await device.rows(f"SELECT n FROM counters WHERE device = '{name}'")
             assert mine == n, "its own write"
 
+        numbers = itertools.count()
+
+        async def sql() -> None:
+            await scene.postgres.execute("UPDATE registers SET v = $1", f"by SQL {next(numbers)}")
+
         sessions = [Session(device, f"d{n}") for n, device in enumerate(scene.devices)]
-        await _until_done(_each(scene.devices, write), *(session.read for session in sessions))
+        await _until_done(_each(scene.devices, write), sql, *(session.read for session in sessions))
         await scene.settled()
         for session in sessions:
             await session.read()

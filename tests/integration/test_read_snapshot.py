@@ -25,6 +25,7 @@ pytestmark = pytest.mark.every_major
 
 ACCOUNTS = 40
 TOTAL = ACCOUNTS * 100
+NOW_MS = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 @dataclass
@@ -223,33 +224,43 @@ async def test_nobody_empties_the_table_under_a_snapshot(scene: Scene) -> None:
 
 async def test_rows_carry_the_tags_of_the_device_that_wrote_them_last(scene: Scene) -> None:
     async with scene.pool.acquire() as app, app.transaction():
-        await app.execute("INSERT INTO accounts SELECT i, 'o', 1 FROM generate_series(1, 3) i")
+        await app.execute("INSERT INTO accounts SELECT i, 'o', 1 FROM generate_series(1, 4) i")
         await app.execute(
             f"INSERT INTO electric.shadow (relid, key, tags, column_tags) "
             f"SELECT 'accounts'::regclass, {key_sql(['id'])}, ARRAY['device@5', 'other@7'], '{{}}' "
-            f"FROM accounts WHERE id < 3"
+            f"FROM accounts WHERE id < 4"
         )
-    await scene.pool.execute("UPDATE accounts SET owner = 'sql' WHERE id = 2")
-    assert {row[0]: tags for row, tags in await snapshot_rows(scene)} == {
+    await scene.pool.execute("UPDATE accounts SET owner = 'sql' WHERE id IN (2, 3)")
+    await scene.pool.execute(
+        f"INSERT INTO electric.direct (relid, key, lsn, ms, column_ms) "
+        f"SELECT 'accounts'::regclass, {key_sql(['id'])}, '0/1', 8, '{{}}' FROM accounts WHERE id = 2"
+    )
+    before = await scene.pool.fetchval(NOW_MS)
+    rows = {row[0]: tags for row, tags in await snapshot_rows(scene)}
+    (tag,) = rows[b"4"]
+    origin, ms = tag.split("@")
+    assert origin == "postgres_1"
+    assert before <= int(ms) <= await scene.pool.fetchval(NOW_MS), "what Postgres had written by then has been seen"
+    assert rows == {
         b"1": ("device@5", "other@7"),
-        b"2": ("postgres_1@0",),  # direct SQL wrote it since, having seen everything
-        b"3": ("postgres_1@0",),
+        b"2": (tag,),  # direct SQL wrote it since, having seen everything
+        b"3": ("device@5", "other@7", tag),  # so it may be, but the stream has not told
+        b"4": (tag,),
     }
 
 
 async def test_a_row_that_sql_put_where_devices_had_deleted_one_says_when_it_was_there(scene: Scene) -> None:
-    """So that a write to it can be told from a write to the deleted one (``electric.saw_direct_after``)."""
-    now = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    """So that a write to it can be told from a write to the deleted one (``electric.saw_direct_since``)."""
     await scene.pool.execute(
         f"INSERT INTO electric.shadow (relid, key, tags, column_tags) "
         f"SELECT 'accounts'::regclass, {key_sql(['id'])}, '{{}}', '{{}}' FROM (VALUES (1)) AS t (id)"
     )
-    before = await scene.pool.fetchval(now)
+    before = await scene.pool.fetchval(NOW_MS)
     await scene.pool.execute("INSERT INTO accounts VALUES (1, 'sql', 1)")
     ((_, (tag,)),) = await snapshot_rows(scene)
     origin, ms = tag.split("@")
     assert origin == "postgres_1"
-    assert before <= int(ms) <= await scene.pool.fetchval(now)
+    assert before <= int(ms) <= await scene.pool.fetchval(NOW_MS)
 
 
 async def test_snapshot_and_stream_print_every_value_alike(scene: Scene) -> None:

@@ -14,7 +14,7 @@ go of a row that others keep with fewer columns, the rest becomes NULL. That is 
 the row's being as they were.
 
 Statements are grouped: consecutive rows for the same statement run as one ``executemany``. Shadow entries are written
-only for rows with other tags than the untracked one (see ``schema``), and the deletion of stale entries is left out for
+only for rows that not only Postgres has written (see ``schema``), and the deletion of stale entries is left out for
 tables that have none: a first sync of a million rows writes a million rows, not two.
 """
 
@@ -29,7 +29,7 @@ from syncline.client.cells import Values, decode_own_row, decode_row
 from syncline.client.ddl import without_not_null
 from syncline.client.merging import Arrived, Pending, Present, losing, merged, unwritten
 from syncline.client.row_sql import forget_sql, put_sql, table_sql
-from syncline.client.schema import UNTRACKED_TAG, Table, described
+from syncline.client.schema import OF_POSTGRES, UNTRACKED_TAG, Table, described
 from syncline.client.triggers import create_triggers, drop_triggers
 from syncline.proto.values import (
     POSTGRES_ORIGIN,
@@ -57,7 +57,7 @@ class UnknownRelation(Exception):
 
 def tags_json(tags: Sequence[str]) -> str | None:
     """A row's tags as its shadow entry stores them; None when it needs no entry."""
-    return None if len(tags) == 1 and tags[0] == UNTRACKED_TAG else json.dumps(list(tags))
+    return None if len(tags) == 1 and tags[0].startswith(OF_POSTGRES) else json.dumps(list(tags))
 
 
 def tags_from_json(text: str | None) -> tuple[str, ...]:

@@ -26,13 +26,26 @@ from itertools import groupby
 from typing import TypeAlias
 
 from syncline.client.cells import Value, encode_row
-from syncline.client.schema import UNTRACKED_TAG, Table
+from syncline.client.schema import OF_POSTGRES, Table
 from syncline.client.triggers import parse_image
 from syncline.proto.assembly import CELL_MEMORY, OPERATION_MEMORY, TAG_MEMORY, VALUE_MEMORY, Bound, memory_of
 from syncline.proto.codec import encode_ops
 from syncline.proto.outgoing import LOG_BYTES
 from syncline.proto.server_session import FRAME_BYTES_MAX, TRANSACTION_LIMITS
-from syncline.proto.values import Compensation, Delete, Insert, Relation, Row, RowChange, Transaction, Update
+from syncline.proto.tags import parse_tag
+from syncline.proto.values import (
+    Change,
+    Compensation,
+    Delete,
+    Gone,
+    Insert,
+    Migrate,
+    Relation,
+    Row,
+    RowChange,
+    Transaction,
+    Update,
+)
 
 CLOCK_SKEW_MAX_MS = 60_000
 
@@ -52,7 +65,8 @@ STAMP_SQL: tuple[str, ...] = (
     f"""UPDATE _syncline_oplog AS entry SET clear_tags = coalesce(
         (SELECT json_insert(shadow.tags, '$[#]', :tag) FROM _syncline_shadow AS shadow
           WHERE shadow.table_name = entry.table_name AND shadow.key = entry.key),
-        (SELECT CASE WHEN first.op <> 'I' THEN json_array('{UNTRACKED_TAG}', :tag)
+        (SELECT CASE WHEN first.op <> 'I'
+                     THEN json_array('{OF_POSTGRES}' || (SELECT seen_ms FROM _syncline_state), :tag)
                      WHEN first.id = entry.id THEN '[]'
                      ELSE json_array(:tag) END
            FROM _syncline_oplog AS first INDEXED BY _syncline_oplog_key
@@ -115,6 +129,13 @@ def entry_from_row(row: EntryRow) -> Entry:
         origin,
         frozenset(json.loads(lost)),
     )
+
+
+def written_by_postgres_ms(changes: Iterable[Change]) -> int:
+    """The latest time of the tags of Postgres' on these rows; 0 if there is none. Raises ProtocolError for text that is
+    no tag."""
+    tags = {tag for change in changes if not isinstance(change, Migrate | Gone) for tag in change.tags}
+    return max((parse_tag(tag).ms for tag in tags if tag.startswith(OF_POSTGRES)), default=0)
 
 
 def next_commit_ms(now_ms: int, clock_ms: int) -> int:

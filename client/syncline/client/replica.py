@@ -36,6 +36,7 @@ from syncline.client.live import Changes
 from syncline.client.oplog import (
     Entry,
     observed_clock_ms,
+    written_by_postgres_ms,
 )
 from syncline.client.rejections import Rejection
 from syncline.client.schema import REJECTIONS, Table, table_from_json, table_to_json
@@ -79,6 +80,7 @@ class Replica:
         self._accepted = False
         self._staged = Staged()
         self._staged_ms = 0  # the newest time among its tags
+        self._staged_postgres_ms = 0  # the same among those of Postgres'
 
     @property
     def schema_version(self) -> str | None:
@@ -186,7 +188,8 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> tuple[Plan, list[int], int]:
             seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
-            self._begin_incoming(connection, lsn, *seen_ms)
+            postgres_ms = written_by_postgres_ms(change for one in transactions for change in one.changes)
+            self._begin_incoming(connection, lsn, *seen_ms, postgres_ms=postgres_ms)
             total = Plan(dict(self.tables))
             echoed: list[int] = []
             for transaction in transactions:
@@ -213,6 +216,7 @@ class Replica:
         now_ms = self._now_ms()
         for tag in {tag for insert in inserts for tag in insert.tags}:
             self._staged_ms = observed_clock_ms(self._staged_ms, parse_tag(tag).ms, now_ms)
+        self._staged_postgres_ms = max(self._staged_postgres_ms, written_by_postgres_ms(inserts))
         await self._store.write(lambda connection: self._staged.put(connection, inserts, bindings))
 
     async def stage_gone(self, gones: Sequence[Gone], relations: Mapping[int, Relation]) -> None:
@@ -235,7 +239,7 @@ class Replica:
     def begin_delivery(self, *, repair: bool = False) -> None:
         """A delivery begins; what an earlier one may have left unfinished no longer counts."""
         self._staged.begin(replacing=repair)
-        self._staged_ms = 0
+        self._staged_ms = self._staged_postgres_ms = 0
 
     async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> list[Subscription]:
         """Apply the delivery that has been staged, and move its subscription on. Returns those that it replaces.
@@ -287,7 +291,7 @@ class Replica:
         self._delivered(lsn, await self._store.write_unchecked(work))
 
     def _apply_staged(self, connection: sqlite3.Connection, lsn: bytes) -> Plan:
-        self._begin_incoming(connection, lsn, self._staged_ms)
+        self._begin_incoming(connection, lsn, self._staged_ms, postgres_ms=self._staged_postgres_ms)
         self._staged.move(connection, self.client_id, self.tables)
         return Plan(dict(self.tables), changed=self._staged.tables)
 
@@ -316,6 +320,7 @@ class Replica:
 
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, b"")
+            connection.execute("UPDATE _syncline_state SET seen_ms = 0")  # maybe by the clock of another server
             for table in self.tables.values():
                 clear(connection, table)
             remaining = after_reset(self.subscriptions.values(), _fresh_id)
@@ -331,13 +336,17 @@ class Replica:
         self._adopt(plan)
         self._changes.publish_all()
 
-    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, *seen_ms: int) -> None:
-        """Stop capturing, move to ``lsn``, and let the clock see the times of the transactions that follow."""
+    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, *seen_ms: int, postgres_ms: int = 0) -> None:
+        """Stop capturing, move to ``lsn``, and let the clock see the times of the transactions that follow.
+        ``postgres_ms``: the latest of what Postgres has written there."""
         (clock_ms,) = connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
         now_ms = self._now_ms()
         for ms in seen_ms:
             clock_ms = observed_clock_ms(clock_ms, ms, now_ms)
-        connection.execute("UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?", (lsn, clock_ms))
+        connection.execute(
+            "UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?, seen_ms = max(seen_ms, ?)",
+            (lsn, clock_ms, postgres_ms),
+        )
 
     async def announced(self, relation: Relation) -> None:
         """Rows will come that have the columns of ``relation``."""

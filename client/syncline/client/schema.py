@@ -1,19 +1,21 @@
 """The tables the library keeps beside the application's, and its description of each synced table. Pure.
 
-``_syncline_state`` is one row: who we are, how far the server's stream has been applied (``lsn``), the newest
-timestamp used (``clock_ms``), a number that a transaction changes for it to have something to write (``flushes``), and
-``capture``, which the triggers read: 0 only inside the transaction that applies
-incoming changes, so that a crash in the middle rolls the switch back together with the rows.
+``_syncline_state`` is one row: who we are, how far the server's stream has been applied (``lsn``), the newest timestamp
+used (``clock_ms``), the latest time of a tag of Postgres that has come (``seen_ms``), a number that a transaction
+changes for it to have something to write (``flushes``), and ``capture``, which the triggers read: 0 only inside the
+transaction that applies incoming changes, so that a crash in the middle rolls the switch back together with the rows.
 
-``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of
-rows. A row without shadow entry carries the single tag ``postgres_1@0`` when it exists: most rows of most databases
-were there before anyone synced them, and cost no second row here. ``_syncline_leaving`` names the rows that have left
-the device's shapes and stay for as long as the oplog has entries of theirs. ``_syncline_relations`` has the sets of
-columns (JSON, sorted) under which rows have come of tables that some shape has not all columns of (see ``columns``).
-``_syncline_rejections`` has the local transactions that the server has rejected, by their ``commit_ms``, and
-``_syncline_rejected`` what they had written (see ``rejections``). ``_syncline_openings`` are the times at which this
-file was opened, and ``origin`` of an entry the client id it is of, if that is another (see ``forking``). ``lost`` has
-the columns of an entry in which a later write by somebody else has been seen (JSON, see ``merging``).
+``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of rows.
+A row without shadow entry, when it exists, carries a single tag of Postgres': most rows of most databases were there
+before anyone synced them, and cost no second row here. Whatever Postgres had written to it by ``seen_ms`` is in it,
+since changes come in their order: so ``postgres_1@seen_ms`` is what a write to it has observed. ``_syncline_leaving``
+names the rows that have left the device's shapes and stay for as long as the oplog has entries of theirs.
+``_syncline_relations`` has the sets of columns (JSON, sorted) under which rows have come of tables that some shape has
+not all columns of (see ``columns``). ``_syncline_rejections`` has the local transactions that the server has rejected,
+by their ``commit_ms``, and ``_syncline_rejected`` what they had written (see ``rejections``). ``_syncline_openings``
+are the times at which this file was opened, and ``origin`` of an entry the client id it is of, if that is another (see
+``forking``). ``lost`` has the columns of an entry in which a later write by somebody else has been seen (JSON, see
+``merging``).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from typing import Any
 from syncline.client.cells import Decode, Encode, decoder, encoder
 from syncline.proto.values import POSTGRES_ORIGIN, Column, MigrationTable, Relation
 
-UNTRACKED_TAG = f"{POSTGRES_ORIGIN}@0"
+OF_POSTGRES = f"{POSTGRES_ORIGIN}@"
+UNTRACKED_TAG = f"{OF_POSTGRES}0"
 
 _FIRST: tuple[str, ...] = (
     """CREATE TABLE _syncline_state (
@@ -112,6 +115,7 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE _syncline_oplog ADD COLUMN origin TEXT",
     ),
     ("ALTER TABLE _syncline_oplog ADD COLUMN lost TEXT NOT NULL DEFAULT '{}'",),
+    ("ALTER TABLE _syncline_state ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0",),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

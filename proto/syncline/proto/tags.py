@@ -9,7 +9,8 @@ Three conventions of ours make this exact:
 * one origin's writes are seen in their order, so who has observed ``o@t`` has observed every ``o@s`` with s <= t, and
   nobody needs to say that he has observed his own;
 * a row without any record stands for ``postgres_1@0``, and whoever has observed anything of the row has observed that:
-  records are kept for longer than a device may be away;
+  records are kept for longer than a device may be away. Who fetches such a row gets it with the time at which it was
+  read: when Postgres wrote it last is not known, and it was not later;
 * tags are ordered by time, and at the same millisecond Postgres wins over every device, and the larger id over the
   smaller. The order decides columns; every replica uses the same one.
 """
@@ -79,7 +80,6 @@ class Seen:
             if tag.ms > self._upto.get(tag.origin, -1):
                 self._upto[tag.origin] = tag.ms
         self._anything = any(seen != origin for seen in self._upto)
-        self._fetched = self._upto.get(POSTGRES_ORIGIN) == UNRECORDED.ms
         self._origin = origin
 
     def covers(self, tag: Tag) -> bool:
@@ -88,15 +88,10 @@ class Seen:
             return True
         return tag == UNRECORDED and self._anything
 
-    def knew(self, tag: Tag) -> bool:
-        """Whether ``tag`` was on a row that the writer saw. Who fetched a row that Postgres wrote last was not told
-        when that was, and saw whatever Postgres had written."""
-        return self.covers(tag) or (self._fetched and tag.origin == POSTGRES_ORIGIN)
-
 
 def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]:
     """The tags of a row after a write that had ``seen`` some and leaves ``new`` (None: a delete)."""
-    kept = frozenset(tag for tag in tags if not seen.knew(tag))
+    kept = frozenset(tag for tag in tags if not seen.covers(tag))
     return kept if new is None else kept | {new}
 
 

@@ -11,6 +11,7 @@ from tests.unit.client.client_scene import TABLES, captured_database, entries_of
 from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_rows, plan_transaction
 from syncline.client.execution import leaving, pending_of, release
 from syncline.client.merging import Pending
+from syncline.client.oplog import written_by_postgres_ms
 from syncline.client.staged import Staged
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
@@ -53,9 +54,17 @@ class Device:
     def run_gone(self, *gones: Gone) -> None:
         staged = Staged()
         staged.put_gone(self.connection, gones, Bindings(RELATIONS, TABLES))
-        self.connection.execute("UPDATE _syncline_state SET capture = 0")
+        self.move(staged)
+
+    def move(self, staged: Staged, inserts: Sequence[Insert] = ()) -> None:
+        self.begin(inserts)
         staged.move(self.connection, "me", TABLES)
         self.connection.execute("UPDATE _syncline_state SET capture = 1")
+
+    def begin(self, changes: Sequence[Change]) -> None:
+        self.connection.execute(
+            "UPDATE _syncline_state SET capture = 0, seen_ms = max(seen_ms, ?)", (written_by_postgres_ms(changes),)
+        )
 
     def receive(
         self, *changes: Change, origin: str = "postgres_1", at_ms: int = 1_000, left: Sequence[RowId] = ()
@@ -70,14 +79,15 @@ class Device:
             known_versions=frozenset({"1"}),
             leaving=left,
         )
-        return self.run(plan)
+        return self.run(plan, changes)
 
-    def deliver(self, *inserts: Insert) -> Plan:
-        pending = self.pending(inserts)
-        return self.run(plan_rows(inserts, RELATIONS, TABLES, pending=pending, tracked=self.tracked()))
+    def deliver(self, *inserts: Insert) -> None:
+        staged = Staged()
+        staged.put(self.connection, inserts, Bindings(RELATIONS, TABLES))
+        self.move(staged, inserts)
 
-    def run(self, plan: Plan) -> Plan:
-        self.connection.execute("UPDATE _syncline_state SET capture = 0")
+    def run(self, plan: Plan, changes: Sequence[Change]) -> Plan:
+        self.begin(changes)
         for sql, rows in (*plan.steps, *plan.tag_steps):
             for row in rows:
                 self.connection.execute(sql, row)
@@ -98,6 +108,13 @@ class Device:
     def leaving(self) -> list[str]:
         rows = self.connection.execute("SELECT key FROM _syncline_leaving ORDER BY key")
         return [json.loads(key)[0] for (key,) in rows]
+
+    def observed(self, key: str) -> set[str]:
+        """By the latest local write to the row."""
+        (tags,) = self.connection.execute(
+            "SELECT clear_tags FROM _syncline_oplog WHERE key = ? ORDER BY id DESC", (json.dumps([key]),)
+        ).fetchone()
+        return set(json.loads(tags))
 
     def tags(self, key: str) -> set[str]:
         rows = self.connection.execute(
@@ -123,7 +140,8 @@ def test_rows_come_and_go_as_the_server_says() -> None:
     device.receive(insert("a", "one"), insert("b", "two", "postgres_1@5"))
     device.receive(update("a", "1", "one", "postgres_1@6"), Delete(7, row("b", "two")))
     assert device.projects == [("a", "1")]
-    assert (device.tags("a"), device.tags("b")) == ({"postgres_1@6"}, set())
+    device.write(1_000, "UPDATE projects SET name = 'mine' WHERE id = 'a'")
+    assert (device.observed("a"), device.tags("b")) == ({"postgres_1@6", "me@1000"}, set())
 
 
 def test_an_update_of_a_row_not_seen_before_brings_it_whole() -> None:
@@ -140,9 +158,23 @@ def test_incoming_changes_are_not_captured() -> None:
 
 def test_untracked_rows_cost_no_shadow_entry() -> None:
     device = Device()
-    plan = device.deliver(*(insert(str(number), "x") for number in range(100)))
+    plan = device.receive(*(insert(str(number), "x", "postgres_1@7") for number in range(100)))
     assert [(len(rows)) for _, rows in plan.steps] == [100]
     assert plan.tag_steps == []
+    device.deliver(*(insert(str(number), "x", "postgres_1@9") for number in range(200)))
+    assert not device.tracked()
+
+
+def test_a_write_has_observed_what_postgres_had_written_when_the_row_came() -> None:
+    device = Device()
+    device.deliver(insert("a", "x", "postgres_1@9"), insert("b", "x", "postgres_1@9", "other@5"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    assert device.observed("a") == {"postgres_1@9", "me@100"}
+    assert device.observed("b") == {"postgres_1@9", "other@5", "me@100"}
+    device.receive(insert("c", "y", "postgres_1@200"), at_ms=200)
+    device.write(300, "DELETE FROM projects")
+    assert device.observed("a") == {"me@100", "me@300"}
+    assert device.observed("c") == {"postgres_1@200", "me@300"}
 
 
 def test_a_row_that_becomes_untracked_again_loses_its_entry() -> None:

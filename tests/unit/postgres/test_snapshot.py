@@ -18,12 +18,12 @@ ERA = 1 << 32
 
 
 def test_a_snapshot_sees_what_ended_before_it() -> None:
-    seen = Visibility.parse("10:20:12,15")
+    seen = Visibility.parse("10:20:12,15", 0)
     assert [xid for xid in range(8, 23) if not seen.visible(xid)] == [12, 15, 20, 21, 22]
 
 
 def test_a_snapshot_without_running_transactions() -> None:
-    seen = Visibility.parse("10:10:")
+    seen = Visibility.parse("10:10:", 0)
     assert seen.visible(9)
     assert not seen.visible(10)
 

@@ -10,8 +10,7 @@ import asyncpg
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility
-from syncline.actors.postgres.transaction import UNTRACKED_TAGS
+from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility, shown_tags, visibility_of
 from syncline.actors.postgres.typemap import from_wire, to_wire
 from syncline.proto.values import Key, Row
 
@@ -68,13 +67,13 @@ async def read_current_rows(
     room = READING_BYTES_MAX
     async with pool.acquire() as connection:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            visibility = Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+            visibility = await visibility_of(connection)
             for relation_id, of_table in wanted.items():
                 table = tables.get(relation_id)
                 for start in range(0, len(of_table) if table is not None else 0, KEYS_AT_ONCE):
                     assert table is not None
                     of_query = of_table[start : start + KEYS_AT_ONCE]
-                    found = await _current_rows(connection, table, of_query, room) if room > 0 else []
+                    found = await _current_rows(connection, table, of_query, visibility.at_ms, room) if room > 0 else []
                     rows += found
                     left += [(relation_id, key) for key in of_query[len(found) :]]
                     room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
@@ -96,9 +95,9 @@ async def _flushed_end(connection: asyncpg.Connection, *, beyond_flushed: bool) 
 
 
 async def _current_rows(
-    connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key], room: int
+    connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key], at_ms: int, room: int
 ) -> list[CurrentRow]:
-    """One for each key, in order, up to the one that fills ``room`` bytes."""
+    """One for each key, in order, up to the one that fills ``room`` bytes. ``at_ms``: when the snapshot was taken."""
     found = [CurrentRow(table, key, None, ()) for key in keys]
     names, types = table.key_names, [table.types[name] for name in table.key_names]
     texts: list[list[str]] = [[] for _ in names]
@@ -142,6 +141,6 @@ async def _current_rows(
             for cell, convert in zip(encoded, converters, strict=True)
         )
         place = row["place"]
-        found[place] = CurrentRow(table, keys[place], wire, tuple(row["tags"] or UNTRACKED_TAGS))
+        found[place] = CurrentRow(table, keys[place], wire, shown_tags(row["tags"], at_ms))
     filled = rows[0]["last"] if rows else None
     return found if filled is None else found[: filled + 1]

@@ -18,7 +18,7 @@ from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
-from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.postgres.snapshot import Visibility, visibility_of
 from syncline.actors.postgres.transaction import MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.forks import Opening, Parted, joined
@@ -337,7 +337,7 @@ class Database:
 
     async def visibility(self) -> Visibility:
         """What a snapshot taken now sees."""
-        return Visibility.parse(await self.pool.fetchval("SELECT pg_current_snapshot()::text"))
+        return await visibility_of(self.pool)
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
         """See ``read_current_rows``."""

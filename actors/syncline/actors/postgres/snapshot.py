@@ -32,21 +32,23 @@ import asyncpg
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
-from syncline.actors.postgres.transaction import MARK_PREFIX, UNTRACKED_TAGS
+from syncline.actors.postgres.transaction import MARK_PREFIX
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Relation, Row
 
 TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
 
-ROW_TAGS_SQL: Final = (
-    "CASE WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags WHEN s.tags = '{}' "
-    f"THEN ARRAY['{POSTGRES_ORIGIN}@' || floor(extract(epoch FROM now()) * 1000)] END"
-)
-"""The tags of row ``t`` whose entry in ``electric.shadow``, if any, is ``s``; NULL for ``UNTRACKED_TAGS``.
+ROW_TAGS_SQL: Final = """CASE
+    WHEN coalesce(s.row_xmin, s.xmin) = t.xmin THEN s.tags
+    WHEN s.tags <> '{}' AND NOT EXISTS (
+        SELECT FROM electric.direct d WHERE d.relid = s.relid AND d.key = s.key AND d.lsn > s.at_lsn)
+    THEN array_append(s.tags, '') END"""
+"""The tags of row ``t`` whose entry in ``electric.shadow``, if any, is ``s``, for ``shown_tags``: NULL where no device
+wrote it last, an empty text for whatever Postgres may have written.
 
 An entry counts only while it describes this version of the row: where its xmin is another, direct SQL has written the
-row since, and had observed everything. Where devices had deleted it, the tag also tells when the row was there again:
-a write to it is then known to be about another life than the deleted one (``sql/merge.sql``).
+row since, and had observed everything; or the table was written anew, and the entry still holds. Where the stream has
+not told of such a write (yet), both are said.
 """
 
 CHUNK_ROWS_MAX = 2_000
@@ -62,18 +64,19 @@ RETAKE_MAX_S = 0.5
 class Visibility:
     """A ``pg_snapshot``: everything below ``xmin`` is seen, nothing from ``xmax`` on, between them all not ``running``.
 
-    Transaction ids here have 64 bits.
+    Transaction ids here have 64 bits. ``at_ms``: just before it was taken, by Postgres' clock.
     """
 
     xmin: int
     xmax: int
     running: frozenset[int]
+    at_ms: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Visibility:
+    def parse(cls, text: str, at_ms: int) -> Visibility:
         """Reads Postgres' ``xmin:xmax:xip,xip``. Raises ValueError."""
         xmin, xmax, running = text.split(":")
-        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid), at_ms)
 
     def widen(self, xid: int) -> int:
         """The 64-bit id of a recent transaction of which the stream gave the low 32 bits.
@@ -101,6 +104,23 @@ class Visibility:
         if max(listed) < edge and edge - min(listed) < 1 << 31:
             return True  # but for the few times that 32 bits overflow
         return all((xid - edge) & 0xFFFFFFFF > 1 << 31 for xid in listed)
+
+
+VISIBILITY_SQL: Final = """
+SELECT pg_current_snapshot()::text, floor(extract(epoch FROM statement_timestamp()) * 1000)::int8
+"""
+
+
+async def visibility_of(connection: asyncpg.Connection | asyncpg.Pool) -> Visibility:
+    """Of the transaction that is open, whose snapshot this takes if it is its first query; else of a moment."""
+    return Visibility.parse(*await connection.fetchrow(VISIBILITY_SQL))
+
+
+def shown_tags(tags: Sequence[str] | None, at_ms: int) -> tuple[str, ...]:
+    """The tags of a row for which ``ROW_TAGS_SQL`` gave ``tags``, in a snapshot taken ``at_ms``. Who has got the row
+    has seen what Postgres had written by then: when the last of it was is not known, and it was not later."""
+    of_postgres = f"{POSTGRES_ORIGIN}@{at_ms}"
+    return tuple([tag or of_postgres for tag in tags]) if tags else (of_postgres,)
 
 
 Seen: TypeAlias = Callable[[Visibility], Awaitable[bool]]
@@ -217,7 +237,8 @@ class Snapshot:
                 self._has_tags[relation.id] = await has_tags(self._connection, relation.id)
             tracked = self._has_tags[relation.id]
             query = rows_query(self._table, tracked=tracked, clause=self._clause)
-            async with contextlib.aclosing(copied(self._connection, relation, query, tracked=tracked)) as parts:
+            at_ms = self.visibility.at_ms
+            async with contextlib.aclosing(copied(self._connection, relation, query, at_ms, tracked=tracked)) as parts:
                 async for part in parts:
                     yield part
         finally:
@@ -239,31 +260,36 @@ async def has_tags(connection: asyncpg.Connection, relation_id: int) -> bool:
 
 
 async def copied(
-    connection: asyncpg.Connection, relation: Relation, query: str, *, tracked: bool
+    connection: asyncpg.Connection, relation: Relation, query: str, at_ms: int, *, tracked: bool
 ) -> AsyncGenerator[list[TaggedRow], None]:
     """The rows of ``query``, which selects the columns of ``relation`` and, if ``tracked``, the tags, some at a time.
-    Nothing else may be asked on the connection until it is through or closed; and that costs the connection."""
+    ``at_ms``: when the snapshot was taken. Nothing else may be asked on the connection until it is through or closed;
+    and that costs the connection."""
     decoder = CopyText(len(relation.columns) + tracked)
     types = [to_wire(column.type_name) for column in relation.columns]
     converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
+    untracked = shown_tags(None, at_ms)
     async with contextlib.aclosing(_copy_out(connection, query)) as buffers:
         async for data in buffers:
             rows = decoder.feed(data)
             for start in range(0, len(rows), CHUNK_ROWS_MAX):
                 part = rows[start : start + CHUNK_ROWS_MAX]
                 if tracked or converters:
-                    yield [_tagged_row(cells, converters, tracked=tracked) for cells in part]
+                    yield [_tagged_row(cells, converters, at_ms if tracked else None, untracked) for cells in part]
                 else:
-                    yield [(tuple(cells), UNTRACKED_TAGS) for cells in part]
+                    yield [(tuple(cells), untracked) for cells in part]
     decoder.finish()
 
 
-def _tagged_row(cells: list[Cell], converters: Sequence[tuple[int, Converter]], *, tracked: bool) -> TaggedRow:
-    tags = UNTRACKED_TAGS
-    if tracked:
+def _tagged_row(
+    cells: list[Cell], converters: Sequence[tuple[int, Converter]], at_ms: int | None, untracked: tuple[str, ...]
+) -> TaggedRow:
+    """``at_ms``: None where there is no cell with tags."""
+    tags = untracked
+    if at_ms is not None:
         cell = cells.pop()
         if cell is not None:
-            tags = parse_text_array(cell)
+            tags = shown_tags(parse_text_array(cell), at_ms)
     for i, convert in converters:
         cell = cells[i]
         if cell is not None:
@@ -338,7 +364,7 @@ async def _open(connection: asyncpg.Connection, tables: str) -> Visibility:
     lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     await connection.execute("; ".join([*lines, f"LOCK TABLE {tables} IN ACCESS SHARE MODE"]))
-    return Visibility.parse(await connection.fetchval("SELECT pg_current_snapshot()::text"))
+    return await visibility_of(connection)
 
 
 async def give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:

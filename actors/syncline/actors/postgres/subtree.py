@@ -23,8 +23,8 @@ from syncline.actors.postgres.snapshot import (
     copied,
     give_back,
     has_tags,
+    shown_tags,
 )
-from syncline.actors.postgres.transaction import UNTRACKED_TAGS
 from syncline.actors.postgres.typemap import from_wire, to_wire
 from syncline.proto.values import Cell
 
@@ -76,7 +76,9 @@ class Subtree:
         columns = ", ".join(f"t.{quote_identifier(name)}" if name in there else "NULL" for name in table.relation.names)
         where = f" WHERE {inside}" if inside else ""
         query = f"SELECT {columns}{tags} FROM {_with_tags(table, tracked=tracked)}{where}"  # noqa: S608 - quoted
-        async with contextlib.aclosing(copied(self._open, table.relation, query, tracked=tracked)) as parts:
+        async with contextlib.aclosing(
+            copied(self._open, table.relation, query, self.visibility.at_ms, tracked=tracked)
+        ) as parts:
             async for part in parts:
                 yield part
 
@@ -85,7 +87,7 @@ class Subtree:
     ) -> AsyncGenerator[list[TaggedRow], None]:
         """The rows of a table that have one of ``values`` at ``places``, some at a time."""
         table = self._tables[relation_id]
-        decode = _decoder(table)
+        decode = _decoder(table, self.visibility.at_ms)
         matching = await self._matching(table, places, values)
         if matching is not None:
             cursor = await self._open.cursor(matching[0], *matching[1])
@@ -113,7 +115,7 @@ class Subtree:
         matching = await self._matching(table, places, [query.value for query in queries])
         if matching is None:
             return
-        decode = _decoder(table)
+        decode = _decoder(table, self.visibility.at_ms)
         cursor = await self._open.cursor(matching[0], *matching[1])
         while part := await cursor.fetch(ROWS_AT_ONCE):
             for row in part:
@@ -220,7 +222,7 @@ def _with_tags(table: TableInfo, on: str = "", *, tracked: bool) -> str:
     return " ".join((f"{table.sql_name} t", on, tags if tracked else ""))
 
 
-def _decoder(table: TableInfo) -> Callable[[Any], TaggedRow]:
+def _decoder(table: TableInfo, at_ms: int) -> Callable[[Any], TaggedRow]:
     converters = [to_wire(column.type_name) for column in table.relation.columns]
     odd = [(place, convert) for place, convert in enumerate(converters) if convert is not None]
 
@@ -230,6 +232,6 @@ def _decoder(table: TableInfo) -> Callable[[Any], TaggedRow]:
             cell = cells[place]
             if cell is not None:
                 cells[place] = convert(cell)
-        return tuple(cells), tuple(row["tags"] or UNTRACKED_TAGS)
+        return tuple(cells), shown_tags(row["tags"], at_ms)
 
     return decode

@@ -39,8 +39,7 @@ BEGIN
 END
 $$;
 
--- The tags that stay after an operation of origin that had observed the JSON array of tags "observed". Who fetched a row
--- that Postgres wrote last was told postgres_1@0 and not when that was.
+-- The tags that stay after an operation of origin that had observed the JSON array of tags "observed".
 CREATE OR REPLACE FUNCTION electric.unobserved(tags text[], observed jsonb, origin text) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -48,20 +47,12 @@ DECLARE
     kept text[] := '{}';
 BEGIN
     FOREACH tag IN ARRAY tags LOOP
-        IF NOT electric.covers(observed, origin, tag) AND NOT (
-            tag LIKE 'postgres\_1@%' AND electric.only_fetched(observed))
-        THEN
+        IF NOT electric.covers(observed, origin, tag) THEN
             kept := kept || tag;
         END IF;
     END LOOP;
     RETURN kept;
 END
-$$;
-
-CREATE OR REPLACE FUNCTION electric.only_fetched(observed jsonb) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-SELECT observed ? 'postgres_1@0' AND NOT EXISTS (
-    SELECT FROM jsonb_array_elements_text(observed) AS seen WHERE seen LIKE 'postgres\_1@%' AND seen <> 'postgres_1@0')
 $$;
 
 -- The time as of which a write of origin at ms counts, among the tags known of a row: later than every one of them that
