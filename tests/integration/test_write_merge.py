@@ -115,6 +115,19 @@ async def test_a_revival_brings_back_nothing_of_an_earlier_life_than_the_one_its
     assert await s.rows("points") == [("1", "B", "Y")]
 
 
+async def test_a_life_that_its_author_saw_end_with_direct_sql_is_waited_for(s: Scene) -> None:
+    later = await _buried_one_two_then_direct_x_y(s)
+    await s.connection.execute("DELETE FROM points")
+    update = written("bob", 200, s.update("points", "1", "B", "Y", changed=[1], seen=["bob@200", later]))
+    (result,) = await s.apply(update, absorbing=True)
+    gone = f'{s.relids["points"]} ["1"]'
+    assert (result["status"], result["gone"]) == ("unabsorbed", [gone])
+    await s.absorb("points", "1", 190, gone=["1", "X", "Y"])
+    (result,) = await s.apply(update | {"absorbed": {"gone": [gone]}}, absorbing=True)
+    assert result["status"] == "applied"
+    assert await s.rows("points") == [("1", "B", "Y")]
+
+
 async def test_a_compensation_revives_nothing_of_an_earlier_life_either(s: Scene) -> None:
     later = await _buried_one_two_then_direct_x_y(s)
     await s.connection.execute("DELETE FROM points")

@@ -45,8 +45,11 @@ class Scene:
     def keep(self, table: str, *row: str | None, seen: Sequence[str] = ()) -> Operation:
         return {"rel": self.relids[table], "op": "C", "row": row, "modified": [], "tags": list(seen)}
 
-    async def apply(self, *transactions: dict[str, Any]) -> list[dict[str, Any]]:
-        text = await self.connection.fetchval("CALL electric.apply($1, NULL)", json.dumps(transactions))
+    async def apply(self, *transactions: dict[str, Any], absorbing: bool = False) -> list[dict[str, Any]]:
+        """``absorbing``: what direct SQL wrote is read from a stream, of which nothing is known."""
+        text = await self.connection.fetchval(
+            "CALL electric.apply($1, NULL, $2)", json.dumps(transactions), '{"horizon": null}' if absorbing else None
+        )
         results: list[dict[str, Any]] = json.loads(text)
         return results
 

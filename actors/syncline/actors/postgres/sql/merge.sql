@@ -140,7 +140,8 @@ BEGIN
                 column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
                 sy_grave := past_row;
             END IF;
-            IF sy_op <> 'I' AND absorbed IS NOT NULL AND sy_grave IS NULL AND NOT (known AND entry_tags = '{}')
+            IF sy_op <> 'I' AND absorbed IS NOT NULL AND sy_grave IS NULL
+                AND NOT (known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed))
                 AND NOT coalesce(absorbed -> 'gone' ? ('%RELID% ' || sy_row_key), false)
             THEN
                 RETURN jsonb_build_object('gone', '%RELID% ' || sy_row_key);
