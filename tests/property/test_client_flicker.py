@@ -17,7 +17,9 @@ from tests.unit.client.client_scene import ITEMS, TABLES, captured_database, ent
 from syncline.client.apply import Bindings
 from syncline.client.cells import encode_row
 from syncline.client.execution import apply_transaction
+from syncline.client.keeping import Keeping
 from syncline.client.oplog import Outlines, next_commit_ms, observed_clock_ms, transactions
+from syncline.client.references import References
 from syncline.client.staged import Staged
 from syncline.proto.merge import RowState, RowWrite, apply_write, unrecorded, write_of
 from syncline.proto.tags import Tag, format_tags
@@ -57,7 +59,9 @@ class Flicker(RuleBasedStateMachine):
         now = observed_clock_ms(clock, ms, self.clock)
         self.connection.execute("UPDATE _syncline_state SET capture = 0, clock_ms = ?", (now,))
         transaction = Transaction(ms, b"1", tuple(changes), origin, 1)
-        apply_transaction(self.connection, "me", transaction, RELATIONS, TABLES, ())
+        keeping = Keeping(self.connection, "me", References(TABLES))
+        apply_transaction(self.connection, "me", transaction, RELATIONS, TABLES, (), keeping)
+        keeping.end()
         self.connection.execute("UPDATE _syncline_state SET capture = 1")
 
     def _executed(self, write: RowWrite) -> None:
@@ -116,7 +120,9 @@ class Flicker(RuleBasedStateMachine):
         insert = Insert(ITEMS.id, self.at.row, format_tags(self.at.tags))
         staged.put(self.connection, [insert], Bindings(RELATIONS, TABLES))
         self.connection.execute("UPDATE _syncline_state SET capture = 0")
-        staged.move(self.connection, "me", TABLES)
+        keeping = Keeping(self.connection, "me", References(TABLES))
+        staged.move(self.connection, "me", TABLES, keeping)
+        keeping.end()
         self.connection.execute("UPDATE _syncline_state SET capture = 1")
 
     @invariant()

@@ -329,15 +329,16 @@ class _RowPlanner:
     def merge(self, binding: Binding, row_id: RowId, history: Sequence[Arrived], origin: str, commit_ms: int) -> None:
         """One row with local changes pending: what both sides' changes add up to."""
         pending = self._pending[row_id]
-        self._settle(binding, row_id, *merged(pending, history, origin, commit_ms))
-        lost = losing(pending, history, origin, commit_ms)
+        self._settle(binding, row_id, *merged(pending, history, origin, commit_ms, binding.table.tied))
+        lost = losing(pending, history, origin, commit_ms, binding.table.tied)
         if lost:
             names = json.dumps({binding.table.columns[column]: 1 for column in lost})
             self._plan.run_tags(binding.sql.lose, (names, *row_id[1]))
 
     def merge_standing(self, binding: Binding, row_id: RowId, arrived: Arrived) -> None:
         """The same, of a row as it stands."""
-        result = merged(self._pending[row_id], [arrived], POSTGRES_ORIGIN, 0, in_transaction=False)
+        pending, tied = self._pending[row_id], binding.table.tied
+        result = merged(pending, [arrived], POSTGRES_ORIGIN, 0, tied, in_transaction=False)
         self._settle(binding, row_id, *result)
 
     def _settle(

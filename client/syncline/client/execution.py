@@ -9,6 +9,7 @@ from itertools import chain
 
 from syncline.client.apply import Plan, RowId, plan_transaction, touched_rows
 from syncline.client.cells import Value, Values
+from syncline.client.keeping import Keeping
 from syncline.client.merging import Pending, fold
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, entry_from_row
 from syncline.client.rejections import record
@@ -48,9 +49,11 @@ def apply_transaction(
     relations: Mapping[int, Relation],
     tables: Mapping[str, Table],
     known_versions: Iterable[str],
+    keeping: Keeping,
 ) -> tuple[Plan, bool]:
     """The plan, which has been run, and whether the transaction is one of our own, coming back. Its oplog entries are
-    released then; if it was rejected, they are kept as a rejection. Raises as ``plan_transaction`` does."""
+    released then; if it was rejected, they are kept as a rejection. ``keeping``: of the commit. Raises as
+    ``plan_transaction`` does."""
     left: list[RowId] = []
     narrower: list[RowId] = []
     came_back = False
@@ -71,7 +74,10 @@ def apply_transaction(
         leaving=left,
         narrower=narrower,
     )
+    keeping.going(plan)
     run(connection, plan)
+    if keeping.needed:
+        keeping.came(touched_rows(transaction.changes, relations, tables))
     if rejected is not None:
         plan.changed.add(REJECTIONS)
     return plan, came_back
@@ -141,11 +147,13 @@ def backlog(connection: sqlite3.Connection, after_id: int, entries_max: int) -> 
     return [entry_from_row(tuple(row)) for row in rows]
 
 
-def clear(connection: sqlite3.Connection, table: Table) -> None:
+def clear(connection: sqlite3.Connection, table: Table, keeping: Keeping) -> None:
     """Delete the rows without pending local changes."""
     key = key_sql([quoted(column) for column in table.primary_key])
     pending = f"SELECT key FROM _syncline_oplog WHERE table_name = {literal(table.name)}"
-    connection.execute(f"DELETE FROM {quoted(table.name)} WHERE {key} NOT IN ({pending})")
+    at_rest = f"{key} NOT IN ({pending})"
+    keeping.going_where(table, at_rest)
+    connection.execute(f"DELETE FROM {quoted(table.name)} WHERE {at_rest}")
     connection.execute(f"DELETE FROM _syncline_shadow WHERE table_name = ? AND key NOT IN ({pending})", (table.name,))
 
 

@@ -13,7 +13,7 @@ pending write stands, but where it is known to have given way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -27,6 +27,8 @@ Pending: TypeAlias = tuple[RowWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
 Present: TypeAlias = tuple[bool, ...]
 """Of the columns of a table those that a change has."""
+Tied: TypeAlias = Collection[frozenset[int]]
+"""See ``Table.tied``."""
 Arrived: TypeAlias = tuple[Insert | Update | Delete, Present]
 """An incoming change; its rows have all columns of our table, NULL where it has none."""
 
@@ -39,10 +41,10 @@ def _write(entry: Entry, table: Table, client_id: str) -> RowWrite:
     write = write_of(change_of(entry, table), entry.origin or client_id, entry.commit_ms)
     if write.kind == "insert" and entry.new is not None and len(entry.new) < len(table.columns):
         write = replace(write, modified=tuple(column in entry.new for column in table.columns))
-    if not entry.lost:
-        return write
-    still = zip(table.columns, write.modified, strict=True)
-    return replace(write, modified=tuple(modified and column not in entry.lost for column, modified in still))
+    if entry.lost:
+        still = zip(table.columns, write.modified, strict=True)
+        write = replace(write, modified=tuple(modified and column not in entry.lost for column, modified in still))
+    return replace(write, modified=_together(write.modified, table.tied)) if table.tied else write
 
 
 def unwritten(pending: Pending, column: int) -> bool:
@@ -51,7 +53,13 @@ def unwritten(pending: Pending, column: int) -> bool:
 
 
 def merged(
-    pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int, *, in_transaction: bool = True
+    pending: Pending,
+    history: Sequence[Arrived],
+    origin: str,
+    commit_ms: int,
+    tied: Tied = (),
+    *,
+    in_transaction: bool = True,
 ) -> tuple[Row | None, Present, tuple[str, ...]]:
     """The row as it is to stand here, None if it goes; which of its columns have come; its tags.
 
@@ -60,7 +68,7 @@ def merged(
     is as the device has written it last; that counts where the row is not here. Raises ProtocolError for text that is
     no tag.
     """
-    incoming, present = _folded(history, origin, commit_ms)
+    incoming, present = _folded(history, origin, commit_ms, tied)
     if not in_transaction:
         incoming = replace(incoming, modified=(False,) * len(incoming.modified))
     known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)
@@ -69,9 +77,11 @@ def merged(
     return result.row, present, format_tags(result.tags)
 
 
-def losing(pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[int, ...]:
+def losing(
+    pending: Pending, history: Sequence[Arrived], origin: str, commit_ms: int, tied: Tied = ()
+) -> tuple[int, ...]:
     """The columns in which all that is pending gives way to the incoming changes, see ``merged``."""
-    incoming, _ = _folded(history, origin, commit_ms)
+    incoming, _ = _folded(history, origin, commit_ms, tied)
     both = [
         column
         for column, modified in enumerate(incoming.modified)
@@ -85,7 +95,7 @@ def losing(pending: Pending, history: Sequence[Arrived], origin: str, commit_ms:
     return () if result.row is None else tuple(column for column in both if result.row[column] == b"theirs")
 
 
-def _folded(history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[Incoming, Present]:
+def _folded(history: Sequence[Arrived], origin: str, commit_ms: int, tied: Tied) -> tuple[Incoming, Present]:
     (first, present), *later = history
     total = incoming_of(first, origin, commit_ms)
     total = replace(total, modified=_both(total.modified, present))
@@ -99,7 +109,14 @@ def _folded(history: Sequence[Arrived], origin: str, commit_ms: int) -> tuple[In
         row = tuple(new if is_new else old for new, old, is_new in zip(one.row, cells, there, strict=True))
         present = tuple(a or b for a, b in zip(present, there, strict=True))
         total = replace(one, row=row, modified=modified)
-    return total, present
+    return replace(total, modified=_together(total.modified, tied)) if tied else total, present
+
+
+def _together(modified: tuple[bool, ...], tied: Tied) -> tuple[bool, ...]:
+    """Columns of which one is written are all written."""
+    written = {column for column, there in enumerate(modified) if there}
+    written = written.union(*(columns for columns in tied if columns & written))
+    return tuple(column in written for column in range(len(modified)))
 
 
 def _both(left: Present, right: Present) -> Present:

@@ -31,13 +31,16 @@ from syncline.client.execution import (
     clear,
     run,
 )
+from syncline.client.foreign_keys import link
 from syncline.client.forking import fork, note_accepted, note_opening, openings_of
+from syncline.client.keeping import Keeping
 from syncline.client.live import Changes
 from syncline.client.oplog import (
     Entry,
     observed_clock_ms,
     written_by_postgres_ms,
 )
+from syncline.client.references import References
 from syncline.client.rejections import Rejection
 from syncline.client.schema import REJECTIONS, Table, table_from_json, table_to_json
 from syncline.client.shape_spec import ShapeSpec
@@ -77,6 +80,7 @@ class Replica:
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
         self.decisions = Decisions()
+        self._references = References(self.tables)
         self._accepted = False
         self._staged = Staged()
         self._staged_ms = 0  # the newest time among its tags
@@ -190,15 +194,23 @@ class Replica:
             seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
             postgres_ms = written_by_postgres_ms(change for one in transactions for change in one.changes)
             self._begin_incoming(connection, lsn, *seen_ms, postgres_ms=postgres_ms)
+            keeping = self._keeping(connection)
             total = Plan(dict(self.tables))
             echoed: list[int] = []
             for transaction in transactions:
                 plan, came_back = apply_transaction(
-                    connection, self.client_id, transaction, relations, total.tables, (*self.versions, *total.versions)
+                    connection,
+                    self.client_id,
+                    transaction,
+                    relations,
+                    total.tables,
+                    (*self.versions, *total.versions),
+                    keeping,
                 )
                 if came_back:
                     echoed.append(transaction.commit_ms)
                 total.followed_by(plan)
+            total.changed |= keeping.end()
             self._end_incoming(connection, total)
             rejected = rejections.count(connection) if REJECTIONS in total.changed else self.rejections
             return total, echoed, rejected
@@ -292,8 +304,9 @@ class Replica:
 
     def _apply_staged(self, connection: sqlite3.Connection, lsn: bytes) -> Plan:
         self._begin_incoming(connection, lsn, self._staged_ms, postgres_ms=self._staged_postgres_ms)
-        self._staged.move(connection, self.client_id, self.tables)
-        return Plan(dict(self.tables), changed=self._staged.tables)
+        keeping = self._keeping(connection)
+        self._staged.move(connection, self.client_id, self.tables, keeping)
+        return Plan(dict(self.tables), changed=self._staged.tables | keeping.end())
 
     def _delivered(self, lsn: bytes, plan: Plan) -> None:
         self.lsn = lsn
@@ -321,8 +334,10 @@ class Replica:
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, b"")
             connection.execute("UPDATE _syncline_state SET seen_ms = 0")  # maybe by the clock of another server
+            keeping = self._keeping(connection)
             for table in self.tables.values():
-                clear(connection, table)
+                clear(connection, table, keeping)
+            keeping.end()
             remaining = after_reset(self.subscriptions.values(), _fresh_id)
             forget(connection, [p for p in self.subscriptions if p not in {s.position for s in remaining}])
             store(connection, remaining)
@@ -335,6 +350,11 @@ class Replica:
         self.subscriptions = {subscription.position: subscription for subscription in remaining}
         self._adopt(plan)
         self._changes.publish_all()
+
+    def _keeping(self, connection: sqlite3.Connection) -> Keeping:
+        if self._references.tables is not self.tables:
+            self._references = References(self.tables)
+        return Keeping(connection, self.client_id, self._references)
 
     def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, *seen_ms: int, postgres_ms: int = 0) -> None:
         """Stop capturing, move to ``lsn``, and let the clock see the times of the transactions that follow.
@@ -372,6 +392,8 @@ class Replica:
 
         ``subscriptions``: as they are now, where that may change the columns that are held.
         """
+        if plan.redescribed:
+            link(connection, plan)
         if subscriptions is not None or plan.redescribed:
             follow(connection, plan, self.subscriptions.values() if subscriptions is None else subscriptions)
         connection.executemany(

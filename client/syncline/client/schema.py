@@ -116,6 +116,7 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
     ),
     ("ALTER TABLE _syncline_oplog ADD COLUMN lost TEXT NOT NULL DEFAULT '{}'",),
     ("ALTER TABLE _syncline_state ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0",),
+    (),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 
@@ -124,6 +125,8 @@ REJECTIONS = "_syncline_rejections"
 OPENINGS = "_syncline_openings"
 RELAXED_VERSION = 4
 """The first whose tables have no NOT NULL but in their keys (see ``relaxing``)."""
+LINKED_VERSION = 10
+"""The first whose tables know their foreign keys of several columns (see ``foreign_keys``)."""
 
 
 def quoted(name: str) -> str:
@@ -177,6 +180,20 @@ class Table:
     def key_indexes(self) -> tuple[int, ...]:
         """Positions of the primary-key columns in ``columns``, in the order of the key."""
         return tuple(self.columns.index(name) for name in self.primary_key)
+
+    @cached_property
+    def tied(self) -> tuple[frozenset[int], ...]:
+        """Of the columns outside the key, by their places, those that foreign keys of several columns tie together: who
+        writes one of such a set writes all of it, so that two writes never make a reference that nobody has made."""
+        sets: list[frozenset[int]] = []
+        for key in self.foreign_keys:
+            places = frozenset(self.columns.index(name) for name in key.columns if name not in self.primary_key)
+            if len(places) > 1:
+                sets = [
+                    places.union(*(one for one in sets if one & places)),
+                    *(one for one in sets if not one & places),
+                ]
+        return tuple(sets)
 
     @cached_property
     def relation(self) -> Relation:

@@ -12,6 +12,7 @@ from itertools import groupby
 from syncline.client.apply import Bindings, plan_rows, tags_from_json, tags_json
 from syncline.client.cells import Values, encode_row
 from syncline.client.execution import pending_of, put_staged, run, tracked
+from syncline.client.keeping import Keeping
 from syncline.client.schema import Table
 from syncline.client.staging import GoneSql, StagingSql
 from syncline.proto.values import Gone, Insert
@@ -64,25 +65,34 @@ class Staged:
             self._leaving[sql.name] = sql
         connection.executemany(sql.put, keys)
 
-    def move(self, connection: sqlite3.Connection, client_id: str, tables: Mapping[str, Table]) -> None:
-        """What leaves is deleted, what comes is put in its place."""
+    def move(
+        self, connection: sqlite3.Connection, client_id: str, tables: Mapping[str, Table], keeping: Keeping
+    ) -> None:
+        """What leaves is deleted, what comes is put in its place. ``keeping``: of the commit."""
         for gone in self._leaving.values():
-            self._remove(connection, gone)
+            self._remove(connection, gone, keeping)
         for sql in self._coming.values():
-            self._place(connection, client_id, sql, tables)
+            self._place(connection, client_id, sql, tables, keeping)
+        keeping.came_at_large()
 
-    def _remove(self, connection: sqlite3.Connection, sql: GoneSql) -> None:
+    def _remove(self, connection: sqlite3.Connection, sql: GoneSql, keeping: Keeping) -> None:
         for coming in self._coming.values():
             if coming.table.name == sql.table.name:
                 connection.execute(sql.keep(coming))
         connection.execute(sql.leave)
+        keeping.going_where(sql.table, sql.at_rest)
         if tracked(connection, [sql.table.name]):
             connection.execute(sql.drop_tags)
         connection.execute(sql.delete)
         connection.execute(sql.drop)
 
     def _place(
-        self, connection: sqlite3.Connection, client_id: str, sql: StagingSql, tables: Mapping[str, Table]
+        self,
+        connection: sqlite3.Connection,
+        client_id: str,
+        sql: StagingSql,
+        tables: Mapping[str, Table],
+        keeping: Keeping,
     ) -> None:
         table = sql.staged
         (some_pending,) = connection.execute(sql.has_pending).fetchone()
@@ -94,7 +104,9 @@ class Staged:
             relations = {table.id: table.relation}
             pending = pending_of(connection, client_id, inserts, relations, tables)
             have_tags = tracked(connection, [table.name])
-            run(connection, plan_rows(inserts, relations, tables, pending=pending, tracked=have_tags))
+            plan = plan_rows(inserts, relations, tables, pending=pending, tracked=have_tags)
+            keeping.going(plan)
+            run(connection, plan)
             connection.execute(sql.drop_pending)
         connection.execute(sql.move)
         if tracked(connection, [table.name]):

@@ -109,9 +109,9 @@ class GoneSql:
             f"INSERT OR IGNORE INTO _syncline_leaving (table_name, key) "
             f"SELECT {name}, {key} FROM {gone} WHERE {pending}"
         )
-        self.delete = (
-            f"DELETE FROM main.{quoted(table.name)} WHERE ({columns}) IN (SELECT {columns} FROM {gone} WHERE {at_rest})"
-        )
+        self.at_rest = f"({columns}) IN (SELECT {columns} FROM {gone} WHERE {at_rest})"
+        """The condition of the rows that go."""
+        self.delete = f"DELETE FROM main.{quoted(table.name)} WHERE {self.at_rest}"
         self.drop_tags = (
             f"DELETE FROM _syncline_shadow WHERE table_name = {name} "
             f"AND key IN (SELECT {key} FROM {gone} WHERE {at_rest})"

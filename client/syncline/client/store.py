@@ -27,9 +27,10 @@ import aiosqlite
 
 from syncline.client.cells import Value
 from syncline.client.errors import DatabaseInUse, DatabaseUnusable, UsageError
+from syncline.client.foreign_keys import link_tables
 from syncline.client.relaxing import relax_tables
-from syncline.client.schema import RELAXED_VERSION, STORE_STEPS, STORE_VERSION
-from syncline.client.triggers import REAL_FUNCTION
+from syncline.client.schema import LINKED_VERSION, RELAXED_VERSION, STORE_STEPS, STORE_VERSION
+from syncline.client.triggers import BYTES_FUNCTION, REAL_FUNCTION
 
 T = TypeVar("T")
 
@@ -247,6 +248,7 @@ async def _connection(file: Path, prepare: Callable[[sqlite3.Connection], None])
 
 def _prepare_writer(connection: sqlite3.Connection) -> None:
     connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
+    connection.create_function(BYTES_FUNCTION, 1, bytes.fromhex, deterministic=True)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # but for ``Store.flush``
     connection.execute("PRAGMA fullfsync = ON")  # where the system's own flush may stop short of the disk
@@ -270,6 +272,8 @@ def _upgrade(connection: sqlite3.Connection, version: int) -> None:
             connection.execute(statement)
     if version < RELAXED_VERSION:
         relax_tables(connection)
+    if version < LINKED_VERSION:
+        link_tables(connection)
     if version == 0:
         connection.execute("INSERT INTO _syncline_state (one, client_id) VALUES (1, ?)", (str(uuid.uuid4()),))
     connection.execute(f"PRAGMA user_version = {STORE_VERSION}")

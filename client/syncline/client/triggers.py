@@ -28,6 +28,8 @@ from syncline.client.cells import Value
 from syncline.client.schema import ForeignKey, Table, literal, quoted
 
 REAL_FUNCTION = "syncline_real"
+# Of the bytes that a key has as hexadecimal text.
+BYTES_FUNCTION = "syncline_bytes"
 
 # SQLite allows 127 arguments to a function: an image of more columns is a concatenation of several objects.
 _IMAGE_COLUMNS_MAX = 50

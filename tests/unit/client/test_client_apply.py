@@ -10,8 +10,10 @@ from tests.unit.client.client_scene import TABLES, captured_database, entries_of
 
 from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_rows, plan_transaction
 from syncline.client.execution import leaving, pending_of, release
+from syncline.client.keeping import Keeping
 from syncline.client.merging import Pending
 from syncline.client.oplog import written_by_postgres_ms
+from syncline.client.references import References
 from syncline.client.staged import Staged
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
@@ -58,7 +60,9 @@ class Device:
 
     def move(self, staged: Staged, inserts: Sequence[Insert] = ()) -> None:
         self.begin(inserts)
-        staged.move(self.connection, "me", TABLES)
+        keeping = Keeping(self.connection, "me", References(TABLES))
+        staged.move(self.connection, "me", TABLES, keeping)
+        keeping.end()
         self.connection.execute("UPDATE _syncline_state SET capture = 1")
 
     def begin(self, changes: Sequence[Change]) -> None:
