@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres, Violation
-from tests.sim.schema import FOREIGN_KEYS, PLACES, ForeignKey, RowKey
+from tests.sim.schema import FOREIGN_KEYS, ForeignKey, RowKey
 from tests.sim.shown import Shown, named
 from tests.sim.workloads import COUNTED, PAIRS, RANK, SQL_CLIENT, is_element, special
 
@@ -85,22 +85,10 @@ class Invariants:
                 if key[0] == fk.child and key not in shown.device.strays:
                     parent = _parent(fk, row)
                     if parent is not None and parent not in shown.rows:
-                        self._dangling(shown, fk, key, parent)
+                        self._dangling(shown, key, parent)
 
-    def _dangling(self, shown: Shown, fk: ForeignKey, key: RowKey, parent: RowKey) -> None:
-        writes = shown.pending.get(key, [])
-        kept = bool(writes) and writes[-1].kind in ("insert", "update") and fk.parent_of(writes[-1].row) == parent
-        if kept and len(fk.columns) == 1:
-            name = shown.device.name
-            self._report(f"{name} has made {named(key)} a child of {named(parent)}, and shows it without its parent")
-        elif kept:
-            self.excused["a child does not keep a parent with a key of several columns"] += 1
-        elif parent in shown.pending:
-            self.excused["the parent of a row that came is being deleted here"] += 1
-        elif writes:
-            self.excused["a row stays for a write on its way, its parent does not"] += 1
-        else:
-            self._report(f"{shown.device.name} at {shown.lsn} shows {named(key)} without its parent {named(parent)}")
+    def _dangling(self, shown: Shown, key: RowKey, parent: RowKey) -> None:
+        self._report(f"{shown.device.name} at {shown.lsn} shows {named(key)} without its parent {named(parent)}")
 
     def at_the_end(self, devices: Iterable[SimDevice]) -> None:
         for key, versions in self._postgres.versions.items():
@@ -121,9 +109,7 @@ class Invariants:
 
     def _refused(self, violation: Violation) -> None:
         """A child keeps its parent, whoever deletes it: no transaction of a device is refused for a missing parent."""
-        if violation.parent[0] == PLACES:
-            self.excused["a child does not keep a parent with a key of several columns"] += 1
-        elif self._by_sql(violation.child, 0) or self._by_sql(violation.parent, int(self._postgres.wal[0].head.lsn)):
+        if self._by_sql(violation.child, 0) or self._by_sql(violation.parent, int(self._postgres.wal[0].head.lsn)):
             self.excused["a child and a parent of direct SQL do not keep one another"] += 1
         else:
             self._report(f"a transaction was refused, for {violation}")
