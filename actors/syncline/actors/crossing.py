@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from syncline.actors.devices.claims import ReadConnected
+from syncline.actors.devices.claims import ReadConnected, ReadContested
+from syncline.actors.devices.contests import Displaced
 from syncline.actors.devices.forwarding import BytesLeft, Close, FrameTaken, Sent, TakeSeat
 from syncline.actors.devices.reaching import AskReach, ReachAsked, Reached, ReachTold
 from syncline.actors.devices.reception import Claim, ConnectionClosed, Evict, FrameArrived
@@ -179,8 +180,9 @@ EDGES: Final = (
 )
 # Between the edges and the origin.
 REACH: Final = (AskReach, Reached, ReachAsked, ReachTold)
-WRITES: Final = (Claim, Evict, ReadConnected, Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
+CONNECTIONS: Final = (Claim, Evict, Displaced, ReadConnected, ReadContested)
+WRITES: Final = (Write, Encoded, Rejection, Written, ReadHeld, Held, ShownUpTo, Visibility)
 # Between the edges and devices on hosts of their own.
 DEVICES: Final = (TakeSeat, FrameTaken, BytesLeft, Close, ConnectionClosed)
 
-TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *WRITES, *REACH, *DEVICES)
+TYPES: Final[tuple[type, ...]] = (*STREAM, *SHAPES, *EDGES, *CONNECTIONS, *WRITES, *REACH, *DEVICES)

@@ -109,6 +109,14 @@ def show_service(out: Console, url: str, answer: Answer) -> None:
         out.print(f"          {_count(most, 'connection host')}{full}", soft_wrap=True)
     if sharing:
         out.print(f"          [yellow]{_count(sharing, 'shape')} share a process: there are more than shapes hosts[/]")
+    contested = details.get("devices_contested")
+    if isinstance(contested, list):
+        for client_id in contested:
+            out.print(
+                f"          [red]the client id {escape(str(client_id))} is in use twice:[/] a database was copied, or "
+                "two programs have it open; the log says where",
+                soft_wrap=True,
+            )
     _show_shapes(out, details)
     rejections = details.get("rejections")
     if isinstance(rejections, dict) and (number := _number(rejections, "transactions")):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import asyncpg
 
-from syncline.actors.devices.claims import ReadConnected
+from syncline.actors.devices.claims import ReadConnected, ReadContested
 from syncline.actors.names import WRITER
 from syncline.actors.postgres.apply import Held
 from syncline.actors.postgres.slot import slot_state
@@ -65,17 +65,18 @@ class Vitals:
         self._facts: Mapping[str, object] = {}
 
     async def read(self) -> Mapping[str, object]:
-        """``devices`` connected and ``devices_max``, ``shapes`` live (tables) and ``shapes_sharing`` a process that are
-        to be alone, what they come to (see ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``,
-        ``rejections``.
+        """``devices`` connected and ``devices_max``, the client ids of ``devices_contested`` (see ``contests``),
+        ``shapes`` live (tables) and ``shapes_sharing`` a process that are to be alone, what they come to (see
+        ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``, ``rejections``.
 
-        None for what is not known now or has no meaning, and for ``held_writes`` when there are none.
+        None for what is not known now or has no meaning, and for contested devices and held writes when there are none.
         """
         async with self._reading:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._read_at_s >= FRESH_S:
-                devices, held, lag, rejections, *answers = await asyncio.gather(
+                devices, contested, held, lag, rejections, *answers = await asyncio.gather(
                     self._ask(self._counting, ReadConnected()),
+                    self._ask(self._counting, ReadContested()),
                     self._ask(WRITER, ReadHeld()),
                     self._lag_bytes(),
                     self._rejections(),
@@ -86,6 +87,7 @@ class Vitals:
                 self._facts = {
                     "devices": devices,
                     "devices_max": self._devices_max,
+                    "devices_contested": contested or None,
                     "shapes": sum(shard.tables for shard in shards) if known else None,
                     "shapes_sharing": _sharing(shards) if self._alone and known else None,
                     "shapes_loading": await self._loading(shards) if known else None,

@@ -58,7 +58,11 @@ class Admission:
             if not connection.open:
                 return None  # it waited long enough to give up, and will come again
             identity = await self._admitted(event)
-            await self._gateway.call(Claim(event.client_id, device, str(connection.remote)), CLAIM_TIMEOUT_S)
+            claim = Claim(event.client_id, device, str(connection.remote))
+            contested = await self._gateway.call(claim, CLAIM_TIMEOUT_S)
+        if contested is not None:
+            assert isinstance(contested, str)
+            raise NotAdmitted(ErrorCode.INVALID_REQUEST, contested, "its client id is in use twice")
         self.identity, self.client_id = identity, event.client_id
         return identity
 

@@ -17,6 +17,7 @@ import asyncpg
 
 from syncline.actors.devices.admission import FAILED, Admission, NotAdmitted
 from syncline.actors.devices.carrying import Carrier
+from syncline.actors.devices.contests import Displaced
 from syncline.actors.devices.edge import LEAVING
 from syncline.actors.devices.following import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.framing import SERVICE_RESTART
@@ -24,6 +25,7 @@ from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reaching import ReachAnswers, ReachAsked, Reached
 from syncline.actors.devices.reception import (
+    REPLACED,
     ConnectionClosed,
     DeviceReceiver,
     Drained,
@@ -42,7 +44,7 @@ from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.messages import NotifyReady, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
-from syncline.proto.errors import ProtocolError
+from syncline.proto.errors import ProtocolError, invalid
 from syncline.proto.events import (
     AckReceived,
     AuthRequested,
@@ -65,7 +67,6 @@ log = logging.getLogger(__name__)
 PROTOCOL_VIOLATED = 1007
 UNEXPECTED = 1011
 TRY_AGAIN_LATER = 1013
-REPLACED = 4001
 NO_TABLE = 0  # no relation has this id
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
@@ -120,8 +121,8 @@ class Device(Actor):
             self._around.images,
             rows,
             self.clock,
-            self._forget,
-            self._start_over,
+            lambda: self._around.database.forget_subscriptions(self._client_id),
+            lambda: self._close(TRY_AGAIN_LATER, "a transaction was too large, start over"),
         )
         self._subscribing = Subscribing(
             self.ref, self._connection, self._session, self._around.database, self._places, self._carrier.changed.set
@@ -167,9 +168,8 @@ class Device(Actor):
                     self._close(TRY_AGAIN_LATER, "a table was dropped meanwhile, ask again")
                 case ConnectionClosed():
                     self.stop()
-                case Evict(by):
-                    log.info("device %s: replaced by a connection from %s", self._client_id, by)
-                    self._close(REPLACED, f"another connection of this client took over, from {by}")
+                case Evict(by, contested):
+                    self._replaced(by, contested)
                 case _Expired():
                     self._close(JWT_EXPIRED, JWT_EXPIRED_REASON)
                 case _LetGo():
@@ -340,12 +340,6 @@ class Device(Actor):
     def _columns_held(self, table_id: int) -> Collection[str] | None:
         return None if self._outbound is None else self._outbound.columns_held(table_id)
 
-    async def _forget(self) -> None:
-        await self._around.database.forget_subscriptions(self._client_id)
-
-    def _start_over(self) -> None:
-        self._close(TRY_AGAIN_LATER, "a transaction was too large, start over")
-
     # --- writes up ----------------------------------------------------------------------------------------------------
 
     async def _send_up(self, uplink: Uplink) -> None:
@@ -396,6 +390,15 @@ class Device(Actor):
             self._connection.pause_reading()
         else:
             self._connection.resume_reading()
+
+    def _replaced(self, by: str, contested: str | None) -> None:
+        """``contested``: what to say where that happens over and over."""
+        log.info("device %s: replaced by a connection from %s", self._client_id, by)
+        if contested is not None:
+            self._connection.send(self._session.error_frame(invalid(contested)))
+        displaced = Displaced(self._client_id, self._connection.remote, by)
+        self.receiver.on_replaced = lambda: self._gateway.inform(displaced)
+        self._close(REPLACED, f"another connection of this client took over, from {by}")
 
     def _close(self, code: int, reason: str) -> None:
         self._connection.close(code, reason)

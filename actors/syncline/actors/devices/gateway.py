@@ -12,7 +12,8 @@ import logging
 import uuid
 from collections.abc import Callable
 
-from syncline.actors.devices.claims import Holders, ReadClients, ReadConnected
+from syncline.actors.devices.claims import Holders, ReadClients, ReadConnected, ReadContested
+from syncline.actors.devices.contests import Displaced
 from syncline.actors.devices.device import TRY_AGAIN_LATER, Device
 from syncline.actors.devices.following import AwaitShards
 from syncline.actors.devices.reaching import AskReach, PassOn, Reach, ReachTold
@@ -104,7 +105,7 @@ class Gateway(Actor):
         self._around = around
         self._claims = claims
         self._opening = Turns(OPENING_AT_ONCE)
-        self._holders = Holders(self.monitor)
+        self._holders = Holders(self.monitor, lambda: self.clock.monotonic_s())
         self._reach = Reach(
             self._holders.by_client.values, lambda: self.ref, lambda delay_s: self.send_after(delay_s, PassOn())
         )
@@ -130,6 +131,10 @@ class Gateway(Actor):
                 self._reach.ask(message)
             case ReachTold():
                 self._reach.told(message)
+            case Displaced():
+                self._holders.displaced(message)
+                if self._claims is not None:
+                    self._claims.inform(message)
             case PassOn():
                 self._reach.pass_on()
             case _:
@@ -138,14 +143,16 @@ class Gateway(Actor):
     async def handle_call(self, message: object) -> object:
         match message:
             case Claim():
-                self._holders.claim(message)
-                if self._claims is not None:
+                contested = self._holders.claim(message)
+                if contested is None and self._claims is not None:
                     self._claims.inform(message)
-                return None
+                return contested
             case ReadClients():
                 return tuple(self._holders.by_client)
             case ReadConnected():
                 return len(self._holders.by_client)
+            case ReadContested():
+                return self._holders.contested
             case _:
                 raise TypeError(f"the gateway does not understand {message!r}")
 

@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 
+from syncline.actors.devices.contests import Displaced
 from syncline.actors.devices.device import TRY_AGAIN_LATER, UNEXPECTED, Device
 from syncline.actors.devices.forwarding import BytesLeft, Close, FrameTaken, Sent, TakeSeat
 from syncline.actors.devices.framing import ABNORMAL, NORMAL
@@ -161,7 +162,7 @@ class Seat(Actor):
         match message:
             case Down(ref=ref):
                 self._taken.pop(ref, None)
-            case AskReach():
+            case AskReach() | Displaced():
                 self._claims.inform(message)
             case _:
                 pass

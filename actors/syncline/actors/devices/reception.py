@@ -3,7 +3,7 @@ become messages here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -21,6 +21,8 @@ from syncline.proto.holding import OpenTransactions
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
 FRAMES_WAITING_MAX = 16
 FRAMES_WAITING_BYTES_MAX = 1 << 20
+# The code of a connection that another of the same client has taken the place of.
+REPLACED: Final = 4001
 # Devices admitted side by side.
 ADMITTING_AT_ONCE = 100
 
@@ -46,14 +48,18 @@ DRAINED: Final = Drained()
 
 @dataclass(frozen=True, slots=True)
 class Evict:
-    """Another connection of the same client has authenticated."""
+    """Another connection of the same client has authenticated. ``contested``: that is so over and over; what both are
+    told."""
 
     by: str
+    contested: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Call to the gateway: ``client_id`` is connected as ``device`` from now on; an older one is evicted."""
+    """Call to the gateway: ``client_id`` is connected as ``device`` from now on; an older one is evicted.
+
+    Answer: None, or why that cannot be now."""
 
     client_id: str
     device: Ref
@@ -125,6 +131,8 @@ class DeviceReceiver:
     def __init__(self, device: Ref) -> None:
         self._device = device
         self._waiting = FramesWaiting()
+        self.on_replaced: Callable[[], object] = lambda: None
+        """Called when the peer has answered that another took its place: it was there. The device is gone by then."""
 
     def frame(self, data: bytes) -> bool:
         self._waiting.taken(len(data))
@@ -144,3 +152,5 @@ class DeviceReceiver:
 
     def closed(self, code: int, reason: str) -> None:
         self._device.inform(ConnectionClosed(code, reason))
+        if code == REPLACED:
+            self.on_replaced()

@@ -106,6 +106,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_alive",
+        "_answered",
         "_close_code",
         "_close_reason",
         "_closing",
@@ -134,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._deaf = False  # what still arrives is thrown away
         self._half_closed = False  # the peer will send no more
+        self._answered = False  # it has sent its close frame
         self._close_code = ABNORMAL
         self._close_reason = ""
         self._paused = False
@@ -203,7 +205,8 @@ class Connection(asyncio.Protocol):
             self._pass_on()
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Sends what was sent before, then a close frame; ``closed`` follows when the peer answered or time is up."""
+        """Sends what was sent before, then a close frame; ``closed`` follows with ``code`` when the peer has answered,
+        or as abnormal when it has not, or time is up."""
         if self._closing:
             return
         self._end(code, reason)
@@ -239,7 +242,7 @@ class Connection(asyncio.Protocol):
         self._owner.left(self)
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            receiver.closed(self._close_code, self._close_reason)
+            receiver.closed(self._close_code if self._answered else ABNORMAL, self._close_reason)
 
     # --- in, out, and the end -----------------------------------------------------------------------------------------
 
@@ -275,6 +278,7 @@ class Connection(asyncio.Protocol):
         self._hang_up()  # what follows a broken frame cannot be read
 
     def _peer_closes(self, message: Closing) -> None:
+        self._answered = True
         if not self._closing:
             self._end(message.code, message.reason)
             self._transport.write(close_frame(NORMAL if message.code == NO_CODE else message.code))
