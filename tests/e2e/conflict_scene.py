@@ -47,24 +47,24 @@ class Device(Protocol):
 
 class PythonDevice:
     def __init__(self, db: Database) -> None:
-        self._db = db
+        self.db = db
 
     async def write(self, *statements: str) -> None:
-        async with self._db.transaction() as transaction:
+        async with self.db.transaction() as transaction:
             for sql in statements:
                 await transaction.execute(sql)
 
     async def rows(self, sql: str) -> Rows:
-        return [tuple(row) for row in await self._db.sql(sql)]
+        return [tuple(row) for row in await self.db.sql(sql)]
 
     async def pending(self) -> int:
-        return self._db.status.pending_writes
+        return self.db.status.pending_writes
 
     async def offline(self) -> None:
-        await self._db.disconnect()
+        await self.db.disconnect()
 
     async def online(self) -> None:
-        await self._db.connect()
+        await self.db.connect()
 
 
 class NodeDevice:

@@ -2,16 +2,18 @@
 service's own end-to-end tests, where no device says all of it.
 
 A device says only of the row that its child refers to that it stays, and not of what that one refers to; and where
-a key has several columns, the npm client says nothing.
+a key has several columns, the npm client says nothing. The Python library shows what comes of it beforehand.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.e2e.conflict_scene import Kind, conflict_scene, in_pairs, tick
+from tests.e2e.conflict_scene import Device, Kind, PythonDevice, conflict_scene, in_pairs, tick
 
 first_delivers = pytest.mark.parametrize("first", [0, 1], ids=["the child comes first", "the delete comes first"])
 
@@ -41,6 +43,43 @@ async def test_of_a_chain_everything_above_the_new_child_stays(
         await scene.ends_with(
             projects=[("p", "project")], issues=[("i", "p", "issue")], comments=[("c", "i", "comment")]
         )
+
+
+DANGLING = """
+SELECT id FROM comments WHERE issue_id NOT IN (SELECT id FROM issues)
+UNION ALL SELECT id FROM issues WHERE project_id NOT IN (SELECT id FROM projects)
+"""
+
+
+@pytest.mark.parametrize("kinds", [("python", "python")], ids="+".join)
+@first_delivers
+async def test_nobody_ever_sees_a_row_without_what_it_refers_to(
+    kinds: Sequence[Kind], first: int, database: str, tmp_path: Path
+) -> None:
+    """Neither on the device of the new child, nor on that of the delete; whoever reads, whenever."""
+    async with conflict_scene(database, tmp_path, kinds, CHAIN, "projects", "issues", "comments") as scene:
+        ann, bob = scene.devices
+        await scene.offline()
+        await ann.write("INSERT INTO comments VALUES ('c', 'i', 'comment')")
+        await tick()
+        await bob.write("DELETE FROM issues", "DELETE FROM projects")
+        seen: list[tuple[Any, ...]] = []
+        async with asyncio.TaskGroup() as watching:
+            watchers = [watching.create_task(watch(device, DANGLING, seen)) for device in scene.devices]
+            await scene.delivers(scene.devices[first])
+            await scene.delivers(scene.devices[1 - first])
+            await scene.settled()
+            for watcher in watchers:
+                watcher.cancel()
+        assert seen == []
+
+
+async def watch(device: Device, sql: str, seen: list[tuple[Any, ...]]) -> None:
+    """Adds to ``seen`` whatever a live query ever gives."""
+    assert isinstance(device, PythonDevice)
+    async with device.db.sql(sql).live() as results:
+        async for rows in results:
+            seen += map(tuple, rows)
 
 
 COMPOSITE = """

@@ -18,7 +18,7 @@ from syncline.client.apply import Bindings
 from syncline.client.cells import encode_row
 from syncline.client.execution import apply_transaction
 from syncline.client.keeping import Keeping
-from syncline.client.oplog import Outlines, next_commit_ms, observed_clock_ms, transactions
+from syncline.client.oplog import Outlines, Times, next_commit_ms, observed_clock_ms, transactions
 from syncline.client.references import References
 from syncline.client.staged import Staged
 from syncline.proto.merge import RowState, RowWrite, apply_write, unrecorded, write_of
@@ -56,7 +56,7 @@ class Flicker(RuleBasedStateMachine):
 
     def _take(self, changes: list[RowChange], origin: str, ms: int) -> None:
         (clock,) = self.connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
-        now = observed_clock_ms(clock, ms, self.clock)
+        now = observed_clock_ms(clock, Times(ms), self.clock)
         self.connection.execute("UPDATE _syncline_state SET capture = 0, clock_ms = ?", (now,))
         transaction = Transaction(ms, b"1", tuple(changes), origin, 1)
         keeping = Keeping(self.connection, "me", References(TABLES))

@@ -166,7 +166,7 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device's clock does not follow the transactions it has seen")
 def _(stack: ExitStack) -> None:
-    everywhere(stack, observed_clock_ms, lambda original, clock_ms, seen_ms, now_ms: clock_ms)
+    everywhere(stack, observed_clock_ms, lambda original, clock_ms, times, now_ms: clock_ms)
 
 
 @mutant("a device's clock does not follow the rows of a shape")

@@ -7,8 +7,11 @@ both there or both not, and no entry is ever half stamped.
 
 ``commit_ms`` names a transaction: the echo that releases its entries carries the device's id and exactly this number.
 It is therefore strictly increasing per device, a clock that never runs backwards (``next_commit_ms``). It is also
-moved beyond the timestamps seen in the stream, so that a write made after seeing another outranks it although this
-device's clock is behind; but not by a peer whose clock is absurd, which would drag every device along with it.
+moved beyond the times seen in the stream, so that a write made after seeing another outranks it although this device's
+clock is behind. Two kinds of time come with it. Those of tags, and of what Postgres itself has committed, the server
+has bounded by its own clock: they are followed, whatever this device's clock says. That of another device's transaction
+is its author's word (it is how he knows his echo), and is followed only where it is not far ahead of what is known of
+the time: else one device with an absurd clock would drag all others along.
 
 On the wire a transaction's lsn is the id of its last entry, four bytes, big endian.
 
@@ -20,7 +23,7 @@ one that is split is none. So it is refused before it is committed here (``too_l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeAlias
@@ -34,6 +37,7 @@ from syncline.proto.outgoing import LOG_BYTES
 from syncline.proto.server_session import FRAME_BYTES_MAX, TRANSACTION_LIMITS
 from syncline.proto.tags import parse_tag
 from syncline.proto.values import (
+    POSTGRES_ORIGIN,
     Change,
     Compensation,
     Delete,
@@ -131,21 +135,54 @@ def entry_from_row(row: EntryRow) -> Entry:
     )
 
 
+def tags_of(changes: Iterable[Change]) -> set[str]:
+    """The tags of these rows."""
+    return {tag for change in changes if not isinstance(change, Migrate | Gone) for tag in change.tags}
+
+
+def latest_ms(tags: Iterable[str], of: str = "") -> int:
+    """The latest time of those ``tags`` that begin with ``of``; 0 if there is none. Raises ProtocolError for text that
+    is no tag."""
+    return max((parse_tag(tag).ms for tag in tags if tag.startswith(of)), default=0)
+
+
 def written_by_postgres_ms(changes: Iterable[Change]) -> int:
     """The latest time of the tags of Postgres' on these rows; 0 if there is none. Raises ProtocolError for text that is
     no tag."""
-    tags = {tag for change in changes if not isinstance(change, Migrate | Gone) for tag in change.tags}
-    return max((parse_tag(tag).ms for tag in tags if tag.startswith(OF_POSTGRES)), default=0)
+    return latest_ms(tags_of(changes), OF_POSTGRES)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What has come says of the time, in milliseconds. ``bounded``: the latest that the server has bounded.
+    ``of_postgres``: the latest of a tag of Postgres'. ``claimed``: those of other devices' transactions."""
+
+    bounded: int = 0
+    of_postgres: int = 0
+    claimed: tuple[int, ...] = ()
+
+    def with_tags(self, tags: set[str]) -> Times:
+        bounded = max(self.bounded, latest_ms(tags))
+        return Times(bounded, max(self.of_postgres, latest_ms(tags, OF_POSTGRES)), self.claimed)
+
+
+def observed_clock_ms(clock_ms: int, times: Times, now_ms: int) -> int:
+    """The device's clock after it has seen ``times``; ``now_ms``: by the machine's. It never goes back."""
+    bound_ms = max(now_ms, times.of_postgres) + CLOCK_SKEW_MAX_MS
+    return max((clock_ms, times.bounded, *(ms for ms in times.claimed if ms <= bound_ms)))
+
+
+def times_of(transactions: Sequence[Transaction]) -> Times:
+    """Raises ProtocolError for text that is no tag."""
+    committed = (one.commit_ms for one in transactions if one.origin == POSTGRES_ORIGIN)
+    claimed = tuple(max(one.commit_ms, one.latest_ms) for one in transactions)
+    tags = tags_of(change for one in transactions for change in one.changes)
+    return Times(max(committed, default=0), 0, claimed).with_tags(tags)
 
 
 def next_commit_ms(now_ms: int, clock_ms: int) -> int:
     """The timestamp of the next device transaction: this moment, or just after the newest one already used."""
     return max(now_ms, clock_ms + 1)
-
-
-def observed_clock_ms(clock_ms: int, seen_ms: int, now_ms: int) -> int:
-    """The device's clock after it has seen a transaction of ``seen_ms``: never less, never far in the future."""
-    return max(clock_ms, seen_ms) if seen_ms <= now_ms + CLOCK_SKEW_MAX_MS else clock_ms
 
 
 @dataclass(frozen=True, slots=True)

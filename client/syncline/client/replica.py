@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -37,8 +38,10 @@ from syncline.client.keeping import Keeping
 from syncline.client.live import Changes
 from syncline.client.oplog import (
     Entry,
+    Times,
     observed_clock_ms,
-    written_by_postgres_ms,
+    tags_of,
+    times_of,
 )
 from syncline.client.references import References
 from syncline.client.rejections import Rejection
@@ -61,7 +64,6 @@ from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
 from syncline.proto.forks import Opening, Parted
 from syncline.proto.subprotocols import LEAVING_ID_FIRST
-from syncline.proto.tags import parse_tag
 from syncline.proto.values import Gone, Insert, Migrate, Relation, Transaction
 
 
@@ -83,8 +85,7 @@ class Replica:
         self._references = References(self.tables)
         self._accepted = False
         self._staged = Staged()
-        self._staged_ms = 0  # the newest time among its tags
-        self._staged_postgres_ms = 0  # the same among those of Postgres'
+        self._staged_times = Times()
 
     @property
     def schema_version(self) -> str | None:
@@ -191,9 +192,7 @@ class Replica:
         lsn = transactions[-1].lsn if moving else self.lsn
 
         def work(connection: sqlite3.Connection) -> tuple[Plan, list[int], int]:
-            seen_ms = [max(transaction.commit_ms, transaction.latest_ms) for transaction in transactions]
-            postgres_ms = written_by_postgres_ms(change for one in transactions for change in one.changes)
-            self._begin_incoming(connection, lsn, *seen_ms, postgres_ms=postgres_ms)
+            self._begin_incoming(connection, lsn, times_of(transactions))
             keeping = self._keeping(connection)
             total = Plan(dict(self.tables))
             echoed: list[int] = []
@@ -225,10 +224,7 @@ class Replica:
         """Put rows of the delivery under way where they wait for its end. Raises UnknownRelation and ValueError,
         ProtocolError for a malformed tag."""
         bindings = Bindings(relations, self.tables)
-        now_ms = self._now_ms()
-        for tag in {tag for insert in inserts for tag in insert.tags}:
-            self._staged_ms = observed_clock_ms(self._staged_ms, parse_tag(tag).ms, now_ms)
-        self._staged_postgres_ms = max(self._staged_postgres_ms, written_by_postgres_ms(inserts))
+        self._staged_times = self._staged_times.with_tags(tags_of(inserts))
         await self._store.write(lambda connection: self._staged.put(connection, inserts, bindings))
 
     async def stage_gone(self, gones: Sequence[Gone], relations: Mapping[int, Relation]) -> None:
@@ -251,7 +247,7 @@ class Replica:
     def begin_delivery(self, *, repair: bool = False) -> None:
         """A delivery begins; what an earlier one may have left unfinished no longer counts."""
         self._staged.begin(replacing=repair)
-        self._staged_ms = self._staged_postgres_ms = 0
+        self._staged_times = Times()
 
     async def apply_shape(self, subscription: Subscription | None, lsn: bytes) -> list[Subscription]:
         """Apply the delivery that has been staged, and move its subscription on. Returns those that it replaces.
@@ -303,7 +299,7 @@ class Replica:
         self._delivered(lsn, await self._store.write_unchecked(work))
 
     def _apply_staged(self, connection: sqlite3.Connection, lsn: bytes) -> Plan:
-        self._begin_incoming(connection, lsn, self._staged_ms, postgres_ms=self._staged_postgres_ms)
+        self._begin_incoming(connection, lsn, self._staged_times)
         keeping = self._keeping(connection)
         self._staged.move(connection, self.client_id, self.tables, keeping)
         return Plan(dict(self.tables), changed=self._staged.tables | keeping.end())
@@ -356,16 +352,14 @@ class Replica:
             self._references = References(self.tables)
         return Keeping(connection, self.client_id, self._references)
 
-    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, *seen_ms: int, postgres_ms: int = 0) -> None:
-        """Stop capturing, move to ``lsn``, and let the clock see the times of the transactions that follow.
-        ``postgres_ms``: the latest of what Postgres has written there."""
-        (clock_ms,) = connection.execute("SELECT clock_ms FROM _syncline_state").fetchone()
-        now_ms = self._now_ms()
-        for ms in seen_ms:
-            clock_ms = observed_clock_ms(clock_ms, ms, now_ms)
+    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, times: Times | None = None) -> None:
+        """Stop capturing, move to ``lsn``, and let the clock see the ``times`` of what follows."""
+        clock_ms, seen_ms = connection.execute("SELECT clock_ms, seen_ms FROM _syncline_state").fetchone()
+        if times is not None:
+            times = replace(times, of_postgres=max(seen_ms, times.of_postgres))
+            clock_ms, seen_ms = observed_clock_ms(clock_ms, times, self._now_ms()), times.of_postgres
         connection.execute(
-            "UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?, seen_ms = max(seen_ms, ?)",
-            (lsn, clock_ms, postgres_ms),
+            "UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?, seen_ms = ?", (lsn, clock_ms, seen_ms)
         )
 
     async def announced(self, relation: Relation) -> None:

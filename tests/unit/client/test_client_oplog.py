@@ -10,6 +10,7 @@ from syncline.client import oplog as oplog_module
 from syncline.client.oplog import (
     CLOCK_SKEW_MAX_MS,
     Outlines,
+    Times,
     change_of,
     entry_id_of,
     lsn_bytes,
@@ -118,9 +119,12 @@ def test_timestamps_strictly_increase_even_when_the_clock_goes_back() -> None:
 
 
 def test_the_clock_follows_what_has_been_seen_but_not_an_absurd_one() -> None:
-    assert observed_clock_ms(clock_ms=10, seen_ms=1_500, now_ms=1_000) == 1_500
-    assert observed_clock_ms(clock_ms=2_000, seen_ms=1_500, now_ms=1_000) == 2_000
-    assert observed_clock_ms(clock_ms=10, seen_ms=1_001 + CLOCK_SKEW_MAX_MS, now_ms=1_000) == 10
+    assert observed_clock_ms(10, Times(claimed=(1_500,)), now_ms=1_000) == 1_500
+    assert observed_clock_ms(2_000, Times(claimed=(1_500,)), now_ms=1_000) == 2_000
+    absurd = 1_001 + CLOCK_SKEW_MAX_MS
+    assert observed_clock_ms(10, Times(claimed=(absurd,)), now_ms=1_000) == 10
+    assert observed_clock_ms(10, Times(of_postgres=1_001, claimed=(absurd,)), now_ms=1_000) == absurd
+    assert observed_clock_ms(10, Times(bounded=absurd), now_ms=1_000) == absurd
 
 
 def test_positions_travel_as_four_bytes_and_empty_means_the_beginning() -> None:
