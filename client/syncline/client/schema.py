@@ -9,7 +9,8 @@ transaction that applies incoming changes, so that a crash in the middle rolls t
 A row without shadow entry, when it exists, carries a single tag of Postgres': most rows of most databases were there
 before anyone synced them, and cost no second row here. Whatever Postgres had written to it by ``seen_ms`` is in it,
 since changes come in their order: so ``postgres_1@seen_ms`` is what a write to it has observed. ``_syncline_leaving``
-names the rows that have left the device's shapes and stay for as long as the oplog has entries of theirs.
+names the rows that have left the device's shapes and stay for as long as the oplog has entries of theirs, or a row that
+stays refers to them (see ``keeping``).
 ``_syncline_relations`` has the sets of columns (JSON, sorted) under which rows have come of tables that some shape has
 not all columns of (see ``columns``). ``_syncline_rejections`` has the local transactions that the server has rejected,
 by their ``commit_ms``, and ``_syncline_rejected`` what they had written (see ``rejections``). ``_syncline_openings``

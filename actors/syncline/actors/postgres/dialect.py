@@ -14,7 +14,8 @@ What a device's tables leave out, and why:
   refuses every write to a table with such a key.
 * NOT NULL on columns added later: the rows that are there already have no value for them.
 
-Composite foreign keys are in the DDL but not in a table's ``foreign_keys``: the published client throws on them.
+Composite foreign keys are in the DDL but not in a table's ``foreign_keys``: the published client throws on them. Our
+own library asks SQLite for those that the DDL has made.
 """
 
 from __future__ import annotations
