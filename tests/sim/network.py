@@ -170,6 +170,7 @@ class ServerEnd:
     """The connection as ``Device`` uses it."""
 
     remote = "sim"
+    closed_by_peer = False
 
     def __init__(self, link: Link, protocol: str) -> None:
         self._link = link

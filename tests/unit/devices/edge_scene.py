@@ -135,6 +135,7 @@ class FakeConnection:
 
     def __init__(self, protocol: str = OLD[0]) -> None:
         self.protocol = protocol
+        self.closed_by_peer = False
         self.client = ClientSession()
         self.closed: tuple[int, str] | None = None
         self.writable = True

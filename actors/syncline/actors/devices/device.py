@@ -25,7 +25,6 @@ from syncline.actors.devices.inbound import RowNamer
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reaching import ReachAnswers, ReachAsked, Reached
 from syncline.actors.devices.reception import (
-    REPLACED,
     ConnectionClosed,
     DeviceReceiver,
     Drained,
@@ -67,6 +66,7 @@ log = logging.getLogger(__name__)
 PROTOCOL_VIOLATED = 1007
 UNEXPECTED = 1011
 TRY_AGAIN_LATER = 1013
+REPLACED = 4001
 NO_TABLE = 0  # no relation has this id
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
@@ -396,9 +396,13 @@ class Device(Actor):
         log.info("device %s: replaced by a connection from %s", self._client_id, by)
         if contested is not None:
             self._connection.send(self._session.error_frame(invalid(contested)))
-        displaced = Displaced(self._client_id, self._connection.remote, by)
-        self.receiver.on_replaced = lambda: self._gateway.inform(displaced)
+        self.receiver.on_closed = lambda: self._displaced(by)
         self._close(REPLACED, f"another connection of this client took over, from {by}")
+
+    def _displaced(self, by: str) -> None:
+        """The connection is over. One whose peer has answered was alive."""
+        if self._connection.closed_by_peer:
+            self._gateway.inform(Displaced(self._client_id, self._connection.remote, by))
 
     def _close(self, code: int, reason: str) -> None:
         self._connection.close(code, reason)

@@ -46,6 +46,7 @@ class Line(Actor):
     def __init__(self, relay: Ref, remote: str, protocol: str, limits: Limits | None = None) -> None:
         self.remote = remote
         self.protocol = protocol
+        self.closed_by_peer = False  # nobody tells
         self._relay = relay
         self._limits = limits or Limits()
         self._receiver: Receiver | None = None

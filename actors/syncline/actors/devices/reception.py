@@ -21,8 +21,6 @@ from syncline.proto.holding import OpenTransactions
 # Frames taken from the socket and not yet handled; beyond it the socket is not read.
 FRAMES_WAITING_MAX = 16
 FRAMES_WAITING_BYTES_MAX = 1 << 20
-# The code of a connection that another of the same client has taken the place of.
-REPLACED: Final = 4001
 # Devices admitted side by side.
 ADMITTING_AT_ONCE = 100
 
@@ -87,6 +85,7 @@ class Socket(Protocol):
 
     protocol: str
     remote: str
+    closed_by_peer: bool
 
     @property
     def open(self) -> bool:
@@ -131,8 +130,8 @@ class DeviceReceiver:
     def __init__(self, device: Ref) -> None:
         self._device = device
         self._waiting = FramesWaiting()
-        self.on_replaced: Callable[[], object] = lambda: None
-        """Called when the peer has answered that another took its place: it was there. The device is gone by then."""
+        self.on_closed: Callable[[], object] = lambda: None
+        """Called besides, at the end of the socket, when the device may be gone."""
 
     def frame(self, data: bytes) -> bool:
         self._waiting.taken(len(data))
@@ -152,5 +151,4 @@ class DeviceReceiver:
 
     def closed(self, code: int, reason: str) -> None:
         self._device.inform(ConnectionClosed(code, reason))
-        if code == REPLACED:
-            self.on_replaced()
+        self.on_closed()

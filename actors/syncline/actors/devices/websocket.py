@@ -99,6 +99,7 @@ class Owner(Protocol):
 
 class Connection(asyncio.Protocol):
     """A WebSocket until its end. ``protocol``: the agreed subprotocol. ``remote``: "address:port" of the peer.
+    ``closed_by_peer``: it has sent a close frame, its answer to ours maybe.
 
     ``start`` begins it.
     """
@@ -106,7 +107,6 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "__weakref__",
         "_alive",
-        "_answered",
         "_close_code",
         "_close_reason",
         "_closing",
@@ -122,6 +122,7 @@ class Connection(asyncio.Protocol):
         "_timer",
         "_transport",
         "_writable",
+        "closed_by_peer",
         "protocol",
         "remote",
     )
@@ -135,7 +136,6 @@ class Connection(asyncio.Protocol):
         self._closing = False
         self._deaf = False  # what still arrives is thrown away
         self._half_closed = False  # the peer will send no more
-        self._answered = False  # it has sent its close frame
         self._close_code = ABNORMAL
         self._close_reason = ""
         self._paused = False
@@ -146,6 +146,7 @@ class Connection(asyncio.Protocol):
         self._taken_bytes = -1  # of those sent, by the kernel at the last tick; -1 when none were waiting then
         self.protocol = protocol
         self.remote = remote
+        self.closed_by_peer = False
 
     def start(self, on_open: Callable[[Connection], Receiver], rest: bytes) -> None:
         """Asks ``on_open`` for the receiver. ``rest``: what came behind the request, the first frames perhaps."""
@@ -205,8 +206,7 @@ class Connection(asyncio.Protocol):
             self._pass_on()
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Sends what was sent before, then a close frame; ``closed`` follows with ``code`` when the peer has answered,
-        or as abnormal when it has not, or time is up."""
+        """Sends what was sent before, then a close frame; ``closed`` follows when the peer answered or time is up."""
         if self._closing:
             return
         self._end(code, reason)
@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
         self._owner.left(self)
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            receiver.closed(self._close_code if self._answered else ABNORMAL, self._close_reason)
+            receiver.closed(self._close_code, self._close_reason)
 
     # --- in, out, and the end -----------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Connection(asyncio.Protocol):
         self._hang_up()  # what follows a broken frame cannot be read
 
     def _peer_closes(self, message: Closing) -> None:
-        self._answered = True
+        self.closed_by_peer = True
         if not self._closing:
             self._end(message.code, message.reason)
             self._transport.write(close_frame(NORMAL if message.code == NO_CODE else message.code))
