@@ -19,8 +19,9 @@ from tests.sim.postgres import SimPostgres, Work
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.client.apply import tags_json
+from syncline.client.keeping import Keeping
 from syncline.client.merging import losing
-from syncline.client.oplog import change_of, observed_clock_ms
+from syncline.client.oplog import Times, change_of, observed_clock_ms
 from syncline.client.replica import Replica
 from syncline.client.staging import GoneSql, StagingSql
 from syncline.client.stamping import stamp
@@ -172,7 +173,7 @@ def _(stack: ExitStack) -> None:
 @mutant("a device's clock does not follow the rows of a shape")
 def _(stack: ExitStack) -> None:
     def apply(original: Any, self: Replica, *args: Any) -> Any:
-        self._staged_ms = 0
+        self._staged_times = Times()
         return original(self, *args)
 
     in_place_of(stack, Replica, "_apply_staged", apply)
@@ -204,6 +205,12 @@ def _(stack: ExitStack) -> None:
         return original([write for write in pending if write.kind != "compensation"], incoming)  # type: ignore[no-any-return]
 
     everywhere(stack, merge_incoming, merge)
+    in_place_of(stack, Keeping, "_keep", lambda original, self, row: False)  # which makes up for it
+
+
+@mutant("what is deleted on a device stays so, whoever comes and refers to it")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, Keeping, "_undelete", lambda original, self, row: False)
 
 
 @mutant("a row comes back without the values it had")
