@@ -67,6 +67,10 @@ class Scene:
         entry = Entry(lsn, ms, column_ms, tuple(gone) or None)
         await self.connection.execute(ABSORB, *columns_of({(self.relids[table], f'["{key}"]'): entry}))
 
+    async def refresh(self) -> bool:
+        """What the service does now and then: whether a merge function was made anew."""
+        return bool(await self.connection.fetchval("SELECT electric.refresh_merges()"))
+
     async def statuses(self, *transactions: dict[str, Any]) -> list[str]:
         return [result["status"] for result in await self.apply(*transactions)]
 

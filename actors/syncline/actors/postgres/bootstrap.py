@@ -34,11 +34,13 @@ STEPS: tuple[str, ...] = (
     "rejections.sql",
     "openings.sql",
     "direct.sql",
+    "generated.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "rules.sql",
     "references.sql",
     "merge.sql",
+    "generate.sql",
     "electrify.sql",
     "absorb.sql",
     "apply.sql",

@@ -61,6 +61,8 @@ DECLARE
     e_schema text;
     e_column text;
     at_op jsonb;
+    refreshing boolean;
+    refreshed boolean;
 BEGIN
     IF current_setting('TimeZone') <> 'UTC' OR current_setting('DateStyle') NOT LIKE 'ISO%'
         OR current_setting('bytea_output') <> 'hex' OR current_setting('extra_float_digits')::integer < 1
@@ -87,6 +89,7 @@ BEGIN
         mending := 0;
         waiting := '{}';
         repeated := false;
+        refreshing := true;
         absorbed := CASE WHEN context ? 'horizon' THEN
             context || coalesce(tx -> 'absorbed', '{}') END;
         stamp_ms := least(client_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
@@ -99,6 +102,7 @@ BEGIN
         END IF;
         WHILE answer IS NULL LOOP
             at_op := NULL;
+            refreshed := false;
             BEGIN
                 IF electric.advance(client, client_lsn, client_ms) THEN
                     waiting := '{}';
@@ -143,13 +147,31 @@ BEGIN
                     e_detail = PG_EXCEPTION_DETAIL, e_hint = PG_EXCEPTION_HINT, e_table = TABLE_NAME,
                     e_constraint = CONSTRAINT_NAME, e_context = PG_EXCEPTION_CONTEXT, e_schema = SCHEMA_NAME,
                     e_column = COLUMN_NAME;
-                IF cardinality(waiting) > 0 THEN
+                IF refreshing AND cardinality(waiting) = 0
+                    AND (e_state ~ '^(23|42)' AND NOT (e_state IN ('23001', '23503') AND mending = 0) OR e_state = 'SY003')
+                THEN
+                    -- It may be because the tables have changed since their merge functions were made.
+                    refreshing := false;
+                    refreshed := electric.refresh_merges(ARRAY(
+                        SELECT DISTINCT (o ->> 'rel')::oid FROM jsonb_array_elements(ops) AS o), e_state ~ '^42');
+                    IF refreshed IS NULL THEN
+                        e_state := '55P03';
+                        e_message := 'merge functions are being made anew';
+                    END IF;
+                END IF;
+                IF e_state = 'SY003' THEN
+                    e_state := '55000';
+                END IF;
+                IF refreshed THEN
+                    mending := 0;
+                    ops := tx -> 'ops';
+                ELSIF cardinality(waiting) > 0 THEN
                     -- Whatever else went wrong may be because some operations were passed over.
                     answer := jsonb_build_object('status', 'unabsorbed', 'lsn', pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
                         'xmins', (SELECT coalesce(jsonb_agg(DISTINCT w -> 'xmin'), '[]') FROM unnest(waiting) AS w WHERE w ? 'xmin'),
                         'gone', (SELECT coalesce(jsonb_agg(DISTINCT w -> 'gone'), '[]') FROM unnest(waiting) AS w WHERE w ? 'gone'));
                     held := held || client;
-                ELSIF e_state IN ('23503', 'SY001') AND mending = 0 THEN
+                ELSIF e_state IN ('23001', '23503', 'SY001') AND mending = 0 THEN
                     -- A device may check foreign keys later than we do, or keep a parent alive after using it. Others may
                     -- have deleted what it refers to, or refer to what it deletes, and neither had seen the other.
                     mending := 1;
@@ -168,6 +190,10 @@ BEGIN
                     END IF;
                 END IF;
             END;
+            IF refreshed THEN
+                COMMIT;
+                PERFORM set_config('synchronous_commit', 'off', true), set_config('lock_timeout', lock_wait, true);
+            END IF;
         END LOOP;
         IF repeated THEN
             answer := electric.decided(client, client_lsn, client_ms);

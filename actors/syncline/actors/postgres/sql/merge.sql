@@ -19,8 +19,10 @@
 -- is to be deleted, and the transaction is to be tried in the order of references; {"children": true} then too, with
 -- mending = 1: this delete is to be tried once more when the others are through, and with mending = 2 for good: who still
 -- refers to the row keeps it, since the author of the delete had not seen that.
+--
+-- With a search path that makes every name in the text a qualified one.
 CREATE OR REPLACE FUNCTION electric.merge_function(target oid, description jsonb) RETURNS text
-LANGUAGE plpgsql STABLE AS $generator$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $generator$
 DECLARE
     template CONSTANT text := $template$
 CREATE OR REPLACE FUNCTION electric.%FUNCTION%(
@@ -230,6 +232,13 @@ BEGIN
             ON CONFLICT (relid, key) DO UPDATE
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
+        -- Now that the table is locked, nobody adds a foreign key. One that was added before has not been asked about.
+        IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgtype & 8 <> 0
+            AND g.tgconstraint <> 0 AND g.tgconstraint <> ALL (%ASKED%::oid[]))
+        THEN
+            RAISE EXCEPTION 'constraints of table % have changed', %RELID%::regclass USING ERRCODE = 'SY003',
+                HINT = 'Its merge function is to be made anew.';
+        END IF;
     ELSIF sy_op = 'D' THEN
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else keeps it: tell the author
     ELSIF NOT sy_alive THEN
@@ -311,6 +320,8 @@ BEGIN
     filled := replace(filled, '%REFERRED_TO%', referring.referred_to);
     filled := replace(filled, '%PARENTS%', electric.parents_text(target, description));
     filled := replace(filled, '%TIED%', electric.tied_text(target, description));
+    filled := replace(filled, '%ASKED%', quote_literal(ARRAY(
+        SELECT DISTINCT g.tgconstraint FROM pg_trigger g WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0)));
     filled := replace(filled, '%FINAL%', part.final_row);
     filled := replace(filled, '%FUNCTION%', 'merge_' || target);
     filled := replace(filled, '%RELID%', target::text);
@@ -332,68 +343,3 @@ BEGIN
     RETURN replace(filled, '%IMAGE%', part.image);
 END
 $generator$;
-
--- Nested IFs that find the merge function of a table in as many steps as a binary search takes.
-CREATE OR REPLACE FUNCTION electric.dispatch_branch(relids oid[]) RETURNS text
-LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    size integer := cardinality(relids);
-    middle integer := size / 2;
-BEGIN
-    IF size = 0 THEN
-        RETURN 'RAISE EXCEPTION ''table % is not electrified'', rel USING ERRCODE = ''undefined_table'';';
-    ELSIF size = 1 THEN
-        RETURN format(
-            'IF rel = %1$s THEN '
-            'RETURN electric.merge_%1$s(op ->> ''op'', op -> ''row'', op -> ''modified'', op -> ''tags'', origin, ms, absorbed, mending);'
-            ' ELSE %2$s END IF;', relids[1], electric.dispatch_branch('{}'));
-    END IF;
-    RETURN format('IF rel <= %s THEN %s ELSE %s END IF;', relids[middle],
-        electric.dispatch_branch(relids[1:middle]), electric.dispatch_branch(relids[middle + 1:]));
-END
-$$;
-
--- electric.merge(op, origin, ms, absorbed, mending): one operation of a batch (see apply.sql) to the merge function of its
--- table.
-CREATE OR REPLACE FUNCTION electric.generate_dispatch() RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    EXECUTE format(
-        'CREATE OR REPLACE FUNCTION electric.merge(op jsonb, origin text, ms bigint, absorbed jsonb, mending integer) '
-        'RETURNS jsonb LANGUAGE plpgsql AS '
-        '$merge$ DECLARE rel bigint := (op ->> ''rel'')::bigint; BEGIN %s END $merge$',
-        (SELECT electric.dispatch_branch(coalesce(array_agg(t.relid ORDER BY t.relid), '{}'))
-         FROM electric.tables t JOIN pg_class c ON c.oid = t.relid));
-END
-$$;
-
-CREATE OR REPLACE FUNCTION electric.generate_merge(target oid) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    statement text;
-BEGIN
-    FOR statement IN
-        SELECT electric.merge_function(t.relid, t.description) FROM electric.tables t
-        WHERE t.relid = target  -- and those it refers to, which have to know who refers to them
-            OR t.relid IN (SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = target)
-    LOOP
-        EXECUTE statement;
-    END LOOP;
-    PERFORM electric.generate_dispatch();
-END
-$$;
-
--- Everything generated, anew: after the generator itself has changed.
-CREATE OR REPLACE FUNCTION electric.generate_all() RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    statement text;
-BEGIN
-    FOR statement IN
-        SELECT electric.merge_function(t.relid, t.description) FROM electric.tables t JOIN pg_class c ON c.oid = t.relid
-    LOOP
-        EXECUTE statement;
-    END LOOP;
-    PERFORM electric.generate_dispatch();
-END
-$$;

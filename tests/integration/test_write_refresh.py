@@ -1,0 +1,186 @@
+"""What an application changes of its tables after they were electrified counts for the next write of a device."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+from tests.integration.write_scene import Scene, scene, written
+
+pytestmark = pytest.mark.every_major
+
+PARENTS = "CREATE TABLE parents (id int4 PRIMARY KEY, name text); INSERT INTO parents VALUES (1, 'one'), (2, 'two');"
+CHILDREN = "CREATE TABLE children (id int4 PRIMARY KEY, parent int4); INSERT INTO children VALUES (1, 1);"
+KEY = "ALTER TABLE children ADD CONSTRAINT fk FOREIGN KEY (parent) REFERENCES parents ON DELETE "
+RANGES = "CREATE TABLE ranges (id int4 PRIMARY KEY, low int4, high int4, name text); INSERT INTO ranges VALUES (1, 3, 5, 'r');"
+
+
+async def delete_parent(s: Scene, ms: int = 100) -> list[str]:
+    return await s.statuses(written("ann", ms, s.delete("parents", "1", seen=["postgres_1@0"])))
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"])
+@pytest.mark.parametrize("electrified", [True, False])
+async def test_a_foreign_key_that_came_later_keeps_the_parent(database: str, action: str, electrified: bool) -> None:
+    async with scene(database, PARENTS + CHILDREN, "parents", *(["children"] if electrified else [])) as s:
+        await s.connection.execute(KEY + action)
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("parents") == [(1, "one"), (2, "two")]
+        assert await s.rows("children") == [(1, 1)]
+
+
+async def test_a_table_that_came_later_keeps_its_parent(database: str) -> None:
+    async with scene(database, PARENTS, "parents") as s:
+        await s.connection.execute(CHILDREN.replace("parent int4", "parent int4 REFERENCES parents ON DELETE CASCADE"))
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("children") == [(1, 1)]
+        # Who knows of the child deletes it first.
+        await s.electrify("children")
+        both = (s.delete("children", "1", seen=["postgres_1@0"]), s.delete("parents", "1", seen=["postgres_1@0", "ann@100"]))
+        assert await s.statuses(written("ann", 200, *both)) == ["applied"]
+        assert await s.rows("parents") == [(2, "two")]
+
+
+async def test_a_foreign_key_that_is_added_while_a_delete_is_under_way_waits_for_it_or_keeps_the_parent(
+    database: str,
+) -> None:
+    """The device's delete comes while the key is being added, and is over only when that has ended."""
+    async with scene(database, PARENTS + CHILDREN, "parents") as s:
+        application = await asyncpg.connect(database)
+        transaction = application.transaction()
+        await transaction.start()
+        await application.execute(KEY + "CASCADE")
+        assert await delete_parent(s) == ["retry"]
+        await transaction.commit()
+        await application.close()
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("children") == [(1, 1)]
+
+
+async def test_an_action_that_was_changed_counts(database: str) -> None:
+    async with scene(database, PARENTS + CHILDREN + KEY + "NO ACTION", "parents") as s:
+        await s.connection.execute("ALTER TABLE children DROP CONSTRAINT fk;" + KEY + "CASCADE")
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("children") == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE children DROP CONSTRAINT fk", "DROP TABLE children", "DELETE FROM children"]
+)
+async def test_a_foreign_key_that_is_gone_keeps_nothing(database: str, change: str) -> None:
+    async with scene(database, PARENTS + CHILDREN + KEY + "CASCADE", "parents") as s:
+        await s.connection.execute(change)
+        await s.refresh()
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("parents") == [(2, "two")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE children RENAME TO kids",
+        "ALTER TABLE children RENAME COLUMN parent TO mother",
+        "CREATE SCHEMA other; ALTER TABLE children SET SCHEMA other",
+        "DROP TABLE children",
+    ],
+)
+async def test_tables_that_refer_to_a_synced_one_may_be_altered(database: str, change: str) -> None:
+    async with scene(database, PARENTS + CHILDREN + KEY + "CASCADE", "parents") as s:
+        await s.connection.execute(change)
+        assert await delete_parent(s) == ["applied"]
+        assert len(await s.rows("parents")) == (1 if "DROP" in change else 2)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "anns", "bobs", "merged"),
+    [
+        ("CHECK (low <= high)", ("1", "2"), ("6", "8"), (1, 2)),
+        ("UNIQUE (low, high)", ("3", "9"), ("4", "5"), (3, 9)),
+    ],
+)
+async def test_columns_that_a_later_constraint_ties_are_one_register(
+    database: str, constraint: str, anns: tuple[str, str], bobs: tuple[str, str], merged: tuple[int, int]
+) -> None:
+    """Each write is valid alone; column by column they make a row that is not."""
+    async with scene(database, RANGES + "INSERT INTO ranges VALUES (2, 4, 9, 'taken')", "ranges") as s:
+        await s.connection.execute(f"ALTER TABLE ranges ADD {constraint}")
+        high = s.update("ranges", "1", *anns, "r", changed=[2], seen=["postgres_1@0"])
+        low = s.update("ranges", "1", *bobs, "r", changed=[1], seen=["postgres_1@0"])
+        assert await s.statuses(written("ann", 200, high), written("bob", 100, low)) == ["applied", "applied"]
+        assert (await s.rows("ranges"))[0] == (1, *merged, "r")
+
+
+async def test_a_default_that_came_later_is_taken(database: str) -> None:
+    async with scene(database, RANGES, "ranges") as s:
+        await s.connection.execute("ALTER TABLE ranges ALTER name SET DEFAULT 'new', ALTER name SET NOT NULL")
+        insert = s.insert("ranges", "2", "1", "2", None)
+        insert["modified"] = [True, True, True, False]
+        assert await s.statuses(written("ann", 100, insert)) == ["applied"]
+        assert (await s.rows("ranges"))[1] == (2, 1, 2, "new")
+
+
+async def test_a_parent_that_came_later_is_brought_back(database: str) -> None:
+    async with scene(database, PARENTS + CHILDREN, "parents", "children") as s:
+        await s.connection.execute(KEY + "NO ACTION")
+        assert await s.statuses(written("ann", 100, s.delete("parents", "2", seen=["postgres_1@0"]))) == ["applied"]
+        assert await s.statuses(written("bob", 150, s.insert("children", "9", "2"))) == ["applied"]
+        assert await s.rows("parents") == [(1, "one"), (2, "two")]
+
+
+async def test_children_are_written_after_parents_that_they_refer_to_since(database: str) -> None:
+    async with scene(database, PARENTS + CHILDREN, "children", "parents") as s:
+        await s.connection.execute(KEY + "NO ACTION")
+        both = (s.insert("children", "9", "7"), s.insert("parents", "7", "new"))
+        assert await s.statuses(written("ann", 100, *both)) == ["applied"]
+
+
+async def test_what_is_violated_is_still_rejected_and_nothing_is_made_anew(database: str) -> None:
+    async with scene(database, RANGES + "ALTER TABLE ranges ADD CHECK (low > 0);", "ranges") as s:
+        made = "SELECT xmin::text FROM pg_proc WHERE proname = $1"
+        before = await s.connection.fetchval(made, f"merge_{s.relids['ranges']}")
+        update = s.update("ranges", "1", "-1", "5", "r", changed=[1], seen=["postgres_1@0"])
+        assert await s.statuses(written("ann", 100, update)) == ["rejected"]
+        assert await s.connection.fetchval(made, f"merge_{s.relids['ranges']}") == before
+
+
+async def test_a_table_that_lacks_a_column_keeps_its_function_and_is_held_for_the_operator(database: str) -> None:
+    async with scene(database, RANGES, "ranges") as s:
+        await s.connection.execute("ALTER TABLE ranges DROP COLUMN name")
+        update = s.update("ranges", "1", "1", "5", "r", changed=[1], seen=["postgres_1@0"])
+        assert await s.statuses(written("ann", 100, update)) == ["retry"]
+
+
+async def test_while_somebody_electrifies_a_table_others_wait_for_their_functions(database: str) -> None:
+    async with scene(database, PARENTS + CHILDREN, "parents") as s:
+        await s.connection.execute(KEY + "CASCADE")
+        application = await asyncpg.connect(database)
+        transaction = application.transaction()
+        await transaction.start()
+        await application.execute("CREATE TABLE later (id int4 PRIMARY KEY); CALL electric.electrify('public.later')")
+        assert await delete_parent(s) == ["retry"]
+        await transaction.commit()
+        await application.close()
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("children") == [(1, 1)]
+
+
+async def test_names_do_not_depend_on_who_electrified(database: str) -> None:
+    """With another search path than the writer has."""
+    sql = "CREATE SCHEMA app; CREATE TABLE app.kids (id int4 PRIMARY KEY, parent int4 REFERENCES parents ON DELETE CASCADE)"
+    async with scene(database, PARENTS + sql) as s:
+        await s.connection.execute("SET search_path = app, public")
+        await s.electrify("parents")
+        await s.connection.execute("RESET search_path; INSERT INTO app.kids VALUES (1, 1)")
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("app.kids") == [(1, 1)]
+
+
+async def test_a_service_takes_a_default_at_its_next_look(database: str) -> None:
+    """Which nothing but a look can tell: no constraint is violated."""
+    async with scene(database, RANGES, "ranges") as s:
+        await s.connection.execute("ALTER TABLE ranges ALTER name SET DEFAULT 'new'")
+        assert await s.refresh()
+        assert not await s.refresh()
+        insert = s.insert("ranges", "2", "1", "2", None)
+        insert["modified"] = [True, True, True, False]
+        assert await s.statuses(written("ann", 100, insert)) == ["applied"]
+        assert (await s.rows("ranges"))[1] == (2, 1, 2, "new")
