@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.integration.write_scene import scene
+from tests.integration.write_scene import scene, written
 
 from syncline.actors.postgres.electrify import (
     NotBootstrapped,
@@ -84,6 +84,21 @@ async def test_sessions_that_electrify_at_once_both_succeed(database: str) -> No
         await asyncio.gather(electrify(s.connection, "public.a"), electrify(other, "public.b"))
         await other.close()
         assert await s.connection.fetchval("SELECT count(DISTINCT version) FROM electric.migrations") == 2
+
+
+async def test_a_table_that_was_just_electrified_can_be_written_and_its_first_batch_makes_that_fast(
+    database: str,
+) -> None:
+    async with scene(database, "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)", "a") as s:
+        assert await s.statuses(written("ann", 100, s.insert("a", "1"))) == ["applied"]
+        await s.electrify("b")
+        undispatched = "SELECT table_name FROM electric.tables WHERE NOT dispatched"
+        assert [row[0] for row in await s.connection.fetch(undispatched)] == ["b"]
+        both = written("ann", 200, s.insert("a", "2"), s.insert("b", "2"))
+        assert await s.statuses(both) == ["applied"]
+        assert await s.connection.fetch(undispatched) == []
+        assert await s.statuses(written("ann", 300, s.insert("b", "3"))) == ["applied"]
+        assert await s.rows("b") == [(2,), (3,)]
 
 
 async def test_a_misspelt_name_gets_the_near_ones(database: str) -> None:

@@ -11,7 +11,10 @@ pytestmark = pytest.mark.every_major
 PARENTS = "CREATE TABLE parents (id int4 PRIMARY KEY, name text); INSERT INTO parents VALUES (1, 'one'), (2, 'two');"
 CHILDREN = "CREATE TABLE children (id int4 PRIMARY KEY, parent int4); INSERT INTO children VALUES (1, 1);"
 KEY = "ALTER TABLE children ADD CONSTRAINT fk FOREIGN KEY (parent) REFERENCES parents ON DELETE "
-RANGES = "CREATE TABLE ranges (id int4 PRIMARY KEY, low int4, high int4, name text); INSERT INTO ranges VALUES (1, 3, 5, 'r');"
+RANGES = """
+CREATE TABLE ranges (id int4 PRIMARY KEY, low int4, high int4, name text);
+INSERT INTO ranges VALUES (1, 3, 5, 'r');
+"""
 
 
 async def delete_parent(s: Scene, ms: int = 100) -> list[str]:
@@ -35,7 +38,10 @@ async def test_a_table_that_came_later_keeps_its_parent(database: str) -> None:
         assert await s.rows("children") == [(1, 1)]
         # Who knows of the child deletes it first.
         await s.electrify("children")
-        both = (s.delete("children", "1", seen=["postgres_1@0"]), s.delete("parents", "1", seen=["postgres_1@0", "ann@100"]))
+        both = (
+            s.delete("children", "1", seen=["postgres_1@0"]),
+            s.delete("parents", "1", seen=["postgres_1@0", "ann@100"]),
+        )
         assert await s.statuses(written("ann", 200, *both)) == ["applied"]
         assert await s.rows("parents") == [(2, "two")]
 
@@ -165,8 +171,8 @@ async def test_while_somebody_electrifies_a_table_others_wait_for_their_function
 
 async def test_names_do_not_depend_on_who_electrified(database: str) -> None:
     """With another search path than the writer has."""
-    sql = "CREATE SCHEMA app; CREATE TABLE app.kids (id int4 PRIMARY KEY, parent int4 REFERENCES parents ON DELETE CASCADE)"
-    async with scene(database, PARENTS + sql) as s:
+    kids = "CREATE TABLE app.kids (id int4 PRIMARY KEY, parent int4 REFERENCES parents ON DELETE CASCADE)"
+    async with scene(database, PARENTS + "CREATE SCHEMA app;" + kids) as s:
         await s.connection.execute("SET search_path = app, public")
         await s.electrify("parents")
         await s.connection.execute("RESET search_path; INSERT INTO app.kids VALUES (1, 1)")

@@ -94,6 +94,17 @@ async def test_a_write_is_answered_with_a_durable_position_behind_its_commit(dat
         assert b"C" in {row["data"][:1] for row in shown}
 
 
+async def test_a_writer_takes_up_what_was_changed_of_tables_when_it_connects(database: str) -> None:
+    """A default that came while no service ran, which no failing write tells of."""
+    async with scene(database, SCHEMA, "items") as s:
+        await s.connection.execute("ALTER TABLE items ALTER name SET DEFAULT 'by default', ALTER name DROP NOT NULL")
+        async with writing(s) as (loop, ear):
+            row = RowOperation(s.relids["items"], "I", ("1", None), (True, False))
+            loop.add(Write("a", 1, 1_001, (row,), NOBODY))
+            assert await ear.until(1) == [("a", 1, "applied")]
+        assert await s.rows("items") == [(1, "by default")]
+
+
 async def test_a_repeated_write_is_a_duplicate_and_a_bad_one_a_rejection(database: str) -> None:
     async with scene(database, SCHEMA, "items") as s, writing(s) as (loop, ear):
         for write in (insert(s, "a", 1, "1"), insert(s, "a", 1, "1"), insert(s, "a", 2, "2", None)):

@@ -73,6 +73,7 @@ ShapesPlacement = Annotated[str | None, _option("SYNCLINE_SHAPES_PLACEMENT")]
 ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACEMENT")]
 ShapeIdle = Annotated[str | None, _option("SYNCLINE_SHAPE_IDLE")]
 DevicesKept = Annotated[str | None, _option("SYNCLINE_DEVICES_KEPT")]
+ClockSkewMax = Annotated[str | None, _option("SYNCLINE_CLOCK_SKEW_MAX")]
 ShapesDiskMax = Annotated[str | None, _option("SYNCLINE_SHAPES_DISK_MAX")]
 TakeOver = Annotated[str | None, _option("SYNCLINE_TAKE_OVER")]
 ConnectionHosts = Annotated[str | None, _option("SYNCLINE_CONNECTION_HOSTS")]
@@ -108,6 +109,7 @@ def serve(
     take_over: TakeOver = None,
     shape_idle: ShapeIdle = None,
     devices_kept: DevicesKept = None,
+    clock_skew_max: ClockSkewMax = None,
     shapes_disk_max: ShapesDiskMax = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -141,6 +143,7 @@ def serve(
         "SYNCLINE_TAKE_OVER": take_over,
         "SYNCLINE_SHAPE_IDLE": shape_idle,
         "SYNCLINE_DEVICES_KEPT": devices_kept,
+        "SYNCLINE_CLOCK_SKEW_MAX": clock_skew_max,
         "SYNCLINE_SHAPES_DISK_MAX": shapes_disk_max,
         "SYNCLINE_DATA_DIR": data_dir,
     }

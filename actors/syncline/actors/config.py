@@ -23,6 +23,7 @@ from dotenv import dotenv_values
 
 from syncline.actors.devices.auth import ALGORITHMS, Authenticator, InsecureAuth, KeyRefused, SecureAuth
 from syncline.actors.postgres.dsn import parse_dsn
+from syncline.actors.postgres.writer import SKEW_MS
 from syncline.actors.settings import HOSTS_MAX, SETTINGS, UNSUPPORTED
 from syncline.actors.shapes.reaping import Policy
 
@@ -34,6 +35,7 @@ Runtime = Literal["local", "ray"]
 RUNTIMES: tuple[Runtime, ...] = ("local", "ray")
 Placement = Literal["packed", "dedicated"]
 PLACEMENTS: tuple[Placement, ...] = ("packed", "dedicated")
+YEAR_MS = 366 * 24 * 3_600_000
 LOOPBACK = ("127.0.0.1",)
 EVERYWHERE = ("0.0.0.0",)  # noqa: S104 - a server for devices listens to the world, behind its operator's proxy
 EVERYWHERE_IPV6 = (*EVERYWHERE, "::")
@@ -89,7 +91,8 @@ class Config(Whereabouts):
     ``http_hosts``: addresses to listen on. ``instance_id`` None: the one kept in the database. ``warnings``: sentences
     the operator should read. ``shapes_hosts``, ``edge_hosts``: how many of them the runtime ray has, and
     ``connection_hosts`` with a connection each; none where connections are packed. ``shapes_placement``: whether each
-    shape is to be alone. ``policy``: of what is removed. ``take_over``: at once, whoever serves the database now.
+    shape is to be alone. ``policy``: of what is removed. ``clock_skew_max_ms``: how far
+    devices' clocks are believed that are ahead. ``take_over``: at once, whoever serves the database now.
     ``values``: what it was read from, for a host that reads it again.
     """
 
@@ -106,6 +109,7 @@ class Config(Whereabouts):
     shapes_placement: Placement = "packed"
     take_over: bool = False
     policy: Policy = field(default_factory=Policy)
+    clock_skew_max_ms: int = SKEW_MS
     warnings: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
@@ -192,6 +196,7 @@ class _Reader:
             shapes_placement=self._placement("SYNCLINE_SHAPES_PLACEMENT", runtime),
             take_over=self._flag("SYNCLINE_TAKE_OVER", False),
             policy=self._policy(),
+            clock_skew_max_ms=self._clock_skew_max_ms(),
             warnings=tuple(self.warnings),
             values={setting.name: self.values[setting.name] for setting in SETTINGS if setting.name in self.values},
         )
@@ -326,6 +331,14 @@ class _Reader:
             self._whole("SYNCLINE_DEVICES_KEPT", 90, "days") * 24 * 3600.0,
             disk_max or None,
         )
+
+    def _clock_skew_max_ms(self) -> int:
+        name = "SYNCLINE_CLOCK_SKEW_MAX"
+        given = self._whole(name, SKEW_MS, "milliseconds")
+        if given <= YEAR_MS:
+            return given
+        self._problem(name, "is more than a year: a device that far ahead would win all conflicts for as long")
+        return SKEW_MS
 
     def _whole(self, name: str, default: int, unit: str) -> int:
         given = self.values.get(name, str(default))

@@ -95,6 +95,7 @@ async def prepare(config: Config, dsn: str, shards: int = 1) -> tuple[ServerIden
         shards=shards,
         shapes_dedicated=config.shapes_placement == "dedicated",
         policy=config.policy,
+        clock_skew_max_ms=config.clock_skew_max_ms,
     )
     return identity, settings
 

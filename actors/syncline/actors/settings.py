@@ -121,6 +121,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Days after which the subscriptions of a device that does not connect are forgotten; it fetches its rows anew",
     ),
     Setting(
+        "SYNCLINE_CLOCK_SKEW_MAX",
+        "--clock-skew-max",
+        "1000",
+        "Milliseconds that a device's clock may be ahead of Postgres': a write with a later time counts as of then",
+    ),
+    Setting(
         "SYNCLINE_SHAPES_DISK_MAX",
         "--shapes-disk-max",
         "",

@@ -68,7 +68,7 @@ from syncline.actors.postgres.snapshot import Seen, Visibility, emit_mark
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.subtree import Subtree, open_subtree
 from syncline.actors.postgres.where_sql import evaluate
-from syncline.actors.postgres.writer import SESSION, Writer
+from syncline.actors.postgres.writer import SESSION, SKEW_MS, Writer
 from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.consumer import Consumer, TableGone
 from syncline.actors.shapes.loading import Loading
@@ -100,7 +100,8 @@ RESTARTS_WITHIN_S = 60.0
 class Settings:
     """What the tree is built from. ``start_lsn``: the slot's confirmed position at start. ``shards``: how many the
     shapes are spread over; each has a folder of its own. ``shapes_dedicated``: each shape is alone, as far as there are
-    any. ``epoch``: of the service, see ``ownership``. ``policy``: of what is removed."""
+    any. ``epoch``: of the service, see ``ownership``. ``policy``: of what is removed. ``clock_skew_max_ms``: see
+    ``WriteLoop``."""
 
     dsn: str
     slot: str
@@ -111,6 +112,7 @@ class Settings:
     shapes_dedicated: bool = False
     epoch: int = 0
     policy: Policy = field(default_factory=Policy)
+    clock_skew_max_ms: int = SKEW_MS
 
     @property
     def lineage(self) -> str:
@@ -317,9 +319,8 @@ def _shards(settings: Settings, database: Database, host: Host) -> Shards:
 
 
 def _writer(settings: Settings, database: Database) -> ChildSpec:
-    return ChildSpec(
-        id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, database.owner or SESSION, absorbing=True)
-    )
+    owner, skew_ms = database.owner or SESSION, settings.clock_skew_max_ms
+    return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, owner, absorbing=True, skew_ms=skew_ms))
 
 
 def _absorber(settings: Settings, database: Database, host: Host) -> ChildSpec:

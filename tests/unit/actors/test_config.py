@@ -210,6 +210,13 @@ def test_every_setting_is_documented() -> None:
     assert all(f"`{setting.flag}`" in page for setting in SETTINGS)
 
 
+def test_how_far_a_clock_may_be_ahead_is_said_in_milliseconds() -> None:
+    assert read().clock_skew_max_ms == 1_000
+    assert read(SYNCLINE_CLOCK_SKEW_MAX="60000").clock_skew_max_ms == 60_000
+    for given in ("0", "1.5", "-1", "1s", "9" * 30):
+        assert set(problems(SYNCLINE_CLOCK_SKEW_MAX=given)) == {"SYNCLINE_CLOCK_SKEW_MAX"}
+
+
 def test_what_is_removed_and_when_is_said_in_whole_numbers() -> None:
     policy = read(SYNCLINE_SHAPE_IDLE="60", SYNCLINE_DEVICES_KEPT="7", SYNCLINE_SHAPES_DISK_MAX="100").policy
     assert (policy.idle_s, policy.devices_kept_s, policy.disk_max_bytes) == (60, 7 * 86_400, 100 << 20)

@@ -9,7 +9,7 @@ DECLARE
     middle integer := size / 2;
 BEGIN
     IF size = 0 THEN
-        RETURN 'RAISE EXCEPTION ''table % is not electrified'', rel USING ERRCODE = ''undefined_table'';';
+        RETURN 'RETURN electric.merge_new(rel, op, origin, ms, absorbed, mending);';
     ELSIF size = 1 THEN
         RETURN format(
             'IF rel = %1$s THEN '
@@ -32,6 +32,25 @@ BEGIN
         '$merge$ DECLARE rel bigint := (op ->> ''rel'')::bigint; BEGIN %s END $merge$',
         (SELECT electric.dispatch_branch(coalesce(array_agg(t.relid ORDER BY t.relid), '{}'))
          FROM electric.tables t JOIN pg_class c ON c.oid = t.relid));
+    UPDATE electric.tables SET dispatched = true WHERE NOT dispatched;
+END
+$$;
+
+-- The same for a table that has been electrified since. That is slower: after the batch electric.merge is made anew.
+CREATE OR REPLACE FUNCTION electric.merge_new(
+    rel bigint, op jsonb, origin text, ms bigint, absorbed jsonb, mending integer
+) RETURNS jsonb
+LANGUAGE plpgsql AS $$
+DECLARE
+    answer jsonb;
+BEGIN
+    IF NOT EXISTS (SELECT FROM electric.tables t WHERE t.relid = rel) THEN
+        RAISE EXCEPTION 'table % is not electrified', rel USING ERRCODE = 'undefined_table';
+    END IF;
+    PERFORM set_config('syncline.merged_new', 'true', false);
+    EXECUTE format('SELECT electric.merge_%s($1, $2, $3, $4, $5, $6, $7, $8)', rel) INTO answer
+        USING op ->> 'op', op -> 'row', op -> 'modified', op -> 'tags', origin, ms, absorbed, mending;
+    RETURN answer;
 END
 $$;
 
@@ -99,7 +118,7 @@ END
 $$;
 
 -- Merge functions whose tables have changed since they were made are made anew: of these tables and those they refer to, or of
--- all (NULL). True: some were; NULL: some are to be, and somebody else is at it. thorough: their texts are compared, which
+-- all (NULL). And electric.merge, if it does not know all tables. True: some were; NULL: some are to be, and somebody else is at it. thorough: their texts are compared, which
 -- takes milliseconds a table. A table that lacks a column of its description keeps the function it has.
 CREATE OR REPLACE FUNCTION electric.refresh_merges(targets oid[] DEFAULT NULL, thorough boolean DEFAULT false)
 RETURNS boolean
@@ -122,13 +141,18 @@ DECLARE
                 WHERE a.attrelid = t.relid AND a.attname = d ->> 'name' AND NOT a.attisdropped))
         ORDER BY t.relid);
 BEGIN
-    IF cardinality(changed) = 0 THEN
+    IF cardinality(changed) = 0 AND NOT EXISTS (SELECT FROM electric.tables WHERE NOT dispatched) THEN
         RETURN false;
     ELSIF NOT pg_try_advisory_xact_lock(x'656c656374726966'::bigint) THEN  -- see electric.electrify
         RETURN NULL;
     END IF;
-    PERFORM electric.generate_merges(changed);
-    PERFORM electric.deepen();
+    IF cardinality(changed) > 0 THEN
+        PERFORM electric.generate_merges(changed);
+        PERFORM electric.deepen();
+    END IF;
+    IF EXISTS (SELECT FROM electric.tables WHERE NOT dispatched) THEN
+        PERFORM electric.generate_dispatch();
+    END IF;
     RETURN true;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'merge functions of changed tables cannot be made anew: %', SQLERRM;
@@ -143,7 +167,6 @@ BEGIN
     PERFORM electric.generate_merges(ARRAY(
         SELECT target UNION SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = target
         UNION SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = target));
-    PERFORM electric.generate_dispatch();
 END
 $$;
 
