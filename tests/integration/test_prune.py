@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ from tests.integration.tree_scene import running, until
 from tests.integration.write_scene import Scene, scene, written
 
 from syncline.actors.postgres.bootstrap import PROCEDURES, STEPS, bootstrap, sql_text
-from syncline.actors.postgres.database import connect_pool
-from syncline.actors.postgres.pruning import KEPT, prune
+from syncline.actors.postgres.database import connect, connect_pool
+from syncline.actors.postgres.pruning import KEPT, REMOVED, note_removed, prune, prune_living
+from syncline.proto.forks import Opening
 
 pytestmark = pytest.mark.every_major
 
@@ -61,6 +63,112 @@ async def test_what_direct_sql_deleted_is_forgotten_as_soon_and_what_it_changed_
             await s.connection.execute(f"UPDATE electric.direct SET absorbed_at = now() - interval '{days} days'")
             await prune(pool)
             assert await s.connection.fetchval("SELECT count(*) FROM electric.direct") == left
+
+
+async def test_what_devices_knew_of_a_row_goes_with_what_direct_sql_did_to_it_since(database: str) -> None:
+    """Else who has seen the later write of SQL, and not who had written before, could not delete the row."""
+    async with scene(database, ITEMS, "items") as s, asyncpg.create_pool(database, min_size=0) as pool:
+        keys = ("1", "2", "3")
+        await s.apply(written("ann", 100, *(s.insert("items", key, "one", "two") for key in keys)))
+        await s.connection.execute("UPDATE items SET a = 'by SQL' WHERE id = 1; DELETE FROM items WHERE id = 2")
+        await s.absorb("items", "1", 300, changed=[1])
+        await s.absorb("items", "2", 300, gone=["2", "one", "two"])
+        await s.connection.execute("UPDATE electric.direct SET absorbed_at = now() - interval '91 days'")
+        await prune(pool)
+        assert [await s.tags("items", key) for key in keys] == [[], [], ["ann@100"]]
+        assert await s.statuses(written("bob", 400, s.delete("items", "1", seen=["postgres_1@300"]))) == ["applied"]
+        assert await s.rows("items") == [(3, "one", "two")]
+
+
+async def test_what_went_by_truncate_is_forgotten_with_it(database: str) -> None:
+    async with scene(database, ITEMS, "items") as s, asyncpg.create_pool(database, min_size=0) as pool:
+        await s.apply(written("ann", 100, *(s.insert("items", key, "one", "two") for key in ("1", "2"))))
+        await s.connection.execute("TRUNCATE items")
+        lsn = await s.connection.fetchval("SELECT pg_current_wal_insert_lsn()::text")
+        await s.apply(written("ann", 200, s.insert("items", "3", "one", "two")))
+        truncated = f"{s.relids['items']}, '', '{lsn}', 150, '{{}}', NULL, now() - interval '91 days'"
+        await s.connection.execute(f"INSERT INTO electric.direct VALUES ({truncated})")
+        await prune(pool)
+        assert [await s.tags("items", key) for key in ("1", "2", "3")] == [[], [], ["ann@200"]]
+        assert await s.connection.fetchval("SELECT count(*) FROM electric.direct") == 0
+
+
+AWAY = "UPDATE electric.clients SET last_seen = now() - interval '91 days' WHERE client_id = ANY ($1)"
+
+
+async def test_who_wrote_a_row_is_forgotten_with_all_who_did_and_whoever_holds_it_may_still_delete_it(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.postgres.pruning.WALK_ROWS", 2)
+    async with scene(database, ITEMS, "items") as s, asyncpg.create_pool(database, min_size=0) as pool:
+        keys = [str(n) for n in range(1, 6)]
+        await s.apply(written("ann", 100, *(s.insert("items", key, "one", "two") for key in keys)))
+        await s.apply(written("bob", 200, s.update("items", "2", "bob's", "two", changed=[1], seen=["ann@100"])))
+        await s.apply(written("ann", 300, s.update("items", "3", "new", "two", changed=[1], seen=["ann@100"])))
+        assert await prune_living(pool) == 0
+        await s.connection.execute(AWAY, ["ann"])
+        await s.connection.execute(
+            "UPDATE electric.shadow SET written_at = now() - interval '91 days' WHERE key <> '[\"3\"]'"
+        )
+        await s.connection.execute("INSERT INTO electric.positions VALUES ('ann', 'here')")
+        assert await prune_living(pool) == 0  # she is not forgotten yet
+        await s.connection.execute("DELETE FROM electric.positions")
+        assert await prune_living(pool) == 3
+        assert [await s.tags("items", key) for key in keys] == [[], ["bob@200"], ["ann@300"], [], []]
+        assert await s.statuses(written("cyd", 400, s.delete("items", "1", seen=["ann@100"]))) == ["applied"]
+        late = s.update("items", "4", "late", "two", changed=[1], seen=["ann@100"])
+        assert await s.statuses(written("bob", 250, late)) == ["applied"]
+        assert await s.rows("items") == [
+            (2, "bob's", "two"), (3, "new", "two"), (4, "late", "two"), (5, "one", "two")
+        ]  # fmt: skip
+
+
+async def test_entries_of_a_dropped_table_and_of_rows_that_nobody_can_bring_back_go(database: str) -> None:
+    async with deleted(database, 2) as (s, pool):
+        await s.connection.execute(
+            "UPDATE electric.shadow SET written_at = now() - interval '91 days';"
+            "DELETE FROM electric.tombstones WHERE key = '[\"1\"]'"
+        )
+        assert await prune_living(pool) == 1
+        await s.connection.execute("DROP TABLE items")
+        assert await prune_living(pool) == 1
+
+
+async def test_a_device_is_forgotten_but_for_how_far_its_writes_are_decided(database: str) -> None:
+    async with scene(database, ITEMS, "items") as s:
+        database_ = await connect(database, "test", "here")
+        first = written("ann", 100, s.insert("items", "1", "one", "two"))
+        for client in ("ann", "bob", "cyd"):
+            assert await database_.device_seen(client, "user", proven=True)
+            await database_.begin_history(client)
+            await database_.add_subscription(client, "s", [])
+            assert await database_.open_file(client, [Opening(f"{client} 1", 1)]) is None
+            assert await database_.open_file(client, [Opening(f"{client} 1", 1), Opening(f"{client} 2", 200)]) is None
+        assert await s.statuses(first) == ["applied"]
+        await s.connection.execute(AWAY, ["ann", "bob"])
+        assert await database_.forget_unseen(90 * 86_400) == 2
+        assert await database_.forget_unseen(90 * 86_400) == 0
+        left = {
+            table: [row[0] for row in await s.connection.fetch(f"SELECT client_id FROM electric.{table} ORDER BY 1")]
+            for table in ("clients", "subscriptions", "positions", "openings")
+        }
+        assert left == {
+            "clients": ["ann", "cyd"], "subscriptions": ["cyd"], "positions": ["cyd"], "openings": ["ann", "cyd", "cyd"]
+        }  # fmt: skip
+        # Her file is the one that is known, and what she had not heard of is not carried out again.
+        assert await database_.open_file("ann", [Opening("ann 2", 200), Opening("ann 3", 201)]) is None
+        assert await database_.open_file("ann", [Opening("other", 1)]) is not None
+        await s.connection.execute("DELETE FROM items")
+        assert await s.statuses(first) == ["duplicate"]
+        database_.terminate()
+
+
+async def test_how_much_was_removed_adds_up(database: str) -> None:
+    async with scene(database) as s, asyncpg.create_pool(database, min_size=0) as pool:
+        for what, number in (("devices", 2), ("deleted_rows", 1_000), ("devices", 3), ("written_rows", 0)):
+            await note_removed(pool, what, number)
+        told = await s.connection.fetchval("SELECT value FROM electric.meta WHERE key = $1", REMOVED)
+        assert json.loads(told) == {"devices": 5, "deleted_rows": 1_000}
 
 
 async def test_a_row_that_lives_again_keeps_its_tags(database: str) -> None:

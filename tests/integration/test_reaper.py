@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.shapes_on_disk import shapes_in
 
 from syncline.actors.devices import reaper
 from syncline.actors.names import REAPER, ROUTER, SHARD
+from syncline.actors.postgres.pruning import prune_living
 from syncline.actors.shapes import reaping
 from syncline.actors.shapes.messages import LiveShapes
 from syncline.actors.shapes.router import DropRoutes, Router
@@ -164,6 +166,47 @@ async def test_a_device_that_stays_away_for_too_long_begins_anew(database: str, 
 
         await until(taken)
         await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
+
+
+async def test_a_device_that_was_forgotten_with_what_it_had_written_deletes_its_row_when_it_is_back(
+    database: str, tmp_path: Path
+) -> None:
+    """That it wrote the row is not known any more: it is told so. What it had written is not carried out again."""
+    async with (
+        running(database, tmp_path, SQL, TABLES, AT_ONCE) as tree,
+        device(tmp_path / "ann.db", tree.url) as db,
+    ):
+        await (await db.sync("issues", "this.rank > 3")).synced()
+        await db.execute("UPDATE issues SET title = 'mine' WHERE id = 'i5'")
+
+        async def written(title: str) -> bool:
+            return bool(await tree.postgres.fetchval("SELECT title = $1 FROM issues WHERE id = 'i5'", title))
+
+        await until(partial(written, "mine"))
+        await db.disconnect()
+        await tree.postgres.execute(
+            "UPDATE electric.clients SET last_seen = now() - interval '91 days';"
+            "UPDATE electric.shadow SET written_at = now() - interval '91 days'"
+        )
+        await until(partial(live, tree, 0))
+        async with asyncpg.create_pool(database, min_size=0) as pool:
+            assert await prune_living(pool) == 2  # the issue, and the one it refers to
+        lsn = "SELECT lsn FROM electric.clients"
+        decided = await tree.postgres.fetchval(lsn)
+        assert decided > 0
+        await tree.postgres.execute("DELETE FROM comments")
+        await db.connect()
+        await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
+        await db.execute("DELETE FROM issues WHERE id = 'i5'")
+
+        async def gone() -> bool:
+            return not await tree.postgres.fetchval("SELECT count(*) FROM issues WHERE id = 'i5'")
+
+        await until(gone)
+        await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
+        assert await tree.postgres.fetchval(lsn) > decided
+        told = json.loads(await tree.postgres.fetchval("SELECT value FROM electric.meta WHERE key = 'removed'"))
+        assert told["devices"] == 1
 
 
 async def test_a_device_that_is_connected_is_not_away(

@@ -73,6 +73,7 @@ ShapesPlacement = Annotated[str | None, _option("SYNCLINE_SHAPES_PLACEMENT")]
 ConnectionsPlacement = Annotated[str | None, _option("SYNCLINE_CONNECTIONS_PLACEMENT")]
 ShapeIdle = Annotated[str | None, _option("SYNCLINE_SHAPE_IDLE")]
 DevicesKept = Annotated[str | None, _option("SYNCLINE_DEVICES_KEPT")]
+DeletedKept = Annotated[str | None, _option("SYNCLINE_DELETED_KEPT")]
 ClockSkewMax = Annotated[str | None, _option("SYNCLINE_CLOCK_SKEW_MAX")]
 ShapesDiskMax = Annotated[str | None, _option("SYNCLINE_SHAPES_DISK_MAX")]
 TakeOver = Annotated[str | None, _option("SYNCLINE_TAKE_OVER")]
@@ -109,6 +110,7 @@ def serve(
     take_over: TakeOver = None,
     shape_idle: ShapeIdle = None,
     devices_kept: DevicesKept = None,
+    deleted_kept: DeletedKept = None,
     clock_skew_max: ClockSkewMax = None,
     shapes_disk_max: ShapesDiskMax = None,
     data_dir: DataDir = None,
@@ -143,6 +145,7 @@ def serve(
         "SYNCLINE_TAKE_OVER": take_over,
         "SYNCLINE_SHAPE_IDLE": shape_idle,
         "SYNCLINE_DEVICES_KEPT": devices_kept,
+        "SYNCLINE_DELETED_KEPT": deleted_kept,
         "SYNCLINE_CLOCK_SKEW_MAX": clock_skew_max,
         "SYNCLINE_SHAPES_DISK_MAX": shapes_disk_max,
         "SYNCLINE_DATA_DIR": data_dir,

@@ -35,6 +35,7 @@ Runtime = Literal["local", "ray"]
 RUNTIMES: tuple[Runtime, ...] = ("local", "ray")
 Placement = Literal["packed", "dedicated"]
 PLACEMENTS: tuple[Placement, ...] = ("packed", "dedicated")
+DAYS_MAX = 36_525
 YEAR_MS = 366 * 24 * 3_600_000
 LOOPBACK = ("127.0.0.1",)
 EVERYWHERE = ("0.0.0.0",)  # noqa: S104 - a server for devices listens to the world, behind its operator's proxy
@@ -328,8 +329,9 @@ class _Reader:
         disk_max = self._whole("SYNCLINE_SHAPES_DISK_MAX", 0, "MiB") << 20
         return Policy(
             float(self._whole("SYNCLINE_SHAPE_IDLE", 3600, "seconds")),
-            self._whole("SYNCLINE_DEVICES_KEPT", 90, "days") * 24 * 3600.0,
+            self._days("SYNCLINE_DEVICES_KEPT", 90),
             disk_max or None,
+            self._days("SYNCLINE_DELETED_KEPT", 30),
         )
 
     def _clock_skew_max_ms(self) -> int:
@@ -339,6 +341,13 @@ class _Reader:
             return given
         self._problem(name, "is more than a year: a device that far ahead would win all conflicts for as long")
         return SKEW_MS
+
+    def _days(self, name: str, default: int) -> float:
+        """In seconds."""
+        days = self._whole(name, default, "days")
+        if days > DAYS_MAX:
+            self._problem(name, f"{days} is more than {DAYS_MAX} days")
+        return min(days, DAYS_MAX) * 24 * 3600.0
 
     def _whole(self, name: str, default: int, unit: str) -> int:
         given = self.values.get(name, str(default))

@@ -121,6 +121,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Days after which the subscriptions of a device that does not connect are forgotten; it fetches its rows anew",
     ),
     Setting(
+        "SYNCLINE_DELETED_KEPT",
+        "--deleted-kept",
+        "30",
+        "Days for which it is remembered what a deleted row held; a write that had not seen the delete brings it back",
+    ),
+    Setting(
         "SYNCLINE_CLOCK_SKEW_MAX",
         "--clock-skew-max",
         "1000",

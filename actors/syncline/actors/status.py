@@ -123,6 +123,15 @@ def show_service(out: Console, url: str, answer: Answer) -> None:
         out.print(
             f"          [yellow]{_count(number, 'transaction')} of devices on record as rejected[/]", soft_wrap=True
         )
+    forgotten = details.get("forgotten")
+    if isinstance(forgotten, dict) and any(_number(forgotten, what) for what in forgotten):
+        devices, deleted = _number(forgotten, "devices") or 0, _number(forgotten, "deleted_rows") or 0
+        written = _number(forgotten, "written_rows") or 0
+        out.print(
+            f"          forgotten so far: {_count(devices, 'device')} that stayed away, {_count(deleted, 'row')} that "
+            f"went long ago, who wrote {_count(written, 'row')}",
+            soft_wrap=True,
+        )
     held = details.get("held_writes")
     if isinstance(held, dict) and (writes := _number(held, "writes")):
         whose = _count(_number(held, "devices") or 0, "device")

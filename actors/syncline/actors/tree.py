@@ -139,7 +139,7 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
     ]
     return _root(
         _subtree("origin", origin),
-        _pruner(database),
+        _pruner(settings, database),
         _reaper(settings, database, host, shards, GATEWAY),
         _subtree("edge", edge(settings, database, authenticator, shards)),
     )
@@ -151,7 +151,7 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     homes = {name: host.peer(home) for name, home in layout.shard_hosts.items()}
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
     stream = _subtree("stream", [_absorber(settings, database, host), _router(database, host, shards)])
-    children = [_writer(settings, database), claims, tethered(homes, stream), _pruner(database)]
+    children = [_writer(settings, database), claims, tethered(homes, stream), _pruner(settings, database)]
     children.append(_reaper(settings, database, host, shards, CLAIMS))
     if layout.connections:
         watermarks = ChildSpec(id=WATERMARKS, name=WATERMARKS, start=lambda: Watermarks(WATERMARKS, shards))
@@ -360,8 +360,9 @@ def _replicator(settings: Settings, database: Database) -> ChildSpec:
     )
 
 
-def _pruner(database: Database) -> ChildSpec:
-    return ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool))
+def _pruner(settings: Settings, database: Database) -> ChildSpec:
+    kept_s = settings.policy.deleted_kept_s, settings.policy.devices_kept_s
+    return ChildSpec(id=PRUNER, name=PRUNER, start=lambda: Pruner(database.pool, *kept_s))
 
 
 def _reaper(settings: Settings, database: Database, host: Host, shards: Shards, clients: str) -> ChildSpec:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,6 +18,7 @@ import asyncpg
 from syncline.actors.devices.claims import ReadConnected, ReadContested
 from syncline.actors.names import WRITER
 from syncline.actors.postgres.apply import Held
+from syncline.actors.postgres.pruning import REMOVED
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.postgres.writer import ReadHeld
 from syncline.actors.shapes.census import Census, ReadCensus
@@ -34,6 +36,7 @@ SELECT (SELECT count(*) FROM electric.rejections) AS total, r.client_id AS devic
     r.constraint_name AS "constraint", to_char(r.rejected_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS "at"
 FROM electric.rejections r ORDER BY r.id DESC LIMIT $1
 """
+FORGOTTEN = "SELECT value FROM electric.meta WHERE key = $1"
 ESTIMATES = "SELECT oid::int8, greatest(reltuples, 0)::int8 AS rows FROM pg_class WHERE oid = ANY ($1::oid[])"
 
 
@@ -67,19 +70,21 @@ class Vitals:
     async def read(self) -> Mapping[str, object]:
         """``devices`` connected and ``devices_max``, the client ids of ``devices_contested`` (see ``contests``),
         ``shapes`` live (tables) and ``shapes_sharing`` a process that are to be alone, what they come to (see
-        ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``, ``rejections``.
+        ``Census``), ``lag_bytes`` of WAL not confirmed yet, ``held_writes``, ``rejections``, and of what was remembered
+        how much is ``forgotten``.
 
         None for what is not known now or has no meaning, and for contested devices and held writes when there are none.
         """
         async with self._reading:
             now_s = asyncio.get_running_loop().time()
             if now_s - self._read_at_s >= FRESH_S:
-                devices, contested, held, lag, rejections, *answers = await asyncio.gather(
+                devices, contested, held, lag, rejections, forgotten, *answers = await asyncio.gather(
                     self._ask(self._counting, ReadConnected()),
                     self._ask(self._counting, ReadContested()),
                     self._ask(WRITER, ReadHeld()),
                     self._lag_bytes(),
                     self._rejections(),
+                    self._forgotten(),
                     *(self._ask(shard, ReadCensus()) for shard in self._shards),
                 )
                 shards = [answer for answer in answers if isinstance(answer, Census)]
@@ -98,6 +103,7 @@ class Vitals:
                     "oldest_position": _oldest(shards) if known else None,
                     "lag_bytes": lag,
                     "rejections": rejections,
+                    "forgotten": forgotten,
                     "held_writes": (
                         {"writes": held.writes, "devices": held.devices, "message": held.message}
                         if isinstance(held, Held)
@@ -132,6 +138,14 @@ class Vitals:
                 newest = [dict(row) for row in await self._pool.fetch(REJECTIONS, REJECTIONS_TOLD_MAX)]
                 total = [row.pop("total") for row in newest]
                 return {"transactions": total[0] if total else 0, "newest": newest}
+        return None
+
+    async def _forgotten(self) -> Mapping[str, int] | None:
+        """How many ``devices``, ``deleted_rows`` and ``written_rows`` were forgotten since the database is synced."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S):
+                counts = json.loads(await self._pool.fetchval(FORGOTTEN, REMOVED) or "{}")
+                return {what: int(counts.get(what, 0)) for what in ("devices", "deleted_rows", "written_rows")}
         return None
 
     async def _lag_bytes(self) -> int | None:

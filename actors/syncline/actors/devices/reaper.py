@@ -19,6 +19,7 @@ from syncline.actors.devices.claims import ReadClients
 from syncline.actors.devices.subscriptions import SubscriptionRefused, plan
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.database import Database
+from syncline.actors.postgres.pruning import note_removed
 from syncline.actors.shapes.reaping import Idle, IdleShape, Policy, ReadIdle, RemoveShape, due
 from syncline.actors.shapes.router import DropRoutes, ReadRoutes
 from syncline.actors.shapes.shape import Shape
@@ -82,7 +83,8 @@ class Reaper(Actor):
         await self._database.seen(connected)
         forgotten = await self._database.forget_unseen(self._policy.devices_kept_s)
         if forgotten:
-            log.info("subscriptions of %d devices that were not here for long are forgotten", forgotten)
+            log.info("what %d devices hold that were not here for long is forgotten", forgotten)
+            await note_removed(self._database.pool, "devices", forgotten)
         self._expired_at_s = now_s
 
     async def _reap(self) -> None:

@@ -48,6 +48,25 @@ class Subscription:
 
 
 _FORGET = "DELETE FROM electric.subscriptions WHERE client_id = $1"
+# Of the openings of a device's file the newest stays, by which copies of it are told apart.
+_FORGET_UNSEEN = """
+WITH unseen AS MATERIALIZED (
+    SELECT client_id, lsn FROM electric.clients c WHERE last_seen < now() - $1::interval AND (
+        lsn = 0 OR EXISTS (SELECT FROM electric.positions p WHERE p.client_id = c.client_id)
+        OR EXISTS (SELECT FROM electric.subscriptions s WHERE s.client_id = c.client_id))
+    FOR UPDATE SKIP LOCKED
+), unsubscribed AS (
+    DELETE FROM electric.subscriptions s USING unseen u WHERE s.client_id = u.client_id RETURNING s.client_id
+), unplaced AS (
+    DELETE FROM electric.positions p USING unseen u WHERE p.client_id = u.client_id RETURNING p.client_id
+), unopened AS (
+    DELETE FROM electric.openings o USING unseen u WHERE o.client_id = u.client_id AND (u.lsn = 0 OR EXISTS (
+        SELECT FROM electric.openings newer WHERE newer.client_id = o.client_id AND newer.place > o.place))
+), unknown AS (
+    DELETE FROM electric.clients c USING unseen u WHERE c.client_id = u.client_id AND u.lsn = 0 RETURNING c.client_id
+)
+SELECT count(*) FROM (SELECT * FROM unsubscribed UNION SELECT * FROM unplaced UNION SELECT * FROM unknown) AS forgotten
+"""
 _NOTE = (
     "INSERT INTO electric.positions AS p (client_id, lineage) VALUES ($1, $2) "
     "ON CONFLICT (client_id) DO UPDATE SET lineage = excluded.lineage WHERE p.lineage <> excluded.lineage"
@@ -292,15 +311,10 @@ class Database:
         )
 
     async def forget_unseen(self, kept_s: float) -> int:
-        """Devices that were not seen for that long have no subscriptions any more: how many had some. What they send
-        is taken as before."""
-        forgotten = await self.pool.fetchval(
-            "WITH forgotten AS (DELETE FROM electric.subscriptions s USING electric.clients c "
-            "WHERE s.client_id = c.client_id AND c.last_seen < now() - $1::interval RETURNING s.client_id) "
-            "SELECT count(DISTINCT client_id) FROM forgotten",
-            timedelta(seconds=kept_s),
-        )
-        return int(forgotten)
+        """Of devices that were not seen for that long it is not known any more what they hold: how many of them it was
+        known of. What they send is taken as before, for how far their writes are decided stays: else one that comes
+        again would be carried out again. A device of which none ever was is not known at all any more."""
+        return int(await self.pool.fetchval(_FORGET_UNSEEN, timedelta(seconds=kept_s)))
 
     async def forget_others(self, client_id: str, held: Iterable[str]) -> None:
         """The device has resumed with the subscriptions ``held``: of others it has no rows, nor will it come to any."""

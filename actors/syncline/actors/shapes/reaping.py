@@ -14,16 +14,19 @@ from syncline.actors.shapes.shape import Shape
 
 IDLE_S = 3600.0
 DEVICES_KEPT_S = 90 * 24 * 3600.0
+DELETED_KEPT_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """``idle_s``: as long a shape stays that no subscription names. ``devices_kept_s``: as long as the subscriptions of
-    a device that does not come. ``disk_max_bytes``: of all shapes together; None: as it comes."""
+    """``idle_s``: as long a shape stays that no subscription names. ``devices_kept_s``: as long as what is
+    remembered of a device that does not come. ``disk_max_bytes``: of all shapes together; None: as it comes.
+    ``deleted_kept_s``: as long as what a deleted row held."""
 
     idle_s: float = IDLE_S
     devices_kept_s: float = DEVICES_KEPT_S
     disk_max_bytes: int | None = None
+    deleted_kept_s: float = DELETED_KEPT_S
 
 
 @dataclass(frozen=True, slots=True)
