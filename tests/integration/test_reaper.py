@@ -24,7 +24,8 @@ from syncline.actors.postgres.pruning import prune_living
 from syncline.actors.shapes import reaping
 from syncline.actors.shapes.messages import LiveShapes
 from syncline.actors.shapes.router import DropRoutes, Router
-from syncline.client import Shape
+from syncline.client import Database, Shape
+from syncline.client import database as client_database
 from syncline.cluster import Refusal
 
 RAISE = "UPDATE issues SET rank = (rank + 1) % 13 WHERE id = $1"
@@ -168,45 +169,52 @@ async def test_a_device_that_stays_away_for_too_long_begins_anew(database: str, 
         await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
 
 
-async def test_a_device_that_was_forgotten_with_what_it_had_written_deletes_its_row_when_it_is_back(
-    database: str, tmp_path: Path
+async def test_a_device_that_was_forgotten_with_what_it_had_written_has_deleted_its_own_row_meanwhile(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That it wrote the row is not known any more: it is told so. What it had written is not carried out again."""
+    """That it wrote the row is not known any more. What it had written is not carried out again."""
+    now_ms = client_database._now_ms
+    monkeypatch.setattr(client_database, "_now_ms", lambda: now_ms() - 91 * 86_400_000)
     async with (
         running(database, tmp_path, SQL, TABLES, AT_ONCE) as tree,
         device(tmp_path / "ann.db", tree.url) as db,
     ):
         await (await db.sync("issues", "this.rank > 3")).synced()
-        await db.execute("UPDATE issues SET title = 'mine' WHERE id = 'i5'")
+        for id in ("mine", "theirs"):
+            await db.execute("INSERT INTO issues (id, project, title, rank) VALUES (?, 'p1', '', 9)", (id,))
 
-        async def written(title: str) -> bool:
-            return bool(await tree.postgres.fetchval("SELECT title = $1 FROM issues WHERE id = 'i5'", title))
+        async def there(count: int) -> bool:
+            found = await tree.postgres.fetchval("SELECT count(*) FROM issues WHERE id IN ('mine', 'theirs')")
+            return bool(found == count)
 
-        await until(partial(written, "mine"))
+        await until(partial(there, 2))
+        await until(partial(sent, db))
         await db.disconnect()
+        await db.execute("DELETE FROM issues WHERE id IN ('mine', 'theirs')")
         await tree.postgres.execute(
             "UPDATE electric.clients SET last_seen = now() - interval '91 days';"
             "UPDATE electric.shadow SET written_at = now() - interval '91 days'"
         )
         await until(partial(live, tree, 0))
         async with asyncpg.create_pool(database, min_size=0) as pool:
-            assert await prune_living(pool) == 2  # the issue, and the one it refers to
-        lsn = "SELECT lsn FROM electric.clients"
-        decided = await tree.postgres.fetchval(lsn)
+            assert await prune_living(pool) == 3  # the issues, and the project that they kept
+        await tree.postgres.execute("UPDATE issues SET title = 'by SQL' WHERE id = 'theirs'")
+        decided = await tree.postgres.fetchval("SELECT lsn FROM electric.clients")
         assert decided > 0
-        await tree.postgres.execute("DELETE FROM comments")
         await db.connect()
+        await until(partial(there, 1))
         await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
-        await db.execute("DELETE FROM issues WHERE id = 'i5'")
-
-        async def gone() -> bool:
-            return not await tree.postgres.fetchval("SELECT count(*) FROM issues WHERE id = 'i5'")
-
-        await until(gone)
-        await eventually(partial(agree, tree.postgres, db, issues_where("rank > 3")))
-        assert await tree.postgres.fetchval(lsn) > decided
+        assert await tree.postgres.fetchval("SELECT count(*) FROM issues WHERE id = 'theirs'") == 1
+        assert await tree.postgres.fetchval("SELECT lsn FROM electric.clients") > decided
         told = json.loads(await tree.postgres.fetchval("SELECT value FROM electric.meta WHERE key = 'removed'"))
         assert told["devices"] == 1
+
+
+async def sent(db: Database) -> bool:
+    """Everything written has been taken, and what became of it is here."""
+    async for status in db.status_changes():
+        return status.pending_writes == 0
+    raise AssertionError("a status is always told")
 
 
 async def test_a_device_that_is_connected_is_not_away(

@@ -319,8 +319,12 @@ def _shards(settings: Settings, database: Database, host: Host) -> Shards:
 
 
 def _writer(settings: Settings, database: Database) -> ChildSpec:
-    owner, skew_ms = database.owner or SESSION, settings.clock_skew_max_ms
-    return ChildSpec(id=WRITER, name=WRITER, start=lambda: Writer(settings.dsn, owner, absorbing=True, skew_ms=skew_ms))
+    def start() -> Writer:
+        kept_ms = int(settings.policy.devices_kept_s * 1_000)
+        owner, skew_ms = database.owner or SESSION, settings.clock_skew_max_ms
+        return Writer(settings.dsn, owner, absorbing=True, skew_ms=skew_ms, kept_ms=kept_ms)
+
+    return ChildSpec(id=WRITER, name=WRITER, start=start)
 
 
 def _absorber(settings: Settings, database: Database, host: Host) -> ChildSpec:

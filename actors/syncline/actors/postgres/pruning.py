@@ -8,9 +8,10 @@ seen the delete and comes even later still brings the row back, with what it car
 
 Of a row that lives, an entry says who wrote it. Devices that hold the row name that write when they write to it;
 whoever names the write of another device or of Postgres has seen a row without any entry too. Who names his own alone
-has not. So the entry goes when its authors are forgotten (``Database.forget_unseen``), and it is as old: an author that
-comes back even later is given the row as it is then. And it goes together with what direct SQL wrote to the row since,
-for whoever holds the row has that. What went by TRUNCATE goes likewise.
+has not, unless that is old. So the entry goes when it is ``devices_kept_s`` old, and its authors have been forgotten
+(``Database.forget_unseen``): one that comes back even later is given the row as it is then. What he did to it before is
+taken for done to that row (``electric.unrecorded``). And an entry goes together with what direct SQL wrote to the row
+since, for whoever holds the row has that. What went by TRUNCATE goes likewise.
 
 All in small batches: at the start, what is remembered of living rows an hour later, when devices have come back to a
 service that was away for long; and once a day.

@@ -37,6 +37,7 @@ from syncline.actors.postgres.apply import (
 from syncline.actors.postgres.ownership import Ownership, Superseded
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.actors.postgres.write import Rejection, Write
+from syncline.actors.shapes.reaping import DEVICES_KEPT_S
 from syncline.cluster.actor import Actor
 from syncline.cluster.clock import Clock
 from syncline.cluster.spec import Exit, ExitKind
@@ -106,7 +107,8 @@ class ReadHeld:
 class WriteLoop:
     """Drives a ``WriteQueue`` against one database. ``answer`` is called once for each write added. ``session``: for
     whom its sessions are, or just what they are called. ``skew_ms``: how far devices' clocks may be ahead of Postgres'
-    before they are no longer believed. Until it is ``absorbed`` for the first time it does not wait for any stream."""
+    before they are no longer believed. ``kept_ms``: how old what was recorded of a row is when it is forgotten. Until
+    it is ``absorbed`` for the first time it does not wait for any stream."""
 
     def __init__(
         self,
@@ -116,11 +118,12 @@ class WriteLoop:
         session: Ownership | str = SESSION,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
         skew_ms: int = SKEW_MS,
+        kept_ms: int = int(DEVICES_KEPT_S * 1_000),
     ) -> None:
         self._answer = answer
         self._clock = clock
         self._queue = WriteQueue()
-        self._context: dict[str, Any] = {"skew_ms": skew_ms}
+        self._context: dict[str, Any] = {"skew_ms": skew_ms, "kept_ms": kept_ms}
         self._work = {lane: asyncio.Event() for lane in Lane}
         self._last_complaint = ""
         self._links = {lane: _Link(dsn, clock, session, statement_timeout_s) for lane in Lane}
@@ -302,16 +305,25 @@ class Writer(Actor):
     """
 
     def __init__(
-        self, dsn: str, session: Ownership | str = SESSION, *, absorbing: bool = False, skew_ms: int = SKEW_MS
+        self,
+        dsn: str,
+        session: Ownership | str = SESSION,
+        *,
+        absorbing: bool = False,
+        skew_ms: int = SKEW_MS,
+        kept_ms: int = int(DEVICES_KEPT_S * 1_000),
     ) -> None:
-        """``absorbing``: somebody tells how far the stream has come."""
+        """``absorbing``: somebody tells how far the stream has come. The others: see ``WriteLoop``."""
         self._dsn = dsn
         self._session = session
         self._absorbing = absorbing
         self._skew_ms = skew_ms
+        self._kept_ms = kept_ms
 
     async def init(self) -> None:
-        self._loop = WriteLoop(self._dsn, self.clock, _answer, self._session, skew_ms=self._skew_ms)
+        self._loop = WriteLoop(
+            self._dsn, self.clock, _answer, self._session, skew_ms=self._skew_ms, kept_ms=self._kept_ms
+        )
         if self._absorbing:
             self._loop.absorbed(Absorbed(0, None))
         self.background(self._loop.run())

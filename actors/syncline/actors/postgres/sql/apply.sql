@@ -10,7 +10,8 @@
 --          A transaction that comes again is a duplicate, or rejected if it was.
 -- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry" | "unabsorbed", "sqlstate",
 --          "message", ...}
--- context: {"horizon": an xid, "skew_ms"}. Without a horizon nothing that direct SQL wrote is waited for.
+-- context: {"horizon": an xid, "skew_ms", "kept_ms"}. Without a horizon nothing that direct SQL wrote is waited for. kept_ms: how
+--          old what is recorded of a row may be that is not there any more, see electric.unrecorded.
 --
 -- "unabsorbed" is a transaction that touches rows of which direct SQL wrote or deleted the last version, and it is not known
 -- that the stream has brought that here (electric.direct). {"lsn": how far the stream has to be, as a number; "xmins": [xid],

@@ -121,6 +121,8 @@ BEGIN
                 tags_now := entry_tags;  -- a trigger's doing, or the table was written anew
             ELSIF known OR past_lsn IS NOT NULL OR sy_op = 'I' THEN
                 born := true;  -- direct SQL has inserted it since
+            ELSIF sy_op = 'D' THEN
+                tags_now := electric.unrecorded(observed, origin, (absorbed ->> 'kept_ms')::bigint);
             ELSE
                 tags_now := '{postgres_1@0}';
             END IF;

@@ -95,6 +95,18 @@ SELECT array_agg(coalesce('postgres_1@' || o.ms, c.tag, otherwise) ORDER BY c.pl
 FROM unnest(column_tags) WITH ORDINALITY AS c (tag, place) LEFT JOIN unnest(column_ms) WITH ORDINALITY AS o (ms, place) USING (place)
 $$;
 
+-- The tags of a row without a record, for a delete by origin. Records go when they are kept_ms old and their authors have been
+-- away as long (pruning.py): so an author who names his own write of then knows of the row, which he had written.
+CREATE OR REPLACE FUNCTION electric.unrecorded(observed jsonb, origin text, kept_ms bigint) RETURNS text[]
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+SELECT coalesce(
+    (SELECT ARRAY[min(seen)] FROM jsonb_array_elements_text(observed) AS seen
+     WHERE left(seen, -length(split_part(seen, '@', -1)) - 1) = origin
+       AND split_part(seen, '@', -1)::bigint < extract(epoch FROM now()) * 1000 - kept_ms
+     HAVING count(*) > 0),
+    '{postgres_1@0}')
+$$;
+
 -- Whether the stream is known to have brought whatever the transaction wrote that left this xmin on a row we have locked.
 -- absorbed: {"horizon": an xid before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always has.
 -- What this transaction itself wrote, by a trigger say, nobody has to wait for.
