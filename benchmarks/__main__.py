@@ -35,7 +35,7 @@ PROGRAMS = {
                 "codec",
                 "predicates",
             ),
-            *("routing", "shapes", "subtrees", "crowd", "repair", "recovery", "failover", "idle"),
+            *("routing", "shapes", "subtrees", "crowd", "repair", "recovery", "failover", "idle", "victims"),
         )
     },
     **{mode.name: ["benchmarks.devices", mode.name] for mode in MODES},
