@@ -40,9 +40,18 @@ RETRY_S = 0.5
 # Between two looks at what is running, while something happens.
 HORIZON_EVERY_S = 0.05
 CONFIRM_EVERY_S = 0.5
+SAMPLE_EVERY_S = 60.0
 
 ABSORB = "SELECT electric.absorb($1::int8[]::oid[], $2, $3, $4, $5, $6)"
 HERE = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (pg_current_wal_insert_lsn() - '0/0')::int8"
+SAMPLE = """
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xid,
+    floor(extract(epoch FROM clock_timestamp()) * 1000)::int8 - 1 AS ms
+"""
+KEEP_SAMPLE = """
+INSERT INTO electric.xids AS x (xid, ms) VALUES ($1, $2)
+ON CONFLICT (xid) DO UPDATE SET ms = greatest(x.ms, excluded.ms)
+"""
 FLUSHED = "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8"
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
@@ -89,6 +98,7 @@ class Absorber(Actor):
         self.background(self._run())
         self.background(self._look())
         self.background(self._settle())
+        self.background(self._sample())
 
     async def handle_cast(self, message: object) -> None:
         if not isinstance(message, Absorb):
@@ -154,6 +164,22 @@ class Absorber(Actor):
             if xid != (self._horizons[-1][1] if self._horizons else self._horizon):
                 self._horizons.append((lsn, xid))
             await asyncio.sleep(HORIZON_EVERY_S)
+
+    async def _sample(self) -> None:
+        """Notes how xids go with time: of rows that direct SQL has inserted it tells about when, also after a restart.
+        Writes only when there have been transactions, apart from this one."""
+        newest: asyncpg.Record | None = None
+        while True:
+            try:
+                sample = await self._pool.fetchrow(SAMPLE)
+                if newest is None or sample["xid"] != newest["xid"]:
+                    both = (sample,) if newest is None else (newest, sample)
+                    await self._pool.executemany(KEEP_SAMPLE, [(one["xid"], one["ms"]) for one in both])
+                    sample = await self._pool.fetchrow(SAMPLE)
+                newest = sample
+            except AWAY as error:
+                log.info("Postgres does not say how far its transactions are: %s", error)
+            await asyncio.sleep(SAMPLE_EVERY_S)
 
     async def _settle(self) -> None:
         """Confirms what is on the disk."""

@@ -35,6 +35,7 @@ STEPS: tuple[str, ...] = (
     "openings.sql",
     "direct.sql",
     "generated.sql",
+    "xids.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "rules.sql",

@@ -81,6 +81,9 @@ WITH old AS (
 SELECT count(*) FROM removed
 """
 
+# Which xids go with which times, of rows that are as old.
+PRUNE_XIDS = "DELETE FROM electric.xids WHERE ms < extract(epoch FROM now() - $1::interval) * 1000"
+
 # One stretch of what is known of rows, in the order of its key: how much of it was removed, and where the next begins.
 PRUNE_SHADOW = """
 WITH stretch AS (
@@ -125,6 +128,7 @@ async def prune(
     longer = max(kept, devices_kept)
     removed = await _in_batches(pool, PRUNE, kept)
     await _in_batches(pool, PRUNE_TRUNCATED, longer)
+    await pool.execute(PRUNE_XIDS, longer)
     return removed + await _in_batches(pool, PRUNE_DIRECT, kept, longer)
 
 

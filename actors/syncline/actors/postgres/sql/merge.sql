@@ -46,6 +46,7 @@ DECLARE
     past_row text[];
     truncated_lsn pg_lsn;
     born boolean := false;
+    born_ms bigint;
     born_tag text;
     tags_now text[];
     tags_before text[];
@@ -130,7 +131,14 @@ BEGIN
                 IF absorbed IS NOT NULL AND NOT coalesce(absorbed -> 'xmins' ? row_xid::text, false) THEN
                     RETURN jsonb_build_object('xmin', row_xid::text);  -- to be told when
                 END IF;
-                born_tag := 'postgres_1@' || coalesce(absorbed -> 'xmins' ->> row_xid::text, '0');
+                born_ms := coalesce((absorbed -> 'xmins' ->> row_xid::text)::bigint, 0);
+                IF born_ms = 0 AND absorbed IS NOT NULL THEN
+                    -- It is not known any more. But after what: whoever has seen the row has seen it later than that.
+                    born_ms := greatest(electric.committed_after(row_xid), CASE
+                        WHEN past_row IS NOT NULL THEN past_ms
+                        WHEN known AND entry_tags = '{}' THEN floor(extract(epoch FROM entry_written) * 1000)::bigint END);
+                END IF;
+                born_tag := 'postgres_1@' || born_ms;
                 tags_now := ARRAY[born_tag];
                 column_tags_now := array_fill(born_tag, ARRAY[%WIDTH%]);
             END IF;

@@ -107,6 +107,14 @@ SELECT coalesce(
     '{postgres_1@0}')
 $$;
 
+-- A time, in ms, after which the transaction committed that left this xmin on a row; 0 when none is known.
+CREATE OR REPLACE FUNCTION electric.committed_after(row_xid xid) RETURNS bigint
+LANGUAGE sql VOLATILE AS $$
+SELECT coalesce((
+    SELECT x.ms FROM electric.xids x WHERE x.xid <= pg_current_xact_id()::text::bigint - age(row_xid)
+    ORDER BY x.xid DESC LIMIT 1), 0)
+$$;
+
 -- Whether the stream is known to have brought whatever the transaction wrote that left this xmin on a row we have locked.
 -- absorbed: {"horizon": an xid before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always has.
 -- What this transaction itself wrote, by a trigger say, nobody has to wait for.
