@@ -92,25 +92,29 @@ def encode_write(write: Write, refusal: Rejection | None = None) -> tuple[bytes,
         element["refuse"] = {name: _without_nul(text) for name, text in texts if text is not None} | {
             name: list(map(_without_nul, known)) for name in ("columns", "key") if (known := getattr(refusal, name))
         }
-    if write.encoded is not None:
-        operations = write.encoded.pieces
-    elif write.changes:
-        changes = write.changes if refusal is None else tuple(map(_storable, write.changes))
-        operations = (encode_operations(changes),)
-    else:
-        operations = ()
+    if write.encoded is None:
+        changes = write.changes if refusal is None else map(_storable, write.changes)
+        element["ops"] = [_operation(change) for change in changes]
+        return (_json(element),)
     text = [_json(element)[:-1], b',"ops":[']
-    for piece in operations:
+    for piece in write.encoded.pieces:
         text += (piece, b",")
-    return (*(text[:-1] if operations else text), b"]}")
+    return (*(text[:-1] if write.encoded.pieces else text), b"]}")
 
 
 def encode_operations(changes: Iterable[RowOperation]) -> bytes:
     """At least one operation as the inside of a JSON array."""
-    operations = [
-        {"rel": c.relation_id, "op": c.op, "row": c.row, "modified": c.modified, "tags": c.tags} for c in changes
-    ]
-    return _json(operations)[1:-1]
+    return _json([_operation(change) for change in changes])[1:-1]
+
+
+def _operation(change: RowOperation) -> dict[str, Any]:
+    return {
+        "rel": change.relation_id,
+        "op": change.op,
+        "row": change.row,
+        "modified": change.modified,
+        "tags": change.tags,
+    }
 
 
 def unstorable(changes: Iterable[RowOperation]) -> Rejection | None:
@@ -130,5 +134,8 @@ def _without_nul(text: str) -> str:
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()

@@ -9,7 +9,9 @@
 -- What meets columns of the application's in a statement has a prefix, since they may be called as it likes.
 --
 -- Each electrified table gets a merge function of its own, generated from its description, so that every statement is
--- static and its plan is kept: about four cached statements an operation, where EXECUTE would plan each anew.
+-- static and its plan is kept: two or three cached statements an operation, where EXECUTE would plan each anew. The plan of
+-- a condition with a subquery is kept only if it is no cheaper with the values of the moment: so nothing stands beside one
+-- that may decide it without looking.
 --
 -- Locks: rows are locked with NOWAIT. Whoever fails to get one gives up the whole device transaction and comes back later
 -- with empty hands, so no application transaction ever waits for us in a circle.
@@ -32,9 +34,12 @@ CREATE OR REPLACE FUNCTION electric.%FUNCTION%(
 DECLARE
     tag text := origin || '@' || sy_ms;
     sy_row_key text := %CELLS_KEY%;
-    row_xid xid;
+    row_xid xid;  -- NULL: there is none
     sy_alive boolean;
     known boolean := true;
+    met boolean;
+    attended boolean;  -- by a trigger that is for certain columns
+    latest boolean;
     entry_tags text[];
     entry_column_tags text[];
     entry_xid xid;
@@ -45,7 +50,7 @@ DECLARE
     past_column_ms bigint[];
     past_row text[];
     truncated_lsn pg_lsn;
-    born boolean := false;
+    born boolean;
     born_ms bigint;
     born_tag text;
     tags_now text[];
@@ -62,16 +67,29 @@ BEGIN
     IF sy_op = 'I' THEN
         INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
             VALUES (%RELID%, sy_row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%]), pg_current_wal_insert_lsn())
-            ON CONFLICT (relid, key) DO NOTHING;
+            ON CONFLICT (relid, key) DO NOTHING
+            RETURNING EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%)
+                OR EXISTS (SELECT FROM electric.direct d WHERE d.relid = %RELID% AND d.key = sy_row_key) INTO met;
         known := NOT FOUND;
+        IF NOT known AND NOT met AND mending = 0 THEN
+            -- The common insert, of a key never seen. Its entry is made.
+            INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
+            IF NOT FOUND THEN
+                IF EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
+                    RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
+                END IF;
+            END IF;
+            RETURN NULL;
+        END IF;
     END IF;
     IF sy_op = 'D' THEN
-        SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR UPDATE NOWAIT;
+        %LOCK_FOR_DELETE%
     ELSE
-        SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW% FOR NO KEY UPDATE NOWAIT;
+        %LOCK_FOR_UPDATE%
     END IF;
-    sy_alive := FOUND;
-    IF known THEN
+    sy_alive := row_xid IS NOT NULL;
+    IF known AND entry_xid IS NULL THEN
+        -- It may have been made while the row was being locked.
         SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin), s.at_lsn, s.written_at
             INTO entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
             FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = sy_row_key FOR NO KEY UPDATE NOWAIT;
@@ -143,7 +161,7 @@ BEGIN
                 column_tags_now := array_fill(born_tag, ARRAY[%WIDTH%]);
             END IF;
         ELSE
-            tags_now := '{}';
+            tags_now := '{}'::text[];
             IF past_lsn IS NOT NULL THEN
                 IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed) THEN
                     -- Direct SQL had inserted it again, it is not known when, nor that the author has seen that.
@@ -163,22 +181,22 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    IF sy_op = 'I' AND NOT known AND NOT sy_alive AND past_lsn IS NULL AND mending = 0 THEN
-        -- The common insert, of a key never seen. Its entry is made.
-        INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
-        IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
-            RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
-        END IF;
-        RETURN NULL;
-    END IF;
     IF sy_op = 'R' AND (sy_alive OR sy_grave IS NULL) THEN
         RETURN NULL;  -- nothing to bring back
     END IF;
 
-    sy_ms := electric.stamp(origin, sy_ms, tags_now || column_tags_now, observed);
-    tag := origin || '@' || sy_ms;
+    -- As a rule a write is later than all that is known of the row, and its author has seen it.
+    latest := cardinality(tags_now) < 2 AND sy_ms > greatest(%KNOWN_MS%);
+    IF latest IS NOT TRUE THEN
+        sy_ms := electric.stamp(origin, sy_ms, tags_now || column_tags_now, observed);
+        tag := origin || '@' || sy_ms;
+    END IF;
     tags_before := tags_now;
-    tags_now := electric.unobserved(tags_now, observed, origin);
+    IF observed ?& tags_now THEN
+        tags_now := '{}'::text[];
+    ELSE
+        tags_now := electric.unobserved(tags_now, observed, origin);
+    END IF;
 
     IF sy_op = 'D' THEN
         IF NOT sy_alive THEN
@@ -189,9 +207,13 @@ BEGIN
             END IF;
             RETURN NULL;
         END IF;
-        IF tags_now = '{}' AND mending = 0 AND (%CASCADED%) THEN
-            RETURN '{"mend": true}';
-        ELSIF tags_now = '{}' AND mending > 0 AND (%REFERRED_TO%) THEN
+        IF tags_now <> '{}' THEN
+            NULL;
+        ELSIF mending = 0 THEN
+            IF %CASCADED% THEN
+                RETURN '{"mend": true}';
+            END IF;
+        ELSIF %REFERRED_TO% THEN
             IF mending = 1 THEN
                 RETURN '{"children": true}';
             END IF;
@@ -199,8 +221,14 @@ BEGIN
         END IF;
     ELSE
         tags_now := tags_now || tag;
-        sy_wins := array_fill(false, ARRAY[%WIDTH%]);
-        IF sy_op IN ('I', 'U') THEN
+        IF sy_op NOT IN ('I', 'U') THEN
+            sy_wins := array_fill(false, ARRAY[%WIDTH%]);
+        ELSIF latest THEN
+            sy_wins := ARRAY[%CHANGED%];
+            %TIED%
+            column_tags_now := ARRAY[%WON%];
+        ELSE
+            sy_wins := array_fill(false, ARRAY[%WIDTH%]);
             FOR i IN 1..%WIDTH% LOOP
                 IF coalesce((sy_modified -> (i - 1))::boolean, sy_op = 'I') THEN
                     IF holder_loses IS NULL OR column_tags_now[i] IS DISTINCT FROM holder THEN
@@ -211,11 +239,7 @@ BEGIN
                 END IF;
             END LOOP;
             %TIED%
-            FOR i IN 1..%WIDTH% LOOP
-                IF sy_wins[i] THEN
-                    column_tags_now[i] := tag;
-                END IF;
-            END LOOP;
+            column_tags_now := ARRAY[%WON%];
         END IF;
         IF mending > 0 THEN
             SELECT ARRAY[%FINAL%] INTO sy_final FROM (SELECT 1) AS one LEFT JOIN %TABLE% t ON %IS_ROW%;
@@ -224,11 +248,18 @@ BEGIN
     END IF;
 
     -- Before the row itself: whoever reads the stream then has a row's tags when the row comes.
-    INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
-        VALUES (%RELID%, sy_row_key, tags_now, column_tags_now, pg_current_wal_insert_lsn())
-        ON CONFLICT (relid, key) DO UPDATE
-        SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL, at_lsn = excluded.at_lsn,
-            written_at = excluded.written_at;
+    IF known THEN
+        UPDATE electric.shadow s
+            SET tags = tags_now, column_tags = column_tags_now, row_xmin = NULL, at_lsn = pg_current_wal_insert_lsn(),
+                written_at = now()
+            WHERE s.relid = %RELID% AND s.key = sy_row_key;
+    ELSE
+        INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
+            VALUES (%RELID%, sy_row_key, tags_now, column_tags_now, pg_current_wal_insert_lsn())
+            ON CONFLICT (relid, key) DO UPDATE
+            SET tags = excluded.tags, column_tags = excluded.column_tags, row_xmin = NULL, at_lsn = excluded.at_lsn,
+                written_at = excluded.written_at;
+    END IF;
     IF past_lsn IS NOT NULL THEN
         DELETE FROM electric.direct WHERE relid = %RELID% AND key = sy_row_key;
     END IF;
@@ -236,7 +267,9 @@ BEGIN
         DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;  -- of an earlier life
     END IF;
 
-    IF sy_op = 'D' AND tags_now = '{}' THEN
+    IF sy_alive AND NOT attended AND true = ANY (sy_wins) THEN
+        UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
+    ELSIF sy_op = 'D' AND tags_now = '{}' THEN
         INSERT INTO electric.tombstones (relid, key, "row", deleted_ms, buried_at)
             SELECT %RELID%, sy_row_key, ARRAY[%IMAGE%], sy_ms, clock_timestamp() FROM %TABLE% t WHERE %IS_ROW%
             ON CONFLICT (relid, key) DO UPDATE
@@ -256,16 +289,16 @@ BEGIN
             DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;
         END IF;
         INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
-        IF NOT FOUND AND EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
-            RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
+        IF NOT FOUND THEN
+            IF EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
+                RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
+            END IF;
         END IF;
-    ELSIF true = ANY (sy_wins) AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> '') THEN
+    ELSIF true = ANY (sy_wins) THEN
         -- A trigger that is for certain columns shall not see the others named.
         SELECT string_agg(setter, ', ') INTO setters
             FROM unnest(%SETTERS%, sy_wins) AS winning (setter, wins) WHERE winning.wins;
         EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING sy_cells;
-    ELSIF true = ANY (sy_wins) THEN
-        UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
     ELSE
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
     END IF;
@@ -274,6 +307,17 @@ END
 $merge$;
 $template$;
     table_name text := format('%I.%I', description ->> 'schema', description ->> 'table');
+    -- The row and its entry at once: this is most of the work.
+    lock CONSTANT text := $lock$
+        SELECT l.xid, EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> ''),
+                e.tags, e.column_tags, e.xid, e.at_lsn, e.written_at
+            INTO row_xid, attended, entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
+            FROM (SELECT) AS one
+            LEFT JOIN LATERAL (SELECT t.xmin AS xid FROM %TABLE% t WHERE %IS_ROW% %STRENGTH% NOWAIT) AS l ON true
+            LEFT JOIN LATERAL (
+                SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin) AS xid, s.at_lsn, s.written_at
+                FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = sy_row_key AND known FOR NO KEY UPDATE NOWAIT
+            ) AS e ON true;$lock$;
     part record;
     referring record;
     filled text := template;
@@ -307,6 +351,11 @@ BEGIN
         string_agg(CASE WHEN c.pk THEN format('sy_cells ->> %s', c.i - 1) ELSE format(
             'CASE WHEN sy_wins[%1$s] THEN sy_cells ->> %2$s WHEN sy_alive THEN t.%3$I::text WHEN sy_grave IS NULL THEN sy_cells ->> %2$s ELSE sy_grave[%1$s] END',
             c.i, c.i - 1, c.name) END, ', ' ORDER BY c.i) AS final_row,
+        -- When what is known of the row was written.
+        string_agg(format('split_part(column_tags_now[%s], ''@'', -1)::bigint', c.i), ', ' ORDER BY c.i)
+            || ', split_part(tags_now[1], ''@'', -1)::bigint' AS known_ms,
+        string_agg(format('coalesce((sy_modified -> %s)::boolean, sy_op = ''I'')', c.i - 1), ', ' ORDER BY c.i) AS changed,
+        string_agg(format('CASE WHEN sy_wins[%1$s] THEN tag ELSE column_tags_now[%1$s] END', c.i), ', ' ORDER BY c.i) AS won,
         count(*) AS width
     INTO part
     FROM (
@@ -326,6 +375,11 @@ BEGIN
     SELECT coalesce(string_agg(r.referring, ' OR ') FILTER (WHERE r.cascades), 'false') AS cascaded,
         coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
         INTO referring FROM electric.references_to(target, description, part.is_row) r;
+    filled := replace(filled, '%LOCK_FOR_DELETE%', replace(lock, '%STRENGTH%', 'FOR UPDATE'));
+    filled := replace(filled, '%LOCK_FOR_UPDATE%', replace(lock, '%STRENGTH%', 'FOR NO KEY UPDATE'));
+    filled := replace(filled, '%KNOWN_MS%', part.known_ms);
+    filled := replace(filled, '%CHANGED%', part.changed);
+    filled := replace(filled, '%WON%', part.won);
     filled := replace(filled, '%CASCADED%', referring.cascaded);
     filled := replace(filled, '%REFERRED_TO%', referring.referred_to);
     filled := replace(filled, '%PARENTS%', electric.parents_text(target, description));
