@@ -14,15 +14,13 @@ in the SQL. Postgres' ``array_to_json`` and Python's ``json`` escape alike: the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+from json.encoder import encode_basestring
 
 
 def key_text(values: Iterable[str]) -> str:
     """Key text of Postgres output texts, in key-column order: ``key_text(["a", "1"]) == '["a","1"]'``."""
-    return _encode(list(values))
+    return f"[{','.join(map(encode_basestring, values))}]"  # a tenth of the time of an encoder for anything
 
 
 def key_text_of_cells(cells: Iterable[bytes | None]) -> str:
@@ -35,7 +33,7 @@ def key_text_of_cells(cells: Iterable[bytes | None]) -> str:
         if cell is None:
             raise ValueError("a primary key cell is NULL")
         values.append(cell.decode())
-    return _encode(values)
+    return key_text(values)
 
 
 def quote_identifier(name: str) -> str:

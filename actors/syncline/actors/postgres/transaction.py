@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from syncline.actors.postgres.lsn import Lsn
@@ -55,6 +55,9 @@ CHUNK_ROWS_MAX = 5_000
 CHUNK_BYTES_MAX = 8 << 20  # 5,000 ordinary rows are 1 to 2 MB; wide rows make shorter chunks
 DEVICE_ROWS_MAX = 100_000  # held at once: some 100 MB of objects
 DEVICE_BYTES_MAX = 128 << 20
+
+
+_JSON: Final = json.JSONDecoder()
 
 
 class TransactionError(Exception):
@@ -130,7 +133,7 @@ class _Claim:
 class _Table:
     """What the assembler needs of a relation message. ``electric`` is the table's name if it is one of ours."""
 
-    __slots__ = ("converters", "electric", "message", "name", "oid", "positions")
+    __slots__ = ("client", "converters", "electric", "message", "name", "oid", "positions", "shadow")
 
     def __init__(self, message: RelationMessage) -> None:
         self.message = message
@@ -144,6 +147,10 @@ class _Table:
             if converter is not None:
                 converters.append((i, converter))
         self.converters = tuple(converters)
+        # Where the cells are that the transactions of devices bring, for there are many of these.
+        position = self.positions.get
+        self.client = position("client_id", 0)
+        self.shadow = position("relid", 0), position("key", 0), position("tags", 0)
 
     def wire(self, row: TupleData) -> Row:
         """The row in wire cells, all of which were sent."""
@@ -166,9 +173,28 @@ class _Table:
 class _Open:
     """The transaction being read."""
 
+    __slots__ = (
+        "begin",
+        "bytes",
+        "changes",
+        "claim",
+        "clients",
+        "direct",
+        "direct_tags",
+        "first",
+        "head",
+        "holding",
+        "keys",
+        "marks",
+        "migrations",
+        "tagging",
+        "tags",
+        "touched",
+    )
+
     def __init__(self, begin: Begin) -> None:
         self.begin = begin
-        self.head = TransactionHead(begin.final_lsn, begin.commit_ms, begin.xid)
+        self.head: TransactionHead | None = None  # of a device, once that is believed
         self.direct_tags = (f"{POSTGRES_ORIGIN}@{begin.commit_ms}",)
         self.claim: _Claim | None = None
         self.clients: set[str] = set()  # whose row in electric.clients this transaction changed
@@ -183,6 +209,11 @@ class _Open:
         self.first = True
         self.migrations: list[MigrationNotice] = []
         self.marks: list[str] = []
+
+    def headed(self) -> TransactionHead:
+        if self.head is None:
+            self.head = TransactionHead(self.begin.final_lsn, self.begin.commit_ms, self.begin.xid)
+        return self.head
 
 
 KeyIndexes: TypeAlias = Callable[[int], tuple[int, ...] | None]
@@ -303,15 +334,18 @@ class TransactionAssembler:
         """A row of a table in schema ``electric``."""
         row = message.old if isinstance(message, DeleteMessage) else message.row
         if table.electric == "clients":
-            client = table.text(row, "client_id")
-            if client is not None:
-                tx.clients.add(client)
+            client = row[table.client]
+            if isinstance(client, bytes):
+                tx.clients.add(client.decode())
         elif table.electric == "shadow":
             if tx.holding or tx.tagging:
-                relid, key, tags = (table.text(row, column) for column in ("relid", "key", "tags"))
-                if relid is not None and key is not None:
-                    gone = tags is None or isinstance(message, DeleteMessage)
-                    tx.tags[int(relid), key] = () if gone or tags is None else parse_text_array(tags.encode())
+                relid, key, tags = (row[place] for place in table.shadow)
+                if isinstance(relid, bytes) and isinstance(key, bytes):
+                    tx.tags[int(relid), key.decode()] = (
+                        parse_text_array(tags)
+                        if isinstance(tags, bytes) and not isinstance(message, DeleteMessage)
+                        else ()
+                    )
         elif table.electric == "migrations" and isinstance(message, InsertMessage):
             notice = MigrationNotice(int(table.text(row, "id") or 0), table.text(row, "version") or "")
             tx.migrations.append(notice)
@@ -359,7 +393,7 @@ class TransactionAssembler:
         tx.holding = False
         if tx.claim is not None and tx.claim.client in tx.clients:
             claim = tx.claim
-            tx.head = TransactionHead(tx.head.lsn, claim.ms, tx.head.xid, claim.client, claim.ms, claim.lsn)
+            tx.head = TransactionHead(tx.begin.final_lsn, claim.ms, tx.begin.xid, claim.client, claim.ms, claim.lsn)
             tx.tagging = True
         held, keys, size = tx.changes, tx.keys, self._chunk_rows_max
         tx.keys = []
@@ -381,13 +415,13 @@ class TransactionAssembler:
             found = None if key is None else tx.tags.get((change.relation_id, key))
             if found is None:
                 tx.direct.append(len(tx.changes))
-            elif isinstance(change, Insert | Update | Delete):
-                change = replace(change, tags=found)
+            else:
+                change = _tagged(change, found)
         tx.changes.append(change)
 
     def _cut(self, tx: _Open, *, last: bool) -> TransactionChunk:
         chunk = TransactionChunk(
-            tx.head,
+            tx.headed(),
             tx.changes,
             tx.first,
             last,
@@ -406,6 +440,17 @@ class TransactionAssembler:
         return chunk
 
 
+def _tagged(change: RowChange, tags: tuple[str, ...]) -> RowChange:
+    match change:
+        case Insert(relation_id, row):
+            return Insert(relation_id, row, tags)
+        case Update(relation_id, row, old_row):
+            return Update(relation_id, row, old_row, tags)
+        case Delete(relation_id, old_row):
+            return Delete(relation_id, old_row, tags)
+    return change
+
+
 def _is_of(relation_id: int, change: StreamChange) -> bool:
     if isinstance(change, Truncated):
         return relation_id in change.relation_ids
@@ -418,9 +463,12 @@ def _claim(content: bytes) -> _Claim | None:
     A rejected transaction changed nothing and must not look like an applied one to its author: no claim either.
     """
     try:
-        claim = json.loads(content)
+        text = content.decode()
+        claim, end = _JSON.raw_decode(text)
         client, ms, lsn = claim["client"], claim["ms"], claim["lsn"]
     except (ValueError, KeyError, TypeError):
+        return None
+    if end != len(text):
         return None
     if claim.get("rejected") or not isinstance(client, str) or not isinstance(ms, int) or not isinstance(lsn, int):
         return None
