@@ -42,14 +42,19 @@ EachArrivals = list[list[tuple[tuple[str, int], float]]]
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """Each device follows ``count`` of ``tables``, its own choice by ``seed``; ``slow``: the share of slow readers."""
+    """Each device follows ``count`` of ``tables``, its own choice by ``seed``; ``slow``: the share of slow readers.
+    ``apart``: each follows one that no other does."""
 
     tables: tuple[str, ...]
     count: int
     slow: float = 0.0
     seed: int = 1
+    apart: bool = False
 
     def choices(self, devices: int) -> Iterator[tuple[str, ...]]:
+        if self.apart:
+            yield from ((table,) for table in self.tables[:devices])
+            return
         choose = random.Random(self.seed)
         for _ in range(devices):
             yield tuple(sorted(choose.sample(self.tables, self.count)))

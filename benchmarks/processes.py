@@ -63,6 +63,18 @@ def cpu_s(process: psutil.Process) -> float:
     return 0.0
 
 
+def postgres_cpu_s(backend_pid: int) -> float:
+    """CPU seconds that the whole Postgres server of this backend has used, sessions included that have ended."""
+    server = psutil.Process(backend_pid).parent()
+    assert server is not None, "backends have a postmaster"
+    ended = server.cpu_times()
+    return (
+        cpu_s(server)
+        + float(ended.children_user + ended.children_system)
+        + sum(map(cpu_s, server.children(recursive=True)))
+    )
+
+
 def rss_bytes(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.NoSuchProcess):
         return int(process.memory_info().rss)
