@@ -3,10 +3,10 @@
     python -m benchmarks.direct [--rows N] [--bulk N] [--rounds N]
 
 Two tables of the same columns in one database, one of them electrified. Each is written in turn: single-row INSERT,
-UPDATE and DELETE, every one its own durable commit, from one connection and from four at once; then INSERT and UPDATE
-of many rows by one statement. First with the service stopped: what is left is the publication and REPLICA IDENTITY
-FULL, by which UPDATE and DELETE write the old row into the WAL. Then with the service running, which reads the stream
-on the same cores meanwhile.
+UPDATE and DELETE, every one its own durable commit, from one connection and from four at once; then INSERT, UPDATE and
+DELETE of many rows by one statement. First with the service stopped: what is left is the publication and REPLICA
+IDENTITY FULL, by which UPDATE and DELETE write the old row into the WAL. Then with the service running, which reads the
+stream and writes down what direct SQL did to which row (an entry for each updated or deleted one) on the same cores.
 
 The limit of each figure is the plain table, written just before or just after in the same phase. Writers are one
 process: what the driver takes is in the speed of both. So the CPU time of the backends that write stands beside it,
@@ -74,6 +74,7 @@ class Writers:
         for kind, sql in (
             ("INSERT", rows_sql(table, f"1, {count}")),
             ("UPDATE", f"UPDATE {table} SET priority = priority + 1"),
+            ("DELETE", f"DELETE FROM {table}"),
         ):
             await self._note(table, f"{kind} of {count:,} rows", count, database.execute(sql))
         await database.execute(f"TRUNCATE {table}")

@@ -3,9 +3,10 @@
     python -m benchmarks.writes [--transactions N] [--batch N] [--backlog N]
 
 *electric.apply*: what the service's writer calls, on one connection and with the service stopped, each device
-transaction changing one row of a six-column table. *End to end*: one device of the Python library writes a backlog of
-one-row transactions while offline, connects, and has every one of them back as an echo, that is: merged, durable,
-streamed and applied again.
+transaction changing one row of a six-column table: an insert, an update whose author has seen the row, one whose
+author has not (a conflict), an update of a row that direct SQL wrote, and a delete. *End to end*: one device of the
+Python library writes a backlog of one-row transactions while offline, connects, and has every one of them back as an
+echo, that is: merged, durable, streamed and applied again. Its CPU time stands apart: it is no part of the server's.
 
 Limits in the same run, on the same table without Syncline and on one connection: plain single inserts, each its own
 durable commit; the same with commits that do not wait for the disk; and COPY of the same rows.
@@ -26,14 +27,23 @@ from typing import Any
 import asyncpg
 import psutil
 
-from benchmarks.figures import Figure
+from benchmarks import processes
+from benchmarks.figures import Figure, per_cpu_s
 from benchmarks.program import Program, run
 from benchmarks.side import beside
 from benchmarks.stand import COLUMNS, TOKEN, Deployment, serving
 from syncline.actors.postgres.writer import WRITER_SETTINGS
 from syncline.client import open_db
+from syncline.proto.values import POSTGRES_ORIGIN
 
 ROUNDS = 3
+KINDS = {
+    "insert": "one insert each",
+    "update": "one update each",
+    "conflict": "one update each, of what its author has not seen",
+    "direct": "one update each, of a row of direct SQL",
+    "delete": "one delete each",
+}
 INSERT = "INSERT INTO issues (id, title, body, priority, done, created) VALUES (?, ?, ?, ?, ?, ?)"
 
 
@@ -52,6 +62,10 @@ def transaction(number: int, operation: dict[str, Any]) -> dict[str, Any]:
     return {"client": f"device-{number % 50}", "lsn": number, "ms": 1_700_000_000_000 + number, "ops": [operation]}
 
 
+def tag(of: dict[str, Any]) -> str:
+    return f"{of['client']}@{of['ms']}"
+
+
 def inserts(relid: int, keys: list[str], start: int) -> list[dict[str, Any]]:
     return [
         transaction(start + i, {"rel": relid, "op": "I", "row": row(i, key), "modified": [True] * 6, "tags": []})
@@ -59,11 +73,11 @@ def inserts(relid: int, keys: list[str], start: int) -> list[dict[str, Any]]:
     ]
 
 
-def updates(relid: int, keys: list[str], start: int) -> list[dict[str, Any]]:
+def updates(relid: int, keys: list[str], start: int, seen: Sequence[list[str]]) -> list[dict[str, Any]]:
     changed = [False, True, False, True, False, False]
     return [
-        transaction(start + i, {"rel": relid, "op": "U", "row": row(i + 1, key), "modified": changed, "tags": []})
-        for i, key in enumerate(keys)
+        transaction(start + i, {"rel": relid, "op": "U", "row": row(i + 1, key), "modified": changed, "tags": tags})
+        for i, (key, tags) in enumerate(zip(keys, seen, strict=True))
     ]
 
 
@@ -106,7 +120,8 @@ async def copy(connection: asyncpg.Connection, keys: list[str]) -> float:
 
 
 def write_offline(pipe: Connection, path: str, url: str, count: int) -> None:
-    """The device: sends the seconds of writing locally, is told to connect, sends the seconds until all came back."""
+    """The device: sends the seconds of writing locally, is told to connect, sends the seconds until all came back and
+    the CPU seconds that it used meanwhile."""
     asyncio.run(_write_offline(pipe, path, url, count))
 
 
@@ -120,12 +135,12 @@ async def _write_offline(pipe: Connection, path: str, url: str, count: int) -> N
             await db.execute(INSERT, (str(uuid.uuid4()), f"issue {n}", "a few words of text", n % 5, 0, None))
         pipe.send(time.monotonic() - started_s)
         await asyncio.to_thread(pipe.recv)
-        started_s = time.monotonic()
+        started_s, cpu_s = time.monotonic(), time.process_time()
         await db.connect()
         async for status in db.status_changes():
             if status.pending_writes == 0:
                 break
-        pipe.send(time.monotonic() - started_s)
+        pipe.send((time.monotonic() - started_s, time.process_time() - cpu_s))
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +154,7 @@ async def apply_and_limits(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Transactions a second, and a CPU second of the backend, of each kind: one value a round."""
     rates: dict[str, list[float]] = {}
-    per_cpu_s: dict[str, list[float]] = {}
+    cpu_rates: dict[str, list[float]] = {}
     backend = psutil.Process(database.get_server_pid())
 
     def cpu_s() -> float:
@@ -149,7 +164,7 @@ async def apply_and_limits(
     async def note(name: str, transactions: int, work: Awaitable[float]) -> None:
         before_s = cpu_s()
         rates.setdefault(name, []).append(transactions / await work)
-        per_cpu_s.setdefault(name, []).append(transactions / max(0.01, cpu_s() - before_s))
+        cpu_rates.setdefault(name, []).append(per_cpu_s(transactions, cpu_s() - before_s))
 
     number = 1
     for _ in range(ROUNDS):
@@ -161,22 +176,29 @@ async def apply_and_limits(
         await note("unsafe", len(plain), plain_inserts(database, plain))
         await database.execute("RESET synchronous_commit")
         await note("copy", count, copy(database, [str(uuid.uuid4()) for _ in range(count)]))
-        work = inserts(relid, keys, number)
+        first = inserts(relid, keys, number)
         number += count
-        await note("insert", count, apply_all(database, work, batch))
-        work = updates(relid, keys, number)
-        tags = [
-            [f"{a['client']}@{a['ms']}", f"device-{(number - count + i) % 50}@{1_700_000_000_000 + number - count + i}"]
-            for i, a in enumerate(work)
-        ]
+        await note("insert", count, apply_all(database, first, batch))
+        work = updates(relid, keys, number, [[tag(it)] for it in first])
         number += count
         await note("update", count, apply_all(database, work, batch))
-        work = deletes(relid, keys, number, tags)
+        unseen = updates(relid, keys, number, [[]] * count)
+        number += count
+        await note("conflict", count, apply_all(database, unseen, batch))
+        # The first author's tag went when it was seen, the others' keep the row.
+        work = deletes(relid, keys, number, [[tag(one), tag(other)] for one, other in zip(work, unseen, strict=True)])
         number += count
         await note("delete", count, apply_all(database, work, batch))
+        await database.execute(
+            "INSERT INTO issues SELECT k::uuid, 't', 'b', 1, false, now() FROM unnest($1::text[]) k", plain
+        )
+        work = updates(relid, plain, number, [[f"{POSTGRES_ORIGIN}@0"]] * len(plain))
+        number += count
+        await note("direct", len(plain), apply_all(database, work, batch))
+        await database.execute("DELETE FROM issues WHERE id = ANY ($1::text[]::uuid[])", plain)
     left = await database.fetchval("SELECT count(*) FROM issues")
     assert left == 0, f"{left} rows survived their deletes"
-    return rates, per_cpu_s
+    return rates, cpu_rates
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]:
@@ -186,16 +208,18 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
         async with beside(write_offline, str(folder / "device.db"), service.url, backlog) as device:
             local_s = await device.receive()
             cpu_s = service.cpu_s()
+            postgres_s = processes.postgres_cpu_s(database.get_server_pid())
             device.send("connect")
-            drained_s = await device.receive()
+            drained_s, device_s = await device.receive()
             cpu_s = service.cpu_s() - cpu_s
+            postgres_s = processes.postgres_cpu_s(database.get_server_pid()) - postgres_s
         arrived = await database.fetchval("SELECT count(*) FROM issues")
         assert arrived == backlog, f"{arrived} of {backlog} transactions are in Postgres"
         await database.execute("TRUNCATE issues")
         await service.stop()
         caller = await asyncpg.connect(service.dsn, server_settings=WRITER_SETTINGS)
         relid = await caller.fetchval("SELECT 'issues'::regclass::oid")
-        rates, per_cpu_s = await apply_and_limits(caller, relid, options.transactions, options.batch)
+        rates, cpu_rates = await apply_and_limits(caller, relid, options.transactions, options.batch)
         await caller.close()
     durable = Figure("single inserts, durable", tuple(rates["durable"]), "tx/s")
     unsafe = Figure("single inserts, not waiting for the disk", tuple(rates["unsafe"]), "tx/s")
@@ -203,23 +227,29 @@ async def measure(options: argparse.Namespace, folder: Path) -> Sequence[Figure]
     end_to_end = Figure(
         f"{backlog:,} offline transactions, end to end", (backlog / drained_s,), "tx/s", goal=">= 1,667"
     )
-    merged = Figure("electric.apply, one insert each", tuple(rates["insert"]), "tx/s", goal=">= 5,000")
+    merged = Figure(f"electric.apply, {KINDS['insert']}", tuple(rates["insert"]), "tx/s")
     backend = [
-        Figure(f"electric.apply, one {kind} each", tuple(per_cpu_s[kind]), "tx/backend CPU-s").against(
-            Figure("single inserts, not waiting for the disk", tuple(per_cpu_s["unsafe"]), "tx/backend CPU-s")
+        Figure(f"electric.apply, {kind}", tuple(cpu_rates[of]), "tx/backend CPU-s", goal=">= 5,000").against(
+            Figure("single inserts, not waiting for the disk", tuple(cpu_rates["unsafe"]), "tx/backend CPU-s")
         )
-        for kind in ("insert", "update", "delete")
+        for of, kind in KINDS.items()
     ]
     return [
         merged.against(durable),
         merged.against(unsafe),
         merged.against(copied),
-        Figure("electric.apply, one update each", tuple(rates["update"]), "tx/s", goal=">= 5,000").against(durable),
-        Figure("electric.apply, one delete each", tuple(rates["delete"]), "tx/s", goal=">= 5,000").against(durable),
+        *(
+            Figure(f"electric.apply, {KINDS[of]}", tuple(rates[of]), "tx/s").against(durable)
+            for of in KINDS
+            if of != "insert"
+        ),
         *backend,
         end_to_end.against(durable),
         end_to_end.against(merged),
-        Figure("service, end to end", (backlog / cpu_s,), "tx/CPU-s"),
+        Figure("server (service and Postgres), end to end", (per_cpu_s(backlog, cpu_s + postgres_s),), "tx/CPU-s"),
+        Figure("service, end to end", (per_cpu_s(backlog, cpu_s),), "tx/CPU-s"),
+        Figure("Postgres, end to end", (per_cpu_s(backlog, postgres_s),), "tx/CPU-s"),
+        Figure("load: the device, end to end", (per_cpu_s(backlog, device_s),), "tx/CPU-s"),
         Figure("written locally meanwhile offline", (backlog / local_s,), "tx/s"),
     ]
 
