@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from syncline.actors.postgres.apply import (
+    ALONE_TRANSACTIONS_MAX,
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
     DEVICE_PENDING_MAX,
@@ -16,6 +17,7 @@ from syncline.actors.postgres.apply import (
     RETRY_FIRST_S,
     RETRY_MAX_S,
     TRIES_ALONE_MAX,
+    TURN_TRANSACTIONS_MAX,
     Batch,
     Held,
     Lane,
@@ -104,6 +106,16 @@ def test_a_batch_is_bounded_in_transactions_and_devices_take_turns() -> None:
     batch = take(q)
     assert ("quiet", 1) in batch
     assert batch.index(("quiet", 1)) < BATCH_TRANSACTIONS_MAX
+
+
+def test_the_fewer_devices_have_writes_the_more_of_each_goes_into_a_batch() -> None:
+    def of_busy(others: int) -> int:
+        q = queue(*(write("busy", n) for n in range(800)), *(write(f"other {n}", 1) for n in range(others)))
+        return sum(device == "busy" for device, _ in take(q))
+
+    assert of_busy(0) == ALONE_TRANSACTIONS_MAX
+    assert of_busy(1) == ALONE_TRANSACTIONS_MAX // 2
+    assert of_busy(100) == TURN_TRANSACTIONS_MAX
 
 
 def test_a_batch_is_bounded_in_bytes_but_a_large_transaction_still_goes() -> None:

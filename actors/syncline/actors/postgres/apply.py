@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 
 BATCH_TRANSACTIONS_MAX = 500  # a tenth of a second of work: the latency a batch may add to whoever comes after it
 BATCH_BYTES_MAX = 1 << 20
-TURN_TRANSACTIONS_MAX = 50  # taken from one device before it is another's turn
+TURN_TRANSACTIONS_MAX = 50  # taken from one device before it is another's turn, while there are many
+ALONE_TRANSACTIONS_MAX = BATCH_TRANSACTIONS_MAX // 2  # of all that are few: the next batch is made ready meanwhile
 DEVICE_PENDING_MAX = 1_000  # unanswered transactions of one device: twenty turns
 PENDING_MAX = 20_000  # of all devices together: some seconds of work
 PENDING_BYTES_MAX = 64 << 20
@@ -218,11 +219,12 @@ class WriteQueue:
         taken: list[_Pending] = []
         size = 0
         ready = self._ready[lane]
+        turn = max(TURN_TRANSACTIONS_MAX, ALONE_TRANSACTIONS_MAX // max(1, len(ready)))
         for client_id in tuple(ready):
             queue = self._devices[client_id].pending
             used = 0
             full = False
-            while used < min(len(queue), TURN_TRANSACTIONS_MAX) and queue[used].lane is lane:
+            while used < min(len(queue), turn) and queue[used].lane is lane:
                 pending = queue[used]
                 full = bool(taken) and (
                     lane is Lane.LARGE
