@@ -42,5 +42,7 @@ def test_it_is_as_if_everything_had_been_there_from_the_start(subscribed: list[d
     assert held.tables.keys() == whole.tables.keys()
     for name, table in TABLES.items():
         assert held.columns(table.id, {}) == whole.columns(table.id, {})
+        assert held.has_whole(table.id) == any(table in relations for relations in held.shapes.values())
+        assert not held.has_whole(table.id) or held.columns(table.id, {}) is None
         assert held.layers.share((table,)) == whole.layers.share((table,)), name
         assert held.layers.holders((table,)) == whole.layers.holders((table,))

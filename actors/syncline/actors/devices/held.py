@@ -80,6 +80,10 @@ class HeldShapes:
             shapes.update(needed)
         return shapes
 
+    def has_whole(self, table_id: int) -> bool:
+        """Whether it has had whole rows of the table on this connection: then ``columns`` is None, whatever follows."""
+        return table_id in self._had  # a table's whole relation has its id
+
     def columns(self, table_id: int, following: Shapes) -> Collection[str] | None:
         """The columns that the device has, or will have with the shapes that are ``following``, of a table of which it
         has rows, if these are not all. Those count too that it has had on this connection: what it wrote then may still

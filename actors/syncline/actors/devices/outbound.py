@@ -221,6 +221,8 @@ class Outbound:
 
     def columns_held(self, table_id: int) -> Collection[str] | None:
         """The columns that the device has, or will have soon, of a table; see ``HeldShapes``."""
+        if self._held.has_whole(table_id):
+            return None  # asked for every row that a device writes: not all its subscriptions are looked at
         return self._held.columns(table_id, self.target_shapes)
 
     def has_sent(self, lsn: int) -> bool:
