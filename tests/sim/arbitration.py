@@ -1,25 +1,38 @@
 """How Postgres decided between the writes to one column: by one order, that of their tags.
 
-A second account of what came of them, which knows nothing of merging: it follows the operations of devices through the
-WAL and remembers of each column the largest tag that has written it. A write with a smaller one changes nothing, any
-other changes what it says, and no operation changes anything else. A row is there as long as it has a tag that no
-operation had observed. So all replicas see the values of a column in one order, and no write is lost but to a later
-one.
+A second account of what came of them, which does not use the rules of the product: it follows what direct SQL and
+devices wrote through the WAL, and remembers of each column the tag that holds it. A device's write with a smaller one
+changes nothing, any other changes what it says, and no operation changes anything else; what direct SQL writes stands,
+as of its commit. A row is there as long as it has a tag that no operation had observed; one that comes back has the
+values it was deleted with. So all replicas see the values of a column in one order, and no write is lost but to a
+later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from tests.sim.postgres import KINDS, Commit, SimPostgres
-from tests.sim.schema import RELATIONS, RowKey
+from tests.sim.postgres import Commit, SimPostgres
+from tests.sim.schema import REFERRED, RELATIONS, TIED, RowKey
 from tests.sim.shown import named
+from tests.sim.work import Executed
 
-from syncline.proto.merge import RowState, RowWrite
-from syncline.proto.tags import UNRECORDED, Tag, format_tag, parse_tags
-from syncline.proto.values import Row
+from syncline.actors.postgres.transaction import Truncated
+from syncline.proto.merge import RowWrite
+from syncline.proto.tags import UNRECORDED, Tag, format_tag
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
+
+
+@dataclass(slots=True)
+class Account:
+    """Of a row. ``cells``: what it holds, or held when it was deleted; empty when that is not known."""
+
+    alive: bool = False
+    cells: list[Cell] = field(default_factory=list)
+    held_by: dict[int, Tag] = field(default_factory=dict)
+    tags: set[Tag] = field(default_factory=set)
 
 
 class Arbiter:
@@ -27,85 +40,102 @@ class Arbiter:
 
     def __init__(self, postgres: SimPostgres) -> None:
         self._postgres = postgres
-        # Per row and column the largest tag of a device; None: somebody else has written it since.
-        self._largest: dict[tuple[RowKey, int], Tag | None] = {}
-        self._buried: dict[RowKey, Row] = {}
+        self._accounts: defaultdict[RowKey, Account] = defaultdict(Account)
 
     def wrong(self) -> Iterator[str]:
         for commit in self._postgres.wal:
-            lsn = int(commit.head.lsn)
-            writes: dict[RowKey, list[RowWrite]] = {}
-            for op in commit.ops:
-                write = _write(op, Tag(commit.head.author, commit.head.commit_ms))
-                writes.setdefault((op["rel"], RELATIONS[op["rel"]].key_of(write.row)), []).append(write)
+            if commit.head.origin is None:
+                self._direct(commit)
+            for executed in commit.executed:
+                yield from self._device(commit, executed)
             for key in commit.before:
-                before, after = commit.before[key].row, self._postgres.row_at(key, lsn).row
-                if key in writes:
-                    writes[key] = _counting(writes[key], commit.before[key])
-                if key not in writes or key in commit.acted:
-                    self._others(key, before, after)
-                    self._buried.pop(key, None)
-                    continue
-                if before is not None and after is not None:
-                    yield from self._columns(key, lsn, before, after, writes[key])
-                elif after is not None:
-                    yield from self._begin(key, lsn, after, writes[key])
-                elif before is not None and all(write.kind == "delete" for write in writes[key]):
-                    self._buried[key] = before
-                yield from self._existence(key, lsn, commit, writes[key])
+                yield from self._compare(commit, key)
 
-    def _others(self, key: RowKey, before: Row | None, after: Row | None) -> None:
-        """Direct SQL, or the action of a foreign key."""
-        for column in range(len(RELATIONS[key[0]].columns)):
-            if before is None or after is None or before[column] != after[column]:
-                self._largest[key, column] = None
-
-    def _begin(self, key: RowKey, lsn: int, after: Row, writes: Sequence[RowWrite]) -> Iterator[str]:
-        """The row comes. If devices have deleted it, it has the values from before but for what is written now."""
-        again = self._postgres.versions[key][0].lsn < lsn
-        buried = self._buried.pop(key, None)
-        for column in range(len(after)):
-            wrote = [write.tag for write in writes if write.modified[column]]
-            self._largest[key, column] = max(wrote) if wrote and not again else None
-            if not wrote and buried is not None and after[column] != buried[column]:
-                name = RELATIONS[key[0]].names[column]
-                yield f"at {lsn} {named(key)} came back with {after[column]!r} as {name}, it had {buried[column]!r}"
-
-    def _columns(self, key: RowKey, lsn: int, before: Row, after: Row, writes: Sequence[RowWrite]) -> Iterator[str]:
-        expected = list(before)
-        for write in writes:
-            if write.kind == "delete":
-                return  # and there again: another row
-            for column, modified in enumerate(write.modified):
-                if not modified:
-                    continue
-                largest = self._largest.get((key, column), write.tag)
-                if largest is None:
-                    expected[column] = after[column]
-                elif write.tag >= largest:
-                    expected[column] = write.row[column]
-                    self._largest[key, column] = write.tag
-        for column, (wanted, found) in enumerate(zip(expected, after, strict=True)):
-            if wanted != found:
-                name = RELATIONS[key[0]].names[column]
-                yield (
-                    f"at {lsn} {format_tag(writes[-1].tag)} left {name} of {named(key)} as {found!r}, by the order of "
-                    f"the tags it is {wanted!r}"
-                )
-
-    def _existence(self, key: RowKey, lsn: int, commit: Commit, writes: Sequence[RowWrite]) -> Iterator[str]:
-        tags = set(commit.before[key].tags)
-        for write in writes:
-            tags = {tag for tag in tags if not _seen(tag, write)}
-            if write.kind != "delete":
-                tags.add(write.tag)
+    def _compare(self, commit: Commit, key: RowKey) -> Iterator[str]:
+        account, lsn = self._accounts[key], int(commit.head.lsn)
         version = self._postgres.row_at(key, lsn)
-        if (version.row is not None) != bool(tags) or version.state.tags != tags:
-            found = sorted(map(format_tag, version.state.tags))
-            yield (
-                f"at {lsn} {named(key)} is {version.row} with the tags {found}, "
-                f"of which {sorted(map(format_tag, tags))} should be left"
-            )
+        expected = tuple(account.cells) if account.alive else None
+        if version.state.tags != account.tags:
+            found, left = (sorted(map(format_tag, tags)) for tags in (version.state.tags, account.tags))
+            yield f"at {lsn} {named(key)} is {version.row} with the tags {found}, of which {left} should be left"
+        elif version.row != expected:
+            by = commit.head.author
+            yield f"at {lsn} {by} left {named(key)} as {version.row}, by the order of the tags it is {expected}"
+
+    # --- direct SQL ---------------------------------------------------------------------------------------------------
+
+    def _direct(self, commit: Commit) -> None:
+        tag = Tag(POSTGRES_ORIGIN, commit.server_ms)
+        for change in commit.changes:
+            if isinstance(change, Truncated):
+                for key, account in self._accounts.items():
+                    if key[0] in change.relation_ids and account.alive:
+                        account.alive, account.cells, account.tags = False, [], set()
+            elif isinstance(change, Insert | Update):
+                key = change.relation_id, RELATIONS[change.relation_id].key_of(change.row)
+                old = change.old_row if isinstance(change, Update) else None
+                self._wrote(self._accounts[key], key, change.row, old, tag)
+            elif isinstance(change, Delete):
+                account = self._accounts[change.relation_id, RELATIONS[change.relation_id].key_of(change.old_row)]
+                account.alive, account.cells, account.tags = False, list(change.old_row), set()
+
+    @staticmethod
+    def _wrote(account: Account, key: RowKey, row: Row, old: Row | None, tag: Tag) -> None:
+        changed = {column for column, cell in enumerate(row) if old is None or cell != old[column]}
+        for column in _with_tied(key, changed):
+            account.held_by[column] = tag
+        account.alive, account.cells, account.tags = True, list(row), {tag}
+
+    # --- devices ------------------------------------------------------------------------------------------------------
+
+    def _device(self, commit: Commit, executed: Executed) -> Iterator[str]:
+        key, write = executed.key, executed.write
+        account = self._accounts[key]
+        if write.tag.ms > commit.head.commit_ms:
+            yield f"{format_tag(write.tag)} counts as later than its author says, {commit.head.commit_ms}"
+        if executed.kept:
+            if not self._is_referred_to(key, int(commit.head.lsn)):
+                yield f"at {int(commit.head.lsn)} {named(key)} is kept for those that refer to it, and nobody does"
+            return
+        tag = _as_of(write, account)
+        account.tags = {other for other in account.tags if not _seen(other, write)}
+        if write.kind == "delete":
+            account.alive = bool(account.tags)
+            return
+        account.tags.add(tag)
+        if not account.cells:
+            account.cells = list(write.row)
+        account.alive = True
+        for register in _registers(key, {column for column, said in enumerate(write.modified) if said}):
+            if all(tag >= account.held_by.get(column, UNRECORDED) for column in register):
+                for column in register:
+                    account.cells[column], account.held_by[column] = write.row[column], tag
+
+    def _is_referred_to(self, key: RowKey, lsn: int) -> bool:
+        referring = {fk.child: fk for fk in REFERRED[key[0]]}
+        rows = ((child, self._postgres.row_at(child, lsn).row) for child in self._postgres.versions if child != key)
+        return any(
+            row is not None and any(fk.child == child[0] and fk.parent_of(row) == key for fk in REFERRED[key[0]])
+            for child, row in rows
+            if child[0] in referring
+        )
+
+
+def _registers(key: RowKey, columns: set[int]) -> set[tuple[int, ...]]:
+    """What is written with ``columns``, each together with those it is tied to."""
+    together = {column: register for register in TIED[key[0]] for column in register}
+    return {together.get(column, (column,)) for column in columns}
+
+
+def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
+    return {column for register in _registers(key, columns) for column in register}
+
+
+def _as_of(write: RowWrite, account: Account) -> Tag:
+    """No earlier than what its author knew, whatever the clocks said."""
+    origin = write.tag.origin
+    known = [tag for tag in (*account.tags, *account.held_by.values()) if _seen(tag, write)]
+    return Tag(origin, max([write.tag.ms, *(tag.ms + (tag.origin != origin) for tag in known)]))
 
 
 def _seen(tag: Tag, write: RowWrite) -> bool:
@@ -115,21 +145,3 @@ def _seen(tag: Tag, write: RowWrite) -> bool:
     if tag == UNRECORDED and any(seen.origin != write.tag.origin for seen in write.observed):
         return True
     return any(seen.origin == tag.origin and seen.ms >= tag.ms for seen in write.observed)
-
-
-def _counting(writes: Sequence[RowWrite], before: RowState) -> list[RowWrite]:
-    """Each with the time as of which it counts: no earlier than what its author knew, whatever the clocks said."""
-    known = {*before.tags, *before.column_tags}
-    counted = []
-    for write in writes:
-        origin, ms = write.tag.origin, write.tag.ms
-        ms = max([ms, *(tag.ms + (tag.origin != origin) for tag in known if _seen(tag, write))])
-        counted.append(replace(write, tag=Tag(origin, ms)))
-        known.add(counted[-1].tag)
-    return counted
-
-
-def _write(op: dict[str, Any], tag: Tag) -> RowWrite:
-    row = tuple(None if cell is None else cell.encode() for cell in op["row"])
-    modified = (True,) * len(row) if op["op"] == "I" else tuple(op["modified"])
-    return RowWrite(KINDS[op["op"]], row, modified, tag, parse_tags(op["tags"]))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from tests.sim.arbitration import Arbiter
 from tests.sim.device import KEY, SimDevice
 from tests.sim.invariants import Invariants
-from tests.sim.postgres import SimPostgres
+from tests.sim.postgres import SimPostgres, Version
 from tests.sim.schema import TABLES, RowKey, closure, on_device
 from tests.sim.sessions import Sessions
 from tests.sim.shown import Shown, named, plain
@@ -25,6 +25,7 @@ from tests.sim.shown import Shown, named, plain
 from syncline.client.schema import UNTRACKED_TAG
 from syncline.client.shapes import ShapeState, wanted
 from syncline.proto.subprotocols import takes_extensions
+from syncline.proto.values import POSTGRES_ORIGIN
 
 
 class Checks:
@@ -58,21 +59,34 @@ class Checks:
         self.sessions.wrote(shown, ms)
 
     def _note_deletes(self, shown: Shown, ms: int) -> None:
-        """Which rows the local transaction of ``ms`` deletes having seen all there was to see, and what that was."""
+        """Which rows the local transaction of ``ms`` deletes by its only write to them, and what was seen of them."""
         for key, writes in shown.pending.items():
             if len(writes) == 1 and writes[0].kind == "delete" and writes[0].tag.ms == ms and key[0] in shown.held:
-                seen = self._postgres.row_at(key, shown.lsn)
-                self._deletes.append((shown.device.name, ms, key, seen.lsn))
+                if key not in shown.device.strays:
+                    self._deletes.append((shown.device.name, ms, key, shown.lsn))
 
     def _deletes_count(self) -> None:
-        """A delete that had seen everything deletes."""
-        committed = {(c.head.origin, c.head.client_ms): int(c.head.lsn) for c in self._postgres.wal if c.head.origin}
+        """A delete that had seen everything deletes, but what somebody refers to; and it deletes nothing else."""
         for name, ms, key, seen_lsn in self._deletes:
-            lsn = committed.get((name, ms))
-            if lsn is None or self._postgres.row_at(key, lsn - 1).lsn != seen_lsn:
+            commit = self._postgres.decided.get((name, ms))
+            if commit is None or commit.head.origin is None or commit.keeps(key):
                 continue
-            if self._postgres.row_at(key, lsn).row is not None:
+            lsn = int(commit.head.lsn)
+            there = self._postgres.row_at(key, lsn).row is not None
+            before = self._postgres.row_at(key, lsn - 1)
+            if there and before.lsn == self._postgres.row_at(key, seen_lsn).lsn:
                 self.report(f"{name} deleted {named(key)} knowing all of it, and it is still there")
+            elif not there and before.row is not None and self._is_news(before, key, seen_lsn):
+                self.report(f"{name} deleted {named(key)} as of {seen_lsn}, and direct SQL wrote it at {before.lsn}")
+
+    def _is_news(self, version: Version, key: RowKey, lsn: int) -> bool:
+        """Whether direct SQL wrote it later than anything that could be seen at ``lsn``. Within a millisecond nobody
+        can tell."""
+        return version.writer.origin == POSTGRES_ORIGIN and version.lsn > lsn and version.writer.ms > self._ms_at(lsn)
+
+    def _ms_at(self, lsn: int) -> int:
+        """The latest time that a device at this position may have been told of Postgres."""
+        return max((commit.server_ms for commit in self._postgres.streamable(0) if commit.head.lsn <= lsn), default=0)
 
     # --- along the way ------------------------------------------------------------------------------------------------
 

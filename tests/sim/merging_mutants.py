@@ -13,9 +13,10 @@ from typing import Any
 from unittest import mock
 
 from tests.mutation import Mutants, everywhere, in_place_of
-from tests.sim import postgres as model
+from tests.sim import work as model
 from tests.sim.mutants import MUTANTS
-from tests.sim.postgres import SimPostgres, Work
+from tests.sim.postgres import SimPostgres
+from tests.sim.work import Work
 
 from syncline.actors.devices.outbound import Outbound
 from syncline.client.apply import tags_json

@@ -1,7 +1,6 @@
 """Postgres as far as the service can tell: rows with their tags, a WAL, a slot, and what a crash does to them.
 
-Device transactions merge by ``syncline.proto.merge``, which is the oracle of the SQL that does it in production; direct
-SQL leaves a row with the one tag of Postgres. Every version of every row is kept with its LSN, so that what a device
+What a transaction does to rows is in ``work``. Every version of every row is kept with its LSN, so that what a device
 holds at a position can be compared with what Postgres held there, exactly.
 
 Three kinds of trouble are modelled because the service has to live with them: commits that are not on the disk yet (a
@@ -18,34 +17,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.sim.schema import JOURNAL, NAMES, REFERRED, REFERRING, RELATIONS, ForeignKey, RowKey
+from tests.sim.schema import RELATIONS, RowKey
 from tests.sim.waiting import Scheduler
+from tests.sim.work import ABSENT, Executed, Mend, Violation, Work
 
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
-from syncline.proto.merge import RowState, RowWrite, apply_write
-from syncline.proto.tags import UNRECORDED, Seen, Tag, format_tags, observe, parse_tags
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
+from syncline.actors.postgres.writer import SKEW_MS
+from syncline.proto.merge import RowState
+from syncline.proto.tags import UNRECORDED, Tag, format_tags
+from syncline.proto.values import POSTGRES_ORIGIN, Delete, Insert, Row, Update
 
-ABSENT = RowState()
 # Commits that are in the WAL, and streamed, before anybody sees them; for how long at most.
 INVISIBLE_SHARE = 0.4
 INVISIBLE_US = 150_000
-KINDS = {"I": "insert", "U": "update", "D": "delete", "C": "compensation"}
 
 
 class PostgresGone(ConnectionError):
     """The server is down or has just gone down."""
-
-
-class Violation(Exception):
-    """A foreign key does not hold: ``child`` refers to ``parent``, which is not there."""
-
-    def __init__(self, child: RowKey, parent: RowKey) -> None:
-        super().__init__(f"{NAMES[child[0]]} {child[1]} refers to {NAMES[parent[0]]} {parent[1]}")
-        self.child = child
-        self.parent = parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,132 +54,21 @@ NOTHING = Version(0, None, (), ABSENT, UNRECORDED)
 
 @dataclass(slots=True)
 class Commit:
+    """``server_ms``: when it was, by the server's clock. ``ops``: a device's operations as they were sent; ``executed``:
+    as they were carried out."""
+
     head: TransactionHead
     changes: list[StreamChange]
+    server_ms: int
     marks: tuple[str, ...] = ()
     before: dict[RowKey, RowState] = field(default_factory=dict)
-    # A device's operations, and the rows that actions of foreign keys have changed.
     ops: tuple[dict[str, Any], ...] = ()
-    acted: frozenset[RowKey] = frozenset()
+    executed: tuple[Executed, ...] = ()
     undo: list[Callable[[], None]] = field(default_factory=list)
 
-
-class Work:
-    """A transaction being written: reads its own writes."""
-
-    def __init__(self, postgres: SimPostgres) -> None:
-        self._postgres = postgres
-        self.rows: dict[RowKey, RowState] = {}
-        self.changes: list[StreamChange] = []
-        self.journal: list[str] = []
-        self.acted: set[RowKey] = set()
-        self.conflicts = 0
-
-    @property
-    def position(self) -> int:
-        """Another one in each transaction of direct SQL."""
-        return self._postgres.insert_lsn
-
-    def get(self, key: RowKey) -> RowState:
-        found = self.rows.get(key)
-        return found if found is not None else self._postgres.rows.get(key, ABSENT)
-
-    # --- direct SQL ---------------------------------------------------------------------------------------------------
-
-    def put(self, relation_id: int, row: Row) -> None:
-        """INSERT ... ON CONFLICT DO UPDATE."""
-        key = (relation_id, RELATIONS[relation_id].key_of(row))
-        before = self.get(key)
-        self.rows[key] = RowState(row, frozenset((UNRECORDED,)), before.column_tags)
-        if before.row is None:
-            self.changes.append(Insert(relation_id, row))
-        else:
-            self.changes.append(Update(relation_id, row, before.row))
-
-    def update(self, key: RowKey, column: int, value: Cell) -> None:
-        row = self.get(key).row
-        if row is not None:
-            self.put(key[0], (*row[:column], value, *row[column + 1 :]))
-
-    def delete(self, key: RowKey) -> None:
-        before = self.get(key)
-        if before.row is not None:
-            self.rows[key] = RowState(None, frozenset(), before.column_tags)
-            self.changes.append(Delete(key[0], before.row))
-            self._act(key)
-
-    def truncate(self, *relation_ids: int) -> None:
-        """Postgres demands that those which refer to a table are emptied with it."""
-        for key in [*self._postgres.rows, *self.rows]:
-            if key[0] in relation_ids and self.get(key).row is not None:
-                self.rows[key] = RowState(None, frozenset(), self.get(key).column_tags)
-        self.changes.append(Truncated(relation_ids))
-
-    # --- a device's operation -----------------------------------------------------------------------------------------
-
-    def merge(self, op: dict[str, Any], client_id: str, ms: int) -> None:
-        relation_id = op["rel"]
-        row = tuple(None if cell is None else cell.encode() for cell in op["row"])
-        key = (relation_id, RELATIONS[relation_id].key_of(row))
-        before = self.get(key)
-        modified = (True,) * len(row) if op["op"] == "I" else tuple(op["modified"])
-        write = RowWrite(KINDS[op["op"]], row, modified, Tag(client_id, ms), parse_tags(op["tags"]))  # type: ignore[arg-type]
-        if relation_id == JOURNAL and op["op"] == "I":
-            self.journal.append(row[0].decode())  # type: ignore[union-attr]
-        if any(tag.origin != client_id for tag in observe(before.tags, Seen(write.observed, client_id), None)):
-            self.conflicts += 1
-        if before.row is None and op["op"] == "D":
-            return
-        after = self.rows[key] = apply_write(before, write)
-        if after.row is None:
-            self.changes.append(Delete(relation_id, before.row or row))
-            self._act(key)
-        elif before.row is None:
-            self.changes.append(Insert(relation_id, after.row))
-        else:
-            self.changes.append(Update(relation_id, after.row, before.row))
-
-    # --- foreign keys -------------------------------------------------------------------------------------------------
-
-    def _act(self, deleted: RowKey) -> None:
-        """What ON DELETE of the foreign keys to ``deleted`` says. Their actions are direct SQL, whoever deletes."""
-        for fk in REFERRED[deleted[0]]:
-            if fk.on_delete == "NO ACTION":
-                continue
-            for child in self._referring(fk, deleted):
-                self.acted.add(child)
-                row = self.get(child).row
-                if fk.on_delete == "CASCADE":
-                    self.delete(child)
-                elif row is not None:
-                    self.put(child[0], tuple(None if i in fk.columns else cell for i, cell in enumerate(row)))
-
-    def _referring(self, fk: ForeignKey, parent: RowKey) -> list[RowKey]:
-        keys = dict.fromkeys(key for key in (*self._postgres.rows, *self.rows) if key[0] == fk.child)
-        return [key for key in keys if (row := self.get(key).row) is not None and fk.parent_of(row) == parent]
-
-    # --- its end ------------------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Raises Violation when a foreign key does not hold."""
-        for key, state in self.rows.items():
-            if state.row is not None:
-                for parent in self._parents(key):
-                    if self.get(parent).row is None:
-                        raise Violation(key, parent)
-            else:
-                for child in (child for fk in REFERRED[key[0]] for child in self._referring(fk, key)):
-                    raise Violation(child, key)
-
-    def _parents(self, key: RowKey) -> list[RowKey]:
-        row = self.get(key).row
-        if row is None:
-            return []
-        return [parent for fk in REFERRING[key[0]] if (parent := fk.parent_of(row)) is not None]
-
-    def locks(self) -> set[RowKey]:
-        """The rows this transaction has to lock: those it writes and those they refer to."""
-        return {*self.rows, *(parent for key in self.rows for parent in self._parents(key))}
+    def keeps(self, key: RowKey) -> bool:
+        """Whether the row was to be deleted, and is kept for those that refer to it."""
+        return any(executed.kept and executed.key == key for executed in self.executed)
 
 
 class SimPostgres:
@@ -209,8 +88,8 @@ class SimPostgres:
         self.confirmed_lsn = 1000
         self.clients: dict[str, tuple[int, int]] = {}
         self.rejections: dict[tuple[str, int, int], dict[str, Any]] = {}
-        # By device and the milliseconds of its transaction: where it was applied or rejected.
-        self.decided: dict[tuple[str, int], int] = {}
+        # By device and the milliseconds of its transaction: the commit by which it was applied or rejected.
+        self.decided: dict[tuple[str, int], Commit] = {}
         self.violations: list[Violation] = []
         self.executions: Counter[str] = Counter()
         self.subscriptions: dict[str, dict[str, Any]] = {}
@@ -244,7 +123,13 @@ class SimPostgres:
 
     def snapshot(self, relation_id: int) -> list[tuple[Row, tuple[str, ...]]]:
         seen = (self.visible(key) for key in self.rows if key[0] == relation_id)
-        return [(state.row, format_tags(state.tags)) for state in seen if state.row is not None]
+        return [(state.row, self.fetched_tags(state)) for state in seen if state.row is not None]
+
+    def fetched_tags(self, state: RowState) -> tuple[str, ...]:
+        """What a row carries that is read now. When direct SQL wrote it last is not told; it was not later than now."""
+        if all(tag.origin == POSTGRES_ORIGIN for tag in state.tags):
+            return (f"{POSTGRES_ORIGIN}@{self.wall_ms()}",)
+        return format_tags(state.tags)
 
     def streamable(self, after_lsn: int) -> list[Commit]:
         """What is flushed and lies after ``after_lsn``."""
@@ -255,7 +140,7 @@ class SimPostgres:
 
     def direct(self, write: Callable[[Work], None]) -> bool:
         """A transaction of direct SQL, durable at once. False: it met a lock or a constraint and did nothing."""
-        work = Work(self)
+        work = Work(self.rows, self.wall_ms(), self.insert_lsn)
         write(work)
         try:
             work.check()
@@ -274,7 +159,7 @@ class SimPostgres:
         # A slot that goes back brings old marks again: one that is used twice is taken for the wrong snapshot's.
         if any(mark in commit.marks for commit in self.wal):
             raise AssertionError(f"the mark {mark} is not the first of its name")
-        self._append(Commit(self._head(None, 0, 0), [], (mark,)))
+        self._append(Commit(self._head(None, 0, 0), [], self.wall_ms(), (mark,)))
         self.flush()
 
     def apply(self, element: dict[str, Any]) -> dict[str, Any]:
@@ -287,19 +172,22 @@ class SimPostgres:
             return self._reject(element, element["refuse"])
         if self.rng.random() < 0.02:
             return {"status": "retry", "sqlstate": "55P03", "message": "a lock was not available"}
-        work = Work(self)
-        for op in element["ops"]:
-            work.merge(op, client_id, ms)
+        stamp_ms = min(ms, self.wall_ms() + SKEW_MS)
+        work = Work(self.rows, self.wall_ms())
+        try:
+            work.carry_out(element["ops"], client_id, stamp_ms)
+        except (Mend, Violation):
+            work = Work(self.rows, self.wall_ms())
+            try:
+                work.mend(element["ops"], client_id, stamp_ms)
+            except Violation as violation:
+                self.violations.append(violation)
+                return self._reject(element, {"sqlstate": "23503", "message": violation.args[0]})
         if work.locks() & self._locked():
             return {"status": "retry", "sqlstate": "55P03", "message": "a row is locked"}
-        try:
-            work.check()
-        except Violation as violation:
-            self.violations.append(violation)
-            return self._reject(element, {"sqlstate": "23503", "message": violation.args[0]})
         self.conflicts += work.conflicts
         commit = self._commit(work, client_id, ms, lsn)
-        commit.ops, commit.acted = tuple(element["ops"]), frozenset(work.acted)
+        commit.ops, commit.executed = tuple(element["ops"]), tuple(work.executed)
         self._advance(commit, client_id, lsn, ms)
         return {"status": "applied"}
 
@@ -347,7 +235,7 @@ class SimPostgres:
         head = self._head(client_id, ms, client_lsn)
         direct = (f"{POSTGRES_ORIGIN}@{head.commit_ms}",)
         changes = [self._tagged(change, work, None if client_id else direct) for change in work.changes]
-        commit = Commit(head, changes)
+        commit = Commit(head, changes, self.wall_ms())
         for key, state in work.rows.items():
             before = self.rows.get(key)
             commit.before[key] = before if before is not None else ABSENT
@@ -386,7 +274,7 @@ class SimPostgres:
     def _advance(self, commit: Commit, client_id: str, lsn: int, ms: int) -> None:
         before = self.clients.get(client_id)
         self.clients[client_id] = (lsn, max(ms, before[1] if before else -1))
-        self.decided[client_id, ms] = int(commit.head.lsn)
+        self.decided[client_id, ms] = commit
 
         def undo() -> None:
             del self.decided[client_id, ms]
@@ -400,7 +288,7 @@ class SimPostgres:
     def _reject(self, element: dict[str, Any], reason: dict[str, Any]) -> dict[str, Any]:
         client_id, lsn, ms = element["client"], element["lsn"], element["ms"]
         answer = {**reason, "status": "rejected"}
-        commit = Commit(self._head(None, 0, 0), [])
+        commit = Commit(self._head(None, 0, 0), [], self.wall_ms())
         self._append(commit)
         self._advance(commit, client_id, lsn, ms)
         self.rejections[client_id, lsn, ms] = answer

@@ -134,6 +134,24 @@ REFERRED: Final = {oid: tuple(fk for fk in FOREIGN_KEYS if fk.parent == oid) for
 """By table, the foreign keys that it has, and those that point to it."""
 
 
+def _depth(oid: int) -> int:
+    return max((_depth(fk.parent) + 1 for fk in REFERRING[oid] if fk.parent != oid), default=0)
+
+
+DEPTHS: Final = {oid: _depth(oid) for oid in NAMES}
+"""As in ``electric.tables``: 0 without foreign keys, else one more than the deepest table referred to."""
+
+
+def _tied(oid: int) -> tuple[tuple[int, ...], ...]:
+    keys = RELATIONS[oid].key_indexes
+    columns = (tuple(sorted(set(fk.columns) - set(keys))) for fk in REFERRING[oid])
+    return tuple(register for register in columns if len(register) > 1)
+
+
+TIED: Final = {oid: _tied(oid) for oid in NAMES}
+"""The columns that constraints tie together, which are one register; no column is in two of them here."""
+
+
 def closure(tables: Iterable[int]) -> set[int]:
     """``tables`` and what they refer to, directly or not: that comes along."""
     held: set[int] = set()

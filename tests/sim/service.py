@@ -40,7 +40,6 @@ from syncline.actors.shapes.shard import Shard
 from syncline.actors.shapes.shards import Least, Shards
 from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Actor, Ref
-from syncline.proto.tags import format_tags
 from syncline.proto.values import Key, Relation, ShapeRequest
 
 CHUNK_CHANGES = 3
@@ -114,7 +113,8 @@ class SimDatabase:
         found = []
         for key in keys:
             state = self._postgres.visible(key)
-            found.append(CurrentRow(CATALOG.tables[key[0]], key[1], state.row, format_tags(state.tags)))
+            tags = () if state.row is None else self._postgres.fetched_tags(state)
+            found.append(CurrentRow(CATALOG.tables[key[0]], key[1], state.row, tags))
         await self._waiting.pause_up_to(3_000)
         return Reading(tuple(found), Lsn(self._postgres.insert_lsn), visibility)
 

@@ -5,7 +5,7 @@ says that all other rows are exactly those of the position, the guarantees are t
 
 * **Monotonic reads.** The position never goes back.
 * **Read your writes.** A transaction is on the way until the device's position has reached the commit by which Postgres
-  applied it. One that was refused, or has no rows in the device's shapes, is until that is decided. A row with writes
+  applied it. One that was refused, or changed no rows of the device's shapes, is until that is decided. A row with writes
   on the way is shown as Postgres will have it when they arrive at what it held at the device's position: the device's
   own value in each column it wrote, unless a write by somebody else beats it that the device has received, so by a
   larger tag.
@@ -21,15 +21,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tests.sim.device import SimDevice
-from tests.sim.postgres import SimPostgres, Version
-from tests.sim.schema import RELATIONS, RowKey, own_on_device
+from tests.sim.postgres import SimPostgres
+from tests.sim.schema import RELATIONS, TIED, RowKey, own_on_device
 from tests.sim.shown import Shown, named
 
 from syncline.actors.postgres.transaction import TransactionHead
 from syncline.client.oplog import CLOCK_SKEW_MAX_MS
 from syncline.proto.merge import RowState, RowWrite, apply_write
-from syncline.proto.tags import UNRECORDED, format_tag
-from syncline.proto.values import POSTGRES_ORIGIN
+from syncline.proto.tags import format_tag
 
 
 class Sessions:
@@ -42,7 +41,6 @@ class Sessions:
         self._positions: dict[str, int] = {}
         # By device and the milliseconds of its transaction: the position at which it was written.
         self._written_at: dict[tuple[str, int], int] = {}
-        self._tables: dict[tuple[str, int], set[int]] = {}
         # By device, transaction and row the columns that it has changed.
         self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
         self._imaged_at: dict[str, int] = {}
@@ -55,7 +53,6 @@ class Sessions:
         name = shown.device.name
         self._written_at[name, ms] = shown.lsn
         self._on_the_way.setdefault(name, []).append(ms)
-        self._tables[name, ms] = {key[0] for key, writes in shown.pending.items() if writes[-1].tag.ms == ms}
         for key, writes in shown.pending.items():
             changed = self._changed.setdefault((name, ms, key), set())
             for write in writes:
@@ -105,13 +102,14 @@ class Sessions:
         name = shown.device.name
         expected = self._on_the_way.get(name, [])
         still = {entry.commit_ms for entry in shown.entries}
-        applied = {ms for ms in expected if self._tables[name, ms] & shown.held} - self._rejected(name)
         for ms in [ms for ms in expected if ms not in still]:
             decided = self._postgres.decided.get((name, ms))
             if decided is None:
                 self._report(f"{name} takes its transaction of {ms} for done, and Postgres has not decided it")
-            elif ms in applied and decided > shown.lsn:
-                self._report(f"{name} at {shown.lsn} takes its transaction of {ms} for done, decided at {decided}")
+            elif decided.head.lsn > shown.lsn and any(key[0] in shown.held for key in decided.before):
+                self._report(
+                    f"{name} at {shown.lsn} takes its transaction of {ms} for done, decided at {int(decided.head.lsn)}"
+                )
             expected.remove(ms)
 
     def _rejected(self, name: str) -> set[int]:
@@ -120,18 +118,16 @@ class Sessions:
     def _on_top(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> None:
         version = self._postgres.row_at(key, shown.lsn)
         name = shown.device.name
-        # What Postgres had applied by then is in what it had. What it has refused is shown until its echo comes.
-        decided, refused = self._postgres.decided, self._rejected(name)
-        later = [w for w in writes if w.tag.ms in refused or decided.get((name, w.tag.ms), shown.lsn + 1) > shown.lsn]
-        state = _after(version.state, later)
+        # What Postgres had applied by then is in what it had. What it has refused is shown until its echo comes, and so
+        # is a delete of what it has kept for others.
+        refused = self._rejected(name)
+        later = [w for w in writes if w.tag.ms in refused or not self._carried_out(name, w, key, shown.lsn)]
+        state = _after(key, version.state, later)
         expected = None if state.row is None else own_on_device(key[0], state.row)
         row = shown.rows.get(key)
         if row == expected:
             return
-        # Whether there is a row depends on nothing else of what is excused. A tag of Postgres without its time passes
-        # for observed by whoever has observed any.
-        excusable = row is not None or UNRECORDED in version.state.tags or any(w.tag.ms in refused for w in writes)
-        reason = self._excuse(shown, key, writes) if excusable else None
+        reason = self._excuse(shown, key, writes)
         if reason is None:
             self._report(
                 f"{shown.device.name} at {shown.lsn} shows {named(key)} as {row}: with its own writes on top of what "
@@ -139,6 +135,10 @@ class Sessions:
             )
         else:
             self.excused[reason] += 1
+
+    def _carried_out(self, name: str, write: RowWrite, key: RowKey, lsn: int) -> bool:
+        commit = self._postgres.decided.get((name, write.tag.ms))
+        return commit is not None and commit.head.lsn <= lsn and not commit.keeps(key)
 
     def _since(self, name: str, writes: Sequence[RowWrite]) -> int:
         return min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
@@ -153,9 +153,8 @@ class Sessions:
         if any(write.tag.ms in self._rejected(name) for write in writes):
             # Rows that several refused transactions name come with the last of them.
             return "refused together with others"
-        since = self._since(name, writes)
-        if any(version.writer.origin == POSTGRES_ORIGIN for version in self._versions(key, since, shown.lsn)):
-            return "direct SQL beside a device"
+        if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
+            return "carried out, and its echo comes later than its rows"
         state = self._postgres.row_at(key, shown.lsn).state
         if any(tag.ms > self._followed_ms(shown.device) for tag in state.column_tags):
             return "a time too far ahead to be followed"
@@ -163,13 +162,10 @@ class Sessions:
             return "an image does not say who wrote a column"
         return None
 
-    def _versions(self, key: RowKey, after: int, upto: int) -> list[Version]:
-        return [version for version in self._postgres.versions.get(key, ()) if after < version.lsn <= upto]
-
     def at_the_end(self, devices: Iterable[SimDevice]) -> None:
         decided: dict[str, list[tuple[int, int]]] = {}
-        for (name, ms), lsn in self._postgres.decided.items():
-            decided.setdefault(name, []).append((lsn, ms))
+        for (name, ms), commit in self._postgres.decided.items():
+            decided.setdefault(name, []).append((int(commit.head.lsn), ms))
         for device in devices:
             order = [ms for _, ms in sorted(decided.get(device.name, []))]
             wrote = list(device.journal.values())
@@ -192,9 +188,9 @@ class Sessions:
             self._report(f"{head.author} says it has changed {said} of {named(key)}, it has {sorted(changed)}")
 
 
-def _after(state: RowState, writes: Iterable[RowWrite]) -> RowState:
+def _after(key: RowKey, state: RowState, writes: Iterable[RowWrite]) -> RowState:
     """The row after a device's writes to it, as the server applies them."""
     for write in writes:
         if write.kind != "delete" or state.row is not None:
-            state = apply_write(state, write)
+            state = apply_write(state, write, TIED[key[0]])
     return state

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tests.sim.postgres import Work
 from tests.sim.schema import COMMENTS, FOLDERS, ISSUES, PLACES, PROJECTS, VISITS, RowKey
+from tests.sim.work import Work
 
 from syncline.proto.values import Cell
 
