@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections import Counter
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeAlias
 
 from tests.sim.merging_mutants import EVERY_MUTANT
 from tests.sim.plan import ACTIONS, FAULTS, draw
@@ -16,6 +22,8 @@ from tests.sim.shrink import shrink
 from tests.sim.world import Result, simulate
 
 STEPS = 40
+Simulated: TypeAlias = Callable[[Callable[[int], Result], Iterable[int]], Iterator[Result]]
+"""What a function makes of seeds, in their order."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,34 +31,70 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each further run has the next one")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=STEPS, help="actions in a run; there are faults in proportion")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that run at a time")
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     parser.add_argument("--mutants", metavar="WORD", nargs="?", const="", help="rules to break, those with this word")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
-    if options.mutants is not None:
-        return _try_mutants(options.mutants, options.seed, options.runs, options.steps)
-    total = _Total()
-    for number in range(options.runs):
-        result = simulate(draw(options.seed + number, options.steps))
+    seeds = range(options.seed, options.seed + options.runs)
+    with _side_by_side(options.jobs) as simulated:
+        if options.mutants is not None:
+            return _try_mutants(options.mutants, seeds, options.steps, simulated)
+        return _try(seeds, options.steps, simulated, verbose=options.verbose)
+
+
+def _try(seeds: range, steps: int, simulated: Simulated, *, verbose: bool) -> int:
+    total, began_s = _Total(), time.monotonic()
+    for result in simulated(partial(_run, steps), seeds):
         total.add(result)
-        if options.verbose:
-            print(_line(result))
+        if verbose:
+            print(_line(result), flush=True)
         elif sys.stdout.isatty():
-            print(f"\r{number + 1} of {options.runs} runs", end="", flush=True)
+            left_s = (time.monotonic() - began_s) / total.runs * (len(seeds) - total.runs)
+            print(f"\r{total.runs} of {len(seeds)} runs, {left_s / 60:.0f} minutes to go ", end="", flush=True)
         if result.anomaly is not None:
             _explain(result)
             return 1
-    print(("" if options.verbose else "\r") + total.summary())
+    print(("" if verbose else "\r") + total.summary())
     return 0
 
 
-def _try_mutants(word: str, seed: int, runs: int, steps: int) -> int:
+def _run(steps: int, seed: int) -> Result:
+    return simulate(draw(seed, steps))
+
+
+def _run_mutant(name: str, steps: int, seed: int) -> Result:
+    return simulate(draw(seed, steps), EVERY_MUTANT[name])
+
+
+@contextmanager
+def _side_by_side(jobs: int) -> Iterator[Simulated]:
+    if jobs == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(jobs, initializer=logging.disable) as pool:
+
+        def simulated(function: Callable[[int], Result], seeds: Iterable[int]) -> Iterator[Result]:
+            ahead: deque[Future[Result]] = deque()
+            for seed in seeds:
+                ahead.append(pool.submit(function, seed))
+                if len(ahead) > 2 * jobs:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+
+        yield simulated
+        pool.shutdown(cancel_futures=True)
+
+
+def _try_mutants(word: str, seeds: range, steps: int, simulated: Simulated) -> int:
     missed = 0
     for name in (name for name in EVERY_MUTANT if word in name):
-        results = (simulate(draw(seed + number, steps), EVERY_MUTANT[name]) for number in range(runs))
+        results = simulated(partial(_run_mutant, name, steps), seeds)
         found = next(((number, r.anomaly) for number, r in enumerate(results, 1) if r.anomaly is not None), None)
         missed += found is None
-        print(f"{name}: not noticed in {runs} runs" if found is None else f"{name}: {found[0]} runs: {found[1]}")
+        noticed = f"not noticed in {len(seeds)} runs" if found is None else f"{found[0]} runs: {found[1]}"
+        print(f"{name}: {noticed}", flush=True)
     return 1 if missed else 0
 
 

@@ -24,6 +24,9 @@ from syncline.proto.merge import RowWrite
 from syncline.proto.tags import UNRECORDED, Tag, format_tag
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
 
+# No device's write counts as later than so long after its arrival.
+AHEAD_MS_MAX = 1_000
+
 
 @dataclass(slots=True)
 class Account:
@@ -91,8 +94,9 @@ class Arbiter:
     def _device(self, commit: Commit, executed: Executed) -> Iterator[str]:
         key, write = executed.key, executed.write
         account = self._accounts[key]
-        if write.tag.ms > commit.head.commit_ms:
-            yield f"{format_tag(write.tag)} counts as later than its author says, {commit.head.commit_ms}"
+        as_of_ms = min(commit.head.commit_ms, commit.server_ms + AHEAD_MS_MAX)
+        if write.tag.ms != as_of_ms and not executed.revived:
+            yield f"at {int(commit.head.lsn)} {format_tag(write.tag)} counts as of then, not as of {as_of_ms}"
         if executed.kept:
             if not self._is_referred_to(key, int(commit.head.lsn)):
                 yield f"at {int(commit.head.lsn)} {named(key)} is kept for those that refer to it, and nobody does"

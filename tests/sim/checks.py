@@ -61,9 +61,9 @@ class Checks:
     def _note_deletes(self, shown: Shown, ms: int) -> None:
         """Which rows the local transaction of ``ms`` deletes by its only write to them, and what was seen of them."""
         for key, writes in shown.pending.items():
-            if len(writes) == 1 and writes[0].kind == "delete" and writes[0].tag.ms == ms and key[0] in shown.held:
-                if key not in shown.device.strays:
-                    self._deletes.append((shown.device.name, ms, key, shown.lsn))
+            known = key[0] in shown.held and key not in shown.device.strays
+            if known and len(writes) == 1 and writes[0].kind == "delete" and writes[0].tag.ms == ms:
+                self._deletes.append((shown.device.name, ms, key, shown.lsn))
 
     def _deletes_count(self) -> None:
         """A delete that had seen everything deletes, but what somebody refers to; and it deletes nothing else."""

@@ -54,7 +54,7 @@ NOTHING = Version(0, None, (), ABSENT, UNRECORDED)
 
 @dataclass(slots=True)
 class Commit:
-    """``server_ms``: when it was, by the server's clock. ``ops``: a device's operations as they were sent; ``executed``:
+    """``server_ms``: when it was, by the server's clock. ``ops``: a device's operations as they were sent, ``executed``
     as they were carried out."""
 
     head: TransactionHead

@@ -5,10 +5,10 @@ says that all other rows are exactly those of the position, the guarantees are t
 
 * **Monotonic reads.** The position never goes back.
 * **Read your writes.** A transaction is on the way until the device's position has reached the commit by which Postgres
-  applied it. One that was refused, or changed no rows of the device's shapes, is until that is decided. A row with writes
-  on the way is shown as Postgres will have it when they arrive at what it held at the device's position: the device's
-  own value in each column it wrote, unless a write by somebody else beats it that the device has received, so by a
-  larger tag.
+  applied it. One that was refused, or changed no rows of the device's shapes, is until that is decided. A row with
+  writes on the way is shown as Postgres will have it when they arrive at what it held at the device's position: the
+  device's own value in each column it wrote, unless a write by somebody else beats it that the device has received, so
+  by a larger tag.
 * **Monotonic writes.** A device's transactions are decided one after another in its order, none left out, each once.
 * **Writes follow reads.** A write outranks, in every column it changes, what its author was shown there; and it is
   decided at a later position than that which its author had seen.

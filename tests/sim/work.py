@@ -1,4 +1,4 @@
-"""A transaction of Postgres being written: by direct SQL, or with the operations of a device as ``electric.apply`` does.
+"""A transaction of Postgres being written: by direct SQL, or with a device's operations as ``electric.apply`` does.
 
 How a write meets a row is decided by ``syncline.proto.merge``, which is the oracle of the SQL that does it in
 production. Modelled is what lies around that: what ON DELETE says, and how operations that leave references dangling
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tests.sim.schema import (
@@ -36,13 +36,14 @@ KINDS = {"I": "insert", "U": "update", "D": "delete", "C": "compensation"}
 
 class Violation(Exception):
     """A foreign key does not hold: ``child`` refers to ``parent``, which is not there. ``circular``: because the two
-    refer to one another, so that neither can come back first."""
+    refer to one another, so that neither can come back first. ``parent_unknown``: nobody knows what it was."""
 
-    def __init__(self, child: RowKey, parent: RowKey, *, circular: bool = False) -> None:
+    def __init__(self, child: RowKey, parent: RowKey, *, circular: bool = False, parent_unknown: bool = False) -> None:
         super().__init__(f"{NAMES[child[0]]} {child[1]} refers to {NAMES[parent[0]]} {parent[1]}")
         self.child = child
         self.parent = parent
         self.circular = circular
+        self.parent_unknown = parent_unknown
 
 
 class Mend(Exception):
@@ -51,12 +52,13 @@ class Mend(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A device's write to a row as it was carried out, at the time of its arrival at most. ``kept``: a delete of what
-    others refer to."""
+    """A device's write to a row as it was carried out. ``kept``: a delete of what others refer to. ``revived``: not the
+    device's own, it brings back what a row refers to that the device has written."""
 
     key: RowKey
     write: RowWrite
     kept: bool = False
+    revived: bool = False
 
 
 class Work:
@@ -182,13 +184,13 @@ class Work:
                 width = len(RELATIONS[parent[0]].columns)
                 revived = RowWrite("compensation", (None,) * width, (False,) * width, as_of, frozenset())
                 self._write(parent, revived, mending=True, coming=coming | {key})
-        self._execute(key, write)
+        self._execute(key, write, revived=bool(coming))
 
-    def _execute(self, key: RowKey, write: RowWrite, *, kept: bool = False) -> None:
+    def _execute(self, key: RowKey, write: RowWrite, *, kept: bool = False, revived: bool = False) -> None:
         before = self.get(key)
         if any(tag.origin != write.tag.origin for tag in observe(before.tags, Seen(write.observed, ""), None)):
             self.conflicts += 1
-        self.executed.append(Executed(key, write, kept))
+        self.executed.append(Executed(key, write, kept, revived))
         after = self.rows[key] = before if kept else apply_write(before, write, TIED[key[0]])
         if after.row is None:
             self.changes.append(Delete(key[0], before.row or write.row))
@@ -216,8 +218,9 @@ class Work:
         """Raises Violation when a foreign key does not hold."""
         for key, state in self.rows.items():
             for parent in _parents(key, state.row):
-                if self.get(parent).row is None:
-                    raise Violation(key, parent)
+                there = self.get(parent)
+                if there.row is None:
+                    raise Violation(key, parent, parent_unknown=there.tombstone is None)
             if state.row is None:
                 for child in (child for fk in REFERRED[key[0]] for child in self._referring(fk, key)):
                     raise Violation(child, key)

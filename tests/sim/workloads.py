@@ -95,20 +95,27 @@ def device_writes(rng: random.Random, writer: str, number: int) -> tuple[list[St
         table = rng.choice(list(COUNTED))
         element = special("set", table, rng.randrange(3))
         return [_insert(table, element, next(texts))], Remembered(element=element)
-    if kind < 0.55:
-        statements = []
-        for _ in range(rng.randrange(1, 4)):
-            table = rng.choice(list(COUNTED))
-            brief, text = special("brief", table, 0), next(texts)
-            statements.append(
-                rng.choice((_delete(table, brief), _insert(table, brief, text), _update(table, brief, text)))
-            )
-        return statements, Remembered()
+    if kind < 0.6:
+        return [_brief(rng, next(texts)) for _ in range(rng.randrange(1, 4))], Remembered()
     statements = [_statement(rng, texts) for _ in range(rng.randrange(1, 5))]
-    if kind < 0.75:
+    if kind < 0.78:
         sql = "INSERT INTO projects (id, note) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET note = excluded.note"
         statements.append((sql, (*_args(HOT), next(texts))))
     return statements, Remembered()
+
+
+def _brief(rng: random.Random, text: str) -> Statement:
+    """To a brief key, or to a row that refers to one."""
+    table = rng.choice(list(COUNTED))
+    key = special("brief", table, 0)
+    if rng.random() < 0.25:
+        refer = {
+            "projects": "INSERT INTO visits (id, project, note) VALUES ('brief', ?, ?)",
+            "folders": "INSERT INTO comments (id, folder, body) VALUES ('brief', ?, ?)",
+            "places": "INSERT INTO visits (id, site, number, note) VALUES ('brief', ?, ?, ?)",
+        }
+        return f"{refer[table]} ON CONFLICT DO NOTHING", (*_args(key), text)
+    return rng.choice((_delete(table, key), _insert(table, key, text), _update(table, key, text)))
 
 
 def poison(rng: random.Random, writer: str, number: int) -> list[Statement]:
@@ -214,13 +221,16 @@ def direct(work: Work, rng: random.Random) -> None:
         key = special("set", rng.choice(list(COUNTED)), rng.randrange(3))
         if work.get(key).row is None:
             work.put(key[0], _row(key, next(texts), None))
-    elif kind < 0.42:
+    elif kind < 0.5:
         key = special("brief", rng.choice(list(COUNTED)), 0)
-        if work.get(key).row is None:
+        row = work.get(key).row
+        if row is None:
             work.put(key[0], _row(key, next(texts), None))
-        else:
+        elif rng.random() < 0.6:
             work.delete(key)
-    elif kind < 0.46:
+        else:
+            work.update(key, RANK, b"%d" % work.position)  # which devices do not write
+    elif kind < 0.54:
         work.update(HOT, 2, next(texts))
     else:
         for _ in range(rng.randrange(1, 5)):
