@@ -26,7 +26,6 @@ from tests.sim.schema import RELATIONS, TIED, RowKey, own_on_device
 from tests.sim.shown import Shown, named
 
 from syncline.actors.postgres.transaction import TransactionHead
-from syncline.client.oplog import CLOCK_SKEW_MAX_MS
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import format_tag
 
@@ -45,8 +44,6 @@ class Sessions:
         self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
         self._imaged_at: dict[str, int] = {}
         self._on_the_way: dict[str, list[int]] = {}
-        # How far behind each device's clock has been at most.
-        self._slowest_ms: dict[str, int] = {}
 
     def wrote(self, shown: Shown, ms: int) -> None:
         """The device has committed a transaction of ``ms``."""
@@ -68,15 +65,8 @@ class Sessions:
         for column in range(len(writes[-1].row)):
             modified = any(write.modified[column] for write in writes if write.tag == tag)
             holder = there.column_tag(column)
-            if modified and holder.ms and there.row is not None and holder >= tag:
-                if holder.ms > self._followed_ms(shown.device):
-                    self.excused["a time too far ahead to be followed"] += 1
-                else:
-                    self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
-
-    def _followed_ms(self, device: SimDevice) -> int:
-        """Up to which time the device's clock has followed others for sure."""
-        return device.now_ms() - device.clock_offset_ms + self._slowest_ms.get(device.name, 0) + CLOCK_SKEW_MAX_MS
+            if modified and there.row is not None and holder >= tag:
+                self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
 
     def imaged(self, shown: Shown) -> None:
         """Rows have come as they stood at the device's position, by which writes is not known."""
@@ -84,7 +74,6 @@ class Sessions:
 
     def changed(self, shown: Shown) -> None:
         name = shown.device.name
-        self._slowest_ms[name] = min(self._slowest_ms.get(name, 0), shown.device.clock_offset_ms)
         if not shown.lsn:
             return  # it has given up what it was shown
         if shown.lsn < self._positions.get(name, 0):
@@ -155,9 +144,6 @@ class Sessions:
             return "refused together with others"
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
             return "carried out, and its echo comes later than its rows"
-        state = self._postgres.row_at(key, shown.lsn).state
-        if any(tag.ms > self._followed_ms(shown.device) for tag in state.column_tags):
-            return "a time too far ahead to be followed"
         if self.undated(shown, key):
             return "an image does not say who wrote a column"
         return None
