@@ -11,7 +11,7 @@ help:
 	@echo "make test      the whole test suite        make check    types, lint, import contracts"
 	@echo "make test-ray  what runs a whole service, on the runtime ray"
 	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes; then the long tests"
-	@echo "make sim       the seeded simulator (SEED=, RUNS=)     make bench    every benchmark"
+	@echo "make sim       the seeded simulator (SEED=, RUNS=, JOBS=) make bench    every benchmark"
 	@echo "make oracle    devices with random shapes against Postgres (SEED=, RUNS=)"
 	@echo "make consistency  the promises on the real thing, with faults (FAULT=, MINUTES=, DEVICES=, NPM=, SEED=, RECORD=yes)"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
@@ -55,8 +55,9 @@ check: install
 
 SEED ?= 1
 RUNS ?= 1000
+JOBS ?= 1
 sim: install
-	$(PY) -m tests.sim --seed $(SEED) --runs $(RUNS)
+	$(PY) -m tests.sim --seed $(SEED) --runs $(RUNS) --jobs $(JOBS)
 
 oracle: RUNS = 50
 oracle: install

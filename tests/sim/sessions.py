@@ -12,6 +12,12 @@ says that all other rows are exactly those of the position, the guarantees are t
 * **Monotonic writes.** A device's transactions are decided one after another in its order, none left out, each once.
 * **Writes follow reads.** A write outranks, in every column it changes, what its author was shown there; and it is
   decided at a later position than that which its author had seen.
+
+What a device cannot know is excused, and counted, until the echo of its write tells. Rows that come as they are (those
+of a shape, or those that heal) say of no column by whom it was written: the device's own write stands there, though
+Postgres may hold a later one. What is of a table that the device had not when it wrote comes back by its rows, later
+than its place in the stream: meanwhile it counts as on its way. And a row that several refused transactions name comes
+with the last of them.
 """
 
 from __future__ import annotations
@@ -109,8 +115,7 @@ class Sessions:
         name = shown.device.name
         # What Postgres had applied by then is in what it had. What it has refused is shown until its echo comes, and so
         # is a delete of what it has kept for others.
-        refused = self._rejected(name)
-        later = [w for w in writes if w.tag.ms in refused or not self._carried_out(name, w, key, shown.lsn)]
+        later = [write for write in writes if not self._carried_out(name, write, key, shown.lsn)]
         state = _after(key, version.state, later)
         expected = None if state.row is None else own_on_device(key[0], state.row)
         row = shown.rows.get(key)
@@ -127,7 +132,8 @@ class Sessions:
 
     def _carried_out(self, name: str, write: RowWrite, key: RowKey, lsn: int) -> bool:
         commit = self._postgres.decided.get((name, write.tag.ms))
-        return commit is not None and commit.head.lsn <= lsn and not commit.keeps(key)
+        applied = commit is not None and commit.head.origin is not None and commit.head.lsn <= lsn
+        return applied and not commit.keeps(key)
 
     def _since(self, name: str, writes: Sequence[RowWrite]) -> int:
         return min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
@@ -139,7 +145,8 @@ class Sessions:
 
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
         name = shown.device.name
-        if any(write.tag.ms in self._rejected(name) for write in writes):
+        refused, left = self._rejected(name), {write.tag.ms for write in writes}
+        if left & refused and any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
             # Rows that several refused transactions name come with the last of them.
             return "refused together with others"
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):

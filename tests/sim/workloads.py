@@ -3,9 +3,10 @@
 Each kind is one whose loss shows in its own way. **Registers** are rows that everybody changes; which write wins is
 decided by the last one, so a lost write may pass for a beaten one. Therefore every value written is unique and names
 its writer, and beside registers there are: a **hot** row, which all write all the time; a **journal**, one row a device
-transaction, to be there exactly once; **sets**, whose elements are only ever inserted; **counters** with a single
-writer (one a device and table, one that direct SQL alone writes), which only grow; **brief** keys, which everybody
-inserts and deletes again and again; and **pairs**, two rows of two tables that get the same number, only ever together.
+transaction, to be there exactly once, and some of direct SQL; **sets**, whose elements are only ever inserted;
+**counters** with a single writer (one a device and table, one that direct SQL alone writes), which only grow; **brief**
+keys, which everybody inserts, refers to and deletes again and again; and **pairs**, two rows of two tables that get the
+same number, only ever together.
 
 Nothing deletes what sets, counters and pairs consist of. Transactions of counters, sets and pairs hold nothing that
 Postgres may refuse.
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tests.sim.schema import COMMENTS, FOLDERS, ISSUES, PLACES, PROJECTS, VISITS, RowKey
+from tests.sim.schema import COMMENTS, FOLDERS, ISSUES, JOURNAL, PLACES, PROJECTS, VISITS, RowKey
 from tests.sim.work import Work
 
 from syncline.proto.values import Cell
@@ -235,6 +236,8 @@ def direct(work: Work, rng: random.Random) -> None:
     else:
         for _ in range(rng.randrange(1, 5)):
             _direct_statement(work, rng, next(texts))
+    if work.changes and rng.random() < 0.5:
+        work.put(JOURNAL, (b"sql:%d" % work.position, b"sql", None))
 
 
 def _direct_statement(work: Work, rng: random.Random, text: Cell) -> None:
