@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 
 from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres
-from tests.sim.schema import FOREIGN_KEYS, ForeignKey, RowKey
-from tests.sim.shown import Shown, named
+from tests.sim.schema import FOREIGN_KEYS, RowKey
+from tests.sim.shown import Shown, named, parent_of
 from tests.sim.work import Violation
 from tests.sim.workloads import COUNTED, PAIRS, RANK, SQL_CLIENT, is_element, special
 
-from syncline.client.cells import Values
 from syncline.proto.values import Row
 
 
@@ -82,7 +81,7 @@ class Invariants:
                 continue
             for key, row in shown.rows.items():
                 if key[0] == fk.child and key not in shown.device.strays:
-                    parent = _parent(fk, row)
+                    parent = parent_of(fk, row)
                     if parent is not None and parent not in shown.rows:
                         self._dangling(shown, key, parent)
 
@@ -129,8 +128,3 @@ class Invariants:
             row = self._postgres.row_at(key, lsn).row
         cell = None if row is None else row[RANK]
         return None if cell is None else int(cell)
-
-
-def _parent(fk: ForeignKey, row: Values) -> RowKey | None:
-    cells = tuple(row[column] for column in fk.columns)
-    return None if None in cells else (fk.parent, tuple(str(cell).encode() for cell in cells))

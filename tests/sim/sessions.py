@@ -119,7 +119,7 @@ class Sessions:
         state = _after(key, version.state, later)
         expected = None if state.row is None else own_on_device(key[0], state.row)
         row = shown.rows.get(key)
-        if row == expected:
+        if row == expected or (expected is None and shown.keeps(key, state.tombstone)):
             return
         reason = self._excuse(shown, key, writes)
         if reason is None:

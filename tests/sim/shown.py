@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
 from tests.sim.device import SimDevice
-from tests.sim.schema import NAMES, RELATIONS, TABLES, RowKey, closure
+from tests.sim.schema import FOREIGN_KEYS, NAMES, RELATIONS, TABLES, ForeignKey, RowKey, closure, own_on_device
 
 from syncline.client.cells import Values
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, change_of, entry_from_row
@@ -15,7 +15,7 @@ from syncline.client.schema import UNTRACKED_TAG, Table, table_from_json
 from syncline.client.shapes import ShapeState
 from syncline.client.subscription_rows import load
 from syncline.proto.merge import RowWrite, write_of
-from syncline.proto.values import POSTGRES_ORIGIN
+from syncline.proto.values import POSTGRES_ORIGIN, Row
 
 Tags = frozenset[str]
 
@@ -51,6 +51,18 @@ class Shown:
             yield (relation_id, tuple(str(row[index]).encode() for index in indexes)), row
 
     @cached_property
+    def referred(self) -> frozenset[RowKey]:
+        """What any row refers to."""
+        found = (parent_of(fk, row) for fk in FOREIGN_KEYS for key, row in self.rows.items() if key[0] == fk.child)
+        return frozenset(parent for parent in found if parent is not None)
+
+    def keeps(self, key: RowKey, content: Row | None) -> bool:
+        """Whether a row that nobody else has any more is here, with its content, for one that refers to it: as Postgres
+        will keep it when that has arrived."""
+        known = content is not None and self.rows.get(key) == own_on_device(key[0], content)
+        return known and key in self.referred
+
+    @cached_property
     def entries(self) -> list[Entry]:
         """The oplog."""
         rows = self._connection.execute(f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog ORDER BY id")
@@ -71,6 +83,12 @@ class Shown:
     def tags(self) -> dict[RowKey, Tags]:
         rows = self._connection.execute("SELECT table_name, key, tags FROM _syncline_shadow")
         return {(TABLES[table], key_of(key)): plain_json(tags) for table, key, tags in rows}
+
+
+def parent_of(fk: ForeignKey, row: Values) -> RowKey | None:
+    """What a row of a device refers to by ``fk``; None when it refers to nothing."""
+    cells = tuple(row[column] for column in fk.columns)
+    return None if None in cells else (fk.parent, tuple(str(cell).encode() for cell in cells))
 
 
 @lru_cache(maxsize=10_000)
