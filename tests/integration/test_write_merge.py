@@ -194,6 +194,15 @@ async def test_a_compensation_revives_a_deleted_parent_before_the_child_that_nee
     assert await s.rows("children") == [("c", "p")]
 
 
+async def test_a_parent_that_refers_to_itself_comes_back_for_its_child(database: str) -> None:
+    async with scene(database, "CREATE TABLE folders (id text PRIMARY KEY, parent text REFERENCES folders)") as s:
+        await s.electrify("folders")
+        await s.connection.execute("INSERT INTO folders VALUES ('root', 'root')")
+        await all_applied(s, written("a", 100, s.delete("folders", "root", None, seen=[P0])))
+        await all_applied(s, written("b", 110, s.insert("folders", "child", "root")))
+        assert await s.rows("folders") == [("child", "root"), ("root", "root")]
+
+
 async def test_a_compensation_changes_no_value(s: Scene) -> None:
     await s.connection.execute("INSERT INTO parents VALUES ('p', 'n')")
     await all_applied(

@@ -37,15 +37,20 @@ ORDER BY f.oid
 $$;
 
 -- Statements that bring back what the row "final" refers to and is gone, where it is known what it was. Whoever refers to
--- a row wants it there, and with it what that one refers to in turn. A foreign key to other columns than the primary key
--- does not tell which row it was.
+-- a row wants it there, and with it what that one refers to in turn, but not itself: it is coming. A foreign key to other
+-- columns than the primary key does not tell which row it was.
 CREATE OR REPLACE FUNCTION electric.parents_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format(
-    'IF %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN '
+    'IF %s AND %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN '
     'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, sy_ms, absorbed, mending); '
     'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;',
     (SELECT string_agg(format('sy_final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, target, parents_text.description) k),
+    CASE WHEN f.conrelid <> f.confrelid THEN 'true' ELSE (
+        SELECT format('NOT (%s)', string_agg(format('sy_final[%s]::%s = sy_final[%s]::%s', k.place, k.type, o.i, k.type), ' AND '))
+        FROM electric.key_pairs(f.oid, target, parents_text.description) k
+        JOIN jsonb_array_elements(parents_text.description -> 'columns') WITH ORDINALITY AS o (c, i) ON o.c ->> 'name' = k.parent)
+    END,
     f.confrelid::regclass,
     (SELECT string_agg(format('p.%I = sy_final[%s]::%s', k.parent, k.place, k.type), ' AND ')
      FROM electric.key_pairs(f.oid, target, parents_text.description) k),
