@@ -161,8 +161,11 @@ class Checks:
         if not leaving:
             return
         shown = Shown(device)
-        device.strays |= {key for key in shown.pending if key[0] in leaving}
-        for key in [key for key in shown.rows if key[0] in leaving and key not in shown.pending]:
+        left = {key for key in shown.rows if key[0] in leaving}
+        # What is on its way stays, and what that refers to.
+        staying = left & (shown.pending.keys() | shown.referred)
+        device.strays |= staying | {key for key in shown.pending if key[0] in leaving}
+        for key in sorted(left - staying):
             if self._postgres.row_at(key, shown.lsn).row is not None:
                 self.report(f"{device.name} unsubscribed from its table and still has {named(key)}")
 

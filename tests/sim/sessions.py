@@ -48,7 +48,8 @@ class Sessions:
         self._written_at: dict[tuple[str, int], int] = {}
         # By device, transaction and row the columns that it has changed.
         self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
-        self._imaged_at: dict[str, int] = {}
+        # By device the transactions that were on their way when rows came as they are.
+        self._met_image: dict[str, set[int]] = {}
         self._on_the_way: dict[str, list[int]] = {}
 
     def wrote(self, shown: Shown, ms: int) -> None:
@@ -76,7 +77,7 @@ class Sessions:
 
     def imaged(self, shown: Shown) -> None:
         """Rows have come as they stood at the device's position, by which writes is not known."""
-        self._imaged_at[shown.device.name] = shown.lsn
+        self._met_image.setdefault(shown.device.name, set()).update(entry.commit_ms for entry in shown.entries)
 
     def changed(self, shown: Shown) -> None:
         name = shown.device.name
@@ -135,13 +136,10 @@ class Sessions:
         applied = commit is not None and commit.head.origin is not None and commit.head.lsn <= lsn
         return applied and not commit.keeps(key)
 
-    def _since(self, name: str, writes: Sequence[RowWrite]) -> int:
-        return min(self._written_at.get((name, write.tag.ms), 0) for write in writes)
-
     def undated(self, shown: Shown, key: RowKey) -> bool:
         """Whether rows have come, as they are, since the device wrote what is on its way to this one."""
-        name, writes = shown.device.name, shown.pending.get(key, ())
-        return bool(writes) and self._imaged_at.get(name, -1) >= self._since(name, writes)
+        met = self._met_image.get(shown.device.name, set())
+        return any(write.tag.ms in met for write in shown.pending.get(key, ()))
 
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
         name = shown.device.name
