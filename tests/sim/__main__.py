@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
-from tests.sim.merging_mutants import EVERY_MUTANT
+from tests.sim.direct_mutants import EVERY_MUTANT
 from tests.sim.plan import ACTIONS, FAULTS, draw
 from tests.sim.shrink import shrink
 from tests.sim.world import Result, simulate

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from tests.sim.merging_mutants import EVERY_MUTANT, MERGING_MUTANTS
+from tests.sim.direct_mutants import DIRECT_MUTANTS, EVERY_MUTANT
+from tests.sim.merging_mutants import MERGING_MUTANTS
 from tests.sim.plan import Plan, draw
 from tests.sim.shrink import shrink
 from tests.sim.world import Result, simulate
@@ -54,7 +55,8 @@ def test_a_broken_rule_is_noticed(name: str) -> None:
 
 def test_there_are_enough_of_them() -> None:
     assert len(MERGING_MUTANTS) >= 25
-    assert len(EVERY_MUTANT) >= 55
+    assert len(DIRECT_MUTANTS) >= 15
+    assert len(EVERY_MUTANT) >= 75
     assert EVERY_MUTANT.keys() >= RARE
 
 
