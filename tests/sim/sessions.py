@@ -90,7 +90,9 @@ class Sessions:
         for key, writes in shown.pending.items():
             if key[0] in shown.held and key not in shown.device.strays:
                 self._on_top(shown, key, writes)
-            elif writes[-1].kind in ("insert", "update") and key not in shown.rows:
+                continue
+            gone = writes[-1].kind in ("insert", "update") and key not in shown.rows
+            if gone and not self._carried_out(name, writes[-1], key, shown.lsn):
                 self._report(f"{name} no longer shows {named(key)}, and its write to it is on the way")
 
     def _released(self, shown: Shown) -> None:
