@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any
 from unittest import mock
 
-from tests.mutation import Mutants, everywhere, in_place_of
+from tests.mutation import Mutants, in_place_of
 from tests.sim import work as model
 from tests.sim.merging_mutants import MERGING_MUTANTS
 from tests.sim.mutants import MUTANTS
@@ -21,7 +21,7 @@ from tests.sim.schema import RELATIONS
 from tests.sim.work import Work
 
 from syncline.actors.postgres.writer import SKEW_MS
-from syncline.client.oplog import written_by_postgres_ms
+from syncline.client.oplog import Times
 from syncline.proto.merge import RowState, RowWrite, apply_direct
 from syncline.proto.tags import Seen, Tag
 from syncline.proto.values import POSTGRES_ORIGIN
@@ -111,12 +111,22 @@ def _(stack: ExitStack) -> None:
 
 @mutant("a device has observed more of Postgres than it was told")
 def _(stack: ExitStack) -> None:
-    everywhere(stack, written_by_postgres_ms, lambda original, changes: original(changes) + 500)
+    told_of_postgres(stack, lambda ms: ms + 500)
 
 
 @mutant("a device does not remember what it was told of Postgres")
 def _(stack: ExitStack) -> None:
-    everywhere(stack, written_by_postgres_ms, lambda original, changes: 0)
+    told_of_postgres(stack, lambda ms: 0)
+
+
+def told_of_postgres(stack: ExitStack, change: Callable[[int], int]) -> None:
+    """``change(ms)`` in place of the latest time of Postgres that a device is told."""
+
+    def with_tags(original: Any, self: Times, tags: set[str]) -> Times:
+        told: Times = original(self, tags)
+        return replace(told, of_postgres=change(told.of_postgres))
+
+    in_place_of(stack, Times, "with_tags", with_tags)
 
 
 def fetched_as_of(stack: ExitStack, change: Callable[[int], int]) -> None:

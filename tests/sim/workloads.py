@@ -227,10 +227,12 @@ def direct(work: Work, rng: random.Random) -> None:
         row = work.get(key).row
         if row is None:
             work.put(key[0], _row(key, next(texts), None))
-        elif rng.random() < 0.6:
-            work.delete(key)
-        else:
+        elif rng.random() < 0.4:
             work.update(key, RANK, b"%d" % work.position)  # which devices do not write
+        else:
+            work.delete(key)
+            if rng.random() < 0.4:
+                work.put(key[0], _row(key, next(texts), None))
     elif kind < 0.54:
         work.update(HOT, 2, next(texts))
     else:
