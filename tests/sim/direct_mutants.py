@@ -70,14 +70,6 @@ def _(stack: ExitStack) -> None:
     direct_rule(stack, lambda before, after, kind: replace(after, tombstone=None))
 
 
-@mutant("a row that direct SQL inserts again has the times of the one before")
-def _(stack: ExitStack) -> None:
-    def change(before: RowState, after: RowState, kind: str) -> RowState:
-        return replace(after, column_tags=before.column_tags or after.column_tags) if kind == "insert" else after
-
-    direct_rule(stack, change)
-
-
 @mutant("a device's clock may be as far ahead as it likes")
 def _(stack: ExitStack) -> None:
     stack.enter_context(mock.patch("tests.sim.postgres.SKEW_MS", 1 << 50))
