@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from tests.e2e.conflict_scene import Kind, alone, conflict_scene, tick
 
 ENTRIES = """
@@ -218,11 +219,12 @@ async def test_a_new_child_brings_back_everything_above_it_that_sql_deleted(
 
 
 @alone
+@pytest.mark.parametrize("action", ["", " ON DELETE RESTRICT"])
 async def test_a_child_by_sql_keeps_the_parent_that_a_device_deletes(
-    kinds: Sequence[Kind], database: str, tmp_path: Path
+    kinds: Sequence[Kind], action: str, database: str, tmp_path: Path
 ) -> None:
     """03.11: what else is in the transaction of the device is carried out."""
-    sql = f"{PLAIN} INSERT INTO items VALUES ('2', 'second', 2);"
+    sql = f"{ITEMS.format(action=action)} INSERT INTO items VALUES ('2', 'second', 2);"
     async with conflict_scene(database, tmp_path, kinds, sql, *TABLES) as scene:
         (ann,) = scene.devices
         await scene.offline()
