@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from websockets.typing import Subprotocol
 
 from syncline.client.errors import UsageError
+from syncline.client.silence import Silence
 from syncline.proto.subprotocols import OLD, OWN
 
 # A server takes ours if it knows it.
@@ -27,10 +28,6 @@ FRAME_BYTES_MAX = 512 * 1024 * 1024
 
 OPEN_TIMEOUT_S = 10.0
 
-# A peer that has been silent for so long while we wait for it is asked for a sign of life, and has so long to give it.
-# Only while we wait: when we are slow to apply, its answer may be stuck behind what we have not read.
-SILENCE_S = 5.0
-PONG_TIMEOUT_S = 5.0
 # A peer that takes nothing for so long is given up; it may rest for a while when Postgres is slow.
 SEND_TIMEOUT_S = 60.0
 CLOSE_TIMEOUT_S = 1.0
@@ -79,13 +76,14 @@ def endpoint(url: str) -> str:
 
 
 class WebSocketTransport:
-    def __init__(
-        self, connection: ClientConnection, silence_s: float = SILENCE_S, pong_timeout_s: float = PONG_TIMEOUT_S
-    ) -> None:
+    """``silence``: how long the server is believed to be there. It is asked only while we wait for a frame: when we are
+    slow to apply, its answer may be stuck behind what we have not read."""
+
+    def __init__(self, connection: ClientConnection, silence: Silence | None = None) -> None:
         self.protocol = connection.subprotocol or OLD[0]
         self._connection = connection
-        self._silence_s = silence_s
-        self._pong_timeout_s = pong_timeout_s
+        self._silence = silence or Silence()
+        self._waiting: asyncio.Timeout | None = None
 
     async def send(self, frame: bytes) -> None:
         try:
@@ -95,25 +93,49 @@ class WebSocketTransport:
             raise _closed(problem) from problem
         except TimeoutError:
             raise TransportClosed(f"the server has taken nothing for {SEND_TIMEOUT_S:.0f} s") from None
+        self._silence.broken()
+        if self._waiting is not None:
+            soon_s = asyncio.get_running_loop().time() + self._silence.bearable_s
+            self._waiting.reschedule(min(soon_s, self._waiting.when() or soon_s))
 
     async def receive(self) -> bytes:
         try:
             while True:
-                try:
-                    async with asyncio.timeout(self._silence_s):
-                        return await self._connection.recv(decode=False)
-                except TimeoutError:
-                    await self._probe()
+                frame = await self._frame_in_time()
+                if frame is None:
+                    frame = await self._frame_or_answer()
+                if frame is not None:
+                    self._silence.broken()
+                    return frame
         except ConnectionClosed as problem:
             raise _closed(problem) from problem
 
-    async def _probe(self) -> None:
-        pong = await self._connection.ping()
+    async def _frame_in_time(self) -> bytes | None:
+        """The next frame, unless the silence before it is too long."""
         try:
-            async with asyncio.timeout(self._pong_timeout_s):
-                await pong
+            async with asyncio.timeout(self._silence.bearable_s) as self._waiting:
+                return await self._connection.recv(decode=False)
         except TimeoutError:
-            raise TransportClosed("the server does not answer any more") from None
+            return None
+        finally:
+            self._waiting = None
+
+    async def _frame_or_answer(self) -> bytes | None:
+        """Asks whether the server is there. The next frame says so too. None: only that it is."""
+        frame = asyncio.ensure_future(self._connection.recv(decode=False))
+        try:
+            pong = asyncio.ensure_future(await self._connection.ping())
+            await asyncio.wait({frame, pong}, timeout=self._silence.patience_s, return_when=asyncio.FIRST_COMPLETED)
+            answered = pong.done()
+        finally:
+            frame.cancel()
+            await asyncio.wait({frame})  # it has not taken a frame, or has one
+        if not frame.cancelled():
+            return frame.result()
+        if not answered:
+            raise TransportClosed("the server does not answer any more")
+        self._silence.answered(pong.result())
+        return None
 
 
 def _closed(problem: ConnectionClosed) -> TransportClosed:
@@ -134,6 +156,7 @@ def _absent(problem: Exception) -> bool:
 @asynccontextmanager
 async def open_websocket(url: str) -> AsyncIterator[Transport]:
     """Connect to the server at ``url``. Raises TransportClosed when it cannot be reached or declines."""
+    began = asyncio.get_running_loop().time()
     try:
         connection = await connect(
             endpoint(url),
@@ -148,6 +171,6 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
         message = f"no connection to {url}: {type(problem).__name__} {problem}".rstrip()
         raise TransportClosed(message, absent=_absent(problem)) from problem
     try:
-        yield WebSocketTransport(connection)
+        yield WebSocketTransport(connection, Silence(asyncio.get_running_loop().time() - began))
     finally:
         await connection.close()

@@ -11,6 +11,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from syncline.client.silence import ANSWER_MAX_S, ANSWER_S, SILENCE_MAX_S, Silence
 from syncline.client.transport import TransportClosed, WebSocketTransport, open_websocket
 from syncline.proto.subprotocols import OLD, OWN
 
@@ -101,14 +102,58 @@ async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> Non
     async with serve(echo, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with connect(f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1) as connection:
-            living = WebSocketTransport(connection, silence_s=0.01)
+            silence = Silence(first_s=0.01)
+            living = WebSocketTransport(connection, silence)
             waiting = asyncio.ensure_future(living.receive())
             for _ in range(3):
                 await connection.ping()
             await living.send(b"here")
             assert await waiting == b"here"
             next(iter(server.connections)).transport.pause_reading()
-            dead = WebSocketTransport(connection, silence_s=0.01, pong_timeout_s=0.05)
+            dead = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.05))
             with pytest.raises(TransportClosed, match="does not answer"):
                 await dead.receive()
             next(iter(server.connections)).transport.resume_reading()
+
+
+async def test_frames_that_come_in_place_of_an_answer_are_taken_and_none_is_lost() -> None:
+    """More of them than are read ahead of us: the answer is stuck behind them."""
+
+    async def talk(connection: ServerConnection) -> None:
+        await connection.recv()
+        for number in range(200):
+            await connection.send(number.to_bytes(2, "big"))
+            if number % 3 == 0:
+                await asyncio.sleep(0.002)  # so that some come while it waits, and some while it asks
+        await connection.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1) as connection:
+            transport = WebSocketTransport(connection, Silence(first_s=0.001))
+            await transport.send(b"go on")
+            assert [int.from_bytes(await transport.receive(), "big") for _ in range(200)] == list(range(200))
+
+
+def test_silence_is_worth_less_the_longer_it_lasts_and_much_again_after_a_word() -> None:
+    silence = Silence()
+    first = silence.bearable_s
+    for _ in range(2):
+        silence.answered(0.01)
+    assert silence.bearable_s == 4 * first
+    for _ in range(5):
+        silence.answered(0.01)
+    assert silence.bearable_s == SILENCE_MAX_S
+    silence.broken()
+    assert silence.bearable_s == first
+
+
+def test_who_has_been_slow_has_more_time_to_answer() -> None:
+    assert Silence(opening_s=0.1).patience_s == ANSWER_S
+    silence = Silence(opening_s=0.5)
+    assert ANSWER_S < silence.patience_s < ANSWER_MAX_S
+    silence.answered(9.0)
+    assert silence.patience_s == ANSWER_MAX_S
+    for _ in range(30):
+        silence.answered(0.01)
+    assert silence.patience_s == ANSWER_S
