@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 from syncline.client.cells import Values, decode_own_row, decode_row
@@ -111,8 +112,13 @@ class Binding:
         return isinstance(change, Update) and not (self.whole or change.tags or change.old_row)
 
 
+@lru_cache(maxsize=1_000)
+def _binding(table: Table, relation: Relation) -> Binding:
+    return Binding(table, relation)
+
+
 class Bindings:
-    """The bindings of one plan, by relation id, made when first needed."""
+    """The bindings of one plan, by relation id."""
 
     def __init__(self, relations: Mapping[int, Relation], tables: Mapping[str, Table]) -> None:
         self._relations = relations
@@ -126,7 +132,7 @@ class Bindings:
             table = None if relation is None else self._tables.get(relation.table)
             if relation is None or table is None:
                 return None
-            binding = self._made[relation_id] = Binding(table, relation)
+            binding = self._made[relation_id] = _binding(table, relation)
         return binding
 
     def of(self, relation_id: int) -> Binding:
