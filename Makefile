@@ -13,7 +13,8 @@ help:
 	@echo "make test-all  what speaks to Postgres, on each supported major of it, and on both runtimes; then the long tests"
 	@echo "make sim       the seeded simulator (SEED=, RUNS=, JOBS=) make bench    every benchmark"
 	@echo "make oracle    devices with random shapes against Postgres (SEED=, RUNS=)"
-	@echo "make consistency  the promises on the real thing, with faults (FAULT=, MINUTES=, DEVICES=, NPM=, SEED=, RECORD=yes)"
+	@echo "make consistency  the promises on the real thing, with faults (FAULT=, each: one by one; MINUTES=, DEVICES=, NPM=,"
+	@echo "               SEED=, RECORD=yes)"
 	@echo "make install   everything into .venv       make proto    regenerate the protobuf code"
 
 install: $(STAMP)

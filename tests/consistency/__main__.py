@@ -1,6 +1,8 @@
 """``python -m tests.consistency``: one run on the real thing, its figures, and what did not hold.
 
-Exit codes: 0 all held, 1 something did not (its folder is kept), 3 the run is void: it shows nothing.
+``--fault each`` makes a run with each of the faults, one after the other, whatever comes of them.
+
+Exit codes: 0 all held, 1 something did not (its folder is kept), 3 a run is void: it shows nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from tests.consistency.recording import record
 from tests.consistency.run import Result, Wanted, run
 
 ANOMALY, VOID = 1, 3
+EACH = "each"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.consistency", description=__doc__)
-    parser.add_argument("--fault", choices=NAMES, default="none")
+    parser.add_argument("--fault", choices=(*NAMES, EACH), default="none")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--devices", type=int, default=8, help="on the Python library, a process each")
     parser.add_argument("--npm", type=int, default=2, help="devices on the npm client, a process each")
@@ -33,12 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help="append a line to docs/consistency/results.md")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
+    codes = {one(fault, options) for fault in (NAMES if options.fault == EACH else (options.fault,))}
+    return ANOMALY if ANOMALY in codes else max(codes)
+
+
+def one(fault: str, options: argparse.Namespace) -> int:
+    """A run with ``fault``; its exit code."""
     wanted = Wanted(
-        options.fault, options.minutes * 60, options.devices, options.npm, options.writers, options.rate, options.seed
+        fault, options.minutes * 60, options.devices, options.npm, options.writers, options.rate, options.seed
     )
     folder = reachable_folder()
     result = asyncio.run(run(wanted, folder))
-    print(explain(result))
+    print(explain(result), flush=True)
     if options.record:
         record(result)
     if result.anomalies:

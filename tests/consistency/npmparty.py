@@ -28,6 +28,8 @@ COUNTS = (
 
 
 class NpmParty:
+    ahead_max = 60  # operations
+
     def __init__(self, name: str, folder: Path, url: str) -> None:
         self._name = name
         self._path = folder / f"{name}.db"
@@ -119,7 +121,7 @@ class NpmParty:
         """The counters are those just before: the client offers nothing else. There is no place for the pause."""
         [counts] = await self._ask(COUNTS)
         await self._whole(list(counts.values()))
-        saw = {row["id"]: row["value"] for row in await self._ask(VECTOR)}
+        saw = await self.counters()
         try:
             await self.device.execute(*statements)
         except NpmError as refusal:
@@ -148,6 +150,13 @@ class NpmParty:
     async def dump(self) -> Snapshot:
         rows = await self._ask(snapshot_sql(postgres=False, whole=True))
         return snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
+
+    @property
+    def connected(self) -> bool:
+        return self._device is not None and self._device.connected
+
+    async def counters(self) -> dict[str, int]:
+        return {row["id"]: row["value"] for row in await self._ask(VECTOR)}
 
     async def pending(self) -> int:
         try:

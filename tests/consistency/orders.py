@@ -19,12 +19,11 @@ Cell: TypeAlias = tuple[str, str, str]
 Edges: TypeAlias = dict[Value, dict[Value, str]]
 """From a value to what was seen next, and by whom."""
 
-# Rows of these are never deleted. Those that direct SQL writes are left out: it has no tags of its own yet, so it is
-# beaten by writes that are older, and devices that have seen it see that.
-TABLES = ("registers",)
-# A pending write that an incoming one has beaten shows again when the row comes for another column, until its echo. So
-# of each device its own values are left out; of the npm client, which cannot be mended, for good.
-OWN_VALUES_FLICKER: bool = True
+# Rows of these are never deleted.
+TABLES = ("registers", "mixed")
+# The npm client does not know when a column was written: a pending write that an incoming one has beaten shows again
+# when the row comes for another column, until its echo. So of such a device its own values are left out.
+FLICKERING = "npm"
 
 
 def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
@@ -44,7 +43,7 @@ def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
 
 def _steps(history: History, rejected: set[str]) -> Iterator[tuple[Cell, Value, Value]]:
     last: dict[Cell, Value] = {}
-    own = f"{history.party}:" if history.kind == "npm" or OWN_VALUES_FLICKER else None
+    own = f"{history.party}:" if history.kind == FLICKERING else None
     for read in history:
         if isinstance(read, Anew):
             last = {}

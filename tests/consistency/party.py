@@ -27,6 +27,11 @@ class Lost(Exception):
 
 
 class Party(Protocol):
+    """``ahead_max``: while it is connected it writes nothing more where so much has not come back, in what ``pending``
+    counts. So nobody writes faster than all together can take it, on whatever machine."""
+
+    ahead_max: int
+
     async def open(self, *, first: bool) -> None:
         """``first``: waits until everything is here to be read."""
 
@@ -48,8 +53,15 @@ class Party(Protocol):
     async def dump(self) -> Snapshot:
         """All rows, those of the journal too. Raises Lost."""
 
+    @property
+    def connected(self) -> bool:
+        """As far as it knows."""
+
     async def pending(self) -> int:
-        """Local transactions, or operations, that have not come back yet."""
+        """Local transactions, or operations, that have not come back yet. Raises Lost."""
+
+    async def counters(self) -> dict[str, int]:
+        """Whose transactions it has. Raises Lost."""
 
     async def state(self) -> str:
         """How it sees its connection, in words."""

@@ -19,6 +19,8 @@ from syncline.client import Database, database, open_db
 
 
 class PythonParty:
+    ahead_max = 10  # transactions
+
     def __init__(self, name: str, folder: Path, url: str) -> None:
         self._name = name
         self._path = folder / f"{name}.db"
@@ -69,6 +71,13 @@ class PythonParty:
 
     async def dump(self) -> Snapshot:
         return snapshot_of(tuple(row) for row in await self.db.sql(snapshot_sql(postgres=False, whole=True)))
+
+    @property
+    def connected(self) -> bool:
+        return self.db.status.connected
+
+    async def counters(self) -> dict[str, int]:
+        return {row[0]: row[1] for row in await self.db.sql(VECTOR)}
 
     async def pending(self) -> int:
         return self.db.status.pending_writes

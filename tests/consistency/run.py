@@ -8,6 +8,7 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 
 DATABASE = "consistency"
 SLOW_WIRE_S = 0.03
-NUDGE_EVERY_S = 3.0
+NUDGE_EVERY_S = 1.5
 LOOK_EVERY_S = 0.2
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 
@@ -176,22 +177,19 @@ class _Course:
         nudged = healed
         before: dict[str, Any] = {}
         while True:
-            states = dict(
-                zip(
-                    [member.name for member in self._members],
-                    await asyncio.gather(*(member.call("state") for member in self._members)),
-                    strict=True,
-                )
-            )
-            now = time.monotonic()
+            states = await self._states(whole=False)
             if _at_rest(states):
-                self._result.drain_s = now - healed
-                return
+                states = await self._states(whole=True)
+                if _at_rest(states):
+                    self._result.drain_s = time.monotonic() - healed
+                    return
+            now = time.monotonic()
             if now - healed > self._wanted.drained_within_s:
+                states = await self._states(whole=True)
                 self._result.anomalies += [
                     Anomaly("no wedge", f"{name} after {now - healed:.0f} s: {state}")
                     for name, state in states.items()
-                    if state["pending"] or state["digest"] != states["sql0"]["digest"]
+                    if state["pending"] or not _same(state, states["sql0"])
                 ]
                 return
             if now - nudged > NUDGE_EVERY_S:
@@ -200,6 +198,11 @@ class _Course:
                 nudged, before = now, states
                 await asyncio.gather(*(member.call("nudge") for member in stuck))
             await asyncio.sleep(LOOK_EVERY_S)  # files and Postgres are compared: nothing tells
+
+    async def _states(self, *, whole: bool) -> dict[str, dict[str, Any]]:
+        """Of all, by name; see ``process.Writing.state``."""
+        answers = await asyncio.gather(*(member.call("state", whole=whole) for member in self._members))
+        return {member.name: state for member, state in zip(self._members, answers, strict=True)}
 
     async def _judge(self, dumps: dict[str, Any]) -> None:
         postgres = await asyncpg.connect(self._scene.dsn)
@@ -230,5 +233,10 @@ class _Course:
             result.void.append(f"only {result.conflicts} conflicts, not {floor:.0f}")
 
 
-def _at_rest(states: dict[str, dict[str, Any]]) -> bool:
-    return all(state["pending"] == 0 for state in states.values()) and len({s["digest"] for s in states.values()}) == 1
+def _at_rest(states: Mapping[str, dict[str, Any]]) -> bool:
+    one = next(iter(states.values()))
+    return all(state["pending"] == 0 and _same(state, one) for state in states.values())
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["counters"] == b["counters"] and a["digest"] == b["digest"])

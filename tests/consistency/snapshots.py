@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tests.consistency.evidence import Anomaly, Evidence
-from tests.consistency.histories import Rows, Snapshot
+from tests.consistency.histories import Cells, History, Rows, Snapshot
 from tests.consistency.schema import KEY_SEPARATOR, REFERENCES, Reference
+
+# A child by direct SQL says nothing about its parent to a device, as one by a device does. Where the npm client has
+# deleted that parent and has not heard of its delete yet, it shows the child without it.
+FORGETTING = "npm"
 
 
 def atomic_visibility(evidence: Evidence) -> list[Anomaly]:
     """Of a transaction all is seen, or nothing: both rows of a pair, the author's counter and journal."""
-    return _in_each_snapshot(evidence, "atomic visibility", _halves)
+    return _in_each_snapshot(evidence.histories, "atomic visibility", _halves)
 
 
 def no_dangling_reference(evidence: Evidence) -> list[Anomaly]:
     """What a row refers to is there."""
-    return _in_each_snapshot(evidence, "no dangling reference", _dangling)
-
-
-def _in_each_snapshot(evidence: Evidence, check: str, wrong: Callable[[Snapshot], Iterator[str]]) -> list[Anomaly]:
     found = []
     for history in evidence.histories:
+        wrong = _dangling_but_for_sql if history.kind == FORGETTING else _dangling
+        found += _in_each_snapshot([history], "no dangling reference", wrong)
+    return found
+
+
+def _in_each_snapshot(
+    histories: Iterable[History], check: str, wrong: Callable[[Snapshot], Iterator[str]]
+) -> list[Anomaly]:
+    found = []
+    for history in histories:
         known: frozenset[str] = frozenset()
         for read in history.reads():
             now = frozenset(wrong(read.rows))
@@ -47,6 +57,17 @@ def _halves(rows: Snapshot) -> Iterator[str]:
 def _dangling(rows: Snapshot) -> Iterator[str]:
     for reference in REFERENCES:
         yield from _dangling_by(reference, rows.get(reference.child, {}), rows.get(reference.parent, {}))
+
+
+def _dangling_but_for_sql(rows: Snapshot) -> Iterator[str]:
+    for reference in REFERENCES:
+        children = {key: row for key, row in rows.get(reference.child, {}).items() if not _is_of_sql(row)}
+        yield from _dangling_by(reference, children, rows.get(reference.parent, {}))
+
+
+def _is_of_sql(row: Cells) -> bool:
+    """By the value that every write of a child puts into its last column."""
+    return str(row[-1]).startswith("sql")
 
 
 def _dangling_by(reference: Reference, children: Rows, parents: Rows) -> Iterator[str]:

@@ -19,6 +19,8 @@ TRIES = 50
 class SqlParty:
     """Each transaction at REPEATABLE READ, again if Postgres cannot serialise it."""
 
+    ahead_max = 1  # nothing of it waits
+
     def __init__(self, name: str, dsn: str) -> None:
         self._name = name
         self._dsn = dsn
@@ -83,6 +85,13 @@ class SqlParty:
 
     async def dump(self) -> Snapshot:
         return snapshot_of(tuple(row) for row in await self._fetch(snapshot_sql(postgres=True, whole=True)))
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    async def counters(self) -> dict[str, int]:
+        return {row[0]: row[1] for row in await self._fetch(VECTOR)}
 
     async def pending(self) -> int:
         return 0

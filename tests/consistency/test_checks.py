@@ -190,6 +190,13 @@ def test_a_dangling_reference_is_found(read: Read) -> None:
     assert len(complaints(snapshots.no_dangling_reference, history("ann", read))) == 1
 
 
+def test_the_npm_client_alone_shows_a_child_by_sql_without_the_parent_that_it_has_deleted() -> None:
+    by_sql, by_device = (seen(parents={}, cascades={"c1": ("q1", f"{author}:1.0")}) for author in ("sql0", "bob"))
+    assert complaints(snapshots.no_dangling_reference, history("ann", by_sql, kind="npm")) == []
+    assert len(complaints(snapshots.no_dangling_reference, history("ann", by_device, kind="npm"))) == 1
+    assert len(complaints(snapshots.no_dangling_reference, history("ann", by_sql))) == 1
+
+
 # --- between readers --------------------------------------------------------------------------------------------------
 
 

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 Statement: TypeAlias = tuple[str | int, ...]
 """SQL and its arguments."""
 
-# Direct SQL writes have no tags of their own yet: of a parent that one deletes nothing is remembered.
-SQL_DELETES_PARENTS: bool = False
-# A child of direct SQL leaves no mark on its parent, so a delete by a device that had not seen it takes both. Before
-# that the device shows the child without the parent.
-SQL_WRITES_CHILDREN: bool = False
 # A new child keeps its parent, and not what that one refers to.
 CHAINS_HOLD: bool = False
 # Devices are not told of foreign keys of several columns, so a new child does not keep such a parent alive.
@@ -49,8 +44,6 @@ class Workload:
         self._party = party
         self._rng = rng
         self._direct = direct
-        self._writes_children = SQL_WRITES_CHILDREN or not direct
-        self._deletes_parents = SQL_DELETES_PARENTS or not direct
 
     def draw(self, number: int) -> Drawn:
         """The transaction ``number`` of the party."""
@@ -126,8 +119,7 @@ class Workload:
     def _kid(self, value: str) -> list[Statement]:
         table = self._rng.choice(("cascades", "nullings", "restricts"))
         key, parent = f"{table[0]}{self._rng.randint(1, KIDS)}", f"q{self._rng.randint(1, PARENTS)}"
-        changes = ("insert", "insert", "move", "delete", "delete") if self._writes_children else ("delete",)
-        match self._rng.choice(changes):
+        match self._rng.choice(("insert", "insert", "move", "delete", "delete")):
             case "insert":
                 return [
                     (
@@ -149,7 +141,7 @@ class Workload:
 
     def _parent(self, value: str) -> list[Statement]:
         key = f"q{self._rng.randint(1, PARENTS)}"
-        match self._rng.choice(("put", "put", "delete") if self._deletes_parents else ("put",)):
+        match self._rng.choice(("put", "put", "delete")):
             case "put":
                 return [_put("parents", ("id",), ("title",), (key, value))]
             case _:
@@ -166,12 +158,9 @@ class Workload:
         number = self._rng.randint(1, KIDS)
         key = f"n{number:02}"
         roots = "" if CHAINS_HOLD else "AND up IS NULL "
-        leaves = ("leaf", "leaf") if self._writes_children else ()
-        match self._rng.choice(("root", *leaves, *(("delete",) if self._deletes_parents else ()))):
-            case "root" if self._writes_children:
+        match self._rng.choice(("root", "leaf", "leaf", "delete")):
+            case "root":
                 return [_put("nodes", ("id",), ("note",), (key, value))]
-            case "root":  # not if it is there, for it may be a child
-                return [("INSERT INTO nodes (id, note) VALUES (?, ?) ON CONFLICT (id) DO NOTHING", key, value)]
             case "leaf":
                 return [
                     (
@@ -196,7 +185,7 @@ class Workload:
                 ]
             case "delete":
                 return [("DELETE FROM beds WHERE id = ?", key)]
-            case "leave" if self._deletes_parents and ROOMS_ARE_DELETED:
+            case "leave" if ROOMS_ARE_DELETED:
                 return [("DELETE FROM rooms WHERE house = 'h' AND number = ?", room)]
             case _:
                 return [_put("rooms", ("house", "number"), ("title",), ("h", room, value))]
