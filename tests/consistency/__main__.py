@@ -13,6 +13,7 @@ import logging
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.consistency.faults import NAMES
@@ -36,7 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help="append a line to docs/consistency/results.md")
     options = parser.parse_args(arguments)
     logging.disable(logging.CRITICAL)
-    codes = {one(fault, options) for fault in (NAMES if options.fault == EACH else (options.fault,))}
+    return worst([one(fault, options) for fault in (NAMES if options.fault == EACH else (options.fault,))])
+
+
+def worst(codes: Sequence[int]) -> int:
+    """The exit code of several runs."""
     return ANOMALY if ANOMALY in codes else max(codes)
 
 

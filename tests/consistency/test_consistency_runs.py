@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from tests.consistency.__main__ import explain, reachable_folder
+from tests.consistency.__main__ import ANOMALY, VOID, explain, reachable_folder, worst
 from tests.consistency.recording import HEAD, line
 from tests.consistency.run import Result, Wanted, run
 from tests.patience import PATIENCE_S
@@ -20,6 +20,10 @@ async def test_all_promises_hold_for_processes(fault: str) -> None:
     assert result.anomalies == [], explain(result)
     assert result.void == []
     shutil.rmtree(folder)
+
+
+def test_of_several_runs_what_did_not_hold_counts_before_what_shows_nothing() -> None:
+    assert [worst(codes) for codes in ([0, 0], [0, VOID], [VOID, ANOMALY, 0])] == [0, VOID, ANOMALY]
 
 
 def test_a_line_of_the_results_has_a_cell_for_each_column() -> None:
