@@ -133,6 +133,7 @@ class WebSocketTransport:
         if not frame.cancelled():
             return frame.result()
         if not answered:
+            self._connection.transport.abort()  # nobody is there to be told
             raise TransportClosed("the server does not answer any more")
         self._silence.answered(pong.result())
         return None
