@@ -53,7 +53,8 @@ class Wanted:
 
 @dataclass
 class Result:
-    """``drain_s``: from the end of the last fault until all held the same; None if that did not come."""
+    """``drain_s``: from the end of the last fault until all held the same; None if that did not come. ``last``: who was
+    still behind the last time that anybody was."""
 
     wanted: Wanted
     folder: Path
@@ -66,6 +67,7 @@ class Result:
     rejected: int = 0
     fired: Counter[str] = field(default_factory=Counter)
     drain_s: float | None = None
+    last: tuple[str, ...] = ()
 
     @property
     def rate(self) -> float:
@@ -183,6 +185,8 @@ class _Course:
                 if _at_rest(states):
                     self._result.drain_s = time.monotonic() - healed
                     return
+            behind = [name for name, state in states.items() if state["pending"] or not _same(state, states["sql0"])]
+            self._result.last = tuple(behind) or self._result.last
             now = time.monotonic()
             if now - healed > self._wanted.drained_within_s:
                 states = await self._states(whole=True)
