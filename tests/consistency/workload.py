@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 Statement: TypeAlias = tuple[str | int, ...]
 """SQL and its arguments."""
 
-# A new child keeps its parent, and not what that one refers to.
-CHAINS_HOLD: bool = False
-# Devices are not told of foreign keys of several columns, so a new child does not keep such a parent alive.
-ROOMS_ARE_DELETED: bool = False
 KIDS = 30
 SLOW_ODDS = 0.1
 SLOW_MS = 60
@@ -157,14 +153,13 @@ class Workload:
         """A node lies under one with a smaller number, so there is no circle."""
         number = self._rng.randint(1, KIDS)
         key = f"n{number:02}"
-        roots = "" if CHAINS_HOLD else "AND up IS NULL "
         match self._rng.choice(("root", "leaf", "leaf", "delete")):
             case "root":
                 return [_put("nodes", ("id",), ("note",), (key, value))]
             case "leaf":
                 return [
                     (
-                        f"INSERT INTO nodes (id, up, note) SELECT ?, id, ? FROM nodes WHERE id = ? {roots}"
+                        "INSERT INTO nodes (id, up, note) SELECT ?, id, ? FROM nodes WHERE id = ? "
                         "ON CONFLICT (id) DO NOTHING",
                         *(key, value, f"n{self._rng.randint(0, number - 1):02}"),
                     )
@@ -185,7 +180,7 @@ class Workload:
                 ]
             case "delete":
                 return [("DELETE FROM beds WHERE id = ?", key)]
-            case "leave" if ROOMS_ARE_DELETED:
+            case "leave":
                 return [("DELETE FROM rooms WHERE house = 'h' AND number = ?", room)]
             case _:
                 return [_put("rooms", ("house", "number"), ("title",), ("h", room, value))]
