@@ -198,7 +198,7 @@ def test_the_bounds_in_the_wire_reference_are_those_of_the_code() -> None:
         "a transaction's time": f"from 1 to 2^{(bounds.COMMIT_MS_MAX + 1).bit_length() - 1} - 1 ms",
     }.items():
         assert f"| {what} | {bound} |" in text
-    assert f"window of {flow.WINDOW_TRANSACTIONS} transactions" in text
+    assert f"window of {flow.WINDOW_TRANSACTIONS} transactions, of {flow.OWN_WINDOW_TRANSACTIONS} to" in text
 
 
 def test_the_message_table_of_the_wire_reference_names_every_type_byte() -> None:

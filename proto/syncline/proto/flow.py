@@ -14,6 +14,8 @@ from collections import deque
 from typing import Final
 
 WINDOW_TRANSACTIONS: Final = 30
+# For our own client, which acks when it is asked to: what it lacks after a while away comes in fewer round trips.
+OWN_WINDOW_TRANSACTIONS: Final = 300
 ACK_SHARE: Final = 0.7
 
 

@@ -34,7 +34,7 @@ from syncline.actors.devices.reception import (
     Surroundings,
 )
 from syncline.actors.devices.rowreader import RowReader
-from syncline.actors.devices.starting import Places, StartRefused, start
+from syncline.actors.devices.starting import Places, StartRefused, start, window_transactions
 from syncline.actors.devices.steps import Echo
 from syncline.actors.devices.subscribing import Subscribing
 from syncline.actors.devices.uplink import Uplink
@@ -57,7 +57,6 @@ from syncline.proto.events import (
     WriteReceived,
     WriteStarted,
 )
-from syncline.proto.flow import WINDOW_TRANSACTIONS
 from syncline.proto.session import ServerSession
 from syncline.proto.subprotocols import takes_extensions
 
@@ -314,7 +313,8 @@ class Device(Actor):
             shape.inform(NotifyReady(self.ref))
         # Before any write is asked for, so that none of them can pass the bundler unnoticed.
         await self._bundler.send(Author(self.ref, self._client_id))
-        self._connection.send((self._session.start_accepted(event.request_id, WINDOW_TRANSACTIONS),))
+        window = window_transactions(extensions=self._session.extensions)
+        self._connection.send((self._session.start_accepted(event.request_id, window),))
         self._connection.send(self._session.start_write())
         self._pumping = self.background(self._pump(self._outbound))
 

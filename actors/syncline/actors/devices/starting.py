@@ -28,7 +28,7 @@ from syncline.actors.shapes.where import WhereRefused
 from syncline.cluster import Ref, Refusal
 from syncline.proto.digest import Holdings
 from syncline.proto.events import StartRequested
-from syncline.proto.flow import WINDOW_TRANSACTIONS, Window
+from syncline.proto.flow import OWN_WINDOW_TRANSACTIONS, WINDOW_TRANSACTIONS, Window
 from syncline.proto.values import Relation, ShapeRequest
 
 # As long as a device waits for its stream. Whoever asks hears at once of a shard that ends.
@@ -188,6 +188,11 @@ async def start(
     return await starting.resumed(schema) if event.lsn else await starting.fresh()
 
 
+def window_transactions(*, extensions: bool) -> int:
+    """How many may be unacknowledged, by whether the device speaks our own protocol."""
+    return OWN_WINDOW_TRANSACTIONS if extensions else WINDOW_TRANSACTIONS
+
+
 @dataclass(frozen=True, slots=True)
 class _Starting:
     """See ``start``."""
@@ -226,7 +231,7 @@ class _Starting:
             max(1, position),
             self.schema.hash,
             {},
-            Window(WINDOW_TRANSACTIONS),
+            Window(window_transactions(extensions=self.extensions)),
             [(created_ms, its) for created_ms, its in steps if its],
             tuple(relations.values()),
             self.generation,
@@ -256,7 +261,7 @@ class _Starting:
             position,
             self.schema.hash,
             {id: planned.relations for id, planned in held_there.items()},
-            Window(WINDOW_TRANSACTIONS),
+            Window(window_transactions(extensions=self.extensions)),
             generation=self.generation,
             extensions=self.extensions,
             selects=self.places.selects,
