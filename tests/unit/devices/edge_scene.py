@@ -21,6 +21,7 @@ from syncline.actors.postgres.database import Subscription
 from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.postgres.write import Write
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.messages import EnsureShape, ReadPage, ReadWatermark, ShapePlace
 from syncline.actors.shapes.shards import Shards
@@ -31,7 +32,7 @@ from syncline.proto import events
 from syncline.proto.events import ClientEvent
 from syncline.proto.session import ClientSession
 from syncline.proto.subprotocols import OLD
-from syncline.proto.values import Key, ShapeRequest
+from syncline.proto.values import Column, Insert, Key, Relation, ShapeRequest, Transaction
 
 WATERMARK = 1_000
 SUBSCRIPTION = "0b5c8f1e-9d43-4d5e-8a8e-52a4a3e0a001"
@@ -49,6 +50,7 @@ def described(oid: int, table: str, *parents: str) -> dict[str, Any]:
     return {"schema": "public", "table": table, "oid": oid, "columns": columns, "fks": fks, "indexes": []}
 
 
+DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "INTEGER"), Column("body", "TEXT"), Column("n", "INTEGER")))
 CATALOG = catalog_of([described(7, "items"), described(8, "notes", "items")])
 
 
@@ -331,3 +333,14 @@ class OneDevice:
 
     def unsubscribe(self, *ids: str) -> None:
         self.say(self.connection.client.unsubscribe(list(ids)))
+
+
+async def written(scene: EdgeScene, device: OneDevice, number: int = 1, rows: int = 1) -> Write:
+    """The device writes, and the writer gets it."""
+    inserts = tuple(Insert(0, (b"%d" % row, b"x", b"2")) for row in range(1, rows + 1))
+    transaction = Transaction(number, number.to_bytes(4, "big"), inserts)
+    for frame in device.connection.client.write(transaction, {0: DEVICE_ITEMS}):
+        device.say(frame)
+    write = await scene.writer.next()
+    assert isinstance(write, Write)
+    return write

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
-from tests.unit.devices.edge_scene import SUBSCRIPTION, WATERMARK, EdgeScene, OneDevice
+from tests.unit.devices.edge_scene import CATALOG, SUBSCRIPTION, WATERMARK, EdgeScene, OneDevice, written
 
+from syncline.actors.devices.following import OwnPassed, Released
+from syncline.actors.postgres.currentrows import CurrentRow
+from syncline.actors.postgres.writer import Written
 from syncline.proto import events
 from syncline.proto.digest import Holdings
 from syncline.proto.subprotocols import OWN
@@ -54,6 +58,37 @@ async def test_our_own_is_repaired_and_of_this_history_when_it_acknowledges_that
     device.say(client.ack(0, ended.lsn))
     await processed(device)
     assert not scene.database.another_history
+
+
+@pytest.mark.parametrize("answered", ["before", "after"])
+async def test_what_is_carried_out_before_the_place_of_a_repair_comes_back_with_its_rows(
+    scene: EdgeScene, answered: str
+) -> None:
+    device = await refused(scene, OWN)
+    scene.released = WATERMARK - 1
+    device.say(device.connection.client.start(POSITION, [SUBSCRIPTION], holdings=NOTHING, described=OF_ITEMS))
+    await device.connection.expect(events.SendFrom)
+    for answer in device.connection.answers:
+        device.say(answer)
+    write = await written(scene, device)
+    row = (b"1", b"by SQL", b"3")
+    scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), row, ("postgres_1@9", "client@1"))]
+
+    def carried_out() -> None:
+        device.ref.cast(Written(write.lsn, write.ms, "applied", WATERMARK + 1))
+        device.ref.cast(OwnPassed(WATERMARK, write.ms))
+
+    if answered == "before":
+        carried_out()
+    generation = scene.bundler.followed[-1].generation
+    device.ref.cast(Released(generation, (), WATERMARK))
+    await device.connection.expect(events.RepairEnded)
+    if answered == "after":
+        carried_out()
+    device.ref.cast(Released(generation, (), int(scene.database.flushed)))
+    echo = (await device.connection.expect(events.TransactionReceived)).transaction
+    assert echo.commit_ms == write.ms
+    assert [change.row for change in echo.changes] == [row]
 
 
 async def processed(device: OneDevice) -> None:

@@ -10,12 +10,14 @@ import pytest
 from tests.tokens import insecure_token
 from tests.unit.devices.edge_scene import (
     CATALOG,
+    DEVICE_ITEMS,
     REQUEST,
     SUBSCRIPTION,
     WATERMARK,
     EdgeScene,
     FakeConnection,
     OneDevice,
+    written,
 )
 
 from syncline.actors.devices import carrying
@@ -25,7 +27,7 @@ from syncline.actors.devices.turns import Turns
 from syncline.actors.names import GATEWAY, SHARD
 from syncline.actors.postgres.apply import Status
 from syncline.actors.postgres.currentrows import CurrentRow
-from syncline.actors.postgres.write import Rejection, Write
+from syncline.actors.postgres.write import Rejection
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.actors.shapes.log import Page
@@ -36,10 +38,9 @@ from syncline.actors.shapes.shape import schema_shape
 from syncline.cluster.testing import crash, spawn
 from syncline.proto import codec, events
 from syncline.proto.assembly import TransactionLimits
-from syncline.proto.values import Column, Gone, Insert, Relation, Transaction, Update
+from syncline.proto.values import Gone, Insert, Transaction, Update
 
 ITEMS = CATALOG.tables[7].relation
-DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "INTEGER"), Column("body", "TEXT"), Column("n", "INTEGER")))
 TRY_AGAIN_LATER = 1013
 
 
@@ -372,17 +373,6 @@ async def test_an_answer_to_an_earlier_follow_is_not_taken_for_the_newest(scene:
 
 
 # --- writes -----------------------------------------------------------------------------------------------------------
-
-
-async def written(scene: EdgeScene, device: OneDevice, number: int = 1, rows: int = 1) -> Write:
-    """The device writes, and the writer gets it."""
-    inserts = tuple(Insert(0, (b"%d" % row, b"x", b"2")) for row in range(1, rows + 1))
-    transaction = Transaction(number, number.to_bytes(4, "big"), inserts)
-    for frame in device.connection.client.write(transaction, {0: DEVICE_ITEMS}):
-        device.say(frame)
-    write = await scene.writer.next()
-    assert isinstance(write, Write)
-    return write
 
 
 async def test_a_duplicate_is_echoed_with_its_rows_once_the_stream_has_passed_what_they_show(scene: EdgeScene) -> None:

@@ -20,6 +20,20 @@ def test_a_transaction_of_tables_that_are_here_whole_comes_back_by_its_frame() -
     assert (echoing.passes(5), echoing.passes(6)) == (True, False)
 
 
+def test_what_was_sent_before_the_end_of_a_repair_comes_back_by_its_rows() -> None:
+    echoing = Echoing(lambda shape: False)
+    echoing.holds({"whole": (TABLE,)})
+    echoing.repairing = True
+    echoing.wrote(5, frozenset({TABLE.id}))
+    echoing.wrote(6, frozenset({TABLE.id}))
+    assert not echoing.applied(5, 100, ())
+    echoing.repairing = False
+    echoing.wrote(7, frozenset({TABLE.id}))
+    assert [echoing.passes(ms) for ms in (5, 6, 7)] == [False, False, True]
+    assert not echoing.applied(6, 101, ())
+    assert echoing.applied(7, 102, ())
+
+
 def test_where_columns_are_lacking_a_frame_does_not_say_what_becomes_of_them() -> None:
     echoing = Echoing(lambda shape: False)
     echoing.holds({"whole": (projection(WIDE, frozenset()),)})

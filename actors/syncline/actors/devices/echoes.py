@@ -57,6 +57,14 @@ class Echoes:
         """What the device has by now."""
         self._echoing.holds(shapes)
 
+    def repairing(self, shapes: Shapes) -> None:
+        """It has the rows of ``shapes``, such as they are, and is going to be repaired."""
+        self._echoing.holds(shapes)
+        self._echoing.repairing = True
+
+    def repaired(self) -> None:
+        self._echoing.repairing = False
+
     def note(self, echo: Echo) -> bool:
         """A transaction has, or passes for, ``echo.lsn``. False: too many wait."""
         bisect.insort(self._waiting, echo, key=lambda other: other.lsn)

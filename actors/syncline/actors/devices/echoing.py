@@ -13,6 +13,10 @@ frame is sent before that as if it were somebody else's.
 A shape may end after a transaction was found to come back by its frame and before that frame. So the rows of shapes
 leave only when the stream has come by all of those (``upto``), and what is applied from then on is judged by the shapes
 that stay, too.
+
+What a device sends before it is repaired may be carried out before the place of its repair: then it is in the rows that
+come, but the device, which takes it for newer than they are, may show it in place of what followed it. No frame follows
+that would set that right. So all that comes before the end of a repair is brought back by its rows.
 """
 
 from __future__ import annotations
@@ -24,13 +28,15 @@ from syncline.actors.devices.steps import Shapes
 
 class Echoing:
     """The transactions of one device during one stream, by their times. ``selects``: whether there may be rows of its
-    tables that a shape does not hold. ``upto``: every transaction that has to come back by its frame lies below."""
+    tables that a shape does not hold. ``upto``: every transaction that has to come back by its frame lies below.
+    ``repairing``: the device is going to be repaired."""
 
     def __init__(self, selects: Callable[[str], bool]) -> None:
         self._selects = selects
         self._whole: frozenset[int] = frozenset()
         self._sent: dict[int, frozenset[int]] = {}
         self._passed_over: set[int] = set()
+        self.repairing = False
         self.upto = 0
 
     def holds(self, shapes: Shapes) -> None:
@@ -40,6 +46,8 @@ class Echoing:
     def wrote(self, commit_ms: int, tables: frozenset[int]) -> None:
         """The device has sent it; ``tables``: the relation ids of its rows."""
         self._sent[commit_ms] = tables
+        if self.repairing:
+            self._passed_over.add(commit_ms)
 
     def __contains__(self, commit_ms: object) -> bool:
         """Whether it has not come back."""
@@ -48,6 +56,8 @@ class Echoing:
     def passes(self, commit_ms: int) -> bool:
         """Whether its frame, or the empty transaction in its place, is its echo. Else it is to be brought back by its
         rows, once it is decided."""
+        if commit_ms in self._passed_over:
+            return False
         tables = self._sent.get(commit_ms)
         if tables is not None and tables <= self._whole:
             return True

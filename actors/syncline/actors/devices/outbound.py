@@ -104,8 +104,8 @@ class Outbound:
         self._held = HeldShapes(schema, subscriptions, named)
         self._echoes = Echoes(selects, self._held)
         self._sending = Sending(client_id, position, window, self._echoes, self._held, extensions=extensions)
-        if repair is not None:  # the rows are there, such as they are
-            self._echoes.holds(self._held.shapes_of(repair.subscriptions))
+        if repair is not None:
+            self._echoes.repairing(self._held.shapes_of(repair.subscriptions))
         self._migrations = migrations
         self._relations = relations
         self._released = 0
@@ -371,6 +371,7 @@ class Outbound:
         yield from repairing(repair.holdings, shapes, at)
         yield Pin(None)
         self._hold(repair.subscriptions)
+        self._echoes.repaired()
         self.position, self._repair = at, None
 
     def _make_deliveries(self) -> Steps:
