@@ -62,10 +62,17 @@ ENTRY_ID_MAX = 2**31 - 1
 # The ids of relations with some columns of a table. Tables have those below.
 _SOME_COLUMNS = 1 << 20
 
-# The first statement reads entries by key; without the hint SQLite may look through all unstamped ones for each.
+# Who writes a row keeps it, and says what is in it: that it is referred to as well need not be said. A compensation on
+# its own would bring back of a row that nobody remembers no more than the key, and the write only what it changes.
+#
+# Entries are read by key; without the hint SQLite may look through all unstamped ones for each.
 # A row without shadow entry that this transaction did not create is an untracked row of the server's. One that it did
 # create has been seen by what follows in it: else the insert's own tag would survive a delete in the same transaction.
 STAMP_SQL: tuple[str, ...] = (
+    """DELETE FROM _syncline_oplog AS kept WHERE commit_ms IS NULL AND op = 'C' AND EXISTS (
+        SELECT 1 FROM _syncline_oplog AS written INDEXED BY _syncline_oplog_key
+         WHERE written.table_name = kept.table_name AND written.key = kept.key
+           AND written.commit_ms IS NULL AND written.op IN ('I', 'U'))""",
     f"""UPDATE _syncline_oplog AS entry SET clear_tags = coalesce(
         (SELECT json_insert(shadow.tags, '$[#]', :tag) FROM _syncline_shadow AS shadow
           WHERE shadow.table_name = entry.table_name AND shadow.key = entry.key),

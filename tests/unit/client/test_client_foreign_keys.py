@@ -71,8 +71,9 @@ async def test_a_child_keeps_a_parent_with_a_key_of_several_columns(
             await replica.migrate([step])
         assert replica.tables["beds"].foreign_keys == (TO_ROOMS,)
         insert_room = "INSERT INTO rooms (house, number) VALUES ('h', 1)"
-        written = await entries(store, replica, insert_room, "INSERT INTO beds VALUES ('b', 'h', 1)")
-        assert written == [("rooms", "I", ["h", "1"]), ("rooms", "C", ["h", "1"]), ("beds", "I", ["b"])]
+        assert await entries(store, replica, insert_room) == [("rooms", "I", ["h", "1"])]
+        written = await entries(store, replica, "INSERT INTO beds VALUES ('b', 'h', 1)")
+        assert written == [("rooms", "C", ["h", "1"]), ("beds", "I", ["b"])]
         assert await entries(store, replica, "INSERT INTO beds VALUES ('c', 'h', NULL)") == [("beds", "I", ["c"])]
 
 
@@ -91,8 +92,8 @@ async def test_a_file_of_an_earlier_release_learns_of_them_when_it_is_opened(tmp
         replica = await load_replica(store, Changes(), lambda: 100)
         assert replica.tables["beds"].foreign_keys == (TO_ROOMS,)
         insert_room = "INSERT INTO rooms (house, number) VALUES ('h', 1)"
-        written = await entries(store, replica, insert_room, "INSERT INTO beds VALUES ('b', 'h', 1)")
-        assert ("rooms", "C", ["h", "1"]) in written
+        await entries(store, replica, insert_room)
+        assert ("rooms", "C", ["h", "1"]) in await entries(store, replica, "INSERT INTO beds VALUES ('b', 'h', 1)")
 
 
 @pytest.mark.parametrize(("theirs_ms", "shown"), [(5_000, ("h", 2)), (50, ("i", 1))], ids=["later", "earlier"])

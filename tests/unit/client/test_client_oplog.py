@@ -23,7 +23,7 @@ from syncline.client.stamping import stamp_local
 from syncline.proto.assembly import Assembler, TransactionLimits, memory_of
 from syncline.proto.merge import RowState, apply_write, write_of
 from syncline.proto.ops import Begin
-from syncline.proto.values import Compensation, Delete, Insert, Migrate, Transaction, Update
+from syncline.proto.values import Delete, Insert, Migrate, Transaction, Update
 
 
 def test_a_transaction_carries_whole_wire_rows_in_the_order_of_the_oplog() -> None:
@@ -42,7 +42,6 @@ def test_a_transaction_carries_whole_wire_rows_in_the_order_of_the_oplog() -> No
             101,
             b"\0\0\0\5",
             (
-                Compensation(PROJECTS.id, (b"p", None), tags),
                 Insert(ITEMS.id, item, ()),
                 Update(PROJECTS.id, (b"p", b"y"), (b"p", b"x"), tags),
                 Delete(ITEMS.id, item, ("me@101",)),
