@@ -386,6 +386,24 @@ async def test_a_duplicate_is_echoed_with_its_rows_once_the_stream_has_passed_wh
     assert (echo.transaction.origin, echo.transaction.commit_ms) == ("client", 1)
 
 
+async def test_one_that_lies_before_where_a_device_goes_on_comes_back_with_its_rows(scene: EdgeScene) -> None:
+    """A service that has started again comes by it once more. The device has what followed it by a repair."""
+    first = await OneDevice.streaming(scene)
+    first.subscribe()
+    await first.connection.expect(events.ShapeDataEnded)
+    device = OneDevice(scene)
+    await device.authenticate()
+    await device.start(b"%d" % WATERMARK, SUBSCRIPTION)
+    write = await written(scene, device)
+    row = (b"1", b"by SQL", b"3")
+    scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), row, ("postgres_1@9", "client@1"))]
+    device.ref.cast(OwnPassed(WATERMARK, write.ms))
+    device.ref.cast(Written(write.lsn, write.ms, "duplicate", WATERMARK + 1))
+    device.ref.cast(Released(scene.bundler.followed[-1].generation, (), int(scene.database.flushed)))
+    echo = (await device.connection.expect(events.TransactionReceived)).transaction
+    assert (echo.commit_ms, [change.row for change in echo.changes]) == (write.ms, [row])
+
+
 async def test_an_own_transaction_no_shape_holds_comes_back_empty(scene: EdgeScene) -> None:
     device = await OneDevice.streaming(scene)
     device.subscribe()

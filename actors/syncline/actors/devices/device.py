@@ -35,7 +35,6 @@ from syncline.actors.devices.reception import (
 )
 from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import Places, StartRefused, start, window_transactions
-from syncline.actors.devices.steps import Echo
 from syncline.actors.devices.subscribing import Subscribing
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
@@ -148,7 +147,8 @@ class Device(Actor):
                 case Followed(generation, released):
                     self._carrier.followed(generation, released)
                 case OwnPassed(lsn, commit_ms):
-                    self._echo(Echo(lsn, commit_ms))
+                    if self._outbound is not None:
+                        self._bounded(self._outbound.own_passed(lsn, commit_ms))
                 case Written():
                     await self._written(message)
                 case _:
@@ -373,10 +373,6 @@ class Device(Actor):
 
     def _heal_after(self, delay_s: float) -> None:
         self.send_after(delay_s, _HealAgain())
-
-    def _echo(self, echo: Echo) -> None:
-        if self._outbound is not None:
-            self._bounded(self._outbound.note_echo(echo))
 
     def _bounded(self, within: bool) -> None:
         """One more echo waits; ``within`` False: and they are too many."""

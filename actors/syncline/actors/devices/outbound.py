@@ -93,6 +93,7 @@ class Outbound:
         repair: Repair | None = None,
     ) -> None:
         self.client_id = client_id
+        self._began_at = position
         self.window = window
         self.generation = generation
         self.reach: int | None = None
@@ -184,6 +185,12 @@ class Outbound:
             if not self._gap:
                 self._live.add(frame)
         self._released = max(self._released, upto)
+
+    def own_passed(self, lsn: int, commit_ms: int) -> bool:
+        """The stream has come by a transaction of this device; a service that starts again comes by some once more.
+        What lies before where this connection began is in the rows that the device has, and comes back with its rows
+        when it is sent again. False: see ``note_echo``."""
+        return lsn <= self._began_at or self.note_echo(Echo(lsn, commit_ms))
 
     def note_echo(self, echo: Echo) -> bool:
         """A transaction of this device has, or passes for, ``echo.lsn``; see that it comes back.
