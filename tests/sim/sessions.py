@@ -151,6 +151,10 @@ class Sessions:
             return "refused together with others"
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
             return "carried out, and its echo comes later than its rows"
+        there = self._postgres.row_at(key, shown.lsn).state
+        if there.row is None and there.tombstone is None and key in self._postgres.versions:
+            # The device was told what was there, and Postgres does not know it when the write comes.
+            return "TRUNCATE leaves nothing that a row could come back with"
         if self.undated(shown, key):
             return "an image does not say who wrote a column"
         return None
