@@ -149,6 +149,9 @@ class Sessions:
         if left & refused and any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
             # Rows that several refused transactions name come with the last of them.
             return "refused together with others"
+        back = {ms for author, ms, written in self._changed if (author, written) == (name, key)} - left
+        if any(ms > min(left & refused, default=ms) for ms in back):
+            return "refused, and what was written after it came back before"
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
             return "carried out, and its echo comes later than its rows"
         there = self._postgres.row_at(key, shown.lsn).state
