@@ -404,6 +404,27 @@ async def test_one_that_lies_before_where_a_device_goes_on_comes_back_with_its_r
     assert (echo.commit_ms, [change.row for change in echo.changes]) == (write.ms, [row])
 
 
+async def test_one_within_what_a_frame_stands_for_comes_back_with_its_rows(scene: EdgeScene) -> None:
+    """The device takes its own for newer than the frame, which has in it what followed."""
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    write = await written(scene, device)
+    row = (b"1", b"by SQL", b"3")
+    scene.database.current = [CurrentRow(CATALOG.tables[7], (b"1",), row, ("postgres_1@9", "client@1"))]
+    lsn = WATERMARK + 20
+    insert = codec.encode_ops((Insert(ITEMS.id, row, ("postgres_1@9", "client@1")),))
+    body = begin_of(lsn, 1, "postgres_1") + insert + codec.encode_commit(1, lsn_bytes(lsn))
+    device.ref.cast(OwnPassed(WATERMARK + 10, write.ms))
+    device.ref.cast(Written(write.lsn, write.ms, "applied", WATERMARK + 11))
+    generation = scene.bundler.followed[-1].generation
+    device.ref.cast(Released(generation, (Frame(lsn, 1, "postgres_1", body, since=WATERMARK),), lsn))
+    device.ref.cast(Released(generation, (), int(scene.database.flushed)))
+    frame, echo = [(await device.connection.expect(events.TransactionReceived)).transaction for _ in range(2)]
+    assert frame.origin == "postgres_1"
+    assert (echo.origin, echo.commit_ms, [change.row for change in echo.changes]) == ("client", write.ms, [row])
+
+
 async def test_an_own_transaction_no_shape_holds_comes_back_empty(scene: EdgeScene) -> None:
     device = await OneDevice.streaming(scene)
     device.subscribe()

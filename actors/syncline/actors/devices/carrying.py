@@ -22,6 +22,7 @@ from syncline.actors.devices.steps import (
     Delivered,
     Follow,
     Forget,
+    HealOf,
     OpenLog,
     Pin,
     ReadCurrent,
@@ -146,6 +147,8 @@ class Carrier:
                 return await self._rows.shows(snapshot, lsn)
             case WrittenKeys(write):
                 return await self._rows.written(write)
+            case HealOf(write, position):
+                return await self._rows.heal(write, position)
             case Forget():
                 await self._forget()
             case StartOver():

@@ -3,6 +3,9 @@
 Usually the frame itself is the echo; one of which no row is in the device's shapes has no frame, so it is noted by its
 LSN, and an empty transaction is sent at its place. One that was rejected, or applied before the device's position, or
 whose rows may be in none of the device's shapes (``echoing``), comes back with its rows as they are (``healing``).
+
+So does one that lies within what one frame stands for, with what others did before and after it: the rows that the
+frame brings are not older than the transaction, but the device, which still held it, may show it in their place.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from syncline.actors.devices.steps import (
     Echo,
     Forget,
     Heal,
+    HealOf,
     Send,
     Shapes,
     StartOver,
@@ -48,6 +52,8 @@ class Echoes:
         self._waiting: list[Echo] = []
         self._echoing = Echoing(selects)
         self._unechoed = Unechoed()
+        self._written: dict[int, WriteReceived] = {}  # and not come back
+        self._folded_upto = 0  # the end of the latest frame that stood for several transactions
         self.healing = Healing()
         self.holds(held.shapes)
 
@@ -72,6 +78,7 @@ class Echoes:
 
     def wrote(self, write: WriteReceived, tables: frozenset[int]) -> None:
         """The device has sent a transaction, of rows of ``tables`` (relation ids)."""
+        self._written[write.commit_ms] = write
         self._unechoed.wrote(write)
         self._echoing.wrote(write.commit_ms, tables)
 
@@ -117,6 +124,7 @@ class Echoes:
     def passed(self, frame: Frame, *, is_own: bool, is_echo: bool) -> None:
         """``frame`` has been sent to its end. ``is_own``: it is of the device; ``is_echo``: and brings it back."""
         if frame.since is not None:
+            self._folded_upto = frame.lsn
             self._postpone(frame.lsn)
         if is_own:
             if is_echo:
@@ -124,6 +132,7 @@ class Echoes:
             self._drop(Echo(frame.lsn, frame.commit_ms))
 
     def _came_back(self, commit_ms: int) -> None:
+        self._written.pop(commit_ms, None)
         self._unechoed.came_back(commit_ms)
         self._echoing.came_back(commit_ms)
 
@@ -150,8 +159,12 @@ class Echoes:
         while self.due(upto):
             yield from window()
             echo = self._waiting.pop(0)
-            if echo.heal is None and not echo.healed and not self._echoing.passes(echo.commit_ms):
-                continue
+            if echo.heal is None and not echo.healed:
+                if not self._echoing.passes(echo.commit_ms):
+                    continue
+                if echo.lsn <= self._folded_upto and echo.commit_ms in self._written:
+                    yield from self._by_rows(self._written[echo.commit_ms], echo.lsn)
+                    continue
             if echo.heal is not None:
                 come = self.healing.come(echo, echo.heal)
                 if come is None:
@@ -169,6 +182,11 @@ class Echoes:
             yield from send(echo, changes, self._rest(echo))
             if starts_over:
                 yield StartOver()
+
+    def _by_rows(self, write: WriteReceived, lsn: int) -> Steps:
+        heal = yield HealOf(write, lsn + 1)
+        assert isinstance(heal, Heal)
+        self.heal(heal)
 
     def _send_relations(self, echo: Echo) -> Steps:
         """Its tables may be some that the device was never told of."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from syncline.actors.devices.steps import Current, Heal, Healed, RowKey
-from syncline.actors.devices.uplink import rows_of
+from syncline.actors.devices.uplink import heal_of, rows_of
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.shapes.router import ShownUpTo
@@ -49,6 +49,10 @@ class RowReader:
             written.update(write.written(start, start + SLICE_KEYS))
             await asyncio.sleep(0)
         return written
+
+    async def heal(self, write: WriteReceived, position: int) -> Heal:
+        """What brings back ``write``, which is in Postgres below ``position``, with its rows."""
+        return await heal_of(write, position, self._database.table)
 
     async def shows(self, snapshot: object, lsn: int) -> bool:
         """Whether the ``snapshot`` of a reading shows all that the stream has brought up to ``lsn``. Raises what a call

@@ -251,6 +251,14 @@ class WrittenKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class HealOf:
+    """What brings back ``write`` with its rows? It is in Postgres, below ``position``. Answer: Heal."""
+
+    write: WriteReceived
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Messages for the socket, in order."""
 
@@ -292,6 +300,7 @@ Step: TypeAlias = (
     | ReadCurrent
     | Shows
     | WrittenKeys
+    | HealOf
     | Send
     | Delivered
     | Forget

@@ -23,7 +23,7 @@ from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_ope
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Compensation, Delete
+from syncline.proto.values import Compensation, Delete, RejectionReason
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
@@ -102,25 +102,9 @@ class Uplink:
 
     async def heal_of(self, event: WriteReceived, written: Written) -> Heal:
         """What sets the device right after ``event``, of which ``written`` tells that no frame brings it back."""
-        rejected = written.status == "rejected"
-        keys, wrote = await rows_of(event, self._lookup)
-        tables = map(self._lookup, {relation.table for relation, _ in event.changes})
-        relations = {table.relation.id: table.relation for table in tables if table is not None}
-        named_only = frozenset(keys.keys() - wrote)
         reason = None if written.rejection is None else reason_of(written.rejection, self._lookup)
-        heal = Heal(
-            written.position,
-            written.ms,
-            tuple(keys),
-            rejected,
-            named_only=named_only,
-            relations=relations,
-            reason=reason,
-        )
-        nobody_knows = event.excess and not event.changes
-        if nobody_knows or heal.size_bytes > ECHO_BYTES_MAX:
-            return Heal(written.position, written.ms, (), rejected, starts_over=True, reason=reason)
-        return heal
+        rejected = written.status == "rejected"
+        return await heal_of(event, written.position, self._lookup, rejected=rejected, reason=reason)
 
     async def run(self) -> None:
         """Sends, until cancelled. Raises ActorDown when there is no writer, and what ``look_again`` raises."""
@@ -167,6 +151,34 @@ class Uplink:
             pieces.append(encode_operations(changes))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))
+
+
+async def heal_of(
+    event: WriteReceived,
+    position: int,
+    lookup: Lookup,
+    *,
+    rejected: bool = False,
+    reason: RejectionReason | None = None,
+) -> Heal:
+    """What sets the device right after ``event``, which is decided below ``position``, where no frame does."""
+    keys, wrote = await rows_of(event, lookup)
+    tables = map(lookup, {relation.table for relation, _ in event.changes})
+    relations = {table.relation.id: table.relation for table in tables if table is not None}
+    named_only = frozenset(keys.keys() - wrote)
+    heal = Heal(
+        position,
+        event.commit_ms,
+        tuple(keys),
+        rejected,
+        named_only=named_only,
+        relations=relations,
+        reason=reason,
+    )
+    nobody_knows = event.excess and not event.changes
+    if nobody_knows or heal.size_bytes > ECHO_BYTES_MAX:
+        return Heal(position, event.commit_ms, (), rejected, starts_over=True, reason=reason)
+    return heal
 
 
 async def rows_of(event: WriteReceived, lookup: Lookup) -> tuple[dict[RowKey, None], set[RowKey]]:
