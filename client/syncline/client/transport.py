@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, TypeAlias
@@ -19,6 +21,10 @@ from websockets.typing import Subprotocol
 from syncline.client.errors import UsageError
 from syncline.client.silence import Silence
 from syncline.proto.subprotocols import OLD, OWN
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 # A server takes ours if it knows it.
 SUBPROTOCOLS = (OWN, OLD[0])
@@ -75,11 +81,21 @@ def endpoint(url: str) -> str:
     return f"{scheme}://{parts.netloc}/ws"
 
 
+class CountingConnection(ClientConnection):
+    """It counts the bytes that it has ``received``, also those of a message that has not come to its end."""
+
+    received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        super().data_received(data)
+
+
 class WebSocketTransport:
     """``silence``: how long the server is believed to be there. It is asked only while we wait for a frame: when we are
     slow to apply, its answer may be stuck behind what we have not read."""
 
-    def __init__(self, connection: ClientConnection, silence: Silence | None = None) -> None:
+    def __init__(self, connection: CountingConnection, silence: Silence | None = None) -> None:
         self.protocol = connection.subprotocol or OLD[0]
         self._connection = connection
         self._silence = silence or Silence()
@@ -94,7 +110,7 @@ class WebSocketTransport:
         except TimeoutError:
             raise TransportClosed(f"the server has taken nothing for {SEND_TIMEOUT_S:.0f} s") from None
         self._silence.broken()
-        if self._waiting is not None:
+        if self._waiting is not None and not self._waiting.expired():
             soon_s = asyncio.get_running_loop().time() + self._silence.bearable_s
             self._waiting.reschedule(min(soon_s, self._waiting.when() or soon_s))
 
@@ -121,11 +137,19 @@ class WebSocketTransport:
             self._waiting = None
 
     async def _frame_or_answer(self) -> bytes | None:
-        """Asks whether the server is there. The next frame says so too. None: only that it is."""
+        """Asks whether the server is there. The next frame says so too. None: only that it is.
+
+        On a slow network both may have to wait behind a large message, of ours or of the server's. So as long as bytes
+        go or come, somebody is there.
+        """
         frame = asyncio.ensure_future(self._connection.recv(decode=False))
         try:
             pong = asyncio.ensure_future(await self._connection.ping())
-            await asyncio.wait({frame, pong}, timeout=self._silence.patience_s, return_when=asyncio.FIRST_COMPLETED)
+            moving = True
+            while moving and not (frame.done() or pong.done()):
+                received, unsent = self._connection.received, _unsent(self._connection)
+                await asyncio.wait({frame, pong}, timeout=self._silence.patience_s, return_when=asyncio.FIRST_COMPLETED)
+                moving = self._connection.received > received or _unsent(self._connection) < unsent
             answered = pong.done()
         finally:
             frame.cancel()
@@ -137,6 +161,19 @@ class WebSocketTransport:
             raise TransportClosed("the server does not answer any more")
         self._silence.answered(pong.result())
         return None
+
+
+def _unsent(connection: ClientConnection) -> int:
+    """How many bytes wait here for the network, in our buffer and, where that can be asked, in that of the system."""
+    ours: int = connection.transport.get_write_buffer_size()
+    if sys.platform == "win32":
+        return ours
+    size = bytearray(struct.calcsize("i"))
+    try:
+        fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
+    except OSError:
+        return ours
+    return ours + int.from_bytes(size, sys.byteorder)
 
 
 def _closed(problem: ConnectionClosed) -> TransportClosed:
@@ -164,6 +201,7 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
             subprotocols=[Subprotocol(protocol) for protocol in SUBPROTOCOLS],
             compression=None,
             max_size=FRAME_BYTES_MAX,
+            create_connection=CountingConnection,
             open_timeout=OPEN_TIMEOUT_S,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT_S,
@@ -171,6 +209,7 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
     except (OSError, TimeoutError, InvalidHandshake, EOFError) as problem:
         message = f"no connection to {url}: {type(problem).__name__} {problem}".rstrip()
         raise TransportClosed(message, absent=_absent(problem)) from problem
+    assert isinstance(connection, CountingConnection)
     try:
         yield WebSocketTransport(connection, Silence(asyncio.get_running_loop().time() - began))
     finally:

@@ -12,7 +12,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from syncline.client.silence import ANSWER_MAX_S, ANSWER_S, SILENCE_MAX_S, Silence
-from syncline.client.transport import TransportClosed, WebSocketTransport, open_websocket
+from syncline.client.transport import CountingConnection, TransportClosed, WebSocketTransport, _unsent, open_websocket
 from syncline.proto.subprotocols import OLD, OWN
 
 SUBPROTOCOLS = [Subprotocol("electric.0.12")]
@@ -101,7 +101,9 @@ async def test_a_connection_that_is_taken_and_ended_is_a_server_that_is_not_ther
 async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> None:
     async with serve(echo, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with connect(f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1) as connection:
+        async with connect(
+            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
+        ) as connection:
             silence = Silence(first_s=0.01)
             living = WebSocketTransport(connection, silence)
             waiting = asyncio.ensure_future(living.receive())
@@ -114,6 +116,45 @@ async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> Non
             with pytest.raises(TransportClosed, match="does not answer"):
                 await dead.receive()
             next(iter(server.connections)).transport.resume_reading()
+
+
+async def test_a_message_that_takes_longer_than_an_answer_may_is_waited_for_as_long_as_it_comes() -> None:
+    async with serve(echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(
+            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
+        ) as connection:
+            assert isinstance(connection, CountingConnection)
+            peer = next(iter(server.connections)).transport
+            peer.pause_reading()  # it answers nothing
+
+            async def trickle() -> None:
+                peer.write(b"\x82\x7e" + (400).to_bytes(2, "big"))
+                for _ in range(20):
+                    await asyncio.sleep(0.05)  # together many times what an answer may take
+                    peer.write(bytes(20))
+
+            slow = asyncio.create_task(trickle())
+            transport = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.2))
+            assert await transport.receive() == bytes(400)
+            await slow
+
+
+async def test_what_a_peer_has_not_taken_is_counted_until_it_has() -> None:
+    async with serve(echo, "127.0.0.1", 0, max_size=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(
+            f"ws://127.0.0.1:{port}", ping_interval=None, max_size=None, create_connection=CountingConnection
+        ) as connection:
+            peer = next(iter(server.connections)).transport
+            peer.pause_reading()
+            sending = asyncio.create_task(connection.send(bytes(20 << 20)))
+            await asyncio.sleep(0)  # it has begun
+            assert _unsent(connection) > 0
+            peer.resume_reading()
+            assert await connection.recv() == bytes(20 << 20)
+            await sending
+            assert _unsent(connection) == 0
 
 
 async def test_frames_that_come_in_place_of_an_answer_are_taken_and_none_is_lost() -> None:
@@ -129,7 +170,9 @@ async def test_frames_that_come_in_place_of_an_answer_are_taken_and_none_is_lost
 
     async with serve(talk, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with connect(f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1) as connection:
+        async with connect(
+            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
+        ) as connection:
             transport = WebSocketTransport(connection, Silence(first_s=0.001))
             await transport.send(b"go on")
             assert [int.from_bytes(await transport.receive(), "big") for _ in range(200)] == list(range(200))

@@ -20,7 +20,7 @@ from tests.unit.devices.edge_scene import (
     written,
 )
 
-from syncline.actors.devices import carrying
+from syncline.actors.devices import carrying, echoes
 from syncline.actors.devices.device import Device
 from syncline.actors.devices.following import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.turns import Turns
@@ -423,6 +423,26 @@ async def test_one_within_what_a_frame_stands_for_comes_back_with_its_rows(scene
     frame, echo = [(await device.connection.expect(events.TransactionReceived)).transaction for _ in range(2)]
     assert frame.origin == "postgres_1"
     assert (echo.origin, echo.commit_ms, [change.row for change in echo.changes]) == ("client", write.ms, [row])
+
+
+async def test_one_too_large_to_be_remembered_until_then_has_the_device_read_anew(
+    scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(echoes, "WRITTEN_BYTES_MAX", 0)
+    device = await OneDevice.streaming(scene)
+    device.subscribe()
+    await device.connection.expect(events.ShapeDataEnded)
+    write = await written(scene, device)
+    lsn = WATERMARK + 20
+    body = begin_of(lsn, 1, "postgres_1") + codec.encode_commit(1, lsn_bytes(lsn))
+    device.ref.cast(OwnPassed(WATERMARK + 10, write.ms))
+    generation = scene.bundler.followed[-1].generation
+    device.ref.cast(Released(generation, (Frame(lsn, 1, "postgres_1", body, since=WATERMARK),), lsn))
+    device.ref.cast(Released(generation, (), int(scene.database.flushed)))
+    _, echo = [(await device.connection.expect(events.TransactionReceived)).transaction for _ in range(2)]
+    assert (echo.commit_ms, echo.changes) == (write.ms, ())
+    await device.connection.ended()
+    assert not scene.database.known, "its subscriptions are delivered anew"
 
 
 async def test_an_own_transaction_no_shape_holds_comes_back_empty(scene: EdgeScene) -> None:

@@ -44,6 +44,11 @@ SendTransaction: TypeAlias = Callable[[Echo, tuple[Change, ...], More], Steps]
 """Sends a transaction of the device itself: the changes it begins with, and more of them."""
 
 
+# Of the transactions of a device that have not come back as they were sent. One beyond that is brought back by its rows
+# only by reading all rows of the device anew.
+WRITTEN_BYTES_MAX = 4 << 20
+
+
 class Echoes:
     """Of a device during one stream. ``selects``: see ``Echoing``. ``held``: what it has."""
 
@@ -52,7 +57,8 @@ class Echoes:
         self._waiting: list[Echo] = []
         self._echoing = Echoing(selects)
         self._unechoed = Unechoed()
-        self._written: dict[int, WriteReceived] = {}  # and not come back
+        self._written: dict[int, WriteReceived] = {}  # and not come back, as many as there is room for
+        self._written_bytes = 0
         self._folded_upto = 0  # the end of the latest frame that stood for several transactions
         self.healing = Healing()
         self.holds(held.shapes)
@@ -78,7 +84,10 @@ class Echoes:
 
     def wrote(self, write: WriteReceived, tables: frozenset[int]) -> None:
         """The device has sent a transaction, of rows of ``tables`` (relation ids)."""
-        self._written[write.commit_ms] = write
+        size = _size(write)
+        if write.commit_ms not in self._written and self._written_bytes + size <= WRITTEN_BYTES_MAX:
+            self._written[write.commit_ms] = write
+            self._written_bytes += size
         self._unechoed.wrote(write)
         self._echoing.wrote(write.commit_ms, tables)
 
@@ -132,7 +141,9 @@ class Echoes:
             self._drop(Echo(frame.lsn, frame.commit_ms))
 
     def _came_back(self, commit_ms: int) -> None:
-        self._written.pop(commit_ms, None)
+        write = self._written.pop(commit_ms, None)
+        if write is not None:
+            self._written_bytes -= _size(write)
         self._unechoed.came_back(commit_ms)
         self._echoing.came_back(commit_ms)
 
@@ -162,8 +173,8 @@ class Echoes:
             if echo.heal is None and not echo.healed:
                 if not self._echoing.passes(echo.commit_ms):
                     continue
-                if echo.lsn <= self._folded_upto and echo.commit_ms in self._written:
-                    yield from self._by_rows(self._written[echo.commit_ms], echo.lsn)
+                if echo.lsn <= self._folded_upto and echo.commit_ms in self._echoing:
+                    yield from self._by_rows(echo.commit_ms, echo.lsn)
                     continue
             if echo.heal is not None:
                 come = self.healing.come(echo, echo.heal)
@@ -183,7 +194,11 @@ class Echoes:
             if starts_over:
                 yield StartOver()
 
-    def _by_rows(self, write: WriteReceived, lsn: int) -> Steps:
+    def _by_rows(self, commit_ms: int, lsn: int) -> Steps:
+        write = self._written.get(commit_ms)
+        if write is None:
+            self.heal(Heal(lsn + 1, commit_ms, (), rejected=False, starts_over=True))
+            return
         heal = yield HealOf(write, lsn + 1)
         assert isinstance(heal, Heal)
         self.heal(heal)
@@ -224,3 +239,7 @@ class Echoes:
             keys = yield WrittenKeys(write)
             assert isinstance(keys, set)
             self._unechoed.count(write.commit_ms, keys)
+
+
+def _size(write: WriteReceived) -> int:
+    return ECHO_BYTES + max(write.octets, write.memory)

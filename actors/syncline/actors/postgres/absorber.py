@@ -46,7 +46,7 @@ ABSORB = "SELECT electric.absorb($1::int8[]::oid[], $2, $3, $4, $5, $6)"
 HERE = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (pg_current_wal_insert_lsn() - '0/0')::int8"
 SAMPLE = """
 SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xid,
-    floor(extract(epoch FROM clock_timestamp()) * 1000)::int8 - 1 AS ms
+    floor(extract(epoch FROM statement_timestamp()) * 1000)::int8 - 1 AS ms
 """
 KEEP_SAMPLE = """
 INSERT INTO electric.xids AS x (xid, ms) VALUES ($1, $2)

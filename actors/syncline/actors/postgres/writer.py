@@ -260,9 +260,8 @@ class _Link:
         """Postgres' answers, as JSON text, and the position behind them. Raises what asyncpg raises."""
         assert self._connection is not None, "connected"
         if self._clock.monotonic_s() >= self._refresh_at_s:
-            # What no failing write tells, such as a default of a column that came since.
-            await self._connection.execute(REFRESH, timeout=ANSWER_GRACE_S)
             self._refresh_at_s = self._clock.monotonic_s() + REFRESH_EVERY_S
+            await self._refresh()
         timeout_s = self._statement_timeout_s
         if batch.operations > LARGE_OPERATIONS:
             timeout_s += batch.operations * OPERATION_TIMEOUT_S
@@ -275,6 +274,17 @@ class _Link:
         )
         position = await self._connection.fetchval(POSITION, timeout=timeout_s + ANSWER_GRACE_S)
         return answers, position
+
+    async def _refresh(self) -> None:
+        """What no failing write tells, such as a default of a column that came since. Raises what asyncpg raises when
+        the connection is over; any other failure is none of the batch that waits."""
+        assert self._connection is not None, "connected"
+        try:
+            await self._connection.execute(REFRESH, timeout=ANSWER_GRACE_S)
+        except asyncpg.PostgresError as error:
+            if self.ended(error):
+                raise
+            log.warning("merge functions could not be compared with their tables, again in a while: %s", error)
 
     def ended(self, error: asyncpg.PostgresError) -> bool:
         """Whether ``error`` was the end of the connection. Postgres says why (57P01, 57P02) before it closes it; 57014

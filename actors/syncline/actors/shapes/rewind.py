@@ -11,6 +11,9 @@ each change found, and the shape keeps them. Once the stream has come by the sna
 It does not matter here which of the transactions the snapshot saw, as long as it saw all that had been streamed when
 it was asked for. So one reading answers for every later place as well, as long as it is told what passes.
 
+What Postgres had written to a row by the time of the snapshot is not what it had written by L: so the time in the tags
+of such rows does not count.
+
 Two things the stream cannot give back. The tags of a row that a later change found: they are those of a row nobody
 wrote here, until that change comes by. And what was in a table before TRUNCATE, which no snapshot shows from then on,
 and of which the stream says nothing: answers lack it (``lacking_upto``) until the shape has come by that, too. There
@@ -26,7 +29,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from syncline.actors.postgres.transaction import UNTRACKED_TAGS, StreamChange, Truncated
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
 from syncline.actors.shapes.treevalues import Net, Query, Tags
-from syncline.proto.values import Delete, Insert, Relation, Row, Update
+from syncline.proto.values import POSTGRES_ORIGIN, Delete, Insert, Relation, Row, Update
 
 STEP_ROWS = 1_000  # learnt between two pauses: a millisecond's worth
 
@@ -58,6 +61,10 @@ class _ByValue:
 
     def of(self, query: Query) -> Iterable[RowId]:
         return self._ids.get((query.relation_id, query.places, query.value), ())
+
+
+def _undated(tag: str) -> str:
+    return UNTRACKED_TAGS[0] if tag.startswith(f"{POSTGRES_ORIGIN}@") else tag
 
 
 class _Untold:
@@ -184,7 +191,7 @@ class Answers:
             relation = self._tree.relations[query.relation_id]
             shown: dict[RowId, tuple[Row, Tags]] = {}
             for row, tags in rows:
-                shown[relation.id, relation.key_of(row)] = (row, tags)
+                shown[relation.id, relation.key_of(row)] = (row, tuple(map(_undated, tags)))
                 walked += 1
                 if walked % STEP_ROWS == 0:
                     yield

@@ -118,11 +118,12 @@ END
 $$;
 
 -- Merge functions whose tables have changed since they were made are made anew: of these tables and those they refer to, or of
--- all (NULL). And electric.merge, if it does not know all tables. True: some were; NULL: some are to be, and somebody else is at it. thorough: their texts are compared, which
--- takes milliseconds a table. A table that lacks a column of its description keeps the function it has.
+-- all (NULL). And electric.merge, if it does not know all tables. True: some were; NULL: some functions are to be, and somebody
+-- else is at it. thorough: their texts are compared, which takes milliseconds a table. A table that lacks a column of its
+-- description keeps the function it has.
 CREATE OR REPLACE FUNCTION electric.refresh_merges(targets oid[] DEFAULT NULL, thorough boolean DEFAULT false)
 RETURNS boolean
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET lock_timeout = '200ms' AS $$
 DECLARE
     changed CONSTANT oid[] := ARRAY(
         WITH RECURSIVE concerned (relid) AS (
@@ -144,7 +145,7 @@ BEGIN
     IF cardinality(changed) = 0 AND NOT EXISTS (SELECT FROM electric.tables WHERE NOT dispatched) THEN
         RETURN false;
     ELSIF NOT pg_try_advisory_xact_lock(x'656c656374726966'::bigint) THEN  -- see electric.electrify
-        RETURN NULL;
+        RETURN CASE WHEN cardinality(changed) > 0 THEN NULL ELSE false END;
     END IF;
     IF cardinality(changed) > 0 THEN
         PERFORM electric.generate_merges(changed);
