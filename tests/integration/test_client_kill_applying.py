@@ -33,7 +33,7 @@ async def stream(peer: Peer) -> None:
         first = peer.lsn + 1
         await peer.commit(
             Insert(ITEMS.id, item(f"s{first}a"), ("postgres_1@0",)),
-            Insert(ITEMS.id, item(f"s{first}b"), ("postgres_1@9",)),
+            Insert(ITEMS.id, item(f"s{first}b"), ("other@9",)),
         )
 
 

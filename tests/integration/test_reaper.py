@@ -19,13 +19,12 @@ from tests.patience import until
 from tests.shapes_on_disk import shapes_in
 
 from syncline.actors.devices import reaper
-from syncline.actors.names import REAPER, ROUTER, SHARD
+from syncline.actors.names import REAPER, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.pruning import prune_living
 from syncline.actors.shapes import reaping
 from syncline.actors.shapes.messages import LiveShapes
 from syncline.actors.shapes.router import DropRoutes, Router
 from syncline.client import Database, Shape
-from syncline.client import database as client_database
 from syncline.cluster import Refusal
 
 RAISE = "UPDATE issues SET rank = (rank + 1) % 13 WHERE id = $1"
@@ -173,8 +172,6 @@ async def test_a_device_that_was_forgotten_with_what_it_had_written_has_deleted_
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it wrote the row is not known any more. What it had written is not carried out again."""
-    now_ms = client_database._now_ms
-    monkeypatch.setattr(client_database, "_now_ms", lambda: now_ms() - 91 * 86_400_000)
     async with (
         running(database, tmp_path, SQL, TABLES, AT_ONCE) as tree,
         device(tmp_path / "ann.db", tree.url) as db,
@@ -195,6 +192,7 @@ async def test_a_device_that_was_forgotten_with_what_it_had_written_has_deleted_
             "UPDATE electric.clients SET last_seen = now() - interval '91 days';"
             "UPDATE electric.shadow SET written_at = now() - interval '91 days'"
         )
+        tree.actor(WRITER)._cell.actor._loop._context["kept_ms"] = 0  # what it had written is as old as that
         await until(partial(live, tree, 0))
         async with asyncpg.create_pool(database, min_size=0) as pool:
             assert await prune_living(pool) == 3  # the issues, and the project that they kept
