@@ -159,7 +159,7 @@ class _Walk:
         rows = sample.rows
         if any(state == "cancelling" for state, _ in sample.subscriptions.values()):
             rows = self._with_leaving_columns(sample, state, expected)
-        found = differences(rows, expected, sample.pending, strays)
+        found = differences(rows, expected, sample.pending | sample.kept, strays)
         if found:
             described = "\n".join(difference.describe() for difference in found)
             held = ", ".join(

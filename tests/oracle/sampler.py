@@ -20,12 +20,14 @@ class Sample:
     """What a device's file held at one moment.
 
     ``lsn``: how far it has come. ``subscriptions``: position -> (state, what was asked for, as stored). ``pending``:
-    rows with writes of its own that nobody has confirmed. ``rows``: of all tables, by key.
+    rows with writes of its own that nobody has confirmed. ``kept``: rows that are to go, and stay for as long as such
+    rows refer to them. ``rows``: of all tables, by key.
     """
 
     lsn: int
     subscriptions: dict[int, tuple[str, str]]
     pending: frozenset[tuple[str, Key]]
+    kept: frozenset[tuple[str, Key]]
     rows: dict[str, dict[Key, Row]]
 
 
@@ -35,7 +37,7 @@ def read_sample(connection: sqlite3.Connection, schema: Schema) -> Sample:
     try:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "_syncline_state" not in names:
-            return Sample(0, {}, frozenset(), {})
+            return Sample(0, {}, frozenset(), frozenset(), {})
         (lsn,) = connection.execute("SELECT lsn FROM _syncline_state").fetchone()
         subscriptions = {
             position: (state, shape)
@@ -43,16 +45,19 @@ def read_sample(connection: sqlite3.Connection, schema: Schema) -> Sample:
                 "SELECT position, state, shape FROM _syncline_subscriptions"
             )
         }
-        pending = frozenset(
-            (name, _key(schema[name], key))
-            for name, key in connection.execute("SELECT DISTINCT table_name, key FROM _syncline_oplog")
+        pending, kept = (
+            frozenset(
+                (name, _key(schema[name], key))
+                for name, key in connection.execute(f"SELECT DISTINCT table_name, key FROM {table}")
+            )
+            for table in ("_syncline_oplog", "_syncline_leaving")
         )
         rows: dict[str, dict[Key, Row]] = {}
         for table in schema.tables:
             if table.name in names:
                 found = connection.execute(f"SELECT {', '.join(table.names)} FROM {table.name}").fetchall()
                 rows[table.name] = {key_of(table, row): row for row in found}
-        return Sample(int(lsn or b"0"), subscriptions, pending, rows)
+        return Sample(int(lsn or b"0"), subscriptions, pending, kept, rows)
     finally:
         connection.execute("COMMIT")
 
