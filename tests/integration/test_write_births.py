@@ -96,7 +96,7 @@ async def test_a_service_notes_how_xids_go_with_time_only_while_there_are_transa
 
         async def quiet() -> bool:
             before = await notes()
-            await asyncio.sleep(0.2)  # twenty looks
+            await asyncio.sleep(0.2)  # twenty of its looks: nothing tells that one has noted nothing
             return before > 0 and await notes() == before
 
         await until(quiet)

@@ -131,7 +131,7 @@ async def test_a_message_that_takes_longer_than_an_answer_may_is_waited_for_as_l
             async def trickle() -> None:
                 peer.write(b"\x82\x7e" + (400).to_bytes(2, "big"))
                 for _ in range(20):
-                    await asyncio.sleep(0.05)  # together many times what an answer may take
+                    await asyncio.sleep(0.05)  # the slow network itself: together five times what an answer may take
                     peer.write(bytes(20))
 
             slow = asyncio.create_task(trickle())
@@ -149,7 +149,7 @@ async def test_what_a_peer_has_not_taken_is_counted_until_it_has() -> None:
             peer = next(iter(server.connections)).transport
             peer.pause_reading()
             sending = asyncio.create_task(connection.send(bytes(20 << 20)))
-            await asyncio.sleep(0)  # it has begun
+            await asyncio.sleep(0)  # lets the task begin, which is to be seen in the middle
             assert _unsent(connection) > 0
             peer.resume_reading()
             assert await connection.recv() == bytes(20 << 20)
