@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -21,10 +20,10 @@ from syncline.client.apply import (
     UnknownRelation,
     plan_migrations,
 )
-from syncline.client.column_rows import announce, drop_announced, follow, load_announced
+from syncline.client.column_rows import announce, drop_announced, load_announced
 from syncline.client.columns import columns_of, narrowed
 from syncline.client.digesting import held_in, holdings_of
-from syncline.client.durability import Decisions, outcome
+from syncline.client.durability import outcome
 from syncline.client.execution import (
     apply_transaction,
     awaits_echoes,
@@ -32,20 +31,17 @@ from syncline.client.execution import (
     clear,
     run,
 )
-from syncline.client.foreign_keys import link
 from syncline.client.forking import fork, note_accepted, note_opening, openings_of
-from syncline.client.keeping import Keeping
 from syncline.client.live import Changes
+from syncline.client.mirror import Mirror
 from syncline.client.oplog import (
     Entry,
     Times,
-    observed_clock_ms,
     tags_of,
     times_of,
 )
-from syncline.client.references import References
 from syncline.client.rejections import Rejection
-from syncline.client.schema import REJECTIONS, Table, table_from_json, table_to_json
+from syncline.client.schema import REJECTIONS
 from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import (
     ON_CANCEL,
@@ -56,10 +52,9 @@ from syncline.client.shapes import (
     earlier,
     to_request,
 )
-from syncline.client.staged import Staged
 from syncline.client.stamping import Stamped, stamp, stamp_local
 from syncline.client.store import Store
-from syncline.client.subscription_rows import add, forget, load, move, store
+from syncline.client.subscription_rows import add, forget, move, store
 from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
 from syncline.proto.forks import Opening, Parted
@@ -67,45 +62,8 @@ from syncline.proto.subprotocols import LEAVING_ID_FIRST
 from syncline.proto.values import Gone, Insert, Migrate, Relation, Transaction
 
 
-class Replica:
-    """Made by ``load_replica``. ``now_ms`` tells the time in milliseconds since the epoch."""
-
-    def __init__(self, store: Store, changes: Changes, now_ms: Callable[[], int]) -> None:
-        self._store = store
-        self._changes = changes
-        self._now_ms = now_ms
-        self.client_id = ""
-        self.lsn = b""
-        self.pending_writes = 0
-        self.rejections = 0
-        self.tables: dict[str, Table] = {}
-        self.versions: list[str] = []
-        self.subscriptions: dict[int, Subscription] = {}
-        self.decisions = Decisions()
-        self._references = References(self.tables)
-        self._accepted = False
-        self._staged = Staged()
-        self._staged_times = Times()
-
-    @property
-    def schema_version(self) -> str | None:
-        """The newest migration applied, None before the first."""
-        return self.versions[-1] if self.versions else None
-
-    def _mirror(self, connection: sqlite3.Connection) -> None:
-        self.client_id, self.lsn = connection.execute("SELECT client_id, lsn FROM _syncline_state").fetchone()
-        (self.pending_writes,) = connection.execute("SELECT count(DISTINCT commit_ms) FROM _syncline_oplog").fetchone()
-        self.rejections = rejections.count(connection)
-        self.tables = {
-            name: table_from_json(table_id, name, description)
-            for table_id, name, description in connection.execute(
-                "SELECT id, name, description FROM _syncline_tables ORDER BY id"
-            )
-        }
-        self.versions = [
-            version for (version,) in connection.execute("SELECT version FROM _syncline_migrations ORDER BY position")
-        ]
-        self.subscriptions = load(connection)
+class Replica(Mirror):
+    """Made by ``load_replica``."""
 
     # --- local transactions -------------------------------------------------------------------------------------------
 
@@ -347,21 +305,6 @@ class Replica:
         self._adopt(plan)
         self._changes.publish_all()
 
-    def _keeping(self, connection: sqlite3.Connection) -> Keeping:
-        if self._references.tables is not self.tables:
-            self._references = References(self.tables)
-        return Keeping(connection, self.client_id, self._references)
-
-    def _begin_incoming(self, connection: sqlite3.Connection, lsn: bytes, times: Times | None = None) -> None:
-        """Stop capturing, move to ``lsn``, and let the clock see the ``times`` of what follows."""
-        clock_ms, seen_ms = connection.execute("SELECT clock_ms, seen_ms FROM _syncline_state").fetchone()
-        if times is not None:
-            times = replace(times, of_postgres=max(seen_ms, times.of_postgres))
-            clock_ms, seen_ms = observed_clock_ms(clock_ms, times, self._now_ms()), times.of_postgres
-        connection.execute(
-            "UPDATE _syncline_state SET capture = 0, lsn = ?, clock_ms = ?, seen_ms = ?", (lsn, clock_ms, seen_ms)
-        )
-
     async def announced(self, relation: Relation) -> None:
         """Rows will come that have the columns of ``relation``."""
         table = self.tables.get(relation.table)
@@ -378,34 +321,6 @@ class Replica:
             return self._resubscribed(connection, self._with(()))
 
         self._adopt(await self._store.write_unchecked(work))
-
-    def _end_incoming(
-        self, connection: sqlite3.Connection, plan: Plan, subscriptions: Iterable[Subscription] | None = None
-    ) -> None:
-        """Note down what ``plan``, which has been run, has made of the schema; capture again.
-
-        ``subscriptions``: as they are now, where that may change the columns that are held.
-        """
-        if plan.redescribed:
-            link(connection, plan)
-        if subscriptions is not None or plan.redescribed:
-            follow(connection, plan, self.subscriptions.values() if subscriptions is None else subscriptions)
-        connection.executemany(
-            "INSERT OR REPLACE INTO _syncline_tables (id, name, description) VALUES (?, ?, ?)",
-            [(table.id, table.name, table_to_json(table)) for table in plan.redescribed.values()],
-        )
-        connection.executemany(
-            "INSERT OR IGNORE INTO _syncline_migrations (version) VALUES (?)", [(version,) for version in plan.versions]
-        )
-        connection.execute("UPDATE _syncline_state SET capture = 1")
-
-    def _adopt(self, plan: Plan) -> None:
-        self.versions += plan.versions
-        if plan.redescribed:
-            self.tables = plan.tables
-            self._changes.publish_all()
-        elif plan.changed:
-            self._changes.publish(frozenset(plan.changed))
 
     # --- subscriptions ------------------------------------------------------------------------------------------------
 
@@ -463,22 +378,6 @@ class Replica:
         plan = await self._store.write(work)
         self.subscriptions.pop(subscription.position, None)
         self._adopt(plan)
-
-    def _with(self, changed: Iterable[Subscription]) -> list[Subscription]:
-        return list(
-            {**self.subscriptions, **{subscription.position: subscription for subscription in changed}}.values()
-        )
-
-    def _without(self, positions: Collection[int]) -> list[Subscription]:
-        return [subscription for position, subscription in self.subscriptions.items() if position not in positions]
-
-    def _resubscribed(self, connection: sqlite3.Connection, subscriptions: Sequence[Subscription]) -> Plan:
-        plan = Plan(dict(self.tables))
-        self._end_incoming(connection, plan, subscriptions)
-        return plan
-
-    def _keep(self, subscriptions: Iterable[Subscription]) -> None:
-        self.subscriptions.update({subscription.position: subscription for subscription in subscriptions})
 
 
 def _moved(
