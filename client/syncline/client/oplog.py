@@ -153,12 +153,6 @@ def latest_ms(tags: Iterable[str], of: str = "") -> int:
     return max((parse_tag(tag).ms for tag in tags if tag.startswith(of)), default=0)
 
 
-def written_by_postgres_ms(changes: Iterable[Change]) -> int:
-    """The latest time of the tags of Postgres' on these rows; 0 if there is none. Raises ProtocolError for text that is
-    no tag."""
-    return latest_ms(tags_of(changes), OF_POSTGRES)
-
-
 @dataclass(frozen=True, slots=True)
 class Times:
     """What has come says of the time, in milliseconds. ``bounded``: the latest that the server has bounded.

@@ -12,7 +12,7 @@ from syncline.client.apply import Bindings, Plan, RowId, UnknownRelation, plan_r
 from syncline.client.execution import leaving, pending_of, release
 from syncline.client.keeping import Keeping
 from syncline.client.merging import Pending
-from syncline.client.oplog import written_by_postgres_ms
+from syncline.client.oplog import Times, tags_of
 from syncline.client.references import References
 from syncline.client.staged import Staged
 from syncline.proto.values import (
@@ -67,7 +67,8 @@ class Device:
 
     def begin(self, changes: Sequence[Change]) -> None:
         self.connection.execute(
-            "UPDATE _syncline_state SET capture = 0, seen_ms = max(seen_ms, ?)", (written_by_postgres_ms(changes),)
+            "UPDATE _syncline_state SET capture = 0, seen_ms = max(seen_ms, ?)",
+            (Times().with_tags(tags_of(changes)).of_postgres,),
         )
 
     def receive(
