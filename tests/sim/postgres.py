@@ -141,8 +141,8 @@ class SimPostgres:
     def direct(self, write: Callable[[Work], None]) -> bool:
         """A transaction of direct SQL, durable at once. False: it met a lock or a constraint and did nothing."""
         work = Work(self.rows, self.wall_ms(), self.insert_lsn)
-        write(work)
         try:
+            write(work)
             work.check()
         except Violation:
             return False

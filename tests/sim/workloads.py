@@ -238,6 +238,7 @@ def direct(work: Work, rng: random.Random) -> None:
     else:
         for _ in range(rng.randrange(1, 5)):
             _direct_statement(work, rng, next(texts))
+            work.check()  # none of the foreign keys is deferred
     if work.changes and rng.random() < 0.5:
         work.put(JOURNAL, (b"sql:%d" % work.position, b"sql", None))
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-from syncline.client.apply import Plan, RowId, plan_transaction, touched_rows
+from syncline.client.apply import Bindings, Plan, RowId, plan_transaction, touched_rows
 from syncline.client.cells import Value, Values
 from syncline.client.keeping import Keeping
 from syncline.client.merging import Pending, fold
@@ -17,7 +17,7 @@ from syncline.client.row_sql import table_sql
 from syncline.client.schema import REJECTIONS, Table, literal, quoted
 from syncline.client.staging import StagingSql
 from syncline.client.triggers import key_sql
-from syncline.proto.values import Change, Migrate, Relation, Transaction
+from syncline.proto.values import Change, Delete, Migrate, Relation, Transaction
 
 # Rows one statement puts; more of them gain nothing.
 STAGED_AT_ONCE = 100
@@ -77,10 +77,23 @@ def apply_transaction(
     keeping.going(plan)
     run(connection, plan)
     if keeping.needed:
+        keeping.went(deleted_rows(transaction.changes, relations, tables))
         keeping.came(touched_rows(transaction.changes, relations, tables))
     if rejected is not None:
         plan.changed.add(REJECTIONS)
     return plan, came_back
+
+
+def deleted_rows(
+    changes: Iterable[Change], relations: Mapping[int, Relation], tables: Mapping[str, Table]
+) -> Iterator[tuple[str, Values]]:
+    """Table and SQLite values of each row that is deleted, as it was, as far as all its columns have come."""
+    bindings = Bindings(relations, tables)
+    for change in changes:
+        if isinstance(change, Delete):
+            binding = bindings.find(change.relation_id)
+            if binding is not None and binding.whole:
+                yield binding.table.name, binding.values(change.old_row)
 
 
 def run(connection: sqlite3.Connection, plan: Plan) -> None:

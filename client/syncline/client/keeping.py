@@ -77,6 +77,13 @@ class Keeping:
                 if table is not None:
                     self._connection.executemany(self._noting(table).copy, rows)
 
+    def went(self, rows: Iterable[tuple[str, Values]]) -> None:
+        """These rows of a table are deleted by the transaction whose plan ``going`` was told of: as they were in the
+        end, which it may have brought about itself, and as which they come back."""
+        for table, values in rows:
+            if table in self._references.parents:
+                self._connection.execute(self._noting(table).note, values)
+
     def going_where(self, table: Table, condition: str) -> None:
         """All rows of ``table`` for which ``condition``, SQL, holds are about to go."""
         if self.needed and table.name in self._references.parents:
@@ -187,17 +194,16 @@ class Keeping:
         entry = None if last is None else entry_from_row(tuple(last))
         if entry is None or entry.op != "D" or entry.old is None:
             return False
-        if self._keep(row):
-            return True
-        columns = ", ".join(map(quoted, entry.old))
-        marks = ", ".join("?" for _ in entry.old)
-        insert = f"INSERT OR IGNORE INTO main.{quoted(table.name)} ({columns}) VALUES ({marks})"
-        if self._connection.execute(insert, tuple(entry.old.values())).rowcount < 1:
-            return False
-        # It has the tags that the author of the delete had seen.
+        if not self._keep(row):
+            columns = ", ".join(map(quoted, entry.old))
+            marks = ", ".join("?" for _ in entry.old)
+            insert = f"INSERT OR IGNORE INTO main.{quoted(table.name)} ({columns}) VALUES ({marks})"
+            if self._connection.execute(insert, tuple(entry.old.values())).rowcount < 1:
+                return False
+        # It has the tags that the author of the delete had seen, if it has come with none.
         own = f"{entry.origin or self._client_id}@{entry.commit_ms}"
         stored = tags_json([tag for tag in entry.clear_tags if tag != own])
         if stored is not None:
-            put = "INSERT OR REPLACE INTO _syncline_shadow (table_name, key, tags) VALUES (?, ?, ?)"
+            put = "INSERT OR IGNORE INTO _syncline_shadow (table_name, key, tags) VALUES (?, ?, ?)"
             self._connection.execute(put, (*row, stored))
         return True

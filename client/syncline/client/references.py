@@ -36,6 +36,14 @@ class GoingSql:
         """Parameters: a key's values."""
         self.copy_named = self._copy + _is_row(here, table, "?1")
         """Parameters here and below: a key as text."""
+        cells = ", ".join(f"?{place + 1}" for place in range(len(table.columns)))
+        own_key = key_sql([f"?{index + 1}" for index in table.key_indexes])
+        anew = ", ".join(f"{quoted(column)} = excluded.{quoted(column)}" for column in table.columns)
+        self.note = (
+            f"INSERT INTO temp.{going} (_syncline_key, {columns}) VALUES ({own_key}, {cells}) "
+            f"ON CONFLICT (_syncline_key) DO UPDATE SET {anew}"
+        )
+        """Parameters: a row's values."""
         self.remove = (
             f"DELETE FROM {here} WHERE {_is_row(here, table, '?1')}",
             f"DELETE FROM _syncline_shadow WHERE table_name = {name} AND key = ?1",

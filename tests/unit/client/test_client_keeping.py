@@ -42,6 +42,31 @@ async def test_also_when_these_go_one_after_the_other(chain: Referring) -> None:
     assert await chain.rows("projects") == [("p", "project"), ("q", "another")]
 
 
+async def test_it_keeps_them_as_they_were_in_the_end(chain: Referring) -> None:
+    """Somebody writes to the project and deletes it, in one transaction."""
+    await chain.write("INSERT INTO comments VALUES ('c', 'i', 'mine')")
+    await chain.receive(
+        chain.update("projects", ("p", "project"), ("p", "renamed"), ("other@1000",)),
+        chain.delete("issues", "i", "p", "issue"),
+        chain.delete("projects", "p", "renamed"),
+    )
+    assert await chain.dangling() == []
+    assert await chain.rows("projects") == [("p", "renamed")]
+
+
+async def test_and_what_came_and_went_in_one_transaction(chain: Referring) -> None:
+    await chain.write("UPDATE issues SET title = 'mine' WHERE id = 'i'")
+    await chain.receive(
+        chain.insert("projects", "q", "another", tags=("other@1000",)),
+        chain.update("issues", ("i", "p", "issue"), ("i", "q", "issue"), ("other@1000",)),
+        chain.delete("issues", "i", "q", "issue"),
+        chain.delete("projects", "q", "another"),
+    )
+    assert await chain.rows("issues") == [("i", "q", "mine")]
+    assert await chain.dangling() == []
+    assert await chain.rows("projects") == [("p", "project"), ("q", "another")]
+
+
 async def test_the_whole_chain_comes_back_with_the_echo_and_is_as_any_other(chain: Referring) -> None:
     ms = await chain.write("INSERT INTO comments VALUES ('c', 'i', 'mine')")
     await chain.receive(chain.delete("issues", "i", "p", "issue"), chain.delete("projects", "p", "project"))
