@@ -58,14 +58,28 @@ class Scene:
     ) -> None:
         """What the stream says of the last write of direct SQL to a row: at ``ms`` it ``changed`` columns, or deleted
         the row that was ``gone``."""
-        lsn = await self.connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
+        entry = await self.entry(table, ms, changed=changed, gone=gone)
+        await self.absorb_entry(table, key, entry)
+
+    async def absorb_entry(self, table: str, key: str, entry: Entry) -> None:
+        await self.connection.execute(ABSORB, *columns_of({(self.relids[table], f'["{key}"]'): entry}))
+
+    async def entry(
+        self, table: str, ms: int, *, changed: Sequence[int] = (), gone: Sequence[str | None] = ()
+    ) -> Entry:
+        """Of what direct SQL has just written."""
+        lsn = await self.here()
         width = await self.connection.fetchval(
             "SELECT jsonb_array_length(description -> 'columns') FROM electric.tables WHERE relid = $1",
             self.relids[table],
         )
         column_ms = tuple(ms if i in changed else None for i in range(width))
-        entry = Entry(lsn, ms, column_ms, tuple(gone) or None)
-        await self.connection.execute(ABSORB, *columns_of({(self.relids[table], f'["{key}"]'): entry}))
+        column_lsn = tuple(lsn if i in changed else None for i in range(width))
+        return Entry(lsn, ms, column_ms, column_lsn, tuple(gone) or None)
+
+    async def here(self) -> int:
+        """Where the WAL is."""
+        return int(await self.connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8"))
 
     async def refresh(self) -> bool:
         """What the service does now and then: whether a merge function was made anew."""

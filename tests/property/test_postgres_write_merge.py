@@ -64,12 +64,16 @@ class DeviceTransaction:
 
 @dataclass(frozen=True)
 class DirectWrite:
-    """Direct SQL, at ``ms``: what ``deletes`` not is an update of the columns ``modified``, or the row's insert."""
+    """Direct SQL, at ``ms``: what ``deletes`` not is an update of the columns ``modified``, or the row's insert.
+
+    ``again``: so many of its writes before this one come once more with it, as after a restart of the service.
+    """
 
     deletes: bool
     cells: tuple[str | None, ...]
     modified: tuple[bool, ...]
     ms: int
+    again: int = 0
 
 
 History: TypeAlias = list[DeviceTransaction | DirectWrite]
@@ -98,7 +102,8 @@ def transactions(width: int, values: st.SearchStrategy[tuple[str | None, ...]]) 
 
 
 def direct_writes(values: st.SearchStrategy[tuple[str | None, ...]]) -> st.SearchStrategy[DirectWrite]:
-    return st.builds(DirectWrite, st.booleans(), values, st.tuples(*[st.booleans()] * 4), st.integers(1, 12))
+    again = st.integers(0, 3)
+    return st.builds(DirectWrite, st.booleans(), values, st.tuples(*[st.booleans()] * 4), st.integers(1, 12), again)
 
 
 points = st.tuples(
@@ -210,10 +215,12 @@ class Stream:
 
     def __init__(self, s: Scene, key: str) -> None:
         self._connection = s.connection
+        self._here = s.here
         self._table = TableInfo(POINTS, {})
         self._relid = s.relids["points"]
         self._key = key
         self.xmins: dict[str, int] = {}
+        self._streamed: list[tuple[TransactionHead, Update | Delete]] = []
 
     async def existed(self, ms: int) -> None:
         await self._note(ms)
@@ -241,8 +248,11 @@ class Stream:
         if old is not None:
             change = Delete(relation, old) if new is None else Update(relation, new, old, (f"postgres_1@{step.ms}",))
             absorption = Absorption()
-            lsn = await connection.fetchval("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")
-            absorption.add(TransactionHead(Lsn(lsn), step.ms, 1), [change], {relation: self._table})
+            lsn = await self._here()
+            again = self._streamed[len(self._streamed) - step.again :] if step.again else []
+            self._streamed.append((TransactionHead(Lsn(lsn), step.ms, 1), change))
+            for head, streamed in (*again, self._streamed[-1]):
+                absorption.add(head, [streamed], {relation: self._table})
             entries = {(self._relid, place[1]): entry for place, entry in absorption.take().items()}
             await connection.execute(ABSORB, *columns_of(entries))
 
@@ -301,10 +311,12 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
     relid, key_text = s.relids[table], f'["{key}"]'
     row = await s.connection.fetchrow(f"SELECT {columns} FROM {table} WHERE id = $1", key)
     shadow = await s.connection.fetchrow(
-        "SELECT tags, column_tags FROM electric.shadow WHERE relid = $1 AND key = $2", relid, key_text
+        "SELECT tags, column_tags, at_lsn - '0/0' AS at_lsn FROM electric.shadow WHERE relid = $1 AND key = $2",
+        *(relid, key_text),
     )
     past = await s.connection.fetchrow(
-        'SELECT column_ms, "row" FROM electric.direct WHERE relid = $1 AND key = $2', relid, key_text
+        "SELECT column_ms, column_lsn, \"row\" FROM electric.direct WHERE relid = $1 AND key = $2 AND lsn - '0/0' > $3",
+        *(relid, key_text, shadow["at_lsn"] if shadow else 0),
     )
     grave = await s.connection.fetchval(
         'SELECT "row" FROM electric.tombstones WHERE relid = $1 AND key = $2', relid, key_text
@@ -314,8 +326,10 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
     if past is not None:  # a delete of what direct SQL had deleted leaves its entry as it is
         tags, grave = frozenset(), past["row"]
         known = column_tags or [UNRECORDED] * len(past["column_ms"])
+        since = int(shadow["at_lsn"]) if shadow else 0
         column_tags = [
-            tag if ms is None else Tag("postgres_1", ms) for tag, ms in zip(known, past["column_ms"], strict=True)
+            tag if ms is None or lsn <= since else Tag("postgres_1", ms)
+            for tag, ms, lsn in zip(known, past["column_ms"], past["column_lsn"], strict=True)
         ]
     return RowState(
         None if row is None else _bytes(row),

@@ -42,7 +42,7 @@ HORIZON_EVERY_S = 0.05
 CONFIRM_EVERY_S = 0.5
 SAMPLE_EVERY_S = 60.0
 
-ABSORB = "SELECT electric.absorb($1::int8[]::oid[], $2, $3, $4, $5, $6)"
+ABSORB = "SELECT electric.absorb($1::int8[]::oid[], $2, $3, $4, $5, $6, $7)"
 HERE = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (pg_current_wal_insert_lsn() - '0/0')::int8"
 SAMPLE = """
 SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xid,
@@ -208,9 +208,14 @@ def columns_of(entries: Mapping[Place, Entry]) -> tuple[list[object], ...]:
         [key for _, key in entries],
         [entry.lsn for entry in entries.values()],
         [entry.ms for entry in entries.values()],
-        [_array(None if ms is None else str(ms) for ms in entry.column_ms) for entry in entries.values()],
+        [_numbers(entry.column_ms) for entry in entries.values()],
+        [_numbers(entry.column_lsn) for entry in entries.values()],
         [None if entry.row is None else _array(map(_quoted, entry.row)) for entry in entries.values()],
     )
+
+
+def _numbers(numbers: Iterable[int | None]) -> str:
+    return _array(None if number is None else str(number) for number in numbers)
 
 
 def _array(elements: Iterable[str | None]) -> str:

@@ -34,13 +34,16 @@ SAVEPOINTS_MAX = 16
 class Entry:
     """The newest write of direct SQL to a row. ``lsn``: of its commit; ``ms``: when that was.
 
-    ``column_ms``: for each column of the table when direct SQL changed it, None where it did not. ``row``: what was
-    deleted, as Postgres' input texts; None while the row lives.
+    ``column_ms``: for each column of the table when direct SQL changed it, None where it did not. ``column_lsn``: with
+    each such time a position: for whoever knows the row as it was there, the time counts no more. The stream comes
+    again after a restart, and then an entry is made of old writes and new ones. ``row``: what was deleted, as Postgres'
+    input texts; None while the row lives.
     """
 
     lsn: int
     ms: int
     column_ms: tuple[int | None, ...]
+    column_lsn: tuple[int | None, ...]
     row: tuple[str | None, ...] | None = None
 
 
@@ -61,7 +64,7 @@ class Absorption:
         for change in changes:
             if isinstance(change, Truncated):
                 for relation_id in change.relation_ids:
-                    self._empty(relation_id, Entry(lsn, head.commit_ms, ()))
+                    self._empty(relation_id, Entry(lsn, head.commit_ms, (), ()))
             elif isinstance(change, Update | Delete):
                 table = tables.get(change.relation_id)
                 if table is not None:
@@ -72,21 +75,17 @@ class Absorption:
         place = (table.oid, key_of(table, row))
         before = self.entries.get(place)
         if isinstance(change, Delete):
-            if before is None:
-                column_ms: tuple[int | None, ...] = (None,) * len(row)
-            else:  # one that was deleted already has been inserted in between
-                column_ms = before.column_ms if before.row is None else (commit_ms,) * len(row)
-            self.entries[place] = Entry(lsn, commit_ms, column_ms, _texts(table, row))
+            known = _known(before, len(row), commit_ms)
+            self.entries[place] = _entry(lsn, commit_ms, known, _texts(table, row))
             return
         # Inside a device's transaction the tag has the time of the commit, and the head that of the device.
         ms = parse_tag(change.tags[0]).ms if len(change.tags) == 1 else commit_ms
+        known = _known(before, len(row), ms)
         old = change.old_row
-        changed = [ms if old is None or cell != old[i] else None for i, cell in enumerate(row)]
-        if before is not None:
-            # One that was deleted and is updated now has been inserted in between: all of it came since.
-            known = before.column_ms if before.row is None else (ms,) * len(row)
-            changed = [new if new is not None else known[i] for i, new in enumerate(changed)]
-        self.entries[place] = Entry(lsn, ms, tuple(changed))
+        for i, cell in enumerate(row):
+            if old is None or cell != old[i]:
+                known[i] = (ms, lsn)
+        self.entries[place] = _entry(lsn, ms, known)
 
     def _empty(self, relation_id: int, entry: Entry) -> None:
         for place in [place for place in self.entries if place[0] == relation_id]:
@@ -97,6 +96,21 @@ class Absorption:
         """What is to be written now."""
         taken, self.entries = self.entries, {}
         return taken
+
+
+def _known(before: Entry | None, width: int, ms: int) -> list[tuple[int | None, int | None]]:
+    """Time and position of each column before a write of ``ms``."""
+    if before is None:
+        return [(None, None)] * width
+    if before.row is not None:  # what was deleted has been inserted in between, and all of it came since
+        return [(ms, before.lsn)] * width
+    return list(zip(before.column_ms, before.column_lsn, strict=True))
+
+
+def _entry(
+    lsn: int, ms: int, columns: Sequence[tuple[int | None, int | None]], row: tuple[str | None, ...] | None = None
+) -> Entry:
+    return Entry(lsn, ms, tuple(ms for ms, _ in columns), tuple(lsn for _, lsn in columns), row)
 
 
 class Commits:

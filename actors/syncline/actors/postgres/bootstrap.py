@@ -36,6 +36,7 @@ STEPS: tuple[str, ...] = (
     "direct.sql",
     "generated.sql",
     "xids.sql",
+    "places.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "rules.sql",

@@ -48,6 +48,7 @@ DECLARE
     past_lsn pg_lsn;
     past_ms bigint;
     past_column_ms bigint[];
+    past_column_lsn bigint[];
     past_row text[];
     truncated_lsn pg_lsn;
     born boolean;
@@ -105,10 +106,12 @@ BEGIN
             RETURN jsonb_build_object('xmin', row_xid::text);
         END IF;
         IF known THEN
-            SELECT d.lsn, d.ms, d.column_ms, d."row" INTO past_lsn, past_ms, past_column_ms, past_row FROM electric.direct d
+            SELECT d.lsn, d.ms, d.column_ms, d.column_lsn, d."row"
+                INTO past_lsn, past_ms, past_column_ms, past_column_lsn, past_row FROM electric.direct d
                 WHERE d.relid = %RELID% AND d.key = sy_row_key AND d.lsn > entry_lsn FOR UPDATE NOWAIT;
         ELSE
-            SELECT d.lsn, d.ms, d.column_ms, d."row" INTO past_lsn, past_ms, past_column_ms, past_row FROM electric.direct d
+            SELECT d.lsn, d.ms, d.column_ms, d.column_lsn, d."row"
+                INTO past_lsn, past_ms, past_column_ms, past_column_lsn, past_row FROM electric.direct d
                 WHERE d.relid = %RELID% AND d.key = sy_row_key FOR UPDATE NOWAIT;
         END IF;
         IF known OR past_lsn IS NOT NULL THEN
@@ -135,7 +138,8 @@ BEGIN
                 THEN
                     column_tags_now := array_fill(tags_now[1], ARRAY[%WIDTH%]);
                 END IF;
-                column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
+                column_tags_now := electric.overlaid(
+                    column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0');
             ELSIF known AND past_lsn IS NULL AND truncated_lsn IS NULL AND entry_tags <> '{}' THEN
                 tags_now := entry_tags;  -- a trigger's doing, or the table was written anew
             ELSIF known OR past_lsn IS NOT NULL OR sy_op = 'I' THEN
@@ -167,7 +171,8 @@ BEGIN
                     -- Direct SQL had inserted it again, it is not known when, nor that the author has seen that.
                     column_tags_now := array_fill('postgres_1@' || past_ms, ARRAY[%WIDTH%]);
                 END IF;
-                column_tags_now := electric.overlaid(column_tags_now, past_column_ms, 'postgres_1@0');
+                column_tags_now := electric.overlaid(
+                    column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0');
                 sy_grave := past_row;
             END IF;
             IF sy_op <> 'I' AND absorbed IS NOT NULL AND sy_grave IS NULL

@@ -88,11 +88,17 @@ SELECT EXISTS (
     WHERE seen LIKE 'postgres\_1@%' AND split_part(seen, '@', -1)::bigint > extract(epoch FROM since) * 1000)
 $$;
 
--- Column tags with what direct SQL has changed since. "otherwise" is for columns that nothing is known of.
-CREATE OR REPLACE FUNCTION electric.overlaid(column_tags text[], column_ms bigint[], otherwise text) RETURNS text[]
+-- Column tags with what direct SQL has changed, as far as it did behind the position "since". "otherwise" is for columns that
+-- nothing is known of.
+CREATE OR REPLACE FUNCTION electric.overlaid(
+    column_tags text[], column_ms bigint[], column_lsn bigint[], since pg_lsn, otherwise text
+) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-SELECT array_agg(coalesce('postgres_1@' || o.ms, c.tag, otherwise) ORDER BY c.place)
-FROM unnest(column_tags) WITH ORDINALITY AS c (tag, place) LEFT JOIN unnest(column_ms) WITH ORDINALITY AS o (ms, place) USING (place)
+SELECT array_agg(coalesce(
+    CASE WHEN since IS NULL OR o.lsn IS NULL OR o.lsn > since - '0/0' THEN 'postgres_1@' || o.ms END, c.tag, otherwise)
+    ORDER BY c.place)
+FROM unnest(column_tags) WITH ORDINALITY AS c (tag, place)
+LEFT JOIN unnest(column_ms, column_lsn) WITH ORDINALITY AS o (ms, lsn, place) USING (place)
 $$;
 
 -- The tags of a row without a record, for a delete by origin. Records go when they are kept_ms old and their authors have been
