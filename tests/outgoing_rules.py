@@ -17,7 +17,6 @@ from collections.abc import Set as AbstractSet
 
 from google.protobuf.message import Message
 
-from syncline.actors.shapes.logmerge import FINAL_MS
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import check_width
@@ -29,7 +28,7 @@ from syncline.proto.events import StartRequested, StreamRefused, Subscribed, Sub
 from syncline.proto.ops import AdditionalBegin, AdditionalCommit, Begin, Commit, Op
 from syncline.proto.states import AUTHENTICATE, METHODS, START, STOP, SUBSCRIBE
 from syncline.proto.subprotocols import OLD, takes_extensions
-from syncline.proto.values import Compensation, Gone, Insert, Migrate, Relation, RowChange
+from syncline.proto.values import FINAL_MS, Compensation, Gone, Insert, Migrate, Relation, RowChange
 
 # Extensions have type bytes, and numbers of fields, from these on.
 EXTENSION_TYPES = 64

@@ -16,7 +16,6 @@ from tests.sim.schema import RowKey, history
 from tests.sim.waiting import Scheduler, Task, at_once
 from tests.sim.workloads import NOTHING, Remembered, Statement
 
-from syncline.actors.shapes.logmerge import FINAL_MS
 from syncline.client.connection import Connection, ConnectionEnded
 from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
 from syncline.client.grouping import TransactionBatch, grouped
@@ -27,6 +26,7 @@ from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
 from syncline.proto.events import AdditionalData, GonesEnded, RepairEnded, ShapeDataEnded
+from syncline.proto.values import FINAL_MS
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]

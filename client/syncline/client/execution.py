@@ -64,6 +64,7 @@ def apply_transaction(
         left = leaving(connection, transaction.commit_ms, tables)
         narrower = outlasting(connection, transaction.commit_ms, tables)
         came_back = release(connection, transaction.commit_ms)
+        connection.execute("UPDATE _syncline_state SET echoed_ms = max(echoed_ms, ?)", (transaction.commit_ms,))
     plan = plan_transaction(
         transaction,
         relations,

@@ -42,9 +42,12 @@ class TableSql:
             "UPDATE _syncline_oplog SET lost = json_patch(lost, ?1) "
             f"WHERE table_name = {literal(table.name)} AND key = {tagged_key}"
         )
+        # The server decides our transactions in their order: what was written before one that has come back is in the
+        # rows that come from then on, or was rejected, though its own echo is still to come.
         self.pending = (
             f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key} "
-            "AND commit_ms IS NOT NULL ORDER BY id"
+            "AND (commit_ms > (SELECT echoed_ms FROM _syncline_state) OR origin IS NOT NULL AND commit_ms IS NOT NULL) "
+            "ORDER BY id"
         )
 
 

@@ -1,9 +1,10 @@
 """The tables the library keeps beside the application's, and its description of each synced table. Pure.
 
 ``_syncline_state`` is one row: who we are, how far the server's stream has been applied (``lsn``), the newest timestamp
-used (``clock_ms``), the latest time of a tag of Postgres that has come (``seen_ms``), a number that a transaction
-changes for it to have something to write (``flushes``), and ``capture``, which the triggers read: 0 only inside the
-transaction that applies incoming changes, so that a crash in the middle rolls the switch back together with the rows.
+used (``clock_ms``), the latest time of a tag of Postgres that has come (``seen_ms``), that of the latest transaction of
+our own that has come back (``echoed_ms``), a number that a transaction changes for it to have something to write
+(``flushes``), and ``capture``, which the triggers read: 0 only inside the transaction that applies incoming changes, so
+that a crash in the middle rolls the switch back together with the rows.
 
 ``_syncline_oplog`` holds the local changes the server has not echoed yet; ``_syncline_shadow`` the causal tags of rows.
 A row without shadow entry, when it exists, carries a single tag of Postgres': most rows of most databases were there
@@ -118,6 +119,7 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE _syncline_oplog ADD COLUMN lost TEXT NOT NULL DEFAULT '{}'",),
     ("ALTER TABLE _syncline_state ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0",),
     (),
+    ("ALTER TABLE _syncline_state ADD COLUMN echoed_ms INTEGER NOT NULL DEFAULT 0",),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

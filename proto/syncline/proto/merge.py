@@ -29,11 +29,24 @@ from typing import Literal, TypeAlias
 
 from syncline.proto.errors import misuse
 from syncline.proto.tags import UNRECORDED, Seen, Tag, observe, parse_tags, stamp
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Compensation, Delete, Gone, Insert, Row, RowChange, Update
+from syncline.proto.values import (
+    FINAL_MS,
+    POSTGRES_ORIGIN,
+    Cell,
+    Compensation,
+    Delete,
+    Gone,
+    Insert,
+    Row,
+    RowChange,
+    Update,
+)
 
 WriteKind: TypeAlias = Literal["insert", "update", "delete", "compensation"]
 DirectKind: TypeAlias = Literal["insert", "update", "delete"]
 IncomingKind: TypeAlias = Literal["insert", "update", "delete", "gone"]
+FINAL = Tag(POSTGRES_ORIGIN, FINAL_MS)
+"""Of what stands for several transactions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +185,10 @@ def merge_incoming(pending: Sequence[RowWrite], incoming: Incoming, tied: Tied =
     """``incoming`` with our own ``pending`` writes to the key, oldest first, on top, as the server will apply them."""
     if incoming.kind == "gone":
         return Merged(None, frozenset())
-    # The transaction's time is its author's clock; what the write counts as is among the row's tags.
-    tag = max((tag for tag in incoming.tags if tag.origin == incoming.tag.origin), default=incoming.tag)
+    tag = incoming.tag
+    if tag != FINAL:
+        # The transaction's time is its author's clock; what the write counts as is among the row's tags.
+        tag = max((tag for tag in incoming.tags if tag.origin == incoming.tag.origin), default=incoming.tag)
     column_tags = [UNRECORDED] * len(incoming.row)
     for register in _registers(incoming.modified, tied):
         for column in register:

@@ -215,3 +215,6 @@ class ShapeRequest:
 
 
 POSTGRES_ORIGIN = "postgres_1"
+FINAL_MS = 1
+"""The commit time of a transaction of Postgres' that stands for several. It is that early since nobody knows which
+column was written when: what waits for its echo stands. The commit says the latest of its times."""

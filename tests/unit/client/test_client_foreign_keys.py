@@ -86,6 +86,7 @@ async def test_a_file_of_an_earlier_release_learns_of_them_when_it_is_opened(tmp
         (described,) = connection.execute("SELECT description FROM _syncline_tables WHERE name = 'beds'").fetchone()
         before = json.dumps({**json.loads(described), "foreign_keys": []})
         connection.execute("UPDATE _syncline_tables SET description = ? WHERE name = 'beds'", (before,))
+        connection.execute("ALTER TABLE _syncline_state DROP COLUMN echoed_ms")
         connection.execute(f"PRAGMA user_version = {STORE_STEPS.index(())}")
     connection.close()
     async with open_store(path) as store:

@@ -14,7 +14,7 @@ from syncline.actors.devices.bundle import Bundle
 from syncline.actors.shapes import readers
 from syncline.actors.shapes.finalpages import FinalPages
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
-from syncline.actors.shapes.logmerge import FINAL_MS, MIGRATION_ID_FIRST, LogMerge
+from syncline.actors.shapes.logmerge import MIGRATION_ID_FIRST, LogMerge
 from syncline.actors.shapes.messages import ReadPage, ReadReleased, ReadRows
 from syncline.actors.shapes.projection import forgotten, lost, projection
 from syncline.actors.shapes.rows import Rows
@@ -22,7 +22,7 @@ from syncline.actors.shapes.store import ShapeStore
 from syncline.cluster import Refusal
 from syncline.proto import codec
 from syncline.proto.ops import Begin, Commit
-from syncline.proto.values import Change, Column, Delete, Gone, Insert, Relation, Update
+from syncline.proto.values import FINAL_MS, Change, Column, Delete, Gone, Insert, Relation, Update
 
 READY = 100
 RELATIONS = {ITEMS.id: ITEMS}

@@ -25,13 +25,10 @@ from syncline.actors.shapes.log import END_OF_TRANSACTION, Page, Record
 from syncline.actors.shapes.together import put_together
 from syncline.proto import codec
 from syncline.proto.codec import encode_commit
-from syncline.proto.values import POSTGRES_ORIGIN, Change, Relation, Update
+from syncline.proto.values import FINAL_MS, POSTGRES_ORIGIN, Change, Relation, Update
 
 # Ids of migrations in a final stretch: beyond those that ``outbound`` makes up itself, and far below any LSN.
 MIGRATION_ID_FIRST = 1 << 21
-# The time of a final stretch, as devices compare it with those of their own writes: these stand until they come back,
-# for nobody knows which column was written when. The commit says the latest of its times.
-FINAL_MS = 1
 
 
 @dataclass(slots=True)
