@@ -142,7 +142,7 @@ class Checks:
                 if expected is None:
                     continue
                 device.strays.discard(key)
-            if row != expected and not (expected is None and shown.keeps(key, there.state.tombstone)):
+            if row != expected and not (expected is None and self.sessions.keeps(shown, key, there.state)):
                 self.report(f"{device.name} at {shown.lsn} has {named(key)} as {row}, Postgres had {expected}")
             elif expected is not None:
                 has = shown.tags.get(key, frozenset((UNTRACKED_TAG,)))

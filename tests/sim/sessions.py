@@ -15,15 +15,17 @@ says that all other rows are exactly those of the position, the guarantees are t
 
 What a device cannot know is excused, and counted, until the echo of its write tells. Rows that come as they are (those
 of a shape, or those that heal) say of no column by whom it was written: the device's own write stands there, though
-Postgres may hold a later one. What is of a table that the device had not when it wrote comes back by its rows, later
-than its place in the stream: meanwhile it counts as on its way. And a row that several refused transactions name comes
-with the last of them.
+Postgres may hold a later one. Nor do they say what a row was when it was deleted, which stays for another. What is of a
+table that the device had not when it wrote comes back by its rows, later than its place in the stream: meanwhile it
+counts as on its way. A row that a refused transaction and later ones name comes with the last of them. And that
+somebody has written the value that was there already is not to be seen in the stream.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.sim.device import SimDevice
@@ -32,6 +34,7 @@ from tests.sim.schema import RELATIONS, TIED, RowKey, own_on_device
 from tests.sim.shown import Shown, named
 
 from syncline.actors.postgres.transaction import TransactionHead
+from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import format_tag
 
@@ -122,9 +125,9 @@ class Sessions:
         state = _after(key, version.state, later)
         expected = None if state.row is None else own_on_device(key[0], state.row)
         row = shown.rows.get(key)
-        if row == expected or (expected is None and shown.keeps(key, state.tombstone)):
+        if row == expected or (expected is None and self.keeps(shown, key, state)):
             return
-        reason = self._excuse(shown, key, writes)
+        reason = self._excuse(shown, key, writes, expected)
         if reason is None:
             self._report(
                 f"{shown.device.name} at {shown.lsn} shows {named(key)} as {row}: with its own writes on top of what "
@@ -132,6 +135,17 @@ class Sessions:
             )
         else:
             self.excused[reason] += 1
+
+    def keeps(self, shown: Shown, key: RowKey, state: RowState) -> bool:
+        """Whether the row, which is gone by ``state``, may be here for one that refers to it."""
+        if shown.keeps(key, state.tombstone):
+            return True
+        if self._met_image.get(shown.device.name, set()).isdisjoint(entry.commit_ms for entry in shown.entries):
+            return False
+        before = [version.row for version in self._postgres.versions[key] if version.lsn <= shown.lsn]
+        kept = any(shown.keeps(key, row) for row in before if row is not None)
+        self.excused["an image does not say what a row was when it was deleted"] += kept
+        return kept
 
     def _carried_out(self, name: str, write: RowWrite, key: RowKey, lsn: int) -> bool:
         commit = self._postgres.decided.get((name, write.tag.ms))
@@ -143,12 +157,12 @@ class Sessions:
         met = self._met_image.get(shown.device.name, set())
         return any(write.tag.ms in met for write in shown.pending.get(key, ()))
 
-    def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> str | None:
+    def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> str | None:
         name = shown.device.name
         refused, left = self._rejected(name), {write.tag.ms for write in writes}
-        if left & refused and any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
-            # Rows that several refused transactions name come with the last of them.
-            return "refused together with others"
+        if any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
+            # A row that several transactions name comes with the last of them.
+            return "refused, and the row comes with a later transaction"
         back = {ms for author, ms, written in self._changed if (author, written) == (name, key)} - left
         if any(ms > min(left & refused, default=ms) for ms in back):
             return "refused, and what was written after it came back before"
@@ -160,7 +174,27 @@ class Sessions:
             return "TRUNCATE leaves nothing that a row could come back with"
         if self.undated(shown, key):
             return "an image does not say who wrote a column"
+        if self._written_again(shown, key, expected):
+            return "the value that was there has been written again, which nobody sees"
         return None
+
+    def _written_again(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
+        """Whether what is otherwise than ``expected`` are columns that have been written without being changed."""
+        versions = [one for one in self._postgres.versions.get(key, ()) if one.lsn <= shown.lsn]
+        row = shown.rows.get(key)
+        if row is None or expected is None:
+            return False
+        return all(
+            any(
+                old.row is not None
+                and new.row is not None
+                and old.row[column] == new.row[column]
+                and old.state.column_tag(column) != new.state.column_tag(column)
+                for old, new in pairwise(versions)
+            )
+            for column in range(len(row))
+            if row[column] != expected[column]
+        )
 
     def at_the_end(self, devices: Iterable[SimDevice]) -> None:
         decided: dict[str, list[tuple[int, int]]] = {}
