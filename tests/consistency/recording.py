@@ -51,7 +51,7 @@ def line(result: Result, date: str, version: str) -> str:
 
 def _version() -> str:
     commit = _git("rev-parse", "--short", "HEAD")
-    changed = "+" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    changed = "+" if _git("status", "--porcelain", "--untracked-files=no", "--", ":(exclude)docs/consistency") else ""
     return f"{version('syncline')} `{commit}{changed}`"
 
 

@@ -146,10 +146,11 @@ def _bytes(cells: Iterable[str | None]) -> Row:
 
 def _tellable(existed: bool, history: History) -> History:
     """``history`` without what the database cannot know: when direct SQL inserted a row of which there was no record,
-    or one that it has written again since. So the one is of moment 0, the other is written again at the same moment,
-    and devices do not insert what nobody but direct SQL has written."""
+    or one that it has written again since. So the one is of moment 0, the other is written again at the same moment and
+    inserted no earlier than the one before it was deleted, and devices do not insert what nobody but direct SQL has
+    written."""
     told: History = []
-    alive, recorded, updated, born_ms = existed, False, False, None
+    alive, recorded, updated, born_ms, deleted_ms = existed, False, False, None, 0
     for step in history:
         if isinstance(step, DeviceTransaction):
             if updated and not recorded:
@@ -160,11 +161,13 @@ def _tellable(existed: bool, history: History) -> History:
             born_ms = None
         elif step.deletes:
             step = step if born_ms is None else replace(step, ms=born_ms)
+            deleted_ms = max(deleted_ms, step.ms)
             recorded, alive, born_ms = recorded or alive, False, None
         elif alive:
             updated = True
             step = step if born_ms is None else replace(step, ms=born_ms)
         elif recorded:
+            step = replace(step, ms=max(step.ms, deleted_ms))
             alive, born_ms = True, step.ms
         else:
             alive, step = True, replace(step, ms=0)

@@ -3,9 +3,9 @@
 A second account of what came of them, which does not use the rules of the product: it follows what direct SQL and
 devices wrote through the WAL, and remembers of each column the tag that holds it. A device's write with a smaller one
 changes nothing, any other changes what it says, and no operation changes anything else; what direct SQL writes stands,
-as of its commit. A row is there as long as it has a tag that no operation had observed; one that comes back has the
-values it was deleted with. So all replicas see the values of a column in one order, and no write is lost but to a
-later one.
+as of its commit or of what it has overwritten. A row is there as long as it has a tag that no operation had observed;
+one that comes back has the values it was deleted with. So all replicas see the values of a column in one order, and no
+write is lost but to a later one.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class Arbiter:
     def _wrote(account: Account, key: RowKey, row: Row, old: Row | None, tag: Tag) -> None:
         changed = {column for column, cell in enumerate(row) if old is None or cell != old[column]}
         for column in _with_tied(key, changed):
-            account.held_by[column] = tag
+            before = account.held_by.get(column, UNRECORDED)
+            account.held_by[column] = Tag(tag.origin, max(tag.ms, before.ms))  # that one it has overwritten
         account.alive, account.cells, account.tags = True, list(row), {tag}
 
     # --- devices ------------------------------------------------------------------------------------------------------
@@ -138,7 +139,8 @@ def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
 def _as_of(write: RowWrite, account: Account) -> Tag:
     """No earlier than what its author knew, whatever the clocks said."""
     origin = write.tag.origin
-    known = [tag for tag in (*account.tags, *account.held_by.values()) if _seen(tag, write)]
+    all_seen = bool(account.tags) and all(_seen(tag, write) for tag in account.tags)
+    known = [tag for tag in (*account.tags, *account.held_by.values()) if all_seen or _seen(tag, write)]
     return Tag(origin, max([write.tag.ms, *(tag.ms + (tag.origin != origin) for tag in known)]))
 
 

@@ -118,7 +118,9 @@ Tied: TypeAlias = Sequence[Sequence[int]]
 def apply_write(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
     """The row after ``write``."""
     seen = Seen(write.observed, write.tag.origin)
-    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags))
+    # A tag goes only with one whose author had observed it, or with a write of Postgres'.
+    everything = bool(state.tags) and all(map(seen.covers, state.tags))
+    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags), everything=everything)
     tags = observe(state.tags, seen, None if write.kind == "delete" else tag)
     if not tags:
         return RowState(None, tags, state.column_tags, state.row if state.row is not None else state.tombstone)
@@ -139,17 +141,18 @@ def apply_direct(
     state: RowState, kind: DirectKind, row: Row, modified: tuple[bool, ...], ms: int, tied: Tied = ()
 ) -> RowState:
     """The row after a write that Postgres itself made to it as it stood. ``row``: as it is then, or was when it was
-    deleted. ``ms``: the time of its commit, by the clock by which devices' times are bounded."""
-    tag = Tag(POSTGRES_ORIGIN, ms)
+    deleted. ``ms``: the time of its commit, by the clock by which devices' times are bounded.
+
+    It has overwritten what stood there. So in a column it counts as of no earlier time than that, for the bound is not
+    without some allowance: else a third write could be earlier than the one and later than the other.
+    """
     if kind == "delete":
         return RowState(None, frozenset(), state.column_tags, row)
-    if kind == "insert":
-        return RowState(row, frozenset((tag,)), (tag,) * len(row))
     column_tags = [state.column_tag(column) for column in range(len(row))]
-    for register in _registers(modified, tied):
+    for register in _registers((True,) * len(row) if kind == "insert" else modified, tied):
         for column in register:
-            column_tags[column] = tag
-    return RowState(row, frozenset((tag,)), tuple(column_tags))
+            column_tags[column] = Tag(POSTGRES_ORIGIN, max(ms, column_tags[column].ms))
+    return RowState(row, frozenset((Tag(POSTGRES_ORIGIN, ms),)), tuple(column_tags))
 
 
 def _registers(modified: tuple[bool, ...], tied: Tied) -> Iterable[Sequence[int]]:

@@ -95,11 +95,12 @@ def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]
     return kept if new is None else kept | {new}
 
 
-def stamp(tag: Tag, seen: Seen, known: Iterable[Tag]) -> Tag:
+def stamp(tag: Tag, seen: Seen, known: Iterable[Tag], *, everything: bool = False) -> Tag:
     """``tag`` as it counts among those ``known`` of a row: later than every one that its author had ``seen``, whatever
-    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten."""
+    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten.
+    ``everything``: the author has seen the row as it is, and so whatever was written to it."""
     ms = tag.ms
     for other in known:
-        if seen.covers(other):
+        if everything or seen.covers(other):
             ms = max(ms, other.ms + (other.origin != tag.origin))
     return tag if ms == tag.ms else Tag(tag.origin, ms)

@@ -268,3 +268,16 @@ def test_an_incoming_update_without_its_old_row_counts_as_changed_throughout() -
     pending = update("A@150", (b"k", b"a"), (b"k", b"0"), "A@150 P@100")
     incoming = incoming_of(Update(1, (b"k", b"b"), None, ("B@200",)), "B", 200)
     assert merge_incoming([pending], incoming).row == (b"k", b"b")
+
+
+def test_direct_sql_is_no_earlier_than_what_it_has_overwritten() -> None:
+    """A device whose clock is ahead wrote at 2,000, direct SQL over that at 1,400; a third write of 1,600 is earlier
+    than the one, and so than the other."""
+    ahead = Tag("ahead", 2_000)
+    state = RowState((b"k", b"ahead"), frozenset({ahead}), (ahead, ahead))
+    state = apply_direct(state, "update", (b"k", b"sql"), (False, True), ms=1_400)
+    assert state.tags == {Tag("postgres_1", 1_400)}, "what others know of it is its own time"
+    apart = RowWrite("update", (b"k", b"apart"), (False, True), Tag("third", 1_600), frozenset())
+    assert apply_write(state, apart).row == (b"k", b"sql")
+    knowing = RowWrite("update", (b"k", b"knowing"), (False, True), Tag("slow", 1_500), state.tags)
+    assert apply_write(state, knowing).row == (b"k", b"knowing")

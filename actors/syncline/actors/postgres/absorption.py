@@ -84,7 +84,7 @@ class Absorption:
         old = change.old_row
         for i, cell in enumerate(row):
             if old is None or cell != old[i]:
-                known[i] = (ms, lsn)
+                known[i] = (max(ms, known[i][0] or 0), lsn)  # of no earlier time than what it overwrote
         self.entries[place] = _entry(lsn, ms, known)
 
     def _empty(self, relation_id: int, entry: Entry) -> None:
@@ -103,7 +103,7 @@ def _known(before: Entry | None, width: int, ms: int) -> list[tuple[int | None, 
     if before is None:
         return [(None, None)] * width
     if before.row is not None:  # what was deleted has been inserted in between, and all of it came since
-        return [(ms, before.lsn)] * width
+        return [(max(ms, earlier or 0), before.lsn) for earlier in before.column_ms]
     return list(zip(before.column_ms, before.column_lsn, strict=True))
 
 

@@ -14,7 +14,7 @@ ORDER BY relid, key  -- two that absorb at once do not wait for each other in a 
 ON CONFLICT (relid, key) DO UPDATE SET
     lsn = excluded.lsn, ms = excluded.ms, "row" = excluded."row", absorbed_at = excluded.absorbed_at,
     (column_ms, column_lsn) = (
-        SELECT coalesce(array_agg(coalesce(n.ms, CASE WHEN d."row" IS NULL THEN o.ms ELSE excluded.ms END)
+        SELECT coalesce(array_agg(greatest(coalesce(n.ms, CASE WHEN d."row" IS NOT NULL THEN excluded.ms END), o.ms)
                 ORDER BY coalesce(n.place, o.place)), '{}'),
             coalesce(array_agg(CASE WHEN n.ms IS NOT NULL THEN n.lsn WHEN d."row" IS NULL THEN o.lsn ELSE d.lsn - '0/0' END
                 ORDER BY coalesce(n.place, o.place)), '{}')

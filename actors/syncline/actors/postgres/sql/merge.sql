@@ -53,7 +53,6 @@ DECLARE
     truncated_lsn pg_lsn;
     born boolean;
     born_ms bigint;
-    born_tag text;
     tags_now text[];
     tags_before text[];
     column_tags_now text[];
@@ -136,7 +135,8 @@ BEGIN
                 IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed)
                     OR sy_op = 'I' AND NOT known
                 THEN
-                    column_tags_now := array_fill(tags_now[1], ARRAY[%WIDTH%]);
+                    column_tags_now := electric.overlaid(
+                        column_tags_now, array_fill(past_ms, ARRAY[%WIDTH%]), '{}', NULL, 'postgres_1@0');
                 END IF;
                 column_tags_now := electric.overlaid(
                     column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0');
@@ -160,16 +160,18 @@ BEGIN
                         WHEN past_row IS NOT NULL THEN past_ms
                         WHEN known AND entry_tags = '{}' THEN floor(extract(epoch FROM entry_written) * 1000)::bigint END);
                 END IF;
-                born_tag := 'postgres_1@' || born_ms;
-                tags_now := ARRAY[born_tag];
-                column_tags_now := array_fill(born_tag, ARRAY[%WIDTH%]);
+                tags_now := ARRAY['postgres_1@' || born_ms];
+                column_tags_now := electric.overlaid(
+                    electric.overlaid(column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0'),
+                    array_fill(born_ms, ARRAY[%WIDTH%]), '{}', NULL, 'postgres_1@0');
             END IF;
         ELSE
             tags_now := '{}'::text[];
             IF past_lsn IS NOT NULL THEN
                 IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed) THEN
                     -- Direct SQL had inserted it again, it is not known when, nor that the author has seen that.
-                    column_tags_now := array_fill('postgres_1@' || past_ms, ARRAY[%WIDTH%]);
+                    column_tags_now := electric.overlaid(
+                        column_tags_now, array_fill(past_ms, ARRAY[%WIDTH%]), '{}', NULL, 'postgres_1@0');
                 END IF;
                 column_tags_now := electric.overlaid(
                     column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0');
@@ -192,15 +194,16 @@ BEGIN
 
     -- As a rule a write is later than all that is known of the row, and its author has seen it.
     latest := cardinality(tags_now) < 2 AND sy_ms > greatest(%KNOWN_MS%);
-    IF latest IS NOT TRUE THEN
-        sy_ms := electric.stamp(origin, sy_ms, tags_now || column_tags_now, observed);
-        tag := origin || '@' || sy_ms;
-    END IF;
     tags_before := tags_now;
     IF observed ?& tags_now THEN
         tags_now := '{}'::text[];
     ELSE
         tags_now := electric.unobserved(tags_now, observed, origin);
+    END IF;
+    IF latest IS NOT TRUE THEN
+        sy_ms := electric.stamp(
+            origin, sy_ms, tags_before || column_tags_now, observed, tags_before <> '{}' AND tags_now = '{}');
+        tag := origin || '@' || sy_ms;
     END IF;
 
     IF sy_op = 'D' THEN

@@ -56,8 +56,10 @@ END
 $$;
 
 -- The time as of which a write of origin at ms counts, among the tags known of a row: later than every one of them that
--- it had observed, whatever the clocks said.
-CREATE OR REPLACE FUNCTION electric.stamp(origin text, ms bigint, known text[], observed jsonb) RETURNS bigint
+-- it had observed, whatever the clocks said; of all of them when it had observed everything.
+CREATE OR REPLACE FUNCTION electric.stamp(
+    origin text, ms bigint, known text[], observed jsonb, everything boolean
+) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     tag text;
@@ -71,7 +73,7 @@ BEGIN
         END IF;
         before := tag;
         tag_ms := split_part(tag, '@', -1)::bigint;
-        IF tag_ms >= stamped AND electric.covers(observed, origin, tag) THEN
+        IF tag_ms >= stamped AND (everything OR electric.covers(observed, origin, tag)) THEN
             stamped := tag_ms + (left(tag, -length(tag_ms::text) - 1) <> origin)::integer;
         END IF;
     END LOOP;
@@ -88,14 +90,15 @@ SELECT EXISTS (
     WHERE seen LIKE 'postgres\_1@%' AND split_part(seen, '@', -1)::bigint > extract(epoch FROM since) * 1000)
 $$;
 
--- Column tags with what direct SQL has changed, as far as it did behind the position "since". "otherwise" is for columns that
--- nothing is known of.
+-- Column tags with what direct SQL has changed, as far as it did behind the position "since". It has overwritten what stood
+-- there, and counts as of no earlier time than that. "otherwise" is for columns that nothing is known of.
 CREATE OR REPLACE FUNCTION electric.overlaid(
     column_tags text[], column_ms bigint[], column_lsn bigint[], since pg_lsn, otherwise text
 ) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 SELECT array_agg(coalesce(
-    CASE WHEN since IS NULL OR o.lsn IS NULL OR o.lsn > since - '0/0' THEN 'postgres_1@' || o.ms END, c.tag, otherwise)
+    CASE WHEN o.ms IS NOT NULL AND (since IS NULL OR o.lsn IS NULL OR o.lsn > since - '0/0') THEN
+        'postgres_1@' || greatest(o.ms, split_part(c.tag, '@', -1)::bigint) END, c.tag, otherwise)
     ORDER BY c.place)
 FROM unnest(column_tags) WITH ORDINALITY AS c (tag, place)
 LEFT JOIN unnest(column_ms, column_lsn) WITH ORDINALITY AS o (ms, lsn, place) USING (place)
