@@ -87,6 +87,8 @@ class Writing:
         self._recorder = Recorder(path)
         self.begun = asyncio.Event()
         self.stopped = asyncio.Event()
+        self.free = asyncio.Event()
+        self.free.set()
 
     async def begin(self) -> None:
         await self._party.open(first=self._history.is_empty)
@@ -106,6 +108,7 @@ class Writing:
         await self.begun.wait()
         due = time.monotonic()
         while not self.stopped.is_set():
+            await self.free.wait()
             try:
                 if await self._may_write():
                     await self._write()
@@ -155,6 +158,13 @@ class Writing:
             except Anew:
                 self._recorder.record(histories.Anew(time.time()))
 
+    async def has(self) -> int | None:
+        """How many transactions of all together are here; None: it cannot say now."""
+        try:
+            return sum((await self._party.counters()).values())
+        except Lost:
+            return None
+
     async def state(self, *, whole: bool) -> dict[str, Any]:
         """For whoever waits until all hold the same. ``whole``: with a digest of everything it holds, which is dear."""
         try:
@@ -192,7 +202,14 @@ async def serve_commands(writing: Writing, party: Party, working: asyncio.Task[N
             case "stop":
                 writing.begun.set()
                 writing.stopped.set()
+                writing.free.set()
                 await working
+            case "has":
+                result = await writing.has()
+            case "hold":
+                writing.free.clear()
+            case "go":
+                writing.free.set()
             case "state":
                 result = await writing.state(whole=command["whole"])
             case "dump":

@@ -31,6 +31,9 @@ DATABASE = "consistency"
 SLOW_WIRE_S = 0.03
 NUDGE_EVERY_S = 1.5
 LOOK_EVERY_S = 0.2
+# So many transactions the last of all may be behind before the others wait for it.
+BEHIND_MAX = 500
+PACE_EVERY_S = 1.0
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 
 
@@ -148,8 +151,11 @@ class _Course:
     async def run(self) -> None:
         await asyncio.gather(*(member.begin() for member in self._members))
         began = time.monotonic()
+        pacing = asyncio.create_task(self._pace())
         await self._faults(began + self._wanted.seconds)
         healed = time.monotonic()
+        pacing.cancel()
+        await asyncio.wait({pacing})
         self._result.fired = self._scene.fired
         self._result.seconds = healed - began
         try:
@@ -174,6 +180,23 @@ class _Course:
                 name = await happen(self._scene, self._wanted.fault)
                 self._events.write(f"{at:.3f} {time.time():.3f} {name}\n")
                 self._events.flush()
+
+    async def _pace(self) -> None:
+        """All wait for who is far behind. Not for who does not answer: it is frozen, or gone."""
+        held = False
+        while True:
+            await asyncio.sleep(PACE_EVERY_S)
+            there = [count for count in await self._ask_all("has") if count is not None]
+            behind = max(there, default=0) - min(there, default=0)
+            if behind > BEHIND_MAX or held:
+                held = behind > BEHIND_MAX / 2
+                await self._ask_all("hold" if held else "go")
+
+    async def _ask_all(self, name: str) -> list[Any]:
+        """What those say that answer at once."""
+        asked = [asyncio.wait_for(member.call(name), PACE_EVERY_S) for member in self._members]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def _drain(self, healed: float) -> None:
         nudged = healed
