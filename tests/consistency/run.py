@@ -185,7 +185,7 @@ class _Course:
         """All wait for who is far behind. Not for who does not answer: it is frozen, or gone."""
         held = False
         while True:
-            await asyncio.sleep(PACE_EVERY_S)
+            await asyncio.sleep(PACE_EVERY_S)  # how far they are is asked, nothing tells
             there = [count for count in await self._ask_all("has") if count is not None]
             behind = max(there, default=0) - min(there, default=0)
             if behind > BEHIND_MAX or held:

@@ -60,7 +60,7 @@ class Flicker(RuleBasedStateMachine):
         self.connection.execute("UPDATE _syncline_state SET capture = 0, clock_ms = ?", (now,))
         transaction = Transaction(ms, b"1", tuple(changes), origin, 1)
         keeping = Keeping(self.connection, "me", References(TABLES))
-        apply_transaction(self.connection, "me", transaction, RELATIONS, TABLES, (), keeping)
+        apply_transaction(self.connection, "me", transaction, RELATIONS, TABLES, (), keeping, {})
         keeping.end()
         self.connection.execute("UPDATE _syncline_state SET capture = 1")
 

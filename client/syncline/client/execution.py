@@ -6,21 +6,27 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import TypeAlias
 
 from syncline.client.apply import Bindings, Plan, RowId, plan_transaction, touched_rows
 from syncline.client.cells import Value, Values
 from syncline.client.keeping import Keeping
-from syncline.client.merging import Pending, fold
+from syncline.client.merging import Pending, write_from
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, entry_from_row
 from syncline.client.rejections import record
 from syncline.client.row_sql import table_sql
 from syncline.client.schema import REJECTIONS, Table, literal, quoted
 from syncline.client.staging import StagingSql
 from syncline.client.triggers import key_sql
+from syncline.proto.merge import RowWrite
 from syncline.proto.values import Change, Delete, Migrate, Relation, Transaction
 
 # Rows one statement puts; more of them gain nothing.
 STAGED_AT_ONCE = 100
+
+Written: TypeAlias = dict[tuple[str, Values], RowWrite]
+"""What the rows of the oplog have come to, by table and row: of one commit, whose transactions meet the same ones again
+and again."""
 
 
 def pending_of(
@@ -29,16 +35,23 @@ def pending_of(
     changes: Iterable[Change],
     relations: Mapping[int, Relation],
     tables: Mapping[str, Table],
+    written: Written,
 ) -> dict[RowId, Pending]:
-    """What is pending on each row that ``changes`` touch, found by key."""
+    """What is pending on each row that ``changes`` touch, found by key. ``written`` is used, and added to."""
     (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
     pending: dict[RowId, Pending] = {}
     if some:
         for row_id in touched_rows(changes, relations, tables):
             table = tables[row_id[0]]
-            entries = [entry_from_row(row) for row in connection.execute(table_sql(table).pending, row_id[1])]
-            if entries:
-                pending[row_id] = fold(entries, table, client_id)
+            writes = []
+            for row in connection.execute(table_sql(table).pending, row_id[1]):
+                place = (table.name, tuple(row))
+                write = written.get(place)
+                if write is None:
+                    write = written[place] = write_from(entry_from_row(row), table, client_id)
+                writes.append(write)
+            if writes:
+                pending[row_id] = tuple(writes)
     return pending
 
 
@@ -50,10 +63,11 @@ def apply_transaction(
     tables: Mapping[str, Table],
     known_versions: Iterable[str],
     keeping: Keeping,
+    written: Written,
 ) -> tuple[Plan, bool]:
     """The plan, which has been run, and whether the transaction is one of our own, coming back. Its oplog entries are
-    released then; if it was rejected, they are kept as a rejection. ``keeping``: of the commit. Raises as
-    ``plan_transaction`` does."""
+    released then; if it was rejected, they are kept as a rejection. ``keeping``, ``written``: of the commit. Raises
+    as ``plan_transaction`` does."""
     left: list[RowId] = []
     narrower: list[RowId] = []
     came_back = False
@@ -69,12 +83,14 @@ def apply_transaction(
         transaction,
         relations,
         tables,
-        pending=pending_of(connection, client_id, transaction.changes, relations, tables),
+        pending=pending_of(connection, client_id, transaction.changes, relations, tables, written),
         tracked=tracked(connection, named(transaction.changes, relations) | {table for table, _ in left}),
         known_versions=frozenset(known_versions),
         leaving=left,
         narrower=narrower,
     )
+    if plan.redescribed:
+        written.clear()  # a table has other columns now
     keeping.going(plan)
     run(connection, plan)
     if keeping.needed:

@@ -33,11 +33,7 @@ Arrived: TypeAlias = tuple[Insert | Update | Delete, Present]
 """An incoming change; its rows have all columns of our table, NULL where it has none."""
 
 
-def fold(entries: Sequence[Entry], table: Table, client_id: str) -> Pending:
-    return tuple(_write(entry, table, client_id) for entry in entries)
-
-
-def _write(entry: Entry, table: Table, client_id: str) -> RowWrite:
+def write_from(entry: Entry, table: Table, client_id: str) -> RowWrite:
     write = write_of(change_of(entry, table), entry.origin or client_id, entry.commit_ms)
     if write.kind == "insert" and entry.new is not None and len(entry.new) < len(table.columns):
         write = replace(write, modified=tuple(column in entry.new for column in table.columns))

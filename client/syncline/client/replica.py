@@ -25,6 +25,7 @@ from syncline.client.columns import columns_of, narrowed
 from syncline.client.digesting import held_in, holdings_of
 from syncline.client.durability import outcome
 from syncline.client.execution import (
+    Written,
     apply_transaction,
     awaits_echoes,
     backlog,
@@ -153,6 +154,7 @@ class Replica(Mirror):
             self._begin_incoming(connection, lsn, times_of(transactions))
             keeping = self._keeping(connection)
             total = Plan(dict(self.tables))
+            written: Written = {}
             echoed: list[int] = []
             for transaction in transactions:
                 plan, came_back = apply_transaction(
@@ -163,6 +165,7 @@ class Replica(Mirror):
                     total.tables,
                     (*self.versions, *total.versions),
                     keeping,
+                    written,
                 )
                 if came_back:
                     echoed.append(transaction.commit_ms)

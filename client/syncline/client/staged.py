@@ -102,7 +102,7 @@ class Staged:
                 for tags, *values in connection.execute(sql.pending).fetchall()
             ]
             relations = {table.id: table.relation}
-            pending = pending_of(connection, client_id, inserts, relations, tables)
+            pending = pending_of(connection, client_id, inserts, relations, tables, {})
             have_tags = tracked(connection, [table.name])
             plan = plan_rows(inserts, relations, tables, pending=pending, tracked=have_tags)
             keeping.going(plan)

@@ -100,7 +100,7 @@ class Device:
         return plan
 
     def pending(self, changes: Sequence[Change]) -> dict[RowId, Pending]:
-        return pending_of(self.connection, "me", changes, RELATIONS, TABLES)
+        return pending_of(self.connection, "me", changes, RELATIONS, TABLES, {})
 
     def tracked(self) -> frozenset[str]:
         return frozenset(name for (name,) in self.connection.execute("SELECT table_name FROM _syncline_shadow"))
