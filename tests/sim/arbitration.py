@@ -139,8 +139,12 @@ def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
 def _as_of(write: RowWrite, account: Account) -> Tag:
     """No earlier than what its author knew, whatever the clocks said."""
     origin = write.tag.origin
-    all_seen = bool(account.tags) and all(_seen(tag, write) for tag in account.tags)
-    known = [tag for tag in (*account.tags, *account.held_by.values()) if all_seen or _seen(tag, write)]
+    direct = any(tag.origin == POSTGRES_ORIGIN and _seen(tag, write) for tag in account.tags)
+    known = [
+        tag
+        for tag in (*account.tags, *account.held_by.values())
+        if _seen(tag, write) or (direct and tag.origin == POSTGRES_ORIGIN)
+    ]
     return Tag(origin, max([write.tag.ms, *(tag.ms + (tag.origin != origin) for tag in known)]))
 
 

@@ -118,9 +118,9 @@ Tied: TypeAlias = Sequence[Sequence[int]]
 def apply_write(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
     """The row after ``write``."""
     seen = Seen(write.observed, write.tag.origin)
-    # A tag goes only with one whose author had observed it, or with a write of Postgres'.
-    everything = bool(state.tags) and all(map(seen.covers, state.tags))
-    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags), everything=everything)
+    # In columns it may count as of a later time than its tag says (``apply_direct``).
+    direct = any(other.origin == POSTGRES_ORIGIN and seen.covers(other) for other in state.tags)
+    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags), direct=direct)
     tags = observe(state.tags, seen, None if write.kind == "delete" else tag)
     if not tags:
         return RowState(None, tags, state.column_tags, state.row if state.row is not None else state.tombstone)

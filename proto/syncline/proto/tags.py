@@ -95,12 +95,12 @@ def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]
     return kept if new is None else kept | {new}
 
 
-def stamp(tag: Tag, seen: Seen, known: Iterable[Tag], *, everything: bool = False) -> Tag:
+def stamp(tag: Tag, seen: Seen, known: Iterable[Tag], *, direct: bool = False) -> Tag:
     """``tag`` as it counts among those ``known`` of a row: later than every one that its author had ``seen``, whatever
     the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten.
-    ``everything``: the author has seen the row as it is, and so whatever was written to it."""
+    ``direct``: the author has seen the newest write of Postgres itself, and so all of them, whatever their times."""
     ms = tag.ms
     for other in known:
-        if everything or seen.covers(other):
+        if seen.covers(other) or (direct and other.origin == POSTGRES_ORIGIN):
             ms = max(ms, other.ms + (other.origin != tag.origin))
     return tag if ms == tag.ms else Tag(tag.origin, ms)

@@ -201,8 +201,9 @@ BEGIN
         tags_now := electric.unobserved(tags_now, observed, origin);
     END IF;
     IF latest IS NOT TRUE THEN
-        sy_ms := electric.stamp(
-            origin, sy_ms, tags_before || column_tags_now, observed, tags_before <> '{}' AND tags_now = '{}');
+        sy_ms := electric.stamp(origin, sy_ms, tags_before || column_tags_now, observed, EXISTS (
+            SELECT FROM unnest(tags_before) AS t (tag)
+            WHERE left(t.tag, 11) = 'postgres_1@' AND electric.covers(observed, origin, t.tag)));
         tag := origin || '@' || sy_ms;
     END IF;
 

@@ -56,9 +56,9 @@ END
 $$;
 
 -- The time as of which a write of origin at ms counts, among the tags known of a row: later than every one of them that
--- it had observed, whatever the clocks said; of all of them when it had observed everything.
+-- it had observed, whatever the clocks said; than all of direct SQL if it had observed the newest one, which "direct" says.
 CREATE OR REPLACE FUNCTION electric.stamp(
-    origin text, ms bigint, known text[], observed jsonb, everything boolean
+    origin text, ms bigint, known text[], observed jsonb, direct boolean
 ) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -73,7 +73,7 @@ BEGIN
         END IF;
         before := tag;
         tag_ms := split_part(tag, '@', -1)::bigint;
-        IF tag_ms >= stamped AND (everything OR electric.covers(observed, origin, tag)) THEN
+        IF tag_ms >= stamped AND (direct AND tag LIKE 'postgres\_1@%' OR electric.covers(observed, origin, tag)) THEN
             stamped := tag_ms + (left(tag, -length(tag_ms::text) - 1) <> origin)::integer;
         END IF;
     END LOOP;
