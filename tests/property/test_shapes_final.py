@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from syncline.actors.devices.logreader import LogReader
@@ -40,6 +40,12 @@ OPERATION = st.tuples(
 # A transaction is operations, in records of some of them; or None: the tables are emptied.
 TRANSACTION = st.none() | st.tuples(st.lists(OPERATION, min_size=1, max_size=5), st.integers(1, 3))
 HISTORY = st.lists(TRANSACTION, min_size=1, max_size=10)
+# The last of these is read in two pages by whoever stands behind the one before.
+IN_TWO_PAGES: list[Any] = [
+    ([(NOTES, b"0", b"a1")], 1),
+    ([(NOTES, b"1", b"a1")], 1),
+    ([(NOTES, b"0", None), (NOTES, b"1", None), (ITEMS, b"0", b"b1"), (NOTES, b"1", b"a1")], 1),
+]
 # After which transactions the log of each shape is folded and packed.
 PACKED = st.fixed_dictionaries({name: st.sets(st.integers(1, 10), max_size=3) for name in "abn"})
 
@@ -196,6 +202,7 @@ def followed(rows: Rows, frames: Iterable[Frame]) -> Iterable[tuple[int, Rows, l
 
 @settings(max_examples=150, deadline=None)
 @given(HISTORY, PACKED, st.booleans())
+@example(IN_TWO_PAGES, {"a": set(), "b": {3}, "n": set()}, False)
 def test_wherever_a_device_stands_the_final_operations_bring_it_where_the_others_are(
     transactions: list[Any], packed: dict[str, set[int]], reload: bool
 ) -> None:

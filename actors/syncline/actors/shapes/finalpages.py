@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from syncline.actors.shapes.finals import Finals, finding, trimming
 from syncline.actors.shapes.image import STEP_ROWS, Relations
-from syncline.actors.shapes.log import Page
+from syncline.actors.shapes.log import END_OF_TRANSACTION, Page
 from syncline.actors.shapes.messages import ReadPage
 from syncline.actors.shapes.paced import paced
 from syncline.actors.shapes.packing import Packing
@@ -34,7 +34,8 @@ class FinalPages:
 
     def needed(self, ask: ReadPage) -> bool:
         """Whether something has to be made final to answer. Raises GenerationGone."""
-        if ask.generation is None or ask.final_upto <= ask.after[0]:
+        # A transaction may be read in several pages, the last one there too.
+        if ask.generation is None or (ask.final_upto, END_OF_TRANSACTION) <= ask.after:
             return False
         return self._store.final_upto(ask.generation) < ask.final_upto
 
