@@ -166,6 +166,10 @@ class Table:
     required: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
 
+    def __hash__(self) -> int:
+        # Without the columns: it is looked up for every change.
+        return hash((self.id, self.name))
+
     @cached_property
     def held(self) -> tuple[str, ...]:
         """The columns that are not lacking."""

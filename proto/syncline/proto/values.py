@@ -35,6 +35,10 @@ class Relation:
     table: str
     columns: tuple[Column, ...]
 
+    def __hash__(self) -> int:
+        # Without the columns: it is looked up for every change.
+        return hash((self.id, self.table))
+
     @property
     def table_id(self) -> int:
         """The id of the relation that has all columns of the table."""
