@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ LOOK_EVERY_S = 0.2
 # So many transactions the last of all may be behind before the others wait for it.
 BEHIND_MAX = 500
 PACE_EVERY_S = 1.0
+# One that is so far behind, and has not moved, is not coming by itself (``NpmParty.nudge``).
+STUCK_BEHIND = 100
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 
 
@@ -184,19 +186,25 @@ class _Course:
     async def _pace(self) -> None:
         """All wait for who is far behind. Not for who does not answer: it is frozen, or gone."""
         held = False
+        before: dict[str, int] = {}
         while True:
             await asyncio.sleep(PACE_EVERY_S)  # how far they are is asked, nothing tells
-            there = [count for count in await self._ask_all("has") if count is not None]
-            behind = max(there, default=0) - min(there, default=0)
+            has = await self._ask("has", self._members)
+            most = max(has.values(), default=0)
+            behind = most - min(has.values(), default=most)
             if behind > BEHIND_MAX or held:
                 held = behind > BEHIND_MAX / 2
-                await self._ask_all("hold" if held else "go")
+                await self._ask("hold" if held else "go", self._members)
+            stuck = [name for name, count in has.items() if count < most - STUCK_BEHIND and count == before.get(name)]
+            await self._ask("nudge", [member for member in self._members if member.name in stuck])
+            before = has
 
-    async def _ask_all(self, name: str) -> list[Any]:
-        """What those say that answer at once."""
-        asked = [asyncio.wait_for(member.call(name), PACE_EVERY_S) for member in self._members]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+    async def _ask(self, name: str, members: Iterable[Member]) -> dict[str, Any]:
+        """What those say, by their names, that have something to say, and at once."""
+        there = {member.name: asyncio.wait_for(member.call(name), PACE_EVERY_S) for member in members}
+        answers = await asyncio.gather(*there.values(), return_exceptions=True)
+        said = zip(there, answers, strict=True)
+        return {who: answer for who, answer in said if answer is not None and not isinstance(answer, BaseException)}
 
     async def _drain(self, healed: float) -> None:
         nudged = healed
