@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 import time
@@ -35,12 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     parser.add_argument("--mutants", metavar="WORD", nargs="?", const="", help="rules to break, those with this word")
     options = parser.parse_args(arguments)
-    logging.disable(logging.CRITICAL)
+    _prepare()
     seeds = range(options.seed, options.seed + options.runs)
     with _side_by_side(options.jobs) as simulated:
         if options.mutants is not None:
             return _try_mutants(options.mutants, seeds, options.steps, simulated)
         return _try(seeds, options.steps, simulated, verbose=options.verbose)
+
+
+def _prepare() -> None:
+    """Of each process."""
+    logging.disable(logging.CRITICAL)
+    gc.set_threshold(50_000)  # a run is small, and its memory goes with it
 
 
 def _try(seeds: range, steps: int, simulated: Simulated, *, verbose: bool) -> int:
@@ -72,7 +79,7 @@ def _side_by_side(jobs: int) -> Iterator[Simulated]:
     if jobs == 1:
         yield map
         return
-    with ProcessPoolExecutor(jobs, initializer=logging.disable) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_prepare) as pool:
 
         def simulated(function: Callable[[int], Result], seeds: Iterable[int]) -> Iterator[Result]:
             ahead: deque[Future[Result]] = deque()

@@ -37,6 +37,7 @@ from syncline.actors.postgres.transaction import TransactionHead
 from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import format_tag
+from syncline.proto.values import POSTGRES_ORIGIN
 
 
 class Sessions:
@@ -72,9 +73,13 @@ class Sessions:
         """The newest of ``writes`` to a row beats what the device was shown of it."""
         name, tag = shown.device.name, writes[-1].tag
         there = self._postgres.row_at(key, shown.lsn).state
+        direct = max((other for other in there.tags if other.origin == POSTGRES_ORIGIN), default=None)
         for column in range(len(writes[-1].row)):
             modified = any(write.modified[column] for write in writes if write.tag == tag)
             holder = there.column_tag(column)
+            if direct is not None and holder.origin == POSTGRES_ORIGIN:
+                # It may count as of a later time than it was written at; who has seen it counts as later still.
+                holder = min(holder, direct)
             if modified and there.row is not None and holder >= tag:
                 self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
 
