@@ -18,7 +18,8 @@ of a shape, or those that heal) say of no column by whom it was written: the dev
 Postgres may hold a later one. Nor do they say what a row was when it was deleted, which stays for another. What is of a
 table that the device had not when it wrote comes back by its rows, later than its place in the stream: meanwhile it
 counts as on its way. A row that a refused transaction and later ones name comes with the last of them. And that
-somebody has written the value that was there already is not to be seen in the stream.
+somebody has written the value that was there already is not to be seen in the stream, nor as of when a row counts that
+was written and deleted in one transaction.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from itertools import pairwise
 from typing import Any
 
 from tests.sim.device import SimDevice
-from tests.sim.postgres import SimPostgres
+from tests.sim.postgres import SimPostgres, Version
 from tests.sim.schema import RELATIONS, TIED, RowKey, own_on_device
 from tests.sim.shown import Shown, named
 
@@ -179,13 +180,18 @@ class Sessions:
             return "TRUNCATE leaves nothing that a row could come back with"
         if self.undated(shown, key):
             return "an image does not say who wrote a column"
+        if any(map(_undated_end, self._versions(key, shown.lsn))):
+            return "a row that is gone does not say as of when it was written"
         if self._written_again(shown, key, expected):
             return "the value that was there has been written again, which nobody sees"
         return None
 
+    def _versions(self, key: RowKey, lsn: int) -> list[Version]:
+        return [version for version in self._postgres.versions.get(key, ()) if version.lsn <= lsn]
+
     def _written_again(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
         """Whether what is otherwise than ``expected`` are columns that have been written without being changed."""
-        versions = [one for one in self._postgres.versions.get(key, ()) if one.lsn <= shown.lsn]
+        versions = self._versions(key, shown.lsn)
         row = shown.rows.get(key)
         if row is None or expected is None:
             return False
@@ -225,6 +231,14 @@ class Sessions:
         if op["op"] == "U" and not {column for column, said in enumerate(op["modified"]) if said} <= changed:
             said = op["modified"]
             self._report(f"{head.author} says it has changed {said} of {named(key)}, it has {sorted(changed)}")
+
+
+def _undated_end(version: Version) -> bool:
+    """Whether the row has been written and deleted by somebody whose clock was further ahead than the bound: the time
+    of his transaction is told, and of rows that are there what they count as of."""
+    author = version.writer
+    tags = version.state.column_tags
+    return version.row is None and any(tag.origin == author.origin and tag.ms < author.ms for tag in tags)
 
 
 def _after(key: RowKey, state: RowState, writes: Iterable[RowWrite]) -> RowState:

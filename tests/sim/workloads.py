@@ -88,10 +88,7 @@ def device_writes(rng: random.Random, writer: str, number: int) -> tuple[list[St
     if kind < 0.35:
         # Of all writers and times another number.
         value = number * 10 + ord(writer[-1]) % 10
-        one, other = PAIRS[rng.randrange(2)]
-        statements = [_upsert("projects", one, value), _upsert("places", other, value)]
-        rng.shuffle(statements)
-        return statements, Remembered()
+        return _both(rng, PAIRS[rng.randrange(2)], value), Remembered()
     if kind < 0.42:
         table = rng.choice(list(COUNTED))
         element = special("set", table, rng.randrange(3))
@@ -103,6 +100,19 @@ def device_writes(rng: random.Random, writer: str, number: int) -> tuple[list[St
         sql = "INSERT INTO projects (id, note) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET note = excluded.note"
         statements.append((sql, (*_args(HOT), next(texts))))
     return statements, Remembered()
+
+
+def _both(rng: random.Random, keys: tuple[RowKey, RowKey], value: int) -> list[Statement]:
+    """A pair, of which both rows are here or neither is: who knows only one of them beats others in that one."""
+    rows = list(zip(("projects", "places"), keys, strict=True))
+    rng.shuffle(rows)
+    (first, key), (then, other) = rows
+    alike = f"(SELECT count(*) FROM {first} WHERE {_is(first)}) = (SELECT count(*) FROM {then} WHERE {_is(then)})"
+    done = f"EXISTS (SELECT 1 FROM {first} WHERE {_is(first)} AND rank = ?)"
+    return [
+        _upsert(first, key, value, alike, (*_args(key), *_args(other))),
+        _upsert(then, other, value, done, (*_args(key), value)),
+    ]
 
 
 def _brief(rng: random.Random, text: str) -> Statement:
@@ -143,12 +153,16 @@ def _marks(table: str) -> str:
     return "?, ?" if table == "places" else "?"
 
 
-def _upsert(table: str, key: RowKey, rank: int) -> Statement:
+def _is(table: str) -> str:
+    return f"({_names(table)}) = ({_marks(table)})"
+
+
+def _upsert(table: str, key: RowKey, rank: int, where: str = "true", args: tuple[Any, ...] = ()) -> Statement:
     sql = (
-        f"INSERT INTO {table} ({_names(table)}, rank) VALUES ({_marks(table)}, ?) "
+        f"INSERT INTO {table} ({_names(table)}, rank) SELECT {_marks(table)}, ? WHERE {where} "
         f"ON CONFLICT ({_names(table)}) DO UPDATE SET rank = excluded.rank"
     )
-    return sql, (*_args(key), rank)
+    return sql, (*_args(key), rank, *args)
 
 
 def _insert(table: str, key: RowKey, name: str) -> Statement:
@@ -157,11 +171,11 @@ def _insert(table: str, key: RowKey, name: str) -> Statement:
 
 
 def _update(table: str, key: RowKey, name: str) -> Statement:
-    return f"UPDATE {table} SET name = ? WHERE ({_names(table)}) = ({_marks(table)})", (name, *_args(key))
+    return f"UPDATE {table} SET name = ? WHERE {_is(table)}", (name, *_args(key))
 
 
 def _delete(table: str, key: RowKey) -> Statement:
-    return f"DELETE FROM {table} WHERE ({_names(table)}) = ({_marks(table)})", _args(key)
+    return f"DELETE FROM {table} WHERE {_is(table)}", _args(key)
 
 
 def _statement(rng: random.Random, texts: Any) -> Statement:
