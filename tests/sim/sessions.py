@@ -19,7 +19,8 @@ Postgres may hold a later one. Nor do they say what a row was when it was delete
 table that the device had not when it wrote comes back by its rows, later than its place in the stream: meanwhile it
 counts as on its way. A row that a refused transaction and later ones name comes with the last of them. And that
 somebody has written the value that was there already is not to be seen in the stream, nor as of when a row counts that
-was written and deleted in one transaction.
+was written and deleted in one transaction. A delete that is shown undone, for a row that refers to what it has deleted,
+stays so when that row goes.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.sim.shown import Shown, named
 from syncline.actors.postgres.transaction import TransactionHead
 from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
-from syncline.proto.tags import format_tag
+from syncline.proto.tags import Tag, format_tag
 from syncline.proto.values import POSTGRES_ORIGIN
 
 
@@ -56,6 +57,8 @@ class Sessions:
         # By device the transactions that were on their way when rows came as they are.
         self._met_image: dict[str, set[int]] = {}
         self._on_the_way: dict[str, list[int]] = {}
+        # By device and row its delete that is shown undone, for another row that refers to it.
+        self._undone: dict[tuple[str, RowKey], Tag] = {}
 
     def wrote(self, shown: Shown, ms: int) -> None:
         """The device has committed a transaction of ``ms``."""
@@ -131,7 +134,10 @@ class Sessions:
         state = _after(key, version.state, later)
         expected = None if state.row is None else own_on_device(key[0], state.row)
         row = shown.rows.get(key)
-        if row == expected or (expected is None and self.keeps(shown, key, state)):
+        if row == expected:
+            return
+        if expected is None and self.keeps(shown, key, state):
+            self._undone[name, key] = writes[-1].tag
             return
         reason = self._excuse(shown, key, writes, expected)
         if reason is None:
@@ -178,6 +184,8 @@ class Sessions:
         if there.row is None and there.tombstone is None and key in self._postgres.versions:
             # The device was told what was there, and Postgres does not know it when the write comes.
             return "TRUNCATE leaves nothing that a row could come back with"
+        if expected is None and self._undone.get((name, key)) == writes[-1].tag:
+            return "its delete has been undone for a row that went later"
         if self.undated(shown, key):
             return "an image does not say who wrote a column"
         if any(map(_undated_end, self._versions(key, shown.lsn))):
