@@ -26,7 +26,7 @@ from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
 from syncline.proto.events import AdditionalData, GonesEnded, RepairEnded, ShapeDataEnded
-from syncline.proto.values import FINAL_MS
+from syncline.proto.values import FINAL_MS, Insert, Transaction, Update
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -302,7 +302,7 @@ class SimDevice:
             for answer in answers:
                 link.send(answer)
             for event in grouped(events, connection._relations):
-                if _is_image(event):
+                if _is_image(event, self.name):
                     self._watch.imaged(self)
                 leaving = self._tables_of(event.subscription_ids) if isinstance(event, GonesEnded) else ()
                 at_once(connection._handle(event))
@@ -394,8 +394,18 @@ class SimDevice:
         self._watch.report(f"{self.name} was refused {subscription.spec}: {code} {message}")
 
 
-def _is_image(event: object) -> bool:
-    """Whether it brings rows as they are, which does not say by which writes."""
+def _is_image(event: object, name: str) -> bool:
+    """Whether it brings rows as they are, which does not say by which writes: also with the echo of what the device of
+    this ``name`` wrote, by when others have written the row."""
     if isinstance(event, TransactionBatch):
-        return any(transaction.commit_ms == FINAL_MS for transaction in event.transactions)
+        return any(
+            transaction.commit_ms == FINAL_MS or (transaction.origin == name and _has_rows_of_others(transaction))
+            for transaction in event.transactions
+        )
     return isinstance(event, ShapeDataEnded | RepairEnded | AdditionalData)
+
+
+def _has_rows_of_others(transaction: Transaction) -> bool:
+    own = f"{transaction.origin}@"
+    rows = (change for change in transaction.changes if isinstance(change, Insert | Update) and change.tags)
+    return any(not tag.startswith(own) for row in rows for tag in row.tags[:1])
