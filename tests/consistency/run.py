@@ -184,18 +184,19 @@ class _Course:
                 self._events.flush()
 
     async def _pace(self) -> None:
-        """All wait for who is far behind. Not for who does not answer: it is frozen, or gone."""
+        """All wait for who is far behind; who does not answer, frozen or gone, is where he was when he did."""
         held = False
         before: dict[str, int] = {}
         while True:
             await asyncio.sleep(PACE_EVERY_S)  # how far they are is asked, nothing tells
-            has = await self._ask("has", self._members)
+            answered = await self._ask("has", self._members)
+            has = {**before, **answered}
             most = max(has.values(), default=0)
             behind = most - min(has.values(), default=most)
             if behind > BEHIND_MAX or held:
                 held = behind > BEHIND_MAX / 2
                 await self._ask("hold" if held else "go", self._members)
-            stuck = [name for name, count in has.items() if count < most - STUCK_BEHIND and count == before.get(name)]
+            stuck = {name for name, at in answered.items() if at < most - STUCK_BEHIND and at == before.get(name)}
             await self._ask("nudge", [member for member in self._members if member.name in stuck])
             before = has
 
