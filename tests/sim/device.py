@@ -406,6 +406,7 @@ def _is_image(event: object, name: str) -> bool:
 
 
 def _has_rows_of_others(transaction: Transaction) -> bool:
+    """As they were later than the transaction left them: nothing of it is among their tags."""
     own = f"{transaction.origin}@"
     rows = (change for change in transaction.changes if isinstance(change, Insert | Update) and change.tags)
-    return any(not tag.startswith(own) for row in rows for tag in row.tags[:1])
+    return any(not any(tag.startswith(own) for tag in row.tags) for row in rows)

@@ -188,7 +188,8 @@ class Sessions:
             return "its delete has been undone for a row that went later"
         if self.undated(shown, key):
             return "an image does not say who wrote a column"
-        if any(map(_undated_end, self._versions(key, shown.lsn))):
+        since = min(self._written_at.get((name, ms), 0) for ms in left)
+        if any(_undated_end(version) for version in self._versions(key, shown.lsn) if version.lsn > since):
             return "a row that is gone does not say as of when it was written"
         if self._written_again(shown, key, expected):
             return "the value that was there has been written again, which nobody sees"
