@@ -87,6 +87,30 @@ async def test_a_delete_that_saw_everything_deletes_and_a_write_that_did_not_kno
     assert await s.rows("points") == [("1", "A", "C")]
 
 
+async def test_an_insert_where_there_is_no_row_begins_anew_although_its_authors_clock_is_behind(s: Scene) -> None:
+    await all_applied(
+        s,
+        written("a", 500, s.insert("points", "1", "x0", "y0")),
+        written("b", 510, s.delete("points", "1", "x0", "y0", seen=["b@510", "a@500"])),
+        written("d", 40, s.insert("points", "1", "x1", "y1")),
+    )
+    assert await s.rows("points") == [("1", "x1", "y1")]
+    await all_applied(s, written("c", 200, s.update("points", "1", "x0", "C", changed=[2], seen=["a@500"])))
+    assert await s.rows("points") == [("1", "x1", "C")]
+
+
+async def test_what_direct_sql_counts_as_of_is_one_thing_and_when_it_wrote_another(s: Scene) -> None:
+    """Its newest write was at 6, its clock has gone back: it had written at 7, in one column over a device at 9."""
+    tags = "SELECT electric.overlaid($1, 6, $2, '{NULL, 20, 20, 10}', '0/10', false)"
+    held = ["postgres_1@7", "a@9", "postgres_1@5@9", "a@3"]
+    assert await s.connection.fetchval(tags, held, [None, 6, 7, 6]) == [
+        *("postgres_1@6@7", "postgres_1@6@9", "postgres_1@6@9", "a@3")
+    ]
+    stamped = "SELECT electric.stamp('b', 8, '{a@4, postgres_1@6@9}', $1)"
+    for seen, ms in (("postgres_1@6", 10), ("postgres_1@5", 8), ("a@9", 8)):
+        assert await s.connection.fetchval(stamped, f'["{seen}"]') == ms
+
+
 async def _now(s: Scene) -> str:
     """The tag of what direct SQL has just committed, in a millisecond of its own."""
     await s.connection.execute("SELECT pg_sleep(0.002)")

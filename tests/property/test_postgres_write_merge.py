@@ -25,7 +25,7 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import TransactionHead
 from syncline.proto.merge import RowState, RowWrite, apply_direct, apply_write, unrecorded
-from syncline.proto.tags import UNRECORDED, Tag, format_tags, parse_tags
+from syncline.proto.tags import Tag, format_tags, parse_tags
 from syncline.proto.values import Column, Delete, Relation, Row, Update
 
 SCHEMA = """
@@ -146,11 +146,10 @@ def _bytes(cells: Iterable[str | None]) -> Row:
 
 def _tellable(existed: bool, history: History) -> History:
     """``history`` without what the database cannot know: when direct SQL inserted a row of which there was no record,
-    or one that it has written again since. So the one is of moment 0, the other is written again at the same moment and
-    inserted no earlier than the one before it was deleted, and devices do not insert what nobody but direct SQL has
-    written."""
+    or one that it has written again since, nor that its own clock went back and forth. So the one is of moment 0, the
+    other is written again at the same moment, and devices do not insert what nobody but direct SQL has written."""
     told: History = []
-    alive, recorded, updated, born_ms, deleted_ms = existed, False, False, None, 0
+    alive, recorded, updated, born_ms, direct_ms = existed, False, False, None, 0
     for step in history:
         if isinstance(step, DeviceTransaction):
             if updated and not recorded:
@@ -159,18 +158,18 @@ def _tellable(existed: bool, history: History) -> History:
             # Of a delete of what is not there nothing is recorded.
             recorded |= alive or any(op.kind != "delete" for op in step.operations)
             born_ms = None
-        elif step.deletes:
-            step = step if born_ms is None else replace(step, ms=born_ms)
-            deleted_ms = max(deleted_ms, step.ms)
-            recorded, alive, born_ms = recorded or alive, False, None
-        elif alive:
-            updated = True
-            step = step if born_ms is None else replace(step, ms=born_ms)
-        elif recorded:
-            step = replace(step, ms=max(step.ms, deleted_ms))
-            alive, born_ms = True, step.ms
         else:
-            alive, step = True, replace(step, ms=0)
+            if not alive and not recorded:
+                direct_ms = 0
+            elif born_ms is None:
+                direct_ms = max(direct_ms, step.ms)
+            step = replace(step, ms=direct_ms)
+            if step.deletes:
+                recorded, alive, born_ms = recorded or alive, False, None
+            elif alive:
+                updated = True
+            else:
+                alive, born_ms = True, direct_ms if recorded else None
         told.append(step)
         if isinstance(step, DeviceTransaction):
             alive = _expected_alive(existed, told)
@@ -314,32 +313,39 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
     relid, key_text = s.relids[table], f'["{key}"]'
     row = await s.connection.fetchrow(f"SELECT {columns} FROM {table} WHERE id = $1", key)
     shadow = await s.connection.fetchrow(
-        "SELECT tags, column_tags, at_lsn - '0/0' AS at_lsn FROM electric.shadow WHERE relid = $1 AND key = $2",
+        "SELECT tags, column_tags FROM electric.shadow WHERE relid = $1 AND key = $2",
         *(relid, key_text),
     )
+    # A delete of what direct SQL had deleted leaves its entry as it is.
     past = await s.connection.fetchrow(
-        "SELECT column_ms, column_lsn, \"row\" FROM electric.direct WHERE relid = $1 AND key = $2 AND lsn - '0/0' > $3",
-        *(relid, key_text, shadow["at_lsn"] if shadow else 0),
+        """SELECT d."row", electric.overlaid(
+            coalesce(s.column_tags, array_fill('postgres_1@0'::text, ARRAY[cardinality(d.column_ms)])),
+            d.ms, d.column_ms, d.column_lsn, s.at_lsn, s.tags = '{}') AS column_tags
+        FROM electric.direct d LEFT JOIN electric.shadow s USING (relid, key)
+        WHERE d.relid = $1 AND d.key = $2 AND (s.at_lsn IS NULL OR d.lsn > s.at_lsn)""",
+        *(relid, key_text),
     )
     grave = await s.connection.fetchval(
         'SELECT "row" FROM electric.tombstones WHERE relid = $1 AND key = $2', relid, key_text
     )
     tags = parse_tags(shadow["tags"] if shadow else ())
-    column_tags = [tag for text in (shadow["column_tags"] if shadow else ()) for tag in parse_tags([text])]
-    if past is not None:  # a delete of what direct SQL had deleted leaves its entry as it is
+    if past is not None:
         tags, grave = frozenset(), past["row"]
-        known = column_tags or [UNRECORDED] * len(past["column_ms"])
-        since = int(shadow["at_lsn"]) if shadow else 0
-        column_tags = [
-            tag if ms is None or lsn <= since else Tag("postgres_1", ms)
-            for tag, ms, lsn in zip(known, past["column_ms"], past["column_lsn"], strict=True)
-        ]
+    column_tags = (past or shadow or {"column_tags": ()})["column_tags"]
     return RowState(
         None if row is None else _bytes(row),
         tags,
-        tuple(column_tags),
+        tuple(map(_column_tag, column_tags)),
         None if grave is None else _bytes(grave),
     )
+
+
+def _column_tag(text: str) -> Tag:
+    (tag,) = parse_tags([text])
+    if not tag.origin.startswith("postgres_1@"):
+        return tag
+    (written,) = parse_tags([tag.origin])
+    return Tag(written.origin, tag.ms, written.ms)
 
 
 def _same(expected: RowState, stored: RowState, width: int) -> None:

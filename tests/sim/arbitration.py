@@ -4,8 +4,8 @@ A second account of what came of them, which does not use the rules of the produ
 devices wrote through the WAL, and remembers of each column the tag that holds it. A device's write with a smaller one
 changes nothing, any other changes what it says, and no operation changes anything else; what direct SQL writes stands,
 as of its commit or of what it has overwritten. A row is there as long as it has a tag that no operation had observed;
-one that comes back has the values it was deleted with. So all replicas see the values of a column in one order, and no
-write is lost but to a later one.
+one that comes back has the values it was deleted with, one that is inserted where there is none those of the insert. So
+all replicas see the values of a column in one order, and no write is lost but to a later one, or to a delete.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Arbiter:
         changed = {column for column, cell in enumerate(row) if old is None or cell != old[column]}
         for column in _with_tied(key, changed):
             before = account.held_by.get(column, UNRECORDED)
-            account.held_by[column] = Tag(tag.origin, max(tag.ms, before.ms))  # that one it has overwritten
+            account.held_by[column] = tag if before.ms <= tag.ms else Tag(tag.origin, before.ms, tag.ms)
         account.alive, account.cells, account.tags = True, list(row), {tag}
 
     # --- devices ------------------------------------------------------------------------------------------------------
@@ -108,6 +108,8 @@ class Arbiter:
             account.alive = bool(account.tags)
             return
         account.tags.add(tag)
+        if write.kind == "insert" and not account.alive:  # what was deleted is no matter
+            account.cells, account.held_by = list(write.row), {}
         if not account.cells:
             account.cells = list(write.row)
         account.alive = True
@@ -139,12 +141,7 @@ def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
 def _as_of(write: RowWrite, account: Account) -> Tag:
     """No earlier than what its author knew, whatever the clocks said."""
     origin = write.tag.origin
-    direct = any(tag.origin == POSTGRES_ORIGIN and _seen(tag, write) for tag in account.tags)
-    known = [
-        tag
-        for tag in (*account.tags, *account.held_by.values())
-        if _seen(tag, write) or (direct and tag.origin == POSTGRES_ORIGIN)
-    ]
+    known = [tag for tag in (*account.tags, *account.held_by.values()) if _seen(tag, write)]
     return Tag(origin, max([write.tag.ms, *(tag.ms + (tag.origin != origin) for tag in known)]))
 
 
@@ -154,4 +151,4 @@ def _seen(tag: Tag, write: RowWrite) -> bool:
         return True
     if tag == UNRECORDED and any(seen.origin != write.tag.origin for seen in write.observed):
         return True
-    return any(seen.origin == tag.origin and seen.ms >= tag.ms for seen in write.observed)
+    return any(seen.origin == tag.origin and seen.ms >= tag.seen_ms for seen in write.observed)

@@ -30,8 +30,8 @@ TAG: Final = re.compile(r"[^\x00-\x1f\x7f]{1,64}@[0-9]{1,18}")
 def check_client_id(client_id: str) -> None:
     if not client_id or len(client_id) > CLIENT_ID_CHARS_MAX or not client_id.isprintable():
         raise invalid(f"a client id is 1 to {CLIENT_ID_CHARS_MAX} printable characters")
-    if client_id == POSTGRES_ORIGIN:
-        raise invalid(f"{POSTGRES_ORIGIN} is not the id of a device")
+    if client_id == POSTGRES_ORIGIN or client_id.startswith(f"{POSTGRES_ORIGIN}@"):  # which tags of Postgres begin with
+        raise invalid(f"{client_id} is not the id of a device")
 
 
 def check_ids(what: str, ids: Iterable[str]) -> None:

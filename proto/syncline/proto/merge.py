@@ -3,15 +3,18 @@
 A row is an observed-remove element: it exists as long as it has tags (module ``tags``). Each of its columns is a
 register that the write with the largest tag wins; columns that a constraint ties together are one register, so that two
 writes each valid alone never make a row that is not. A compensation is a write that modifies no column: it only leaves
-its tag, so that a parent which a new child refers to stays, or comes back with the values it had.
+its tag, so that a parent which a new child refers to stays, or comes back with the values it had. An insert where there
+is no row begins anew: the row is as its author wrote it. He may have seen that it was deleted, which an insert cannot
+say, and his clock may be behind.
 
 **Time.** A write counts as of its device's clock, but never as much later than the server's clock when it arrives
 (the caller sees to that), and always as later than what its author had seen (``tags.stamp``).
 
 **The server** (``apply_write``) keeps tags per row and per column, and the values of deleted rows (the tombstone), from
-which a write that had not seen the delete revives them. Writes that did not see each other may be applied in any order
-and any number of times with the same result; writes of one origin arrive in order. A write by direct SQL
-(``apply_direct``) has seen everything that is there, and what it wrote is what the row holds.
+which an update that had not seen the delete revives them. Writes that did not see each other may be applied in any
+order, but for an insert and what was written and deleted without it, and any number of times with the same result;
+writes of one origin arrive in order. A write by direct SQL (``apply_direct``) has seen everything that is there, and
+what it wrote is what the row holds.
 
 **A device** (``merge_incoming``) keeps no tag per column. It has writes of its own that the server has not echoed, and
 a row comes in as the server resolved it without them. It predicts what the server will make of the two together; the
@@ -118,12 +121,12 @@ Tied: TypeAlias = Sequence[Sequence[int]]
 def apply_write(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
     """The row after ``write``."""
     seen = Seen(write.observed, write.tag.origin)
-    # In columns it may count as of a later time than its tag says (``apply_direct``).
-    direct = any(other.origin == POSTGRES_ORIGIN and seen.covers(other) for other in state.tags)
-    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags), direct=direct)
+    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags))
     tags = observe(state.tags, seen, None if write.kind == "delete" else tag)
     if not tags:
         return RowState(None, tags, state.column_tags, state.row if state.row is not None else state.tombstone)
+    if state.row is None and write.kind == "insert":
+        return RowState(write.row, tags, (tag,) * len(write.row))
     base = state.row if state.row is not None else state.tombstone
     if base is None:
         base = write.row
@@ -144,15 +147,24 @@ def apply_direct(
     deleted. ``ms``: the time of its commit, by the clock by which devices' times are bounded.
 
     It has overwritten what stood there. So in a column it counts as of no earlier time than that, for the bound is not
-    without some allowance: else a third write could be earlier than the one and later than the other.
+    without some allowance: else a third write could be earlier than the one and later than the other. Who has seen it
+    is another question, and told by ``ms``.
     """
-    if kind == "delete":
-        return RowState(None, frozenset(), state.column_tags, row)
+    tag = Tag(POSTGRES_ORIGIN, ms)
     column_tags = [state.column_tag(column) for column in range(len(row))]
+    for column, before in enumerate(column_tags):
+        if before.origin == POSTGRES_ORIGIN and before.seen_ms > ms:  # its clock has gone back
+            column_tags[column] = _over(before, tag)
+    if kind == "delete":
+        return RowState(None, frozenset(), tuple(column_tags), row)
     for register in _registers((True,) * len(row) if kind == "insert" else modified, tied):
         for column in register:
-            column_tags[column] = Tag(POSTGRES_ORIGIN, max(ms, column_tags[column].ms))
-    return RowState(row, frozenset((Tag(POSTGRES_ORIGIN, ms),)), tuple(column_tags))
+            column_tags[column] = _over(column_tags[column], tag)
+    return RowState(row, frozenset((tag,)), tuple(column_tags))
+
+
+def _over(before: Tag, tag: Tag) -> Tag:
+    return tag if before.ms <= tag.ms else Tag(tag.origin, before.ms, tag.ms)
 
 
 def _registers(modified: tuple[bool, ...], tied: Tied) -> Iterable[Sequence[int]]:

@@ -32,10 +32,20 @@ _MS_DIGITS_MAX: Final = 18
 @total_ordering
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A write: by ``origin`` (a device's id or the Postgres origin) at ``ms``, milliseconds since the epoch."""
+    """A write: by ``origin`` (a device's id or the Postgres origin) at ``ms``, milliseconds since the epoch.
+
+    ``written_ms``: when it was written, where it counts as of a later time (``merge.apply_direct``). Whoever has seen
+    Postgres' writes up to then has seen it.
+    """
 
     origin: str
     ms: int
+    written_ms: int | None = None
+
+    @property
+    def seen_ms(self) -> int:
+        """What one has to have seen of ``origin`` to have seen it."""
+        return self.ms if self.written_ms is None else self.written_ms
 
     def __lt__(self, other: Tag) -> bool:
         return self._rank < other._rank
@@ -84,9 +94,9 @@ class Seen:
 
     def covers(self, tag: Tag) -> bool:
         """Whether the writer knew of ``tag``."""
-        if tag.origin == self._origin or tag.ms <= self._upto.get(tag.origin, -1):
+        if tag.origin == self._origin or tag.seen_ms <= self._upto.get(tag.origin, -1):
             return True
-        return tag == UNRECORDED and self._anything
+        return self._anything and (tag.origin, tag.seen_ms) == (UNRECORDED.origin, UNRECORDED.ms)
 
 
 def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]:
@@ -95,12 +105,11 @@ def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]
     return kept if new is None else kept | {new}
 
 
-def stamp(tag: Tag, seen: Seen, known: Iterable[Tag], *, direct: bool = False) -> Tag:
+def stamp(tag: Tag, seen: Seen, known: Iterable[Tag]) -> Tag:
     """``tag`` as it counts among those ``known`` of a row: later than every one that its author had ``seen``, whatever
-    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten.
-    ``direct``: the author has seen the newest write of Postgres itself, and so all of them, whatever their times."""
+    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten."""
     ms = tag.ms
     for other in known:
-        if seen.covers(other) or (direct and other.origin == POSTGRES_ORIGIN):
+        if seen.covers(other):
             ms = max(ms, other.ms + (other.origin != tag.origin))
     return tag if ms == tag.ms else Tag(tag.origin, ms)

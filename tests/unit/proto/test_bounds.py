@@ -79,7 +79,7 @@ def test_client_ids_of_printable_characters_pass(client_id: str) -> None:
     assert authenticated_as(client_id) == client_id
 
 
-@pytest.mark.parametrize("client_id", ["x" * 65, "a\x00", "a\nb", "\u202ea", "postgres_1"])
+@pytest.mark.parametrize("client_id", ["x" * 65, "a\x00", "a\nb", "\u202ea", "postgres_1", "postgres_1@5"])
 def test_other_client_ids_are_refused(client_id: str) -> None:
     with pytest.raises(ProtocolError, match=r"device|client id"):
         authenticated_as(client_id)

@@ -281,3 +281,37 @@ def test_direct_sql_is_no_earlier_than_what_it_has_overwritten() -> None:
     assert apply_write(state, apart).row == (b"k", b"sql")
     knowing = RowWrite("update", (b"k", b"knowing"), (False, True), Tag("slow", 1_500), state.tags)
     assert apply_write(state, knowing).row == (b"k", b"knowing")
+
+
+def test_who_has_seen_direct_sql_writes_later_than_it_whoever_has_written_the_row_since() -> None:
+    """Direct SQL at 1,400 over a device that was ahead, at 2,000. Two devices have seen it and write a column each."""
+    ahead = Tag("ahead", 2_000)
+    state = RowState((b"k", b"x0", b"y0"), frozenset({ahead}), (ahead,) * 3)
+    state = apply_direct(state, "update", (b"k", b"x1", b"y1"), (False, True, True), ms=1_400)
+    one = RowWrite("update", (b"k", b"x2", b"y1"), (False, True, False), Tag("one", 1_500), state.tags)
+    other = RowWrite("update", (b"k", b"x1", b"y2"), (False, False, True), Tag("other", 1_600), state.tags)
+    assert apply_write(apply_write(state, one), other).row == (b"k", b"x2", b"y2")
+    assert apply_write(apply_write(state, other), one).row == (b"k", b"x2", b"y2")
+
+
+def test_an_insert_where_there_is_no_row_begins_anew_although_the_clock_of_its_author_is_behind() -> None:
+    """He has seen what was there, and that it was deleted, by himself or by others, and cannot say so."""
+    base = (b"k", b"x0")
+    for deleted in (
+        delete("B@150", base, "B@150 A@500"),
+        delete("A@510", base, "A@510"),
+        delete("C@30", base, "A@500"),
+    ):
+        state = apply(RowState(), insert("A@500", base), deleted)
+        assert state.row is None
+        again = apply(state, insert("B@40", (b"k", b"x1")))
+        assert again.row == (b"k", b"x1")
+        late = update("D@200", (b"k", b"xd"), base, "D@200 A@500")
+        assert apply(again, late).row == (b"k", b"xd"), "a later write that has not seen it"
+
+
+def test_who_has_seen_the_newest_write_of_direct_sql_has_seen_all_although_the_clock_of_postgres_went_back() -> None:
+    state = apply_direct(alive((b"k", b"x0", b"y0")), "update", (b"k", b"x1", b"y0"), (False, True, False), ms=700)
+    state = apply_direct(state, "update", (b"k", b"x1", b"y1"), (False, False, True), ms=600)
+    write = RowWrite("update", (b"k", b"x2", b"y1"), (False, True, False), Tag("slow", 650), state.tags)
+    assert apply_write(state, write).row == (b"k", b"x2", b"y1")

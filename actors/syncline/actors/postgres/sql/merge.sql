@@ -132,14 +132,10 @@ BEGIN
             IF past_lsn IS NOT NULL AND past_row IS NULL THEN
                 tags_now := ARRAY['postgres_1@' || past_ms];
                 -- Of a row that direct SQL has inserted and updated since, it is not known when the other columns came.
-                IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed)
-                    OR sy_op = 'I' AND NOT known
-                THEN
-                    column_tags_now := electric.overlaid(
-                        column_tags_now, array_fill(past_ms, ARRAY[%WIDTH%]), '{}', NULL, 'postgres_1@0');
-                END IF;
                 column_tags_now := electric.overlaid(
-                    column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0');
+                    column_tags_now, past_ms, past_column_ms, past_column_lsn, entry_lsn,
+                    known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed)
+                    OR sy_op = 'I' AND NOT known);
             ELSIF known AND past_lsn IS NULL AND truncated_lsn IS NULL AND entry_tags <> '{}' THEN
                 tags_now := entry_tags;  -- a trigger's doing, or the table was written anew
             ELSIF known OR past_lsn IS NOT NULL OR sy_op = 'I' THEN
@@ -162,19 +158,16 @@ BEGIN
                 END IF;
                 tags_now := ARRAY['postgres_1@' || born_ms];
                 column_tags_now := electric.overlaid(
-                    electric.overlaid(column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0'),
-                    array_fill(born_ms, ARRAY[%WIDTH%]), '{}', NULL, 'postgres_1@0');
+                    electric.overlaid(column_tags_now, past_ms, past_column_ms, past_column_lsn, entry_lsn, false),
+                    born_ms, '{}', '{}', NULL, true);
             END IF;
         ELSE
             tags_now := '{}'::text[];
             IF past_lsn IS NOT NULL THEN
-                IF known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed) THEN
-                    -- Direct SQL had inserted it again, it is not known when, nor that the author has seen that.
-                    column_tags_now := electric.overlaid(
-                        column_tags_now, array_fill(past_ms, ARRAY[%WIDTH%]), '{}', NULL, 'postgres_1@0');
-                END IF;
+                -- Direct SQL may have inserted it again, it is not known when, nor that the author has seen that.
                 column_tags_now := electric.overlaid(
-                    column_tags_now, past_column_ms, past_column_lsn, entry_lsn, 'postgres_1@0');
+                    column_tags_now, past_ms, past_column_ms, past_column_lsn, entry_lsn,
+                    known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed));
                 sy_grave := past_row;
             END IF;
             IF sy_op <> 'I' AND absorbed IS NOT NULL AND sy_grave IS NULL
@@ -183,7 +176,9 @@ BEGIN
             THEN
                 RETURN jsonb_build_object('gone', '%RELID% ' || sy_row_key);
             END IF;
-            IF known AND entry_tags = '{}' AND past_lsn IS NULL AND truncated_lsn IS NULL AND sy_op <> 'D' THEN
+            IF sy_op = 'I' THEN
+                sy_grave := NULL;  -- it begins anew
+            ELSIF known AND entry_tags = '{}' AND past_lsn IS NULL AND truncated_lsn IS NULL AND sy_op <> 'D' THEN
                 SELECT b."row" INTO sy_grave FROM electric.tombstones b WHERE b.relid = %RELID% AND b.key = sy_row_key;
             END IF;
         END IF;
@@ -201,9 +196,7 @@ BEGIN
         tags_now := electric.unobserved(tags_now, observed, origin);
     END IF;
     IF latest IS NOT TRUE THEN
-        sy_ms := electric.stamp(origin, sy_ms, tags_before || column_tags_now, observed, EXISTS (
-            SELECT FROM unnest(tags_before) AS t (tag)
-            WHERE left(t.tag, 11) = 'postgres_1@' AND electric.covers(observed, origin, t.tag)));
+        sy_ms := electric.stamp(origin, sy_ms, tags_before || column_tags_now, observed);
         tag := origin || '@' || sy_ms;
     END IF;
 
@@ -232,6 +225,9 @@ BEGIN
         tags_now := tags_now || tag;
         IF sy_op NOT IN ('I', 'U') THEN
             sy_wins := array_fill(false, ARRAY[%WIDTH%]);
+        ELSIF sy_op = 'I' AND NOT sy_alive THEN
+            sy_wins := ARRAY[%CHANGED%];
+            column_tags_now := array_fill(tag, ARRAY[%WIDTH%]);
         ELSIF latest THEN
             sy_wins := ARRAY[%CHANGED%];
             %TIED%

@@ -1,5 +1,6 @@
 -- The rules of syncline.proto.tags and syncline.proto.merge, as far as one row's tags are concerned, for the merge functions
--- (merge.sql). A tag is the text origin@ms.
+-- (merge.sql). A tag is the text origin@ms; of a column, where direct SQL counts as of a later time than that at which it
+-- wrote, postgres_1@written@ms. No device's id begins with postgres_1@.
 
 -- Whether a write tagged (origin, ms) beats the tag that holds a column. The later wins; at the same millisecond
 -- Postgres wins over devices, then the larger origin in byte order. A write never loses to its own tag.
@@ -7,18 +8,16 @@ CREATE OR REPLACE FUNCTION electric.beats(origin text, ms bigint, holder text) R
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     holder_ms bigint := split_part(holder, '@', -1)::bigint;
-    holder_origin text;
 BEGIN
     IF holder IS NULL OR ms > holder_ms THEN
         RETURN true;
     ELSIF ms < holder_ms THEN
         RETURN false;
     END IF;
-    holder_origin := left(holder, -length(split_part(holder, '@', -1)) - 1);
-    IF holder_origin = 'postgres_1' OR origin = 'postgres_1' THEN
+    IF holder LIKE 'postgres\_1@%' OR origin = 'postgres_1' THEN
         RETURN origin = 'postgres_1';
     END IF;
-    RETURN origin COLLATE "C" >= holder_origin COLLATE "C";
+    RETURN origin COLLATE "C" >= left(holder, -length(holder_ms::text) - 1) COLLATE "C";
 END
 $$;
 
@@ -55,11 +54,9 @@ BEGIN
 END
 $$;
 
--- The time as of which a write of origin at ms counts, among the tags known of a row: later than every one of them that
--- it had observed, whatever the clocks said; than all of direct SQL if it had observed the newest one, which "direct" says.
-CREATE OR REPLACE FUNCTION electric.stamp(
-    origin text, ms bigint, known text[], observed jsonb, direct boolean
-) RETURNS bigint
+-- The time as of which a write of origin at ms counts, among the tags known of a row and of its columns: later than every
+-- one of them that it had observed, whatever the clocks said.
+CREATE OR REPLACE FUNCTION electric.stamp(origin text, ms bigint, known text[], observed jsonb) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     tag text;
@@ -73,7 +70,9 @@ BEGIN
         END IF;
         before := tag;
         tag_ms := split_part(tag, '@', -1)::bigint;
-        IF tag_ms >= stamped AND (direct AND tag LIKE 'postgres\_1@%' OR electric.covers(observed, origin, tag)) THEN
+        IF tag_ms >= stamped AND electric.covers(observed, origin, CASE
+            WHEN tag LIKE 'postgres\_1@%@%' THEN left(tag, -length(tag_ms::text) - 1) ELSE tag END)
+        THEN
             stamped := tag_ms + (left(tag, -length(tag_ms::text) - 1) <> origin)::integer;
         END IF;
     END LOOP;
@@ -90,18 +89,25 @@ SELECT EXISTS (
     WHERE seen LIKE 'postgres\_1@%' AND split_part(seen, '@', -1)::bigint > extract(epoch FROM since) * 1000)
 $$;
 
--- Column tags with what direct SQL has changed, as far as it did behind the position "since". It has overwritten what stood
--- there, and counts as of no earlier time than that. "otherwise" is for columns that nothing is known of.
+-- Column tags with what direct SQL has changed, as far as it did behind the position "since", or with "everywhere" in all
+-- columns. It has overwritten what stood there, and counts as of no earlier time than that. "past_ms": of its newest write
+-- to the row. Whoever has seen that has seen them all, also if the clock has gone back meanwhile.
 CREATE OR REPLACE FUNCTION electric.overlaid(
-    column_tags text[], column_ms bigint[], column_lsn bigint[], since pg_lsn, otherwise text
+    column_tags text[], past_ms bigint, column_ms bigint[], column_lsn bigint[], since pg_lsn, everywhere boolean
 ) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-SELECT array_agg(coalesce(
-    CASE WHEN o.ms IS NOT NULL AND (since IS NULL OR o.lsn IS NULL OR o.lsn > since - '0/0') THEN
-        'postgres_1@' || greatest(o.ms, split_part(c.tag, '@', -1)::bigint) END, c.tag, otherwise)
-    ORDER BY c.place)
-FROM unnest(column_tags) WITH ORDINALITY AS c (tag, place)
-LEFT JOIN unnest(column_ms, column_lsn) WITH ORDINALITY AS o (ms, lsn, place) USING (place)
+SELECT array_agg(CASE
+    WHEN w.ms IS NULL THEN c.tag
+    WHEN w.ms < w.as_of_ms THEN 'postgres_1@' || w.ms || '@' || w.as_of_ms
+    ELSE 'postgres_1@' || w.ms END ORDER BY c.place)
+FROM (SELECT coalesce(t.tag, 'postgres_1@0') AS tag, t.place FROM unnest(column_tags) WITH ORDINALITY AS t (tag, place)) AS c
+LEFT JOIN unnest(column_ms, column_lsn) WITH ORDINALITY AS o (ms, lsn, place)
+    ON o.place = c.place AND (since IS NULL OR o.lsn IS NULL OR o.lsn > since - '0/0')
+CROSS JOIN LATERAL (SELECT
+    CASE WHEN everywhere THEN past_ms
+         WHEN o.ms IS NOT NULL THEN least(o.ms, past_ms)
+         WHEN c.tag LIKE 'postgres\_1@%' THEN least(split_part(c.tag, '@', 2)::bigint, past_ms) END,
+    greatest(o.ms, split_part(c.tag, '@', -1)::bigint)) AS w (ms, as_of_ms)
 $$;
 
 -- The tags of a row without a record, for a delete by origin. Records go when they are kept_ms old and their authors have been
