@@ -30,14 +30,14 @@ Simulated: TypeAlias = Callable[[Callable[[int], Result], Iterable[int]], Iterat
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description="Simulated runs of service and devices.")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; each further run has the next one")
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--runs", type=int, help="as a rule 100; of a broken rule 400 at most")
     parser.add_argument("--steps", type=int, default=STEPS, help="actions in a run; there are faults in proportion")
     parser.add_argument("--jobs", type=int, default=1, help="processes that run at a time")
     parser.add_argument("--verbose", action="store_true", help="a line for each run")
     parser.add_argument("--mutants", metavar="WORD", nargs="?", const="", help="rules to break, those with this word")
     options = parser.parse_args(arguments)
     _prepare()
-    seeds = range(options.seed, options.seed + options.runs)
+    seeds = range(options.seed, options.seed + (options.runs or (100 if options.mutants is None else 400)))
     with _side_by_side(options.jobs) as simulated:
         if options.mutants is not None:
             return _try_mutants(options.mutants, seeds, options.steps, simulated)

@@ -154,8 +154,10 @@ def _(stack: ExitStack) -> None:
         tied = [write for write in pending if write.tag.ms == incoming.tag.ms]
         if not tied:
             return original(pending, incoming)  # type: ignore[no-any-return]
-        ms = incoming.tag.ms + (1 if tied[0].tag > incoming.tag else -1)
-        return original(pending, replace(incoming, tag=Tag(incoming.tag.origin, ms)))  # type: ignore[no-any-return]
+        moved = Tag(incoming.tag.origin, incoming.tag.ms + (1 if tied[0].tag > incoming.tag else -1))
+        tags = frozenset(moved if tag == incoming.tag else tag for tag in incoming.tags)
+        after: Merged = original(pending, replace(incoming, tag=moved, tags=tags))
+        return replace(after, tags=frozenset(incoming.tag if tag == moved else tag for tag in after.tags))
 
     everywhere(stack, merge_incoming, merge)
 
