@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -43,6 +44,7 @@ PENDING_MAX = 50
 READS_PER_WRITE = 0.3
 READS_PER_LOOK = 0.2
 REST_S = 0.05
+HELD_LOOK_S = 1.0
 TOLD_MAX = 60
 LEAST_PAUSE_S = 0.005
 # What it was late by before that is not made up for.
@@ -108,8 +110,8 @@ class Writing:
         await self.begun.wait()
         due = time.monotonic()
         while not self.stopped.is_set():
-            await self.free.wait()
             try:
+                await self._wait_for_others()
                 if await self._may_write():
                     await self._write()
                 if self._rng.random() < READS_PER_WRITE:
@@ -118,6 +120,13 @@ class Writing:
                 await self._recover()
             due = max(due + self._rng.expovariate(self._rate), time.monotonic() - LATE_S)
             await asyncio.sleep(max(due - time.monotonic(), LEAST_PAUSE_S))  # the party's pace
+
+    async def _wait_for_others(self) -> None:
+        """While it is held. Raises Lost: it may be itself who is waited for."""
+        while not self.free.is_set():
+            await self._party.counters()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.free.wait(), HELD_LOOK_S)
 
     async def _may_write(self) -> bool:
         pending = await self._party.pending()

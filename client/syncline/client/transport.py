@@ -171,7 +171,7 @@ def _unsent(connection: ClientConnection) -> int:
     size = bytearray(struct.calcsize("i"))
     try:
         fcntl.ioctl(connection.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
-    except OSError:
+    except (OSError, ValueError):  # it cannot, or the socket is closed
         return ours
     return ours + int.from_bytes(size, sys.byteorder)
 

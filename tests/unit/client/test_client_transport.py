@@ -155,6 +155,7 @@ async def test_what_a_peer_has_not_taken_is_counted_until_it_has() -> None:
             assert await connection.recv() == bytes(20 << 20)
             await sending
             assert _unsent(connection) == 0
+        assert _unsent(connection) == 0, "closed meanwhile"
 
 
 async def test_frames_that_come_in_place_of_an_answer_are_taken_and_none_is_lost() -> None:
