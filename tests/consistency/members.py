@@ -168,11 +168,11 @@ class Member:
     async def freeze(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT after so long."""
         pid = await self.device_pid()
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)  # that long is the fault
-        finally:
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):  # an npm device may be restarted just now
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(seconds)  # that long is the fault
+            finally:
                 os.kill(pid, signal.SIGCONT)
 
     async def end(self, how: int = signal.SIGKILL) -> None:
