@@ -99,10 +99,40 @@ async def test_an_insert_where_there_is_no_row_begins_anew_although_its_authors_
     assert await s.rows("points") == [("1", "x1", "C")]
 
 
+async def test_an_insert_that_leaves_columns_out_takes_their_defaults_and_nothing_of_what_was_deleted(
+    database: str,
+) -> None:
+    table = "CREATE TABLE wide (id text PRIMARY KEY, x text DEFAULT 'new', y text)"
+    async with scene(database, table, "wide") as s:
+        await all_applied(
+            s,
+            written("a", 500, s.insert("wide", "1", "x0", "y0")),
+            written("b", 510, s.delete("wide", "1", "x0", "y0", seen=["a@500"])),
+            written("c", 520, s.insert("wide", "1", None, "y1") | {"modified": [True, False, True]}),
+        )
+        assert await s.rows("wide") == [("1", "new", "y1")]
+
+
+async def test_direct_sql_in_a_column_that_was_added_meanwhile_has_its_time(s: Scene) -> None:
+    await all_applied(s, written("a", 100, s.insert("points", "1", "x0", "y0")))
+    await s.connection.execute("UPDATE electric.shadow SET column_tags = column_tags[1:2]")
+    await s.connection.execute("UPDATE points SET y = 'sql'")
+    await s.absorb("points", "1", 1_000, changed=[2])
+    xmin = await s.connection.fetchval("SELECT xmin::text FROM points")
+    late = written("b", 900, s.update("points", "1", "x0", "B", changed=[2], seen=["a@100"]))
+    assert [
+        result["status"] for result in await s.apply(late | {"absorbed": {"xmins": {xmin: 1_000}, "gone": []}})
+    ] == ["applied"]
+    assert await s.rows("points") == [("1", "x0", "sql")]
+
+
 async def test_what_direct_sql_counts_as_of_is_one_thing_and_when_it_wrote_another(s: Scene) -> None:
     """Its newest write was at 6, its clock has gone back: it had written at 7, in one column over a device at 9."""
     tags = "SELECT electric.overlaid($1, 6, $2, '{NULL, 20, 20, 10}', '0/10', false)"
     held = ["postgres_1@7", "a@9", "postgres_1@5@9", "a@3"]
+    assert await s.connection.fetchval(tags, ["a@9", "a@6", *held[2:]], [None] * 4) == [
+        *("postgres_1@6@9", "a@6", "postgres_1@5@9", "a@3")
+    ]
     assert await s.connection.fetchval(tags, held, [None, 6, 7, 6]) == [
         *("postgres_1@6@7", "postgres_1@6@9", "postgres_1@6@9", "a@3")
     ]

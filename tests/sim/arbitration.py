@@ -30,12 +30,14 @@ AHEAD_MS_MAX = 1_000
 
 @dataclass(slots=True)
 class Account:
-    """Of a row. ``cells``: what it holds, or held when it was deleted; empty when that is not known."""
+    """Of a row. ``cells``: what it holds, or held when it was deleted; empty when that is not known. ``direct_ms``: of
+    direct SQL, if that wrote it last."""
 
     alive: bool = False
     cells: list[Cell] = field(default_factory=list)
     held_by: dict[int, Tag] = field(default_factory=dict)
     tags: set[Tag] = field(default_factory=set)
+    direct_ms: int | None = None
 
 
 class Arbiter:
@@ -81,6 +83,7 @@ class Arbiter:
             elif isinstance(change, Delete):
                 account = self._accounts[change.relation_id, RELATIONS[change.relation_id].key_of(change.old_row)]
                 account.alive, account.cells, account.tags = False, list(change.old_row), set()
+                account.direct_ms = tag.ms
 
     @staticmethod
     def _wrote(account: Account, key: RowKey, row: Row, old: Row | None, tag: Tag) -> None:
@@ -88,7 +91,7 @@ class Arbiter:
         for column in _with_tied(key, changed):
             before = account.held_by.get(column, UNRECORDED)
             account.held_by[column] = tag if before.ms <= tag.ms else Tag(tag.origin, before.ms, tag.ms)
-        account.alive, account.cells, account.tags = True, list(row), {tag}
+        account.alive, account.cells, account.tags, account.direct_ms = True, list(row), {tag}, tag.ms
 
     # --- devices ------------------------------------------------------------------------------------------------------
 
@@ -102,6 +105,11 @@ class Arbiter:
             if not self._is_referred_to(key, int(commit.head.lsn)):
                 yield f"at {int(commit.head.lsn)} {named(key)} is kept for those that refer to it, and nobody does"
             return
+        if account.direct_ms is not None:  # whoever has seen that has seen all that is there
+            for column, held in account.held_by.items():
+                if held.ms > account.direct_ms:
+                    account.held_by[column] = Tag(POSTGRES_ORIGIN, held.ms, min(account.direct_ms, _written_ms(held)))
+            account.direct_ms = None
         tag = _as_of(write, account)
         account.tags = {other for other in account.tags if not _seen(other, write)}
         if write.kind == "delete":
@@ -138,6 +146,10 @@ def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
     return {column for register in _registers(key, columns) for column in register}
 
 
+def _written_ms(held: Tag) -> int:
+    return held.ms if held.written_ms is None else held.written_ms
+
+
 def _as_of(write: RowWrite, account: Account) -> Tag:
     """No earlier than what its author knew, whatever the clocks said."""
     origin = write.tag.origin
@@ -151,4 +163,4 @@ def _seen(tag: Tag, write: RowWrite) -> bool:
         return True
     if tag == UNRECORDED and any(seen.origin != write.tag.origin for seen in write.observed):
         return True
-    return any(seen.origin == tag.origin and seen.ms >= tag.seen_ms for seen in write.observed)
+    return any(seen.origin == tag.origin and seen.ms >= _written_ms(tag) for seen in write.observed)

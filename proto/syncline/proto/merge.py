@@ -27,7 +27,7 @@ Both are plain functions of one row, and the oracle for the SQL that applies dev
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from syncline.proto.errors import misuse
@@ -57,13 +57,14 @@ class RowState:
     """What the server knows of one key. ``row`` None: no such row now.
 
     ``column_tags``: one per column, or fewer where nothing is recorded for the rest. ``tombstone``: the values the row
-    had when it was last deleted; None while it lives.
+    had when it was last deleted; None while it lives. ``direct_ms``: of Postgres' own write, where that was the last.
     """
 
     row: Row | None = None
     tags: frozenset[Tag] = frozenset()
     column_tags: tuple[Tag, ...] = ()
     tombstone: Row | None = None
+    direct_ms: int | None = None
 
     def column_tag(self, column: int) -> Tag:
         return self.column_tags[column] if column < len(self.column_tags) else UNRECORDED
@@ -121,6 +122,8 @@ Tied: TypeAlias = Sequence[Sequence[int]]
 def apply_write(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
     """The row after ``write``."""
     seen = Seen(write.observed, write.tag.origin)
+    if state.direct_ms is not None:
+        state = replace(state, column_tags=_known_to_direct(state.column_tags, state.direct_ms))
     tag = stamp(write.tag, seen, (*state.tags, *state.column_tags))
     tags = observe(state.tags, seen, None if write.kind == "delete" else tag)
     if not tags:
@@ -151,20 +154,19 @@ def apply_direct(
     is another question, and told by ``ms``.
     """
     tag = Tag(POSTGRES_ORIGIN, ms)
-    column_tags = [state.column_tag(column) for column in range(len(row))]
-    for column, before in enumerate(column_tags):
-        if before.origin == POSTGRES_ORIGIN and before.seen_ms > ms:  # its clock has gone back
-            column_tags[column] = _over(before, tag)
     if kind == "delete":
-        return RowState(None, frozenset(), tuple(column_tags), row)
+        return RowState(None, frozenset(), _known_to_direct(state.column_tags, ms), row)
+    column_tags = [state.column_tag(column) for column in range(len(row))]
     for register in _registers((True,) * len(row) if kind == "insert" else modified, tied):
         for column in register:
-            column_tags[column] = _over(column_tags[column], tag)
-    return RowState(row, frozenset((tag,)), tuple(column_tags))
+            before = column_tags[column]
+            column_tags[column] = tag if before.ms <= ms else Tag(POSTGRES_ORIGIN, before.ms, ms)
+    return RowState(row, frozenset((tag,)), tuple(column_tags), direct_ms=ms)
 
 
-def _over(before: Tag, tag: Tag) -> Tag:
-    return tag if before.ms <= tag.ms else Tag(tag.origin, before.ms, tag.ms)
+def _known_to_direct(column_tags: Iterable[Tag], ms: int) -> tuple[Tag, ...]:
+    """What Postgres' write at ``ms`` had seen, so has whoever has seen that, also what counts as of a later time."""
+    return tuple(tag if tag.seen_ms <= ms else Tag(POSTGRES_ORIGIN, tag.ms, ms) for tag in column_tags)
 
 
 def _registers(modified: tuple[bool, ...], tied: Tied) -> Iterable[Sequence[int]]:

@@ -123,7 +123,7 @@ def test_example_6_a_write_of_postgres_outranks_a_device_whose_clock_runs_ahead(
     # It says 350, and counts as of 299, when it came.
     state = apply(alive((b"k", b"1")), update("B@299", (b"k", b"b"), (b"k", b"1"), "B@350 P@100"))
     after = apply_direct(state, "update", (b"k", b"p"), (False, True), ms=300)
-    assert after == RowState((b"k", b"p"), tags("P@300"), (tag("P@100"), tag("P@300")))
+    assert after == RowState((b"k", b"p"), tags("P@300"), (tag("P@100"), tag("P@300")), direct_ms=300)
     unaware = update("C@290", (b"k", b"c"), (b"k", b"1"), "C@290 P@100")
     assert apply(after, unaware).row == (b"k", b"p")
 
@@ -286,8 +286,11 @@ def test_direct_sql_is_no_earlier_than_what_it_has_overwritten() -> None:
 def test_who_has_seen_direct_sql_writes_later_than_it_whoever_has_written_the_row_since() -> None:
     """Direct SQL at 1,400 over a device that was ahead, at 2,000. Two devices have seen it and write a column each."""
     ahead = Tag("ahead", 2_000)
-    state = RowState((b"k", b"x0", b"y0"), frozenset({ahead}), (ahead,) * 3)
-    state = apply_direct(state, "update", (b"k", b"x1", b"y1"), (False, True, True), ms=1_400)
+    before = RowState((b"k", b"x0", b"y0"), frozenset({ahead}), (ahead,) * 3)
+    slow = RowWrite("update", (b"k", b"x1", b"y2"), (False, False, True), Tag("slow", 1_500), tags("P@1400"))
+    only_x = apply_direct(before, "update", (b"k", b"x1", b"y0"), (False, True, False), ms=1_400)
+    assert apply_write(only_x, slow).row == (b"k", b"x1", b"y2"), "it had seen y, too"
+    state = apply_direct(before, "update", (b"k", b"x1", b"y1"), (False, True, True), ms=1_400)
     one = RowWrite("update", (b"k", b"x2", b"y1"), (False, True, False), Tag("one", 1_500), state.tags)
     other = RowWrite("update", (b"k", b"x1", b"y2"), (False, False, True), Tag("other", 1_600), state.tags)
     assert apply_write(apply_write(state, one), other).row == (b"k", b"x2", b"y2")

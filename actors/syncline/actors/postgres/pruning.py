@@ -1,6 +1,6 @@
 """What is remembered of rows, and for how long.
 
-A row that devices deleted leaves a tombstone with its last image, and the tags of its columns, so that a write which
+A row that devices deleted leaves a tombstone with its last image, and the tags of its columns, so that an update which
 had not seen the delete can bring it back as it was; one that direct SQL deleted an entry of ``electric.direct``. Those
 grow with every delete and hold what people wanted gone. They are removed after ``deleted_kept_s``. A write that has not
 seen the delete and comes even later still brings the row back, with what it carries itself

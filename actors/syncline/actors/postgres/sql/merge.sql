@@ -123,11 +123,9 @@ BEGIN
                 truncated_lsn := NULL;
             END IF;
         END IF;
-        IF known THEN
-            column_tags_now := entry_column_tags;
-        ELSE
-            column_tags_now := array_fill('postgres_1@0'::text, ARRAY[%WIDTH%]);
-        END IF;
+        -- Of columns that have been added since the entry was made it says nothing.
+        column_tags_now := coalesce(entry_column_tags, '{}')
+            || array_fill('postgres_1@0'::text, ARRAY[greatest(%WIDTH% - coalesce(cardinality(entry_column_tags), 0), 0)]);
         IF sy_alive THEN
             IF past_lsn IS NOT NULL AND past_row IS NULL THEN
                 tags_now := ARRAY['postgres_1@' || past_ms];
@@ -368,7 +366,7 @@ BEGIN
             format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed,
             -- What an insert leaves out takes its default.
             CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
-                'CASE WHEN sy_op = ''I'' AND sy_grave IS NULL AND (sy_modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
+                'CASE WHEN sy_op = ''I'' AND (sy_modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
                 d.i - 1, pg_get_expr(f.adbin, f.adrelid))
             END AS revived
         FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)

@@ -91,7 +91,7 @@ $$;
 
 -- Column tags with what direct SQL has changed, as far as it did behind the position "since", or with "everywhere" in all
 -- columns. It has overwritten what stood there, and counts as of no earlier time than that. "past_ms": of its newest write
--- to the row. Whoever has seen that has seen them all, also if the clock has gone back meanwhile.
+-- to the row. That had seen all of it, and so has whoever has seen that write, also what counts as of a later time.
 CREATE OR REPLACE FUNCTION electric.overlaid(
     column_tags text[], past_ms bigint, column_ms bigint[], column_lsn bigint[], since pg_lsn, everywhere boolean
 ) RETURNS text[]
@@ -106,7 +106,8 @@ LEFT JOIN unnest(column_ms, column_lsn) WITH ORDINALITY AS o (ms, lsn, place)
 CROSS JOIN LATERAL (SELECT
     CASE WHEN everywhere THEN past_ms
          WHEN o.ms IS NOT NULL THEN least(o.ms, past_ms)
-         WHEN c.tag LIKE 'postgres\_1@%' THEN least(split_part(c.tag, '@', 2)::bigint, past_ms) END,
+         WHEN c.tag LIKE 'postgres\_1@%' THEN least(split_part(c.tag, '@', 2)::bigint, past_ms)
+         WHEN split_part(c.tag, '@', -1)::bigint > past_ms THEN past_ms END,
     greatest(o.ms, split_part(c.tag, '@', -1)::bigint)) AS w (ms, as_of_ms)
 $$;
 
