@@ -122,9 +122,9 @@ class Writing:
             await asyncio.sleep(max(due - time.monotonic(), LEAST_PAUSE_S))  # the party's pace
 
     async def _wait_for_others(self) -> None:
-        """While it is held. Raises Lost: it may be itself who is waited for."""
+        """While it is held. Raises Lost. It may be itself who is waited for, and find that only when it looks."""
         while not self.free.is_set():
-            await self._party.counters()
+            await self.read()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.free.wait(), HELD_LOOK_S)
 

@@ -34,8 +34,9 @@ LOOK_EVERY_S = 0.2
 # So many transactions the last of all may be behind before the others wait for it.
 BEHIND_MAX = 500
 PACE_EVERY_S = 1.0
-# One that is so far behind, and has not moved, is not coming by itself (``NpmParty.nudge``).
+# One that is so far behind, and has not moved in so many looks, is not coming by itself (``NpmParty.nudge``).
 STUCK_BEHIND = 100
+STUCK_LOOKS = 3
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 
 
@@ -187,6 +188,7 @@ class _Course:
         """All wait for who is far behind; who does not answer, frozen or gone, is where he was when he did."""
         held = False
         before: dict[str, int] = {}
+        still: dict[str, int] = {}
         while True:
             await asyncio.sleep(PACE_EVERY_S)  # how far they are is asked, nothing tells
             answered = await self._ask("has", self._members)
@@ -196,8 +198,10 @@ class _Course:
             if behind > BEHIND_MAX or held:
                 held = behind > BEHIND_MAX / 2
                 await self._ask("hold" if held else "go", self._members)
-            stuck = {name for name, at in answered.items() if at < most - STUCK_BEHIND and at == before.get(name)}
-            await self._ask("nudge", [member for member in self._members if member.name in stuck])
+            stuck = {name for name, at in has.items() if at < most - STUCK_BEHIND and at == before.get(name)}
+            still = {name: still.get(name, 0) + 1 for name in stuck}
+            nudged = {name for name in stuck & answered.keys() if still[name] % STUCK_LOOKS == 0}
+            await self._ask("nudge", [member for member in self._members if member.name in nudged])
             before = has
 
     async def _ask(self, name: str, members: Iterable[Member]) -> dict[str, Any]:
