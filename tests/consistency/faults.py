@@ -92,15 +92,15 @@ async def _until_writing(device: Member) -> None:
 async def pause(scene: Scene) -> None:
     """SIGSTOP of the service or of devices, and SIGCONT seconds later."""
     seconds = scene.rng.uniform(1, 8)
-    scene.fired["pause"] += 1
     if scene.rng.random() < 0.5:
         os.kill(scene.service.pid, signal.SIGSTOP)
         try:
             await asyncio.sleep(seconds)  # that long is the fault
         finally:
             os.kill(scene.service.pid, signal.SIGCONT)
+        scene.fired["pause"] += 1
     else:
-        await asyncio.gather(*(device.freeze(seconds) for device in scene.some(0.3)))
+        scene.fired["pause"] += any(await asyncio.gather(*(device.freeze(seconds) for device in scene.some(0.3))))
 
 
 async def cut(scene: Scene) -> None:

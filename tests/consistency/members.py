@@ -165,15 +165,19 @@ class Member:
             await self.start()
             await self.begin()
 
-    async def freeze(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so long."""
+    async def freeze(self, seconds: float) -> bool:
+        """SIGSTOP, and SIGCONT after so long. False if there was nobody to be frozen."""
         pid = await self.device_pid()
-        with contextlib.suppress(ProcessLookupError):  # an npm device may be restarted just now
+        try:
             os.kill(pid, signal.SIGSTOP)
-            try:
-                await asyncio.sleep(seconds)  # that long is the fault
-            finally:
+        except ProcessLookupError:
+            return False  # an npm device that is being restarted just now
+        try:
+            await asyncio.sleep(seconds)  # that long is the fault
+        finally:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+        return True
 
     async def end(self, how: int = signal.SIGKILL) -> None:
         if self._process is None:

@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--mutants", metavar="WORD", nargs="?", const="", help="rules to break, those with this word")
     options = parser.parse_args(arguments)
     _prepare()
-    seeds = range(options.seed, options.seed + (options.runs or (100 if options.mutants is None else 400)))
+    usual = 100 if options.mutants is None else 400
+    seeds = range(options.seed, options.seed + (usual if options.runs is None else options.runs))
     with _side_by_side(options.jobs) as simulated:
         if options.mutants is not None:
             return _try_mutants(options.mutants, seeds, options.steps, simulated)

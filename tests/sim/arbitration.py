@@ -108,7 +108,7 @@ class Arbiter:
         if account.direct_ms is not None:  # whoever has seen that has seen all that is there
             for column, held in account.held_by.items():
                 if held.ms > account.direct_ms:
-                    account.held_by[column] = Tag(POSTGRES_ORIGIN, held.ms, min(account.direct_ms, _written_ms(held)))
+                    account.held_by[column] = Tag(POSTGRES_ORIGIN, held.ms, min(account.direct_ms, held.seen_ms))
             account.direct_ms = None
         tag = _as_of(write, account)
         account.tags = {other for other in account.tags if not _seen(other, write)}
@@ -146,10 +146,6 @@ def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
     return {column for register in _registers(key, columns) for column in register}
 
 
-def _written_ms(held: Tag) -> int:
-    return held.ms if held.written_ms is None else held.written_ms
-
-
 def _as_of(write: RowWrite, account: Account) -> Tag:
     """No earlier than what its author knew, whatever the clocks said."""
     origin = write.tag.origin
@@ -163,4 +159,4 @@ def _seen(tag: Tag, write: RowWrite) -> bool:
         return True
     if tag == UNRECORDED and any(seen.origin != write.tag.origin for seen in write.observed):
         return True
-    return any(seen.origin == tag.origin and seen.ms >= _written_ms(tag) for seen in write.observed)
+    return any(seen.origin == tag.origin and seen.ms >= tag.seen_ms for seen in write.observed)
