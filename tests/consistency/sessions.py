@@ -6,7 +6,7 @@ The counters of a snapshot say whose transactions it has (see ``histories``), so
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tests.consistency.evidence import Anomaly, Evidence
 from tests.consistency.histories import COMMITTED, Anew, Began, Ended, History, Read, Snapshot, Vector, vector
@@ -131,16 +131,36 @@ def monotonic_writes(evidence: Evidence) -> list[Anomaly]:
         refusals.setdefault(party, []).append(number)
     for history in evidence.histories:
         known: set[str] = set()
-        for read in history.reads():
+        for read, hidden in _reads_and_hidden(history):
             for party, (count, newest) in read.rows.get("journal", {}).items():
                 if not isinstance(newest, int) or not isinstance(count, int) or party in known:
                     continue
-                refused = bisect_right(refusals.get(party, []), newest)
-                if not newest - refused <= count <= newest:
+                missing = bisect_right(refusals.get(party, []), newest) + (hidden if party == history.party else 0)
+                if not newest - missing <= count <= newest:
                     known.add(party)
                     text = f"{history.party} saw {count} journal rows of {party}, the newest {newest}"
                     found.append(Anomaly("monotonic writes", f"{text}, at {read.at:.3f}"))
     return found
+
+
+def _reads_and_hidden(history: History) -> Iterator[tuple[Read, int]]:
+    """With each snapshot how many transactions of its own the party may lack in it: such as it had committed when it
+    fetched everything anew, and that its first snapshot since does not show (`HIDING`)."""
+    written = hidden = 0
+    is_anew = False
+    for event in history:
+        match event:
+            case Ended(number=number, outcome=outcome) if outcome == COMMITTED:
+                written = number
+            case Anew():
+                is_anew = history.kind == HIDING
+            case Read(rows=rows):
+                if is_anew:
+                    count, _ = rows.get("journal", {}).get(history.party, (0, 0))
+                    hidden, is_anew = written - int(count or 0), False
+                yield event, hidden
+            case _:
+                pass
 
 
 def writes_follow_reads(evidence: Evidence) -> list[Anomaly]:

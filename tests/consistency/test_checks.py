@@ -128,6 +128,18 @@ def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> N
     assert complaints(sessions.monotonic_writes, ann, rejected={("bob", 2): "22P02"}) == []
 
 
+def test_what_the_npm_client_had_not_heard_of_when_it_started_over_may_be_a_gap_in_its_own_journal() -> None:
+    def started_over(journal: Rows, kind: str = "npm") -> History:
+        """With its third transaction not heard of."""
+        wrote_three = [*wrote(1), *wrote(2), *wrote(3), seen({"ann": 3, "bob": 3})]
+        return history("ann", *wrote_three, Anew(1.0), seen({"ann": 2}), *wrote(4), seen(journal=journal), kind=kind)
+
+    assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)})) == []
+    assert len(complaints(sessions.monotonic_writes, started_over({"ann": (2, 4)}))) == 1
+    assert len(complaints(sessions.monotonic_writes, started_over({"bob": (3, 4)}))) == 1
+    assert len(complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, kind="python"))) == 1
+
+
 def test_a_write_comes_after_what_its_author_had_read() -> None:
     bob = history("bob", seen({"cid": 5}), *wrote(1, saw={"cid": 6, "bob": 0}))
     assert complaints(sessions.writes_follow_reads, bob, history("ann", seen({"bob": 1, "cid": 6}))) == []
