@@ -27,6 +27,10 @@ alone = pytest.mark.parametrize("kinds", [("python",), ("npm",)], ids="+".join)
 in_pairs = pytest.mark.parametrize("kinds", [("python", "python"), ("npm", "npm"), ("python", "npm")], ids="+".join)
 
 TICK_S = 0.01
+_COLUMNS = """
+SELECT string_agg(quote_ident(c ->> 'name'), ', ' ORDER BY i)
+FROM electric.tables, jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i) WHERE table_name = $1
+"""
 
 
 class Device(Protocol):
@@ -140,7 +144,9 @@ class Scene:
         assert refused == [], refused
 
     async def rows(self, table: str) -> Rows:
-        return sorted((tuple(row) for row in await self.postgres.fetch(f'SELECT * FROM "{table}"')), key=repr)
+        """In the columns that devices have."""
+        columns = await self.postgres.fetchval(_COLUMNS, table)
+        return sorted((tuple(row) for row in await self.postgres.fetch(f'SELECT {columns} FROM "{table}"')), key=repr)
 
     async def rejections(self) -> Rows:
         """What Postgres has refused of any device, and why."""

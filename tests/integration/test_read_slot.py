@@ -140,11 +140,22 @@ async def test_a_publication_somebody_changed_is_put_right(app: asyncpg.Connecti
     assert await app.fetchval("SELECT relreplident FROM pg_class WHERE relname = 'items'") == b"f"
 
 
-async def test_a_publication_that_is_gone_is_made_again(app: asyncpg.Connection) -> None:
+@pytest.mark.parametrize(
+    "broken",
+    ["DROP PUBLICATION {0}", "DROP PUBLICATION {0}; CREATE PUBLICATION {0} WITH (publish_generated_columns = none)"],
+)
+async def test_a_publication_that_is_gone_or_made_by_somebody_is_made_again(
+    app: asyncpg.Connection, broken: str
+) -> None:
+    """Without the setting Postgres 18, which knows it first, refuses UPDATE where a table has a generated column."""
+    if app.get_server_version().major < 18:
+        broken = broken.replace(" WITH (publish_generated_columns = none)", "")
     whole = await published(app)
-    await app.execute(f"DROP PUBLICATION {PUBLICATION}")
+    await app.execute(broken.format(PUBLICATION))
+    await app.execute("ALTER TABLE items ADD computed int GENERATED ALWAYS AS (1) STORED")
     await ensure_publication(app, PUBLICATION)
     assert await published(app) == whole
+    await app.execute("INSERT INTO items (b, a) VALUES (1, 'new'); UPDATE items SET m = 'sad'")
 
 
 async def test_the_catalog_tells_columns_keys_types_and_labels(app: asyncpg.Connection) -> None:

@@ -33,6 +33,9 @@ CREATE INDEX by_half ON everything (t) WHERE b;
 """
 
 
+COMPUTED = "int GENERATED ALWAYS AS (id + 1) STORED"
+
+
 async def test_a_table_of_every_type_is_described_published_and_becomes_a_migration(database: str) -> None:
     async with scene(database, EVERY_TYPE) as s:
         done = await electrify(s.connection, "public.everything")
@@ -156,7 +159,17 @@ async def test_tables_that_refer_to_each_other_can_both_be_electrified(database:
         ("CREATE TABLE t (id int PRIMARY KEY) PARTITION BY HASH (id)", "t", "not an ordinary table"),
         ("CREATE UNLOGGED TABLE t (id int PRIMARY KEY)", "t", "unlogged"),
         ("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE)", "t", "deferrable"),
-        ("CREATE TABLE t (id int PRIMARY KEY, x int GENERATED ALWAYS AS (id + 1) STORED)", "t", "generated"),
+        (
+            f"CREATE TABLE t (id int, x {COMPUTED}, PRIMARY KEY (id, x))",
+            "t",
+            "keys of public.t have generated columns: x",
+        ),
+        (
+            f"CREATE TABLE p (id int PRIMARY KEY, x {COMPUTED} UNIQUE);"
+            "CREATE TABLE t (id int PRIMARY KEY REFERENCES p (x))",
+            "t",
+            "keys of public.t have generated columns: x",
+        ),
         ("CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY)", "app.t", "schema app"),
     ],
 )
@@ -167,6 +180,32 @@ async def test_what_cannot_be_synced_is_refused_with_its_reason(
         with pytest.raises(TableUnsupported, match=reason) as refused:
             await electrify(s.connection, table)
         assert refused.value.hint
+
+
+async def test_generated_columns_and_their_indexes_are_left_out_of_what_devices_are_told(database: str) -> None:
+    schema = (
+        "CREATE TABLE t (id int PRIMARY KEY, x numeric GENERATED ALWAYS AS (id / 3.0) STORED, y int, UNIQUE (x, y))"
+    )
+    async with scene(database, schema) as s:
+        description: dict[str, Any] = (await electrify(s.connection, "t")).description
+        assert [column["name"] for column in description["columns"]] == ["id", "y"]
+        assert description["indexes"] == []
+
+
+async def test_virtual_generated_columns_are_refused_since_their_rows_could_not_be_changed_any_more(
+    database: str,
+) -> None:
+    async with scene(database) as s:
+        if s.connection.get_server_version().major < 18:
+            pytest.skip("Postgres has virtual generated columns from 18 on")
+        await s.connection.execute("CREATE TABLE t (id int PRIMARY KEY, x int GENERATED ALWAYS AS (id + 1) VIRTUAL)")
+        with pytest.raises(TableUnsupported, match=r"virtual generated columns: x"):
+            await electrify(s.connection, "t")
+        await s.connection.execute(
+            "ALTER TABLE t REPLICA IDENTITY FULL; ALTER PUBLICATION electric_publication ADD TABLE t"
+        )
+        with pytest.raises(asyncpg.PostgresError, match="generated columns"):
+            await s.connection.execute("UPDATE t SET id = 2")
 
 
 async def test_a_database_without_our_schema_is_told_apart_from_a_missing_table(database: str) -> None:

@@ -37,6 +37,7 @@ STEPS: tuple[str, ...] = (
     "generated.sql",
     "xids.sql",
     "places.sql",
+    "computed.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "rules.sql",

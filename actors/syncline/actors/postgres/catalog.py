@@ -38,10 +38,10 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_agg(tied.names)::text FROM (
         SELECT array_agg(a.attname::text) AS names
         FROM (
-            SELECT k.oid, unnest(k.conkey) AS attnum FROM pg_constraint k
+            SELECT k.oid, unnest(electric.inputs(k.conrelid, k.conkey)) AS attnum FROM pg_constraint k
             WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
             UNION ALL
-            SELECT i.indexrelid, unnest(i.indkey::int2[]) FROM pg_index i
+            SELECT i.indexrelid, unnest(electric.inputs(i.indrelid, i.indkey::int2[])) FROM pg_index i
             WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
         ) AS c JOIN pg_attribute a ON a.attrelid = e.relid AND a.attnum = c.attnum
         GROUP BY c.oid HAVING count(*) > 1

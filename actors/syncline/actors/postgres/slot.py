@@ -46,6 +46,7 @@ FROM pg_replication_slots WHERE slot_name = $1
 
 _PUBLICATION = """
 SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS complete,
+       coalesce(to_jsonb(p) ->> 'pubgencols', 's') = 's' AS computed,  -- see computed.sql; from Postgres 18
        coalesce((SELECT array_agg(relid::regclass::text ORDER BY relid) FROM (
            SELECT relid FROM electric.tables
            UNION SELECT unnest(ARRAY['electric.clients', 'electric.migrations', 'electric.shadow']::regclass[])
@@ -195,6 +196,8 @@ async def ensure_publication(connection: asyncpg.Connection, name: str) -> None:
             await connection.execute(
                 f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
             )
+        if not row["computed"]:
+            await connection.execute(f"ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)")
         for table in row["missing"]:
             await connection.execute(f"ALTER PUBLICATION {publication} ADD TABLE {table}")
         for record in await connection.fetch(_IDENTITY):

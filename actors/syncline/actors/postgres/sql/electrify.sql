@@ -14,7 +14,15 @@ SELECT CASE code WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THE
     WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END
 $$;
 
--- What devices and server are told about a table. "pk" is the column's place in the primary key, from 1, or null.
+-- Those of the columns that are generated, by name; NULL: none is.
+CREATE OR REPLACE FUNCTION electric.generated_columns(target oid, numbers smallint[]) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+WHERE a.attrelid = target AND a.attnum = ANY (numbers) AND a.attgenerated <> ''
+$$;
+
+-- What devices and server are told about a table. "pk" is the column's place in the primary key, from 1, or null. Generated
+-- columns are Postgres' own.
 CREATE OR REPLACE FUNCTION electric.describe(target oid) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
 SELECT jsonb_build_object(
@@ -30,7 +38,7 @@ SELECT jsonb_build_object(
             'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid)
         ) ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
     ),
     'fks', coalesce((
         SELECT jsonb_agg(jsonb_build_object(
@@ -50,6 +58,7 @@ SELECT jsonb_build_object(
         ) ORDER BY ic.relname)
         FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
         WHERE i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
+          AND electric.generated_columns(c.oid, i.indkey::smallint[]) IS NULL
     ), '[]')
 )
 FROM pg_class c
@@ -119,18 +128,27 @@ BEGIN
 
     SELECT string_agg(format('%I (%s)', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum) INTO odd
     FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
-    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND y.typtype <> 'e'
+    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND y.typtype <> 'e'
       AND NOT (y.typname = ANY (supported) AND y.typnamespace = 'pg_catalog'::regnamespace);
     IF odd IS NOT NULL THEN
         RAISE EXCEPTION '% has columns of types that cannot be synced: %', rel.name, odd
             USING ERRCODE = 'feature_not_supported',
             HINT = 'Supported: ' || array_to_string(supported, ', ') || ' and enums.';
     END IF;
-    SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) INTO odd
-    FROM pg_attribute a WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> '';
+    SELECT string_agg(DISTINCT odds.names, ', ') INTO odd
+    FROM pg_constraint k
+    CROSS JOIN LATERAL (VALUES (electric.generated_columns(k.conrelid, k.conkey)),
+                               (electric.generated_columns(k.confrelid, k.confkey))) AS odds (names)
+    WHERE k.conrelid = target AND k.contype IN ('p', 'f');
     IF odd IS NOT NULL THEN
-        RAISE EXCEPTION '% has generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
-            HINT = 'Postgres does not replicate generated columns: keep them in a view.';
+        RAISE EXCEPTION 'keys of % have generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
+            HINT = 'Devices do not hold generated columns: make them ordinary ones, filled by a trigger.';
+    END IF;
+    SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) INTO odd
+    FROM pg_attribute a WHERE a.attrelid = target AND a.attgenerated = 'v';
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION '% has virtual generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
+            HINT = 'Postgres refuses to update or delete rows of a synced table with such columns: make them STORED.';
     END IF;
 
     SELECT string_agg(format('CALL electric.electrify(%L);', format('%I.%I', n.nspname, c.relname)), ' ' ORDER BY m.place),

@@ -66,6 +66,20 @@ WHERE f.contype = 'f' AND f.conrelid = target AND EXISTS (
         AND pk.conkey <@ f.confkey AND f.confkey <@ pk.conkey)
 $$;
 
+-- These columns of a table, and in place of generated ones what they are computed from.
+CREATE OR REPLACE FUNCTION electric.inputs(target oid, numbers smallint[]) RETURNS smallint[]
+LANGUAGE sql STABLE AS $$
+SELECT array_agg(DISTINCT input.attnum)
+FROM unnest(numbers) AS n (number)
+JOIN pg_attribute g ON g.attrelid = target AND g.attnum = n.number
+JOIN pg_attribute input ON input.attrelid = target AND input.attgenerated = '' AND (input.attnum = g.attnum OR EXISTS (
+    SELECT FROM pg_depend d
+    WHERE g.attgenerated <> '' AND d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.refobjsubid = input.attnum
+      AND (d.classid = 'pg_class'::regclass AND d.objid = target AND d.objsubid = g.attnum  -- until Postgres 14
+        OR d.classid = 'pg_attrdef'::regclass
+        AND d.objid = (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = target AND f.adnum = g.attnum))))
+$$;
+
 -- The columns that constraints tie together, by their places in the description: each set is one register, and those that
 -- have a column in common are one set. Columns of the primary key never change.
 CREATE OR REPLACE FUNCTION electric.tied_columns(target oid, description jsonb) RETURNS SETOF integer[]
@@ -83,7 +97,7 @@ BEGIN
             UNION ALL
             SELECT indexrelid, (indkey::smallint[])[0:indnkeyatts - 1] FROM pg_index WHERE indrelid = target AND indisunique
         ) AS tie
-        JOIN pg_attribute a ON a.attrelid = target AND a.attnum = ANY (tie.numbers)
+        JOIN pg_attribute a ON a.attrelid = target AND a.attnum = ANY (electric.inputs(target, tie.numbers))
         JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
             ON d.c ->> 'name' = a.attname AND d.c ->> 'pk' IS NULL
         GROUP BY tie.id HAVING count(DISTINCT d.i) > 1
