@@ -188,6 +188,11 @@ FAULTS: Mapping[str, Fault] = {
 }
 NAMES = ("none", *FAULTS, "all")
 
+CALM_S = (1.0, 5.0)
+# After some it is longer until they are at work again, and have something that can be broken: npm devices fetch
+# everything anew.
+CALM_AFTER_S: Mapping[str, tuple[float, float]] = {"slot-drop": (5.0, 15.0)}
+
 
 async def happen(scene: Scene, name: str) -> str:
     """One fault of that name, or any for ``all``; the name of what happened."""

@@ -18,7 +18,7 @@ from tests.conftest import server_under_test
 from tests.consistency import resender
 from tests.consistency.checks import Anomaly, Evidence, judge
 from tests.consistency.conflicts import conflicts
-from tests.consistency.faults import Scene, happen, missing
+from tests.consistency.faults import CALM_AFTER_S, CALM_S, Scene, happen, missing
 from tests.consistency.members import Member, PartyEnded, Place
 from tests.consistency.party import snapshot_of
 from tests.consistency.schema import SCHEMA, TABLES, first_rows, snapshot_sql
@@ -175,9 +175,10 @@ class _Course:
 
     async def _faults(self, until: float) -> None:
         """The last one is over when the run is: from then on everything drains."""
-        rng = self._scene.rng
+        name = "none"
         while (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, rng.uniform(1, 5)))  # as long as the draw says
+            calm_s = self._scene.rng.uniform(*CALM_AFTER_S.get(name, CALM_S))
+            await asyncio.sleep(min(left, calm_s))  # as long as the draw says
             if self._wanted.fault != "none":
                 at = time.time()
                 name = await happen(self._scene, self._wanted.fault)
