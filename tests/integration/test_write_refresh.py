@@ -148,11 +148,75 @@ async def test_what_is_violated_is_still_rejected_and_nothing_is_made_anew(datab
         assert await s.connection.fetchval(made, f"merge_{s.relids['ranges']}") == before
 
 
-async def test_a_table_that_lacks_a_column_keeps_its_function_and_is_held_for_the_operator(database: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE ranges DROP COLUMN low",
+        "ALTER TABLE ranges RENAME low TO lowest",
+        "ALTER TABLE ranges DROP COLUMN low, ADD COLUMN low int4 GENERATED ALWAYS AS (high - 1) STORED",
+    ],
+    ids=["dropped", "renamed", "generated"],
+)
+@pytest.mark.parametrize("how", ["at once", "refreshed", "all anew"])
+async def test_a_table_that_lacks_a_column_is_held_for_the_operator(database: str, change: str, how: str) -> None:
+    """Whatever has happened to its merge function meanwhile; and it goes on when the column is back."""
     async with scene(database, RANGES, "ranges") as s:
-        await s.connection.execute("ALTER TABLE ranges DROP COLUMN name")
-        update = s.update("ranges", "1", "1", "5", "r", changed=[1], seen=["postgres_1@0"])
-        assert await s.statuses(written("ann", 100, update)) == ["retry"]
+        await s.connection.execute(change)
+        if how == "refreshed":
+            await s.refresh()
+        elif how == "all anew":
+            await s.connection.execute("SELECT electric.generate_all()")
+        update = s.update("ranges", "1", "3", "9", "r", changed=[2], seen=["postgres_1@0"])
+        assert await s.statuses(written("ann", 200, update)) == ["retry"]
+        await s.connection.execute(
+            "ALTER TABLE ranges RENAME lowest TO low"
+            if "lowest" in change
+            else "ALTER TABLE ranges DROP COLUMN IF EXISTS low, ADD COLUMN low int4"
+        )
+        await s.refresh()
+        assert await s.statuses(written("ann", 200, update)) == ["applied"]
+        assert await s.connection.fetchval("SELECT high FROM ranges") == 9
+
+
+PARENT_LATER = "ALTER TABLE {} ADD COLUMN mother int4 REFERENCES parents ON DELETE CASCADE;"
+
+
+@pytest.mark.parametrize("child", ["children", "parents"])
+async def test_a_foreign_key_over_a_column_that_came_later_keeps_the_parent(database: str, child: str) -> None:
+    """Devices do not have the column, and the row is referred to all the same."""
+    async with scene(database, PARENTS + CHILDREN, "parents", "children") as s:
+        await s.connection.execute(PARENT_LATER.format(child))
+        await s.connection.execute(f"UPDATE {child} SET mother = 1")
+        assert await s.refresh()
+        write = s.update("children", "1", "1", changed=[1], seen=["postgres_1@0"])
+        assert await s.statuses(written("bob", 90, write)) == ["applied"]
+        assert await delete_parent(s) == ["applied"]
+        assert len(await s.rows("parents")) == 2
+        await s.connection.execute(f"UPDATE {child} SET mother = NULL")
+        gone = s.delete("parents", "1", seen=["postgres_1@0", "ann@100"])
+        assert await s.statuses(written("ann", 300, gone)) == ["applied"]
+        assert len(await s.rows("parents")) == 1
+
+
+async def test_a_composite_key_of_which_one_column_came_later_is_asked_about_whole(database: str) -> None:
+    rooms = (
+        "CREATE TABLE rooms (house int4, number int4, PRIMARY KEY (house, number)); INSERT INTO rooms VALUES (1, 1);"
+    )
+    beds = "CREATE TABLE beds (id int4 PRIMARY KEY, house int4); INSERT INTO beds VALUES (1, 1);"
+    async with scene(database, rooms + beds, "rooms", "beds") as s:
+        await s.connection.execute(
+            "ALTER TABLE beds ADD COLUMN number int4, ADD FOREIGN KEY (house, number) REFERENCES rooms"
+        )
+        assert await s.statuses(written("ann", 100, s.delete("rooms", "1", "1", seen=["postgres_1@0"]))) == ["applied"]
+        assert await s.rows("rooms") == []
+
+
+async def test_other_tables_can_be_electrified_while_a_key_is_over_a_column_that_came_later(database: str) -> None:
+    async with scene(database, PARENTS + CHILDREN, "parents", "children") as s:
+        await s.connection.execute(PARENT_LATER.format("children"))
+        await s.connection.execute("CREATE TABLE pets (id int4 PRIMARY KEY, owner int4 REFERENCES children)")
+        await s.electrify("pets")
+        assert await s.statuses(written("ann", 100, s.insert("pets", "1", "1"))) == ["applied"]
 
 
 async def test_while_somebody_electrifies_a_table_others_wait_for_their_functions(database: str) -> None:

@@ -38,13 +38,16 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_agg(tied.names)::text FROM (
         SELECT array_agg(a.attname::text) AS names
         FROM (
-            SELECT k.oid, unnest(electric.inputs(k.conrelid, k.conkey)) AS attnum FROM pg_constraint k
+            SELECT 'constraint' AS kind, k.oid, unnest(electric.inputs(e.relid, k.conkey)) AS attnum FROM pg_constraint k
             WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
             UNION ALL
-            SELECT i.indexrelid, unnest(electric.inputs(i.indrelid, i.indkey::int2[])) FROM pg_index i
-            WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
+            SELECT 'index', i.indexrelid, unnest(electric.inputs(e.relid, (i.indkey::int2[])[0:i.indnkeyatts - 1]))
+            FROM pg_index i WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
+            UNION ALL
+            SELECT 'expression', f.oid, unnest(electric.inputs(e.relid, ARRAY[f.adnum])) FROM pg_attrdef f
+            WHERE f.adrelid = e.relid
         ) AS c JOIN pg_attribute a ON a.attrelid = e.relid AND a.attnum = c.attnum
-        GROUP BY c.oid HAVING count(*) > 1
+        GROUP BY c.kind, c.oid HAVING count(*) > 1
     ) AS tied
 ) AS tied
 FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_database d ON d.datname = current_database()
@@ -74,8 +77,8 @@ class TableInfo:
 
     ``sql_types``: by column name, the type (and the collation, where it is not the type's own) as a cast names it, for
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
-    ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint or a
-    unique index is about all of them.
+    ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
+    unique index or a generated column is about all of them.
     """
 
     relation: Relation

@@ -3,8 +3,9 @@
 -- op: the operation at which it ended, NULL if at none. The others are what Postgres names: a schema and a table, a constraint
 -- (or unique index), a column; empty where it does not.
 -- {"table", "columns": those of the constraint, or the column, "key": of the row, texts in column order}, what is known of
--- them. All are about the one table that Postgres names, which may be another than that of the operation: a row that refers to
--- the one that is deleted, or something that a trigger writes. Then nothing is known of its row.
+-- them. Of a generated column it is those that it is computed from. All are about the one table that Postgres names, which may
+-- be another than that of the operation: a row that refers to the one that is deleted, or something that a trigger writes. Then
+-- nothing is known of its row.
 CREATE OR REPLACE FUNCTION electric.fault(op jsonb, in_schema text, in_table text, in_constraint text, in_column text)
 RETURNS jsonb LANGUAGE sql STABLE AS $$
 WITH written AS (
@@ -14,19 +15,23 @@ WITH written AS (
     GROUP BY t.schema_name, t.table_name
     HAVING bool_and(op -> 'row' -> (c.i - 1)::integer <> 'null')
 ), tied AS (
-    SELECT o.conrelid AS relid, o.conkey AS attnums FROM pg_constraint o WHERE o.conname = in_constraint AND o.conrelid <> 0
+    SELECT o.conrelid AS relid, o.conkey AS attnums FROM pg_constraint o
+    WHERE o.conname = in_constraint AND o.conrelid <> 0 AND coalesce(in_column, '') = ''
     UNION ALL
     SELECT i.indrelid, i.indkey::int2[] FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
-    WHERE n.relname = in_constraint
+    WHERE n.relname = in_constraint AND coalesce(in_column, '') = ''
+    UNION ALL
+    SELECT a.attrelid, ARRAY[a.attnum] FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    WHERE c.relname = in_table AND a.attname = in_column
 ), columns AS (
     SELECT jsonb_agg(a.attname ORDER BY k.place) AS names
     FROM (SELECT t.relid, t.attnums FROM tied t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace s ON s.oid = c.relnamespace
         WHERE s.nspname = in_schema AND c.relname = in_table LIMIT 1) AS one,
-        unnest(one.attnums) WITH ORDINALITY AS k (attnum, place), pg_attribute a
+        unnest(electric.inputs(one.relid, one.attnums)) WITH ORDINALITY AS k (attnum, place), pg_attribute a
     WHERE a.attnum = k.attnum AND a.attrelid = one.relid
 )
 SELECT jsonb_strip_nulls(jsonb_build_object(
     'table', coalesce(nullif(in_table, ''), (SELECT table_name FROM written)),
-    'columns', CASE WHEN in_column <> '' THEN jsonb_build_array(in_column) ELSE (SELECT names FROM columns) END,
+    'columns', coalesce((SELECT names FROM columns), CASE WHEN in_column <> '' THEN jsonb_build_array(in_column) END),
     'key', (SELECT key FROM written WHERE coalesce(in_table, '') = '' OR (schema_name, table_name) = (in_schema, in_table))))
 $$;

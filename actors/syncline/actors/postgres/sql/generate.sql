@@ -119,8 +119,7 @@ $$;
 
 -- Merge functions whose tables have changed since they were made are made anew: of these tables and those they refer to, or of
 -- all (NULL). And electric.merge, if it does not know all tables. True: some were; NULL: some functions are to be, and somebody
--- else is at it. thorough: their texts are compared, which takes milliseconds a table. A table that lacks a column of its
--- description keeps the function it has.
+-- else is at it. thorough: their texts are compared, which takes milliseconds a table.
 CREATE OR REPLACE FUNCTION electric.refresh_merges(targets oid[] DEFAULT NULL, thorough boolean DEFAULT false)
 RETURNS boolean
 LANGUAGE plpgsql SET lock_timeout = '200ms' AS $$
@@ -136,10 +135,6 @@ DECLARE
             WHEN thorough THEN split_part(electric.merge_function(t.relid, t.description), '$merge$', 2) IS DISTINCT FROM
                 (SELECT p.prosrc FROM pg_proc p WHERE p.pronamespace = 'electric'::regnamespace AND p.proname = 'merge_' || t.relid)
             ELSE t.merge_basis IS DISTINCT FROM electric.merge_basis(t.relid) END
-          AND NOT EXISTS (
-            SELECT FROM jsonb_array_elements(t.description -> 'columns') AS d WHERE NOT EXISTS (
-                SELECT FROM pg_attribute a
-                WHERE a.attrelid = t.relid AND a.attname = d ->> 'name' AND NOT a.attisdropped))
         ORDER BY t.relid);
 BEGIN
     IF cardinality(changed) = 0 AND NOT EXISTS (SELECT FROM electric.tables WHERE NOT dispatched) THEN

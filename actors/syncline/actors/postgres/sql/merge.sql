@@ -22,6 +22,8 @@
 -- mending = 1: this delete is to be tried once more when the others are through, and with mending = 2 for good: who still
 -- refers to the row keeps it, since the author of the delete had not seen that.
 --
+-- Of a table that has not all columns any more that devices write it is one that says so, and they wait for the operator.
+--
 -- With a search path that makes every name in the text a qualified one.
 CREATE OR REPLACE FUNCTION electric.merge_function(target oid, description jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $generator$
@@ -321,10 +323,24 @@ $template$;
                 SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin) AS xid, s.at_lsn, s.written_at
                 FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = sy_row_key AND known FOR NO KEY UPDATE NOWAIT
             ) AS e ON true;$lock$;
+    -- What devices have and the table has not any more, or computes.
+    lost CONSTANT text := (
+        SELECT string_agg(format('%I', d ->> 'name'), ', ') FROM jsonb_array_elements(description -> 'columns') AS d
+        WHERE NOT EXISTS (
+            SELECT FROM pg_attribute a
+            WHERE a.attrelid = target AND a.attname = d ->> 'name' AND NOT a.attisdropped AND a.attgenerated = ''));
     part record;
     referring record;
     filled text := template;
 BEGIN
+    IF lost IS NOT NULL THEN
+        RETURN format(
+            'CREATE OR REPLACE FUNCTION electric.merge_%s(sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, '
+            'origin text, sy_ms bigint, absorbed jsonb, mending integer) RETURNS jsonb LANGUAGE plpgsql AS $merge$ BEGIN '
+            'RAISE EXCEPTION USING ERRCODE = ''undefined_column'', MESSAGE = %L, HINT = %L; END $merge$',
+            target, format('%s has no columns any more that devices write: %s', table_name, lost),
+            'Bring them back by their names, or rename them back: what devices have written since waits for that.');
+    END IF;
     SELECT
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
         string_agg(
@@ -377,7 +393,7 @@ BEGIN
     ) c;
     SELECT coalesce(string_agg(r.referring, ' OR ') FILTER (WHERE r.cascades), 'false') AS cascaded,
         coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
-        INTO referring FROM electric.references_to(target, description, part.is_row) r;
+        INTO referring FROM electric.references_to(target, part.is_row) r;
     filled := replace(filled, '%LOCK_FOR_DELETE%', replace(lock, '%STRENGTH%', 'FOR UPDATE'));
     filled := replace(filled, '%LOCK_FOR_UPDATE%', replace(lock, '%STRENGTH%', 'FOR NO KEY UPDATE'));
     filled := replace(filled, '%KNOWN_MS%', part.known_ms);

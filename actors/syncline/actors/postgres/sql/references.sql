@@ -7,28 +7,27 @@ FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid JOIN pg_namespace n ON 
 WHERE a.attrelid = target AND a.attname = column_name AND NOT a.attisdropped
 $$;
 
--- The pairs of columns of a foreign key that the table "target" has or that refers to it. place: of the column in the
--- description of "target".
-CREATE OR REPLACE FUNCTION electric.key_pairs(constraint_oid oid, target oid, description jsonb)
+-- The pairs of columns of a foreign key that the table "target" has. place: of the column in its description; of one that was
+-- added since there is none.
+CREATE OR REPLACE FUNCTION electric.key_pairs(constraint_oid oid, description jsonb)
 RETURNS TABLE (child text, parent text, place bigint, type text)
 LANGUAGE sql STABLE AS $$
-SELECT ca.attname, pa.attname, d.i, electric.type_name(target, d.c ->> 'name')
+SELECT ca.attname, pa.attname, d.i, electric.type_name(f.conrelid, ca.attname)
 FROM pg_constraint f
 CROSS JOIN LATERAL unnest(f.conkey, f.confkey) AS u (child, parent)
 JOIN pg_attribute ca ON ca.attrelid = f.conrelid AND ca.attnum = u.child
 JOIN pg_attribute pa ON pa.attrelid = f.confrelid AND pa.attnum = u.parent
-JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
-    ON d.c ->> 'name' = CASE WHEN f.conrelid = target THEN ca.attname ELSE pa.attname END
+LEFT JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i) ON d.c ->> 'name' = ca.attname
 WHERE f.oid = constraint_oid
 $$;
 
 -- For each foreign key that refers to the table: the condition that some row refers to the row t for which is_row holds,
 -- and whether Postgres would change that row with the one it refers to.
-CREATE OR REPLACE FUNCTION electric.references_to(target oid, description jsonb, is_row text)
+CREATE OR REPLACE FUNCTION electric.references_to(target oid, is_row text)
 RETURNS TABLE (referring text, cascades boolean)
 LANGUAGE sql STABLE AS $$
 SELECT format('EXISTS (SELECT FROM %s c, %s t WHERE %s AND %s%s)', f.conrelid::regclass, f.confrelid::regclass, is_row,
-        (SELECT string_agg(format('c.%I = t.%I', k.child, k.parent), ' AND ') FROM electric.key_pairs(f.oid, target, description) k),
+        (SELECT string_agg(format('c.%I = t.%I', k.child, k.parent), ' AND ') FROM electric.key_pairs(f.oid, NULL) k),
         CASE WHEN f.conrelid = f.confrelid THEN ' AND c.ctid <> t.ctid' ELSE '' END),
     f.confdeltype IN ('c', 'n', 'd')
 FROM pg_constraint f
@@ -38,50 +37,54 @@ $$;
 
 -- Statements that bring back what the row "final" refers to and is gone, where it is known what it was. Whoever refers to
 -- a row wants it there, and with it what that one refers to in turn, but not itself: it is coming. A foreign key to other
--- columns than the primary key does not tell which row it was.
+-- columns than the primary key does not tell which row it was, and one of columns that devices do not have nothing of theirs.
 CREATE OR REPLACE FUNCTION electric.parents_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format(
     'IF %s AND %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN '
     'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, sy_ms, absorbed, mending); '
     'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;',
-    (SELECT string_agg(format('sy_final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, target, parents_text.description) k),
+    (SELECT string_agg(format('sy_final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, parents_text.description) k),
     CASE WHEN f.conrelid <> f.confrelid THEN 'true' ELSE (
         SELECT format('NOT (%s)', string_agg(format('sy_final[%s]::%s = sy_final[%s]::%s', k.place, k.type, o.i, k.type), ' AND '))
-        FROM electric.key_pairs(f.oid, target, parents_text.description) k
+        FROM electric.key_pairs(f.oid, parents_text.description) k
         JOIN jsonb_array_elements(parents_text.description -> 'columns') WITH ORDINALITY AS o (c, i) ON o.c ->> 'name' = k.parent)
     END,
     f.confrelid::regclass,
     (SELECT string_agg(format('p.%I = sy_final[%s]::%s', k.parent, k.place, k.type), ' AND ')
-     FROM electric.key_pairs(f.oid, target, parents_text.description) k),
+     FROM electric.key_pairs(f.oid, parents_text.description) k),
     f.confrelid,
     (SELECT string_agg(coalesce('sy_final[' || k.place || ']', 'NULL'), ', ' ORDER BY c.i)
      FROM jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i)
-     LEFT JOIN electric.key_pairs(f.oid, target, parents_text.description) k ON k.parent = c.c ->> 'name')
+     LEFT JOIN electric.key_pairs(f.oid, parents_text.description) k ON k.parent = c.c ->> 'name')
     ), ' ' ORDER BY f.oid), '')
 FROM pg_constraint f
 JOIN electric.tables p ON p.relid = f.confrelid
 WHERE f.contype = 'f' AND f.conrelid = target AND EXISTS (
     SELECT FROM pg_constraint pk WHERE pk.conrelid = f.confrelid AND pk.contype = 'p'
         AND pk.conkey <@ f.confkey AND f.confkey <@ pk.conkey)
+    AND NOT EXISTS (SELECT FROM electric.key_pairs(f.oid, parents_text.description) k WHERE k.place IS NULL)
 $$;
 
 -- These columns of a table, and in place of generated ones what they are computed from.
 CREATE OR REPLACE FUNCTION electric.inputs(target oid, numbers smallint[]) RETURNS smallint[]
 LANGUAGE sql STABLE AS $$
-SELECT array_agg(DISTINCT input.attnum)
-FROM unnest(numbers) AS n (number)
-JOIN pg_attribute g ON g.attrelid = target AND g.attnum = n.number
-JOIN pg_attribute input ON input.attrelid = target AND input.attgenerated = '' AND (input.attnum = g.attnum OR EXISTS (
-    SELECT FROM pg_depend d
-    WHERE g.attgenerated <> '' AND d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.refobjsubid = input.attnum
-      AND (d.classid = 'pg_class'::regclass AND d.objid = target AND d.objsubid = g.attnum  -- until Postgres 14
-        OR d.classid = 'pg_attrdef'::regclass
-        AND d.objid = (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = target AND f.adnum = g.attnum))))
+SELECT ARRAY(
+    SELECT input.attnum
+    FROM unnest(numbers) WITH ORDINALITY AS n (number, place)
+    JOIN pg_attribute g ON g.attrelid = target AND g.attnum = n.number
+    JOIN pg_attribute input ON input.attrelid = target AND input.attgenerated = '' AND (input.attnum = g.attnum OR EXISTS (
+        SELECT FROM pg_depend d
+        WHERE g.attgenerated <> '' AND d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.refobjsubid = input.attnum
+          AND (d.classid = 'pg_class'::regclass AND d.objid = target AND d.objsubid = g.attnum  -- until Postgres 14
+            OR d.classid = 'pg_attrdef'::regclass
+            AND d.objid = (SELECT f.oid FROM pg_attrdef f WHERE f.adrelid = target AND f.adnum = g.attnum))))
+    GROUP BY input.attnum ORDER BY min(n.place), input.attnum)
 $$;
 
--- The columns that constraints tie together, by their places in the description: each set is one register, and those that
--- have a column in common are one set. Columns of the primary key never change.
+-- The columns that constraints tie together, or that a generated column is computed from, which may fail: by their places in the
+-- description. Each set is one register, and those that have a column in common are one set. Columns of the primary key never
+-- change.
 CREATE OR REPLACE FUNCTION electric.tied_columns(target oid, description jsonb) RETURNS SETOF integer[]
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -93,14 +96,18 @@ BEGIN
     FOR columns IN
         SELECT array_agg(DISTINCT d.i::integer)
         FROM (
-            SELECT oid AS id, conkey AS numbers FROM pg_constraint WHERE conrelid = target AND contype IN ('c', 'f', 'u', 'x')
+            SELECT 'constraint' AS kind, oid AS id, conkey AS numbers FROM pg_constraint
+                WHERE conrelid = target AND contype IN ('c', 'f', 'u', 'x')
             UNION ALL
-            SELECT indexrelid, (indkey::smallint[])[0:indnkeyatts - 1] FROM pg_index WHERE indrelid = target AND indisunique
+            SELECT 'index', indexrelid, (indkey::smallint[])[0:indnkeyatts - 1] FROM pg_index
+                WHERE indrelid = target AND indisunique
+            UNION ALL
+            SELECT 'expression', oid, ARRAY[adnum] FROM pg_attrdef WHERE adrelid = target
         ) AS tie
         JOIN pg_attribute a ON a.attrelid = target AND a.attnum = ANY (electric.inputs(target, tie.numbers))
         JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
             ON d.c ->> 'name' = a.attname AND d.c ->> 'pk' IS NULL
-        GROUP BY tie.id HAVING count(DISTINCT d.i) > 1
+        GROUP BY tie.kind, tie.id HAVING count(DISTINCT d.i) > 1
     LOOP
         others := '[]';
         FOR one IN SELECT ARRAY(SELECT jsonb_array_elements_text(e)::integer) FROM jsonb_array_elements(found_sets) AS e LOOP
