@@ -19,6 +19,8 @@ SYNC_WITHIN_S = 5.0
 # It asks the service for its migrations, and may wait for ever for one that has gone.
 OPEN_WITHIN_S = 15.0
 RESTART_EVERY = 3
+# What the client logs, before it does so, when it drops all it has.
+RESET = "resetting client state"
 # Tables that never lose a row; of the journal, authors.
 GROWING = ("counters", "journal", "registers", "mixed", "members")
 COUNTS = (
@@ -38,6 +40,7 @@ class NpmParty:
         self._counts = (0,) * len(GROWING)
         self._nudges = 0
         self._dropped = False
+        self._resets = self._resets_when_whole = 0
         self._device: NpmDevice | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -72,8 +75,13 @@ class NpmParty:
         """
         self._counts = tuple(map(max, counts, self._counts))
         if tuple(counts) != self._counts:
+            self._resets = self._path.with_suffix(".log").read_text().count(RESET)
+            if self._resets == self._resets_when_whole:
+                raise AssertionError(f"has {counts} rows, had {self._counts}, and was not told to start over")
             self._dropped = True
             await self._sync_again()
+        else:
+            self._resets_when_whole = self._resets
         if self._dropped:
             self._dropped = False
             raise Anew

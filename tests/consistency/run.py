@@ -38,6 +38,7 @@ PACE_EVERY_S = 1.0
 STUCK_BEHIND = 100
 STUCK_LOOKS = 3
 CONFLICTS_A_TRANSACTION_MIN = 0.02
+TRANSACTIONS_A_SECOND_MIN = 5.0
 
 
 @dataclass(frozen=True)
@@ -269,6 +270,8 @@ class _Course:
         result.reads = sum(sum(1 for _ in history.reads()) for history in evidence.histories)
         result.rejected = len(rejections)
         result.void = [f"{fault} never happened" for fault in missing(self._wanted.fault, result.fired)]
+        if result.rate < TRANSACTIONS_A_SECOND_MIN:
+            result.void.append(f"only {result.rate:.1f} transactions a second, not {TRANSACTIONS_A_SECOND_MIN:.0f}")
         floor = CONFLICTS_A_TRANSACTION_MIN * result.transactions
         if result.conflicts < floor:
             result.void.append(f"only {result.conflicts} conflicts, not {floor:.0f}")

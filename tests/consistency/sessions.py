@@ -6,7 +6,7 @@ The counters of a snapshot say whose transactions it has (see ``histories``), so
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from tests.consistency.evidence import Anomaly, Evidence
 from tests.consistency.histories import COMMITTED, Anew, Began, Ended, History, Read, Snapshot, Vector, vector
@@ -131,7 +131,7 @@ def monotonic_writes(evidence: Evidence) -> list[Anomaly]:
         refusals.setdefault(party, []).append(number)
     for history in evidence.histories:
         known: set[str] = set()
-        for read, hidden in _reads_and_hidden(history):
+        for read, hidden in _reads_and_hidden(history, refusals.get(history.party, [])):
             for party, (count, newest) in read.rows.get("journal", {}).items():
                 if not isinstance(newest, int) or not isinstance(count, int) or party in known:
                     continue
@@ -143,9 +143,9 @@ def monotonic_writes(evidence: Evidence) -> list[Anomaly]:
     return found
 
 
-def _reads_and_hidden(history: History) -> Iterator[tuple[Read, int]]:
+def _reads_and_hidden(history: History, refused: Sequence[int]) -> Iterator[tuple[Read, int]]:
     """With each snapshot how many transactions of its own the party may lack in it: such as it had committed when it
-    fetched everything anew, and that its first snapshot since does not show (`HIDING`)."""
+    fetched everything anew, and that no snapshot has shown since (`HIDING`). ``refused``: its numbers, sorted."""
     written = hidden = 0
     is_anew = False
     for event in history:
@@ -155,9 +155,9 @@ def _reads_and_hidden(history: History) -> Iterator[tuple[Read, int]]:
             case Anew():
                 is_anew = history.kind == HIDING
             case Read(rows=rows):
-                if is_anew:
-                    count, _ = rows.get("journal", {}).get(history.party, (0, 0))
-                    hidden, is_anew = written - int(count or 0), False
+                count = rows.get("journal", {}).get(history.party, (0,))[0]
+                lacks = written - bisect_right(refused, written) - int(count or 0)
+                hidden, is_anew = lacks if is_anew else min(hidden, lacks), False
                 yield event, hidden
             case _:
                 pass

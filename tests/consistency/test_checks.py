@@ -129,15 +129,21 @@ def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> N
 
 
 def test_what_the_npm_client_had_not_heard_of_when_it_started_over_may_be_a_gap_in_its_own_journal() -> None:
-    def started_over(journal: Rows, kind: str = "npm") -> History:
+    def started_over(*journals: Rows, kind: str = "npm") -> History:
         """With its third transaction not heard of."""
-        wrote_three = [*wrote(1), *wrote(2), *wrote(3), seen({"ann": 3, "bob": 3})]
-        return history("ann", *wrote_three, Anew(1.0), seen({"ann": 2}), *wrote(4), seen(journal=journal), kind=kind)
+        events = [*wrote(1), *wrote(2), *wrote(3), seen({"ann": 3, "bob": 3}), Anew(1.0), seen({"ann": 2}), *wrote(4)]
+        return history("ann", *events, *(seen(journal=journal) for journal in journals), kind=kind)
 
-    assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)})) == []
+    assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, {"ann": (4, 4)})) == []
     assert len(complaints(sessions.monotonic_writes, started_over({"ann": (2, 4)}))) == 1
+    assert (
+        len(complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, {"ann": (4, 4)}, {"ann": (3, 4)}))) == 1
+    )
     assert len(complaints(sessions.monotonic_writes, started_over({"bob": (3, 4)}))) == 1
     assert len(complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, kind="python"))) == 1
+    refused = {("ann", 1): "22P02"}
+    assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}), rejected=refused) == []
+    assert len(complaints(sessions.monotonic_writes, started_over({"ann": (1, 4)}), rejected=refused)) == 1
 
 
 def test_a_write_comes_after_what_its_author_had_read() -> None:

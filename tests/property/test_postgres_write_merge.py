@@ -24,20 +24,18 @@ from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import TransactionHead
-from syncline.proto.merge import RowState, RowWrite, apply_direct, apply_write, unrecorded
+from syncline.proto.merge import RowState, RowWrite, Tied, apply_direct, apply_write, unrecorded
 from syncline.proto.tags import Tag, format_tags, parse_tags
 from syncline.proto.values import Column, Delete, Relation, Row, Update
 
 SCHEMA = """
 CREATE TABLE points (x text, id text PRIMARY KEY, y int, b bool);
+CREATE TABLE tied (x text, id text PRIMARY KEY, y int, b bool, CHECK (y IS NULL OR b IS NULL OR true));
 CREATE TABLE bare (id text PRIMARY KEY);
 """
-POINTS = Relation(
-    1,
-    "public",
-    "points",
-    (Column("x", "text"), Column("id", "text", primary_key=True), Column("y", "int4"), Column("b", "bool")),
-)
+COLUMNS = (Column("x", "text"), Column("id", "text", primary_key=True), Column("y", "int4"), Column("b", "bool"))
+# By their places, what constraints tie together.
+TIED: dict[str, Tied] = {"points": (), "tied": ((2, 3),), "bare": ()}
 KINDS = {"insert": "I", "update": "U", "delete": "D", "compensation": "C"}
 DEVICES = ("a", "b", "c@home", "postgres_0", "postgres_2")
 EXAMPLES_MAX = 150
@@ -127,7 +125,7 @@ def merging(postgres: EmbeddedPostgres) -> Iterator[Database]:
         admin = await asyncpg.connect(postgres.dsn())
         await admin.execute(f"CREATE DATABASE {name}")
         await admin.close()
-        return await stack.enter_async_context(scene(postgres.dsn(name), SCHEMA, "points", "bare"))
+        return await stack.enter_async_context(scene(postgres.dsn(name), SCHEMA, *TIED))
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -137,14 +135,14 @@ def merging(postgres: EmbeddedPostgres) -> Iterator[Database]:
 
 
 def _with_key(table: str, cells: tuple[str | None, ...], key: str) -> tuple[str | None, ...]:
-    return (cells[0], key, *cells[1:]) if table == "points" else (key,)
+    return (key,) if table == "bare" else (cells[0], key, *cells[1:])
 
 
 def _bytes(cells: Iterable[str | None]) -> Row:
     return tuple(None if cell is None else cell.encode() for cell in cells)
 
 
-def _tellable(existed: bool, history: History) -> History:
+def _tellable(existed: bool, table: str, history: History) -> History:
     """``history`` without what the database cannot know: when direct SQL inserted a row of which there was no record,
     or one that it has written again since, nor that its own clock went back and forth. So the one is of moment 0, the
     other is written again at the same moment, and devices do not insert what nobody but direct SQL has written."""
@@ -172,7 +170,7 @@ def _tellable(existed: bool, history: History) -> History:
                 alive, born_ms = True, direct_ms if recorded else None
         told.append(step)
         if isinstance(step, DeviceTransaction):
-            alive = _expected_alive(existed, told)
+            alive = _expected_alive(existed, table, told)
     return told
 
 
@@ -191,35 +189,39 @@ def _expected(start: RowState, table: str, key: str, history: History) -> RowSta
             }.get(op.kind, (False,) * len(cells))
             row = _bytes(only_key if op.kind == "compensation" else cells)
             tag = Tag(step.device, step.ms)
-            state = apply_write(state, RowWrite(op.kind, row, modified, tag, op.observed))  # type: ignore[arg-type]
+            write = RowWrite(op.kind, row, modified, tag, op.observed)  # type: ignore[arg-type]
+            state = apply_write(state, write, TIED[table])
     return state
 
 
-def _expected_alive(existed: bool, history: History) -> bool:
+def _expected_alive(existed: bool, table: str, history: History) -> bool:
     start = unrecorded((b"direct", b"", b"0", None)) if existed else RowState()
-    return _expected(start, "points", "", history).row is not None
+    return _expected(start, table, "", history).row is not None
 
 
 def _directly(state: RowState, table: str, key: str, step: DirectWrite) -> RowState:
     """The row after a write of direct SQL, which does nothing to a row that is not there but insert it."""
     if step.deletes:
-        return state if state.row is None else apply_direct(state, "delete", state.row, (False,) * 4, step.ms)
+        return (
+            state if state.row is None else apply_direct(state, "delete", state.row, (False,) * 4, step.ms, TIED[table])
+        )
     row = _bytes(_with_key(table, step.cells, key))
     if state.row is None:
-        return apply_direct(state, "insert", row, (True,) * 4, step.ms)
+        return apply_direct(state, "insert", row, (True,) * 4, step.ms, TIED[table])
     row = tuple(new if step.modified[i] else old for i, (new, old) in enumerate(zip(row, state.row, strict=True)))
     changed = tuple(new != old for new, old in zip(row, state.row, strict=True))
-    return apply_direct(state, "update", row, changed, step.ms)
+    return apply_direct(state, "update", row, changed, step.ms, TIED[table])
 
 
 class Stream:
-    """What the stream says of direct SQL writes to one row of ``points``, and what comes of it in Postgres."""
+    """What the stream says of direct SQL writes to one row of a table, and what comes of it in Postgres."""
 
-    def __init__(self, s: Scene, key: str) -> None:
+    def __init__(self, s: Scene, table: str, key: str) -> None:
         self._connection = s.connection
         self._here = s.here
-        self._table = TableInfo(POINTS, {})
-        self._relid = s.relids["points"]
+        self._name = table
+        self._relid = s.relids[table]
+        self._table = TableInfo(Relation(self._relid, "public", table, COLUMNS), {})
         self._key = key
         self.xmins: dict[str, int] = {}
         self._streamed: list[tuple[TransactionHead, Update | Delete]] = []
@@ -231,22 +233,23 @@ class Stream:
         connection, key = self._connection, self._key
         old = await self._row()
         if step.deletes:
-            await connection.execute("DELETE FROM points WHERE id = $1", key)
+            await connection.execute(f"DELETE FROM {self._name} WHERE id = $1", key)
         elif old is None:
             x, y, b = step.cells
-            await connection.execute("INSERT INTO points VALUES ($1, $2, $3::text::int, $4::text::bool)", x, key, y, b)
+            insert = f"INSERT INTO {self._name} VALUES ($1, $2, $3::text::int, $4::text::bool)"
+            await connection.execute(insert, x, key, y, b)
         else:
             places = {"x": 0, "y": 2, "b": 3}
             sets = ", ".join(f"{name} = n.{name}" for name, place in places.items() if step.modified[place])
             await connection.execute(
-                f"UPDATE points p SET {sets or 'x = p.x'} "
+                f"UPDATE {self._name} p SET {sets or 'x = p.x'} "
                 "FROM (SELECT $2::text AS x, $3::text::int AS y, $4::text::bool AS b) n WHERE p.id = $1",
                 key,
                 *step.cells,
             )
         await self._note(step.ms)
         new = await self._row()
-        relation = POINTS.id
+        relation = self._relid
         if old is not None:
             change = Delete(relation, old) if new is None else Update(relation, new, old, (f"postgres_1@{step.ms}",))
             absorption = Absorption()
@@ -260,24 +263,24 @@ class Stream:
 
     async def _row(self) -> Row | None:
         columns = "x, id, y::text, CASE WHEN b THEN 't' WHEN NOT b THEN 'f' END"
-        row = await self._connection.fetchrow(f"SELECT {columns} FROM points WHERE id = $1", self._key)
+        row = await self._connection.fetchrow(f"SELECT {columns} FROM {self._name} WHERE id = $1", self._key)
         return None if row is None else _bytes(row)
 
     async def _note(self, ms: int) -> None:
-        xmin = await self._connection.fetchval("SELECT xmin::text FROM points WHERE id = $1", self._key)
+        xmin = await self._connection.fetchval(f"SELECT xmin::text FROM {self._name} WHERE id = $1", self._key)
         if xmin is not None:
             self.xmins[xmin] = ms
 
 
 async def _write(s: Scene, table: str, key: str, history: History) -> None:
-    stream = Stream(s, key) if table == "points" else None
+    stream = None if table == "bare" else Stream(s, table, key)
     if stream is not None:
         await stream.existed(0)
     lsns = itertools.count(1)
     await s.connection.execute("DELETE FROM electric.clients")
     for transaction in history:
         if isinstance(transaction, DirectWrite):
-            assert stream is not None, "direct SQL writes points only"
+            assert stream is not None, "direct SQL does not write what has a key only"
             await stream.write(transaction)
             continue
         ops = []
@@ -309,7 +312,9 @@ async def _write(s: Scene, table: str, key: str, history: History) -> None:
 
 
 async def _stored(s: Scene, table: str, key: str) -> RowState:
-    columns = "x, id, y::text, CASE WHEN b THEN 't' WHEN NOT b THEN 'f' END" if table == "points" else "id"
+    columns = "x, id, y::text, CASE WHEN b THEN 't' WHEN NOT b THEN 'f' END"
+    if table == "bare":
+        columns = "id"
     relid, key_text = s.relids[table], f'["{key}"]'
     row = await s.connection.fetchrow(f"SELECT {columns} FROM {table} WHERE id = $1", key)
     shadow = await s.connection.fetchrow(
@@ -320,10 +325,11 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
     past = await s.connection.fetchrow(
         """SELECT d."row", electric.overlaid(
             coalesce(s.column_tags, array_fill('postgres_1@0'::text, ARRAY[cardinality(d.column_ms)])),
-            d.ms, d.column_ms, d.column_lsn, s.at_lsn, s.tags = '{}') AS column_tags
+            d.ms, electric.spread(d.column_ms, $3), electric.spread(d.column_lsn, $3), s.at_lsn, s.tags = '{}'
+        ) AS column_tags
         FROM electric.direct d LEFT JOIN electric.shadow s USING (relid, key)
         WHERE d.relid = $1 AND d.key = $2 AND (s.at_lsn IS NULL OR d.lsn > s.at_lsn)""",
-        *(relid, key_text),
+        *(relid, key_text, [column + 1 for register in TIED[table] for column in register]),
     )
     grave = await s.connection.fetchval(
         'SELECT "row" FROM electric.tombstones WHERE relid = $1 AND key = $2', relid, key_text
@@ -348,13 +354,15 @@ def _column_tag(text: str) -> Tag:
     return Tag(written.origin, tag.ms, written.ms)
 
 
-def _same(expected: RowState, stored: RowState, width: int) -> None:
+def _same(expected: RowState, stored: RowState, width: int, tied: Tied) -> None:
+    """Of columns that are tied only the newest tag counts."""
     assert (stored.row, stored.tags, stored.tombstone) == (expected.row, expected.tags, expected.tombstone)
-    for column in range(width):
-        assert stored.column_tag(column) == expected.column_tag(column)
+    for register in (*tied, *((column,) for column in range(width) if column not in itertools.chain(*tied))):
+        assert max(map(stored.column_tag, register)) == max(map(expected.column_tag, register))
 
 
-def test_any_history_of_a_row_ends_as_the_rules_say(merging: Database) -> None:
+@pytest.mark.parametrize("table", ["points", "tied"])
+def test_any_history_of_a_row_ends_as_the_rules_say(merging: Database, table: str) -> None:
     @settings(max_examples=EXAMPLES_MAX)
     @given(
         existed=st.booleans(),
@@ -365,15 +373,16 @@ def test_any_history_of_a_row_ends_as_the_rules_say(merging: Database) -> None:
         key = f"k{next(_keys)}"
         start = unrecorded((b"direct", key.encode(), b"0", None)) if existed else RowState()
         # What direct SQL wrote last shows when the next device writes.
-        told = _tellable(existed, [*history, last])
+        told = _tellable(existed, table, [*history, last])
 
         async def play() -> RowState:
             if existed:
-                await merging.scene.connection.execute("INSERT INTO points VALUES ('direct', $1, 0, NULL)", key)
-            await _write(merging.scene, "points", key, told)
-            return await _stored(merging.scene, "points", key)
+                insert = f"INSERT INTO {table} VALUES ('direct', $1, 0, NULL)"
+                await merging.scene.connection.execute(insert, key)
+            await _write(merging.scene, table, key, told)
+            return await _stored(merging.scene, table, key)
 
-        _same(_expected(start, "points", key, told), merging.runner.run(play()), 4)
+        _same(_expected(start, table, key, told), merging.runner.run(play()), 4, TIED[table])
 
     agree()
 
@@ -388,6 +397,6 @@ def test_a_table_of_nothing_but_a_key_follows_the_same_rules(merging: Database) 
             await _write(merging.scene, "bare", key, history)
             return await _stored(merging.scene, "bare", key)
 
-        _same(_expected(RowState(), "bare", key, history), merging.runner.run(play()), 1)
+        _same(_expected(RowState(), "bare", key, history), merging.runner.run(play()), 1, ())
 
     agree()

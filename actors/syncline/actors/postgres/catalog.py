@@ -38,8 +38,8 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_agg(tied.names)::text FROM (
         SELECT array_agg(a.attname::text) AS names
         FROM (
-            SELECT 'constraint' AS kind, k.oid, unnest(electric.inputs(e.relid, k.conkey)) AS attnum FROM pg_constraint k
-            WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
+            SELECT 'constraint' AS kind, k.oid, unnest(electric.inputs(e.relid, k.conkey)) AS attnum
+            FROM pg_constraint k WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
             UNION ALL
             SELECT 'index', i.indexrelid, unnest(electric.inputs(e.relid, (i.indkey::int2[])[0:i.indnkeyatts - 1]))
             FROM pg_index i WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary

@@ -125,6 +125,7 @@ BEGIN
                 truncated_lsn := NULL;
             END IF;
         END IF;
+        %TIED_DIRECT%
         -- Of columns that have been added since the entry was made it says nothing.
         column_tags_now := coalesce(entry_column_tags, '{}')
             || array_fill('postgres_1@0'::text, ARRAY[greatest(%WIDTH% - coalesce(cardinality(entry_column_tags), 0), 0)]);
@@ -403,6 +404,7 @@ BEGIN
     filled := replace(filled, '%REFERRED_TO%', referring.referred_to);
     filled := replace(filled, '%PARENTS%', electric.parents_text(target, description));
     filled := replace(filled, '%TIED%', electric.tied_text(target, description));
+    filled := replace(filled, '%TIED_DIRECT%', electric.tied_direct_text(target, description));
     filled := replace(filled, '%ASKED%', quote_literal(ARRAY(
         SELECT DISTINCT g.tgconstraint FROM pg_trigger g WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0)));
     filled := replace(filled, '%FINAL%', part.final_row);

@@ -134,3 +134,19 @@ CROSS JOIN LATERAL (
     SELECT string_agg(format('electric.beats(origin, sy_ms, column_tags_now[%s])', place), ' AND ') AS beaten FROM unnest(tied) AS place
 ) AS b
 $$;
+
+-- And that direct SQL, where it has changed one of them, counts for all.
+CREATE OR REPLACE FUNCTION electric.tied_direct_text(target oid, description jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT coalesce(string_agg(format(
+    'past_column_ms := electric.spread(past_column_ms, %1$L); past_column_lsn := electric.spread(past_column_lsn, %1$L);', tied), ' '), '')
+FROM electric.tied_columns(target, description) AS tied
+$$;
+
+-- The numbers with the greatest of those in the places that are tied in all of these.
+CREATE OR REPLACE FUNCTION electric.spread(numbers bigint[], tied integer[]) RETURNS bigint[]
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+SELECT ARRAY(
+    SELECT CASE WHEN n.place = ANY (tied) THEN (SELECT max(numbers[place]) FROM unnest(tied) AS place) ELSE n.number END
+    FROM unnest(numbers) WITH ORDINALITY AS n (number, place) ORDER BY n.place)
+$$;
