@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.integration.write_scene import scene, written
 
+from syncline.actors.postgres.catalog import load_catalog
+
 pytestmark = pytest.mark.every_major
 
 EITHER = """
@@ -23,6 +25,8 @@ async def test_what_one_is_computed_from_is_one_register(database: str) -> None:
             "applied",
         ]
         assert await s.rows("either") == [(1, None, 2, 2)]
+        (table,) = (await load_catalog(s.connection)).tables.values()
+        assert table.tied == (frozenset({"a", "b"}),)
 
 
 @pytest.mark.parametrize("constraint", ["NOT NULL", "CHECK (one IS NOT NULL)", "CHECK (one > 0 AND a < 10)"])

@@ -38,19 +38,24 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_agg(tied.names)::text FROM (
         SELECT array_agg(a.attname::text) AS names
         FROM (
-            SELECT 'constraint' AS kind, k.oid, unnest(electric.inputs(e.relid, k.conkey)) AS attnum
-            FROM pg_constraint k WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
+            SELECT 'constraint' AS kind, k.oid, k.conkey AS attnums FROM pg_constraint k
+            WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
             UNION ALL
-            SELECT 'index', i.indexrelid, unnest(electric.inputs(e.relid, (i.indkey::int2[])[0:i.indnkeyatts - 1]))
-            FROM pg_index i WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
+            SELECT 'index', i.indexrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i
+            WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
             UNION ALL
-            SELECT 'expression', f.oid, unnest(electric.inputs(e.relid, ARRAY[f.adnum])) FROM pg_attrdef f
-            WHERE f.adrelid = e.relid
-        ) AS c JOIN pg_attribute a ON a.attrelid = e.relid AND a.attnum = c.attnum
+            SELECT 'generated', g.attnum::oid, ARRAY[g.attnum] FROM pg_attribute g
+            WHERE g.attrelid = e.relid AND g.attgenerated <> ''
+        ) AS c
+        CROSS JOIN unnest(CASE WHEN computes THEN electric.inputs(e.relid, c.attnums) ELSE c.attnums END) AS n (attnum)
+        JOIN pg_attribute a ON a.attrelid = e.relid AND a.attnum = n.attnum
         GROUP BY c.kind, c.oid HAVING count(*) > 1
     ) AS tied
 ) AS tied
 FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_database d ON d.datname = current_database()
+CROSS JOIN LATERAL (
+    SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = e.relid AND a.attgenerated <> '') AS computes
+) AS g
 ORDER BY e.relid
 """
 _ASCII = "".join(map(chr, range(1, 128)))

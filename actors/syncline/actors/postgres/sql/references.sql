@@ -102,9 +102,10 @@ BEGIN
             SELECT 'index', indexrelid, (indkey::smallint[])[0:indnkeyatts - 1] FROM pg_index
                 WHERE indrelid = target AND indisunique
             UNION ALL
-            SELECT 'expression', oid, ARRAY[adnum] FROM pg_attrdef WHERE adrelid = target
+            SELECT 'generated', attnum::oid, ARRAY[attnum] FROM pg_attribute WHERE attrelid = target AND attgenerated <> ''
         ) AS tie
-        JOIN pg_attribute a ON a.attrelid = target AND a.attnum = ANY (electric.inputs(target, tie.numbers))
+        CROSS JOIN LATERAL unnest(electric.inputs(target, tie.numbers)) AS n (number)
+        JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.number
         JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
             ON d.c ->> 'name' = a.attname AND d.c ->> 'pk' IS NULL
         GROUP BY tie.kind, tie.id HAVING count(DISTINCT d.i) > 1
