@@ -17,7 +17,7 @@ from tests.sim.waiting import Scheduler, Task, at_once
 from tests.sim.workloads import NOTHING, Remembered, Statement
 
 from syncline.client.connection import Connection, ConnectionEnded
-from syncline.client.connectivity import BACKOFF_MAX_S, Next, after, backoff_s
+from syncline.client.connectivity import BACKOFF_MAX_S, Backoff, Next, after
 from syncline.client.grouping import TransactionBatch, grouped
 from syncline.client.live import Changes
 from syncline.client.replica import Replica, load_replica
@@ -128,7 +128,7 @@ class SimDevice:
         self.connection: Connection | None = None
         self.live = False
         self._sending: Task | None = None
-        self._failures = 0
+        self._backoff = Backoff()
         self._attempt = 0
         self._progressed = False
         self._connected_at_us = 0
@@ -241,7 +241,7 @@ class SimDevice:
         # What it was about to note down may be there or not; what is there counts.
         under_key = wanted(self.replica.subscriptions.values(), KEY)
         self.view = under_key[-1].spec.table if under_key else None
-        self._failures = 0
+        self._backoff.reset()
         self._redial(RECONNECT_US)
 
     def go_offline(self) -> None:
@@ -352,8 +352,8 @@ class SimDevice:
                 return
             self._watch.reset(self, code)
         lasted = self.scheduler.now_us - self._connected_at_us > BACKOFF_MAX_S * 1e6
-        self._failures = 1 if self._progressed or lasted else self._failures + 1
-        delay_us = int(backoff_s(self._failures, self.scheduler.rng.random()) * 1e6)
+        settled = self._progressed or lasted
+        delay_us = int(self._backoff.after_s(self.scheduler.rng.random(), absent=False, settled=settled) * 1e6)
         self._attempt += 1
         attempt = self._attempt
         self.scheduler.after(delay_us, lambda: self._connect() if attempt == self._attempt else None)

@@ -87,6 +87,31 @@ def backoff_s(failures: int, jitter: float, *, absent: bool = False) -> float:
     return ceiling_s * jitter
 
 
+class Backoff:
+    """How long to wait after each connection that has ended.
+
+    Where nobody was there is counted by itself: a server that has been away for seconds, and is killed again before
+    the new connection has come to anything, is asked again as soon as one that had just answered.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._absences = 0
+
+    def reset(self) -> None:
+        """Somebody has ended the connection in order."""
+        self._failures = self._absences = 0
+
+    def after_s(self, jitter: float, *, absent: bool, settled: bool) -> float:
+        """``absent``: nobody was there; ``settled``: it had come to something; ``jitter``: as for `backoff_s`."""
+        if absent:
+            self._absences += 1
+            return backoff_s(self._absences, jitter, absent=True)
+        self._absences = 0
+        self._failures = 1 if settled else self._failures + 1
+        return backoff_s(self._failures, jitter)
+
+
 def return_s(jitter: float) -> float:
     """Seconds to wait before the server is asked again that sent us away in order; ``jitter`` is uniform in 0..1."""
     return RETURN_MAX_S * jitter

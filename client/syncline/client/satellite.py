@@ -19,10 +19,10 @@ from syncline.client.connectivity import (
     BACKOFF_MAX_S,
     EXPIRED_CLOSE_REASON,
     RESTARTS,
+    Backoff,
     Next,
     Status,
     after,
-    backoff_s,
     return_s,
 )
 from syncline.client.durability import Reaching
@@ -220,7 +220,7 @@ class Satellite:
     # --- the task -----------------------------------------------------------------------------------------------------
 
     async def _run(self, token: Token) -> None:
-        failures = 0
+        backoff = Backoff()
         token_fresh = True
         while True:
             self._progressed = False
@@ -246,13 +246,13 @@ class Satellite:
             if step in (Next.RETRY, Next.RETURN):
                 self._decide(None)
             if step is Next.RETURN:
-                failures = 0
+                backoff.reset()
                 await asyncio.sleep(return_s(random.random()))  # noqa: S311 - jitter
                 continue
             lasted = asyncio.get_running_loop().time() - since_s > BACKOFF_MAX_S
-            failures = 1 if self._progressed or lasted else failures + 1
             absent = isinstance(problem, TransportClosed) and problem.absent
-            await asyncio.sleep(backoff_s(failures, random.random(), absent=absent))  # noqa: S311 - jitter
+            settled = self._progressed or lasted
+            await asyncio.sleep(backoff.after_s(random.random(), absent=absent, settled=settled))  # noqa: S311 - jitter
 
     async def _attempt(self, token: Token) -> Exception:
         """One connection from start to end; returns what ended it."""

@@ -10,6 +10,7 @@ from syncline.client.connectivity import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     EXPIRED_CLOSE_REASON,
+    Backoff,
     Next,
     after,
     backoff_s,
@@ -84,6 +85,24 @@ def test_where_nobody_is_there_it_is_asked_often_for_a_while_and_then_as_seldom_
     assert backoff_s(1, 1.0, absent=True) == BACKOFF_FIRST_S
     assert backoff_s(ABSENT_FAILURES, 1.0, absent=True) == ABSENT_MAX_S
     assert backoff_s(ABSENT_FAILURES + 1, 1.0, absent=True) == BACKOFF_MAX_S
+
+
+def test_a_server_that_is_killed_again_at_once_is_asked_soon_however_long_it_had_been_away() -> None:
+    backoff = Backoff()
+    assert backoff.after_s(1.0, absent=False, settled=True) == BACKOFF_FIRST_S
+    absent = [backoff.after_s(1.0, absent=True, settled=False) for _ in range(9)]
+    assert absent[:3] == [BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S, 4 * BACKOFF_FIRST_S]
+    assert max(absent) == ABSENT_MAX_S
+    assert backoff.after_s(1.0, absent=False, settled=False) == 2 * BACKOFF_FIRST_S
+    assert backoff.after_s(1.0, absent=True, settled=False) == BACKOFF_FIRST_S
+
+
+def test_a_server_that_ends_each_connection_before_it_comes_to_anything_is_asked_ever_more_seldom() -> None:
+    backoff = Backoff()
+    waits_s = [backoff.after_s(1.0, absent=False, settled=False) for _ in range(8)]
+    assert waits_s == [backoff_s(failures, 1.0) for failures in range(1, 9)]
+    backoff.reset()
+    assert backoff.after_s(1.0, absent=False, settled=False) == BACKOFF_FIRST_S
 
 
 def test_a_resuming_device_names_what_the_server_has_delivered() -> None:

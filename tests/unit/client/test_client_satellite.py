@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 from tests.unit.client.satellite_peer import ITEMS, Peer, item, running_peer
 
-from syncline.client import AuthRefused, Database, ServerRefused, ShapeRefused, Status, UsageError, open_db, satellite
+from syncline.client import (
+    AuthRefused,
+    Database,
+    ServerRefused,
+    ShapeRefused,
+    Status,
+    UsageError,
+    connectivity,
+    open_db,
+)
 from syncline.client.transport import Transport, open_websocket
 from syncline.proto.codec import MessageType
 from syncline.proto.values import Delete, Gone, Insert, Update
@@ -294,7 +303,7 @@ async def test_a_cut_line_is_reconnected_by_itself(db: Database, peer: Peer) -> 
 async def test_a_server_that_restarts_is_come_back_to_at_once(
     db: Database, peer: Peer, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    monkeypatch.setattr(satellite, "backoff_s", lambda failures, jitter, absent: 3600.0)
+    monkeypatch.setattr(connectivity, "backoff_s", lambda failures, jitter: 3600.0)
     await synced(db, peer)
     await peer.close(code, "the service restarts")
     await peer.until(lambda: len(peer.starts) == 2)
@@ -306,12 +315,12 @@ async def test_a_server_that_sends_everybody_away_before_a_stream_is_not_asked_i
 ) -> None:
     third = asyncio.Event()
 
-    def backoff_s(failures: int, jitter: float, *, absent: bool) -> float:
+    def backoff_s(failures: int, jitter: float) -> float:
         if failures == 3:
             third.set()
         return 0.0 if failures < 3 else 3600.0
 
-    monkeypatch.setattr(satellite, "backoff_s", backoff_s)
+    monkeypatch.setattr(connectivity, "backoff_s", backoff_s)
     await synced(db, peer)
     peer.restarting = True
     await peer.close(1012, "the service restarts")
