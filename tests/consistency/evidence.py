@@ -23,10 +23,11 @@ class Anomaly:
 class Evidence:
     """``dumps``: what each party held in the end, all rows. ``postgres``: the same of Postgres. ``executions``: how
     often Postgres carried out the journal's write of (author, number). ``rejected``: transactions that Postgres
-    refused, and why."""
+    refused, and why. ``gaps``: from when until when the stream of Postgres was lost, with its slot."""
 
     histories: Sequence[History] = ()
     dumps: Mapping[str, Snapshot] = field(default_factory=dict)
     postgres: Snapshot = field(default_factory=dict)
     executions: Mapping[tuple[str, int], int] = field(default_factory=dict)
     rejected: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    gaps: Sequence[tuple[float, float]] = ()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -27,7 +28,7 @@ MOMENT_S = 0.002
 
 
 class Scene:
-    """What can be broken. ``fired``: what has been, by name."""
+    """What can be broken. ``fired``: what has been, by name. ``gaps``: when the stream was lost, see ``Evidence``."""
 
     def __init__(
         self, members: Sequence[Member], service: ServiceProcess, server: EmbeddedPostgres, dsn: str, rng: random.Random
@@ -39,6 +40,7 @@ class Scene:
         self.rng = rng
         self.resender = Resender(dsn)
         self.fired: Counter[str] = Counter()
+        self.gaps: list[tuple[float, float]] = []
         self._round: list[str] = []
 
     def any_fault(self) -> str:
@@ -139,6 +141,7 @@ async def postgres_stop(scene: Scene) -> None:
 
 async def slot_drop(scene: Scene) -> None:
     """The service comes back, and the slot is gone."""
+    begin = time.time()
     await scene.service.kill()
     connection = await asyncpg.connect(scene.dsn)
     try:
@@ -147,6 +150,7 @@ async def slot_drop(scene: Scene) -> None:
         await connection.close()
     scene.fired["slot-drop"] += 1
     await scene.start_service()
+    scene.gaps.append((begin, time.time()))
 
 
 async def clock_skew(scene: Scene) -> None:

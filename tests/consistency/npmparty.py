@@ -20,7 +20,9 @@ SYNC_WITHIN_S = 5.0
 OPEN_WITHIN_S = 15.0
 RESTART_EVERY = 3
 # What the client logs, before it does so, when it drops all it has.
-RESET = "resetting client state"
+RESET = b"resetting client state"
+# A transaction writes to the journal and to a counter.
+OPS_LEAST = 2
 # Tables that never lose a row; of the journal, authors.
 GROWING = ("counters", "journal", "registers", "mixed", "members")
 COUNTS = (
@@ -40,7 +42,9 @@ class NpmParty:
         self._counts = (0,) * len(GROWING)
         self._nudges = 0
         self._dropped = False
-        self._resets = self._resets_when_whole = 0
+        self._resets_when_whole = 0
+        self._resets_read = 0
+        self._log_read = 0
         self._device: NpmDevice | None = None
         self._background: set[asyncio.Task[None]] = set()
 
@@ -68,23 +72,34 @@ class NpmParty:
             async with asyncio.timeout(within_s):
                 await self.device.sync(table.name, within_s=within_s)
 
-    async def _whole(self, counts: Sequence[int]) -> None:
+    async def _whole(self, counts: Sequence[int], resets: int) -> None:
         """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again.
 
-        ``counts``: of tables that never lose a row.
+        ``counts``: of tables that never lose a row. ``resets``: how often it had dropped its rows before they were
+        counted.
         """
         self._counts = tuple(map(max, counts, self._counts))
-        if tuple(counts) != self._counts:
-            self._resets = self._path.with_suffix(".log").read_text().count(RESET)
-            if self._resets == self._resets_when_whole:
-                raise AssertionError(f"has {counts} rows, had {self._counts}, and was not told to start over")
-            self._dropped = True
-            await self._sync_again()
+        is_whole = tuple(counts) == self._counts
+        if not is_whole and self._resets() == self._resets_when_whole:
+            raise AssertionError(f"has {counts} rows, had {self._counts}, and was not told to start over")
+        self._dropped |= not is_whole or resets > self._resets_when_whole
+        if is_whole:
+            self._resets_when_whole = resets
         else:
-            self._resets_when_whole = self._resets
+            await self._sync_again()
         if self._dropped:
+            pending = await self.pending() // OPS_LEAST
             self._dropped = False
-            raise Anew
+            raise Anew(pending)
+
+    def _resets(self) -> int:
+        """How often the client has been told to start over, in all its processes."""
+        with self._path.with_suffix(".log").open("rb") as log:
+            log.seek(self._log_read)
+            whole, _, _ = log.read().rpartition(b"\n")
+        self._log_read += len(whole)
+        self._resets_read += whole.count(RESET)
+        return self._resets_read
 
     async def _sync_again(self) -> None:
         """Restarts the application where that does not help. Raises Lost then."""
@@ -127,8 +142,9 @@ class NpmParty:
 
     async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
         """The counters are those just before: the client offers nothing else. There is no place for the pause."""
+        resets = self._resets()
         [counts] = await self._ask(COUNTS)
-        await self._whole(list(counts.values()))
+        await self._whole(list(counts.values()), resets)
         saw = await self.counters()
         try:
             await self.device.execute(*statements)
@@ -147,9 +163,10 @@ class NpmParty:
             raise Lost from death
 
     async def snapshot(self) -> Snapshot:
+        resets = self._resets()
         rows = await self._ask(snapshot_sql(postgres=False))
         snapshot = snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
-        await self._whole([len(snapshot[name]) for name in GROWING])
+        await self._whole([len(snapshot[name]) for name in GROWING], resets)
         return snapshot
 
     async def has_written(self, number: int) -> bool:

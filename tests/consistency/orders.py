@@ -24,13 +24,15 @@ TABLES = ("registers", "mixed")
 # The npm client does not know when a column was written: a pending write that an incoming one has beaten shows again
 # when the row comes for another column, until its echo. So of such a device its own values are left out.
 FLICKERING = "npm"
+# What the service has told devices of direct SQL it has written down by then.
+UNABSORBED_S = 2.0
 
 
 def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
     edges: dict[Cell, Edges] = {}
-    rejected = {f"{party}:{number}" for party, number in evidence.rejected}
+    left_out = {f"{party}:{number}" for party, number in evidence.rejected} | _untimed(evidence)
     for history in evidence.histories:
-        for cell, before, after in _steps(history, rejected):
+        for cell, before, after in _steps(history, left_out):
             edges.setdefault(cell, {}).setdefault(before, {}).setdefault(after, history.party)
     found = []
     for cell, steps in sorted(edges.items()):
@@ -41,7 +43,19 @@ def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
     return found
 
 
-def _steps(history: History, rejected: set[str]) -> Iterator[tuple[Cell, Value, Value]]:
+def _untimed(evidence: Evidence) -> set[str]:
+    """What direct SQL wrote shortly before the slot was lost, and until there was another one. When that was nobody
+    knows but the stream: a device's write that was waiting counts as later, also if it was shown as beaten."""
+    return {
+        f"{history.party}:{number}"
+        for history in evidence.histories
+        if history.kind == "sql"
+        for number, (_, ended) in history.committed().items()
+        if any(begin - UNABSORBED_S <= ended.at <= end for begin, end in evidence.gaps)
+    }
+
+
+def _steps(history: History, left_out: set[str]) -> Iterator[tuple[Cell, Value, Value]]:
     last: dict[Cell, Value] = {}
     own = f"{history.party}:" if history.kind == FLICKERING else None
     for read in history:
@@ -52,7 +66,7 @@ def _steps(history: History, rejected: set[str]) -> Iterator[tuple[Cell, Value, 
         for table in TABLES:
             for key, row in read.rows.get(table, {}).items():
                 for column, value in zip(COLUMNS, row, strict=True):
-                    if isinstance(value, str) and _left_out(value, rejected, own):
+                    if isinstance(value, str) and _is_left_out(value, left_out, own):
                         continue
                     cell = (table, key, column)
                     if cell in last and last[cell] != value:
@@ -60,8 +74,8 @@ def _steps(history: History, rejected: set[str]) -> Iterator[tuple[Cell, Value, 
                     last[cell] = value
 
 
-def _left_out(value: str, rejected: set[str], own: str | None) -> bool:
-    return value.partition(".")[0] in rejected or (own is not None and value.startswith(own))
+def _is_left_out(value: str, left_out: set[str], own: str | None) -> bool:
+    return value.partition(".")[0] in left_out or (own is not None and value.startswith(own))
 
 
 def find_circle(edges: Edges) -> list[tuple[Value, Value, str]]:

@@ -19,7 +19,12 @@ class Refused(Exception):
 
 
 class Anew(Exception):
-    """All that it held had been given up, and is here again: a new session begins."""
+    """All that it held had been given up, and is here again: a new session begins. ``pending``: so many of its own
+    transactions at most have not come back."""
+
+    def __init__(self, pending: int) -> None:
+        super().__init__(pending)
+        self.pending = pending
 
 
 class Lost(Exception):

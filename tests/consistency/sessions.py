@@ -144,20 +144,20 @@ def monotonic_writes(evidence: Evidence) -> list[Anomaly]:
 
 
 def _reads_and_hidden(history: History, refused: Sequence[int]) -> Iterator[tuple[Read, int]]:
-    """With each snapshot how many transactions of its own the party may lack in it: such as it had committed when it
-    fetched everything anew, and that no snapshot has shown since (`HIDING`). ``refused``: its numbers, sorted."""
+    """With each snapshot how many transactions of its own the party may lack in it: such as had not come back when it
+    had fetched everything anew, and that no snapshot has shown since (`HIDING`). ``refused``: its numbers, sorted."""
     written = hidden = 0
-    is_anew = False
+    pending: int | None = None
     for event in history:
         match event:
             case Ended(number=number, outcome=outcome) if outcome == COMMITTED:
                 written = number
             case Anew():
-                is_anew = history.kind == HIDING
+                pending = event.pending if history.kind == HIDING else 0
             case Read(rows=rows):
                 count = rows.get("journal", {}).get(history.party, (0,))[0]
-                lacks = written - bisect_right(refused, written) - int(count or 0)
-                hidden, is_anew = lacks if is_anew else min(hidden, lacks), False
+                lacks = max(0, written - bisect_right(refused, written) - int(count or 0))
+                hidden, pending = min(lacks, hidden if pending is None else pending), None
                 yield event, hidden
             case _:
                 pass

@@ -131,7 +131,15 @@ def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> N
 def test_what_the_npm_client_had_not_heard_of_when_it_started_over_may_be_a_gap_in_its_own_journal() -> None:
     def started_over(*journals: Rows, kind: str = "npm") -> History:
         """With its third transaction not heard of."""
-        events = [*wrote(1), *wrote(2), *wrote(3), seen({"ann": 3, "bob": 3}), Anew(1.0), seen({"ann": 2}), *wrote(4)]
+        events = [
+            *wrote(1),
+            *wrote(2),
+            *wrote(3),
+            seen({"ann": 3, "bob": 3}),
+            Anew(1.0, 1),
+            seen({"ann": 2}),
+            *wrote(4),
+        ]
         return history("ann", *events, *(seen(journal=journal) for journal in journals), kind=kind)
 
     assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, {"ann": (4, 4)})) == []
@@ -141,8 +149,17 @@ def test_what_the_npm_client_had_not_heard_of_when_it_started_over_may_be_a_gap_
     )
     assert len(complaints(sessions.monotonic_writes, started_over({"bob": (3, 4)}))) == 1
     assert len(complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, kind="python"))) == 1
+    heard = history(
+        "ann", *wrote(1), *wrote(2), Anew(1.0, 0), seen({"ann": 1}), *wrote(3), seen({"ann": 3}), kind="npm"
+    )
+    assert complaints(sessions.monotonic_writes, heard) == []
+    lost = history("ann", *wrote(1), *wrote(2), Anew(1.0, 0), *wrote(3), seen(journal={"ann": (2, 3)}), kind="npm")
+    assert len(complaints(sessions.monotonic_writes, lost)) == 1
     refused = {("ann", 1): "22P02"}
     assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}), rejected=refused) == []
+    # One that is to be refused shows until it is.
+    early = history("ann", *wrote(1), seen({"ann": 1}), *wrote(2), seen(journal={"ann": (1, 2)}), kind="npm")
+    assert complaints(sessions.monotonic_writes, early, rejected=refused) == []
     assert len(complaints(sessions.monotonic_writes, started_over({"ann": (1, 4)}), rejected=refused)) == 1
 
 
@@ -237,6 +254,15 @@ def test_a_value_that_flickers_is_found_unless_it_was_rejected() -> None:
     ann = history("ann", register("bob:1.0"), register("cid:7.0"), register("bob:1.0"))
     assert len(complaints(orders.one_order_per_key, ann)) == 1
     assert complaints(orders.one_order_per_key, ann, rejected={("cid", 7): "22P02"}) == []
+
+
+@pytest.mark.parametrize(("gaps", "found"), [((), 1), (((8.5, 9.0),), 0), (((1.0, 6.9),), 1), (((9.1, 9.5),), 1)])
+def test_what_direct_sql_wrote_when_the_stream_was_lost_has_no_time(
+    gaps: tuple[tuple[float, float], ...], found: int
+) -> None:
+    ann = history("ann", register("ann:1.0"), register("sql0:7.0"), register("ann:1.0"))
+    sql = history("sql0", *wrote(7, Write("registers", "r1", "a", "sql0:7.0")), kind="sql")
+    assert len(complaints(orders.one_order_per_key, ann, sql, gaps=gaps)) == found
 
 
 def test_a_circle_is_found_wherever_it_is() -> None:

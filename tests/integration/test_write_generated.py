@@ -29,6 +29,19 @@ async def test_what_one_is_computed_from_is_one_register(database: str) -> None:
         assert table.tied == (frozenset({"a", "b"}),)
 
 
+async def test_one_that_came_later_counts_where_it_cannot_be_computed(database: str) -> None:
+    """Each write is valid alone, and nobody has looked at the table since."""
+    async with scene(
+        database, "CREATE TABLE t (id int PRIMARY KEY, a int4, b int4); INSERT INTO t VALUES (1, 1, 2)"
+    ) as s:
+        await s.electrify("t")
+        await s.connection.execute("ALTER TABLE t ADD COLUMN ratio int4 GENERATED ALWAYS AS (a / (b - a)) STORED")
+        a = s.update("t", "1", "3", "2", changed=[1], seen=["postgres_1@0"])
+        b = s.update("t", "1", "1", "3", changed=[2], seen=["postgres_1@0"])
+        assert await s.statuses(written("ann", 200, a), written("bob", 100, b)) == ["applied", "applied"]
+        assert await s.rows("t") == [(1, 3, 2, -3)]
+
+
 @pytest.mark.parametrize("constraint", ["NOT NULL", "CHECK (one IS NOT NULL)", "CHECK (one > 0 AND a < 10)"])
 async def test_a_rejection_names_the_columns_that_a_device_has(database: str, constraint: str) -> None:
     async with scene(database, EITHER.format(constraint), "either") as s:

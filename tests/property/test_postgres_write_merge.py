@@ -325,11 +325,12 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
     past = await s.connection.fetchrow(
         """SELECT d."row", electric.overlaid(
             coalesce(s.column_tags, array_fill('postgres_1@0'::text, ARRAY[cardinality(d.column_ms)])),
-            d.ms, electric.spread(d.column_ms, $3), electric.spread(d.column_lsn, $3), s.at_lsn, s.tags = '{}'
-        ) AS column_tags
+            d.ms, """
+        + f"{_spread('d.column_ms', table)}, {_spread('d.column_lsn', table)}, "
+        + """s.at_lsn, s.tags = '{}') AS column_tags
         FROM electric.direct d LEFT JOIN electric.shadow s USING (relid, key)
         WHERE d.relid = $1 AND d.key = $2 AND (s.at_lsn IS NULL OR d.lsn > s.at_lsn)""",
-        *(relid, key_text, [column + 1 for register in TIED[table] for column in register]),
+        *(relid, key_text),
     )
     grave = await s.connection.fetchval(
         'SELECT "row" FROM electric.tombstones WHERE relid = $1 AND key = $2', relid, key_text
@@ -344,6 +345,13 @@ async def _stored(s: Scene, table: str, key: str) -> RowState:
         tuple(map(_column_tag, column_tags)),
         None if grave is None else _bytes(grave),
     )
+
+
+def _spread(numbers: str, table: str) -> str:
+    """What direct SQL has changed, as SQL, where the columns of each register go together."""
+    for register in TIED[table]:
+        numbers = f"electric.spread({numbers}, '{{{','.join(str(column + 1) for column in register)}}}')"
+    return numbers
 
 
 def _column_tag(text: str) -> Tag:

@@ -107,8 +107,9 @@ class Backoff:
         if absent:
             self._absences += 1
             return backoff_s(self._absences, jitter, absent=True)
-        self._absences = 0
-        self._failures = 1 if settled else self._failures + 1
+        if settled:
+            self._failures = self._absences = 0
+        self._failures += 1
         return backoff_s(self._failures, jitter)
 
 

@@ -94,6 +94,17 @@ def test_a_server_that_is_killed_again_at_once_is_asked_soon_however_long_it_had
     assert absent[:3] == [BACKOFF_FIRST_S, 2 * BACKOFF_FIRST_S, 4 * BACKOFF_FIRST_S]
     assert max(absent) == ABSENT_MAX_S
     assert backoff.after_s(1.0, absent=False, settled=False) == 2 * BACKOFF_FIRST_S
+    assert backoff.after_s(1.0, absent=True, settled=False) == ABSENT_MAX_S
+
+
+def test_a_server_that_comes_back_only_to_be_killed_again_is_asked_ever_more_seldom_too() -> None:
+    backoff = Backoff()
+    for _ in range(ABSENT_FAILURES // 3):
+        assert backoff.after_s(1.0, absent=False, settled=False) > 0.0
+        waits_s = [backoff.after_s(1.0, absent=True, settled=False) for _ in range(3)]
+        assert max(waits_s) <= ABSENT_MAX_S
+    assert backoff.after_s(1.0, absent=True, settled=False) == BACKOFF_MAX_S
+    assert backoff.after_s(1.0, absent=False, settled=True) == BACKOFF_FIRST_S
     assert backoff.after_s(1.0, absent=True, settled=False) == BACKOFF_FIRST_S
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.catalogs import catalog_of
 
-from syncline.actors.devices.planning import INCLUDED_MAX, PlanRefused, selected_shape
+from syncline.actors.devices.planning import INCLUDED_MAX, PlanRefused, projected, selected_shape
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.proto.values import ShapeRequest
@@ -100,3 +101,10 @@ def test_a_tree_has_an_end() -> None:
         wish = request("users", boss=wish)
     with pytest.raises(PlanRefused, match="at most"):
         selected_shape(wish, CATALOG)
+
+
+def test_what_is_tied_to_columns_that_devices_do_not_have_is_no_reason_for_others() -> None:
+    """A constraint over a column that was added later."""
+    (plain,) = catalog_of([table(5, "plain", a="nothing", b="nothing") | {"fks": []}]).tables.values()
+    catalog = Catalog({5: replace(plain, tied=(frozenset({"a", "later"}),))})
+    assert projected({5: frozenset({"a"})}, catalog) == ((5, ("id", "a")),)

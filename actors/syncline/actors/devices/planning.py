@@ -107,7 +107,7 @@ def projected(selections: Mapping[int, Selection], catalog: Catalog) -> tuple[tu
     for oid, selection in sorted(selections.items()):
         if selection is not None:
             names = catalog.tables[oid].relation.names
-            kept = _with_tied(selection | catalog.linking[oid], catalog.tables[oid])
+            kept = _with_tied(selection | catalog.linking[oid], catalog.tables[oid]).intersection(names)
             if len(kept) < len(names):
                 found.append((oid, tuple(name for name in names if name in kept)))
     return tuple(found)

@@ -150,7 +150,7 @@ BEGIN
                     e_constraint = CONSTRAINT_NAME, e_context = PG_EXCEPTION_CONTEXT, e_schema = SCHEMA_NAME,
                     e_column = COLUMN_NAME;
                 IF refreshing AND waiting IS NULL
-                    AND (e_state ~ '^(23|42)' AND NOT (e_state IN ('23001', '23503') AND mending = 0) OR e_state = 'SY003')
+                    AND (e_state ~ '^(22|23|42)' AND NOT (e_state IN ('23001', '23503') AND mending = 0) OR e_state = 'SY003')
                 THEN
                     -- It may be because the tables have changed since their merge functions were made.
                     refreshing := false;

@@ -58,7 +58,7 @@ SELECT jsonb_build_object(
         ) ORDER BY ic.relname)
         FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
         WHERE i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
-          AND electric.generated_columns(c.oid, i.indkey::smallint[]) IS NULL
+          AND electric.generated_columns(c.oid, (i.indkey::smallint[])[0:i.indnkeyatts - 1]) IS NULL
     ), '[]')
 )
 FROM pg_class c

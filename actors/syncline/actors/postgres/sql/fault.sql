@@ -18,7 +18,7 @@ WITH written AS (
     SELECT o.conrelid AS relid, o.conkey AS attnums FROM pg_constraint o
     WHERE o.conname = in_constraint AND o.conrelid <> 0 AND coalesce(in_column, '') = ''
     UNION ALL
-    SELECT i.indrelid, i.indkey::int2[] FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
+    SELECT i.indrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
     WHERE n.relname = in_constraint AND coalesce(in_column, '') = ''
     UNION ALL
     SELECT a.attrelid, ARRAY[a.attnum] FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid

@@ -124,7 +124,9 @@ CREATE OR REPLACE FUNCTION electric.refresh_merges(targets oid[] DEFAULT NULL, t
 RETURNS boolean
 LANGUAGE plpgsql SET lock_timeout = '200ms' AS $$
 DECLARE
-    changed CONSTANT oid[] := ARRAY(
+    changed oid[];
+BEGIN
+    changed := ARRAY(
         WITH RECURSIVE concerned (relid) AS (
             SELECT t.relid FROM electric.tables t WHERE targets IS NULL OR t.relid = ANY (targets)
             UNION
@@ -136,7 +138,6 @@ DECLARE
                 (SELECT p.prosrc FROM pg_proc p WHERE p.pronamespace = 'electric'::regnamespace AND p.proname = 'merge_' || t.relid)
             ELSE t.merge_basis IS DISTINCT FROM electric.merge_basis(t.relid) END
         ORDER BY t.relid);
-BEGIN
     IF cardinality(changed) = 0 AND NOT EXISTS (SELECT FROM electric.tables WHERE NOT dispatched) THEN
         RETURN false;
     ELSIF NOT pg_try_advisory_xact_lock(x'656c656374726966'::bigint) THEN  -- see electric.electrify

@@ -73,7 +73,8 @@ SELECT ARRAY(
     SELECT input.attnum
     FROM unnest(numbers) WITH ORDINALITY AS n (number, place)
     JOIN pg_attribute g ON g.attrelid = target AND g.attnum = n.number
-    JOIN pg_attribute input ON input.attrelid = target AND input.attgenerated = '' AND (input.attnum = g.attnum OR EXISTS (
+    JOIN pg_attribute input ON input.attrelid = target AND input.attnum > 0 AND input.attgenerated = ''
+        AND (input.attnum = g.attnum OR EXISTS (
         SELECT FROM pg_depend d
         WHERE g.attgenerated <> '' AND d.refclassid = 'pg_class'::regclass AND d.refobjid = target AND d.refobjsubid = input.attnum
           AND (d.classid = 'pg_class'::regclass AND d.objid = target AND d.objsubid = g.attnum  -- until Postgres 14
