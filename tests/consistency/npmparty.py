@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,16 +104,37 @@ class NpmParty:
 
     async def _sync_again(self) -> None:
         """Restarts the application where that does not help. Raises Lost then."""
-        for _ in range(RESTART_EVERY):
-            try:
-                await self._sync(SYNC_WITHIN_S)
-                return
-            except NpmDiedError as death:
-                raise Lost from death
-            except (NpmError, TimeoutError, AssertionError):
-                await asyncio.sleep(RETRY_S)  # it had no connection, or has lost what was asked for on it
+        try:
+            for _ in range(RESTART_EVERY):
+                if await self._is_connected() and await self._is_synced():
+                    return
+        except NpmDiedError as death:
+            raise Lost from death
         await self.device.kill()
         raise Lost
+
+    async def _is_connected(self) -> bool:
+        """Within a while: it is cut off where it starts over, and connects again by itself."""
+        if not self.connected:
+            with contextlib.suppress(AssertionError):
+                seen = len(self.device.events)
+                await self.device.event("connectivity", after=seen, within_s=SYNC_WITHIN_S, status="connected")
+        return self.connected
+
+    async def _is_synced(self) -> bool:
+        """Unless its connection ends meanwhile, and with it what was asked for. Raises NpmDiedError."""
+        seen = len(self.device.events)
+        asking = asyncio.create_task(self._sync(SYNC_WITHIN_S))
+        ended = asyncio.create_task(
+            self.device.event("connectivity", after=seen, within_s=PATIENCE_S, status="disconnected")
+        )
+        await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (asking, ended):
+            task.cancel()
+        outcome, _ = await asyncio.gather(asking, ended, return_exceptions=True)
+        if isinstance(outcome, NpmDiedError):
+            raise outcome
+        return outcome is None
 
     async def reopen(self) -> None:
         await self._start()
