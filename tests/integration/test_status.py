@@ -88,7 +88,7 @@ async def test_writes_that_wait_for_an_operator_are_counted_with_what_postgres_s
             await connection.execute("ALTER TABLE items RENAME COLUMN name TO title")
             for number in range(3):
                 await a.execute("INSERT INTO items VALUES (?, 'x')", (str(number),))
-            message = 'column "name" of relation "items" does not exist'
+            message = "public.items has no columns any more that devices write: name"
             await seen(service, held_writes={"writes": 3, "devices": 1, "message": message})
             url = f"http://127.0.0.1:{service.port}"
             done = await asyncio.to_thread(run, "status", "--url", url, cwd=tmp_path, DATABASE_URL=database)
