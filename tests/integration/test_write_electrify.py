@@ -196,9 +196,12 @@ async def test_virtual_generated_columns_are_refused_since_their_rows_could_not_
     database: str,
 ) -> None:
     async with scene(database) as s:
+        virtual = "CREATE TABLE t (id int PRIMARY KEY, x int GENERATED ALWAYS AS (id + 1) VIRTUAL)"
         if s.connection.get_server_version().major < 18:
-            pytest.skip("Postgres has virtual generated columns from 18 on")
-        await s.connection.execute("CREATE TABLE t (id int PRIMARY KEY, x int GENERATED ALWAYS AS (id + 1) VIRTUAL)")
+            with pytest.raises(asyncpg.PostgresSyntaxError):  # there are none to be refused
+                await s.connection.execute(virtual)
+            return
+        await s.connection.execute(virtual)
         with pytest.raises(TableUnsupported, match=r"virtual generated columns: x"):
             await electrify(s.connection, "t")
         await s.connection.execute(

@@ -95,8 +95,7 @@ class Backoff:
     """
 
     def __init__(self) -> None:
-        self._failures = 0
-        self._absences = 0
+        self.reset()
 
     def reset(self) -> None:
         """Somebody has ended the connection in order."""
@@ -108,7 +107,7 @@ class Backoff:
             self._absences += 1
             return backoff_s(self._absences, jitter, absent=True)
         if settled:
-            self._failures = self._absences = 0
+            self.reset()
         self._failures += 1
         return backoff_s(self._failures, jitter)
 
