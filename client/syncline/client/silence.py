@@ -13,10 +13,10 @@ from __future__ import annotations
 
 SILENCE_S = 1.0
 SILENCE_MAX_S = 5.0
-ANSWER_S = 2.0
-ANSWER_MAX_S = 5.0
+ANSWER_S = 1.5
+ANSWER_MAX_S = 4.0
 # How many times as long as an answer before it one may take, and how soon a slow one is forgotten.
-TIMES_SLOWER = 8
+TIMES_SLOWER = 4
 FORGET = 0.8
 
 
