@@ -174,9 +174,11 @@ async def _delivered(device: Device) -> bool:
 
 @contextlib.asynccontextmanager
 async def conflict_scene(
-    dsn: str, folder: Path, kinds: Sequence[Kind], sql: str, *tables: str, ahead_ms: int = 0
+    dsn: str, folder: Path, kinds: Sequence[Kind], sql: str, *tables: str, ahead_ms: int | Sequence[int] = 0
 ) -> AsyncIterator[Scene]:
-    """``sql`` run, ``tables`` open to devices, parents first, and on every one. ``ahead_ms``: of their clocks."""
+    """``sql`` run, ``tables`` open to devices, parents first, and on every one. ``ahead_ms``: of the clocks of all, or
+    of each."""
+    aheads = [ahead_ms] * len(kinds) if isinstance(ahead_ms, int) else ahead_ms
     async with (
         serving(dsn, folder, sql=sql, electrified=tuple(f'"{table}"' for table in tables)) as (service, postgres),
         contextlib.AsyncExitStack() as stack,
@@ -184,7 +186,7 @@ async def conflict_scene(
         devices: list[Device] = []
         for number, kind in enumerate(kinds):
             opened = (_python if kind == "python" else _npm)(
-                folder / f"{number}.db", service, f"user {number}", tables, ahead_ms
+                folder / f"{number}.db", service, f"user {number}", tables, aheads[number]
             )
             devices.append(await stack.enter_async_context(opened))
         yield Scene(service, postgres, dsn, tables, devices)

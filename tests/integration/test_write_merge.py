@@ -460,13 +460,60 @@ async def test_a_row_that_a_trigger_keeps_out_is_no_error(database: str) -> None
     CREATE TRIGGER skip BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION skip();
     """
     async with scene(database, schema, "t") as s:
-        await all_applied(
-            s,
+        kept_out = await s.statuses(
             written("a", 100, s.insert("t", "1", "first")),
             written("a", 101, s.update("t", "1", "second", changed=[1], seen=["a@100"])),
             written("a", 102, s.delete("t", "1", "second", seen=["a@102"])),
         )
+        assert kept_out == ["unheeded", "unheeded", "applied"]
         assert await s.rows("t") == []
+        assert await s.connection.fetch("SELECT FROM electric.shadow") == []
+
+
+async def test_an_update_or_delete_that_a_trigger_keeps_from_being_done_leaves_the_tags_as_they_were(
+    database: str,
+) -> None:
+    schema = """
+    CREATE TABLE t (id text PRIMARY KEY, v text, w text);
+    CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN IF old.w = 'fixed' THEN RETURN NULL; END IF; RETURN coalesce(new, old); END $$;
+    CREATE TRIGGER skip BEFORE UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION skip();
+    """
+    async with scene(database, schema, "t") as s:
+        await all_applied(s, written("a", 100, s.insert("t", "1", "first", "fixed")))
+        before = await s.connection.fetch("SELECT tags, column_tags FROM electric.shadow")
+        update = s.update("t", "1", "second", "fixed", changed=[1], seen=["a@100"])
+        delete = s.delete("t", "1", "first", "fixed", seen=["a@100"])
+        assert await s.statuses(written("b", 101, update), written("b", 102, delete)) == ["unheeded"] * 2
+        assert await s.connection.fetch("SELECT tags, column_tags FROM electric.shadow") == before
+        assert await s.connection.fetch("SELECT FROM electric.tombstones") == []
+        assert await s.statuses(written("b", 101, update), written("b", 102, delete)) == ["duplicate"] * 2
+        assert await s.rows("t") == [("1", "first", "fixed")]
+
+
+async def test_a_rule_that_was_added_later_keeps_from_being_done_too(database: str) -> None:
+    async with scene(database, "CREATE TABLE t (id text PRIMARY KEY, v text)", "t") as s:
+        await s.connection.execute("CREATE RULE nothing AS ON DELETE TO t DO INSTEAD NOTHING")
+        await all_applied(s, written("a", 100, s.insert("t", "1", "first")))
+        assert await s.statuses(written("b", 101, s.delete("t", "1", "first", seen=["a@100"]))) == ["unheeded"]
+        assert await s.rows("t") == [("1", "first")]
+        assert await s.tags("t", "1") == ["a@100"]
+
+
+async def test_what_triggers_change_besides_is_tagged_as_the_operation_is(database: str) -> None:
+    schema = """
+    CREATE TABLE t (id text PRIMARY KEY, v text, w text);
+    CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.w := 'changed'; RETURN NEW; END $$;
+    CREATE TRIGGER change BEFORE UPDATE ON t FOR EACH ROW WHEN (old.v <> new.v) EXECUTE FUNCTION change();
+    """
+    async with scene(database, schema, "t") as s:
+        await all_applied(
+            s,
+            written("a", 100, s.insert("t", "1", "first", "first")),
+            written("b", 102, s.update("t", "1", "second", "first", changed=[1], seen=["a@100"])),
+            written("c", 101, s.update("t", "1", "first", "earlier", changed=[2], seen=["a@100"])),
+        )
+        assert await s.rows("t") == [("1", "second", "changed")]
 
 
 async def test_a_long_transaction_is_put_in_order_within_the_time_a_batch_has(s: Scene) -> None:

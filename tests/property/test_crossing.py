@@ -38,6 +38,7 @@ heads = st.builds(
     st.none() | st.text(max_size=36),
     st.none() | positions,
     st.none() | positions,
+    st.booleans(),
 )
 columns = st.builds(RelationColumn, st.text(max_size=5), ids, st.integers(-1, 2**31 - 1), st.booleans())
 relations = st.builds(

@@ -98,7 +98,7 @@ class Arbiter:
     def _device(self, commit: Commit, executed: Executed) -> Iterator[str]:
         key, write = executed.key, executed.write
         account = self._accounts[key]
-        as_of_ms = min(commit.head.commit_ms, commit.server_ms + AHEAD_MS_MAX)
+        as_of_ms = min(commit.head.authored_ms, commit.server_ms + AHEAD_MS_MAX)
         if write.tag.ms != as_of_ms and not executed.revived:
             yield f"at {int(commit.head.lsn)} {format_tag(write.tag)} counts as of then, not as of {as_of_ms}"
         if executed.kept:

@@ -225,7 +225,7 @@ class SimPostgres:
         self.insert_lsn += 5  # the commit's record; its LSN is where that begins
         if client_id is None:
             return TransactionHead(lsn, self.wall_ms(), self._xid)
-        return TransactionHead(lsn, ms, self._xid, client_id, ms, client_lsn)
+        return TransactionHead(lsn, self.wall_ms(), self._xid, client_id, ms, client_lsn)
 
     def _append(self, commit: Commit) -> None:
         self.wal.append(commit)
@@ -242,7 +242,7 @@ class SimPostgres:
             self.rows[key] = state
             tags = () if state.row is None else format_tags(state.tags)
             versions = self.versions.setdefault(key, [])
-            versions.append(Version(int(head.lsn), state.row, tags, state, Tag(head.author, head.commit_ms)))
+            versions.append(Version(int(head.lsn), state.row, tags, state, Tag(head.author, head.authored_ms)))
             commit.undo.append(lambda key=key, before=before, versions=versions: self._restore(key, before, versions))
         for entry in work.journal:
             self.executions[entry] += 1

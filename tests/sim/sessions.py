@@ -236,7 +236,7 @@ class Sessions:
         """An update says nothing of columns that it has not changed: they are for others to write."""
         row = tuple(None if cell is None else cell.encode() for cell in op["row"])
         key = (op["rel"], RELATIONS[op["rel"]].key_of(row))
-        changed = self._changed.get((head.author, head.commit_ms, key), set())
+        changed = self._changed.get((head.author, head.authored_ms, key), set())
         if op["op"] == "U" and not {column for column, said in enumerate(op["modified"]) if said} <= changed:
             said = op["modified"]
             self._report(f"{head.author} says it has changed {said} of {named(key)}, it has {sorted(changed)}")

@@ -92,7 +92,7 @@ def _changes(plain: Iterable[tuple[Any, ...]]) -> list[StreamChange]:
 
 
 def _plain_head(head: TransactionHead) -> tuple[object, ...]:
-    return (int(head.lsn), head.commit_ms, head.xid, head.origin, head.client_ms, head.client_lsn)
+    return (int(head.lsn), head.commit_ms, head.xid, head.origin, head.client_ms, head.client_lsn, head.unheeded)
 
 
 def _head(lsn: int, *rest: Any) -> TransactionHead:

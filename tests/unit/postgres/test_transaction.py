@@ -237,8 +237,8 @@ def test_a_device_write_carries_its_author_its_time_and_the_tags_of_its_shadow_r
     (chunk,) = transaction(
         claim(), client_row(), insert(b"1", b"a"), shadow_row(b'["1"]', b"{device@42,other@7}"), insert(b"2", b"b")
     )
-    assert chunk.head == TransactionHead(Lsn(500), 42, 7, "device", 42, 9)
-    assert chunk.head.author == "device"
+    assert chunk.head == TransactionHead(Lsn(500), COMMIT_MS, 7, "device", 42, 9)
+    assert (chunk.head.author, chunk.head.authored_ms) == ("device", 42)
     assert chunk.changes == [Insert(ITEMS, (b"1", b"a"), ("device@42", "other@7")), Insert(ITEMS, (b"2", b"b"), DIRECT)]
 
 
@@ -296,6 +296,17 @@ def test_a_rejected_write_does_not_pass_for_an_echo() -> None:
     content = b'{"client": "device", "ms": 42, "lsn": 9, "rejected": true}'
     (chunk,) = transaction(LogicalMessage(True, Lsn(1), "syncline.tx", content), client_row())
     assert (chunk.head.origin, chunk.changes) == (None, [])
+
+
+def test_a_write_that_triggers_did_not_heed_is_one_of_postgres_with_the_devices_tags() -> None:
+    content = b'{"client": "device", "ms": 42, "lsn": 9, "unheeded": true}'
+    message = LogicalMessage(True, Lsn(1), "syncline.tx", content)
+    (chunk,) = transaction(
+        message, claim(), client_row(), insert(b"1", b"a"), shadow_row(b'["1"]', b"{device@42}"), insert(b"2", b"b")
+    )
+    assert (chunk.head.origin, chunk.head.author, chunk.head.authored_ms) == ("device", "postgres_1", COMMIT_MS)
+    assert chunk.changes == [Insert(ITEMS, (b"1", b"a"), ("device@42",)), Insert(ITEMS, (b"2", b"b"), DIRECT)]
+    assert list(chunk.direct) == [1]
 
 
 def test_definitions_between_the_rows_of_a_device_write_do_not_cut_it() -> None:

@@ -356,7 +356,7 @@ class Device(Actor):
             foreign = event is not None and event.origin is not None
             if (foreign or not self._outbound.applied(written.ms, written.position)) and event is not None:
                 await self._heal(event, written, self._uplink)
-        elif written.status == "duplicate" and event is not None:
+        elif written.status in ("duplicate", "unheeded") and event is not None:
             await self._heal(event, written, self._uplink)
         elif written.status == "rejected" and event is not None:
             log.warning("device %s: transaction %d rejected: %s", self._client_id, written.lsn, written.rejection)

@@ -7,7 +7,7 @@ batches of all others.
 
 An attempt can end in five ways:
 
-* Postgres answered *applied*, *duplicate* or *rejected*: decided, the device hears of it.
+* Postgres answered *applied*, *unheeded*, *duplicate* or *rejected*: decided, the device hears of it.
 * Postgres answered *retry* (a lock, a serialization failure, no space, a right our role lacks): the device waits,
   longer each time. A defect of Postgres (class XX) is tried a few times alone, then rejected: it may be the data.
 * Postgres answered *unabsorbed*: direct SQL wrote or deleted what the transaction is about, and it is not known that
@@ -59,7 +59,7 @@ RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
 LOSSES_TOGETHER_MAX = 3
 
-Status = Literal["applied", "duplicate", "rejected", "overloaded"]
+Status = Literal["applied", "unheeded", "duplicate", "rejected", "overloaded"]
 
 STATEMENT_TIMEOUT = "57014"
 # A right or an object that our own role lacks; 55000 is a table whose replica identity was taken away.

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from syncline.actors.postgres.lsn import Lsn
@@ -67,8 +67,9 @@ class TransactionError(Exception):
 @dataclass(frozen=True, slots=True)
 class TransactionHead:
     """``lsn``: position of the commit. ``xid``: 32 bits, as pgoutput has it. ``origin``: the device's client id, None
-    when it is no device's write. ``commit_ms``: the device's own milliseconds then, else the commit time.
-    ``client_ms`` and ``client_lsn``: what the device called its transaction."""
+    when it is no device's write. ``commit_ms``: by Postgres' clock. ``client_ms`` and ``client_lsn``: what the device
+    called its transaction. ``unheeded``: triggers of the application's kept Postgres from doing all of it; for devices,
+    its author too, what it did is a transaction of Postgres."""
 
     lsn: Lsn
     commit_ms: int
@@ -76,11 +77,17 @@ class TransactionHead:
     origin: str | None = None
     client_ms: int | None = None
     client_lsn: int | None = None
+    unheeded: bool = False
 
     @property
     def author(self) -> str:
         """The origin as the wire names it."""
-        return self.origin or POSTGRES_ORIGIN
+        return POSTGRES_ORIGIN if self.origin is None or self.unheeded else self.origin
+
+    @property
+    def authored_ms(self) -> int:
+        """The time as the wire names it: by the clock of the author."""
+        return self.commit_ms if self.client_ms is None or self.unheeded else self.client_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +135,7 @@ class _Claim:
     client: str
     ms: int
     lsn: int
+    unheeded: bool
 
 
 class _Table:
@@ -393,7 +401,9 @@ class TransactionAssembler:
         tx.holding = False
         if tx.claim is not None and tx.claim.client in tx.clients:
             claim = tx.claim
-            tx.head = TransactionHead(tx.begin.final_lsn, claim.ms, tx.begin.xid, claim.client, claim.ms, claim.lsn)
+            tx.head = replace(
+                tx.headed(), origin=claim.client, client_ms=claim.ms, client_lsn=claim.lsn, unheeded=claim.unheeded
+            )
             tx.tagging = True
         held, keys, size = tx.changes, tx.keys, self._chunk_rows_max
         tx.keys = []
@@ -472,4 +482,4 @@ def _claim(content: bytes) -> _Claim | None:
         return None
     if claim.get("rejected") or not isinstance(client, str) or not isinstance(ms, int) or not isinstance(lsn, int):
         return None
-    return _Claim(client, ms, lsn)
+    return _Claim(client, ms, lsn, bool(claim.get("unheeded")))

@@ -76,7 +76,8 @@ UNANSWERED = Exit(ExitKind.KILLED, detail="no room for the answer to a write")
 class Written:
     """The answer to a ``Write``: its ``lsn`` and ``ms``, and what became of it.
 
-    ``applied`` and ``duplicate``: it is durable, now or before. ``rejected``: never will be, ``rejection`` says why; it
+    ``applied``, ``unheeded`` and ``duplicate``: it is durable, now or before. ``unheeded``: except for what triggers of
+    the application's kept Postgres from doing. ``rejected``: never will be, ``rejection`` says why; it
     is recorded and the device has been advanced past it. ``overloaded``: not taken, and nothing more will be from this
     sender; the device has to come back with a new connection. ``position``: see the module; 0 when overloaded.
     """

@@ -305,7 +305,7 @@ class Consumer(Actor):
         index = self._next_index
         self._next_index += 1
         ops = await self._ops_of(changes)
-        record = Record(int(head.lsn), head.commit_ms, head.author, index, False, len(changes), ops)
+        record = Record(int(head.lsn), head.authored_ms, head.author, index, False, len(changes), ops)
         record.truncates, record.since, record.until = truncates, piece.since, piece.until
         return record
 

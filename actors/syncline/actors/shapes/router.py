@@ -224,8 +224,8 @@ class Router(Actor):
             if not chunk.last:
                 continue
             self._end_migrations(head, entries)
-            if head.origin is not None:
-                own.append(OwnTransaction(int(head.lsn), head.origin, head.commit_ms))
+            if head.origin is not None and not head.unheeded:
+                own.append(OwnTransaction(int(head.lsn), head.origin, head.authored_ms))
             heads.append(head)
             self._recent.append((int(head.lsn), head.xid))
             self._upto = int(head.lsn)
@@ -317,4 +317,4 @@ def _runs(changes: Sequence[StreamChange]) -> list[Sequence[StreamChange]]:
 def _record(
     head: TransactionHead, index: int, rows: int = 0, ops: bytes = b"", prelude: tuple[bytes, ...] = ()
 ) -> Record:
-    return Record(int(head.lsn), head.commit_ms, head.author, index, False, rows, ops, prelude)
+    return Record(int(head.lsn), head.authored_ms, head.author, index, False, rows, ops, prelude)

@@ -267,7 +267,7 @@ class TreeConsumer(Consumer):
         if lsn > self._store.torn[1]:
             return records
         # Who follows is to read the log.
-        return [Record(lsn, head.commit_ms, head.author, index=1, last=True, rows=0, ops=b"")]
+        return [Record(lsn, head.authored_ms, head.author, index=1, last=True, rows=0, ops=b"")]
 
     async def _write(self, transaction: _Waiting, step: Step) -> list[Record]:
         self._next_index = 0

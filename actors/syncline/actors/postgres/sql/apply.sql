@@ -8,10 +8,13 @@
 --          "absorbed": {"xmins", "gone"}: what it was to wait for, and has; see below.
 --          One whose lsn or ms is no bigint is rejected too, but cannot be recorded.
 --          A transaction that comes again is a duplicate, or rejected if it was.
--- results: one a transaction, {"status": "applied" | "duplicate" | "rejected" | "retry" | "unabsorbed", "sqlstate",
---          "message", ...}
+-- results: one a transaction, {"status": "applied" | "unheeded" | "duplicate" | "rejected" | "retry" | "unabsorbed",
+--          "sqlstate", "message", ...}
 -- context: {"horizon": an xid, "skew_ms", "kept_ms"}. Without a horizon nothing that direct SQL wrote is waited for. kept_ms: how
 --          old what is recorded of a row may be that is not there any more, see electric.unrecorded.
+--
+-- "unheeded" is applied, too, but for operations that triggers of the application's kept Postgres from doing. Such a
+-- transaction is tried again with a message before its own that says so: then the stream does not pass for its echo.
 --
 -- "unabsorbed" is a transaction that touches rows of which direct SQL wrote or deleted the last version, and it is not known
 -- that the stream has brought that here (electric.direct). {"lsn": how far the stream has to be, as a number; "xmins": [xid],
@@ -53,6 +56,8 @@ DECLARE
     note jsonb;
     stamp_ms bigint;
     repeated boolean := false;
+    unheeding boolean;
+    unheeded boolean;
     answer jsonb;
     answers jsonb[] := '{}';
     held text[] := '{}';
@@ -93,6 +98,7 @@ BEGIN
         ops := tx -> 'ops';
         mending := 0;
         refreshing := true;
+        unheeded := false;
         absorbed := CASE WHEN tx ? 'absorbed' THEN absorbed_before || (tx -> 'absorbed') ELSE absorbed_before END;
         stamp_ms := least(client_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + skew_ms);
         answer := NULL;
@@ -102,7 +108,12 @@ BEGIN
         END IF;
         WHILE answer IS NULL LOOP
             refreshed := false;
+            unheeding := false;
             BEGIN
+                IF unheeded THEN
+                    PERFORM pg_logical_emit_message(true, 'syncline.tx', json_build_object(
+                        'client', client, 'ms', client_ms, 'lsn', client_lsn, 'unheeded', true)::text);
+                END IF;
                 IF electric.advance(client, client_lsn, client_ms) THEN
                     FOR j IN 0 .. jsonb_array_length(ops) - 1 LOOP
                         at_op := ops -> j;
@@ -113,6 +124,8 @@ BEGIN
                             RAISE EXCEPTION 'rows refer to what is deleted' USING ERRCODE = 'SY001';
                         ELSIF note ? 'children' THEN
                             postponed := postponed || at_op;
+                        ELSIF note ? 'unheeded' THEN
+                            unheeding := true;
                         ELSE
                             waiting := waiting || note;
                         END IF;
@@ -122,15 +135,19 @@ BEGIN
                         WHILE cardinality(postponed) > 0 LOOP
                             again := '{}';
                             FOREACH at_op IN ARRAY postponed LOOP
-                                IF electric.merge(at_op, client, stamp_ms, absorbed, 1) ? 'children' THEN
+                                note := electric.merge(at_op, client, stamp_ms, absorbed, 1);
+                                IF note ? 'children' THEN
                                     again := again || at_op;
+                                ELSIF note ? 'unheeded' THEN
+                                    unheeding := true;
                                 END IF;
                             END LOOP;
                             EXIT WHEN cardinality(again) = cardinality(postponed);
                             postponed := again;
                         END LOOP;
                         FOREACH at_op IN ARRAY postponed LOOP
-                            PERFORM electric.merge(at_op, client, stamp_ms, absorbed, 2);
+                            note := electric.merge(at_op, client, stamp_ms, absorbed, 2);
+                            unheeding := unheeding OR coalesce(note ? 'unheeded', false);
                         END LOOP;
                         postponed := NULL;
                     END IF;
@@ -138,8 +155,11 @@ BEGIN
                     IF waiting IS NOT NULL THEN
                         RAISE EXCEPTION 'the stream has to come further' USING ERRCODE = 'SY002';
                     END IF;
+                    IF unheeding AND NOT unheeded THEN
+                        RAISE EXCEPTION 'triggers kept Postgres from doing it all' USING ERRCODE = 'SY004';
+                    END IF;
                     SET CONSTRAINTS ALL IMMEDIATE;
-                    answer := applied;
+                    answer := CASE WHEN unheeded THEN '{"status": "unheeded"}' ELSE applied END;
                 ELSE
                     repeated := true;
                     answer := '{}';
@@ -173,6 +193,8 @@ BEGIN
                         'xmins', (SELECT coalesce(jsonb_agg(DISTINCT w -> 'xmin'), '[]') FROM unnest(waiting) AS w WHERE w ? 'xmin'),
                         'gone', (SELECT coalesce(jsonb_agg(DISTINCT w -> 'gone'), '[]') FROM unnest(waiting) AS w WHERE w ? 'gone'));
                     held := held || client;
+                ELSIF e_state = 'SY004' AND NOT unheeded THEN
+                    unheeded := true;
                 ELSIF e_state IN ('23001', '23503', 'SY001') AND mending = 0 THEN
                     -- A device may check foreign keys later than we do, or keep a parent alive after using it. Others may
                     -- have deleted what it refers to, or refer to what it deletes, and neither had seen the other.

@@ -20,7 +20,10 @@
 -- {"xmin": xid} or {"gone": key} when the stream has to come further first; {"mend": true} when rows refer to the one that
 -- is to be deleted, and the transaction is to be tried in the order of references; {"children": true} then too, with
 -- mending = 1: this delete is to be tried once more when the others are through, and with mending = 2 for good: who still
--- refers to the row keeps it, since the author of the delete had not seen that.
+-- refers to the row keeps it, since the author of the delete had not seen that; {"unheeded": true} when a trigger of the
+-- application's kept Postgres from doing it: then nothing of it is in the stream.
+--
+-- What such a trigger changes in the row besides is the operation's, as devices take it to be, to which the stream brings it.
 --
 -- Of a table that has not all columns any more that devices write it is one that says so, and they wait for the operator.
 --
@@ -40,7 +43,7 @@ DECLARE
     sy_alive boolean;
     known boolean := true;
     met boolean;
-    attended boolean;  -- by a trigger that is for certain columns
+    triggers integer;  -- of the application's, NULL: none; 2: there is one that is for certain columns
     latest boolean;
     entry_tags text[];
     entry_column_tags text[];
@@ -58,12 +61,17 @@ DECLARE
     tags_now text[];
     tags_before text[];
     column_tags_now text[];
+    column_tags_before text[];
     sy_wins boolean[];
     holder text;
     holder_loses boolean;
     sy_grave text[];
     setters text;
     sy_final text[];
+    done integer;  -- rows, by the statement
+    changed boolean := false;  -- by a trigger
+    sy_before text[];
+    sy_after text[];
     answer jsonb;
 BEGIN
     IF sy_op = 'I' THEN
@@ -75,12 +83,7 @@ BEGIN
         known := NOT FOUND;
         IF NOT known AND NOT met AND mending = 0 THEN
             -- The common insert, of a key never seen. Its entry is made.
-            INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
-            IF NOT FOUND THEN
-                IF EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
-                    RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
-                END IF;
-            END IF;
+            %INSERT%
             RETURN NULL;
         END IF;
     END IF;
@@ -191,6 +194,7 @@ BEGIN
     -- As a rule a write is later than all that is known of the row, and its author has seen it.
     latest := cardinality(tags_now) < 2 AND sy_ms > greatest(%KNOWN_MS%);
     tags_before := tags_now;
+    column_tags_before := column_tags_now;
     IF observed ?& tags_now THEN
         tags_now := '{}'::text[];
     ELSE
@@ -273,14 +277,19 @@ BEGIN
         DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;  -- of an earlier life
     END IF;
 
-    IF sy_alive AND NOT attended AND true = ANY (sy_wins) THEN
+    IF sy_alive AND triggers > 0 THEN
+        SELECT ARRAY[%IMAGE%] INTO sy_before FROM %TABLE% t WHERE %IS_ROW%;
+    END IF;
+    IF sy_alive AND triggers IS DISTINCT FROM 2 AND true = ANY (sy_wins) THEN
         UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSIF sy_op = 'D' AND tags_now = '{}' THEN
         INSERT INTO electric.tombstones (relid, key, "row", deleted_ms, buried_at)
             SELECT %RELID%, sy_row_key, ARRAY[%IMAGE%], sy_ms, clock_timestamp() FROM %TABLE% t WHERE %IS_ROW%
             ON CONFLICT (relid, key) DO UPDATE
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
+        GET DIAGNOSTICS done = ROW_COUNT;
         -- Now that the table is locked, nobody adds a foreign key. One that was added before has not been asked about.
         IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgtype & 8 <> 0
             AND g.tgconstraint <> 0 AND g.tgconstraint <> ALL (%ASKED%::oid[]))
@@ -290,34 +299,81 @@ BEGIN
         END IF;
     ELSIF sy_op = 'D' THEN
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else keeps it: tell the author
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSIF NOT sy_alive THEN
+        %INSERT%
         IF known THEN
             DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;
         END IF;
-        INSERT INTO %TABLE% (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING;
-        IF NOT FOUND THEN
-            IF EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%) THEN
-                RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
-            END IF;
-        END IF;
+        RETURN NULL;
     ELSIF true = ANY (sy_wins) THEN
         -- A trigger that is for certain columns shall not see the others named.
         SELECT string_agg(setter, ', ') INTO setters
             FROM unnest(%SETTERS%, sy_wins) AS winning (setter, wins) WHERE winning.wins;
         EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING sy_cells;
+        GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
         UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
+        GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
-    RETURN NULL;
+    IF done > 0 AND (sy_before IS NULL OR sy_op = 'D' AND tags_now = '{}') THEN
+        RETURN NULL;
+    END IF;
+
+    SELECT ARRAY[%IMAGE%] INTO sy_after FROM %TABLE% t WHERE %IS_ROW%;
+    sy_before := coalesce(sy_before, sy_after);  -- it was a rule
+    IF done = 0 AND (sy_op = 'D' AND tags_now = '{}' OR true = ANY (sy_wins)) AND sy_after IS NOT NULL THEN
+        -- It is as it was, or as the trigger has it.
+        DELETE FROM electric.tombstones WHERE relid = %RELID% AND key = sy_row_key;
+        column_tags_now := column_tags_before;
+        IF sy_after = sy_before THEN
+            tags_now := tags_before;
+        ELSIF sy_op = 'D' THEN
+            tags_now := ARRAY[tag];
+        END IF;
+        sy_wins := NULL;
+        changed := true;
+    END IF;
+    FOR i IN 1..%WIDTH% LOOP
+        IF sy_after[i] IS DISTINCT FROM sy_before[i] AND sy_wins[i] IS NOT TRUE THEN
+            column_tags_now[i] := tag;
+            changed := true;
+        END IF;
+    END LOOP;
+    IF changed THEN
+        UPDATE electric.shadow s
+            SET tags = CASE WHEN sy_after IS NULL THEN '{}' ELSE tags_now END, column_tags = column_tags_now
+            WHERE s.relid = %RELID% AND s.key = sy_row_key;
+    END IF;
+    RETURN CASE WHEN done = 0 OR sy_after IS NULL THEN '{"unheeded": true}'::jsonb END;
 END
 $merge$;
 $template$;
     table_name text := format('%I.%I', description ->> 'schema', description ->> 'table');
+    inserting CONSTANT text := $insert$
+        INSERT INTO %TABLE% AS t (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING
+            RETURNING %IS_ROW% INTO met;
+        IF met IS NOT TRUE THEN
+            -- A trigger has another row in its place, or none; or somebody has been faster.
+            SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW%;
+            IF NOT FOUND THEN
+                IF known THEN
+                    UPDATE electric.shadow SET tags = '{}' WHERE relid = %RELID% AND key = sy_row_key;
+                ELSE
+                    DELETE FROM electric.shadow WHERE relid = %RELID% AND key = sy_row_key;
+                END IF;
+                RETURN '{"unheeded": true}';
+            ELSIF NOT electric.is_ours(row_xid) THEN
+                RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
+            END IF;
+        END IF;$insert$;
     -- The row and its entry at once: this is most of the work.
     lock CONSTANT text := $lock$
-        SELECT l.xid, EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgattr::text <> ''),
+        SELECT l.xid,
+                (SELECT max(CASE g.tgattr::text WHEN '' THEN 1 ELSE 2 END) FROM pg_trigger g
+                 WHERE g.tgrelid = %RELID% AND NOT g.tgisinternal),
                 e.tags, e.column_tags, e.xid, e.at_lsn, e.written_at
-            INTO row_xid, attended, entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
+            INTO row_xid, triggers, entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
             FROM (SELECT) AS one
             LEFT JOIN LATERAL (SELECT t.xmin AS xid FROM %TABLE% t WHERE %IS_ROW% %STRENGTH% NOWAIT) AS l ON true
             LEFT JOIN LATERAL (
@@ -395,6 +451,7 @@ BEGIN
     SELECT coalesce(string_agg(r.referring, ' OR ') FILTER (WHERE r.cascades), 'false') AS cascaded,
         coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
         INTO referring FROM electric.references_to(target, part.is_row) r;
+    filled := replace(filled, '%INSERT%', inserting);
     filled := replace(filled, '%LOCK_FOR_DELETE%', replace(lock, '%STRENGTH%', 'FOR UPDATE'));
     filled := replace(filled, '%LOCK_FOR_UPDATE%', replace(lock, '%STRENGTH%', 'FOR NO KEY UPDATE'));
     filled := replace(filled, '%KNOWN_MS%', part.known_ms);

@@ -131,26 +131,32 @@ SELECT coalesce((
     ORDER BY x.xid DESC LIMIT 1), 0)
 $$;
 
--- Whether the stream is known to have brought whatever the transaction wrote that left this xmin on a row we have locked.
--- absorbed: {"horizon": an xid before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always has.
--- What this transaction itself wrote, by a trigger say, nobody has to wait for.
-CREATE OR REPLACE FUNCTION electric.is_absorbed(row_xid xid, absorbed jsonb) RETURNS boolean
+-- Whether the row that has this xmin, and that we see, was written by this transaction, or within it.
+CREATE OR REPLACE FUNCTION electric.is_ours(row_xid xid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    this bigint;
-    ahead bigint;
+    this CONSTANT bigint := pg_current_xact_id()::text::bigint;
+    ahead bigint := row_xid::text::bigint - this % (1::bigint << 32);
 BEGIN
-    IF absorbed IS NULL OR age(row_xid) > age((absorbed ->> 'horizon')::xid) OR absorbed -> 'xmins' ? row_xid::text THEN
-        RETURN true;
-    END IF;
-    this := pg_current_xact_id()::text::bigint;
-    ahead := row_xid::text::bigint - this % (1::bigint << 32);
     IF ahead < -(1::bigint << 31) THEN
         ahead := ahead + (1::bigint << 32);
     ELSIF ahead > (1::bigint << 31) THEN
         ahead := ahead - (1::bigint << 32);
     END IF;
     RETURN ahead >= 0 AND pg_xact_status((this + ahead)::text::xid8) = 'in progress';
+END
+$$;
+
+-- Whether the stream is known to have brought whatever the transaction wrote that left this xmin on a row we have locked.
+-- absorbed: {"horizon": an xid before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always has.
+-- What this transaction itself wrote, by a trigger say, nobody has to wait for.
+CREATE OR REPLACE FUNCTION electric.is_absorbed(row_xid xid, absorbed jsonb) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    IF absorbed IS NULL OR age(row_xid) > age((absorbed ->> 'horizon')::xid) OR absorbed -> 'xmins' ? row_xid::text THEN
+        RETURN true;
+    END IF;
+    RETURN electric.is_ours(row_xid);
 END
 $$;
 
