@@ -128,3 +128,17 @@ async def test_in_a_tree_of_one_table_everything_above_the_new_leaf_stays(
         await scene.delivers(scene.devices[first])
         await scene.delivers(scene.devices[1 - first])
         await scene.ends_with(nodes=[("1", None, "root"), ("2", "1", "branch"), ("3", "2", "leaf")])
+
+
+@in_pairs
+async def test_a_tree_may_be_inserted_by_one_statement_leaves_first(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """SQLite checks foreign keys at its end, as Postgres does."""
+    async with conflict_scene(database, tmp_path, kinds, NODES, "nodes") as scene:
+        ann, _ = scene.devices
+        before = await scene.rows("nodes")
+        await ann.write("INSERT INTO nodes VALUES ('z3', 'z2', 'leaf'), ('z2', 'z1', 'branch'), ('z1', NULL, 'root')")
+        await scene.ends_with(
+            nodes=[*before, ("z1", None, "root"), ("z2", "z1", "branch"), ("z3", "z2", "leaf")],
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 
@@ -514,6 +515,61 @@ async def test_what_triggers_change_besides_is_tagged_as_the_operation_is(databa
             written("c", 101, s.update("t", "1", "first", "earlier", changed=[2], seen=["a@100"])),
         )
         assert await s.rows("t") == [("1", "second", "changed")]
+
+
+TREE = """
+CREATE TABLE trees (
+    id text, land text, parent text, PRIMARY KEY (land, id), FOREIGN KEY (land, parent) REFERENCES trees
+);
+"""
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
+async def test_rows_of_a_table_that_refer_to_one_another_are_inserted_in_any_order(
+    order: tuple[int, ...], database: str
+) -> None:
+    """A device checks foreign keys at the end of a statement or of the transaction."""
+    async with scene(database, TREE, "trees") as s:
+        rows = [("1", None), ("2", "1"), ("3", "2"), ("4", "2")]
+        ops = [s.insert("trees", rows[place][0], "se", rows[place][1]) for place in order]
+        again = [s.update("trees", "3", "se", "1", changed=[2], seen=["a@100"])]
+        await all_applied(s, written("a", 100, *ops, *again))
+        assert await s.rows("trees") == [("1", "se", None), ("2", "se", "1"), ("3", "se", "1"), ("4", "se", "2")]
+
+
+async def test_a_row_may_come_to_refer_to_one_that_is_inserted_after_it(database: str) -> None:
+    async with scene(database, TREE, "trees") as s:
+        await all_applied(
+            s,
+            written("a", 100, s.insert("trees", "1", "se", None)),
+            written(
+                "a",
+                101,
+                s.update("trees", "1", "se", "2", changed=[2], seen=["a@100"]),
+                s.insert("trees", "2", "se", "3"),
+                s.insert("trees", "3", "se", None),
+            ),
+        )
+        assert await s.rows("trees") == [("1", "se", "2"), ("2", "se", "3"), ("3", "se", None)]
+
+
+async def test_rows_that_refer_to_one_another_in_a_circle_keep_the_order_in_which_they_can_be_written(
+    database: str,
+) -> None:
+    async with scene(database, TREE, "trees") as s:
+        await all_applied(
+            s,
+            written(
+                "a",
+                100,
+                s.insert("trees", "2", "se", "1"),
+                s.insert("trees", "1", "se", None),
+                s.insert("trees", "4", "se", None),
+                s.insert("trees", "5", "se", "4"),
+                s.update("trees", "4", "se", "5", changed=[2], seen=["a@100"]),
+            ),
+        )
+        assert await s.rows("trees") == [("1", "se", None), ("2", "se", "1"), ("4", "se", "5"), ("5", "se", "4")]
 
 
 async def test_a_long_transaction_is_put_in_order_within_the_time_a_batch_has(s: Scene) -> None:

@@ -318,13 +318,14 @@ SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P0
 $$;
 
 -- The same operations with parents written before their children and deleted after them. Within a table the order stays,
--- but parents kept alive by compensation come first unless this transaction itself inserts them. A delete that a later
+-- but parents kept alive by compensation come first unless this transaction itself inserts them, and rows that it inserts
+-- before those of the table that refer to them; not of those that refer to one another in a circle. A delete that a later
 -- write to the same row takes back is left out; that write then has observed what the delete had.
 --
 -- There may be hundreds of thousands of them, which the planner cannot know: every join of theirs is to be a hash join.
 CREATE OR REPLACE FUNCTION electric.parents_first(ops jsonb) RETURNS jsonb
 LANGUAGE sql STABLE SET enable_nestloop = off AS $$
-WITH op AS MATERIALIZED (
+WITH RECURSIVE op AS MATERIALIZED (
     SELECT o.op, o.place, o.op ->> 'op' AS kind, t.relid, coalesce(t.depth, 0) AS depth,
         (SELECT jsonb_agg(o.op -> 'row' -> (c.i - 1)::integer ORDER BY c.i)
          FROM jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS c (column_, i)
@@ -339,16 +340,42 @@ WITH op AS MATERIALIZED (
     SELECT a.op, a.place, b.place AS by
     FROM op a JOIN written b ON b.relid = a.relid AND b.key = a.key AND b.place > a.place
     WHERE a.kind = 'D'
+), own_key AS (
+    SELECT f.conrelid AS relid, array_agg(k.place::integer ORDER BY c.i) AS places  -- in the order of the primary key
+    FROM electric.tables t
+    JOIN pg_constraint f ON f.contype = 'f' AND f.conrelid = t.relid AND f.confrelid = t.relid
+    CROSS JOIN jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS c (column_, i)
+    LEFT JOIN LATERAL electric.key_pairs(f.oid, t.description) k ON k.parent = c.column_ ->> 'name'
+    WHERE t.relid IN (SELECT relid FROM op) AND c.column_ ->> 'pk' IS NOT NULL
+    GROUP BY f.oid, f.conrelid HAVING bool_and(k.place IS NOT NULL)
+), refers AS MATERIALIZED (
+    SELECT DISTINCT op.relid, op.key, to_.key AS parent
+    FROM op JOIN own_key own ON own.relid = op.relid
+    CROSS JOIN LATERAL (
+        SELECT jsonb_agg(op.op -> 'row' -> (place - 1) ORDER BY i) AS key FROM unnest(own.places) WITH ORDINALITY AS p (place, i)
+    ) AS to_
+    JOIN inserted ON inserted.relid = op.relid AND inserted.key = to_.key
+    WHERE op.kind IN ('I', 'U') AND to_.key <> op.key
+), below (relid, key, level) AS (
+    SELECT relid, parent, 0 FROM refers
+    WHERE NOT EXISTS (SELECT FROM refers above WHERE above.relid = refers.relid AND above.key = refers.parent)
+    UNION
+    SELECT refers.relid, refers.key, below.level + 1
+    FROM below JOIN refers ON refers.relid = below.relid AND refers.parent = below.key
+    WHERE below.level < (SELECT count(*) FROM inserted)
+), nested AS (
+    SELECT relid, key, max(level) AS level FROM below GROUP BY relid, key
 ), back AS (
     SELECT by, jsonb_agg(seen) AS tags FROM taken_back, jsonb_array_elements(op -> 'tags') AS seen GROUP BY by
 )
 SELECT jsonb_agg(
     CASE WHEN back.tags IS NULL THEN op.op ELSE jsonb_set(op.op, '{tags}', (op.op -> 'tags') || back.tags) END
     ORDER BY op.kind = 'D', CASE WHEN op.kind = 'D' THEN -op.depth ELSE op.depth END,
-        op.kind <> 'C' OR own.place IS NOT NULL, op.place)
+        op.kind <> 'C' OR own.place IS NOT NULL, CASE WHEN op.kind <> 'D' THEN coalesce(nested.level, 0) END, op.place)
 FROM op
 LEFT JOIN back ON back.by = op.place
 LEFT JOIN inserted own ON own.relid = op.relid AND own.key = op.key AND own.place < op.place
+LEFT JOIN nested ON nested.relid = op.relid AND nested.key = op.key
 LEFT JOIN taken_back gone ON gone.place = op.place
 WHERE gone.place IS NULL
 $$;
