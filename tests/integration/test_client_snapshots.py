@@ -1,8 +1,5 @@
-"""Whoever reads the device's database, at whatever moment, finds no reference to a row that is not there.
-
-A local write keeps the rows that it refers to. Of those that they refer to in turn, that is not so until it has come
-back: here rows refer to others one step deep.
-"""
+"""Whoever reads the device's database, at whatever moment, finds no reference to a row that is not there, nor from one
+that refers to others in turn."""
 
 from __future__ import annotations
 
@@ -25,8 +22,9 @@ CREATE TABLE lists (id text PRIMARY KEY, title text);
 CREATE TABLE items (
     id text PRIMARY KEY, list text NOT NULL REFERENCES lists ON DELETE CASCADE,
     second text REFERENCES lists ON DELETE SET NULL);
+CREATE TABLE parts (id text PRIMARY KEY, item text NOT NULL REFERENCES items ON DELETE CASCADE);
 """
-TABLES = ("lists", "items")
+TABLES = ("lists", "items", "parts")
 ROUNDS = 40
 
 
@@ -60,15 +58,17 @@ class Reader:
 async def writing(db: Database, name: str, chance: random.Random) -> None:
     """An application at work: rows with parents that may just be going, parents that go with all they have."""
     for number in range(ROUNDS):
-        lists, items = [[str(id) for (id,) in await rows(db, f"SELECT id FROM {table}")] for table in TABLES]
+        lists, items, _ = [[str(id) for (id,) in await rows(db, f"SELECT id FROM {table}")] for table in TABLES]
         id = f"{name}{number}"
-        kind = chance.choice(["list", "item", "item", "move", "drop list", "drop item"])
+        kind = chance.choice(["list", "item", "item", "part", "part", "move", "drop list", "drop item"])
         try:
             if kind == "list" or not lists:
                 await db.execute("INSERT INTO lists VALUES (?, ?)", (id, id))
             elif kind == "item" or not items:
                 second = chance.choice([None, *lists])
                 await db.execute("INSERT INTO items VALUES (?, ?, ?)", (id, chance.choice(lists), second))
+            elif kind == "part":
+                await db.execute("INSERT INTO parts VALUES (?, ?)", (id, chance.choice(items)))
             elif kind == "move":
                 await db.execute("UPDATE items SET list = ? WHERE id = ?", (chance.choice(lists), chance.choice(items)))
             elif kind == "drop list":

@@ -240,9 +240,9 @@ def _parents(key: RowKey, row: Row | None) -> Iterable[RowKey]:
 
 
 def parents_first(ops: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As ``electric.parents_first``: parents are written before their children and deleted after them, rows that are
-    inserted before those of their table that refer to them. A delete that a later write to the same row takes back is
-    left out; that write then has observed what the delete had."""
+    """As ``electric.parents_first``: parents are written before their children, also in one table, and deleted after
+    them. A delete that a later write to the same row takes back is left out; that write then has observed what the
+    delete had."""
     keys = [(op["rel"], RELATIONS[op["rel"]].key_of(tuple(op["row"]))) for op in ops]
     last_write = {key: place for place, (op, key) in enumerate(zip(ops, keys, strict=True)) if op["op"] != "D"}
     inserted: dict[Any, int] = {}
@@ -255,7 +255,7 @@ def parents_first(ops: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             gone.add(place)
             back[last_write[key]] += op["tags"]
 
-    nested = _nested(ops, keys, inserted)
+    nested = _nested(ops, keys, last_write)
 
     def rank(place: int) -> tuple[bool, int, bool, int, int]:
         kind, depth = ops[place]["op"], DEPTHS[keys[place][0]]
@@ -267,19 +267,19 @@ def parents_first(ops: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**ops[place], "tags": [*ops[place]["tags"], *back[place]]} for place in order]
 
 
-def _nested(ops: Sequence[dict[str, Any]], keys: Sequence[RowKey], inserted: Collection[RowKey]) -> dict[RowKey, int]:
-    """How far below another inserted row of its table, which refers to none, a row is; of a circle's it is not said."""
+def _nested(ops: Sequence[dict[str, Any]], keys: Sequence[RowKey], written: Collection[RowKey]) -> dict[RowKey, int]:
+    """How far below another written row of its table, which refers to none, a row is; of a circle's it is not said."""
     children: defaultdict[RowKey, set[RowKey]] = defaultdict(set)
     for op, key in zip(ops, keys, strict=True):
         if op["op"] in ("I", "U"):
             for fk in REFERRING[key[0]]:
                 parent = fk.parent_of(tuple(op["row"]))
-                if parent in inserted and parent is not None and parent[0] == key[0] and parent != key:
+                if parent in written and parent is not None and parent[0] == key[0] and parent != key:
                     children[parent].add(key)
     below = {key for own in children.values() for key in own}
     level = {key: 0 for key in children if key not in below}
     reached = set(level)
-    for depth in range(1, len(inserted) + 1):
+    for depth in range(1, len(written) + 1):
         reached = {child for key in reached for child in children[key]}
         level.update(dict.fromkeys(reached, depth))
     return level

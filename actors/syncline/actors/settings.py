@@ -118,7 +118,7 @@ SETTINGS: tuple[Setting, ...] = (
         "SYNCLINE_DEVICES_KEPT",
         "--devices-kept",
         "90",
-        "Days after which the subscriptions of a device that does not connect are forgotten; it fetches its rows anew",
+        "Days after which a device that does not connect is forgotten: it compares its rows, or fetches them anew",
     ),
     Setting(
         "SYNCLINE_DELETED_KEPT",

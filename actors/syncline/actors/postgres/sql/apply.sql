@@ -318,9 +318,9 @@ SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P0
 $$;
 
 -- The same operations with parents written before their children and deleted after them. Within a table the order stays,
--- but parents kept alive by compensation come first unless this transaction itself inserts them, and rows that it inserts
--- before those of the table that refer to them; not of those that refer to one another in a circle. A delete that a later
--- write to the same row takes back is left out; that write then has observed what the delete had.
+-- but parents kept alive by compensation come first unless this transaction itself inserts them, and rows that it writes,
+-- which may make them, before those of the table that refer to them; not of those that refer to one another in a circle. A
+-- delete that a later write to the same row takes back is left out; that write then has observed what the delete had.
 --
 -- There may be hundreds of thousands of them, which the planner cannot know: every join of theirs is to be a hash join.
 CREATE OR REPLACE FUNCTION electric.parents_first(ops jsonb) RETURNS jsonb
@@ -354,7 +354,7 @@ WITH RECURSIVE op AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT jsonb_agg(op.op -> 'row' -> (place - 1) ORDER BY i) AS key FROM unnest(own.places) WITH ORDINALITY AS p (place, i)
     ) AS to_
-    JOIN inserted ON inserted.relid = op.relid AND inserted.key = to_.key
+    JOIN written ON written.relid = op.relid AND written.key = to_.key
     WHERE op.kind IN ('I', 'U') AND to_.key <> op.key
 ), below (relid, key, level) AS (
     SELECT relid, parent, 0 FROM refers
@@ -362,7 +362,7 @@ WITH RECURSIVE op AS MATERIALIZED (
     UNION
     SELECT refers.relid, refers.key, below.level + 1
     FROM below JOIN refers ON refers.relid = below.relid AND refers.parent = below.key
-    WHERE below.level < (SELECT count(*) FROM inserted)
+    WHERE below.level < (SELECT count(*) FROM written)
 ), nested AS (
     SELECT relid, key, max(level) AS level FROM below GROUP BY relid, key
 ), back AS (
