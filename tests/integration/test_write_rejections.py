@@ -97,7 +97,9 @@ async def test_a_rejection_carries_what_the_application_said(database: str) -> N
 
 
 FAULTS = {
-    "type": ("22P02", "items", None, ["2"]),
+    "type": ("22P02", "items", ["size"], ["2"]),
+    "range": ("22003", "items", ["size"], ["2"]),
+    "length": ("22001", "items", ["short"], ["2"]),
     "not null": ("23502", "items", ["name"], ["2"]),
     "check": ("23514", "items", ["size"], ["2"]),
     "unique": ("23505", "items", ["code"], ["2"]),

@@ -119,12 +119,16 @@ def merging(postgres: EmbeddedPostgres) -> Iterator[Database]:
 
 
 def _row(example: int, op: Operation) -> list[str | None]:
-    """Keys begin with the number of the example, so that examples do not meet."""
+    """Keys begin with the number of the example, so that examples do not meet. Rows of one table refer to those of
+    smaller numbers: in a circle Postgres takes none, as it does not from SQL, and the model looks at the end only."""
     relation = RELATIONS[TABLES[op.table]]
     refers = {column for fk in REFERRING[relation.id] for column in fk.columns}
+    upwards = {column for fk in REFERRING[relation.id] if fk.parent == relation.id for column in fk.columns}
     row: list[str | None] = []
     for place, column in enumerate(relation.columns):
         number = op.number if place in relation.key_indexes else op.cells[place]
+        if place in upwards:
+            number %= op.number
         if place in refers and number == 0:
             row.append(None)
         elif column.type_name == "int4":

@@ -210,6 +210,9 @@ BEGIN
                     ELSE
                         answer := answer || electric.fault(at_op, e_schema, e_table, e_constraint, e_column)
                             || '{"status": "rejected"}';
+                        IF e_state LIKE '22%' AND NOT answer ? 'columns' THEN
+                            answer := answer || electric.unassignable(at_op);
+                        END IF;
                         PERFORM electric.reject(client, client_lsn, client_ms, tx -> 'ops', answer);
                     END IF;
                 END IF;

@@ -35,3 +35,34 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
     'columns', coalesce((SELECT names FROM columns), CASE WHEN in_column <> '' THEN jsonb_build_array(in_column) END),
     'key', (SELECT key FROM written WHERE coalesce(in_table, '') = '' OR (schema_name, table_name) = (in_schema, in_table))))
 $$;
+
+-- {"columns": those of the operation whose values Postgres does not take}, or {}: for an error of a value (class 22), of which
+-- Postgres does not name the column. A cast that is asked for cuts a text that is too long; an assignment does not.
+CREATE OR REPLACE FUNCTION electric.unassignable(op jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    written record;
+    names jsonb := '[]';
+BEGIN
+    FOR written IN
+        SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, op -> 'row' ->> (d.i - 1)::integer AS cell,
+            CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) THEN nullif(a.atttypmod, -1) - 4 END AS chars
+        FROM electric.tables t
+        CROSS JOIN jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS d (c, i)
+        JOIN pg_attribute a ON a.attrelid = t.relid AND a.attname = d.c ->> 'name' AND NOT a.attisdropped
+        WHERE t.relid = (op ->> 'rel')::oid
+            AND (op ->> 'op' = 'I' OR d.c ->> 'pk' IS NOT NULL OR (op -> 'modified' -> (d.i - 1)::integer)::boolean)
+        ORDER BY d.i
+    LOOP
+        BEGIN
+            IF char_length(rtrim(written.cell, ' ')) > written.chars THEN
+                RAISE string_data_right_truncation;
+            END IF;
+            EXECUTE format('SELECT CAST($1 AS %s)', written.type) USING written.cell;
+        EXCEPTION WHEN data_exception THEN
+            names := names || to_jsonb(written.name);
+        END;
+    END LOOP;
+    RETURN CASE WHEN names = '[]' THEN '{}' ELSE jsonb_build_object('columns', names) END;
+END
+$$;
