@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from syncline.actors.devices.logreader import LogReader
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.names import SHARD
+from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.shapes import departures
@@ -37,6 +38,7 @@ from syncline.proto.subprotocols import LEAVING_ID_FIRST
 from syncline.proto.values import Cell, Change, Column, Delete, Gone, Insert, Relation, Row, Update
 
 ITEMS = Relation(7, "public", "items", (Column("id", "text", primary_key=True), *(Column(c, "text") for c in "gab")))
+TABLE = TableInfo(ITEMS, {})
 COLUMNS = ("g", "a", "b")
 TAGS = ("postgres_1@1",)
 Rows = dict[bytes, Row]
@@ -152,7 +154,7 @@ class TableShape:
 
         read = None if kind.place is None else clauses
         self._consumer = Consumer(self._store, (ITEMS,), None, Sink(), read)  # type: ignore[arg-type]
-        self._router = Router(None, lambda _: ITEMS, Shards({SHARD: self._shard}), Sink())  # type: ignore[arg-type, dict-item]
+        self._router = Router(None, lambda _: TABLE, Shards({SHARD: self._shard}), Sink())  # type: ignore[arg-type, dict-item]
 
     async def start(self) -> None:
         await self._consumer.init()

@@ -362,7 +362,7 @@ class Service:
             await host.start(shard, name, register=True)
         await host.start(Nothing(), ABSORBER, register=True)
         await host.start(
-            Router(self.database.read_migrations, relation_of, self._shards, Named(host, ABSORBER)),
+            Router(self.database.read_migrations, CATALOG.tables.get, self._shards, Named(host, ABSORBER)),
             ROUTER,
             register=True,
         )

@@ -340,10 +340,13 @@ def _absorber(settings: Settings, database: Database, host: Host) -> ChildSpec:
 
 
 def _router(database: Database, host: Host, shards: Shards) -> ChildSpec:
+    def table_of(relation_id: int) -> TableInfo | None:
+        return database.catalog.tables.get(relation_id)
+
     return ChildSpec(
         id=ROUTER,
         name=ROUTER,
-        start=lambda: Router(database.read_migrations, _relation_of(database), shards, host.ref(ABSORBER)),
+        start=lambda: Router(database.read_migrations, table_of, shards, host.ref(ABSORBER)),
         mailbox_capacity=STREAM_MAILBOX,
     )
 

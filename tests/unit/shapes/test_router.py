@@ -9,6 +9,7 @@ import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, chunk, insert
 
 from syncline.actors.names import SHARD
+from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
@@ -21,6 +22,7 @@ from syncline.cluster import Context
 from syncline.cluster.testing import Probe, crash, spawn
 from syncline.proto.values import Migrate, Relation
 
+TABLE = TableInfo(ITEMS, {})
 OTHER = replace(SHAPE, table="others", relation_id=8)
 SQLITE, POSTGRES = schema_shape("sqlite").hash, schema_shape("postgresql").hash
 
@@ -38,7 +40,7 @@ class Scene:
         self.absorber = Probe()
         absorber = await spawn(self.absorber, self.context)
         shards = Shards({SHARD: self.context.registry.ref(SHARD)})
-        self.router = await spawn(Router(read_migrations, lambda relation_id: ITEMS, shards, absorber), self.context)
+        self.router = await spawn(Router(read_migrations, lambda relation_id: TABLE, shards, absorber), self.context)
         await self.shard.next()  # the question which shapes there are
         return self
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from syncline.actors.names import WRITER
-from syncline.actors.postgres.absorption import Absorption, Entry, Place
+from syncline.actors.postgres.absorption import Absorption, Entry, Place, Types
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.postgres.writer import Absorbed
@@ -53,16 +53,18 @@ INSERT INTO electric.xids AS x (xid, ms) VALUES ($1, $2)
 ON CONFLICT (xid) DO UPDATE SET ms = greatest(x.ms, excluded.ms)
 """
 FLUSHED = "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8"
+# What is wrong with an entry itself, and will be the next time.
+REFUSED = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
 class Absorb:
     """Cast or send. ``heads``: of the transactions that ended in this stretch of the stream, which goes to ``upto``.
-    ``changes``: what direct SQL did in it, in the columns of the catalogue."""
+    ``changes``: what direct SQL did in it, in the columns of the catalogue, with the types that they have there."""
 
     heads: tuple[TransactionHead, ...]
-    changes: tuple[tuple[TransactionHead, tuple[StreamChange, ...]], ...]
+    changes: tuple[tuple[TransactionHead, tuple[StreamChange, ...], Types], ...]
     upto: int
 
 
@@ -105,8 +107,8 @@ class Absorber(Actor):
             raise TypeError(f"the absorber does not understand {message!r}")
         self._commits += [(head.xid, head.commit_ms) for head in message.heads]
         tables = self._tables()
-        for head, changes in message.changes:
-            self._absorption.add(head, changes, tables)
+        for head, changes, types in message.changes:
+            self._absorption.add(head, changes, tables, types)
         self._upto = max(self._upto, message.upto)
         self._work.set()
         self._news.set()
@@ -134,12 +136,21 @@ class Absorber(Actor):
                 await self.context.registry.ref(WRITER).send(Absorbed(upto, self._horizon, tuple(commits)))
 
     async def _write(self, entries: Mapping[Place, Entry]) -> None:
+        """Of entries that Postgres refuses the others are written. Such a row has a key that no index takes, and then
+        devices cannot write it either: what they would be merged with misses nobody."""
         columns = columns_of(entries)
         while True:
             try:
                 async with self._pool.acquire() as connection, connection.transaction():
                     await connection.execute("SET LOCAL synchronous_commit = off")
                     await connection.execute(ABSORB, *columns)
+                return
+            except REFUSED as error:
+                if len(entries) == 1:
+                    log.error("what direct SQL wrote to a row cannot be recorded, it is passed over: %s", error)
+                    return
+                for place, entry in entries.items():
+                    await self._write({place: entry})
                 return
             except AWAY as error:
                 log.warning("what direct SQL wrote cannot be recorded, which devices' writes wait for: %s", error)

@@ -6,6 +6,9 @@ of direct SQL become entries of ``electric.direct`` (``sql/direct.sql``): one a 
 insert needs none: a row that no device has written is as old as any device can know it, and of one that had been
 deleted here its xmin tells when it came again (``Commits``).
 
+What the stream brings is Postgres' own, and may be what no description of a table knows: the application alters columns
+and types as it likes. So it is spelled by the types that the stream names, and never judged.
+
 Pure.
 """
 
@@ -14,11 +17,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_text
 from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
-from syncline.actors.postgres.typemap import from_wire
+from syncline.actors.postgres.typemap import OIDS_BY_NAME, output_text
 from syncline.proto.tags import parse_tag
 from syncline.proto.values import Delete, Insert, Row, Update
 
@@ -49,6 +53,8 @@ class Entry:
 
 Place = tuple[int, str]
 """A row: its table's oid and its key as ``rowkey`` spells it."""
+Types = Mapping[int, tuple[int, ...]]
+"""Of tables, by their oids, the OIDs of the types that the stream has in their columns; 0: it has no such column."""
 
 
 class Absorption:
@@ -57,9 +63,16 @@ class Absorption:
     def __init__(self) -> None:
         self.entries: dict[Place, Entry] = {}
 
-    def add(self, head: TransactionHead, changes: Iterable[StreamChange], tables: Mapping[int, TableInfo]) -> None:
+    def add(
+        self,
+        head: TransactionHead,
+        changes: Iterable[StreamChange],
+        tables: Mapping[int, TableInfo],
+        types: Types = MappingProxyType({}),
+    ) -> None:
         """Changes that direct SQL made in the transaction of ``head``, in order; rows are in the columns of ``tables``.
-        Those of tables that are not there are passed over: they have been dropped."""
+        Those of tables that are not there are passed over: they have been dropped. ``types``: in the columns of a table
+        that is not there they are as described."""
         lsn = int(head.lsn)
         for change in changes:
             if isinstance(change, Truncated):
@@ -68,15 +81,15 @@ class Absorption:
             elif isinstance(change, Update | Delete):
                 table = tables.get(change.relation_id)
                 if table is not None:
-                    self._note(change, table, lsn, head.commit_ms)
+                    self._note(change, table, types.get(table.oid) or described_types(table), lsn, head.commit_ms)
 
-    def _note(self, change: Update | Delete, table: TableInfo, lsn: int, commit_ms: int) -> None:
+    def _note(self, change: Update | Delete, table: TableInfo, types: Sequence[int], lsn: int, commit_ms: int) -> None:
         row = change.old_row if isinstance(change, Delete) else change.row
-        place = (table.oid, key_of(table, row))
+        place = (table.oid, key_of(table, row, types))
         before = self.entries.get(place)
         if isinstance(change, Delete):
             known = _known(before, len(row), commit_ms)
-            self.entries[place] = _entry(lsn, commit_ms, known, _texts(table, row))
+            self.entries[place] = _entry(lsn, commit_ms, known, _texts(row, types))
             return
         # Inside a device's transaction the tag has the time of the commit, and the head that of the device.
         ms = parse_tag(change.tags[0]).ms if len(change.tags) == 1 else commit_ms
@@ -141,18 +154,18 @@ def direct_changes(chunk: TransactionChunk, changes: Sequence[StreamChange]) -> 
     return (changes[place] for place in chunk.direct)
 
 
-def key_of(table: TableInfo, row: Row) -> str:
-    """The key of a row in wire form, as ``rowkey`` spells it."""
-    types = table.types
-    values = []
-    for name, cell in zip(table.key_names, table.relation.key_of(row), strict=True):
-        text = from_wire(types[name], cell or b"", table.enum_labels.get(name))
-        values.append(text.replace("Z", "+00") if types[name] == "timestamptz" else text)
-    return key_text(values)
+def described_types(table: TableInfo) -> tuple[int, ...]:
+    """The OIDs of types of the description, as far as spelling depends on them."""
+    return tuple(OIDS_BY_NAME.get(column.type_name, 0) for column in table.relation.columns)
 
 
-def _texts(table: TableInfo, row: Row) -> tuple[str | None, ...]:
-    return tuple(
-        None if cell is None else from_wire(column.type_name, cell, table.enum_labels.get(column.name))
-        for column, cell in zip(table.relation.columns, row, strict=True)
+def key_of(table: TableInfo, row: Row, types: Sequence[int]) -> str:
+    """The key of a row in wire form, as ``rowkey`` spells it; NULL as the SQL there does."""
+    return key_text(
+        "" if cell is None else output_text(types[index], cell)
+        for index, cell in zip(table.relation.key_indexes, table.relation.key_of(row), strict=True)
     )
+
+
+def _texts(row: Row, types: Sequence[int]) -> tuple[str | None, ...]:
+    return tuple(None if cell is None else output_text(oid, cell) for oid, cell in zip(types, row, strict=True))

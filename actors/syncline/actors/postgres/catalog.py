@@ -8,7 +8,8 @@ that at start and whenever the stream reports a migration, before its transactio
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _TABLES = """
 SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_object_agg(a.attname, json_build_object(
+        'number', a.attnum,
+        'key', array_position(p.conkey, a.attnum),
         'type', format('%I.%I', tn.nspname, t.typname),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
         'deterministic', k.collisdeterministic AND d.encoding <> 0,
@@ -33,6 +36,7 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
     LEFT JOIN (pg_collation k JOIN pg_namespace kn ON kn.oid = k.collnamespace) ON k.oid = a.attcollation
+    LEFT JOIN pg_constraint p ON p.conrelid = e.relid AND p.contype = 'p'
     WHERE a.attrelid = e.relid AND a.attnum > 0 AND NOT a.attisdropped
 ) AS columns, (
     SELECT json_agg(tied.names)::text FROM (
@@ -83,7 +87,8 @@ class TableInfo:
     ``sql_types``: by column name, the type (and the collation, where it is not the type's own) as a cast names it, for
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
     ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
-    unique index or a generated column is about all of them.
+    unique index or a generated column is about all of them. ``renamed``: what columns of the key are called by now, as
+    far as that is another name.
     """
 
     relation: Relation
@@ -92,6 +97,7 @@ class TableInfo:
     sql_types: Mapping[str, str] = field(default_factory=dict)
     collations: Mapping[str, Collation] = field(default_factory=dict)
     tied: tuple[frozenset[str], ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def oid(self) -> int:
@@ -106,6 +112,16 @@ class TableInfo:
     def types(self) -> Mapping[str, str]:
         """Postgres type names by column name."""
         return {column.name: column.type_name for column in self.relation.columns}
+
+    def places(self, names: Sequence[str]) -> tuple[int | None, ...]:
+        """Where each of our columns stands among these ``names``; None for one that is not there."""
+        found = {name: place for place, name in enumerate(names)}
+        return tuple(found.get(name, found.get(self.renamed.get(name, name))) for name in self.relation.names)
+
+    def has_key(self, names: Sequence[str]) -> bool:
+        """Whether all columns of the key are among these ``names``."""
+        places = self.places(names)
+        return all(places[index] is not None for index in self.relation.key_indexes)
 
     @cached_property
     def sql_name(self) -> str:
@@ -216,4 +232,23 @@ def _with_columns(
             for name, column in columns.items()
             if column["provider"] is not None
         },
+        renamed=_renamed(table, columns),
     )
+
+
+def _renamed(table: TableInfo, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Columns of the key that are not there any more by their names, with those that have their places: in the key, and
+    between the others of the table."""
+    described = table.description["columns"]
+    numbers = [columns[column["name"]]["number"] if column["name"] in columns else None for column in described]
+    by_place = {column["key"]: name for name, column in columns.items() if column["key"] is not None}
+    found: dict[str, str] = {}
+    for index, column in enumerate(described):
+        name = by_place.get(column["pk"])
+        if numbers[index] is not None or name is None or name in table.types:
+            continue
+        before = [number for number in numbers[:index] if number is not None]
+        behind = [number for number in numbers[index + 1 :] if number is not None]
+        if max(before, default=0) < columns[name]["number"] < min(behind, default=math.inf):
+            found[column["name"]] = name
+    return found

@@ -100,6 +100,10 @@ class RelationMessage:
     replica_identity: str
     columns: tuple[RelationColumn, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
 
 @dataclass(slots=True)
 class TypeMessage:

@@ -65,8 +65,12 @@ def _zulu(text: bytes) -> bytes:
     return text.replace(b"+00", b"Z")
 
 
+BYTEA, TIMESTAMPTZ = 17, 1184
+"""OIDs of the types that travel otherwise than Postgres prints them."""
+
 _TO_WIRE: dict[str, Converter] = {"bytea": _unhex, "timestamptz": _zulu}
-_OIDS = {17: "bytea", 1184: "timestamptz"}
+_OIDS = {BYTEA: "bytea", TIMESTAMPTZ: "timestamptz"}
+OIDS_BY_NAME = {name: oid for oid, name in _OIDS.items()}
 
 
 def to_wire(type_name: str) -> Converter | None:
@@ -78,6 +82,15 @@ def to_wire_by_oid(type_oid: int) -> Converter | None:
     """``to_wire`` for a built-in type's OID, as the stream names types."""
     name = _OIDS.get(type_oid)
     return None if name is None else _TO_WIRE[name]
+
+
+def output_text(type_oid: int, cell: bytes) -> str:
+    """A cell that ``to_wire_by_oid`` has made, as Postgres' output text again: it is judged by nobody. Never raises:
+    what is no UTF-8, as in a database of the encoding SQL_ASCII, gets U+FFFD in its place."""
+    if type_oid == BYTEA:
+        return "\\x" + cell.hex()
+    text = cell.decode(errors="replace")
+    return text.replace("Z", "+00") if type_oid == TIMESTAMPTZ else text
 
 
 _QUOTED_ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,{}"]+)', re.DOTALL)

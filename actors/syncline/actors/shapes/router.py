@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from syncline.actors.postgres.absorber import Absorb
-from syncline.actors.postgres.absorption import direct_changes
+from syncline.actors.postgres.absorption import Types, direct_changes
+from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
 from syncline.actors.postgres.history import MigrationSteps
+from syncline.actors.postgres.pgoutput import RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import (
     MigrationNotice,
@@ -85,16 +87,10 @@ def new_mark(shape: Shape) -> str:
 ReadMigrations = Callable[[Sequence[MigrationNotice]], Awaitable[Sequence[MigrationSteps]]]
 
 
-RelationOf = Callable[[int], Relation | None]
+TableOf = Callable[[int], TableInfo | None]
 
 
 Projection = tuple[int | None, ...]
-
-
-def projection(names: Sequence[str], wanted: Sequence[str]) -> Projection:
-    """Where each wanted column stands among ``names``; None for one that is not there."""
-    places = {name: place for place, name in enumerate(names)}
-    return tuple(places.get(name) for name in wanted)
 
 
 def project(change: StreamChange, places: Projection) -> StreamChange:
@@ -118,17 +114,18 @@ def project(change: StreamChange, places: Projection) -> StreamChange:
 class Router(Actor):
     """``read_migrations`` brings the catalogue up to the given notices and returns what they do to a device.
 
-    ``relation_of``: the relation of a synced table as the catalogue has it now. ``absorber``: gets what direct SQL did.
+    ``table_of``: a synced table as the catalogue has it now. ``absorber``: gets what direct SQL did.
     """
 
-    def __init__(self, read_migrations: ReadMigrations, relation_of: RelationOf, shards: Shards, absorber: Ref) -> None:
+    def __init__(self, read_migrations: ReadMigrations, table_of: TableOf, shards: Shards, absorber: Ref) -> None:
         self._shards = shards
         self._absorber = absorber
-        self._relation_of = relation_of
-        self._streamed: dict[int, tuple[str, ...]] = {}
-        self._odd: dict[int, Projection] | None = None  # None: to be worked out
+        self._table_of = table_of
+        self._streamed: dict[int, RelationMessage] = {}
+        self._odd: dict[int, Projection] | None = None  # None: to be worked out, and the types with it
+        self._types: Types = {}
         self._read_migrations = read_migrations
-        self._matcher = Matcher((), relation_of)
+        self._matcher = Matcher((), self._relation_of)
         self._life = uuid.uuid4().hex
         self._additions = 0
         self._added: dict[str, int] = {}  # shape -> the number of its last addition
@@ -199,7 +196,7 @@ class Router(Actor):
     async def _route(self, chunks: Sequence[TransactionChunk], idle_lsn: int) -> tuple[Dispatch | None, Absorb | None]:
         """What the shards get, and what the absorber gets; None where there is nothing new."""
         heads: list[TransactionHead] = []
-        direct: list[tuple[TransactionHead, tuple[StreamChange, ...]]] = []
+        direct: list[tuple[TransactionHead, tuple[StreamChange, ...], Types]] = []
         entries: dict[str, list[Piece | Record]] = {}
         own: list[OwnTransaction] = []
         marks: list[tuple[str, str, int]] = []
@@ -210,7 +207,7 @@ class Router(Actor):
                 self._open.clear()
                 self._migrations = self._place = 0
             if chunk.relations:
-                self._streamed.update((r.oid, tuple(column.name for column in r.columns)) for r in chunk.relations)
+                await self._learn(chunk.relations)
                 self._odd = None
             if chunk.migrations:
                 await self._add_migrations(head, chunk.migrations, entries)
@@ -219,7 +216,7 @@ class Router(Actor):
             self._split(chunk, changes, entries)
             not_of_devices = tuple(direct_changes(chunk, changes))
             if not_of_devices:
-                direct.append((head, not_of_devices))
+                direct.append((head, not_of_devices, self._types))
             marks += [(mark.partition(":")[0], mark, int(head.lsn)) for mark in chunk.marks]
             if not chunk.last:
                 continue
@@ -255,14 +252,21 @@ class Router(Actor):
                 entries.setdefault(shape, []).append(piece)
             self._open.update(dict.fromkeys(touched))
 
+    def _relation_of(self, relation_id: int) -> Relation | None:
+        table = self._table_of(relation_id)
+        return None if table is None else table.relation
+
+    async def _learn(self, relations: Sequence[RelationMessage]) -> None:
+        """Definitions have come. What became of a key that they lack, the catalogue knows when it is read anew."""
+        self._streamed.update((relation.oid, relation) for relation in relations)
+        tables = [(self._table_of(relation.oid), relation.names) for relation in relations]
+        if any(table is not None and not table.has_key(names) for table, names in tables):
+            await self._read_migrations(())
+
     def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
         """``changes`` in the catalogue's columns: a column nobody told devices of may have come or gone meanwhile."""
         if self._odd is None:
-            self._odd = {}
-            for relation_id, names in self._streamed.items():
-                relation = self._relation_of(relation_id)
-                if relation is not None and names != relation.names:
-                    self._odd[relation_id] = projection(names, relation.names)
+            self._odd, self._types = self._places()
         if not self._odd:
             return changes
         return [
@@ -271,6 +275,19 @@ class Router(Actor):
             else change
             for change in changes
         ]
+
+    def _places(self) -> tuple[dict[int, Projection], Types]:
+        """Of the tables whose rows come in other columns than the catalogue's, where these are. And the types."""
+        odd: dict[int, Projection] = {}
+        types: dict[int, tuple[int, ...]] = {}
+        for relation_id, streamed in self._streamed.items():
+            table = self._table_of(relation_id)
+            if table is not None:
+                places = table.places(streamed.names)
+                types[relation_id] = tuple(0 if at is None else streamed.columns[at].type_oid for at in places)
+                if streamed.names != table.relation.names:
+                    odd[relation_id] = places
+        return odd, types
 
     async def _add_migrations(
         self, head: TransactionHead, notices: Sequence[MigrationNotice], entries: dict[str, list[Piece | Record]]
