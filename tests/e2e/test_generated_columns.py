@@ -82,3 +82,29 @@ async def test_a_row_that_direct_sql_has_deleted_comes_back_without_them(
             await scene.delivers(device)
         await scene.ends_with(ranges=[("1", 1, 9, "wanted"), ("2", 2, 2, "two")])
         assert await scene.postgres.fetchval("SELECT span FROM ranges WHERE id = '1'") == 8
+
+
+@in_pairs
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("slug text GENERATED ALWAYS AS (lower(name)) STORED, id int PRIMARY KEY, name text", "1"),
+        ("a int, slug text GENERATED ALWAYS AS (lower(name)) STORED, b int, name text, PRIMARY KEY (b, a)", "1, 2"),
+    ],
+)
+async def test_they_may_stand_before_the_columns_of_the_key(
+    kinds: Sequence[Kind], database: str, tmp_path: Path, columns: str, row: str
+) -> None:
+    """A delete takes with it what its device has seen: of whom the row is comes with it."""
+    async with conflict_scene(database, tmp_path, kinds, f"CREATE TABLE named ({columns})", "named") as scene:
+        ann, bob = scene.devices
+        await ann.write(f"INSERT INTO named VALUES ({row}, 'One')")
+        await scene.settled()
+        await tick()
+        await ann.write("UPDATE named SET name = 'Two'")
+        await scene.settled()
+        assert await scene.postgres.fetchval("SELECT slug FROM named") == "two"
+        assert await scene.postgres.fetchval("SELECT count(*) FROM electric.direct") == 0
+        await tick()
+        await bob.write("DELETE FROM named")
+        await scene.ends_with(named=[])

@@ -40,7 +40,7 @@ class Scene:
     async def stream(self) -> list[TransactionChunk]:
         """Everything so far that is not empty or is a device's."""
         await emit_mark(self.pool, "end")
-        assembler = TransactionAssembler((await load_catalog(self.pool)).key_indexes)
+        assembler = TransactionAssembler((await load_catalog(self.pool)).key_places)
         found: list[TransactionChunk] = []
         async with ReplicationStream(self.dsn, self.slot, PUBLICATION) as stream:
             async for message in stream:
@@ -94,6 +94,41 @@ async def test_a_devices_update_and_delete_carry_the_tags_that_remain(scene: Sce
     assert isinstance(updated, Update)
     assert set(updated.tags) == {"postgres_1@0", f"{DEVICE}@10"}
     assert deleted == Delete(scene.items, (b"a", None, b"v" if updated.row[2] == b"v" else b"w"), ())
+
+
+@pytest.mark.every_major
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("slug text GENERATED ALWAYS AS (lower(v)) STORED, id int PRIMARY KEY, v text", ["7"]),
+        ("a int, slug text GENERATED ALWAYS AS (lower(v)) STORED, b int, v text, PRIMARY KEY (b, a)", ["7", "8"]),
+        ("was text, id int PRIMARY KEY, v text", ["7"]),
+    ],
+)
+async def test_other_columns_between_those_of_the_key_do_not_matter(scene: Scene, table: str, key: list[str]) -> None:
+    """Generated ones are in the stream since Postgres 18. And what is dropped before is no column at all."""
+    await scene.pool.execute(f"CREATE TABLE things ({table}); ALTER TABLE things DROP COLUMN IF EXISTS was")
+    await scene.pool.execute("CALL electric.electrify('public.things')")
+    rel = await scene.pool.fetchval("SELECT 'things'::regclass::oid::bigint")
+    unchanged = [False] * len(key)
+    for lsn, v in ((10, "V"), (20, "W")):
+        write = {"op": "U", "rel": rel, "row": [*key, v], "modified": [*unchanged, True]}
+        if lsn == 10:
+            write |= {"op": "I", "modified": [True] * (len(key) + 1)}
+        assert await scene.apply(lsn, lsn, write, tags=() if lsn == 10 else (f"{DEVICE}@10",)) == "applied"
+    assert (
+        await scene.apply(
+            30,
+            30,
+            {"op": "D", "rel": rel, "row": [*key, None], "modified": [*unchanged, False]},
+            tags=(f"{DEVICE}@20",),
+        )
+        == "applied"
+    )
+    inserted, updated, deleted = await scene.stream()
+    assert [len(chunk.direct) for chunk in (inserted, updated, deleted)] == [0, 0, 0]
+    tags = [change.tags for chunk in (inserted, updated) for change in chunk.changes]  # type: ignore[union-attr]
+    assert tags == [(f"{DEVICE}@10",), (f"{DEVICE}@20",)]
 
 
 async def test_each_row_of_a_very_large_write_carries_the_tags_its_shadow_row_has(scene: Scene) -> None:

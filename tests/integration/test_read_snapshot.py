@@ -77,7 +77,7 @@ class History:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self, stream: ReplicationStream, catalog: Catalog) -> None:
-        assembler = TransactionAssembler(catalog.key_indexes)
+        assembler = TransactionAssembler(catalog.key_places)
         async for message in stream:
             for chunk in assembler.feed(message):
                 assert chunk.first
@@ -290,7 +290,7 @@ async def test_snapshot_and_stream_print_every_value_alike(scene: Scene) -> None
         table = (await load_catalog(app)).named("every")
         assert table is not None
     async with ReplicationStream(scene.dsn, scene.slot, PUBLICATION) as stream:
-        assembler = TransactionAssembler(scene.catalog.key_indexes)
+        assembler = TransactionAssembler(scene.catalog.key_places)
         streamed: list[Row] = []
         async for message in stream:
             streamed += [

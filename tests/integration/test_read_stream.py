@@ -65,7 +65,7 @@ async def scene(database: str) -> AsyncIterator[Scene]:
 
 
 async def chunks_of(stream: ReplicationStream, *, confirm: bool = True) -> AsyncIterator[TransactionChunk]:
-    assembler = TransactionAssembler(lambda _: (0,))
+    assembler = TransactionAssembler(lambda _, names: (0,))
     async for message in stream:
         for chunk in assembler.feed(message):
             yield chunk

@@ -355,14 +355,14 @@ def _replicator(settings: Settings, database: Database) -> ChildSpec:
     def open_stream() -> ReplicationStream:
         return ReplicationStream(settings.dsn, settings.slot, PUBLICATION, owner=database.owner)
 
-    def key_indexes(relation_id: int) -> tuple[int, ...] | None:
-        return database.catalog.key_indexes(relation_id)
+    def key_places(relation_id: int, names: Sequence[str]) -> tuple[int, ...] | None:
+        return database.catalog.key_places(relation_id, names)
 
     return ChildSpec(
         id=REPLICATOR,
         name=REPLICATOR,
         start=lambda: Replicator(
-            open_stream, key_indexes, (ABSORBER, *settings.shard_folders), database.read, database.visibility
+            open_stream, key_places, (ABSORBER, *settings.shard_folders), database.read, database.visibility
         ),
     )
 

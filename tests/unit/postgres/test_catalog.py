@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.catalogs import catalog_of
@@ -36,10 +37,19 @@ def test_names_are_quoted_for_sql() -> None:
 
 def test_tables_are_found_by_oid_and_name() -> None:
     catalog = catalog_of([description("t", 7), description("u", 8)])
-    assert catalog.key_indexes(8) == (0, 2)
-    assert catalog.key_indexes(9) is None
+    assert catalog.key_places(8, ("b", "mood", "a")) == (0, 2)
+    assert catalog.key_places(9, ("b", "mood", "a")) is None
     assert catalog.named("u") is catalog.tables[8]
     assert catalog.named("x") is None
+
+
+def test_the_key_is_found_among_other_columns() -> None:
+    table = table_info(description("t"))
+    assert table.key_places(("slug", "b", "x", "a", "mood")) == (1, 3)
+    assert table.key_places(("b", "mood")) is None
+    renamed = replace(table, renamed={"a": "key"})
+    assert renamed.key_places(("key", "b")) == (1, 0)
+    assert renamed.places(("key", "b", "a")) == (1, None, 2)
 
 
 def test_a_name_without_schema_means_public_first_and_is_never_guessed() -> None:

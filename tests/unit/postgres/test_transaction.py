@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -77,8 +77,12 @@ def shadow_row(key: bytes, tags: bytes) -> InsertMessage:
     return insert(str(ITEMS).encode(), key, tags, oid=SHADOW)
 
 
+def key_places(oid: int, names: Sequence[str]) -> tuple[int, ...] | None:
+    return (names.index("id"),) if oid == ITEMS else None
+
+
 def assemble(messages: Iterable[Message], **limits: int) -> list[TransactionChunk]:
-    assembler = TransactionAssembler({ITEMS: (0,)}.get, **limits)
+    assembler = TransactionAssembler(key_places, **limits)
     return [chunk for message in chain(RELATIONS, messages) for chunk in assembler.feed(message)]
 
 
@@ -351,6 +355,32 @@ def test_in_the_rest_of_an_oversized_device_write_the_newest_shadow_row_counts_a
     ]
 
 
+@pytest.mark.parametrize("columns", [("slug", "id", "v"), ("v", "slug", "id")])
+def test_the_key_is_found_by_its_name_where_the_stream_has_other_columns_too(columns: tuple[str, ...]) -> None:
+    """As generated ones, which devices do not have."""
+
+    def row(**cells: bytes) -> tuple[TupleCell, ...]:
+        return tuple(cells.get(name, b"a generated value") for name in columns)
+
+    table = relation(ITEMS, "items", **dict.fromkeys(columns, TEXT))
+    found = changes(
+        table,
+        claim(),
+        client_row(),
+        shadow_row(b'["1"]', b"{device@42}"),
+        update(row(id=b"1", v=b"a"), row(id=b"1", v=b"b")),
+        update(row(id=b"2", v=b"a", slug=b"one"), row(id=b"2", v=b"a", slug=b"another")),
+        update(row(id=b"3"), row(id=b"4")),
+    )
+    assert [type(change) for change in found] == [Update, Update, Delete, Insert]
+    assert [change.tags for change in found] == [("device@42",), DIRECT, (), DIRECT]  # type: ignore[attr-defined]
+
+
+def test_a_row_without_a_key_is_nobodys() -> None:
+    """The application has taken the primary key away, and a trigger of its own writes NULL."""
+    assert changes(claim(), client_row(), insert(None, b"a")) == [Insert(ITEMS, (None, b"a"), DIRECT)]
+
+
 def test_an_oversized_claim_nobody_vouched_for_is_a_direct_write() -> None:
     rows = [insert(b"%d" % i, b"") for i in range(3)]
     chunks = transaction(claim(), *rows, client_row(), device_rows_max=2)
@@ -362,7 +392,7 @@ def test_an_oversized_claim_nobody_vouched_for_is_a_direct_write() -> None:
 
 def test_the_captured_stream_assembles() -> None:
     lines = (GOLDEN / "pgoutput.jsonl").read_text().splitlines()
-    assembler = TransactionAssembler(lambda oid: (0,))
+    assembler = TransactionAssembler(lambda oid, names: (0,))
     chunks = [c for line in lines for c in assembler.feed(decode(bytes.fromhex(json.loads(line)["hex"])))]
     kinds = [type(change).__name__ for chunk in chunks for change in chunk.changes]
     everything = ["Insert", "Insert", "Update", "Delete", "Insert", "Delete"]

@@ -118,10 +118,11 @@ class TableInfo:
         found = {name: place for place, name in enumerate(names)}
         return tuple(found.get(name, found.get(self.renamed.get(name, name))) for name in self.relation.names)
 
-    def has_key(self, names: Sequence[str]) -> bool:
-        """Whether all columns of the key are among these ``names``."""
+    def key_places(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Where the columns of the key stand among these ``names``; None when one is not there."""
         places = self.places(names)
-        return all(places[index] is not None for index in self.relation.key_indexes)
+        found = [place for place in map(places.__getitem__, self.relation.key_indexes) if place is not None]
+        return tuple(found) if len(found) == len(self.key_names) else None
 
     @cached_property
     def sql_name(self) -> str:
@@ -135,10 +136,11 @@ class Catalog:
 
     tables: Mapping[int, TableInfo] = field(default_factory=dict)
 
-    def key_indexes(self, oid: int) -> tuple[int, ...] | None:
-        """Positions of a table's key columns, None when it is not synced."""
+    def key_places(self, oid: int, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Where a table's key columns stand among the columns of these ``names``: the stream has others beside those
+        that devices have. None when it is not synced, or a column of its key is not there."""
         table = self.tables.get(oid)
-        return None if table is None else table.relation.key_indexes
+        return None if table is None else table.key_places(names)
 
     def named(self, name: str, schema: str = "public") -> TableInfo | None:
         """The table of that name. Devices know no schemas; a name only one schema has is found without it."""

@@ -18,7 +18,7 @@ from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.pgoutput import Message, RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.transaction import ELECTRIC_SCHEMA, KeyIndexes, TransactionAssembler, TransactionChunk
+from syncline.actors.postgres.transaction import ELECTRIC_SCHEMA, KeyPlaces, TransactionAssembler, TransactionChunk
 from syncline.actors.shapes.router import Streamed
 from syncline.actors.shapes.shards import Least
 from syncline.cluster import Actor, Exit
@@ -52,21 +52,21 @@ class StreamState:
 
 
 class Replicator(Actor):
-    """``key_indexes``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected. ``shards``: the
-    names of those who confirm. ``read_catalog`` brings ``key_indexes`` up to date; ``read_visibility``: what a new
+    """``key_places``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected. ``shards``: the
+    names of those who confirm. ``read_catalog`` brings ``key_places`` up to date; ``read_visibility``: what a new
     snapshot sees."""
 
     def __init__(
         self,
         open_stream: Callable[[], ReplicationStream],
-        key_indexes: KeyIndexes,
+        key_places: KeyPlaces,
         shards: Iterable[str],
         read_catalog: Callable[[], Awaitable[None]],
         read_visibility: Callable[[], Awaitable[Visibility]],
     ) -> None:
         self._durable = Least(shards)
         self._open_stream = open_stream
-        self._key_indexes = key_indexes
+        self._key_places = key_places
         self._read_catalog = read_catalog
         self._read_visibility = read_visibility
         self._unseen = Unseen()
@@ -117,7 +117,7 @@ class Replicator(Actor):
                 self._confirmable.set()
 
     async def _run(self) -> None:
-        assembler = TransactionAssembler(self._key_indexes)
+        assembler = TransactionAssembler(self._key_places)
         router = self.context.registry.ref(ROUTER)
         while True:
             messages = await self._stream.receive()
@@ -135,11 +135,12 @@ class Replicator(Actor):
             await asyncio.sleep(0)  # others get their turn also while the socket never runs dry
 
     def _is_news(self, message: Message) -> bool:
-        """Whether it is of a table that our catalogue does not have: opened since it was read. Its key is needed."""
+        """Whether it is of a table of which our catalogue does not know the key: one that was opened, or its key
+        renamed, since it was read."""
         return (
             isinstance(message, RelationMessage)
             and message.schema != ELECTRIC_SCHEMA
-            and self._key_indexes(message.oid) is None
+            and self._key_places(message.oid, message.names) is None
         )
 
     async def _learn(self) -> None:

@@ -23,7 +23,7 @@ and so are ``syncline.mark`` messages, by which a snapshot finds its place in th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -139,15 +139,17 @@ class _Claim:
 
 
 class _Table:
-    """What the assembler needs of a relation message. ``electric`` is the table's name if it is one of ours."""
+    """What the assembler needs of a relation message. ``electric`` is the table's name if it is one of ours. ``keys``:
+    where its rows have their key, once that is known."""
 
-    __slots__ = ("client", "converters", "electric", "message", "name", "oid", "positions", "shadow")
+    __slots__ = ("client", "converters", "electric", "keys", "message", "name", "oid", "positions", "shadow")
 
     def __init__(self, message: RelationMessage) -> None:
         self.message = message
         self.oid = message.oid
         self.name = f"{message.schema}.{message.table}"
         self.electric = message.table if message.schema == ELECTRIC_SCHEMA else None
+        self.keys: tuple[int, ...] | None = None
         self.positions = {column.name: i for i, column in enumerate(message.columns)}
         converters: list[tuple[int, Converter]] = []
         for i, column in enumerate(message.columns):
@@ -224,25 +226,26 @@ class _Open:
         return self.head
 
 
-KeyIndexes: TypeAlias = Callable[[int], tuple[int, ...] | None]
+KeyPlaces: TypeAlias = Callable[[int, Sequence[str]], tuple[int, ...] | None]
 
 
 class TransactionAssembler:
-    """Feeds on messages in stream order. ``key_indexes`` gives the primary-key positions of a relation id, or None.
+    """Feeds on messages in stream order. ``key_places`` tells where among the columns of these names those of the
+    primary key of a relation id stand, or None.
 
     After a reconnect it can be fed on: a definition replaces the older one, a Begin the transaction under way.
     """
 
     def __init__(
         self,
-        key_indexes: KeyIndexes,
+        key_places: KeyPlaces,
         *,
         chunk_rows_max: int = CHUNK_ROWS_MAX,
         chunk_bytes_max: int = CHUNK_BYTES_MAX,
         device_rows_max: int = DEVICE_ROWS_MAX,
         device_bytes_max: int = DEVICE_BYTES_MAX,
     ) -> None:
-        self._key_indexes = key_indexes
+        self._key_places = key_places
         self._chunk_rows_max = chunk_rows_max
         self._chunk_bytes_max = chunk_bytes_max
         self._device_rows_max = device_rows_max
@@ -300,7 +303,7 @@ class TransactionAssembler:
             self._own_row(tx, table, message)
             return []
         keyed = tx.holding or tx.tagging or isinstance(message, UpdateMessage)
-        keys = self._key_indexes(table.oid) if keyed else None
+        keys = self._keys_of(table) if keyed else None
         if isinstance(message, InsertMessage):
             self._add(tx, keys, message.row, Insert(table.oid, table.wire(message.row), tx.direct_tags))
         elif isinstance(message, DeleteMessage):
@@ -309,6 +312,11 @@ class TransactionAssembler:
             self._update(tx, table, keys, message)
         tx.bytes += message.size
         return self._overflow(tx)
+
+    def _keys_of(self, table: _Table) -> tuple[int, ...] | None:
+        if table.keys is None:
+            table.keys = self._key_places(table.oid, table.message.names)
+        return table.keys
 
     def _update(self, tx: _Open, table: _Table, keys: tuple[int, ...] | None, message: UpdateMessage) -> None:
         new, old = message.row, message.old
@@ -330,7 +338,9 @@ class TransactionAssembler:
     def _add(self, tx: _Open, keys: tuple[int, ...] | None, cells: TupleData, change: RowChange) -> None:
         tx.touched = True
         if tx.holding or tx.tagging:
-            key = None if keys is None else key_text_of_cells(cells[i] for i in keys)  # type: ignore[misc]
+            key = None
+            if keys is not None and None not in (own := [cells[i] for i in keys]):
+                key = key_text_of_cells(own)  # type: ignore[arg-type]
             if tx.holding:
                 tx.keys.append(key)
             else:

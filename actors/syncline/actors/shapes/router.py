@@ -260,7 +260,7 @@ class Router(Actor):
         """Definitions have come. What became of a key that they lack, the catalogue knows when it is read anew."""
         self._streamed.update((relation.oid, relation) for relation in relations)
         tables = [(self._table_of(relation.oid), relation.names) for relation in relations]
-        if any(table is not None and not table.has_key(names) for table, names in tables):
+        if any(table is not None and table.key_places(names) is None for table, names in tables):
             await self._read_migrations(())
 
     def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
