@@ -178,6 +178,45 @@ async def test_a_table_that_lacks_a_column_is_held_for_the_operator(database: st
         assert await s.connection.fetchval("SELECT high FROM ranges") == 9
 
 
+OTHER_KEY = "ALTER TABLE ranges DROP CONSTRAINT ranges_pkey, ADD PRIMARY KEY (low, high)"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        OTHER_KEY,
+        "ALTER TABLE ranges DROP CONSTRAINT ranges_pkey",
+        f"{OTHER_KEY}; CREATE UNIQUE INDEX ON ranges (id) WHERE id > 5; CREATE UNIQUE INDEX ON ranges (id, name)",
+    ],
+    ids=["replaced", "dropped", "unique in part"],
+)
+@pytest.mark.parametrize("how", ["at once", "refreshed", "all anew"])
+async def test_a_table_with_another_key_is_held_for_the_operator(database: str, change: str, how: str) -> None:
+    async with scene(database, RANGES, "ranges") as s:
+        await s.connection.execute(change)
+        if how == "refreshed":
+            await s.refresh()
+        elif how == "all anew":
+            await s.connection.execute("SELECT electric.generate_all()")
+        insert = s.insert("ranges", "2", "7", "8", "new")
+        (answer,) = await s.apply(written("ann", 200, insert))
+        assert answer["status"] == "retry"
+        assert answer["message"] == "public.ranges has another key than devices know its rows by: id"
+        await s.connection.execute(
+            "ALTER TABLE ranges DROP CONSTRAINT IF EXISTS ranges_pkey, ADD CONSTRAINT ranges_pkey PRIMARY KEY (id)"
+        )
+        await s.refresh()
+        assert await s.statuses(written("ann", 200, insert)) == ["applied"]
+        assert (await s.rows("ranges"))[1] == (2, 7, 8, "new")
+
+
+async def test_a_key_that_is_no_primary_one_any_more_will_do(database: str) -> None:
+    async with scene(database, RANGES, "ranges") as s:
+        await s.connection.execute(f"{OTHER_KEY}; CREATE UNIQUE INDEX ON ranges (id) INCLUDE (name)")
+        await s.refresh()
+        assert await s.statuses(written("ann", 200, s.insert("ranges", "2", "7", "8", "new"))) == ["applied"]
+
+
 PARENT_LATER = "ALTER TABLE {} ADD COLUMN mother int4 REFERENCES parents ON DELETE CASCADE;"
 
 

@@ -17,7 +17,7 @@ from tests.catalogs import catalog_of
 
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.history import SchemaHistory
-from syncline.client.cells import Values, decode_own_row, decode_row, decoder
+from syncline.client.cells import Values, decode_row, decoder
 from syncline.proto.values import Key, Row
 
 PROJECTS: Final = 16401
@@ -168,13 +168,8 @@ _DECODERS: Final = {
 
 
 def on_device(relation_id: int, row: Row) -> Values:
-    """A row of Postgres as SQLite holds it."""
+    """A row of Postgres as SQLite holds it, or one with cells that a device wrote, whatever it wrote."""
     return decode_row(row, _DECODERS[relation_id])
-
-
-def own_on_device(relation_id: int, row: Row) -> Values:
-    """The same of a row with cells that a device wrote, whatever it wrote."""
-    return decode_own_row(row, _DECODERS[relation_id])
 
 
 def history() -> SchemaHistory:

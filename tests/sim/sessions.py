@@ -32,7 +32,7 @@ from typing import Any
 
 from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres, Version
-from tests.sim.schema import RELATIONS, TIED, RowKey, own_on_device
+from tests.sim.schema import RELATIONS, TIED, RowKey, on_device
 from tests.sim.shown import Shown, named
 
 from syncline.actors.postgres.transaction import TransactionHead
@@ -132,7 +132,7 @@ class Sessions:
         # is a delete of what it has kept for others.
         later = [write for write in writes if not self._carried_out(name, write, key, shown.lsn)]
         state = _after(key, version.state, later)
-        expected = None if state.row is None else own_on_device(key[0], state.row)
+        expected = None if state.row is None else on_device(key[0], state.row)
         row = shown.rows.get(key)
         if row == expected:
             return

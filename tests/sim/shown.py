@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
 from tests.sim.device import SimDevice
-from tests.sim.schema import FOREIGN_KEYS, NAMES, RELATIONS, TABLES, ForeignKey, RowKey, closure, own_on_device
+from tests.sim.schema import FOREIGN_KEYS, NAMES, RELATIONS, TABLES, ForeignKey, RowKey, closure, on_device
 
 from syncline.client.cells import Values
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, change_of, entry_from_row
@@ -59,7 +59,7 @@ class Shown:
     def keeps(self, key: RowKey, content: Row | None) -> bool:
         """Whether a row that nobody else has any more is here, with its content, for one that refers to it: as Postgres
         will keep it when that has arrived."""
-        known = content is not None and self.rows.get(key) == own_on_device(key[0], content)
+        known = content is not None and self.rows.get(key) == on_device(key[0], content)
         return known and key in self.referred
 
     @cached_property

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeAlias
 
-from syncline.client.cells import Values, decode_own_row, decode_row
+from syncline.client.cells import Values, decode_row
 from syncline.client.ddl import without_not_null
 from syncline.client.merging import Arrived, Pending, Present, losing, merged, unwritten
 from syncline.client.row_sql import forget_sql, put_sql, table_sql
@@ -74,7 +74,7 @@ class Binding:
     def __init__(self, table: Table, relation: Relation) -> None:
         self.table = table
         self.sql = table_sql(table)
-        self._key_decoders = [(index, table.decoders[index]) for index in table.key_indexes]
+        self._key_decoders = [table.decoders[index] for index in table.key_indexes]
         positions = {name: index for index, name in enumerate(relation.names)}
         sources = [positions.get(column) for column in table.columns]
         self._sources = None if sources == list(range(len(relation.columns))) else sources
@@ -94,7 +94,7 @@ class Binding:
 
     def key(self, row: Row) -> Values:
         """The SQLite values of the key of a row in our order."""
-        return tuple([decode(row[index]) for index, decode in self._key_decoders])
+        return decode_row(tuple([row[index] for index in self.table.key_indexes]), self._key_decoders)
 
     def arrived(self, change: Insert | Update | Delete) -> Arrived:
         """A change with its rows in the order of our columns."""
@@ -214,7 +214,7 @@ def plan_transaction(
     leaving: Iterable[RowId] = (),
     narrower: Iterable[RowId] = (),
 ) -> Plan:
-    """The plan of one server transaction. Raises UnknownRelation, or ValueError for cells their types forbid.
+    """The plan of one server transaction. Raises UnknownRelation.
 
     ``pending``: local changes not echoed yet, for every row of ``touched_rows`` that has some. ``tracked``: tables with
     shadow entries. ``known_versions``: migrations applied before; a repeated one is skipped. ``leaving``: rows that
@@ -296,6 +296,8 @@ class _RowPlanner:
 
     def _put(self, binding: Binding, sql: str, row: Row, values: Values, tags: Sequence[str]) -> None:
         table = binding.table
+        if not table.can_hold(values):
+            return
         self._plan.changed.add(table.name)
         self._plan.run(sql, values)
         stored = tags_json(tags)
@@ -354,7 +356,7 @@ class _RowPlanner:
         if row is None:
             self.drop(binding.table, row_id[1])
         else:
-            values = decode_own_row(row, binding.table.decoders)
+            values = decode_row(row, binding.table.decoders)
             self._put(binding, put_sql(binding.table, present), row, values, tags)
 
 

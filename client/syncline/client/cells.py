@@ -7,6 +7,9 @@ spells them: REAL affinity leaves text that is not a number alone.
 
 What an application writes may be of any storage class. ``encode`` then sends its plain text and lets the server judge
 it: a write is refused with a reason there, never altered here.
+
+Nor is what comes: a column may have another type in Postgres by now than this device was told. What the type that it
+knows forbids stays text, or bytes.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ Encode: TypeAlias = Callable[[Value], Cell]
 INTEGER_TYPES = frozenset({"int2", "int4", "int8"})
 FLOAT_TYPES = frozenset({"float4", "float8"})
 
+_INTEGERS_END = 1 << 63
 # From here on no number of 17 digits is half-way between two floats.
 _HALVES_END = 1e24
 
@@ -47,7 +51,12 @@ def _decode_bool(cell: Cell) -> Value:
 
 
 def _decode_integer(cell: Cell) -> Value:
-    return None if cell is None else int(cell)
+    if cell is None:
+        return None
+    value = int(cell)
+    if not -_INTEGERS_END <= value < _INTEGERS_END:
+        raise ValueError(f"SQLite has no integer of that size: {cell[:40]!r}")
+    return value
 
 
 def _decode_float(cell: Cell) -> Value:
@@ -133,19 +142,19 @@ def encoder(pg_type: str) -> Encode:
 
 
 def decode_row(row: Row, decoders: Sequence[Decode]) -> Values:
-    return tuple([decode(cell) for decode, cell in zip(decoders, row, strict=True)])
+    """The values of a row's cells. Never raises: see ``decode_cell``."""
+    try:
+        return tuple([decode(cell) for decode, cell in zip(decoders, row, strict=True)])
+    except ValueError:
+        return tuple([decode_cell(decode, cell) for decode, cell in zip(decoders, row, strict=True)])
 
 
-def decode_own_row(row: Row, decoders: Sequence[Decode]) -> Values:
-    """``decode_row`` for a row some cells of which this device has written. Never raises.
+def decode_cell(decode: Decode, cell: Cell) -> Value:
+    """What ``decode`` makes of a cell, and else its text, or its bytes. Never raises.
 
-    An application may write anything anywhere. Until the server has judged it, it is shown as it was written: what the
-    type of its column forbids stays text, or bytes.
+    An application may write anything anywhere, and until the server has judged it, it is shown as it was written. And
+    what the server sends is what Postgres has.
     """
-    return tuple([_decode_own(decode, cell) for decode, cell in zip(decoders, row, strict=True)])
-
-
-def _decode_own(decode: Decode, cell: Cell) -> Value:
     for attempt in (decode, decode_text):
         try:
             return attempt(cell)

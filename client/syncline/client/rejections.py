@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias
 
-from syncline.client.cells import Value
+from syncline.client.cells import Value, decode_cell
 from syncline.client.schema import REJECTIONS, Table
 from syncline.client.triggers import image_of, parse_image
 from syncline.proto.values import RejectionReason
@@ -111,7 +111,7 @@ def record(
 def _decoded(table: Table | None, column: str, cell: bytes) -> Value:
     if table is None or column not in table.columns:
         return cell.decode(errors="replace")
-    return table.decoders[table.columns.index(column)](cell)
+    return decode_cell(table.decoders[table.columns.index(column)], cell)
 
 
 def undismissed(

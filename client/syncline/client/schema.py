@@ -28,11 +28,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from syncline.client.cells import Decode, Encode, decoder, encoder
+from syncline.client.cells import INTEGER_TYPES, Decode, Encode, Values, decoder, encoder
 from syncline.proto.values import POSTGRES_ORIGIN, Column, MigrationTable, Relation
 
 OF_POSTGRES = f"{POSTGRES_ORIGIN}@"
 UNTRACKED_TAG = f"{OF_POSTGRES}0"
+# Columns of these types are declared INTEGER.
+_INTEGERS = INTEGER_TYPES | {"bool"}
 
 _FIRST: tuple[str, ...] = (
     """CREATE TABLE _syncline_state (
@@ -187,6 +189,18 @@ class Table:
     def key_indexes(self) -> tuple[int, ...]:
         """Positions of the primary-key columns in ``columns``, in the order of the key."""
         return tuple(self.columns.index(name) for name in self.primary_key)
+
+    @cached_property
+    def numbered(self) -> int | None:
+        """The place of the column that is SQLite's number of a row, as the only one of a key is if it is an INTEGER;
+        such a column takes nothing but integers."""
+        (index, *others) = self.key_indexes
+        return index if not others and self.pg_types[index] in _INTEGERS else None
+
+    def can_hold(self, values: Values) -> bool:
+        """Whether SQLite takes a row of these values. Of a key of integers that has become one of texts in Postgres the
+        texts are not among them."""
+        return self.numbered is None or isinstance(values[self.numbered], int)
 
     @cached_property
     def tied(self) -> tuple[frozenset[int], ...]:

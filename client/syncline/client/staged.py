@@ -39,7 +39,7 @@ class Staged:
         return coming | {sql.table.name for sql in self._leaving.values()}
 
     def put(self, connection: sqlite3.Connection, inserts: Iterable[Insert], bindings: Bindings) -> None:
-        """Rows that come. Raises UnknownRelation, and ValueError for cells their types forbid."""
+        """Rows that come. Raises UnknownRelation."""
         for relation_id, group in groupby(inserts, key=lambda insert: insert.relation_id):
             binding = bindings.of(relation_id)
             present = (True,) * len(binding.present) if self.replacing else binding.present
@@ -48,7 +48,8 @@ class Staged:
                 connection.execute(sql.drop)
                 connection.execute(sql.create)
                 self._coming[sql.name] = sql
-            put_staged(connection, sql, [sql.values(tags_json(i.tags), binding.row(i.row)) for i in group])
+            rows = [sql.values(tags_json(i.tags), binding.row(i.row)) for i in group]
+            put_staged(connection, sql, [values for values in rows if sql.can_hold(values)])
 
     def put_gone(self, connection: sqlite3.Connection, gones: Iterable[Gone], bindings: Bindings) -> None:
         """Rows that leave. Raises the same."""

@@ -16,7 +16,9 @@ for each execution, and meanwhile the next rows want to be decoded.
 
 from __future__ import annotations
 
-from syncline.client.cells import Value, decode_bytes, decode_text
+from collections.abc import Sequence
+
+from syncline.client.cells import Value, decode_bytes, decode_cell, decode_text
 from syncline.client.merging import Present
 from syncline.client.schema import Table, literal, quoted
 from syncline.client.triggers import key_sql
@@ -78,12 +80,21 @@ class StagingSql:
         return self._put + ", ".join([self._row] * rows)
 
     def values(self, tags: str | None, row: Row) -> list[Value]:
-        """The parameters of one row, which is in the order of the table's columns. Raises ValueError for cells their
-        types forbid."""
-        values: list[Value] = [tags, *(row if self._places is None else [row[place] for place in self._places])]
-        for index, decode in self._decoders:
-            values[index + 1] = decode(values[index + 1])  # type: ignore[arg-type]
+        """The parameters of one row, which is in the order of the table's columns."""
+        cells = row if self._places is None else [row[place] for place in self._places]
+        values: list[Value] = [tags, *cells]
+        try:
+            for index, decode in self._decoders:
+                values[index + 1] = decode(cells[index])
+        except ValueError:
+            for index, decode in self._decoders:
+                values[index + 1] = decode_cell(decode, cells[index])
         return values
+
+    def can_hold(self, values: Sequence[Value]) -> bool:
+        """Of these parameters, what ``Table.can_hold`` says of its values."""
+        numbered = self.staged.numbered
+        return numbered is None or isinstance(values[numbered + 1], int)
 
 
 class GoneSql:

@@ -14,6 +14,7 @@ from syncline.client.keeping import Keeping
 from syncline.client.merging import Pending
 from syncline.client.oplog import Times, tags_of
 from syncline.client.references import References
+from syncline.client.schema import Table
 from syncline.client.staged import Staged
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
@@ -375,7 +376,16 @@ def test_a_migration_applied_before_is_skipped() -> None:
     assert (plan.steps, plan.versions) == ([], [])
 
 
-def test_a_bool_that_is_none_stops_the_plan() -> None:
+def test_a_bool_that_is_none_is_shown_as_it_is() -> None:
+    """In Postgres the column is one of texts by now."""
     items = Relation(9, "public", "items", (Column("id", "uuid", primary_key=True), Column("done", "bool")))
-    with pytest.raises(ValueError, match="t or f"):
-        plan_rows([Insert(9, (b"i", b"yes"))], {9: items}, TABLES, pending={}, tracked=frozenset())
+    plan = plan_rows([Insert(9, (b"i", b"yes"))], {9: items}, TABLES, pending={}, tracked=frozenset())
+    ((_, (values,)),) = plan.steps
+    assert "yes" in values
+
+
+def test_a_row_is_left_out_whose_number_is_none() -> None:
+    counters = Table(7, "counters", ("id", "n"), ("int4", "int4"), ("id",))
+    inserts = [Insert(9, (key, b"1")) for key in (b"1", b"one", b"2.5")]
+    plan = plan_rows(inserts, {9: counters.relation}, {"counters": counters}, pending={}, tracked=frozenset())
+    assert [values for _, rows in plan.steps for values in rows] == [(1, 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from syncline.client import (
     open_db,
 )
 from syncline.client.transport import Transport, open_websocket
+from syncline.proto import codec
 from syncline.proto.codec import MessageType
 from syncline.proto.values import Delete, Gone, Insert, Update
 
@@ -196,8 +198,11 @@ async def test_echoes_that_arrive_together_release_their_own_writes_and_no_other
 
 async def test_what_precedes_a_transaction_that_makes_no_sense_is_applied(db: Database, peer: Peer) -> None:
     await synced(db, peer)
-    nonsense = (b"c", None, b"a number", None)
-    await peer.commit_together(*((1_000, Insert(ITEMS.id, row, TAGS)) for row in (item("a"), item("b"), nonsense)))
+    elsewhere = replace(ITEMS, id=ITEMS.id + 90, table="elsewhere")  # which no migration has made here
+    await peer._send(codec.relation_message(elsewhere))
+    sense = [Insert(ITEMS.id, item(key), TAGS) for key in "ab"]
+    nonsense = Insert(elsewhere.id, item("c"), TAGS)
+    await peer.commit_together(*((1_000, change) for change in (*sense, nonsense)))
     await status(db, connected=False)
     assert [row[0] for row in await items(db)] == ["a", "b"]
     await status(db, connected=True)

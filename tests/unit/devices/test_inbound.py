@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,6 +42,24 @@ def test_columns_are_taken_by_name_in_the_devices_order() -> None:
 def test_an_update_writes_what_differs_from_the_row_it_saw() -> None:
     operation = accepted(Update(0, (b"1", b"new", b"2"), (b"1", b"old", b"2"), TAGS))
     assert (operation.op, operation.row, operation.modified) == ("U", ("1", "new", "2"), (False, True, False))
+
+
+def test_what_an_update_has_not_changed_is_not_judged() -> None:
+    """The column is another one by now than the device was told."""
+    for n in (b"no number", None):
+        operation = accepted(Update(0, (b"1", b"new", n), (b"1", b"old", n), TAGS))
+        assert operation.row == ("1", "new", None if n is None else n.decode())
+        assert operation.modified == (False, True, False)
+
+
+def test_columns_are_judged_as_they_are_now() -> None:
+    table = CATALOG.named("items")
+    assert table is not None
+    now = replace(table, types_now={"n": "numeric"}, required=frozenset({"id", "body"}))
+    for row in ((b"1", b"x", b"1.5"), (b"1", b"x", None)):
+        accept(((ITEMS, Insert(0, row)),), lambda _: now)
+    with pytest.raises(WriteRefused, match="body"):
+        accept(((ITEMS, Insert(0, (b"1", None, b"1"))),), lambda _: now)
 
 
 def test_an_update_without_an_old_row_writes_everything_but_the_key() -> None:

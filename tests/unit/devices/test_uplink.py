@@ -179,6 +179,27 @@ async def test_a_table_opened_a_moment_ago_is_looked_for_before_a_write_to_it_is
     assert [change.row for change in write.changes] == [("0", "x", "1")]
 
 
+@pytest.mark.parametrize("rows", [1, LARGE])
+async def test_a_table_that_takes_more_by_now_is_read_anew_before_a_write_to_it_is_refused(rows: int) -> None:
+    table = CATALOG.named("items")
+    assert table is not None
+
+    async def read() -> None:
+        nonlocal table
+        assert table is not None
+        table = replace(table, types_now={"id": "text"})
+
+    taker = Taker()
+    up = Uplink("client", cast(Ref, taker), NOBODY, lambda _: table, read, lambda: None)
+    task = asyncio.create_task(up.run())
+    changes = tuple((ITEMS, Insert(0, (b"row %d" % row, b"x", b"1"))) for row in range(rows))
+    up.take(WriteReceived(1, (1).to_bytes(4, "big"), changes, "", octets=rows))
+    write = await taker.next()
+    task.cancel()
+    assert write.refusal is None
+    assert write.operations == rows
+
+
 async def test_a_text_postgres_cannot_hold_refuses_a_large_transaction_too() -> None:
     taker = Taker()
     async with sending(taker) as up:

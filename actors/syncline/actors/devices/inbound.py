@@ -1,8 +1,10 @@
 """Is this device transaction acceptable, and what does it mean in Postgres' terms?
 
 A device names columns by name, in its own order, and its types are whatever its SQLite says: names are taken from it,
-types and keys from the catalogue. What cannot be written is refused here already, transaction by transaction, with the
-reason; nothing a device sends may block another device, nor its own later transactions.
+keys from the catalogue, and so are types, labels and which columns may not be NULL, as they are by now: that may be
+other than the device was told. What an update has not changed is not judged: it stands in the row already. What cannot
+be written is refused here already, transaction by transaction, with the reason; nothing a device sends may block
+another device, nor its own later transactions.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ UNDEFINED_COLUMN = "42703"
 INVALID_TEXT = "22P02"
 NOT_NULL_VIOLATION = "23502"
 KEY_CHANGED = "0A000"
+AS_TABLES_ARE = frozenset({INVALID_TEXT, NOT_NULL_VIOLATION})
+"""Of these what is refused by a table as it was a while ago may be accepted by the same table now."""
 
 
 class WriteRefused(Exception):
@@ -190,7 +194,7 @@ def _accept_update(
             )
         modified = tuple(new != was for new, was in zip(cells, old, strict=True))
     _check_held(table, held, modified)
-    return RowOperation(server.id, "U", _texts(cells, table, _given(relation, table)), modified, tags)
+    return RowOperation(server.id, "U", _texts(cells, table, modified), modified, tags)
 
 
 def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:
@@ -211,12 +215,12 @@ def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:
     return tuple(cells.get(name) for name in server.names)
 
 
-def _texts(cells: Row, table: TableInfo, given: Sequence[bool]) -> tuple[str | None, ...]:
-    """``given``: which of them may be NULL only where the column may."""
+def _texts(cells: Row, table: TableInfo, written: Sequence[bool]) -> tuple[str | None, ...]:
+    """``written``: which of them are judged, beside those of the key: others stand there already."""
     texts: list[str | None] = []
-    for column, cell, is_given in zip(table.relation.columns, cells, given, strict=True):
+    for column, cell, is_written in zip(table.relation.columns, cells, written, strict=True):
         if cell is None:
-            if is_given and not column.nullable:
+            if is_written and column.name in table.required:
                 raise _refused(
                     NOT_NULL_VIOLATION,
                     f'column "{column.name}" of "{table.relation.table}" may not be NULL',
@@ -226,7 +230,7 @@ def _texts(cells: Row, table: TableInfo, given: Sequence[bool]) -> tuple[str | N
             texts.append(None)
             continue
         try:
-            texts.append(from_wire(column.type_name, cell, table.enum_labels.get(column.name)))
+            texts.append(_text(cell, column.name, table, judged=is_written or column.primary_key))
         except ValueError as wrong:
             raise _refused(
                 INVALID_TEXT,
@@ -235,6 +239,16 @@ def _texts(cells: Row, table: TableInfo, given: Sequence[bool]) -> tuple[str | N
                 columns=(column.name,),
             ) from wrong
     return tuple(texts)
+
+
+def _text(cell: bytes, column: str, table: TableInfo, *, judged: bool) -> str:
+    type_name = table.type_now(column)
+    try:
+        return from_wire(type_name, cell, table.enum_labels.get(column))
+    except ValueError:
+        if judged:
+            raise
+    return from_wire("text", cell)  # it is to be a text all the same
 
 
 def _key_texts(cells: Row, table: TableInfo) -> tuple[str | None, ...]:

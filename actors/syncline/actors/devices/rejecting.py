@@ -46,6 +46,6 @@ def _key_cells(rejection: Rejection, lookup: Lookup) -> tuple[tuple[str, bytes],
         return ()
     cells: list[tuple[str, bytes]] = []
     for name, text in zip(table.key_names, rejection.key, strict=True):
-        convert = to_wire(table.types[name])
+        convert = to_wire(table.type_now(name))
         cells.append((name, text.encode() if convert is None else convert(text.encode())))
     return tuple(cells) if sum(len(cell) for _, cell in cells) <= KEY_BYTES_MAX else ()

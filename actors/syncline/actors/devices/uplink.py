@@ -6,7 +6,8 @@ do. Whatever is not yet decided when the connection ends is sent again by the de
 They are made ready beside the device's messages, a large one in slices: nobody else in this process waits for it. And
 it goes to the writer only when nothing else of this device is there.
 
-A table that is unknown here may have been opened a moment ago: the catalogue is read anew before a write is refused.
+A table that is unknown here may have been opened a moment ago, and one that is known may take by now what it did not:
+the catalogue is read anew before a write is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from syncline.actors.devices.inbound import Held, Lookup, WriteRefused, accept, everything, touched_keys
+from syncline.actors.devices.inbound import (
+    AS_TABLES_ARE,
+    Held,
+    Lookup,
+    WriteRefused,
+    accept,
+    everything,
+    touched_keys,
+)
 from syncline.actors.devices.rejecting import reason_of
 from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
@@ -136,13 +145,23 @@ class Uplink:
                 raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))
             if any(self._lookup(table) is None for table in {relation.table for relation, _ in event.changes}):
                 await self._look_again()
-            if len(event.changes) <= SLICE_OPERATIONS:
-                changes = accept(event.changes, self._lookup, self._held)
-                return Write(client_id, lsn, event.commit_ms, changes, self._device)
-            encoded = await self._encoded(event)
-            return Write(client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
+            try:
+                return await self._accepted(event, client_id, lsn)
+            except WriteRefused as refused:
+                if refused.rejection.sqlstate not in AS_TABLES_ARE:
+                    raise
+            await self._look_again()
+            return await self._accepted(event, client_id, lsn)
         except WriteRefused as refused:
             return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
+
+    async def _accepted(self, event: WriteReceived, client_id: str, lsn: int) -> Write:
+        """Raises WriteRefused."""
+        if len(event.changes) <= SLICE_OPERATIONS:
+            changes = accept(event.changes, self._lookup, self._held)
+            return Write(client_id, lsn, event.commit_ms, changes, self._device)
+        encoded = await self._encoded(event)
+        return Write(client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
 
     async def _encoded(self, event: WriteReceived) -> Encoded:
         pieces: list[bytes] = []

@@ -24,6 +24,9 @@ _TABLES = """
 SELECT e.relid::bigint AS relid, e.description::text AS description, (
     SELECT json_object_agg(a.attname, json_build_object(
         'number', a.attnum,
+        'name', t.typname,
+        'required', a.attnotnull,
+        'labels', (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_enum l WHERE l.enumtypid = t.oid),
         'key', array_position(p.conkey, a.attnum),
         'type', format('%I.%I', tn.nspname, t.typname),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
@@ -88,7 +91,9 @@ class TableInfo:
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
     ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
     unique index or a generated column is about all of them. ``renamed``: what columns of the key are called by now, as
-    far as that is another name.
+    far as that is another name. ``types_now``: by column name, what their types are called now, where that is known.
+    ``required``: the columns that may not be NULL now. Devices know what the relation says; what they write is judged
+    by what is now.
     """
 
     relation: Relation
@@ -98,6 +103,8 @@ class TableInfo:
     collations: Mapping[str, Collation] = field(default_factory=dict)
     tied: tuple[frozenset[str], ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    types_now: Mapping[str, str] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
 
     @property
     def oid(self) -> int:
@@ -112,6 +119,14 @@ class TableInfo:
     def types(self) -> Mapping[str, str]:
         """Postgres type names by column name."""
         return {column.name: column.type_name for column in self.relation.columns}
+
+    def type_now(self, name: str) -> str:
+        """What the type of a column is called now."""
+        return self.types_now.get(name) or self.types[name]
+
+    def cast_type(self, name: str) -> str:
+        """The type of a column, as a cast names it."""
+        return self.sql_types.get(name) or quote_identifier(self.types[name])
 
     def places(self, names: Sequence[str]) -> tuple[int | None, ...]:
         """Where each of our columns stands among these ``names``; None for one that is not there."""
@@ -182,7 +197,8 @@ def table_info(description: Mapping[str, Any]) -> TableInfo:
         column["name"]: tuple(column["enum"]) for column in description["columns"] if column.get("enum") is not None
     }
     relation = Relation(int(description["oid"]), description["schema"], description["table"], columns)
-    return TableInfo(relation, description, labels)
+    required = frozenset(column.name for column in columns if not column.nullable)
+    return TableInfo(relation, description, labels, required=required)
 
 
 async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog:
@@ -235,6 +251,9 @@ def _with_columns(
             if column["provider"] is not None
         },
         renamed=_renamed(table, columns),
+        types_now={name: column["name"] for name, column in columns.items()},
+        required=frozenset(name for name, column in columns.items() if column["required"]),
+        enum_labels={name: tuple(column["labels"]) for name, column in columns.items() if column["labels"] is not None},
     )
 
 

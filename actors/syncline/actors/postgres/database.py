@@ -354,8 +354,13 @@ class Database:
         return await visibility_of(self.pool)
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
-        """See ``read_current_rows``."""
-        return await read_current_rows(self.pool, self.catalog.tables, keys)
+        """See ``read_current_rows``. A table may have been altered since the catalogue was read."""
+        wanted = tuple(keys)
+        try:
+            return await read_current_rows(self.pool, self.catalog.tables, wanted)
+        except asyncpg.SyntaxOrAccessError:
+            await self.read()
+            return await read_current_rows(self.pool, self.catalog.tables, wanted)
 
 
 async def connect(dsn: str, session: Ownership | str, lineage: str = "") -> Database:

@@ -34,7 +34,7 @@ from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
 from syncline.actors.postgres.transaction import MARK_PREFIX
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
-from syncline.proto.values import POSTGRES_ORIGIN, Cell, Relation, Row
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Row
 
 TaggedRow: TypeAlias = tuple[Row, tuple[str, ...]]
 
@@ -231,14 +231,14 @@ class Snapshot:
     async def __aiter__(self) -> AsyncGenerator[list[TaggedRow], None]:
         if self._connection is None:
             raise RuntimeError("a snapshot can be read once")
-        relation = self._table.relation
+        table = self._table
         try:
-            if relation.id not in self._has_tags:
-                self._has_tags[relation.id] = await has_tags(self._connection, relation.id)
-            tracked = self._has_tags[relation.id]
-            query = rows_query(self._table, tracked=tracked, clause=self._clause)
+            if table.oid not in self._has_tags:
+                self._has_tags[table.oid] = await has_tags(self._connection, table.oid)
+            tracked = self._has_tags[table.oid]
+            query = rows_query(table, tracked=tracked, clause=self._clause)
             at_ms = self.visibility.at_ms
-            async with contextlib.aclosing(copied(self._connection, relation, query, at_ms, tracked=tracked)) as parts:
+            async with contextlib.aclosing(copied(self._connection, table, query, at_ms, tracked=tracked)) as parts:
                 async for part in parts:
                     yield part
         finally:
@@ -260,13 +260,13 @@ async def has_tags(connection: asyncpg.Connection, relation_id: int) -> bool:
 
 
 async def copied(
-    connection: asyncpg.Connection, relation: Relation, query: str, at_ms: int, *, tracked: bool
+    connection: asyncpg.Connection, table: TableInfo, query: str, at_ms: int, *, tracked: bool
 ) -> AsyncGenerator[list[TaggedRow], None]:
-    """The rows of ``query``, which selects the columns of ``relation`` and, if ``tracked``, the tags, some at a time.
+    """The rows of ``query``, which selects the columns of ``table`` and, if ``tracked``, the tags, some at a time.
     ``at_ms``: when the snapshot was taken. Nothing else may be asked on the connection until it is through or closed;
     and that costs the connection."""
-    decoder = CopyText(len(relation.columns) + tracked)
-    types = [to_wire(column.type_name) for column in relation.columns]
+    decoder = CopyText(len(table.relation.columns) + tracked)
+    types = [to_wire(table.type_now(name)) for name in table.relation.names]
     converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
     untracked = shown_tags(None, at_ms)
     async with contextlib.aclosing(_copy_out(connection, query)) as buffers:

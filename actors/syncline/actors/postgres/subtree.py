@@ -25,7 +25,7 @@ from syncline.actors.postgres.snapshot import (
     has_tags,
     shown_tags,
 )
-from syncline.actors.postgres.typemap import from_wire, to_wire
+from syncline.actors.postgres.typemap import OIDS_BY_NAME, output_text, to_wire
 from syncline.proto.values import Cell
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Subtree:
         where = f" WHERE {inside}" if inside else ""
         query = f"SELECT {columns}{tags} FROM {_with_tags(table, tracked=tracked)}{where}"  # noqa: S608 - quoted
         async with contextlib.aclosing(
-            copied(self._open, table.relation, query, self.visibility.at_ms, tracked=tracked)
+            copied(self._open, table, query, self.visibility.at_ms, tracked=tracked)
         ) as parts:
             async for part in parts:
                 yield part
@@ -131,11 +131,11 @@ class Subtree:
         texts: list[list[str]] = [[] for _ in columns]
         for value in values:
             for column, text, cell in zip(columns, texts, value, strict=True):
-                text.append(from_wire(column.type_name, cell or b"", table.enum_labels.get(column.name)))
+                text.append(output_text(OIDS_BY_NAME.get(table.type_now(column.name), 0), cell or b""))
         arrays = ", ".join(f"${number}::text[]" for number in range(1, len(columns) + 1))
         names = ", ".join(f"k{number}" for number in range(len(columns)))
         matches = " AND ".join(
-            f"t.{quote_identifier(column.name)} = w.k{number}::{quote_identifier(column.type_name)}"
+            f"t.{quote_identifier(column.name)} = w.k{number}::{table.cast_type(column.name)}"
             for number, column in enumerate(columns)
         )
         tracked = await self._tracked(table)
@@ -223,7 +223,7 @@ def _with_tags(table: TableInfo, on: str = "", *, tracked: bool) -> str:
 
 
 def _decoder(table: TableInfo, at_ms: int) -> Callable[[Any], TaggedRow]:
-    converters = [to_wire(column.type_name) for column in table.relation.columns]
+    converters = [to_wire(table.type_now(name)) for name in table.relation.names]
     odd = [(place, convert) for place, convert in enumerate(converters) if convert is not None]
 
     def decode(row: Any) -> TaggedRow:

@@ -58,6 +58,8 @@ def sqlite_type(type_name: str) -> str:
 
 
 def _unhex(text: bytes) -> bytes:
+    if not text.startswith(b"\\x"):
+        return text  # the column has become one of texts since its type was read
     return unhexlify(text[2:])
 
 
@@ -280,8 +282,10 @@ _parse_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=str, p
 def _check_json(text: str) -> str | None:
     try:
         _parse_json(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return "not JSON"
+    except RecursionError:
+        return None  # how deep is too deep, Postgres knows
     return None
 
 

@@ -100,7 +100,7 @@ async def _analysed(connection: asyncpg.Connection, tree: Node, table: TableInfo
     """What Postgres understands; the view it takes is never committed."""
     name = f"electric.{quote_identifier(f'where {connection.get_server_pid()}')}"
     columns = ", ".join(
-        f"NULL::{sql_type(table, column.name)} AS {quote_identifier(column.name)}" for column in table.relation.columns
+        f"NULL::{table.cast_type(column.name)} AS {quote_identifier(column.name)}" for column in table.relation.columns
     )
     beginning = f"CREATE VIEW {name} AS SELECT FROM (SELECT {columns}) AS this WHERE "
     rendered = Rendered(tree)
@@ -213,11 +213,6 @@ def _check_formats(name: str, tree: Node) -> None:
             )
 
 
-def sql_type(table: TableInfo, column: str) -> str:
-    """The column's type and collation as SQL names them."""
-    return table.sql_types.get(column) or quote_identifier(table.types[column])
-
-
 # --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
@@ -251,7 +246,7 @@ class _Evaluation:
         columns = [(i, c.name, c.type_name) for i, c in enumerate(table.relation.columns) if c.name in where.columns]
         self._indexes = [(i, type_name == "bytea") for i, _, type_name in columns]
         place = quote_identifier(_unused(table))
-        typed = "".join(f", r.c{i}::{sql_type(table, name)} AS {quote_identifier(name)}" for i, name, _ in columns)
+        typed = "".join(f", r.c{i}::{table.cast_type(name)} AS {quote_identifier(name)}" for i, name, _ in columns)
         arrays = "".join(f", ${n + 2}::text[]" for n in range(len(columns)))
         names = "".join(f", c{i}" for i, _, _ in columns)
         self._together = (
@@ -259,7 +254,7 @@ class _Evaluation:
             f"FROM unnest($1::int[]{arrays}) AS r (n{names})) AS this WHERE {where.sql('this')}"
         )
         single = "".join(
-            f", $1[1][{n + 2}]::{sql_type(table, name)} AS {quote_identifier(name)}"
+            f", $1[1][{n + 2}]::{table.cast_type(name)} AS {quote_identifier(name)}"
             for n, (_, name, _) in enumerate(columns)
         )
         self._alone = f"SELECT {where.sql('this')} FROM (SELECT $1[1][1] AS {place}{single}) AS this"  # noqa: S608 - as above

@@ -27,6 +27,7 @@ from syncline.actors.postgres.transaction import (
     TransactionHead,
     Truncated,
 )
+from syncline.actors.postgres.typemap import to_wire, to_wire_by_oid
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.matcher import Matcher
 from syncline.actors.shapes.messages import Dispatch, LiveShapes, OwnTransaction, Piece
@@ -257,10 +258,10 @@ class Router(Actor):
         return None if table is None else table.relation
 
     async def _learn(self, relations: Sequence[RelationMessage]) -> None:
-        """Definitions have come. What became of a key that they lack, the catalogue knows when it is read anew."""
+        """Definitions have come. Of a table that has been altered the catalogue knows more when it is read anew."""
         self._streamed.update((relation.oid, relation) for relation in relations)
-        tables = [(self._table_of(relation.oid), relation.names) for relation in relations]
-        if any(table is not None and table.key_places(names) is None for table, names in tables):
+        tables = [(self._table_of(relation.oid), relation) for relation in relations]
+        if any(table is not None and _altered(table, relation) for table, relation in tables):
             await self._read_migrations(())
 
     def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
@@ -315,6 +316,15 @@ class Router(Actor):
             else:
                 place = self._place
                 records.append(replace(_record(head, self._migrations), last=True, since=place, until=place))
+
+
+def _altered(table: TableInfo, streamed: RelationMessage) -> bool:
+    """Whether the stream has no longer the key that the catalogue has, or spells values by other types."""
+    return table.key_places(streamed.names) is None or any(
+        to_wire_by_oid(column.type_oid) is not to_wire(table.type_now(column.name))
+        for column in streamed.columns
+        if column.name in table.types
+    )
 
 
 def _runs(changes: Sequence[StreamChange]) -> list[Sequence[StreamChange]]:

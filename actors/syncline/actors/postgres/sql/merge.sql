@@ -25,7 +25,8 @@
 --
 -- What such a trigger changes in the row besides is the operation's, as devices take it to be, to which the stream brings it.
 --
--- Of a table that has not all columns any more that devices write it is one that says so, and they wait for the operator.
+-- Of a table that has not all columns any more that devices write, or in which these do not tell rows apart, it is one that
+-- says so, and they wait for the operator.
 --
 -- With a search path that makes every name in the text a qualified one.
 CREATE OR REPLACE FUNCTION electric.merge_function(target oid, description jsonb) RETURNS text
@@ -386,17 +387,33 @@ $template$;
         WHERE NOT EXISTS (
             SELECT FROM pg_attribute a
             WHERE a.attrelid = target AND a.attname = d ->> 'name' AND NOT a.attisdropped AND a.attgenerated = ''));
+    known_by CONSTANT text[] := ARRAY(
+        SELECT d ->> 'name' FROM jsonb_array_elements(description -> 'columns') AS d WHERE d ->> 'pk' IS NOT NULL);
+    keyed CONSTANT boolean := EXISTS (
+        SELECT FROM pg_index i
+        WHERE i.indrelid = target AND i.indisunique AND i.indimmediate AND i.indisvalid
+            AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(known_by)
+            AND NOT EXISTS (
+                SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS n (attnum)
+                JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.attnum WHERE a.attname <> ALL (known_by)));
+    -- Why devices wait, and for what.
+    held CONSTANT text[] := CASE
+        WHEN lost IS NOT NULL THEN ARRAY[
+            format('%s has no columns any more that devices write: %s', table_name, lost),
+            'Bring them back by their names, or rename them back: what devices have written since waits for that.']
+        WHEN NOT keyed THEN ARRAY[
+            format('%s has another key than devices know its rows by: %s', table_name, array_to_string(known_by, ', ')),
+            'Make these columns its primary key again, or unique: what devices have written since waits for that.'] END;
     part record;
     referring record;
     filled text := template;
 BEGIN
-    IF lost IS NOT NULL THEN
+    IF held IS NOT NULL THEN
         RETURN format(
             'CREATE OR REPLACE FUNCTION electric.merge_%s(sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, '
             'origin text, sy_ms bigint, absorbed jsonb, mending integer) RETURNS jsonb LANGUAGE plpgsql AS $merge$ BEGIN '
             'RAISE EXCEPTION USING ERRCODE = ''undefined_column'', MESSAGE = %L, HINT = %L; END $merge$',
-            target, format('%s has no columns any more that devices write: %s', table_name, lost),
-            'Bring them back by their names, or rename them back: what devices have written since waits for that.');
+            target, held[1], held[2]);
     END IF;
     SELECT
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
