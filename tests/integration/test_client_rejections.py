@@ -18,7 +18,7 @@ from tests.tokens import insecure_token
 
 from syncline.actors.postgres.electrify import electrify
 from syncline.actors.service import Service
-from syncline.client import Database, RejectedChange, Rejection, open_db
+from syncline.client import Database, RejectedChange, Rejection, WriteRejected, open_db
 from syncline.client.transport import Transport, TransportClosed, open_websocket
 from syncline.proto import codec
 from syncline.proto.events import TransactionReceived
@@ -38,6 +38,9 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER refuse BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION refuse();
+CREATE TABLE folders (id text PRIMARY KEY, name text CHECK (length(name) < 10));
+CREATE TABLE files (id text PRIMARY KEY, folder text REFERENCES folders ON DELETE CASCADE, size int4 CHECK (size >= 0));
+INSERT INTO folders VALUES ('of postgres', '');
 """
 
 
@@ -46,7 +49,8 @@ async def service(database: str, tmp_path: Path) -> AsyncIterator[Service]:
     connection = await asyncpg.connect(database)
     async with service_on(database, tmp_path / "service") as service:
         await connection.execute(SCHEMA)
-        await electrify(connection, "notes")
+        for table in ("notes", "folders", "files"):
+            await electrify(connection, table)
         await connection.close()
         yield service
 
@@ -136,6 +140,43 @@ async def test_what_the_service_refuses_by_itself_is_told_likewise(service: Serv
         rejection = await one(a)
         assert (rejection.sqlstate, rejection.table, rejection.columns) == ("22P02", "notes", ("stars",))
         assert rejection.key == {"id": 1, "part": b""}
+
+
+REFUSED = {
+    "a child of it": ("INSERT INTO files SELECT id, id, -1 FROM folders WHERE id LIKE 'of%'",),
+    "the row": ("UPDATE folders SET name = 'much too long a name'",),
+    "another row": ("UPDATE folders SET name = 'fine'", "INSERT INTO files VALUES ('alone', NULL, -1)"),
+}
+
+
+@pytest.mark.parametrize("between", [None, "UPDATE folders SET name = 'mine'"])
+@pytest.mark.parametrize("refused", REFUSED)
+async def test_a_delete_stands_after_a_transaction_that_is_refused(
+    service: Service, tmp_path: Path, refused: str, between: str | None
+) -> None:
+    """All that its author had seen of the rows he had seen when he wrote what is refused; but not what came since."""
+    async with (
+        device(tmp_path / "a.db", service, "folders", "files") as a,
+        device(tmp_path / "b.db", service, "folders", "files") as b,
+    ):
+        await b.execute("INSERT INTO folders VALUES ('of b', ''), ('of both', '')", durable="server")
+        await until(a, "(SELECT count(*) FROM folders) = 3")
+        await a.disconnect()
+        async with a.transaction() as tx:
+            for sql in REFUSED[refused]:
+                await tx.execute(sql)
+        if between is not None:
+            await a.execute(between)
+        async with a.transaction() as deleting:
+            await deleting.execute("DELETE FROM folders")
+        await b.execute("UPDATE folders SET name = 'news' WHERE id = 'of both'", durable="server")
+        await a.connect()
+        with pytest.raises(WriteRejected):
+            await tx.durable("server")
+        await deleting.durable("server")
+        for db in (a, b):
+            await until(db, "(SELECT count(*) FROM folders) = 1")
+            assert await rows(db, "SELECT id FROM folders") == [("of both",)]
 
 
 def cut_at_rejections(times: int) -> Callable[[str], object]:

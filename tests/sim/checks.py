@@ -59,14 +59,15 @@ class Checks:
         self.sessions.wrote(shown, ms)
 
     def _note_deletes(self, shown: Shown, ms: int) -> None:
-        """Which rows the local transaction of ``ms`` deletes by its only write to them, and what was seen of them."""
+        """Which rows the local transaction of ``ms`` deletes in the end, and what was seen of them."""
         for key, writes in shown.pending.items():
             known = key[0] in shown.held and key not in shown.device.strays
-            if known and len(writes) == 1 and writes[0].kind == "delete" and writes[0].tag.ms == ms:
+            if known and writes[-1].kind == "delete" and writes[-1].tag.ms == ms:
                 self._deletes.append((shown.device.name, ms, key, shown.lsn))
 
     def _deletes_count(self) -> None:
-        """A delete that had seen everything deletes, but what somebody refers to; and it deletes nothing else."""
+        """A delete that had seen everything deletes, but what somebody refers to; and it deletes nothing else. What its
+        author has written himself he knows, whether or not it has been rejected."""
         for name, ms, key, seen_lsn in self._deletes:
             commit = self._postgres.decided.get((name, ms))
             if commit is None or commit.head.origin is None or commit.keeps(key):
@@ -74,7 +75,9 @@ class Checks:
             lsn = int(commit.head.lsn)
             there = self._postgres.row_at(key, lsn).row is not None
             before = self._postgres.row_at(key, lsn - 1)
-            if there and before.lsn == self._postgres.row_at(key, seen_lsn).lsn:
+            seen = self._postgres.row_at(key, seen_lsn)
+            since = [version for version in self._postgres.versions.get(key, ()) if seen.lsn < version.lsn < lsn]
+            if there and all(version.writer.origin == name for version in since):
                 self.report(f"{name} deleted {named(key)} knowing all of it, and it is still there")
             elif not there and before.row is not None and self._is_news(before, key, seen_lsn):
                 self.report(f"{name} deleted {named(key)} as of {seen_lsn}, and direct SQL wrote it at {before.lsn}")

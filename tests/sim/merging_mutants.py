@@ -19,6 +19,7 @@ from tests.sim.schema import RELATIONS
 from tests.sim.work import Work
 
 from syncline.actors.devices.outbound import Outbound
+from syncline.client import stamping
 from syncline.client.apply import tags_json
 from syncline.client.keeping import Keeping
 from syncline.client.merging import losing
@@ -91,6 +92,12 @@ def _(stack: ExitStack) -> None:
 @mutant("a delete on a device does not say what it has observed")
 def _(stack: ExitStack) -> None:
     after_stamping(stack, "UPDATE _syncline_oplog SET clear_tags = '[]' WHERE commit_ms = :ms AND op = 'D'")
+
+
+@mutant("what follows a rejected transaction has not observed what that had")
+def _(stack: ExitStack) -> None:
+    alone = tuple(sql for sql in stamping.STAMP_SQL if "earlier" not in sql)
+    stack.enter_context(mock.patch.object(stamping, "STAMP_SQL", alone))
 
 
 @mutant("a device stores only the newest of a row's tags")

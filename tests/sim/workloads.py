@@ -129,15 +129,19 @@ def _brief(rng: random.Random, text: str) -> Statement:
     return rng.choice((_delete(table, key), _insert(table, key, text), _update(table, key, text)))
 
 
-def poison(rng: random.Random, writer: str, number: int) -> list[Statement]:
-    """A transaction that Postgres refuses."""
+def poison(rng: random.Random, writer: str, number: int) -> tuple[list[Statement], list[Statement]]:
+    """A transaction that Postgres refuses; and one that follows it, and deletes a row that it has changed."""
     texts = (f"{writer}:{number}.{place}" for place in range(100))
     project = f"p{rng.randrange(ROWS)}"
-    return [
+    refused = [
         *(_statement(rng, texts) for _ in range(rng.randrange(1, 5))),
         ("INSERT OR IGNORE INTO projects (id) VALUES (?)", (project,)),
         ("UPDATE projects SET rank = 'many' WHERE id = ?", (project,)),
     ]
+    table, column = rng.choice((("comments", "body"), ("visits", "note")))  # to which nothing refers
+    row = f"{table[0]}{rng.randrange(ROWS)}"
+    refused.append((f"UPDATE {table} SET {column} = ? WHERE id = ?", (next(texts), row)))
+    return refused, [(f"DELETE FROM {table} WHERE id = ?", (row,))]
 
 
 def _args(key: RowKey) -> tuple[Any, ...]:

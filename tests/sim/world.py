@@ -204,7 +204,10 @@ class World:
         if item.kind == "device writes":
             device.write(*device_writes(rng, device.name, device.writes + 1))
         elif item.kind == "poison":
-            device.write(poison(rng, device.name, device.writes + 1))
+            refused, following = poison(rng, device.name, device.writes + 1)
+            device.write(refused)
+            if rng.random() < 0.5:
+                device.write(following)
         elif item.kind == "subscribe":
             device.subscribe(rng.choice(TABLE_NAMES))
         elif item.kind == "unsubscribe":

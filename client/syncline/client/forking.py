@@ -58,8 +58,27 @@ def fork(connection: sqlite3.Connection, theirs: Sequence[Opening]) -> str:
     renamed = {f"{old_id}@{commit_ms}": f"{new_id}@{commit_ms}" for commit_ms in own}
     for table, column in (("_syncline_oplog", "clear_tags"), ("_syncline_shadow", "tags")):
         _rename(connection, table, column, old_id, renamed)
+    _stand_on_old(connection, old_id, first)
     connection.execute("UPDATE _syncline_state SET client_id = ?", (new_id,))
     return new_id
+
+
+def _stand_on_old(connection: sqlite3.Connection, old_id: str, first: int) -> None:
+    """What was written since to a row that had been written under the old id has observed that, and has to say so now:
+    not only the first write, which may be rejected."""
+    observed: dict[tuple[str, str], list[str]] = {}
+    changed = []
+    for entry_id, table, key, text in connection.execute(
+        "SELECT id, table_name, key, clear_tags FROM _syncline_oplog WHERE id >= ? AND origin IS NULL ORDER BY id",
+        (first,),
+    ):
+        tags = json.loads(text)
+        old = [tag for tag in tags if tag.rpartition("@")[0] == old_id]
+        if old:
+            observed[table, key] = old
+        elif (table, key) in observed:
+            changed.append((json.dumps(tags + observed[table, key]), entry_id))
+    connection.executemany("UPDATE _syncline_oplog SET clear_tags = ? WHERE id = ?", changed)
 
 
 def _rename(connection: sqlite3.Connection, table: str, column: str, old_id: str, renamed: Mapping[str, str]) -> None:

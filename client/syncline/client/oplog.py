@@ -59,20 +59,36 @@ OPERATION_BYTES_MAX = FRAME_BYTES_MAX - LOG_BYTES
 
 ENTRY_ID_MAX = 2**31 - 1
 
+# Tags that a write says it has observed because pending ones before it had.
+BEFORE_MAX = 1_000
+
 # The ids of relations with some columns of a table. Tables have those below.
 _SOME_COLUMNS = 1 << 20
 
 # Who writes a row keeps it, and says what is in it: that it is referred to as well need not be said. A compensation on
 # its own would bring back of a row that nobody remembers no more than the key, and the write only what it changes.
 #
-# Entries are read by key; without the hint SQLite may look through all unstamped ones for each.
+# Entries are read by key; without the hint SQLite may look through all unstamped ones for each. And of a key only those
+# of this transaction, or the newest before it: thousands may be pending.
+#
 # A row without shadow entry that this transaction did not create is an untracked row of the server's. One that it did
 # create has been seen by what follows in it: else the insert's own tag would survive a delete in the same transaction.
+#
+# A row that an earlier transaction has written bears that one's tag alone. If it is rejected, the row has again what it
+# had observed. So what follows has observed that too: of each author the newest, which stands for those before it, and
+# of ourselves none, for nobody needs to say that. And no more than some: a server takes no operation with too many.
+_BY_KEY = "INDEXED BY _syncline_oplog_key"
+_FIRST = "(SELECT min(id) FROM _syncline_oplog WHERE commit_ms IS NULL)"
+_EARLIER = f"""FROM _syncline_oplog AS earlier {_BY_KEY}
+          WHERE earlier.table_name = entry.table_name AND earlier.key = entry.key AND earlier.id < {_FIRST}"""
+_AUTHOR, _OURS = (f"rtrim({tag}, '0123456789')" for tag in ("value", ":tag"))
+_MS = f"CAST(substr(value, length({_AUTHOR}) + 1) AS INTEGER)"
+
 STAMP_SQL: tuple[str, ...] = (
-    """DELETE FROM _syncline_oplog AS kept WHERE commit_ms IS NULL AND op = 'C' AND EXISTS (
-        SELECT 1 FROM _syncline_oplog AS written INDEXED BY _syncline_oplog_key
+    f"""DELETE FROM _syncline_oplog AS kept WHERE commit_ms IS NULL AND op = 'C' AND EXISTS (
+        SELECT 1 FROM _syncline_oplog AS written {_BY_KEY}
          WHERE written.table_name = kept.table_name AND written.key = kept.key
-           AND written.commit_ms IS NULL AND written.op IN ('I', 'U'))""",
+           AND written.id >= {_FIRST} AND written.op IN ('I', 'U'))""",
     f"""UPDATE _syncline_oplog AS entry SET clear_tags = coalesce(
         (SELECT json_insert(shadow.tags, '$[#]', :tag) FROM _syncline_shadow AS shadow
           WHERE shadow.table_name = entry.table_name AND shadow.key = entry.key),
@@ -80,10 +96,20 @@ STAMP_SQL: tuple[str, ...] = (
                      THEN json_array('{OF_POSTGRES}' || (SELECT seen_ms FROM _syncline_state), :tag)
                      WHEN first.id = entry.id THEN '[]'
                      ELSE json_array(:tag) END
-           FROM _syncline_oplog AS first INDEXED BY _syncline_oplog_key
-          WHERE first.table_name = entry.table_name AND first.key = entry.key AND first.commit_ms IS NULL
+           FROM _syncline_oplog AS first {_BY_KEY}
+          WHERE first.table_name = entry.table_name AND first.key = entry.key AND first.id >= {_FIRST}
           ORDER BY first.id LIMIT 1))
         WHERE commit_ms IS NULL""",
+    f"""UPDATE _syncline_oplog AS entry SET clear_tags = (
+        SELECT json_group_array(value) FROM
+          (SELECT value, max({_MS}) FROM
+            (SELECT value FROM json_each(entry.clear_tags)
+             UNION ALL
+             SELECT value FROM
+              (SELECT value FROM json_each((SELECT earlier.clear_tags {_EARLIER} ORDER BY earlier.id DESC LIMIT 1))
+                WHERE {_AUTHOR} <> {_OURS} ORDER BY {_MS} DESC LIMIT {BEFORE_MAX}))
+           GROUP BY CASE {_AUTHOR} WHEN {_OURS} THEN value ELSE {_AUTHOR} END))
+        WHERE commit_ms IS NULL AND EXISTS (SELECT 1 {_EARLIER})""",
     """INSERT OR REPLACE INTO _syncline_shadow (table_name, key, tags)
         SELECT table_name, key, json_array(:tag) FROM
           (SELECT table_name, key, op, max(id) FROM _syncline_oplog WHERE commit_ms IS NULL GROUP BY table_name, key)

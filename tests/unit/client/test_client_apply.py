@@ -179,8 +179,27 @@ def test_a_write_has_observed_what_postgres_had_written_when_the_row_came() -> N
     assert device.observed("b") == {"postgres_1@9", "other@5", "me@100"}
     device.receive(insert("c", "y", "postgres_1@200"), at_ms=200)
     device.write(300, "DELETE FROM projects")
-    assert device.observed("a") == {"me@100", "me@300"}
+    assert device.observed("a") == {"postgres_1@9", "me@100", "me@300"}
     assert device.observed("c") == {"postgres_1@200", "me@300"}
+
+
+def test_what_follows_a_rejected_write_stands_on_what_that_had_seen() -> None:
+    device = Device()
+    device.receive(insert("a", "theirs", "other@5"), insert("b", "theirs"))
+    device.write(100, "INSERT INTO items (id, project_id) VALUES ('i', 'a')", "UPDATE projects SET name = 'mine'")
+    device.write(101, "DELETE FROM projects WHERE id = 'a'")
+    device.write(102, "DELETE FROM projects WHERE id = 'b'")
+    device.echo(100, insert("a", "theirs", "other@5"), insert("b", "theirs"))
+    assert device.projects == []
+
+
+def test_what_has_come_since_the_rejected_write_was_made_stays() -> None:
+    device = Device()
+    device.receive(insert("a", "theirs", "other@5"))
+    device.write(100, "UPDATE projects SET name = 'mine'")
+    device.write(101, "DELETE FROM projects WHERE id = 'a'")
+    device.echo(100, insert("a", "news", "other@5", "third@6"))
+    assert (device.projects, device.tags("a")) == ([("a", "news")], {"third@6"})
 
 
 def test_a_row_that_becomes_untracked_again_loses_its_entry() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+
 import pytest
 from tests.unit.client.client_scene import ITEMS, PROJECTS, TABLES, captured_database, entries_of, stamp_at
 
 from syncline.client import UsageError
 from syncline.client import oplog as oplog_module
 from syncline.client.oplog import (
+    BEFORE_MAX,
     CLOCK_SKEW_MAX_MS,
     Outlines,
     Times,
@@ -95,6 +99,90 @@ def test_replacing_a_row_of_the_server_has_observed_it() -> None:
     connection.execute("INSERT OR REPLACE INTO projects VALUES ('p', 'y')")
     stamp_at(connection, 100)
     assert all("postgres_1@0" in entry.clear_tags for entry in entries_of(connection))
+
+
+def test_what_is_written_next_has_observed_what_the_pending_write_before_it_had() -> None:
+    """That may be rejected, and then the row bears these tags again."""
+    connection = of_the_server("other@7", "postgres_1@5")
+    connection.execute("INSERT INTO items (id, project_id) VALUES ('i', 'p')")
+    stamp_at(connection, 100)
+    connection.execute("UPDATE projects SET name = 'mine'")
+    connection.execute("DELETE FROM projects")
+    stamp_at(connection, 101)
+    connection.execute("INSERT INTO projects VALUES ('p', 'again')")
+    stamp_at(connection, 102)
+    seen = {"other@7", "postgres_1@5"}
+    of_project = [entry for entry in entries_of(connection) if entry.table_name == "projects"]
+    assert [(entry.op, set(entry.clear_tags)) for entry in of_project] == [
+        ("C", seen | {"me@100"}),
+        ("U", seen | {"me@100", "me@101"}),
+        ("D", seen | {"me@100", "me@101"}),
+        ("I", seen),
+    ]
+
+
+def test_of_what_the_pending_writes_had_observed_the_newest_of_each_author_is_named() -> None:
+    connection = of_the_server("a@b@9", "a@10", "postgres_1@5")
+    for ms, tags in enumerate((("a@9", "a@b@10"), ("other@100", "postgres_1@5@6"), ("postgres_1@4",)), 100):
+        connection.execute("UPDATE projects SET name = name || 'x'")
+        stamp_at(connection, ms)
+        connection.execute("UPDATE _syncline_shadow SET tags = ?", (json.dumps([*tags, f"me@{ms}"]),))
+    connection.execute("DELETE FROM projects")
+    stamp_at(connection, 200)
+    observed = entries_of(connection)[-1].clear_tags
+    expected = ("a@10", "a@b@10", "me@102", "me@200", "other@100", "postgres_1@5", "postgres_1@5@6")
+    assert tuple(sorted(observed)) == expected
+
+
+def test_what_thousands_of_pending_writes_of_a_row_have_observed_stays_as_small_as_that_of_one() -> None:
+    connection = of_the_server("other@7", "postgres_1@5")
+    for ms in range(100, 2_100):
+        connection.execute("UPDATE projects SET name = ?", (str(ms),))
+        stamp_at(connection, ms)
+    assert set(entries_of(connection)[-1].clear_tags) == {"other@7", "postgres_1@5", "me@2098", "me@2099"}
+
+
+def test_of_very_many_authors_the_newest_are_named() -> None:
+    connection = of_the_server(*(f"author {ms}@{ms}" for ms in range(1, BEFORE_MAX + 10)))
+    for ms in (9_998, 9_999):
+        connection.execute("UPDATE projects SET name = ?", (str(ms),))
+        stamp_at(connection, ms)
+    observed = set(entries_of(connection)[-1].clear_tags)
+    assert observed == {f"author {ms}@{ms}" for ms in range(10, BEFORE_MAX + 10)} | {"me@9998", "me@9999"}
+
+
+def test_stamping_looks_at_no_more_entries_of_a_row_than_it_needs() -> None:
+    """However many of them are pending, and however many others there are."""
+
+    def steps(connection: sqlite3.Connection) -> int:
+        count = 0
+
+        def step() -> None:
+            nonlocal count
+            count += 1
+
+        connection.execute("INSERT INTO items (id, project_id) VALUES ('last', 'p')")
+        connection.set_progress_handler(step, 1)
+        stamp_at(connection, 9_999)
+        connection.set_progress_handler(None, 0)
+        return count
+
+    few, many = of_the_server("other@7"), of_the_server("other@7")
+    for connection, pending in ((few, 2), (many, 1_000)):
+        for number in range(pending):
+            connection.execute("INSERT INTO items (id, project_id) VALUES (?, 'p')", (f"i{number}",))
+            stamp_at(connection, 100 + number)
+    assert steps(many) < 1.5 * steps(few)
+
+
+def of_the_server(*tags: str) -> sqlite3.Connection:
+    """A device that has been sent a project with these tags."""
+    connection = captured_database()
+    connection.execute("UPDATE _syncline_state SET capture = 0")
+    connection.execute("INSERT INTO projects VALUES ('p', 'x')")
+    connection.execute("INSERT INTO _syncline_shadow VALUES ('projects', '[\"p\"]', ?)", (json.dumps(tags),))
+    connection.execute("UPDATE _syncline_state SET capture = 1")
+    return connection
 
 
 def test_stamping_moves_the_tags_of_rows_on_and_forgets_deleted_ones() -> None:
