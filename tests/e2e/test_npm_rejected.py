@@ -60,6 +60,32 @@ async def test_a_refused_write_takes_its_transaction_with_it_and_no_other(databa
         assert [tuple(row) for row in rows] == [(3, "item 3", 3), (4, "item 4", 4), (5, "good", 5), (21, "good", 1)]
 
 
+async def test_a_delete_stands_after_a_transaction_that_is_refused(database: str, tmp_path: Path) -> None:
+    """All that its author had seen of the rows he had seen when he wrote what is refused; but not what came since."""
+    async with (
+        serving(database, tmp_path, sql=SQL, electrified=("items",)) as (service, postgres),
+        devices(tmp_path, service.url, "ann", "bob") as [ann, bob],
+    ):
+        await ann.sync("items")
+        await bob.sync("items")
+        await bob.execute(("UPDATE items SET title = 'of bob' WHERE id IN (7, 8, 9)",))
+        await eventually(lambda: _agree(postgres, ann, bob))
+        await ann.disconnect()
+        for statements in (
+            ("UPDATE items SET title = 'refused' WHERE id IN (6, 7, 8)", "UPDATE items SET rank = -1 WHERE id = 9"),
+            ("UPDATE items SET title = 'good' WHERE id = 8",),
+            ("DELETE FROM items WHERE id IN (6, 7, 8, 9)",),
+        ):
+            seen = len(ann.events)
+            await ann.execute(*((sql,) for sql in statements))
+            await ann.event("changed", after=seen, origin="local")  # the client joins what it has not noted yet
+        await bob.execute(("UPDATE items SET title = 'since' WHERE id = 9",))
+        await eventually(lambda: _agree(postgres, bob))
+        await ann.connect()
+        await eventually(lambda: _agree(postgres, ann, bob))
+        assert await postgres.fetchval("SELECT array_agg(id) FROM items WHERE id IN (6, 7, 8, 9)") == [9]
+
+
 async def _agree(postgres: asyncpg.Connection, *npm: NpmDevice) -> bool:
     there = {row["id"]: dict(row) for row in await postgres.fetch("SELECT * FROM items")}
     for device in npm:

@@ -147,6 +147,40 @@ async def test_a_rejected_transaction_that_comes_again_is_rejected_again_but_rec
         assert await s.connection.fetchval("SELECT count(*) FROM electric.rejections") == 1
 
 
+FOLDERS = """
+CREATE TABLE folders (id text, part int, name text CHECK (length(name) < 10), PRIMARY KEY (part, id));
+INSERT INTO folders VALUES ('of postgres', 1, '');
+"""
+
+
+async def test_a_delete_knows_what_the_rejected_transactions_before_it_had_seen(database: str) -> None:
+    """Published clients name only the tag that their own last transaction has left on the row."""
+    async with scene(database, FOLDERS, "folders") as s:
+        row, new = ("of b", "1", ""), ("new", "1", "")
+        await s.apply(written("b", 100, s.insert("folders", *row)), written("c", 101, s.insert("folders", *new)))
+        tagged = {"of postgres": "postgres_1@0", "of b": "b@100"}
+        seen = [{**s.keep("folders", key, "1", None), "tags": [tag]} for key, tag in tagged.items()]
+        too_long = s.insert("folders", "a", "1", "much too long a name")
+        renamed = [s.update("folders", key, "1", "n", changed=[2], seen=["a@200", "a@201"]) for key in tagged]
+        deleted = [s.delete("folders", key, "1", "n", seen=["a@201", "a@202"]) for key in (*tagged, "new")]
+        transactions = written("a", 200, *seen, too_long), written("a", 201, *renamed), written("a", 202, *deleted)
+        assert await s.statuses(*transactions) == ["rejected", "applied", "applied"]
+        assert await s.rows("folders") == [("new", 1, "")]
+
+
+async def test_a_delete_does_not_know_what_those_of_other_devices_or_rows_had_seen(database: str) -> None:
+    async with scene(database, FOLDERS, "folders") as s:
+        await s.apply(written("b", 100, s.insert("folders", "of b", "1", "")))
+        too_long = ("much too long a name",)
+        rejected = (
+            written("a", 200, s.update("folders", "of b", "2", *too_long, changed=[2], seen=["b@100"])),
+            written("c", 200, s.update("folders", "of b", "1", *too_long, changed=[2], seen=["b@100"])),
+        )
+        deleted = s.delete("folders", "of b", "1", "", seen=["a@200", "a@201"])
+        assert await s.statuses(*rejected, written("a", 201, deleted)) == ["rejected", "rejected", "applied"]
+        assert await s.rows("folders") == [("of b", 1, ""), ("of postgres", 1, "")]
+
+
 async def test_a_transaction_that_ends_with_constraints_deferred_is_checked_all_the_same(database: str) -> None:
     """A trigger may defer constraints, also ones that are usually immediate."""
     deferring = """

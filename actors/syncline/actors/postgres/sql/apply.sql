@@ -197,9 +197,10 @@ BEGIN
                     unheeded := true;
                 ELSIF e_state IN ('23001', '23503', 'SY001') AND mending = 0 THEN
                     -- A device may check foreign keys later than we do, or keep a parent alive after using it. Others may
-                    -- have deleted what it refers to, or refer to what it deletes, and neither had seen the other.
+                    -- have deleted what it refers to, or refer to what it deletes, and neither had seen the other. Or it may
+                    -- delete what it had written in a transaction that was rejected.
                     mending := 1;
-                    ops := electric.parents_first(ops);
+                    ops := electric.parents_first(electric.after_rejected(ops, client));
                 ELSE
                     answer := jsonb_strip_nulls(jsonb_build_object('sqlstate', e_state, 'message', e_message,
                         'detail', nullif(e_detail, ''), 'hint', nullif(e_hint, ''), 'table', nullif(e_table, ''),
@@ -320,6 +321,14 @@ SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P0
         WHERE line LIKE '%PL/pgSQL%' AND line LIKE '%(%)%' ORDER BY place LIMIT 1), false)
 $$;
 
+-- The cells of the key of the row that an operation on a table of this description is about.
+CREATE OR REPLACE FUNCTION electric.operation_key(op jsonb, description jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+SELECT jsonb_agg(op -> 'row' -> (c.i - 1)::integer ORDER BY c.i)
+FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS c (column_, i)
+WHERE c.column_ ->> 'pk' IS NOT NULL
+$$;
+
 -- The same operations with parents written before their children and deleted after them. Within a table the order stays,
 -- but parents kept alive by compensation come first unless this transaction itself inserts them, and rows that it writes,
 -- which may make them, before those of the table that refer to them; not of those that refer to one another in a circle. A
@@ -330,9 +339,7 @@ CREATE OR REPLACE FUNCTION electric.parents_first(ops jsonb) RETURNS jsonb
 LANGUAGE sql STABLE SET enable_nestloop = off AS $$
 WITH RECURSIVE op AS MATERIALIZED (
     SELECT o.op, o.place, o.op ->> 'op' AS kind, t.relid, coalesce(t.depth, 0) AS depth,
-        (SELECT jsonb_agg(o.op -> 'row' -> (c.i - 1)::integer ORDER BY c.i)
-         FROM jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS c (column_, i)
-         WHERE c.column_ ->> 'pk' IS NOT NULL) AS key
+        electric.operation_key(o.op, t.description) AS key
     FROM jsonb_array_elements(ops) WITH ORDINALITY AS o (op, place)
     LEFT JOIN electric.tables t ON t.relid = (o.op ->> 'rel')::oid
 ), inserted AS (
@@ -381,4 +388,30 @@ LEFT JOIN inserted own ON own.relid = op.relid AND own.key = op.key AND own.plac
 LEFT JOIN nested ON nested.relid = op.relid AND nested.key = op.key
 LEFT JOIN taken_back gone ON gone.place = op.place
 WHERE gone.place IS NULL
+$$;
+
+-- The same operations, each having observed, too, what operations on its row had that were rejected of the same device. One
+-- that was written when these were still on their way names the tags of theirs alone, which nobody knows: published clients
+-- do not say what was there before. Looked at are the newest rejections, as many as have some size.
+CREATE OR REPLACE FUNCTION electric.after_rejected(ops jsonb, client text) RETURNS jsonb
+LANGUAGE sql STABLE SET enable_nestloop = off AS $$
+WITH rejected AS MATERIALIZED (
+    SELECT n.ops FROM (
+        SELECT r.ops, sum(pg_column_size(r.ops)) OVER (ORDER BY r.lsn DESC) AS octets
+        FROM electric.rejections r WHERE r.client_id = client ORDER BY r.lsn DESC LIMIT 100) AS n
+    WHERE n.octets < 64 << 20
+), seen AS (
+    SELECT t.relid, electric.operation_key(o.op, t.description) AS key, jsonb_agg(DISTINCT tag) AS tags
+    FROM rejected CROSS JOIN jsonb_array_elements(rejected.ops) AS o (op)
+    JOIN electric.tables t ON t.relid = (o.op ->> 'rel')::oid
+    CROSS JOIN jsonb_array_elements(o.op -> 'tags') AS tag
+    GROUP BY 1, 2
+)
+SELECT CASE WHEN NOT EXISTS (SELECT FROM rejected) THEN ops ELSE (
+    SELECT jsonb_agg(
+        CASE WHEN seen.tags IS NULL THEN o.op ELSE jsonb_set(o.op, '{tags}', (o.op -> 'tags') || seen.tags) END
+        ORDER BY o.place)
+    FROM jsonb_array_elements(ops) WITH ORDINALITY AS o (op, place)
+    LEFT JOIN electric.tables t ON t.relid = (o.op ->> 'rel')::oid
+    LEFT JOIN seen ON seen.relid = t.relid AND seen.key = electric.operation_key(o.op, t.description)) END
 $$;

@@ -18,10 +18,11 @@
 
 -- The text of the merge function of an electrified table. It returns NULL when it has done its work, or why not:
 -- {"xmin": xid} or {"gone": key} when the stream has to come further first; {"mend": true} when rows refer to the one that
--- is to be deleted, and the transaction is to be tried in the order of references; {"children": true} then too, with
--- mending = 1: this delete is to be tried once more when the others are through, and with mending = 2 for good: who still
--- refers to the row keeps it, since the author of the delete had not seen that; {"unheeded": true} when a trigger of the
--- application's kept Postgres from doing it: then nothing of it is in the stream.
+-- is to be deleted, and the transaction is to be tried in the order of references, or when something keeps it that its author
+-- may have seen before he wrote what was rejected; {"children": true} when rows refer to it, with mending = 1: this delete is
+-- to be tried once more when the others are through, and with mending = 2 for good: who still refers to the row keeps it,
+-- since the author of the delete had not seen that; {"unheeded": true} when a trigger of the application's kept Postgres from
+-- doing it: then nothing of it is in the stream.
 --
 -- What such a trigger changes in the row besides is the operation's, as devices take it to be, to which the stream brings it.
 --
@@ -216,7 +217,11 @@ BEGIN
             RETURN NULL;
         END IF;
         IF tags_now <> '{}' THEN
-            NULL;
+            IF mending = 0 THEN
+                IF EXISTS (SELECT FROM electric.rejections r WHERE r.client_id = origin) THEN  -- see electric.after_rejected
+                    RETURN '{"mend": true}';
+                END IF;
+            END IF;
         ELSIF mending = 0 THEN
             IF %CASCADED% THEN
                 RETURN '{"mend": true}';
