@@ -236,15 +236,18 @@ class Database:
     async def durable(self, level: Durability, transaction_id: int) -> None:
         """Wait until a local transaction (``Transaction.id``) has come so far; also one of before a restart.
 
+        It has to be one of this database: nothing is kept of those that are through, so any other id up to its clock
+        passes for one of them.
+
         * ``"device"``: it is on this disk and outlasts a power failure.
         * ``"server"``: it is in Postgres, durably.
         * ``"everyone"``: it is, and every other device that was connected when the service was asked, after that, has
           applied it, as far as it concerns its shapes, or has lost its connection since.
 
         Waits through disconnections, for as long as it takes: use ``asyncio.timeout``. Raises WriteRejected if the
-        server has rejected it (not at ``"device"``), UsageError for a transaction that this file has never had, in a
-        transaction of the same task, when the database is closed meanwhile, and for ``"everyone"`` with a server that
-        does not tell.
+        server has rejected it (not at ``"device"``), UsageError for an id later than all times that this file has used
+        or seen, in a transaction of the same task, when the database is closed meanwhile, and for ``"everyone"`` with a
+        server that does not tell.
         """
         self._store.refuse_nested()
         await self.waiting.until(level, transaction_id)

@@ -2,7 +2,8 @@
 
 A transaction is decided when its echo has been applied: its oplog entries are gone, and if it was rejected there is a
 rejection. Nothing else is kept about it. So whoever asks, also after a restart, asks the file: entries, it is on its
-way; a rejection; else it is in Postgres.
+way; a rejection; else it is in Postgres. Of times at which the file has committed nothing, those of another device say,
+that is not true, and the file cannot tell: only a time later than all that it has used or seen is known not to be one.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ class Reaching:
 def outcome(
     connection: sqlite3.Connection, transaction_id: int, tables: Mapping[str, Table]
 ) -> Rejection | Literal["pending", "accepted"]:
-    """What has become of a local transaction. Raises UsageError for one that this file has never had."""
+    """What has become of a local transaction of this file; "accepted" also of any other id that it does not know, see
+    the module. Raises UsageError for one later than its clock, which it cannot have had."""
     rejection = find(connection, transaction_id, tables)
     if rejection is not None:
         return rejection
@@ -101,7 +103,9 @@ def outcome(
         (transaction_id,),
     ).fetchone()
     if transaction_id > clock_ms:
-        raise UsageError(f"no transaction {transaction_id} has been committed here")
+        raise UsageError(
+            f"no transaction {transaction_id} has been committed here", hint="ask the database that has committed it"
+        )
     return "pending" if pending else "accepted"
 
 
