@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from typing import Any
 
 import asyncpg
 import pytest
 from tests.integration.write_scene import scene, written
 
+from syncline.actors.postgres.dialect import operations
 from syncline.actors.postgres.electrify import (
     NotBootstrapped,
     ParentsNotElectrified,
@@ -180,6 +182,96 @@ async def test_what_cannot_be_synced_is_refused_with_its_reason(
         with pytest.raises(TableUnsupported, match=reason) as refused:
             await electrify(s.connection, table)
         assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("sql", "table", "reason", "remedy"),
+    [
+        (
+            'CREATE TABLE t (id int PRIMARY KEY, a int, "A" int)',
+            "t",
+            'column "A" from column a|column a from column "A"',
+            "ALTER TABLE public.t RENAME COLUMN",
+        ),
+        (
+            'CREATE TABLE "Items" (id int PRIMARY KEY)',
+            '"Items"',
+            'table "Items" from table items',
+            'ALTER TABLE public."Items" RENAME TO',
+        ),
+        (
+            'CREATE TABLE t (id int PRIMARY KEY, a int); CREATE INDEX by_a ON t (a); CREATE INDEX "By_A" ON t (a)',
+            "t",
+            'index "By_A" from index by_a',
+            'ALTER INDEX public."By_A" RENAME TO',
+        ),
+        (
+            'CREATE TABLE t (id int PRIMARY KEY, a int); CREATE INDEX "Items_By_Name" ON t (a)',
+            "t",
+            'index "Items_By_Name" from index items_by_name',
+            'ALTER INDEX public."Items_By_Name" RENAME TO',
+        ),
+        (
+            'CREATE TABLE t (id int PRIMARY KEY, a int); CREATE INDEX "Items" ON t (a)',
+            "t",
+            'index "Items" from table items',
+            'ALTER INDEX public."Items" RENAME TO',
+        ),
+        (
+            'CREATE TABLE "Items_by_name" (id int PRIMARY KEY)',
+            '"Items_by_name"',
+            'table "Items_by_name" from index items_by_name',
+            'ALTER TABLE public."Items_by_name" RENAME TO',
+        ),
+        ("CREATE TABLE sqlite_x (id int PRIMARY KEY)", "sqlite_x", "keep for themselves", "ALTER TABLE"),
+        ('CREATE TABLE "_Syncline_x" (id int PRIMARY KEY)', '"_Syncline_x"', "keep for themselves", "ALTER TABLE"),
+        ("CREATE TABLE _electric_meta (id int PRIMARY KEY)", "_electric_meta", "keep for themselves", "ALTER TABLE"),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE INDEX sqlite_by_a ON t (a)",
+            "t",
+            "index sqlite_by_a is one",
+            "ALTER INDEX public.sqlite_by_a RENAME TO",
+        ),
+    ],
+)
+async def test_names_that_devices_could_not_tell_apart_are_refused(
+    database: str, sql: str, table: str, reason: str, remedy: str
+) -> None:
+    before = "CREATE TABLE items (id int PRIMARY KEY, name text); CREATE INDEX items_by_name ON items (name);"
+    async with scene(database, before + sql, "items") as s:
+        with pytest.raises(TableUnsupported, match=reason) as refused:
+            await electrify(s.connection, table)
+        assert remedy in refused.value.hint
+        assert await s.connection.fetchval("SELECT count(*) FROM electric.migrations") == 1
+
+
+async def test_names_of_tables_that_were_dropped_since_count_too_for_devices_have_them(database: str) -> None:
+    async with scene(database, "CREATE TABLE items (id int PRIMARY KEY, a int)", "items") as s:
+        await s.connection.execute('DROP TABLE items; CREATE TABLE "Items" (id int PRIMARY KEY)')
+        with pytest.raises(TableUnsupported, match='table "Items" from table items'):
+            await electrify(s.connection, '"Items"')
+        await s.connection.execute('CREATE TABLE items (id int PRIMARY KEY, "A" int)')
+        with pytest.raises(TableUnsupported, match='column "A" from column a'):
+            await electrify(s.connection, "items")
+
+
+async def test_letters_beyond_ascii_are_told_apart_by_devices_too(database: str) -> None:
+    schema = 'CREATE TABLE "É" (id int PRIMARY KEY); CREATE TABLE "é" (id int PRIMARY KEY, "Ö" int, "ö" int)'
+    async with scene(database, schema) as s:
+        for table in ('"É"', '"é"'):
+            assert not (await electrify(s.connection, table)).already
+        device = sqlite3.connect(":memory:")
+        tables = [json.loads(row[0]) for row in await s.connection.fetch("SELECT tables FROM electric.migrations")]
+        for _, steps in operations([(str(place), one) for place, one in enumerate(tables)], "sqlite"):
+            for statement in (sql for step in steps for _, sql in step.statements):
+                device.execute(statement)
+
+
+async def test_an_electrified_table_stays_so_whatever_indexes_came_since(database: str) -> None:
+    schema = "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE INDEX by_a ON t (a)"
+    async with scene(database, schema, "t") as s:
+        await s.connection.execute('CREATE INDEX "BY_A" ON t (a)')
+        assert (await electrify(s.connection, "t")).already
 
 
 async def test_generated_columns_and_their_indexes_are_left_out_of_what_devices_are_told(database: str) -> None:

@@ -171,6 +171,10 @@ def test_a_dropped_column_stays_on_the_device() -> None:
     assert steps(PROJECTS, table("projects", column("id", "uuid", pk=1))) == ()
 
 
+def test_a_column_that_comes_back_with_a_table_made_anew_is_there_already() -> None:
+    assert steps(PROJECTS, table("projects", column("id", "uuid", pk=1)), PROJECTS) == ()
+
+
 def test_odd_names_are_quoted_and_sqlite_runs_it_all() -> None:
     odd = "we\"ird; na'me"
     parent = table(

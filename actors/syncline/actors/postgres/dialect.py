@@ -57,26 +57,28 @@ class DeviceSchema:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect: Dialect = dialect
         self._tables: dict[str, Description] = {}
+        self._columns: dict[str, set[str]] = {}  # of each table, those too that it has not any more
         self._indexes: set[str] = set()
         self._enums: set[str] = set()
 
     def migrate(self, version: str, tables: Iterable[Description]) -> tuple[Migrate, ...]:
         """What ``version`` does: ``tables`` are the descriptions of all it touched, as they stand after it."""
         steps: list[Migrate] = []
-        changes = [(self._tables.get(table["table"]), table) for table in tables]
+        changes = list(tables)
         # All of them first: a foreign key may point to a table that the same version creates.
-        self._tables.update({table["table"]: table for _, table in changes})
-        for before, table in changes:
+        self._tables.update({table["table"]: table for table in changes})
+        for table in changes:
+            known = self._columns.get(table["table"])
             if self._dialect == "postgresql":
                 steps.extend(self._new_enums(version, table))
-            if before is None:
+            if known is None:
                 steps.append(self._step(version, table, [(CREATE_TABLE, self._create_table(table))]))
             else:
-                old = {column["name"] for column in before["columns"]}
-                added = [column for column in table["columns"] if column["name"] not in old]
+                added = [column for column in table["columns"] if column["name"] not in known]
                 statements = [(ALTER_ADD_COLUMN, self._add_column(table, column)) for column in added]
                 if statements:
                     steps.append(self._step(version, table, statements))
+            self._columns[table["table"]] = (known or set()) | {column["name"] for column in table["columns"]}
             steps.extend(self._new_indexes(version, table))
         return tuple(steps)
 

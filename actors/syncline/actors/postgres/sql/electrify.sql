@@ -91,6 +91,59 @@ GROUP BY up.relid
 ORDER BY max(up.distance) DESC
 $$;
 
+-- Raises where devices could not tell names of a table apart: SQLite takes letters of ASCII that differ in case only for the
+-- same, tables and indexes have their names from one set, and what a device has once been told of it keeps. Nothing would
+-- take such a migration back, and no device could go on.
+CREATE OR REPLACE FUNCTION electric.require_names(target oid) RETURNS void
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    described CONSTANT jsonb := electric.describe(target);
+    name CONSTANT text := format('%I.%I', described ->> 'schema', described ->> 'table');
+    told jsonb[];
+    clash record;
+BEGIN
+    IF EXISTS (SELECT FROM electric.tables t WHERE t.relid = target) THEN
+        RETURN;
+    END IF;
+    told := ARRAY(SELECT d FROM electric.migrations m CROSS JOIN jsonb_array_elements(m.tables) AS d) || described;
+
+    WITH named (kind, name, own) AS (
+        SELECT 'table', d ->> 'table', d = described FROM unnest(told) AS d
+        UNION
+        SELECT 'index', i ->> 'name', d = described FROM unnest(told) AS d CROSS JOIN jsonb_array_elements(d -> 'indexes') AS i
+    )
+    SELECT n.kind, n.name, other.kind AS other_kind, other.name AS other INTO clash
+    FROM named n
+    LEFT JOIN named other ON lower(other.name COLLATE "C") = lower(n.name COLLATE "C") AND (other.kind, other.name) <> (n.kind, n.name)
+    WHERE n.own AND (other.name IS NOT NULL OR lower(n.name COLLATE "C") ~ '^(sqlite_|_syncline_|_electric_)')
+    ORDER BY n.kind DESC, n.name, other.name LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = CASE WHEN clash.other IS NULL
+                THEN format('%s: the name of %s %I is one that SQLite or the device libraries keep for themselves',
+                    name, clash.kind, clash.name)
+                ELSE format('%s: devices could not tell %s %I from %s %I', name, clash.kind, clash.name, clash.other_kind, clash.other)
+            END,
+            HINT = format('%sGive it another name: ALTER %s %I.%I RENAME TO ...', CASE WHEN clash.other IS NOT NULL THEN
+                'SQLite does not tell upper from lower case, and devices keep what was electrified before. ' ELSE '' END,
+                upper(clash.kind), described ->> 'schema', clash.name);
+    END IF;
+
+    SELECT c ->> 'name' AS name, other ->> 'name' AS other INTO clash
+    FROM jsonb_array_elements(described -> 'columns') AS c
+    JOIN unnest(told) AS d ON d ->> 'table' = described ->> 'table'
+    CROSS JOIN jsonb_array_elements(d -> 'columns') AS other
+    WHERE lower(other ->> 'name' COLLATE "C") = lower(c ->> 'name' COLLATE "C") AND other ->> 'name' <> c ->> 'name'
+    ORDER BY 1, 2 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION '%: devices could not tell column % from column %', name, quote_ident(clash.name), quote_ident(clash.other)
+            USING ERRCODE = 'feature_not_supported', HINT = format(
+                'SQLite does not tell upper from lower case, and devices keep what was electrified before. '
+                'Give it another name: ALTER TABLE %s RENAME COLUMN %I TO ...', name, clash.name);
+    END IF;
+END
+$$;
+
 -- Raises what keeps a table from being electrified, with a hint how to mend it.
 CREATE OR REPLACE FUNCTION electric.require_electrifiable(target oid) RETURNS void
 LANGUAGE plpgsql STABLE AS $$
@@ -150,6 +203,7 @@ BEGIN
         RAISE EXCEPTION '% has virtual generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
             HINT = 'Postgres refuses to update or delete rows of a synced table with such columns: make them STORED.';
     END IF;
+    PERFORM electric.require_names(target);
 
     SELECT string_agg(format('CALL electric.electrify(%L);', format('%I.%I', n.nspname, c.relname)), ' ' ORDER BY m.place),
            string_agg(format('%I.%I', n.nspname, c.relname), ', ' ORDER BY m.place)
