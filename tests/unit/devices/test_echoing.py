@@ -39,3 +39,19 @@ def test_where_columns_are_lacking_a_frame_does_not_say_what_becomes_of_them() -
     echoing.holds({"whole": (projection(WIDE, frozenset()),)})
     echoing.wrote(5, frozenset({WIDE.id}))
     assert not echoing.passes(5)
+
+
+def test_one_that_spells_a_key_otherwise_comes_back_by_its_rows() -> None:
+    echoing = Echoing(lambda shape: False)
+    echoing.holds({"whole": (TABLE,)})
+    for commit_ms in (5, 6):
+        echoing.wrote(commit_ms, frozenset({TABLE.id}))
+    echoing.spelled_otherwise(5)
+    echoing.spelled_otherwise(7)  # sent before this stream began
+    assert [echoing.passes(ms) for ms in (5, 6)] == [False, True]
+    assert not echoing.applied(5, 100, ())
+    assert echoing.applied(6, 101, ())
+    echoing.came_back(5)
+    echoing.wrote(5, frozenset({TABLE.id}))
+    echoing.wrote(7, frozenset({TABLE.id}))
+    assert (echoing.passes(5), echoing.passes(7)) == (True, True)

@@ -10,17 +10,18 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
+from tests.catalogs import catalog_of
 from tests.unit.devices.edge_scene import CATALOG
 
 from syncline.actors.devices import uplink
-from syncline.actors.devices.uplink import SLICE_OPERATIONS, Uplink
+from syncline.actors.devices.uplink import SLICE_OPERATIONS, Uplink, rows_of
 from syncline.actors.postgres.apply import LARGE_OPERATIONS, Lane, WriteQueue
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Column, Insert, Relation
+from syncline.proto.values import Column, Compensation, Delete, Insert, Relation, RowChange
 
 ITEMS = Relation(0, "public", "items", (Column("id", "INTEGER"), Column("body", "TEXT"), Column("n", "INTEGER")))
 NOBODY = cast(Ref, object())
@@ -207,3 +208,47 @@ async def test_a_text_postgres_cannot_hold_refuses_a_large_transaction_too() -> 
         write = await taker.next()
     assert write.refusal is not None
     assert write.refusal.sqlstate == "22P02"
+
+
+NOTES = Relation(0, "public", "notes", (Column("id", "TEXT"), Column("item", "INTEGER")))
+SMALL, CAPITAL = b"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", b"A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"
+KEY = {"name": "id", "type": "uuid", "not_null": True, "pk": 1, "enum": None}
+ITEM = {"name": "item", "type": "int4", "not_null": False, "pk": None, "enum": None}
+KEYED = catalog_of([{"schema": "public", "table": "notes", "oid": 9, "columns": [KEY, ITEM], "fks": [], "indexes": []}])
+
+
+async def test_a_key_that_is_spelled_otherwise_is_told_before_its_transaction_leaves() -> None:
+    told: list[int] = []
+    taker = Taker()
+    up = Uplink(
+        "client",
+        cast(Ref, taker),
+        NOBODY,
+        KEYED.named,
+        look_again,
+        lambda: None,
+        spelled_otherwise=lambda commit_ms: told.append(commit_ms),
+    )
+    task = asyncio.create_task(up.run())
+    changes: tuple[RowChange, ...]
+    many = (Insert(0, (SMALL, b"1")),) * (2 * SLICE_OPERATIONS)
+    for number, changes in enumerate(
+        (
+            (Insert(0, (SMALL, b"1")),),
+            (Insert(0, (CAPITAL, b"1")),),
+            (Delete(0, (CAPITAL, b"1"), ()),),
+            (*many, Compensation(0, (CAPITAL, None), ())),
+        )
+    ):
+        event = transaction(number, 0)
+        up.take(replace(event, changes=tuple((NOTES, change) for change in changes)))
+        await taker.next()
+        assert told == list(range(1, number + 1))
+    task.cancel()
+
+
+async def test_a_row_that_is_compensated_by_a_key_spelled_otherwise_counts_as_written() -> None:
+    changes = tuple((NOTES, Compensation(0, (key, None), ())) for key in (SMALL, CAPITAL))
+    named, written = await rows_of(replace(transaction(1, 0), changes=changes), KEYED.named)
+    assert list(named) == [(9, (SMALL,)), (9, (CAPITAL,))]
+    assert written == {(9, (CAPITAL,))}

@@ -269,6 +269,7 @@ class Device(Actor):
                 database.read,
                 self._steer_reading,
                 self._columns_held,
+                self._spelled_otherwise,
             )
             self.background(self._send_up(self._uplink))
         self._connection.send(self._session.authenticated(event.request_id, self._around.server_id))
@@ -339,6 +340,10 @@ class Device(Actor):
 
     def _columns_held(self, table_id: int) -> Collection[str] | None:
         return None if self._outbound is None else self._outbound.columns_held(table_id)
+
+    def _spelled_otherwise(self, commit_ms: int) -> None:
+        if self._outbound is not None:
+            self._outbound.spelled_otherwise(commit_ms)
 
     # --- writes up ----------------------------------------------------------------------------------------------------
 

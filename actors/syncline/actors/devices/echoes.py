@@ -91,6 +91,10 @@ class Echoes:
         self._unechoed.wrote(write)
         self._echoing.wrote(write.commit_ms, tables)
 
+    def spelled_otherwise(self, commit_ms: int) -> None:
+        """See ``Echoing``."""
+        self._echoing.spelled_otherwise(commit_ms)
+
     def applied(self, commit_ms: int, lsn: int, following: Iterable[Shapes]) -> bool:
         """Postgres has it, below ``lsn``: whether the stream brings it back. ``following``: see ``Echoing``."""
         comes_back = self._echoing.applied(commit_ms, lsn, following)

@@ -14,6 +14,10 @@ A shape may end after a transaction was found to come back by its frame and befo
 leave only when the stream has come by all of those (``upto``), and what is applied from then on is judged by the shapes
 that stay, too.
 
+A frame says nothing either of a key that the device has spelled otherwise than Postgres prints it: the row is under
+another key in it, and the device would have both. Such a transaction is brought back by its rows, too: there is none
+under the key as it was spelled.
+
 What a device sends before it is repaired may be carried out before the place of its repair: then it is in the rows that
 come, but the device, which takes it for newer than they are, may show it in place of what followed it. No frame follows
 that would set that right. So all that comes before the end of a repair is brought back by its rows.
@@ -47,6 +51,11 @@ class Echoing:
         """The device has sent it; ``tables``: the relation ids of its rows."""
         self._sent[commit_ms] = tables
         if self.repairing:
+            self._passed_over.add(commit_ms)
+
+    def spelled_otherwise(self, commit_ms: int) -> None:
+        """It names a row by a key that is not as Postgres prints it. To be told before Postgres gets it."""
+        if commit_ms in self._sent:
             self._passed_over.add(commit_ms)
 
     def __contains__(self, commit_ms: object) -> bool:

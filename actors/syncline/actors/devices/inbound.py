@@ -9,10 +9,11 @@ another device, nor its own later transactions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.spelling import Printed
 from syncline.actors.postgres.typemap import from_wire
 from syncline.actors.postgres.write import Rejection, RowOperation
 from syncline.proto.values import Cell, Compensation, Delete, Gone, Insert, Key, Relation, Row, RowChange, Update
@@ -93,6 +94,28 @@ def touched_keys(changes: tuple[tuple[Relation, RowChange], ...], lookup: Lookup
         if None not in key:
             keys[(table.relation.id, key)] = None
     return tuple(keys)
+
+
+def spelled_keys(changes: Iterable[tuple[Relation, RowChange]], lookup: Lookup) -> Iterator[tuple[int, Key]]:
+    """Of the rows that the changes name in tables we know those whose keys are spelled otherwise than Postgres prints
+    them, as ``touched_keys`` names them; each as often as it is named. See ``spelling``."""
+    relation: Relation | None = None
+    table: TableInfo | None = None
+    tests: tuple[tuple[int, Printed], ...] = ()
+    for of, change in changes:
+        if of is not relation:
+            relation, table = of, lookup(of.table)
+            spellings = () if table is None else table.key_spellings
+            tests = tuple((of.names.index(name), test) for name, test in spellings if name in of.names)
+        if not tests or table is None:
+            continue
+        row = change.old_row if isinstance(change, Delete) else change.row
+        for index, test in tests:
+            cell = row[index]
+            if cell is not None and not test(cell):
+                cells = dict(zip(of.names, row, strict=False))
+                yield table.relation.id, tuple(cells.get(name) for name in table.key_names)
+                break
 
 
 class RowNamer:

@@ -204,6 +204,10 @@ class Outbound:
         ``heal`` will tell."""
         self._echoes.wrote(write, tables)
 
+    def spelled_otherwise(self, commit_ms: int) -> None:
+        """See ``Echoing``."""
+        self._echoes.spelled_otherwise(commit_ms)
+
     def applied(self, commit_ms: int, lsn: int) -> bool:
         """A transaction of the device itself is in Postgres, which had not known it, below ``lsn``: whether the stream
         brings it back. Else it comes back by ``heal``."""

@@ -24,11 +24,12 @@ from syncline.actors.devices.inbound import (
     WriteRefused,
     accept,
     everything,
+    spelled_keys,
     touched_keys,
 )
 from syncline.actors.devices.rejecting import reason_of
 from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
-from syncline.actors.postgres.write import Encoded, Rejection, Write, encode_operations
+from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write, encode_operations
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
@@ -57,7 +58,8 @@ class _Waiting:
 class Uplink:
     """The writes of ``client_id``; the writer answers to ``device``. ``lookup`` finds a table by its name there, and
     ``look_again`` brings what it knows up to date. ``moved`` is called when one has left, and ``full`` may have
-    changed. ``held``: the columns that the device has."""
+    changed. ``held``: the columns that the device has. ``spelled_otherwise`` is called with the time of one that names
+    a row by a key that Postgres prints otherwise, before it leaves."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Uplink:
         look_again: Callable[[], Awaitable[None]],
         moved: Callable[[], object],
         held: Held = everything,
+        spelled_otherwise: Callable[[int], object] = lambda commit_ms: None,
     ) -> None:
         self._client_id = client_id
         self._writer = writer
@@ -76,6 +79,7 @@ class Uplink:
         self._look_again = look_again
         self._moved = moved
         self._held = held
+        self._spelled_otherwise = spelled_otherwise
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         # By position and time, which a device may repeat: answers come in the order of the writes.
@@ -146,19 +150,19 @@ class Uplink:
             if any(self._lookup(table) is None for table in {relation.table for relation, _ in event.changes}):
                 await self._look_again()
             try:
-                return await self._accepted(event, client_id, lsn)
+                return await self._write_of(event, client_id, lsn)
             except WriteRefused as refused:
                 if refused.rejection.sqlstate not in AS_TABLES_ARE:
                     raise
             await self._look_again()
-            return await self._accepted(event, client_id, lsn)
+            return await self._write_of(event, client_id, lsn)
         except WriteRefused as refused:
             return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
 
-    async def _accepted(self, event: WriteReceived, client_id: str, lsn: int) -> Write:
+    async def _write_of(self, event: WriteReceived, client_id: str, lsn: int) -> Write:
         """Raises WriteRefused."""
         if len(event.changes) <= SLICE_OPERATIONS:
-            changes = accept(event.changes, self._lookup, self._held)
+            changes = self._accepted(event, 0)
             return Write(client_id, lsn, event.commit_ms, changes, self._device)
         encoded = await self._encoded(event)
         return Write(client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
@@ -166,10 +170,15 @@ class Uplink:
     async def _encoded(self, event: WriteReceived) -> Encoded:
         pieces: list[bytes] = []
         for start in range(0, len(event.changes), SLICE_OPERATIONS):
-            changes = accept(event.changes[start : start + SLICE_OPERATIONS], self._lookup, self._held)
-            pieces.append(encode_operations(changes))
+            pieces.append(encode_operations(self._accepted(event, start)))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))
+
+    def _accepted(self, event: WriteReceived, start: int) -> tuple[RowOperation, ...]:
+        part = event.changes[start : start + SLICE_OPERATIONS]
+        if any(True for _ in spelled_keys(part, self._lookup)):
+            self._spelled_otherwise(event.commit_ms)
+        return accept(part, self._lookup, self._held)
 
 
 async def heal_of(
@@ -201,7 +210,10 @@ async def heal_of(
 
 
 async def rows_of(event: WriteReceived, lookup: Lookup) -> tuple[dict[RowKey, None], set[RowKey]]:
-    """The rows that ``event`` names, in order, and those of them that it does not merely compensate."""
+    """The rows that ``event`` names, in order, and those of them that it does not merely compensate.
+
+    A row that is compensated by a key that is spelled otherwise than Postgres prints it counts as written: under that
+    key it is on the device alone, and does not go before what refers to it has come back."""
     named: dict[RowKey, None] = {}
     written: set[RowKey] = set()
     for start in range(0, len(event.changes), SLICE_OPERATIONS):
@@ -211,7 +223,9 @@ async def rows_of(event: WriteReceived, lookup: Lookup) -> tuple[dict[RowKey, No
         keys = touched_keys(part, lookup)
         named.update(dict.fromkeys(keys))
         writes = tuple(change for change in part if not isinstance(change[1], Compensation))
-        written.update(keys if len(writes) == len(part) else touched_keys(writes, lookup))
+        written.update(
+            keys if len(writes) == len(part) else (*touched_keys(writes, lookup), *spelled_keys(part, lookup))
+        )
     return named, written
 
 

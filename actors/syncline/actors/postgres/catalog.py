@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from syncline.actors.postgres.rowkey import quote_identifier
+from syncline.actors.postgres.spelling import Printed, printed
 from syncline.proto.values import Column, Relation
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
         'key', array_position(p.conkey, a.attnum),
         'type', format('%I.%I', tn.nspname, t.typname),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
+        'limited', a.atttypmod >= 0,
         'deterministic', k.collisdeterministic AND d.encoding <> 0,
         'utf8', d.encoding = 6,
         'provider', CASE k.collprovider WHEN 'd' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
@@ -92,8 +94,8 @@ class TableInfo:
     ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
     unique index or a generated column is about all of them. ``renamed``: what columns of the key are called by now, as
     far as that is another name. ``types_now``: by column name, what their types are called now, where that is known.
-    ``required``: the columns that may not be NULL now. Devices know what the relation says; what they write is judged
-    by what is now.
+    ``required``: the columns that may not be NULL now. ``limited``: those with a length or a precision. Devices know what
+    the relation says; what they write is judged by what is now.
     """
 
     relation: Relation
@@ -105,6 +107,7 @@ class TableInfo:
     renamed: Mapping[str, str] = field(default_factory=dict)
     types_now: Mapping[str, str] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
+    limited: frozenset[str] = frozenset()
 
     @property
     def oid(self) -> int:
@@ -114,6 +117,15 @@ class TableInfo:
     def key_names(self) -> tuple[str, ...]:
         """Primary-key columns in column order, which is the order of row keys."""
         return tuple(self.relation.columns[i].name for i in self.relation.key_indexes)
+
+    @cached_property
+    def key_spellings(self) -> tuple[tuple[str, Printed], ...]:
+        """The columns of the key that a device may spell otherwise than Postgres does, each with what tells."""
+        tests = (
+            (name, None if name in self.enum_labels else printed(self.types[name], limited=name in self.limited))
+            for name in self.key_names
+        )
+        return tuple((name, test) for name, test in tests if test is not None)
 
     @cached_property
     def types(self) -> Mapping[str, str]:
@@ -235,6 +247,7 @@ def _with_columns(
 ) -> TableInfo:
     return replace(
         table,
+        limited=frozenset(name for name, column in columns.items() if column["limited"]),
         sql_types={
             name: column["type"] + (f" COLLATE {column['collation']}" if column["collation"] is not None else "")
             for name, column in columns.items()

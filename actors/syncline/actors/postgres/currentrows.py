@@ -11,6 +11,7 @@ from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
 from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility, shown_tags, visibility_of
+from syncline.actors.postgres.spelling import same_key
 from syncline.actors.postgres.typemap import from_wire, to_wire
 from syncline.proto.values import Key, Row
 
@@ -32,7 +33,7 @@ def end_of_records(insert: Lsn, page_bytes: int) -> Lsn:
 
 @dataclass(frozen=True, slots=True)
 class CurrentRow:
-    """A row as Postgres has it now; ``row`` None: there is none."""
+    """A row as Postgres has it now; ``row`` None: there is none, or none whose key a device would spell as ``key``."""
 
     table: TableInfo
     key: Key
@@ -162,6 +163,9 @@ async def _found(
             for cell, convert in zip(encoded, converters, strict=True)
         )
         place = row["place"]
+        alike = zip(types, table.relation.key_of(wire), keys[place], strict=True)
+        if not all(same_key(*cells) for cells in alike):
+            continue  # the device is to have it under its own key, by the stream
         found[place] = CurrentRow(table, keys[place], wire, shown_tags(row["tags"], at_ms))
     filled = rows[0]["last"] if rows else None
     return found if filled is None else found[: filled + 1]

@@ -198,6 +198,15 @@ BEGIN
             HINT = 'Devices do not hold generated columns: make them ordinary ones, filled by a trigger.';
     END IF;
     SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) INTO odd
+    FROM pg_constraint k
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)
+    JOIN pg_collation c ON c.oid = a.attcollation
+    WHERE k.conrelid = target AND k.contype = 'p' AND NOT c.collisdeterministic;
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION 'the primary key of % takes different texts for the same: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
+            HINT = 'To devices each text is another key: give the columns a deterministic collation, for instance "C".';
+    END IF;
+    SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) INTO odd
     FROM pg_attribute a WHERE a.attrelid = target AND a.attgenerated = 'v';
     IF odd IS NOT NULL THEN
         RAISE EXCEPTION '% has virtual generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
