@@ -5,11 +5,13 @@ Scenarios 03.11 (compensations) and 03.25 (the position of the key) of the old s
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.e2e.conflict_scene import Kind, conflict_scene, in_pairs, tick
+from tests.e2e.conflict_scene import Kind, alone, conflict_scene, in_pairs, tick
+from tests.npm.rig import NpmError
 
 ITEMS = """
 CREATE TABLE items (id text PRIMARY KEY, content text NOT NULL, rank int4);
@@ -154,3 +156,31 @@ async def test_a_restriction_is_no_reason_to_refuse_a_delete_that_had_not_seen_t
         await scene.delivers(ann)
         await scene.delivers(bob)
         await scene.ends_with(items=[("1", "hello world", 1), ("2", "second", 3)], other_items=[("a", "child", "1")])
+
+
+TENANTS = """
+CREATE TABLE users (tenant int4, id int4, PRIMARY KEY (tenant, id));
+CREATE TABLE notes (
+    id int4 PRIMARY KEY, tenant int4 NOT NULL DEFAULT 7, author int4, reader int4 DEFAULT 9,
+    FOREIGN KEY (tenant, author) REFERENCES users ON DELETE SET NULL (author),
+    FOREIGN KEY (tenant, reader) REFERENCES users ON DELETE SET DEFAULT
+);
+INSERT INTO users VALUES (1, 1), (1, 2), (1, 3), (7, 9);
+INSERT INTO notes VALUES (1, 1, 1, NULL), (2, 1, 2, NULL), (3, 1, NULL, 3);
+"""
+
+
+@alone
+async def test_what_a_device_cannot_do_as_postgres_does_it_does_not_do(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """SET NULL of some columns and SET DEFAULT: it would set others to NULL, and send that."""
+    async with conflict_scene(database, tmp_path, kinds, TENANTS, "users", "notes") as scene:
+        (ann,) = scene.devices
+        await scene.settled()
+        for user in (1, 3):
+            with pytest.raises((sqlite3.IntegrityError, NpmError), match="FOREIGN KEY constraint failed"):
+                await ann.write(f"DELETE FROM users WHERE id = {user}")
+        await ann.write("UPDATE notes SET author = NULL WHERE id = 1", "DELETE FROM users WHERE id = 1")
+        await scene.sql("DELETE FROM users WHERE id IN (2, 3)")
+        await scene.ends_with(users=[(7, 9)], notes=[(1, 1, None, None), (2, 1, None, None), (3, 7, None, 9)])

@@ -282,6 +282,31 @@ async def test_an_electrified_table_stays_so_whatever_indexes_came_since(databas
         assert (await electrify(s.connection, "t")).already
 
 
+async def test_of_set_null_it_is_told_for_which_columns_it_is_if_not_for_all(database: str) -> None:
+    schema = """
+    CREATE TABLE users (tenant int, id int, PRIMARY KEY (tenant, id));
+    CREATE TABLE notes (id int PRIMARY KEY, tenant int, author int, "Reader" int,
+        CONSTRAINT a FOREIGN KEY (tenant, author) REFERENCES users ON DELETE SET NULL (author),
+        CONSTRAINT b FOREIGN KEY (tenant, "Reader") REFERENCES users ON DELETE SET NULL ("Reader", tenant),
+        CONSTRAINT c FOREIGN KEY (tenant, "Reader") REFERENCES users ON DELETE SET DEFAULT ("Reader"),
+        CONSTRAINT d FOREIGN KEY (tenant, "Reader") REFERENCES users ON DELETE SET DEFAULT);
+    """
+    async with scene(database) as s:
+        if s.connection.get_server_version().major < 15:
+            with pytest.raises(asyncpg.PostgresSyntaxError):  # there is none to be told of
+                await s.connection.execute(schema)
+            return
+        await s.connection.execute(schema)
+        await s.electrify("users")
+        description: dict[str, Any] = (await electrify(s.connection, "notes")).description
+        assert [key["on_delete"] for key in description["fks"]] == [
+            "SET NULL (author)",
+            "SET NULL",
+            'SET DEFAULT ("Reader")',
+            "SET DEFAULT",
+        ]
+
+
 async def test_generated_columns_and_their_indexes_are_left_out_of_what_devices_are_told(database: str) -> None:
     schema = (
         "CREATE TABLE t (id int PRIMARY KEY, x numeric GENERATED ALWAYS AS (id / 3.0) STORED, y int, UNIQUE (x, y))"

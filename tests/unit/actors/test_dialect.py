@@ -145,6 +145,22 @@ def test_a_table_may_refer_to_itself() -> None:
     assert 'REFERENCES "t" ("id") ON UPDATE SET NULL' in only_sql((step,))[0]
 
 
+def test_devices_do_not_do_what_they_could_not_do_as_postgres_does() -> None:
+    keys = [
+        fk(["up"], "t", ["id"], on_delete="SET DEFAULT", on_update="SET DEFAULT"),
+        fk(["down"], "t", ["id"], on_delete="SET NULL (down)"),
+        fk(["next"], "t", ["id"], on_delete="RESTRICT", on_update="CASCADE"),
+    ]
+    (step,) = steps(table("t", column("id", pk=1), column("up"), column("down"), column("next"), fks=keys))
+    assert [
+        line.partition(" REFERENCES ")[2] for line in only_sql((step,))[0].splitlines() if "REFERENCES" in line
+    ] == [
+        '"t" ("id"),',
+        '"t" ("id"),',
+        '"t" ("id") ON DELETE RESTRICT ON UPDATE CASCADE',
+    ]
+
+
 def test_a_later_column_is_added_with_its_foreign_key_and_without_not_null() -> None:
     before = table("t", column("id", pk=1))
     after = table("t", column("id", pk=1), column("p", not_null=True), fks=[fk(["p"], "projects", ["id"])])

@@ -12,6 +12,8 @@ What a device's tables leave out, and why:
   The index itself is made, without UNIQUE.
 * Foreign keys whose parent is not synced (yet), or that point to other columns than the parent's primary key: SQLite
   refuses every write to a table with such a key.
+* SET DEFAULT, and SET NULL of some columns of a foreign key only: a device has no defaults, and SQLite sets all of them
+  to NULL. What it did would be sent as its own write. So a device deletes no row that others refer to in such a way.
 * NOT NULL on columns added later: the rows that are there already have no value for them.
 
 Composite foreign keys are in the DDL but not in a table's ``foreign_keys``: the published client throws on them. Our
@@ -49,6 +51,10 @@ def operations(history: History, dialect: Dialect) -> list[tuple[str, tuple[Migr
     """Every version with what it does to a device. A version may do nothing in a dialect."""
     schema = DeviceSchema(dialect)
     return [(version, schema.migrate(version, tables)) for version, tables in history]
+
+
+# What devices do themselves. What is left out is NO ACTION in both dialects.
+_ACTIONS = frozenset({"CASCADE", "RESTRICT", "SET NULL"})
 
 
 class DeviceSchema:
@@ -148,7 +154,7 @@ class DeviceSchema:
     def _references(self, fk: Mapping[str, Any]) -> str:
         sql = f"REFERENCES {self._name(fk['table'])} ({_list(fk['ref_columns'])})"
         for clause, action in (("ON DELETE", fk["on_delete"]), ("ON UPDATE", fk["on_update"])):
-            if action != "NO ACTION":  # the default in both dialects
+            if action in _ACTIONS:
                 sql += f" {clause} {action}"
         return sql
 

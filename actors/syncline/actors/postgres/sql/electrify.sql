@@ -14,6 +14,18 @@ SELECT CASE code WHEN 'a' THEN 'NO ACTION' WHEN 'r' THEN 'RESTRICT' WHEN 'c' THE
     WHEN 'n' THEN 'SET NULL' WHEN 'd' THEN 'SET DEFAULT' END
 $$;
 
+-- What a delete does to the rows that refer to the one that goes. Of SET NULL that is for some of its columns (Postgres 15 or
+-- later) with these.
+CREATE OR REPLACE FUNCTION electric.on_delete(key pg_constraint) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT electric.foreign_key_action(key.confdeltype) || coalesce((
+    SELECT format(' (%s)', string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum))
+    FROM jsonb_array_elements_text(nullif(to_jsonb(key) -> 'confdelsetcols', 'null')) AS n (number)
+    JOIN pg_attribute a ON a.attrelid = key.conrelid AND a.attnum = n.number::smallint
+    HAVING count(*) BETWEEN 1 AND cardinality(key.conkey) - 1
+), '')
+$$;
+
 -- Those of the columns that are generated, by name; NULL: none is.
 CREATE OR REPLACE FUNCTION electric.generated_columns(target oid, numbers smallint[]) RETURNS text
 LANGUAGE sql STABLE AS $$
@@ -46,7 +58,7 @@ SELECT jsonb_build_object(
             'schema', fn.nspname,
             'table', fc.relname,
             'ref_columns', electric.column_names(f.confrelid, f.confkey),
-            'on_delete', electric.foreign_key_action(f.confdeltype),
+            'on_delete', electric.on_delete(f),
             'on_update', electric.foreign_key_action(f.confupdtype)
         ) ORDER BY f.conname)
         FROM pg_constraint f JOIN pg_class fc ON fc.oid = f.confrelid JOIN pg_namespace fn ON fn.oid = fc.relnamespace
