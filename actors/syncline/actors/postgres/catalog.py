@@ -94,8 +94,8 @@ class TableInfo:
     ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
     unique index or a generated column is about all of them. ``renamed``: what columns of the key are called by now, as
     far as that is another name. ``types_now``: by column name, what their types are called now, where that is known.
-    ``required``: the columns that may not be NULL now. ``limited``: those with a length or a precision. Devices know what
-    the relation says; what they write is judged by what is now.
+    ``required``: the columns that may not be NULL now. ``limited``: those with a length or a precision. Devices know
+    what the relation says; what they write is judged by what is now.
     """
 
     relation: Relation
