@@ -1,9 +1,10 @@
-"""A wire that can fail: a TCP proxy between devices and the service."""
+"""A wire that can fail: a TCP proxy between devices and the service, or between the service and Postgres."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from urllib.parse import urlsplit
 
 CHUNK_BYTES = 64 << 10
 
@@ -56,11 +57,14 @@ class Flow:
 class Proxy:
     """Forwards to ``port`` (which may change, after a restart). ``cut`` resets every connection; ``forsake`` leaves
     those there are half-open for good, while new ones pass, as when a phone changes networks or a NAT forgets.
-    ``delay_s``: what each piece of data takes."""
+    ``delay_s``: what each piece of data takes. ``connections``: how many there have been.
+
+    Before Postgres the service is the device, and Postgres the service."""
 
     def __init__(self, port: int, delay_s: float = 0.0) -> None:
         self.target_port = port
         self.port = 0
+        self.connections = 0
         self._delay_s = delay_s
         self._flows: set[Flow] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,6 +74,12 @@ class Proxy:
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def leads_to(self, dsn: str) -> str:
+        """``dsn``, of a Postgres at the target, by way of this."""
+        url = urlsplit(dsn)
+        who, _, _ = url.netloc.rpartition("@")
+        return url._replace(netloc=f"{who}@127.0.0.1:{self.port}").geturl()
 
     async def stop(self) -> None:
         self._server.close()
@@ -121,6 +131,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        self.connections += 1
         flow = Flow(writer, up_writer, self._delay_s)
         self._flows.add(flow)
         task = asyncio.create_task(self._carry(flow, reader, up_reader))

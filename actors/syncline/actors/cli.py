@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 DOTENV = Path(".env")
-CONNECT_TIMEOUT_S = 10
 
 app = typer.Typer(
     name="syncline",
@@ -357,11 +356,10 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     import asyncpg
 
     from syncline.actors.faults import database_fault
+    from syncline.actors.postgres.session import connect
 
     try:
-        connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "syncline cli"}
-        )
+        connection = await connect(dsn, {"application_name": "syncline cli"})
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise database_fault(error, dsn) from error
     try:

@@ -16,6 +16,7 @@ from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.homes import write_homes
 from syncline.actors.postgres.ownership import Ownership, claim, take_over
+from syncline.actors.postgres.session import connect
 from syncline.actors.postgres.slot import check_server, ensure_publication, ensure_slot, slot_name, slot_state
 from syncline.actors.postgres.turns import alone
 from syncline.actors.shapes.settling import settle
@@ -25,7 +26,6 @@ from syncline.cluster.host import LocalHost
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S: Final = 10.0
 CONNECT_RETRY_S: Final = 1.0
 SLOT_POLL_S: Final = 0.2
 BRING_UP: Final = "bring-up"  # what a command is called among the hosts that it starts
@@ -182,9 +182,7 @@ async def first_connection(dsn: str) -> asyncpg.Connection:
     said = ""
     while True:
         try:
-            return await asyncpg.connect(
-                dsn, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "syncline"}
-            )
+            return await connect(dsn, {"application_name": "syncline"})
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             fault = database_fault(error, dsn)
             if not fault.passing:

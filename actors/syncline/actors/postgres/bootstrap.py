@@ -20,6 +20,8 @@ from typing import Any
 
 import asyncpg
 
+from syncline.actors.postgres.session import connect
+
 PUBLICATION = "electric_publication"
 POSTGRES_VERSION_MIN = 140000  # as server_version_num has it
 BOOTSTRAP_LOCK = 0x53796E636C696E65  # advisory lock key: "Syncline" in ASCII
@@ -197,7 +199,7 @@ async def _connection(connection_or_dsn: Any) -> AsyncIterator[asyncpg.Connectio
     if not isinstance(connection_or_dsn, str):
         yield connection_or_dsn
         return
-    connection = await asyncpg.connect(connection_or_dsn, server_settings={"application_name": "syncline-bootstrap"})
+    connection = await connect(connection_or_dsn, {"application_name": "syncline-bootstrap"})
     try:
         yield connection
     finally:

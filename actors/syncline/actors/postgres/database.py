@@ -18,6 +18,7 @@ from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
+from syncline.actors.postgres.session import open_pool
 from syncline.actors.postgres.snapshot import Visibility, visibility_of
 from syncline.actors.postgres.transaction import MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 POOL_CONNECTIONS_MAX = 8
 SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
-QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; then the connection is taken for dead
+QUERY_TIMEOUT_S = 30.0  # ten times what a device waits for an answer; a dead link is found sooner, see ``session``
 CANCELLED_MAX = 1_000  # of a device's subscriptions
 SEEN_EVERY = timedelta(hours=1)  # how exact last_seen is
 OPENINGS_KEPT = 1_000  # of each device
@@ -377,13 +378,12 @@ async def connect_pool(
     """A pool whose sessions print values as the stream does. ``timeout_s``: for each query, then TimeoutError."""
     owner = session if isinstance(session, Ownership) else None
     name = session if isinstance(session, str) else session.application_name()
-    return await asyncpg.create_pool(
+    return await open_pool(
         dsn,
-        min_size=0,
-        max_size=connections_max,
-        command_timeout=timeout_s,
-        init=None if owner is None else owner.admit,
-        server_settings={**SESSION_SETTINGS, "application_name": name},
+        {**SESSION_SETTINGS, "application_name": name},
+        connections_max,
+        timeout_s,
+        None if owner is None else owner.admit,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import asyncpg
 
 from syncline.actors.postgres.ownership import Ownership
+from syncline.actors.postgres.session import connect
 from syncline.actors.shapes.homes import freest
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Homes:
 async def write_homes(dsn: str, homes: Mapping[str, str], owner: Ownership) -> None:
     """These are the homes, and there are no others. Nobody may be asking. Raises Superseded when that is up to another
     ``owner`` by now, and what asyncpg raises."""
-    connection = await asyncpg.connect(dsn, server_settings={"application_name": owner.application_name("homes")})
+    connection = await connect(dsn, {"application_name": owner.application_name("homes")})
     try:
         await owner.admit(connection)
         async with connection.transaction():

@@ -26,6 +26,8 @@ from typing import Final
 
 import asyncpg
 
+from syncline.actors.postgres.session import connect
+
 log = logging.getLogger(__name__)
 
 SERVICE_SUPERSEDED: Final = "SY001"  # the SQLSTATEs of sql/fence.sql
@@ -162,7 +164,7 @@ async def owner_of(dsn: str, slot: str) -> int | None:
 
 
 async def _watching(dsn: str) -> asyncpg.Connection:
-    return await asyncpg.connect(dsn, timeout=ASK_EVERY_S, server_settings={"application_name": f"{PREFIX} watch"})
+    return await connect(dsn, {"application_name": f"{PREFIX} watch"}, ASK_EVERY_S)
 
 
 async def watched(dsn: str, slot: str, service: int) -> Superseded | None:

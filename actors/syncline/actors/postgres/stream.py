@@ -13,8 +13,9 @@ This is the shell around ``walsender``: sockets, TLS, timers, reconnects. What i
   ever told. ``idle_lsn`` is the position up to which the stream held nothing but what was passed on; it follows the
   server's keepalives, so a consumer that confirms it once all it was given is safe (see ``flush``) lets the slot of an
   idle database follow the WAL that other databases and vacuum write.
-- **Dead peers.** A server that has been silent is asked for a keepalive; one that stays silent is given up. Its process
-  may still hold the slot, not knowing that we left, so the next connection ends it by its id.
+- **Dead peers.** A server that has been silent is asked for a keepalive; one that stays silent is given up, at once
+  where Postgres says on another connection that it has nothing else to do. Its process may still hold the slot, not
+  knowing that we left, so the next connection ends it by its id.
 
 Whose fault decides: the world's (network, restart, slot still held by somebody) is retried with backoff and shown in
 ``last_error``; what only the operator can mend (password, rights, a missing or invalidated slot) is raised.
@@ -33,6 +34,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from syncline.actors.postgres.dsn import Endpoint, parse_dsn
+from syncline.actors.postgres.lookout import SERVER_KEEPALIVES
 from syncline.actors.postgres.lsn import ZERO, Lsn
 from syncline.actors.postgres.ownership import HOST_SUPERSEDED, SERVICE_SUPERSEDED, Ownership
 from syncline.actors.postgres.pgoutput import (
@@ -46,6 +48,7 @@ from syncline.actors.postgres.pgoutput import (
 )
 from syncline.actors.postgres.replication_link import ReplicationLink
 from syncline.actors.postgres.server_messages import CopyEnded, Event, Keepalive, ServerError, WalsenderError
+from syncline.actors.postgres.session import keeper_of
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 STATUS_INTERVAL_S: Final = 2.0  # well below our wal_sender_timeout, and soon enough for the slot to follow
 SILENCE_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 15.0
+CONNECT_FIRST_S: Final = 4.0  # for the first try: its link may be lost, and nobody is there yet who could be asked
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 2.0  # one connection a server: trying often harms nobody, and devices wait
 WAL_SENDER_TIMEOUT_MS: Final = 10_000  # how long the server lets a dead connection of ours hold the slot
@@ -101,6 +105,7 @@ class ReplicationStream:
         silence_s: float = SILENCE_S,
     ) -> None:
         self._endpoint: Endpoint = parse_dsn(dsn)
+        self._dsn = dsn
         self._slot = slot
         self._publication = publication
         self._owner = owner
@@ -250,16 +255,22 @@ class ReplicationStream:
 
     async def _connect(self) -> ReplicationLink:
         settings = {
+            **SERVER_KEEPALIVES,
             **SESSION_SETTINGS,
             "application_name": "syncline" if self._owner is None else self._owner.application_name("stream"),
             "client_encoding": "UTF8",
             "wal_sender_timeout": str(WAL_SENDER_TIMEOUT_MS),
         }
         link = ReplicationLink(
-            self._endpoint, settings, lambda: self.flush_position, self._status_interval_s, self._silence_s
+            self._endpoint,
+            keeper_of(self._dsn),
+            settings,
+            lambda: self.flush_position,
+            self._status_interval_s,
+            self._silence_s,
         )
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S if self._attempt else CONNECT_FIRST_S):
                 await link.open()
                 if self._owner is not None:
                     await link.admit(self._owner.fence)

@@ -90,8 +90,8 @@ class Subtree:
         decode = _decoder(table, self.visibility.at_ms)
         matching = await self._matching(table, places, values)
         if matching is not None:
-            cursor = await self._open.cursor(matching[0], *matching[1])
-            while part := await cursor.fetch(ROWS_AT_ONCE):
+            cursor = await self._open.watched(self._open.cursor(matching[0], *matching[1]), matching[1])
+            while part := await self._open.watched(cursor.fetch(ROWS_AT_ONCE)):
                 yield [decode(row) for row in part]
 
     async def answers(self, queries: Iterable[Query]) -> dict[Query, list[TaggedRow]]:
@@ -116,8 +116,8 @@ class Subtree:
         if matching is None:
             return
         decode = _decoder(table, self.visibility.at_ms)
-        cursor = await self._open.cursor(matching[0], *matching[1])
-        while part := await cursor.fetch(ROWS_AT_ONCE):
+        cursor = await self._open.watched(self._open.cursor(matching[0], *matching[1]), matching[1])
+        while part := await self._open.watched(cursor.fetch(ROWS_AT_ONCE)):
             for row in part:
                 found[queries[row["place"] - 1]].append(decode(row))
 

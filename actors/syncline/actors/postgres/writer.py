@@ -35,6 +35,7 @@ from syncline.actors.postgres.apply import (
     WriteQueue,
 )
 from syncline.actors.postgres.ownership import Ownership, Superseded
+from syncline.actors.postgres.session import connect
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.shapes.reaping import DEVICES_KEPT_S
@@ -45,15 +46,14 @@ from syncline.cluster.spec import Exit, ExitKind
 log = logging.getLogger(__name__)
 
 SESSION = "syncline-writer"
-CONNECT_TIMEOUT_S = 10.0
 RECONNECT_FIRST_S = 0.1
-RECONNECT_MAX_S = 5.0
+RECONNECT_MAX_S = 2.0
 STATEMENT_TIMEOUT_S = 60.0  # for a whole batch, of which 500 transactions take a tenth of a second
 # How far a device's clock may be ahead of Postgres'. Devices that move theirs beyond what they have seen are so by some
 # milliseconds, and the published client compares the times it is sent: those within are taken as they are.
 SKEW_MS = 1_000
 OPERATION_TIMEOUT_S = 0.005  # more for each operation: on a busy machine one takes a tenth of that
-ANSWER_GRACE_S = 10.0  # beyond the statement timeout; then the connection is taken for dead
+ANSWER_GRACE_S = 10.0  # beyond the statement timeout; a dead connection is found sooner, see ``session``
 
 # Session settings beside those that fix the spelling of values. A database may have other defaults; the application's
 # own sessions keep them.
@@ -243,7 +243,7 @@ class _Link:
         while self._connection is None or self._connection.is_closed():
             try:
                 self._timeout_set = ""
-                connection = await asyncpg.connect(self._dsn, timeout=CONNECT_TIMEOUT_S, server_settings=self._settings)
+                connection = await connect(self._dsn, self._settings)
                 self._connection = connection
                 if self._owner is not None:
                     await self._owner.admit(connection)
