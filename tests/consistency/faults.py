@@ -15,6 +15,7 @@ import asyncpg
 from tests.conftest import drop_slots
 from tests.consistency.members import Member
 from tests.consistency.resender import Resender
+from tests.e2e.proxy import Proxy
 from tests.npm.service import ServiceProcess
 
 from syncline.actors.postgres.embedded import EmbeddedPostgres
@@ -28,13 +29,21 @@ MOMENT_S = 0.002
 
 
 class Scene:
-    """What can be broken. ``fired``: what has been, by name. ``gaps``: when the stream was lost, see ``Evidence``."""
+    """What can be broken. ``link``: between the service and Postgres. ``dsn``: of Postgres, not by way of that.
+    ``fired``: what has been broken, by name. ``gaps``: when the stream was lost, see ``Evidence``."""
 
     def __init__(
-        self, members: Sequence[Member], service: ServiceProcess, server: EmbeddedPostgres, dsn: str, rng: random.Random
+        self,
+        members: Sequence[Member],
+        service: ServiceProcess,
+        link: Proxy,
+        server: EmbeddedPostgres,
+        dsn: str,
+        rng: random.Random,
     ) -> None:
         self.devices = [member for member in members if member.is_device]
         self.service = service
+        self.link = link
         self.server = server
         self.dsn = dsn
         self.rng = rng
@@ -42,6 +51,7 @@ class Scene:
         self.fired: Counter[str] = Counter()
         self.gaps: list[tuple[float, float]] = []
         self._round: list[str] = []
+        self._turns: Counter[str] = Counter()
 
     def any_fault(self) -> str:
         """Each once before one comes again."""
@@ -52,6 +62,13 @@ class Scene:
     def some(self, odds: float = 0.5) -> list[Member]:
         """At least one device."""
         return [d for d in self.devices if self.rng.random() < odds] or [self.rng.choice(self.devices)]
+
+    def at_links(self, fault: str) -> tuple[list[Member], bool]:
+        """Which devices' links have that fault this time, and whether the one to Postgres has it: both at first, then
+        in turns devices alone, Postgres alone, both."""
+        turn = self._turns[fault] % 3
+        self._turns[fault] += 1
+        return ([] if turn == 2 else self.some()), turn != 1
 
     async def rest(self, least_s: float, most_s: float) -> None:
         await asyncio.sleep(self.rng.uniform(least_s, most_s))  # as long as the draw says
@@ -106,26 +123,36 @@ async def pause(scene: Scene) -> None:
 
 
 async def cut(scene: Scene) -> None:
+    """Both ends of links are reset."""
     for _ in range(scene.rng.randint(1, 4)):
-        for device in scene.some():
+        devices, at_postgres = scene.at_links("cut")
+        for device in devices:
             scene.fired["cut"] += device.proxy.cut()
+        if at_postgres:
+            scene.fired[to_postgres("cut")] += scene.link.cut()
         await scene.rest(0, 0.6)
 
 
 async def half_open(scene: Scene) -> None:
-    """One end of a link is reset, and the other is not told."""
-    for device in scene.some():
+    """One end of links is reset, and the other is not told."""
+    devices, at_postgres = scene.at_links("half-open")
+    for device in devices:
         # The npm client never asks whether anybody is there, so it would wait for ever: it is told.
         device_is_told = device.kind == "npm" or scene.rng.random() < 0.5
         scene.fired["half-open"] += device.proxy.halve(device=device_is_told)
+    if at_postgres:
+        scene.fired[to_postgres("half-open")] += scene.link.halve(device=scene.rng.random() < 0.5)
 
 
 async def black_hole(scene: Scene) -> None:
     """Links stay up, and what is sent vanishes; then new connections pass again."""
-    devices = scene.some()
+    devices, at_postgres = scene.at_links("black-hole")
     for device in devices:
         scene.fired["black-hole"] += device.proxy.swallow()
+    if at_postgres:
+        scene.fired[to_postgres("black-hole")] += scene.link.swallow()
     await scene.rest(1, 12)
+    scene.link.heal()
     for device in devices:
         device.proxy.heal()
         if device.kind == "npm":  # see half_open
@@ -191,6 +218,13 @@ FAULTS: Mapping[str, Fault] = {
     "duplicate": duplicate,
 }
 NAMES = ("none", *FAULTS, "all")
+OF_LINKS = ("cut", "half-open", "black-hole")
+
+
+def to_postgres(fault: str) -> str:
+    """As what a fault of links is counted where it is the one between the service and Postgres."""
+    return f"{fault} to Postgres"
+
 
 CALM_S = (1.0, 5.0)
 # After some it is longer until they are at work again, and have something that can be broken: npm devices fetch
@@ -211,11 +245,13 @@ def missing(name: str, fired: Counter[str]) -> list[str]:
         case "none":
             wanted: list[str] = []
         case "all":
-            wanted = sorted(FAULTS)
+            wanted = sorted([*FAULTS, *map(to_postgres, OF_LINKS)])
         case "kill-device":
             wanted = [name, f"{name} in mid transaction"]
         case "duplicate":
             wanted = [name, f"{name} by a raw device"]
+        case _ if name in OF_LINKS:
+            wanted = [name, to_postgres(name)]
         case _:
             wanted = [name]
     return [fault for fault in wanted if not fired[fault]]

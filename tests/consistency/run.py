@@ -90,12 +90,16 @@ async def run(wanted: Wanted, folder: Path) -> Result:
         stack.push_async_callback(asyncio.to_thread, server.stop, "immediate")
         await asyncio.to_thread(server.start)
         dsn = await _prepared(server, wanted)
-        service = ServiceProcess(dsn, folder)
+        assert server.port is not None, "it runs"
+        link = Proxy(server.port)
+        await link.start()
+        stack.push_async_callback(link.stop)
+        service = ServiceProcess(link.leads_to(dsn), folder)
         stack.push_async_callback(service.kill)
         await service.start()
         await _electrified(dsn, wanted)
         members = await _members(stack, wanted, Place(folder, dsn, wanted.seed), service)
-        scene = Scene(members, service, server, dsn, random.Random(f"{wanted.seed} faults"))
+        scene = Scene(members, service, link, server, dsn, random.Random(f"{wanted.seed} faults"))
         await _Course(wanted, scene, members, result).run()
     return result
 
