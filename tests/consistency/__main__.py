@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.consistency.faults import NAMES
-from tests.consistency.recording import record
+from tests.consistency.recording import record, told
 from tests.consistency.run import Result, Wanted, run
 
 ANOMALY, VOID = 1, 3
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, default=8, help="on the Python library, a process each")
     parser.add_argument("--npm", type=int, default=2, help="devices on the npm client, a process each")
     parser.add_argument("--writers", type=int, default=2, help="of direct SQL; at least 1")
-    parser.add_argument("--rate", type=float, default=70.0, help="transactions a second that all together try for")
+    parser.add_argument("--rate", type=float, default=84.0, help="transactions a second that all together try for")
     parser.add_argument("--seed", type=int, default=1, help="of what is written and what goes wrong; not of its timing")
     parser.add_argument("--keep", action="store_true", help="the folder, also if all held")
     parser.add_argument("--record", action="store_true", help="append a line to docs/consistency/results.md")
@@ -77,9 +77,10 @@ def explain(result: Result) -> str:
     lines = [
         f"fault {wanted.fault}, {result.seconds:.0f} s, seed {wanted.seed}: {wanted.devices} Python devices, "
         f"{wanted.npm} npm devices, {wanted.writers} SQL writers",
-        f"{result.transactions} transactions, {result.rate:.1f} a second; {result.conflicts} conflicts; "
-        f"{result.reads} snapshots; {result.rejected} rejected",
+        f"{result.transactions} transactions, {result.rate:.1f} a second, {result.device_rate:.1f} of them of devices; "
+        f"{result.conflicts} conflicts; {result.reads} snapshots; {result.rejected} rejected",
         f"faults: {fired}; drained {drained}",
+        f"goals {told(result.missed)}",
         *(f"ANOMALY {anomaly}" for anomaly in result.anomalies),
     ]
     if result.anomalies:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +15,12 @@ RESULTS = ROOT / "docs" / "consistency" / "results.md"
 HEAD = """# What the runs said
 
 A line a run of `make consistency ... RECORD=yes`, the newest last; [how to read it](README.md). Devices: of the Python
-library + of the npm client + writers of direct SQL. A commit with a + had changes that were not committed.
+library + of the npm client + writers of direct SQL. A commit with a + had changes that were not committed. The oldest
+lines do not tell transactions of devices from those of direct SQL.
 
-| date | version | fault | minutes | devices | transactions | a second | conflicts | faults | anomalies | drained, s |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| date | version | fault | minutes | devices | transactions | a second | of devices | conflicts | faults | anomalies | \
+drained, s | goals |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -41,12 +44,19 @@ def line(result: Result, date: str, version: str) -> str:
         f"{wanted.devices} + {wanted.npm} + {wanted.writers}",
         f"{result.transactions:,}",
         f"{result.rate:.0f}",
+        f"{result.device_rate:.0f}",
         f"{result.conflicts:,}",
         ", ".join(f"{name} {count}" for name, count in sorted(result.fired.items())) or "-",
         anomalies,
         "never" if result.drain_s is None else f"{result.drain_s:.1f}",
+        told(result.missed),
     )
     return f"| {' | '.join(cells)} |\n"
+
+
+def told(missed: Sequence[str]) -> str:
+    """Of the goals."""
+    return "missed: " + "; ".join(missed) if missed else "met"
 
 
 def _version() -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from tests.consistency.__main__ import ANOMALY, VOID, explain, reachable_folder, worst
-from tests.consistency.recording import HEAD, line
+from tests.consistency.recording import HEAD, line, told
 from tests.consistency.run import Result, Wanted, run
 from tests.patience import PATIENCE_S
 
@@ -32,3 +33,12 @@ def test_a_line_of_the_results_has_a_cell_for_each_column() -> None:
         result.void = void
         assert line(result, "2026-01-01", "0.1.0 `abc`").count("|") == HEAD.splitlines()[-1].count("|")
     shutil.rmtree(result.folder)
+
+
+def test_the_goals_are_told_as_met_or_by_what_they_are_missed() -> None:
+    result = Result(Wanted(), Path(), transactions=700, of_devices=500, seconds=10.0, drain_s=5.0)
+    assert told(result.missed) == "met"
+    result.of_devices, result.drain_s = 498, 5.1
+    assert told(result.missed) == "missed: 49.8 a second of devices, not 50; drained in 5.1 s, not in 5 s"
+    result.of_devices, result.drain_s, result.void = 500, None, ["kill never happened"]
+    assert told(result.missed) == "missed: drained never, not in 5 s; void"
