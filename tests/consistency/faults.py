@@ -186,8 +186,9 @@ async def clock_skew(scene: Scene) -> None:
         skew_ms = scene.rng.choice(SKEWS_MS)
         if device.kind == "npm" and not NPM_CLOCKS_GO_BACK:
             skew_ms = max(skew_ms, device.skew_ms)
-        await device.skew(skew_ms)
-        scene.fired["clock-skew"] += 1
+        if skew_ms != device.skew_ms:
+            await device.skew(skew_ms)
+            scene.fired["clock-skew"] += 1
 
 
 async def duplicate(scene: Scene) -> None:
@@ -255,3 +256,9 @@ def missing(name: str, fired: Counter[str]) -> list[str]:
         case _:
             wanted = [name]
     return [fault for fault in wanted if not fired[fault]]
+
+
+def owed(name: str, fired: Counter[str]) -> list[str]:
+    """The faults that have yet to happen, or to be met with what they are to break."""
+    lacking = missing(name, fired)
+    return [fault for fault in FAULTS if any(f"{one} ".startswith(f"{fault} ") for one in lacking)]

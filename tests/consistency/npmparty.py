@@ -164,10 +164,12 @@ class NpmParty:
 
     async def transact(self, statements: Iterable[Statement], pause_s: float) -> dict[str, int]:
         """The counters are those just before: the client offers nothing else. There is no place for the pause."""
-        resets = self._resets()
-        [counts] = await self._ask(COUNTS)
-        await self._whole(list(counts.values()), resets)
-        saw = await self.counters()
+        resets, saw = -1, dict[str, int]()
+        while resets != self._resets():  # else it has dropped its rows meanwhile
+            resets = self._resets()
+            [counts] = await self._ask(COUNTS)
+            await self._whole(list(counts.values()), resets)
+            saw = await self.counters()
         try:
             await self.device.execute(*statements)
         except NpmError as refusal:

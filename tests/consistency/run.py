@@ -18,7 +18,7 @@ from tests.conftest import server_under_test
 from tests.consistency import resender
 from tests.consistency.checks import Anomaly, Evidence, judge
 from tests.consistency.conflicts import conflicts
-from tests.consistency.faults import CALM_AFTER_S, CALM_S, Scene, happen, missing
+from tests.consistency.faults import CALM_AFTER_S, CALM_S, Scene, happen, missing, owed
 from tests.consistency.members import Member, PartyEnded, Place
 from tests.consistency.party import snapshot_of
 from tests.consistency.schema import SCHEMA, TABLES, first_rows, snapshot_sql
@@ -41,6 +41,8 @@ STUCK_LOOKS = 3
 CONFLICTS_A_TRANSACTION_MIN = 0.02
 # Of those that were wished for.
 TRANSACTIONS_MIN = 0.07
+# Faults after the time of a run, for what has not happened in it.
+LATE_FAULTS_MAX = 20
 # The goals, beside that no promise is broken.
 DEVICE_RATE = 50.0
 DRAIN_S = 5.0
@@ -209,16 +211,21 @@ class _Course:
         return {member.name: await member.dump() for member in self._members}
 
     async def _faults(self, until: float) -> None:
-        """The last one is over when the run is: from then on everything drains."""
-        name = "none"
-        while (left := until - time.monotonic()) > 0:
+        """The last one is over when the run is: from then on everything drains. What has not happened by then still
+        does, if it takes no more than some tries."""
+        name, late = "none", 0
+        while (left := until - time.monotonic()) > 0 or (self._owed() and late < LATE_FAULTS_MAX):
             calm_s = self._scene.rng.uniform(*CALM_AFTER_S.get(name, CALM_S))
-            await asyncio.sleep(min(left, calm_s))  # as long as the draw says
+            await asyncio.sleep(calm_s if left <= 0 else min(left, calm_s))  # as long as the draw says
             if self._wanted.fault != "none":
+                late += left <= 0
                 at = time.time()
-                name = await happen(self._scene, self._wanted.fault)
+                name = await happen(self._scene, self._wanted.fault if left > 0 else self._owed()[0])
                 self._events.write(f"{at:.3f} {time.time():.3f} {name}\n")
                 self._events.flush()
+
+    def _owed(self) -> list[str]:
+        return owed(self._wanted.fault, self._scene.fired)
 
     async def _pace(self) -> None:
         """All wait for who is far behind; who does not answer, frozen or gone, is where he was when he did."""
