@@ -308,6 +308,14 @@ async def test_snapshot_and_stream_print_every_value_alike(scene: Scene) -> None
     assert by_text[b"\\N"][5:7] == (b"0.1", b"-0")
 
 
+async def test_another_table_under_the_name_is_not_read_in_its_place(scene: Scene) -> None:
+    await scene.pool.execute("ALTER TABLE accounts RENAME TO former; CREATE TABLE accounts (LIKE former)")
+    with pytest.raises(asyncpg.UndefinedTableError, match=r"public\.former was electrified under another name"):
+        await snapshot_rows(scene)
+    await scene.pool.execute("DROP TABLE accounts; ALTER TABLE former RENAME TO accounts")
+    assert await snapshot_rows(scene) == []
+
+
 async def test_rows_come_in_bounded_chunks(scene: Scene) -> None:
     await scene.pool.execute("INSERT INTO accounts SELECT i, repeat('x', 100), 1 FROM generate_series(1, 20000) i")
     snapshot = await take_snapshot(scene.pool, scene.accounts, "m", lambda: ())

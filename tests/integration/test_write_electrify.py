@@ -348,3 +348,13 @@ async def test_a_table_made_anew_under_an_old_name_is_a_new_table(database: str)
         await s.connection.execute("DROP TABLE items; CREATE TABLE items (id int PRIMARY KEY, name text)")
         description: dict[str, Any] = (await electrify(s.connection, "public.items")).description
         assert [column["name"] for column in description["columns"]] == ["id", "name"]
+
+
+async def test_a_table_that_has_come_in_the_place_of_another_is_told_what_to_do_with_that(database: str) -> None:
+    async with scene(database, "CREATE TABLE items (id int PRIMARY KEY)", "items") as s:
+        await s.connection.execute("ALTER TABLE items RENAME TO former; CREATE TABLE items (id int PRIMARY KEY)")
+        with pytest.raises(TableUnsupported, match=r"another table, which is called public\.former now") as refused:
+            await electrify(s.connection, "public.items")
+        _, _, remedy = refused.value.hint.partition("any more: ")
+        await s.connection.execute(remedy)
+        assert (await electrify(s.connection, "public.items")).already

@@ -217,6 +217,61 @@ async def test_a_key_that_is_no_primary_one_any_more_will_do(database: str) -> N
         assert await s.statuses(written("ann", 200, s.insert("ranges", "2", "7", "8", "new"))) == ["applied"]
 
 
+SWAPPED = """
+CREATE TABLE other (LIKE ranges INCLUDING ALL);
+INSERT INTO other SELECT * FROM ranges;
+ALTER TABLE ranges RENAME TO former;
+ALTER TABLE other RENAME TO ranges;
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "back"),
+    [
+        ("ALTER TABLE ranges RENAME TO former", "ALTER TABLE former RENAME TO ranges"),
+        ("CREATE SCHEMA app; ALTER TABLE ranges SET SCHEMA app", "ALTER TABLE app.ranges SET SCHEMA public"),
+        (SWAPPED, "ALTER TABLE ranges RENAME TO other; ALTER TABLE former RENAME TO ranges"),
+    ],
+    ids=["renamed", "in another schema", "swapped"],
+)
+@pytest.mark.parametrize("how", ["at once", "refreshed", "all anew"])
+async def test_a_table_that_has_another_name_is_held_for_the_operator(
+    database: str, change: str, back: str, how: str
+) -> None:
+    """Also where another table has come in its place: nothing is written to that."""
+    async with scene(database, RANGES, "ranges") as s:
+        before = s.update("ranges", "1", "3", "9", "before", changed=[3], seen=["postgres_1@0"])
+        assert await s.statuses(written("ann", 100, before)) == ["applied"]
+        await s.connection.execute(change)
+        if how == "refreshed":
+            await s.refresh()
+        elif how == "all anew":
+            await s.connection.execute("SELECT electric.generate_all()")
+        update = s.update("ranges", "1", "3", "9", "r", changed=[2], seen=["ann@100"])
+        insert = s.insert("ranges", "2", "1", "9", "new")
+        for write in (update, insert):
+            (held,) = await s.apply(written("ann", 200, write))
+            assert held["status"] == "retry"
+            assert "was electrified under another name: public.ranges" in held["message"]
+            assert "Rename it back" in held["hint"]
+        await s.connection.execute(back)
+        assert await s.statuses(written("ann", 200, update, insert)) == ["applied"]
+        assert [row[0] for row in await s.rows("ranges")] == [1, 2]
+        assert await s.connection.fetchval("SELECT high FROM ranges WHERE id = 1") == 9
+        if change == SWAPPED:
+            assert await s.connection.fetch("SELECT FROM other WHERE high = 9") == []
+
+
+async def test_a_table_that_is_dropped_under_another_name_is_held_too(database: str) -> None:
+    async with scene(database, RANGES, "ranges") as s:
+        await s.connection.execute("ALTER TABLE ranges RENAME TO former")
+        write = written("ann", 100, s.insert("ranges", "2", "1", "9", "new"))
+        assert await s.statuses(write) == ["retry"]
+        await s.connection.execute("DROP TABLE former")
+        (held,) = await s.apply(write)
+        assert (held["status"], held["message"]) == ("retry", "table public.ranges has been dropped")
+
+
 PARENT_LATER = "ALTER TABLE {} ADD COLUMN mother int4 REFERENCES parents ON DELETE CASCADE;"
 
 

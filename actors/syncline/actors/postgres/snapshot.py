@@ -59,6 +59,11 @@ RETAKE_MAX_S = 0.5
 
 # --- which transactions a snapshot sees -------------------------------------------------------------------------------
 
+MOVED = """
+SELECT electric.moved(t.oid) FROM unnest($1::text[], $2::int8[]::oid[]) AS t (name, oid)
+WHERE to_regclass(t.name) IS DISTINCT FROM t.oid
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Visibility:
@@ -345,11 +350,12 @@ async def emit_marks(pool: asyncpg.Pool, marks: Sequence[str]) -> None:
 
 async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], seen: Seen) -> Visibility:
     """Begins a transaction whose snapshot has been ``seen`` to show all that it has to; until then it is taken again,
-    with a growing pause. Raises what asyncpg and ``seen`` raise."""
-    names = ", ".join(sorted(table.sql_name for table in tables))
+    with a growing pause. Raises what asyncpg and ``seen`` raise: UndefinedTableError for a table that has not its name
+    any more, too, whatever has come in its place."""
+    named = sorted((table.sql_name, table.oid) for table in tables)
     attempt = 0
     while True:
-        visibility = await _open(connection, names)
+        visibility = await _open(connection, named)
         if await seen(visibility):
             return visibility
         await connection.execute("ROLLBACK")
@@ -358,12 +364,15 @@ async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], see
         attempt += 1
 
 
-async def _open(connection: asyncpg.Connection, tables: str) -> Visibility:
-    """Begins the transaction, locks the tables and only then takes the snapshot: neither SET nor LOCK takes one."""
+async def _open(connection: asyncpg.Connection, tables: Sequence[tuple[str, int]]) -> Visibility:
+    """Begins the transaction, locks the tables (names and oids) and only then takes the snapshot: neither SET nor LOCK
+    takes one."""
     settings = {**SESSION_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
     lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    await connection.execute("; ".join([*lines, f"LOCK TABLE {tables} IN ACCESS SHARE MODE"]))
+    names = ", ".join(name for name, _ in tables)
+    await connection.execute("; ".join([*lines, f"LOCK TABLE {names} IN ACCESS SHARE MODE"]))
+    await connection.execute(MOVED, *zip(*tables, strict=True))
     return await visibility_of(connection)
 
 

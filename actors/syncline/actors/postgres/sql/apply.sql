@@ -316,7 +316,7 @@ SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P0
     OR state IN ('42501', '42P01', '42703', '42883', '55000') AND coalesce((
         SELECT line ~ ('(^|[^a-z0-9_.])(electric\.)?(apply\(jsonb,jsonb,jsonb\)|advance\(text,bigint,bigint,boolean\)'
             '|merge\(jsonb,text,bigint,jsonb,integer\)|merge_new\(bigint,jsonb,text,bigint,jsonb,integer\)'
-            '|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint,jsonb,integer\))')
+            '|moved\(oid\)|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint,jsonb,integer\))')
         FROM unnest(string_to_array(context, E'\n')) WITH ORDINALITY AS l (line, place)
         WHERE line LIKE '%PL/pgSQL%' AND line LIKE '%(%)%' ORDER BY place LIMIT 1), false)
 $$;

@@ -224,6 +224,14 @@ BEGIN
         RAISE EXCEPTION '% has virtual generated columns: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
             HINT = 'Postgres refuses to update or delete rows of a synced table with such columns: make them STORED.';
     END IF;
+    SELECT format('%I.%I', n.nspname, c.relname) INTO odd
+    FROM electric.tables t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE t.schema_name = rel.nspname AND t.table_name = rel.relname AND t.relid <> target;
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION 'under the name % devices know another table, which is called % now', rel.name, odd
+            USING ERRCODE = 'feature_not_supported', HINT = format('Rename both back; or, if that one is not needed any more: '
+                'DROP TABLE %s; CALL electric.electrify(%L);', odd, rel.name);
+    END IF;
     PERFORM electric.require_names(target);
 
     SELECT string_agg(format('CALL electric.electrify(%L);', format('%I.%I', n.nspname, c.relname)), ' ' ORDER BY m.place),

@@ -55,11 +55,12 @@ END
 $$;
 
 -- What the merge function of a table was made from, apart from its description, as a text that is another one after any change
--- of it: constraints and unique indexes of the table, defaults, identities and types of its columns; the tables that it
--- refers to, and which of them are electrified; the foreign keys that refer to it, by the triggers they leave here.
+-- of it: its name; constraints and unique indexes of the table, defaults, identities and types of its columns; the tables that
+-- it refers to, and which of them are electrified; the foreign keys that refer to it, by the triggers they leave here.
 CREATE OR REPLACE FUNCTION electric.merge_basis(target oid) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT concat_ws(E'\n',
+    (SELECT format('%s %s', c.relnamespace, c.relname) FROM pg_class c WHERE c.oid = target),
     (SELECT string_agg(format('%s %s %s', k.oid, p.relname, t.relid), ',' ORDER BY k.oid)
      FROM pg_constraint k LEFT JOIN pg_class p ON p.oid = k.confrelid LEFT JOIN electric.tables t ON t.relid = k.confrelid
      WHERE k.conrelid = target AND k.contype IN ('c', 'f', 'u', 'x')),

@@ -16,6 +16,31 @@
 -- Locks: rows are locked with NOWAIT. Whoever fails to get one gives up the whole device transaction and comes back later
 -- with empty hands, so no application transaction ever waits for us in a circle.
 
+-- Raises that a table has another name than it was electrified by. NULL: it has been dropped; one that has been created anew
+-- under the name is electrified anew.
+CREATE OR REPLACE FUNCTION electric.moved(target oid) RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    name CONSTANT text := (SELECT format('%I.%I', n.nspname, c.relname)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target);
+BEGIN
+    IF name IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_table',
+            MESSAGE = format('table %s was electrified under another name: %s', name,
+                (SELECT format('%I.%I', schema_name, table_name) FROM electric.tables WHERE relid = target)),
+            HINT = 'Rename it back, and what has come in its place: what devices have written since waits for that.';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- Whether a table has the name in its description.
+CREATE OR REPLACE FUNCTION electric.is_named(target oid, description jsonb) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+SELECT (n.nspname, c.relname) = (description ->> 'schema', description ->> 'table')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
+$$;
+
 -- The text of the merge function of an electrified table. It returns NULL when it has done its work, or why not:
 -- {"xmin": xid} or {"gone": key} when the stream has to come further first; {"mend": true} when rows refer to the one that
 -- is to be deleted, and the transaction is to be tried in the order of references, or when something keeps it that its author
@@ -26,8 +51,10 @@
 --
 -- What such a trigger changes in the row besides is the operation's, as devices take it to be, to which the stream brings it.
 --
--- Of a table that has not all columns any more that devices write, or in which these do not tell rows apart, it is one that
--- says so, and they wait for the operator.
+-- Of a table that has not all columns any more that devices write, or not its name, or in which these columns do not tell rows
+-- apart, it is one that says so, and they wait for the operator. Names are found anew after each rename: so that nothing is
+-- written to a table that has come in the place of another, each call asks what the name stands for. While that is so, it is
+-- known when the expression is made ready.
 --
 -- With a search path that makes every name in the text a qualified one.
 CREATE OR REPLACE FUNCTION electric.merge_function(target oid, description jsonb) RETURNS text
@@ -40,7 +67,7 @@ CREATE OR REPLACE FUNCTION electric.%FUNCTION%(
 #variable_conflict use_column
 DECLARE
     tag text := origin || '@' || sy_ms;
-    sy_row_key text := %CELLS_KEY%;
+    sy_row_key text := CASE WHEN %TABLE_TEXT%::regclass = %RELID% OR electric.moved(%RELID%) IS NULL THEN %CELLS_KEY% END;
     row_xid xid;  -- NULL: there is none
     sy_alive boolean;
     known boolean := true;
@@ -413,7 +440,13 @@ $template$;
     referring record;
     filled text := template;
 BEGIN
-    IF held IS NOT NULL THEN
+    IF NOT electric.is_named(target, description) THEN
+        RETURN format(
+            'CREATE OR REPLACE FUNCTION electric.merge_%s(sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, '
+            'origin text, sy_ms bigint, absorbed jsonb, mending integer) RETURNS jsonb LANGUAGE plpgsql AS $merge$ BEGIN '
+            'PERFORM electric.moved(%s); RAISE undefined_table USING MESSAGE = %L; END $merge$',
+            target, target, format('table %s has been dropped', table_name));
+    ELSIF held IS NOT NULL THEN
         RETURN format(
             'CREATE OR REPLACE FUNCTION electric.merge_%s(sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, '
             'origin text, sy_ms bigint, absorbed jsonb, mending integer) RETURNS jsonb LANGUAGE plpgsql AS $merge$ BEGIN '
@@ -503,6 +536,7 @@ BEGIN
     filled := replace(filled, '%IS_ROW%', part.is_row);
     filled := replace(filled, '%TOUCH%', coalesce(part.touch, part.touch_any));
     filled := replace(filled, '%MERGED%', coalesce(part.merged, part.touch, part.touch_any));
+    filled := replace(filled, '%TABLE_TEXT%', quote_literal(table_name));
     filled := replace(filled, '%TABLE%', table_name);
     RETURN replace(filled, '%IMAGE%', part.image);
 END
