@@ -16,13 +16,15 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.conftest import server_under_test
-from tests.integration.tree_scene import running, until
+from tests.integration.tree_scene import Tree, running, until
 from tests.rawdevice import RawDevice
 
 from syncline.actors.postgres.stream import STATUS_INTERVAL_S
 from syncline.proto.values import Column, Relation, Transaction, Update
 
 DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "TEXT"), Column("n", "INTEGER"), Column("body", "TEXT")))
+# Eighty pieces, so that whoever asks when some have passed is heard before the last.
+LARGE_ROWS = 400_000
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,19 @@ async def held_back(dsn: str, sql: str) -> AsyncIterator[asyncio.Task[str]]:
         await committing
         await session.close()
         await watching.close()
+
+
+async def time_to_read(tree: Tree, table: str) -> None:
+    """Returns when the table is being read, and would have been long since if nothing were waited for."""
+
+    async def being_read() -> bool:
+        with contextlib.suppress(LookupError):
+            return bool(await tree.consumer(table))
+        return False
+
+    await until(being_read)
+    for _ in range(50):
+        await tree.postgres.execute("SELECT")
 
 
 async def test_a_rejected_write_is_not_healed_with_a_row_from_before_a_commit_that_is_held_back(
@@ -127,14 +142,40 @@ async def test_a_table_that_is_read_anew_has_a_commit_that_a_service_before_was_
             await device.start()
             subscribing = tasks.create_task(device.subscribe("later"))
 
-            async def being_read() -> bool:
-                with contextlib.suppress(LookupError):
-                    return bool(await tree.consumer("later"))
-                return False
-
-            await until(being_read)
-            for _ in range(50):
-                await tree.postgres.execute("SELECT")
+            await time_to_read(tree, "later")
             await held.aclose()
             await subscribing
             await until(lambda: newer(device))
+
+
+async def test_a_table_that_is_read_while_a_large_commit_passes_that_is_held_back_has_the_part_that_has_passed(
+    waiting_postgres: str, tmp_path: Path
+) -> None:
+    """The new shape is sent the rest of the pieces alone, and what it was not sent is in no snapshot yet."""
+    sql = "CREATE TABLE early (id int PRIMARY KEY, body text); CREATE TABLE bulky (id int PRIMARY KEY)"
+    large = f"UPDATE early SET body = 'newer'; INSERT INTO bulky SELECT generate_series(1, {LARGE_ROWS})"
+    async with running(waiting_postgres, tmp_path, sql, ("early", "bulky")) as tree:
+        await tree.postgres.execute("INSERT INTO early VALUES (1, 'older')")
+        async with RawDevice.connected(tree.url) as device:
+            await device.start()
+            await device.subscribe("bulky")
+        bulky = await tree.consumer("bulky")
+
+        async def passing() -> bool:
+            return bool(bulky._cell.actor._store.log_bytes)  # type: ignore[attr-defined]
+
+        async with RawDevice.connected(tree.url) as device, asyncio.TaskGroup() as tasks:
+            await device.start()
+            async with held_back(waiting_postgres, large):
+                await until(passing)
+                subscribing = tasks.create_task(device.subscribe("early"))
+                await time_to_read(tree, "early")
+            await subscribing
+            (table,) = device.rows.values()
+
+            async def current() -> bool:
+                return (b"2",) in [row[:1] for row in table.values()]
+
+            await tree.postgres.execute("INSERT INTO early VALUES (2, 'later')")
+            await until(current)
+            assert table == {b"1": (b"1", b"newer"), b"2": (b"2", b"later")}

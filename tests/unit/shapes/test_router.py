@@ -143,6 +143,23 @@ async def test_a_new_shape_hears_which_transactions_its_snapshot_must_see() -> N
     assert pieces(await scene.stream(chunk(130, insert(1)))) == [(130, 1, True, True)]
 
 
+async def test_a_new_shape_hears_of_the_transaction_too_of_which_a_part_has_passed() -> None:
+    scene = await Scene().start()
+    other = insert(1, relation=replace(ITEMS, id=8))
+    await scene.stream(chunk(110), chunk(120, insert(1), last=False))
+    assert await scene.router.call(AddRoutes(((SHAPE, SHARD),))) == (110, 120)
+    assert pieces(await scene.stream(chunk(120, insert(2), first=False, last=False))) == [(120, 1, True, False)]
+    assert await scene.router.call(AddRoutes(((OTHER, SHARD),))) == (110, 120)
+    assert pieces(await scene.stream(chunk(120, other, first=False)), OTHER) == [(120, 1, True, True)]
+    assert await scene.router.call(AddRoutes(((SHAPE, SHARD),))) == (110, 120)
+
+
+async def test_a_transaction_that_is_cut_off_is_heard_of_once_when_it_has_come_again() -> None:
+    scene = await Scene().start()
+    await scene.stream(chunk(110), chunk(120, insert(1), last=False), chunk(120, insert(1)))
+    assert await scene.router.call(AddRoutes(((SHAPE, SHARD),))) == (110, 120)
+
+
 async def test_a_mark_is_passed_on_also_by_a_router_that_started_again_meanwhile() -> None:
     scene = await Scene(SHAPE).start()
     mark = new_mark(SHAPE)

@@ -52,7 +52,8 @@ class Streamed:
 @dataclass(frozen=True, slots=True)
 class AddRoutes:
     """Call. From now on these shapes, each with the shard it lives in, get their changes. Answer: the xids of the
-    transactions streamed lately, which their snapshot must see because the shapes were not sent them."""
+    transactions streamed lately, which their snapshot must see because the shapes were not sent them; or only the rest
+    of the last one, of which a part has passed."""
 
     routes: tuple[tuple[Shape, str], ...]
 
@@ -131,7 +132,8 @@ class Router(Actor):
         self._additions = 0
         self._added: dict[str, int] = {}  # shape -> the number of its last addition
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_TRANSACTIONS_MAX)  # (LSN, xid)
-        # Of the transaction that is passing: the shapes it has touched, and the number of its migrations.
+        # Of the transaction that is passing: its xid, the shapes it has touched, and the number of its migrations.
+        self._passing: int | None = None
         self._open: dict[str, None] = {}
         self._migrations = 0
         self._place = 0  # how many changes of it have passed
@@ -154,7 +156,8 @@ class Router(Actor):
                     self._matcher.add(shape)
                     self._additions += 1
                     self._added[shape.hash] = self._additions
-                return tuple(xid for _, xid in self._recent)
+                passing = () if self._passing is None else (self._passing,)
+                return (*(xid for _, xid in self._recent), *passing)
             case ReadRoutes():
                 return f"{self._life}:{self._additions}"
             case DropRoutes(shapes, known):
@@ -204,6 +207,7 @@ class Router(Actor):
         before = self._upto
         for chunk in chunks:
             head = chunk.head
+            self._passing = None if chunk.last else head.xid
             if chunk.first:
                 self._open.clear()
                 self._migrations = self._place = 0
