@@ -144,6 +144,12 @@ class Device:
     def held(self) -> set[str]:
         return {shape for shapes in self.subscriptions.values() for shape in shapes}
 
+    @property
+    def stays(self) -> set[str]:
+        """What it holds but for what it is being told the leaving of: such rows go one by one."""
+        leaving = self._leaving if self._inside == "leaving" else ()
+        return {shape for id, shapes in self.subscriptions.items() if id not in leaving for shape in shapes}
+
     def receive(self, message: bytes) -> None:
         if message[:1] == b"\x09":
             for op in codec.decode_ops(message[1:]):

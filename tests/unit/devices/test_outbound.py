@@ -134,7 +134,7 @@ class Play:
                 self.device.receive(message)
 
     def has_all_up_to(self, lsn: int) -> None:
-        for table in self.device.held:
+        for table in self.device.stays:
             assert self.world.rows(table, lsn) <= self.device.rows[table], f"{table} up to {lsn}"
 
     def _own(self, lsn: int, ms: int) -> None:
@@ -502,6 +502,22 @@ def test_rows_of_a_shape_that_lags_behind_leave_where_it_is() -> None:
         play.read_mail()
     assert play.device.rows["a"] == play.world.rows("a", play.world.released)
     assert "b" not in play.device.rows
+
+
+def test_a_device_has_reached_what_it_has_while_rows_leave_it() -> None:
+    play = resting(FIRST_LSN, "a", "b")
+    for _ in range(3):
+        play.world.commit({"a", "b"})
+    play.settle()
+    play.unsubscribe("old a")
+    left = 0
+    while play.device.unsubscribed:
+        play.advance()
+        play.read_mail()
+        left += "old a" in play.device.subscriptions and len(play.device.rows["a"]) < 3
+        assert play.outbound.has_reached(play.world.released)
+        play.has_all_up_to(play.world.released)
+    assert left, "it was looked at while they left"
 
 
 def test_what_an_earlier_stream_of_the_connection_was_sent_is_ignored() -> None:
