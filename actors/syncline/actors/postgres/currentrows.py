@@ -10,7 +10,7 @@ import asyncpg
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility, shown_tags, visibility_of
+from syncline.actors.postgres.snapshot import MOVED, ROW_TAGS_SQL, Visibility, shown_tags, visibility_of
 from syncline.actors.postgres.spelling import same_key
 from syncline.actors.postgres.typemap import from_wire, to_wire
 from syncline.proto.values import Key, Row
@@ -59,7 +59,8 @@ async def read_current_rows(
 ) -> Reading:
     """The rows with these (relation id, key) as one snapshot shows them. A table that is not among ``tables`` is left
     out; what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at least one row is read. Raises
-    what asyncpg raises."""
+    what asyncpg raises: UndefinedTableError for a table that has not its name any more, too, whatever has come in its
+    place."""
     wanted: dict[int, list[Key]] = {}
     for relation_id, key in keys:
         wanted.setdefault(relation_id, []).append(key)
@@ -78,6 +79,9 @@ async def read_current_rows(
                     rows += found
                     left += [(relation_id, key) for key in of_query[len(found) :]]
                     room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
+            # Afterwards: what has been read keeps its name as long as the transaction lasts.
+            named = [(table.sql_name, table.oid) for id in wanted if (table := tables.get(id)) is not None]
+            await connection.execute(MOVED, [name for name, _ in named], [oid for _, oid in named])
         position = await _flushed_end(connection, beyond_flushed=bool(rows))
     return Reading(tuple(rows), position, visibility, tuple(left))
 
