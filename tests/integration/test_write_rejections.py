@@ -138,6 +138,24 @@ async def test_a_rejection_names_table_columns_and_row_as_far_as_they_are_known(
         assert again == answer
 
 
+async def test_of_other_values_that_postgres_does_not_take_the_columns_are_named_too(database: str) -> None:
+    """Whatever it says of them: a check of a domain, or that JSON is nested too deeply."""
+    values = """
+    CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+    CREATE TABLE things (id int PRIMARY KEY, short varchar(3), n int, deep json);
+    """
+    async with scene(database, values, "things") as s:
+        await s.connection.execute("ALTER TABLE things ALTER n TYPE positive")
+        op = s.insert("things", "1", "long", "-1", "[" * 200_000 + "]" * 200_000)
+        answer, other = await s.apply(
+            written("a", 1, op),
+            written("b", 1, s.insert("things", "2", "n", "1", "[]")),
+        )
+        assert (answer["status"], answer["sqlstate"]) == ("rejected", "22001")
+        assert answer["columns"] == ["short", "n", "deep"]
+        assert other["status"] == "applied"
+
+
 async def test_a_rejected_transaction_that_comes_again_is_rejected_again_but_recorded_once(database: str) -> None:
     async with scene(database, SCHEMA, "parents", "items") as s:
         poison = written("a", 1, s.insert("items", "2", "raise", None, None, None, None, None))

@@ -37,7 +37,8 @@ SELECT jsonb_strip_nulls(jsonb_build_object(
 $$;
 
 -- {"columns": those of the operation whose values Postgres does not take}, or {}: for an error of a value (class 22), of which
--- Postgres does not name the column. A cast that is asked for cuts a text that is too long; an assignment does not.
+-- Postgres does not name the column. A cast that is asked for cuts a text that is too long; an assignment does not. Whatever
+-- a cast fails for: nobody catches what is raised here.
 CREATE OR REPLACE FUNCTION electric.unassignable(op jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -59,7 +60,7 @@ BEGIN
                 RAISE string_data_right_truncation;
             END IF;
             EXECUTE format('SELECT CAST($1 AS %s)', written.type) USING written.cell;
-        EXCEPTION WHEN data_exception THEN
+        EXCEPTION WHEN OTHERS THEN
             names := names || to_jsonb(written.name);
         END;
     END LOOP;
