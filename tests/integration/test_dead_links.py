@@ -144,6 +144,26 @@ async def test_a_statement_that_postgres_is_at_work_on_is_waited_for(database: s
         await writing.stop()
 
 
+async def test_a_session_is_known_for_ours_where_it_has_the_rights_of_another_role(database: str, proxy: Proxy) -> None:
+    async with scene(database, SCHEMA) as s:
+        await s.connection.execute(
+            "CREATE ROLE {0}; ALTER ROLE CURRENT_USER IN DATABASE {0} SET role = {0}".format(
+                await s.connection.fetchval("SELECT current_database()")
+            )
+        )
+        await s.connection.execute("SELECT pg_advisory_lock(1)")
+        pool = await connect_pool(proxy.leads_to(database), "test")
+        asking = asyncio.create_task(pool.fetchval("SELECT current_user FROM pg_advisory_lock(1)"))
+
+        async def looked() -> bool:
+            return proxy.connections > LOOKS
+
+        await until(looked)
+        await s.connection.execute("SELECT pg_advisory_unlock(1)")
+        assert await asking == await s.connection.fetchval("SELECT current_database()")
+        pool.terminate()
+
+
 async def test_a_query_of_a_pool_fails_when_its_link_is_dead_and_the_next_has_a_new_one(
     database: str, proxy: Proxy
 ) -> None:

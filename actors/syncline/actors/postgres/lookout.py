@@ -39,18 +39,20 @@ NAME: Final = "syncline lookout"
 AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 # A session that waits for its client, be it for the next statement or for room for its answer, has an event of class
-# Client; a walsender that has nothing to send has one of its own.
+# Client; a walsender that has nothing to send has one of its own. Sessions have the name of the role that logged in,
+# whatever role is set for it. One that may not see that role's sessions sees no more of them than that they are there.
 _LOOK: Final = """
 SELECT pid, coalesce(wait_event_type = 'Client' OR wait_event = 'WalSenderMain', false) AS waits,
     coalesce(state_change::text, '') AS since
-FROM pg_stat_activity WHERE pid = ANY ($1::int[]) AND datname = current_database() AND usename = current_user
+FROM pg_stat_activity WHERE pid = ANY ($1::int[]) AND datname = current_database() AND usename = session_user
 """
 _END: Final = """
 SELECT pg_terminate_backend(a.pid, $3) FROM pg_stat_activity a JOIN unnest($1::int[], $2::text[]) AS s (pid, began)
-ON s.pid = a.pid AND s.began = extract(epoch FROM a.backend_start)::text AND usename = current_user
+ON s.pid = a.pid AND s.began = extract(epoch FROM a.backend_start)::text AND usename = session_user
 """
 WHO_AM_I: Final = """
-SELECT pid, extract(epoch FROM backend_start)::text AS began FROM pg_stat_activity WHERE pid = pg_backend_pid()
+SELECT pid, coalesce(extract(epoch FROM backend_start)::text, '') AS began
+FROM pg_stat_activity WHERE pid = pg_backend_pid()
 """
 
 KEEPALIVE_IDLE_S: Final = 5
