@@ -31,6 +31,16 @@ async def test_a_foreign_key_that_came_later_keeps_the_parent(database: str, act
         assert await s.rows("children") == [(1, 1)]
 
 
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "RESTRICT", "NO ACTION"])
+async def test_a_child_in_whose_place_another_table_has_come_keeps_the_parent(database: str, action: str) -> None:
+    async with scene(database, PARENTS + CHILDREN + KEY + action, "parents", "children") as s:
+        swapped = "ALTER TABLE children RENAME TO former; CREATE TABLE children (LIKE former INCLUDING ALL)"
+        await s.connection.execute(swapped)
+        assert await delete_parent(s) == ["applied"]
+        assert await s.rows("parents") == [(1, "one"), (2, "two")]
+        assert await s.rows("former") == [(1, 1)]
+
+
 async def test_a_table_that_came_later_keeps_its_parent(database: str) -> None:
     async with scene(database, PARENTS, "parents") as s:
         await s.connection.execute(CHILDREN.replace("parent int4", "parent int4 REFERENCES parents ON DELETE CASCADE"))

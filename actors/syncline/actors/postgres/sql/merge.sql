@@ -323,9 +323,11 @@ BEGIN
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
         DELETE FROM %TABLE% t WHERE %IS_ROW%;
         GET DIAGNOSTICS done = ROW_COUNT;
-        -- Now that the table is locked, nobody adds a foreign key. One that was added before has not been asked about.
-        IF EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = %RELID% AND g.tgtype & 8 <> 0
-            AND g.tgconstraint <> 0 AND g.tgconstraint <> ALL (%ASKED%::oid[]))
+        -- Now that the table is locked, nobody adds a foreign key. One that was added before has not been asked about, nor one
+        -- of a table in whose place another has come.
+        IF EXISTS (SELECT FROM pg_trigger g LEFT JOIN pg_class c ON c.oid = g.tgconstrrelid
+            WHERE g.tgrelid = %RELID% AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0
+            AND concat_ws(' ', g.tgconstraint, c.relnamespace, c.relname) <> ALL (%ASKED%::text[]))
         THEN
             RAISE EXCEPTION 'constraints of table % have changed', %RELID%::regclass USING ERRCODE = 'SY003',
                 HINT = 'Its merge function is to be made anew.';
@@ -518,7 +520,9 @@ BEGIN
     filled := replace(filled, '%TIED%', electric.tied_text(target, description));
     filled := replace(filled, '%TIED_DIRECT%', electric.tied_direct_text(target, description));
     filled := replace(filled, '%ASKED%', quote_literal(ARRAY(
-        SELECT DISTINCT g.tgconstraint FROM pg_trigger g WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0)));
+        SELECT DISTINCT concat_ws(' ', g.tgconstraint, c.relnamespace, c.relname)
+        FROM pg_trigger g LEFT JOIN pg_class c ON c.oid = g.tgconstrrelid
+        WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0)));
     filled := replace(filled, '%FINAL%', part.final_row);
     filled := replace(filled, '%FUNCTION%', 'merge_' || target);
     filled := replace(filled, '%RELID%', target::text);
