@@ -12,6 +12,7 @@ from syncline.actors.postgres.lookout import GONE, LOOK_EVERY_S, Seen, is_dead, 
 WAITS = Seen(gone=False, waits=True, since="12:00")
 WAITS_AGAIN = Seen(gone=False, waits=True, since="12:01")
 WORKS = Seen(gone=False, waits=False, since="12:00")
+SENDS = Seen(gone=False, waits=True, since="12:00", sends=True)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,8 @@ WORKS = Seen(gone=False, waits=False, since="12:00")
         (WAITS, WAITS, math.inf, True),
         (WAITS, WAITS, LOOK_EVERY_S, True),
         (WAITS, WAITS, LOOK_EVERY_S / 2, False),  # a part of the answer has come
+        (SENDS, SENDS, LOOK_EVERY_S, True),
+        (SENDS, SENDS, math.inf, False),  # nobody knows whether a part of it has come: not of what is not TCP
         (None, WAITS, math.inf, False),  # the statement may be on its way, or the answer
         (WAITS, WAITS_AGAIN, math.inf, False),  # it has come, and been answered
         (WORKS, WAITS, math.inf, False),

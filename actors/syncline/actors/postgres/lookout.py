@@ -43,6 +43,7 @@ AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.I
 # whatever role is set for it. One that may not see that role's sessions sees no more of them than that they are there.
 _LOOK: Final = """
 SELECT pid, coalesce(wait_event_type = 'Client' OR wait_event = 'WalSenderMain', false) AS waits,
+    coalesce(wait_event IN ('ClientWrite', 'WalSenderWriteData'), false) AS sends,
     coalesce(state_change::text, '') AS since
 FROM pg_stat_activity WHERE pid = ANY ($1::int[]) AND datname = current_database() AND usename = session_user
 """
@@ -92,11 +93,12 @@ NO_BACKEND: Final = Backend(0, "")
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What Postgres says of a session. ``gone``: there is none. ``waits``: for us, and has done so ``since``, which is
-    anything that changes with its state."""
+    anything that changes with its state. ``sends``: until there is room for more of its answer."""
 
     gone: bool
     waits: bool = False
     since: str = ""
+    sends: bool = False
 
 
 GONE: Final = Seen(gone=True)
@@ -104,8 +106,11 @@ GONE: Final = Seen(gone=True)
 
 def is_dead(before: Seen | None, seen: Seen | None, quiet_s: float) -> bool:
     """Whether nothing more comes from a session that we wait for, by two looks in a row. None: Postgres did not say.
-    ``quiet_s``: for how long nothing at all has come."""
+    ``quiet_s``: for how long nothing at all has come, for ever where nobody knows: then an answer may be on its way to
+    us who are slow."""
     if seen is None or not (seen.gone or seen.waits):
+        return False
+    if seen.sends and quiet_s == math.inf:
         return False
     return seen.gone or (seen == before and quiet_s >= LOOK_EVERY_S)
 
@@ -145,7 +150,7 @@ class Lookout:
             rows = await self._ask(_LOOK, list(pids))
         except AWAY:
             return dict.fromkeys(pids)
-        found = {row["pid"]: Seen(gone=False, waits=row["waits"], since=row["since"]) for row in rows}
+        found = {row["pid"]: Seen(False, row["waits"], row["since"], row["sends"]) for row in rows}
         return {pid: found.get(pid, GONE) for pid in pids}
 
     async def _ask(self, sql: str, *arguments: Any) -> list[Any]:
