@@ -72,7 +72,7 @@ def insert(key: str) -> dict[str, Any]:
 async def test_a_devices_insert_comes_back_as_its_own(scene: Scene) -> None:
     assert await scene.apply(1, 1_700_000_000_123, insert('a"\n')) == "applied"
     (chunk,) = await scene.stream()
-    assert (chunk.head.origin, chunk.head.commit_ms) == (DEVICE, 1_700_000_000_123)
+    assert (chunk.head.origin, chunk.head.authored_ms) == (DEVICE, 1_700_000_000_123)
     assert (chunk.head.client_lsn, chunk.head.client_ms) == (1, 1_700_000_000_123)
     tags = (f"{DEVICE}@1700000000123",)
     assert chunk.changes == [Insert(scene.items, (b'a"\n', b"2024-01-31 12:00:00Z", b"v"), tags)]
