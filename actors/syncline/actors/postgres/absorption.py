@@ -23,7 +23,6 @@ from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_text
 from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.postgres.typemap import OIDS_BY_NAME, output_text
-from syncline.proto.tags import parse_tag
 from syncline.proto.values import Delete, Insert, Row, Update
 
 TRUNCATED_KEY = ""
@@ -91,14 +90,12 @@ class Absorption:
             known = _known(before, len(row), commit_ms)
             self.entries[place] = _entry(lsn, commit_ms, known, _texts(row, types))
             return
-        # Inside a device's transaction the tag has the time of the commit, and the head that of the device.
-        ms = parse_tag(change.tags[0]).ms if len(change.tags) == 1 else commit_ms
-        known = _known(before, len(row), ms)
+        known = _known(before, len(row), commit_ms)
         old = change.old_row
         for i, cell in enumerate(row):
             if old is None or cell != old[i]:
-                known[i] = (max(ms, known[i][0] or 0), lsn)  # of no earlier time than what it overwrote
-        self.entries[place] = _entry(lsn, ms, known)
+                known[i] = (max(commit_ms, known[i][0] or 0), lsn)  # of no earlier time than what it overwrote
+        self.entries[place] = _entry(lsn, commit_ms, known)
 
     def _empty(self, relation_id: int, entry: Entry) -> None:
         for place in [place for place in self.entries if place[0] == relation_id]:
