@@ -75,6 +75,8 @@ def apply_transaction(
     if rejected is not None:
         record(connection, transaction.commit_ms, rejected, tables)
     if transaction.origin == client_id:
+        if keeping.needed:
+            keeping.went(deleted_before(connection, transaction.commit_ms, tables))
         left = leaving(connection, transaction.commit_ms, tables)
         narrower = outlasting(connection, transaction.commit_ms, tables)
         came_back = release(connection, transaction.commit_ms)
@@ -141,6 +143,23 @@ def outlasting(connection: sqlite3.Connection, commit_ms: int, tables: Mapping[s
     names = ", ".join(literal(table.name) for table in tables.values() if table.lacking)
     entries = _only_of(connection, commit_ms, f"table_name IN ({names})") if names else []
     return list({(entry.table_name, _key_of(entry, tables[entry.table_name])) for _, entry in entries})
+
+
+def deleted_before(
+    connection: sqlite3.Connection, commit_ms: int, tables: Mapping[str, Table]
+) -> Iterator[tuple[str, Values]]:
+    """Table and SQLite values of each row that the local transaction of ``commit_ms`` has deleted, as it was, and that
+    others, which have not come back, have written, too: the row may come only with these."""
+    entries = connection.execute(
+        f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog AS entry WHERE commit_ms = ? AND op = 'D' AND EXISTS "
+        "(SELECT 1 FROM _syncline_oplog AS other WHERE other.table_name = entry.table_name AND other.key = entry.key "
+        "AND other.commit_ms IS NOT entry.commit_ms) ORDER BY id",
+        (commit_ms,),
+    ).fetchall()
+    for row in entries:
+        entry = entry_from_row(tuple(row))
+        table, old = tables[entry.table_name], entry.old or {}
+        yield table.name, tuple(old.get(column) for column in table.columns)
 
 
 def _only_of(connection: sqlite3.Connection, commit_ms: int, condition: str) -> list[tuple[str, Entry]]:

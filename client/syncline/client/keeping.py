@@ -9,7 +9,8 @@ reference can lead nowhere in two cases. Both are mended before the commit that 
   for what somebody else has made the row refer to since. In Postgres whoever keeps a row keeps all that is above it,
   and so it is here: what goes is kept as it was.
 * **A row comes that refers to one which is being deleted here.** Postgres keeps what others refer to if the author of
-  the delete had not seen them, so here the delete is shown undone.
+  the delete had not seen them, so here the delete is shown undone. So it is where the delete has come back already, and
+  without the row: that comes with the last echo of what was written to it here, which may be that of an earlier write.
 
 These are predictions. So each such row is noted down as leaving (``schema``). One that has entries in the oplog goes,
 as all of those do, with the echo of the last, unless that brings it. One that has none is looked at with each commit
@@ -79,7 +80,8 @@ class Keeping:
 
     def went(self, rows: Iterable[tuple[str, Values]]) -> None:
         """These rows of a table are deleted by the transaction whose plan ``going`` was told of: as they were in the
-        end, which it may have brought about itself, and as which they come back."""
+        end, which it may have brought about itself, and as which they come back. Or they were deleted here, by one that
+        comes back."""
         for table, values in rows:
             if table in self._references.parents:
                 self._connection.execute(self._noting(table).note, values)
@@ -151,7 +153,7 @@ class Keeping:
         found: set[NamedRow] = set()
         if self._at_large:
             for reference in self._references.every:
-                found |= self._named(reference.parent, reference.deleted_here)
+                found |= self._named(reference.parent, reference.missing_of_any)
         else:
             if self._checking:
                 found |= self._missing_of_checked()
@@ -184,25 +186,31 @@ class Keeping:
         return True
 
     def _undelete(self, row: NamedRow) -> bool:
-        """The row that is being deleted here as it was before. False: it is not, or is here."""
+        """The row that is being deleted here as it was before; if the delete has come back, as the last write that has
+        not says that it is. False: nothing is pending that tells, or it is here."""
         table = self._references.tables[row[0]]
         last = self._connection.execute(
             f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = ? AND key = ? "
-            "AND commit_ms IS NOT NULL ORDER BY id DESC LIMIT 1",
+            "AND commit_ms IS NOT NULL ORDER BY op = 'C', id DESC LIMIT 1",
             row,
         ).fetchone()
-        entry = None if last is None else entry_from_row(tuple(last))
-        if entry is None or entry.op != "D" or entry.old is None:
+        if last is None:
             return False
-        if not self._keep(row):
-            columns = ", ".join(map(quoted, entry.old))
-            marks = ", ".join("?" for _ in entry.old)
-            insert = f"INSERT OR IGNORE INTO main.{quoted(table.name)} ({columns}) VALUES ({marks})"
-            if self._connection.execute(insert, tuple(entry.old.values())).rowcount < 1:
-                return False
-        # It has the tags that the author of the delete had seen, if it has come with none.
+        entry = entry_from_row(tuple(last))
+        # It has the tags that the author of the delete had seen, if it has come with none; or that of the write.
         own = f"{entry.origin or self._client_id}@{entry.commit_ms}"
-        stored = tags_json([tag for tag in entry.clear_tags if tag != own])
+        image, tags = entry.new, [own]
+        if entry.op == "D":
+            image, tags = entry.old, [tag for tag in entry.clear_tags if tag != own]
+        if not self._keep(row):
+            if image is None or entry.op == "C":
+                return False
+            columns = ", ".join(map(quoted, image))
+            marks = ", ".join("?" for _ in image)
+            insert = f"INSERT OR IGNORE INTO main.{quoted(table.name)} ({columns}) VALUES ({marks})"
+            if self._connection.execute(insert, tuple(image.values())).rowcount < 1:
+                return False
+        stored = tags_json(tags)
         if stored is not None:
             put = "INSERT OR IGNORE INTO _syncline_shadow (table_name, key, tags) VALUES (?, ?, ?)"
             self._connection.execute(put, (*row, stored))

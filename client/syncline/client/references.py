@@ -86,8 +86,12 @@ class ReferenceSql:
         self.missing_of_checked = missing % f"SELECT key FROM {CHECKED} WHERE table_name = {name}"
         """The same of those that are to be checked."""
         referred = f"SELECT {key} FROM main.{quoted(child.name)} AS child WHERE {there}"
-        self.deleted_here = f"{_deleted_here(literal(parent.name))} AND entry.key IN ({referred})"
-        """What any row refers to, and is being deleted here."""
+        self.missing_of_any = (
+            f"SELECT DISTINCT key FROM _syncline_oplog AS entry WHERE table_name = {literal(parent.name)} "
+            f"AND key IN ({referred}) AND NOT EXISTS "
+            f"(SELECT 1 FROM main.{quoted(parent.name)} AS parent WHERE {_is_row('parent', parent, 'entry.key')})"
+        )
+        """What any row refers to that has entries in the oplog and is not here."""
         values = zip(own, _values(parent, "?1"), strict=True)
         refers = " AND ".join(f"{column} = {value}" for column, value in values)
         self.refers = f"SELECT EXISTS (SELECT 1 FROM main.{quoted(child.name)} AS child WHERE {refers})"

@@ -236,6 +236,87 @@ async def test_a_parent_with_a_key_of_several_columns_comes_back(device: Referri
     assert await device.rows("rooms") == [("room", 1, "h")]
 
 
+# --- a delete comes back before an earlier write to its row -----------------------------------------------------------
+
+
+async def test_a_parent_that_comes_with_a_later_echo_is_shown_with_its_child(device: Referring) -> None:
+    """Others keep the two: the upper one comes with the last echo of what was written to it here."""
+    await device.receive(device.insert("nodes", "a", None, "top"), device.insert("nodes", "b", "a", "leaf"), ms=50)
+    first = await device.write("UPDATE nodes SET title = 'mine' WHERE id = 'a'")
+    second = await device.write("DELETE FROM nodes")
+    await device.echo(second, device.update("nodes", ("b", "a", "leaf"), ("b", "a", "leaf"), ("other@50",)))
+    assert await device.dangling() == []
+    assert await device.rows("nodes") == [("a", None, "mine"), ("b", "a", "leaf")]
+    await device.echo(first, device.update("nodes", ("a", None, "top"), ("a", None, "mine"), ("other@50", "me@100")))
+    assert await device.rows("nodes") == [("a", None, "mine"), ("b", "a", "leaf")]
+    assert await device.leaving() == []
+
+
+async def test_and_goes_with_that_one_if_it_goes(chain: Referring) -> None:
+    first = await chain.write("UPDATE projects SET name = 'mine'")
+    second = await chain.write("DELETE FROM projects")
+    issue = ("i", "p", "issue")
+    await chain.echo(second, chain.update("issues", issue, issue, ("other@50",)))
+    assert await chain.rows("projects") == [("p", "mine")]
+    await chain.receive(chain.delete("issues", *issue))
+    assert await chain.dangling() == []
+    await chain.echo(first, chain.delete("projects", "p", "mine"))
+    assert await chain.rows("projects") == []
+    assert await chain.leaving() == []
+
+
+async def test_also_when_the_child_comes_in_a_later_commit(chain: Referring) -> None:
+    await chain.write("UPDATE projects SET name = 'mine'")
+    second = await chain.write("DELETE FROM projects")
+    await chain.echo(second)
+    assert await chain.rows("projects") == []
+    await chain.receive(chain.insert("issues", "j", "p", "theirs", tags=("other@1000",)))
+    assert await chain.dangling() == []
+    assert await chain.rows("projects") == [("p", "mine")]
+
+
+async def test_also_when_the_child_comes_with_a_delivery(chain: Referring) -> None:
+    await chain.write("UPDATE projects SET name = 'mine'")
+    second = await chain.write("DELETE FROM projects")
+    await chain.echo(second)
+    await chain.repair(chain.insert("issues", "j", "p", "theirs"))
+    assert await chain.dangling() == []
+    assert await chain.rows("projects") == [("p", "mine")]
+
+
+async def test_as_it_was_when_it_was_deleted(chain: Referring) -> None:
+    """What has come back in between is in it."""
+    await chain.write("UPDATE projects SET name = 'mine'")
+    second = await chain.write("UPDATE projects SET name = 'mine, too'")
+    third = await chain.write("DELETE FROM projects")
+    await chain.echo(second)
+    issue = ("i", "p", "issue")
+    await chain.echo(third, chain.update("issues", issue, issue, ("other@50",)))
+    assert await chain.rows("projects") == [("p", "mine, too")]
+
+
+async def test_and_where_the_earlier_write_only_refers_to_it(chain: Referring) -> None:
+    await chain.write("INSERT INTO issues VALUES ('j', 'p', 'mine')")
+    second = await chain.write("DELETE FROM projects")
+    issue = ("i", "p", "issue")
+    await chain.echo(second, chain.update("issues", issue, issue, ("other@50",)))
+    assert await chain.dangling() == []
+    assert await chain.rows("projects") == [("p", "project")]
+
+
+async def test_the_application_deletes_it_once_more(chain: Referring) -> None:
+    first = await chain.write("UPDATE projects SET name = 'mine'")
+    second = await chain.write("DELETE FROM projects")
+    await chain.echo(second, chain.insert("issues", "j", "p", "theirs", tags=("other@1000",)))
+    third = await chain.write("DELETE FROM projects")
+    assert [await chain.rows("projects"), await chain.rows("issues")] == [[], []]
+    entry = next(entry for entry in await chain.replica.backlog(0, 100) if entry.commit_ms == third)
+    assert (entry.table_name, entry.op) == ("issues", "D")
+    assert await chain.dangling() == []
+    await chain.echo(first)
+    assert [await chain.rows("projects"), await chain.rows("issues")] == [[], []]
+
+
 async def test_where_nothing_is_pending_nothing_is_kept(chain: Referring) -> None:
     """The server's own states hold together, or a shape is a part of the database."""
     await chain.receive(chain.gone("projects", "p", "project"))
