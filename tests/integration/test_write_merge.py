@@ -572,6 +572,27 @@ async def test_rows_that_refer_to_one_another_in_a_circle_keep_the_order_in_whic
         assert await s.rows("trees") == [("1", "se", None), ("2", "se", "1"), ("4", "se", "5"), ("5", "se", "4")]
 
 
+@pytest.mark.parametrize("parent", ["the one before", "the first"])
+async def test_many_rows_that_refer_to_one_another_are_put_in_order_within_the_time_a_batch_has(
+    database: str, parent: str
+) -> None:
+    async with scene(database, TREE, "trees") as s:
+        ids = [str(n) for n in range(30_000)]
+        parents = ids[:-1] if parent == "the one before" else ["0"] * (len(ids) - 1)
+        rows = [("0", "se", None), *((id, "se", of) for id, of in zip(ids[1:], parents, strict=True))]
+        await s.connection.execute("SET statement_timeout = '60s'")
+        ordered = json.loads(
+            await s.connection.fetchval(
+                "SELECT electric.parents_first($1)", json.dumps([s.insert("trees", *row) for row in reversed(rows)])
+            )
+        )
+        if parent == "the one before":
+            assert [op["row"][0] for op in ordered] == ids
+        else:
+            assert ordered[0]["row"][0] == "0"
+            assert len(ordered) == len(ids)
+
+
 async def test_a_long_transaction_is_put_in_order_within_the_time_a_batch_has(s: Scene) -> None:
     kept = [
         op

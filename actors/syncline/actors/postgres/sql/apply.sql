@@ -334,9 +334,10 @@ $$;
 -- which may make them, before those of the table that refer to them; not of those that refer to one another in a circle. A
 -- delete that a later write to the same row takes back is left out; that write then has observed what the delete had.
 --
--- There may be hundreds of thousands of them, which the planner cannot know: every join of theirs is to be a hash join.
+-- There may be hundreds of thousands of them, which the planner cannot know: every join of theirs is to be a hash join. A merge
+-- join would go by the table alone, and compare each row with all others of it.
 CREATE OR REPLACE FUNCTION electric.parents_first(ops jsonb) RETURNS jsonb
-LANGUAGE sql STABLE SET enable_nestloop = off AS $$
+LANGUAGE sql STABLE SET enable_nestloop = off SET enable_mergejoin = off AS $$
 WITH RECURSIVE op AS MATERIALIZED (
     SELECT o.op, o.place, o.op ->> 'op' AS kind, t.relid, coalesce(t.depth, 0) AS depth,
         electric.operation_key(o.op, t.description) AS key
@@ -358,14 +359,14 @@ WITH RECURSIVE op AS MATERIALIZED (
     LEFT JOIN LATERAL electric.key_pairs(f.oid, t.description) k ON k.parent = c.column_ ->> 'name'
     WHERE t.relid IN (SELECT relid FROM op) AND c.column_ ->> 'pk' IS NOT NULL
     GROUP BY f.oid, f.conrelid HAVING bool_and(k.place IS NOT NULL)
+), pointing AS MATERIALIZED (
+    SELECT op.relid, op.key,
+        (SELECT jsonb_agg(op.op -> 'row' -> (place - 1) ORDER BY i) FROM unnest(own.places) WITH ORDINALITY AS p (place, i)) AS parent
+    FROM op JOIN own_key own ON own.relid = op.relid WHERE op.kind IN ('I', 'U')
 ), refers AS MATERIALIZED (
-    SELECT DISTINCT op.relid, op.key, to_.key AS parent
-    FROM op JOIN own_key own ON own.relid = op.relid
-    CROSS JOIN LATERAL (
-        SELECT jsonb_agg(op.op -> 'row' -> (place - 1) ORDER BY i) AS key FROM unnest(own.places) WITH ORDINALITY AS p (place, i)
-    ) AS to_
-    JOIN written ON written.relid = op.relid AND written.key = to_.key
-    WHERE op.kind IN ('I', 'U') AND to_.key <> op.key
+    SELECT DISTINCT pointing.relid, pointing.key, pointing.parent
+    FROM pointing JOIN written ON written.relid = pointing.relid AND written.key = pointing.parent
+    WHERE pointing.parent <> pointing.key
 ), below (relid, key, level) AS (
     SELECT relid, parent, 0 FROM refers
     WHERE NOT EXISTS (SELECT FROM refers above WHERE above.relid = refers.relid AND above.key = refers.parent)
@@ -394,7 +395,7 @@ $$;
 -- that was written when these were still on their way names the tags of theirs alone, which nobody knows: published clients
 -- do not say what was there before. Looked at are the newest rejections, as many as have some size.
 CREATE OR REPLACE FUNCTION electric.after_rejected(ops jsonb, client text) RETURNS jsonb
-LANGUAGE sql STABLE SET enable_nestloop = off AS $$
+LANGUAGE sql STABLE SET enable_nestloop = off SET enable_mergejoin = off AS $$
 WITH rejected AS MATERIALIZED (
     SELECT n.ops FROM (
         SELECT r.ops, sum(pg_column_size(r.ops)) OVER (ORDER BY r.lsn DESC) AS octets
