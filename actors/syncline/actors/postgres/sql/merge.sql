@@ -72,7 +72,7 @@ DECLARE
     sy_alive boolean;
     known boolean := true;
     met boolean;
-    triggers integer;  -- of the application's, NULL: none; 2: there is one that is for certain columns
+    triggers integer;  -- of the application's for updates and deletes, NULL: none; 2: one is for certain columns
     latest boolean;
     entry_tags text[];
     entry_column_tags text[];
@@ -406,7 +406,7 @@ $template$;
     lock CONSTANT text := $lock$
         SELECT l.xid,
                 (SELECT max(CASE g.tgattr::text WHEN '' THEN 1 ELSE 2 END) FROM pg_trigger g
-                 WHERE g.tgrelid = %RELID% AND NOT g.tgisinternal),
+                 WHERE g.tgrelid = %RELID% AND NOT g.tgisinternal AND g.tgtype & 24 <> 0),
                 e.tags, e.column_tags, e.xid, e.at_lsn, e.written_at
             INTO row_xid, triggers, entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
             FROM (SELECT) AS one
