@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -168,4 +169,8 @@ def _explain(result: Result) -> None:
 
 
 if __name__ == "__main__":
+    if "PYTHONHASHSEED" not in os.environ:
+        # Sets of texts would come in another order in each process, and with it what a seed does.
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, sys.orig_argv)
     sys.exit(main())
