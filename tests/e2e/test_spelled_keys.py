@@ -52,7 +52,7 @@ async def orphans(device: Device) -> None:
     while True:
         found = await device.rows("SELECT * FROM parts WHERE item_id NOT IN (SELECT id FROM items)")
         assert found == []
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the npm rig may answer at once, and others are to have their turn
 
 
 @alone

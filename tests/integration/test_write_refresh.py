@@ -158,6 +158,15 @@ async def test_what_is_violated_is_still_rejected_and_nothing_is_made_anew(datab
         assert await s.connection.fetchval(made, f"merge_{s.relids['ranges']}") == before
 
 
+async def altered(s: Scene, change: str, how: str) -> None:
+    """The application changes its table. ``how`` that is noticed: with the next write, or before."""
+    await s.connection.execute(change)
+    if how == "refreshed":
+        await s.refresh()
+    elif how == "all anew":
+        await s.connection.execute("SELECT electric.generate_all()")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -171,11 +180,7 @@ async def test_what_is_violated_is_still_rejected_and_nothing_is_made_anew(datab
 async def test_a_table_that_lacks_a_column_is_held_for_the_operator(database: str, change: str, how: str) -> None:
     """Whatever has happened to its merge function meanwhile; and it goes on when the column is back."""
     async with scene(database, RANGES, "ranges") as s:
-        await s.connection.execute(change)
-        if how == "refreshed":
-            await s.refresh()
-        elif how == "all anew":
-            await s.connection.execute("SELECT electric.generate_all()")
+        await altered(s, change, how)
         update = s.update("ranges", "1", "3", "9", "r", changed=[2], seen=["postgres_1@0"])
         assert await s.statuses(written("ann", 200, update)) == ["retry"]
         await s.connection.execute(
@@ -203,11 +208,7 @@ OTHER_KEY = "ALTER TABLE ranges DROP CONSTRAINT ranges_pkey, ADD PRIMARY KEY (lo
 @pytest.mark.parametrize("how", ["at once", "refreshed", "all anew"])
 async def test_a_table_with_another_key_is_held_for_the_operator(database: str, change: str, how: str) -> None:
     async with scene(database, RANGES, "ranges") as s:
-        await s.connection.execute(change)
-        if how == "refreshed":
-            await s.refresh()
-        elif how == "all anew":
-            await s.connection.execute("SELECT electric.generate_all()")
+        await altered(s, change, how)
         insert = s.insert("ranges", "2", "7", "8", "new")
         (answer,) = await s.apply(written("ann", 200, insert))
         assert answer["status"] == "retry"
@@ -252,11 +253,7 @@ async def test_a_table_that_has_another_name_is_held_for_the_operator(
     async with scene(database, RANGES, "ranges") as s:
         before = s.update("ranges", "1", "3", "9", "before", changed=[3], seen=["postgres_1@0"])
         assert await s.statuses(written("ann", 100, before)) == ["applied"]
-        await s.connection.execute(change)
-        if how == "refreshed":
-            await s.refresh()
-        elif how == "all anew":
-            await s.connection.execute("SELECT electric.generate_all()")
+        await altered(s, change, how)
         update = s.update("ranges", "1", "3", "9", "r", changed=[2], seen=["ann@100"])
         insert = s.insert("ranges", "2", "1", "9", "new")
         for write in (update, insert):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
+from tests.conftest import drop_database
 
 from syncline.actors.postgres.absorber import ABSORB, columns_of
 from syncline.actors.postgres.absorption import Entry
 from syncline.actors.postgres.bootstrap import bootstrap
+from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 
 Operation = dict[str, Any]
@@ -116,3 +119,28 @@ async def scene(dsn: str, schema: str = "", *tables: str) -> AsyncIterator[Scene
         yield opened
     finally:
         await connection.close()
+
+
+@dataclass
+class Standing:
+    """A scene for tests that are no coroutines, as those of hypothesis are."""
+
+    runner: asyncio.Runner
+    scene: Scene
+
+
+@contextmanager
+def standing(postgres: EmbeddedPostgres, name: str, schema: str, *tables: str) -> Iterator[Standing]:
+    """As ``scene``, in a database of its own called ``name``."""
+
+    async def open_scene(stack: AsyncExitStack) -> Scene:
+        admin = await asyncpg.connect(postgres.dsn())
+        await admin.execute(f"CREATE DATABASE {name}")
+        await admin.close()
+        return await stack.enter_async_context(scene(postgres.dsn(name), schema, *tables))
+
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        yield Standing(runner, runner.run(open_scene(stack)))
+        runner.run(stack.aclose())
+        runner.run(drop_database(postgres.dsn(), name))

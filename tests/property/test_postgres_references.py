@@ -3,19 +3,15 @@ has, in which the rules of ``syncline.proto.merge`` decide on each row."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import drop_database
-from tests.integration.write_scene import Scene, scene, written
+from tests.integration.write_scene import Scene, Standing, standing, written
 from tests.sim.schema import DESCRIPTIONS, JOURNAL, REFERRING, RELATIONS, TABLES, TIED, RowKey
 from tests.sim.work import Mend, Violation, Work
 
@@ -95,27 +91,10 @@ histories = st.lists(
 )
 
 
-@dataclass
-class Database:
-    runner: asyncio.Runner
-    scene: Scene
-
-
 @pytest.fixture(scope="module")
-def merging(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    name = "write_references"
-
-    async def open_scene(stack: AsyncExitStack) -> Scene:
-        admin = await asyncpg.connect(postgres.dsn())
-        await admin.execute(f"CREATE DATABASE {name}")
-        await admin.close()
-        return await stack.enter_async_context(scene(postgres.dsn(name), SCHEMA, *PARENTS_FIRST))
-
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        yield Database(runner, runner.run(open_scene(stack)))
-        runner.run(stack.aclose())
-        runner.run(drop_database(postgres.dsn(), name))
+def merging(postgres: EmbeddedPostgres) -> Iterator[Standing]:
+    with standing(postgres, "write_references", SCHEMA, *PARENTS_FIRST) as opened:
+        yield opened
 
 
 def _row(example: int, op: Operation) -> list[str | None]:
@@ -218,7 +197,7 @@ def _same(expected: RowState, stored: RowState, key: RowKey) -> None:
         assert max(map(stored.column_tag, register)) == max(map(expected.column_tag, register)), key
 
 
-def test_any_history_of_rows_that_refer_to_one_another_ends_as_the_model_says(merging: Database) -> None:
+def test_any_history_of_rows_that_refer_to_one_another_ends_as_the_model_says(merging: Standing) -> None:
     @settings(max_examples=EXAMPLES_MAX)
     @given(history=histories)
     def agree(history: History) -> None:

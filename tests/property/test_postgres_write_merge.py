@@ -3,20 +3,16 @@ whatever direct SQL does in between."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import drop_database
-from tests.integration.write_scene import Scene, scene
+from tests.integration.write_scene import Scene, Standing, standing
 
 from syncline.actors.postgres.absorber import ABSORB, columns_of
 from syncline.actors.postgres.absorption import Absorption
@@ -111,27 +107,10 @@ points = st.tuples(
 )
 
 
-@dataclass
-class Database:
-    runner: asyncio.Runner
-    scene: Scene
-
-
 @pytest.fixture(scope="module")
-def merging(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    name = "write_merge"
-
-    async def open_scene(stack: AsyncExitStack) -> Scene:
-        admin = await asyncpg.connect(postgres.dsn())
-        await admin.execute(f"CREATE DATABASE {name}")
-        await admin.close()
-        return await stack.enter_async_context(scene(postgres.dsn(name), SCHEMA, *TIED))
-
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        yield Database(runner, runner.run(open_scene(stack)))
-        runner.run(stack.aclose())
-        runner.run(drop_database(postgres.dsn(), name))
+def merging(postgres: EmbeddedPostgres) -> Iterator[Standing]:
+    with standing(postgres, "write_merge", SCHEMA, *TIED) as opened:
+        yield opened
 
 
 def _with_key(table: str, cells: tuple[str | None, ...], key: str) -> tuple[str | None, ...]:
@@ -370,7 +349,7 @@ def _same(expected: RowState, stored: RowState, width: int, tied: Tied) -> None:
 
 
 @pytest.mark.parametrize("table", ["points", "tied"])
-def test_any_history_of_a_row_ends_as_the_rules_say(merging: Database, table: str) -> None:
+def test_any_history_of_a_row_ends_as_the_rules_say(merging: Standing, table: str) -> None:
     @settings(max_examples=EXAMPLES_MAX)
     @given(
         existed=st.booleans(),
@@ -395,7 +374,7 @@ def test_any_history_of_a_row_ends_as_the_rules_say(merging: Database, table: st
     agree()
 
 
-def test_a_table_of_nothing_but_a_key_follows_the_same_rules(merging: Database) -> None:
+def test_a_table_of_nothing_but_a_key_follows_the_same_rules(merging: Standing) -> None:
     @settings(max_examples=EXAMPLES_MAX // 3)
     @given(history=st.lists(transactions(1, st.just(())), min_size=1, max_size=6))
     def agree(history: list[DeviceTransaction]) -> None:
