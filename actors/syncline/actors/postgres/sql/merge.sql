@@ -430,30 +430,27 @@ $template$;
             AND NOT EXISTS (
                 SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS n (attnum)
                 JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.attnum WHERE a.attname <> ALL (known_by)));
-    -- Why devices wait, and for what.
-    held CONSTANT text[] := CASE
-        WHEN lost IS NOT NULL THEN ARRAY[
+    -- Why devices wait, and for what, raised.
+    missing CONSTANT text := 'RAISE EXCEPTION USING ERRCODE = ''undefined_column'', MESSAGE = %L, HINT = %L;';
+    held CONSTANT text := CASE
+        WHEN NOT electric.is_named(target, description) THEN format(
+            'PERFORM electric.moved(%s); RAISE undefined_table USING MESSAGE = %L;',
+            target, format('table %s has been dropped', table_name))
+        WHEN lost IS NOT NULL THEN format(missing,
             format('%s has no columns any more that devices write: %s', table_name, lost),
-            'Bring them back by their names, or rename them back: what devices have written since waits for that.']
-        WHEN NOT keyed THEN ARRAY[
+            'Bring them back by their names, or rename them back: what devices have written since waits for that.')
+        WHEN NOT keyed THEN format(missing,
             format('%s has another key than devices know its rows by: %s', table_name, array_to_string(known_by, ', ')),
-            'Make these columns its primary key again, or unique: what devices have written since waits for that.'] END;
+            'Make these columns its primary key again, or unique: what devices have written since waits for that.') END;
     part record;
     referring record;
     filled text := template;
 BEGIN
-    IF NOT electric.is_named(target, description) THEN
+    IF held IS NOT NULL THEN
         RETURN format(
             'CREATE OR REPLACE FUNCTION electric.merge_%s(sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, '
             'origin text, sy_ms bigint, absorbed jsonb, mending integer) RETURNS jsonb LANGUAGE plpgsql AS $merge$ BEGIN '
-            'PERFORM electric.moved(%s); RAISE undefined_table USING MESSAGE = %L; END $merge$',
-            target, target, format('table %s has been dropped', table_name));
-    ELSIF held IS NOT NULL THEN
-        RETURN format(
-            'CREATE OR REPLACE FUNCTION electric.merge_%s(sy_op text, sy_cells jsonb, sy_modified jsonb, observed jsonb, '
-            'origin text, sy_ms bigint, absorbed jsonb, mending integer) RETURNS jsonb LANGUAGE plpgsql AS $merge$ BEGIN '
-            'RAISE EXCEPTION USING ERRCODE = ''undefined_column'', MESSAGE = %L, HINT = %L; END $merge$',
-            target, held[1], held[2]);
+            '%s END $merge$', target, held);
     END IF;
     SELECT
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
