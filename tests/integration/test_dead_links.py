@@ -14,12 +14,15 @@ import asyncpg
 import pytest
 import uvloop
 from tests.e2e.proxy import Proxy
+from tests.integration.roles import set_another_role
 from tests.integration.test_write_writer import HELD, NOBODY, Ear
 from tests.integration.write_scene import scene
 from tests.patience import PATIENCE_S, until
 
 from syncline.actors.postgres.database import connect_pool
+from syncline.actors.postgres.lookout import Lookout
 from syncline.actors.postgres.pgoutput import InsertMessage
+from syncline.actors.postgres.session import connect
 from syncline.actors.postgres.stream import ReplicationStream
 from syncline.actors.postgres.write import RowOperation, Write
 from syncline.actors.postgres.writer import WriteLoop
@@ -146,11 +149,7 @@ async def test_a_statement_that_postgres_is_at_work_on_is_waited_for(database: s
 
 async def test_a_session_is_known_for_ours_where_it_has_the_rights_of_another_role(database: str, proxy: Proxy) -> None:
     async with scene(database, SCHEMA) as s:
-        await s.connection.execute(
-            "CREATE ROLE {0}; ALTER ROLE CURRENT_USER IN DATABASE {0} SET role = {0}".format(
-                await s.connection.fetchval("SELECT current_database()")
-            )
-        )
+        await set_another_role(database)
         await s.connection.execute("SELECT pg_advisory_lock(1)")
         pool = await connect_pool(proxy.leads_to(database), "test")
         asking = asyncio.create_task(pool.fetchval("SELECT current_user FROM pg_advisory_lock(1)"))
@@ -162,6 +161,13 @@ async def test_a_session_is_known_for_ours_where_it_has_the_rights_of_another_ro
         await s.connection.execute("SELECT pg_advisory_unlock(1)")
         assert await asking == await s.connection.fetchval("SELECT current_database()")
         pool.terminate()
+
+
+async def test_a_session_is_ended_where_it_has_the_rights_of_another_role(database: str) -> None:
+    await set_another_role(database)
+    session = await connect(database, {})
+    assert await Lookout(database).ends([session.backend])
+    await fails(session.fetchval("SELECT 1"))
 
 
 async def test_a_query_of_a_pool_fails_when_its_link_is_dead_and_the_next_has_a_new_one(
@@ -272,8 +278,14 @@ async def test_a_table_is_read_at_the_pace_of_its_reader_and_a_dead_link_ends_it
     pool.terminate()
 
 
-async def test_the_stream_goes_on_when_its_link_is_dead(database: str, proxy: Proxy) -> None:
+@pytest.mark.parametrize("rights", ["its own", "of another role"])
+async def test_the_stream_goes_on_when_its_link_is_dead(
+    database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, rights: str
+) -> None:
+    monkeypatch.setattr("syncline.actors.postgres.stream.WAL_SENDER_TIMEOUT_MS", int(NEVER_S * 1000))
     async with scene(database, SCHEMA, "items") as s:
+        if rights == "of another role":
+            await set_another_role(database)
         await s.connection.execute("CREATE PUBLICATION p FOR TABLE items")
         slot = await s.connection.fetchval("SELECT 'slot_' || current_database()")
         await s.connection.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)

@@ -8,11 +8,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
 import pytest
+from tests.e2e.proxy import Proxy
 from tests.integration.hosts_scene import Hosts, spread
+from tests.integration.roles import set_another_role
 from tests.integration.tree_scene import ITEMS, Stubborn, until
 from tests.npm.service import ServiceProcess, cluster_processes
 from tests.patience import PATIENCE_S
@@ -24,7 +27,7 @@ from syncline.actors.hosts import ServiceHost
 from syncline.actors.names import ORIGIN, edge_host
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.database import connect
-from syncline.actors.postgres.ownership import Ownership, Superseded, claim, take_over
+from syncline.actors.postgres.ownership import UNSEEN_LOOKS, Ownership, Superseded, claim, take_over, watched
 from syncline.client import open_db
 from syncline.cluster import StartFailed
 
@@ -115,6 +118,44 @@ async def test_sessions_that_others_have_in_the_same_database_are_left_alone(
     assert all([await lives(connection) for connection in theirs])
     for connection in theirs:
         await connection.close()
+
+
+@pytest.mark.every_major
+async def test_sessions_are_ended_where_another_role_is_set_for_the_one_that_logs_in(database: str) -> None:
+    await set_another_role(database)
+    await bootstrap(database)
+    admin = await asyncpg.connect(database)
+    role = await admin.fetchval("SELECT current_user")
+    session = await admitted(database, await claim(admin, SLOT, await take_over(admin, SLOT), "origin"))
+    await take_over(admin, SLOT)
+    assert not await lives(session)
+    assert await admin.fetchval("SELECT current_user") == role
+    assert await admin.fetchval("SELECT session_user") != role
+    await admin.close()
+
+
+async def test_a_service_is_seen_at_work_where_another_role_is_set_for_the_one_that_logs_in(database: str) -> None:
+    await set_another_role(database)
+    await bootstrap(database)
+    admin = await asyncpg.connect(database)
+    service = await take_over(admin, SLOT)
+    session = await admitted(database, await claim(admin, SLOT, service, "origin"))
+    port = urlsplit(database).port
+    assert port is not None
+    proxy = Proxy(port)
+    await proxy.start()
+    watching = asyncio.create_task(watched(proxy.leads_to(database), SLOT, service))
+
+    async def would_be_over() -> bool:
+        return watching.done() or proxy.connections > UNSEEN_LOOKS
+
+    await until(would_be_over)
+    assert not watching.done()
+    await take_over(admin, SLOT)
+    assert await watching is not None
+    assert not await lives(session)
+    await proxy.stop()
+    await admin.close()
 
 
 async def test_between_the_check_and_the_end_no_session_slips_through(database: str, admin: asyncpg.Connection) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.integration.roles import set_another_role
+from tests.patience import PATIENCE_S
 
 from syncline.actors.config import Config, load
 from syncline.actors.datadir import FolderLock, new_lineage
@@ -124,6 +126,20 @@ async def test_whoever_is_frozen_where_a_history_begins_does_not_hold_up_the_nex
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
             await new_lineage(admin)
     assert settings.shapes_dir.exists()
+
+
+async def test_whoever_is_frozen_there_is_found_where_another_role_is_set_for_the_one_that_logs_in(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "SILENT_S", 1.0)
+    await set_another_role(database)
+    frozen, next_one = [await asyncpg.connect(database) for _ in range(2)]
+    role = await next_one.fetchval("SELECT current_user")
+    async with turns.alone(frozen), asyncio.timeout(PATIENCE_S), turns.alone(next_one):
+        assert await next_one.fetchval("SELECT current_user") == role
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await frozen.execute("SELECT")
+    await next_one.close()
 
 
 async def test_whoever_waits_for_postgres_where_a_history_begins_is_waited_for(

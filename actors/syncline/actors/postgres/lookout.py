@@ -28,6 +28,7 @@ from typing import Any, Final
 import asyncpg
 
 from syncline.actors.postgres.gathering import Gathering
+from syncline.actors.postgres.login import AS_LOGIN
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.I
 
 # A session that waits for its client, be it for the next statement or for room for its answer, has an event of class
 # Client; a walsender that has nothing to send has one of its own. Sessions have the name of the role that logged in,
-# whatever role is set for it. One that may not see that role's sessions sees no more of them than that they are there.
+# whatever role is set for it.
 _LOOK: Final = """
 SELECT pid, coalesce(wait_event_type = 'Client' OR wait_event = 'WalSenderMain', false) AS waits,
     coalesce(wait_event IN ('ClientWrite', 'WalSenderWriteData'), false) AS sends,
@@ -157,6 +158,7 @@ class Lookout:
         async with asyncio.timeout(LOOK_WITHIN_S):
             connection = await asyncpg.connect(self._dsn, server_settings={"application_name": NAME})
             try:
+                await connection.execute(AS_LOGIN)
                 found: list[Any] = await connection.fetch(sql, *arguments)
                 return found
             finally:

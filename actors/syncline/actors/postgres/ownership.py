@@ -12,7 +12,8 @@ There are two kinds of claim, and one count for both:
 - a *host* of the service, which is a process of it, takes the place of its own predecessor alone.
 
 The epoch of a host goes along on its links too, where frames of a lower one are dropped (``cluster.link``). Sessions
-are told apart by the name alone, so they have to be of roles whose sessions ours may see and end: its own.
+are told apart by the name alone, so they have to be of a role whose sessions ours may see and end: the one that logs
+in, whatever role is set for it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Final
 
 import asyncpg
 
+from syncline.actors.postgres.login import as_login
 from syncline.actors.postgres.session import connect
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ SELECT pid, application_name, pg_terminate_backend(pid, $3) AS ended FROM (
            substring(application_name FROM '^syncline ([0-9]{1,18}) ')::bigint AS epoch,
            substring(application_name FROM '^syncline [0-9]{1,18} ([^ ]+)') AS host
     FROM pg_stat_activity
-    WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()
+    WHERE datname = current_database() AND usename = session_user AND pid <> pg_backend_pid()
 ) AS ours
 WHERE epoch < $1 AND ($2::text IS NULL OR host = $2)
 """
@@ -53,7 +55,7 @@ WHERE epoch < $1 AND ($2::text IS NULL OR host = $2)
 _AT_WORK = r"""
 SELECT EXISTS (
     SELECT FROM pg_stat_activity
-    WHERE datname = current_database() AND usename = current_user
+    WHERE datname = current_database() AND usename = session_user
       AND substring(application_name FROM '^syncline ([0-9]{1,18}) ')::bigint > $1
 )
 """
@@ -192,7 +194,8 @@ async def _end_sessions(connection: asyncpg.Connection, below: int, host: str | 
     """Those of epochs ``below``, of all hosts or of one; waits until they are gone, and says now and then for which."""
     said_s = -math.inf
     while True:
-        rows = await connection.fetch(_END_SESSIONS, below, host, END_WITHIN_MS)
+        async with as_login(connection):
+            rows = await connection.fetch(_END_SESSIONS, below, host, END_WITHIN_MS)
         for row in rows:
             if row["ended"]:
                 log.warning("session %d of an earlier owner (%s) was ended", row["pid"], row["application_name"])

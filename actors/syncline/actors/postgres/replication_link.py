@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from syncline.actors.postgres.dsn import Endpoint
+from syncline.actors.postgres.login import AS_BEFORE, AS_LOGIN
 from syncline.actors.postgres.lookout import QUIET_S, keep_alive
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import quote_identifier
@@ -70,12 +71,14 @@ class ReplicationLink:
 
     async def terminate(self, pid: int) -> None:
         """Ends the server's process ``pid`` if it is a replication connection, and waits until it is gone."""
-        self._core.query(
+        ending = (
             f"SELECT pg_terminate_backend(pid, {TERMINATE_TIMEOUT_MS}) FROM pg_stat_activity "  # noqa: S608 - integers
-            f"WHERE pid = {pid} AND backend_type = 'walsender' AND usename = current_user "
+            f"WHERE pid = {pid} AND backend_type = 'walsender' AND usename = session_user "
             "AND datname = current_database()"
         )
-        await self._until(Ready)
+        for statement in (AS_LOGIN, ending, AS_BEFORE):
+            self._core.query(statement)
+            await self._until(Ready)
 
     async def admit(self, fence: str) -> None:
         """See ``Ownership``. Raises ServerError."""

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
+from syncline.actors.postgres.login import AS_BEFORE, AS_LOGIN
 from syncline.actors.postgres.lookout import (
     LOOK_EVERY_S,
     NO_BACKEND,
@@ -75,6 +76,10 @@ class Session(asyncpg.Connection):  # type: ignore[misc]
         """Raises what asyncpg raises."""
         # What the handshake says of its process may be the word of a pooler.
         pid, began = await self.fetchrow(WHO_AM_I, timeout=CONNECT_TIMEOUT_S)
+        if not began:  # for a role that is set for the one that logged in, and may not see it
+            await self.execute(AS_LOGIN, timeout=CONNECT_TIMEOUT_S)
+            pid, began = await self.fetchrow(WHO_AM_I, timeout=CONNECT_TIMEOUT_S)
+            await self.execute(AS_BEFORE, timeout=CONNECT_TIMEOUT_S)
         self.backend = Backend(pid, began)
         self._keeper = keeper
         keeper.add(self)

@@ -14,6 +14,8 @@ from typing import Final
 
 import asyncpg
 
+from syncline.actors.postgres.login import as_login
+
 log = logging.getLogger(__name__)
 
 LOCK: Final = 0x4C696E6561676573  # advisory lock key: "Lineages" in ASCII
@@ -26,7 +28,7 @@ SELECT pid, pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING 
 WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pg_locks.database =
           (SELECT oid FROM pg_database WHERE datname = current_database())
   AND (classid::bigint << 32) + objid::bigint = $1
-  AND usename = current_user AND state LIKE 'idle%' AND state_change < clock_timestamp() - make_interval(secs => $2)
+  AND usename = session_user AND state LIKE 'idle%' AND state_change < clock_timestamp() - make_interval(secs => $2)
 """
 
 
@@ -36,7 +38,9 @@ async def alone(connection: asyncpg.Connection) -> AsyncIterator[None]:
     ``connection``, which is not in a transaction, and may be in here already. Raises what asyncpg raises."""
     # Asked again and again: a query that waits would hold back what its snapshot sees.
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
-        for pid, _ in await connection.fetch(_END_SILENT, LOCK, SILENT_S):
+        async with as_login(connection):
+            ended = await connection.fetch(_END_SILENT, LOCK, SILENT_S)
+        for pid, _ in ended:
             log.warning("session %d was ended: it has done nothing for %.0f s where others wait for it", pid, SILENT_S)
         await asyncio.sleep(POLL_S)
     try:
