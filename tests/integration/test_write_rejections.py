@@ -199,6 +199,26 @@ async def test_a_delete_does_not_know_what_those_of_other_devices_or_rows_had_se
         assert await s.rows("folders") == [("of b", 1, ""), ("of postgres", 1, "")]
 
 
+async def test_how_many_rejections_are_looked_at_goes_by_what_is_in_them_and_not_by_what_they_take_on_the_disk(
+    database: str,
+) -> None:
+    async with scene(database, FOLDERS, "folders") as s:
+        small = s.update("folders", "of b", "1", "small", changed=[2], seen=["b@100"])
+        large = s.update("folders", "of b", "1", "x" * (64 << 20), changed=[2], seen=["b@101"])
+        for lsn, operation in enumerate((small, large), 1):
+            await s.connection.execute(
+                "INSERT INTO electric.rejections (client_id, lsn, ms, sqlstate, message, ops) "
+                "VALUES ('a', $1, $1, '22001', 'too long', $2)",
+                lsn,
+                json.dumps([operation]),
+            )
+        on_disk = await s.connection.fetchval("SELECT sum(pg_column_size(ops)) FROM electric.rejections")
+        assert on_disk < 1 << 20
+        deleted = json.dumps([s.delete("folders", "of b", "1", "", seen=["a@1"])])
+        known = await s.connection.fetchval("SELECT electric.after_rejected($1, 'a')", deleted)
+        assert json.loads(known) == json.loads(deleted)
+
+
 async def test_a_transaction_that_ends_with_constraints_deferred_is_checked_all_the_same(database: str) -> None:
     """A trigger may defer constraints, also ones that are usually immediate."""
     deferring = """

@@ -393,12 +393,13 @@ $$;
 
 -- The same operations, each having observed, too, what operations on its row had that were rejected of the same device. One
 -- that was written when these were still on their way names the tags of theirs alone, which nobody knows: published clients
--- do not say what was there before. Looked at are the newest rejections, as many as have some size.
+-- do not say what was there before. Looked at are the newest rejections, as many as have some size. That
+-- is the size of a value computed from them, since the stored one has the size that it is compressed to.
 CREATE OR REPLACE FUNCTION electric.after_rejected(ops jsonb, client text) RETURNS jsonb
 LANGUAGE sql STABLE SET enable_nestloop = off SET enable_mergejoin = off AS $$
 WITH rejected AS MATERIALIZED (
     SELECT n.ops FROM (
-        SELECT r.ops, sum(pg_column_size(r.ops)) OVER (ORDER BY r.lsn DESC) AS octets
+        SELECT r.ops, sum(pg_column_size(r.ops || '[]')) OVER (ORDER BY r.lsn DESC) AS octets
         FROM electric.rejections r WHERE r.client_id = client ORDER BY r.lsn DESC LIMIT 100) AS n
     WHERE n.octets < 64 << 20
 ), seen AS (
