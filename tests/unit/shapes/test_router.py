@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import asyncpg
 import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, chunk, insert
 
 from syncline.actors.names import SHARD
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.history import MigrationSteps
+from syncline.actors.postgres.pgoutput import RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Dispatch, LiveShapes, OwnTransaction, Piece
-from syncline.actors.shapes.router import AddRoutes, DropRoutes, ReadRoutes, Router, ShownUpTo, Streamed, new_mark
+from syncline.actors.shapes.router import (
+    AddRoutes,
+    DropRoutes,
+    ReadMigrations,
+    ReadRoutes,
+    Router,
+    ShownUpTo,
+    Streamed,
+    new_mark,
+)
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards
 from syncline.cluster import Context
@@ -34,13 +45,15 @@ class Scene:
         self.context = Context()
         self.shard = Probe(lambda message: shapes if isinstance(message, LiveShapes) else None)
 
-    async def start(self) -> Scene:
+    async def start(self, read: ReadMigrations | None = None) -> Scene:
         if self.context.registry.lookup(SHARD) is None:
             await spawn(self.shard, self.context, name=SHARD)
         self.absorber = Probe()
         absorber = await spawn(self.absorber, self.context)
         shards = Shards({SHARD: self.context.registry.ref(SHARD)})
-        self.router = await spawn(Router(read_migrations, lambda relation_id: TABLE, shards, absorber), self.context)
+        self.router = await spawn(
+            Router(read or read_migrations, lambda relation_id: TABLE, shards, absorber), self.context
+        )
         await self.shard.next()  # the question which shapes there are
         return self
 
@@ -195,6 +208,26 @@ async def test_migrations_in_several_pieces_of_a_transaction_all_count() -> None
     assert migrations(await scene.stream(migrating(110, 2, first=False, last=False))) == [(1, 1, False)]
     assert migrations(await scene.stream(chunk(110, insert(2), first=False))) == [(2, 0, True)]
     assert not migrations(await scene.stream(chunk(120, insert(3))))
+
+
+WITHOUT_ITS_KEY = RelationMessage(ITEMS.id, "public", "items", "f", ())
+
+
+@pytest.mark.parametrize("news", [migrating(110, 1), replace(chunk(110), relations=(WITHOUT_ITS_KEY,))])
+async def test_the_catalogue_is_read_again_when_postgres_was_away(
+    news: TransactionChunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.actors.shapes.router.READ_RETRY_S", 0)
+    away: list[Exception] = [OSError("Postgres is away"), asyncpg.TooManyConnectionsError("for a moment")]
+
+    async def read_in_the_end(notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
+        if away:
+            raise away.pop()
+        return await read_migrations(notices)
+
+    scene = await Scene(SHAPE).start(read_in_the_end)
+    assert (await scene.stream(news)).upto == 110
+    assert not away
 
 
 async def test_a_router_that_has_started_again_vouches_for_nothing_before_the_stream_has_come_by() -> None:

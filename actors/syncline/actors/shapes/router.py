@@ -7,11 +7,14 @@ shapes, one a dialect, so that they reach devices in the order of the stream, be
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import asyncpg
 
 from syncline.actors.postgres.absorber import Absorb
 from syncline.actors.postgres.absorption import Types, direct_changes
@@ -39,6 +42,8 @@ from syncline.proto import codec
 from syncline.proto.values import Delete, Insert, Relation, Row, Update
 
 log = logging.getLogger(__name__)
+
+READ_RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +271,15 @@ class Router(Actor):
         self._streamed.update((relation.oid, relation) for relation in relations)
         tables = [(self._table_of(relation.oid), relation) for relation in relations]
         if any(table is not None and _altered(table, relation) for table, relation in tables):
-            await self._read_migrations(())
+            await self._read(())
+
+    async def _read(self, notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
+        while True:
+            try:
+                return await self._read_migrations(notices)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("the catalogue could not be read, which the stream waits for: %s", error)
+                await asyncio.sleep(READ_RETRY_S)
 
     def _as_catalogued(self, changes: Sequence[StreamChange]) -> Sequence[StreamChange]:
         """``changes`` in the catalogue's columns: a column nobody told devices of may have come or gone meanwhile."""
@@ -297,7 +310,7 @@ class Router(Actor):
     async def _add_migrations(
         self, head: TransactionHead, notices: Sequence[MigrationNotice], entries: dict[str, list[Piece | Record]]
     ) -> None:
-        for steps in await self._read_migrations(notices):
+        for steps in await self._read(notices):
             log.info("migration %s: %s", steps.version, ", ".join(relation.table for relation in steps.relations))
             prelude = tuple(codec.relation_message(relation) for relation in steps.relations)
             for dialect in DIALECTS:
