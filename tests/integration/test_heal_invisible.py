@@ -19,11 +19,13 @@ from tests.conftest import server_under_test
 from tests.integration.tree_scene import Tree, running, until
 from tests.rawdevice import RawDevice
 
+from syncline.actors.names import REPLICATOR, ROUTER
+from syncline.actors.postgres.pgoutput import Message
 from syncline.actors.postgres.stream import STATUS_INTERVAL_S
 from syncline.proto.values import Column, Relation, Transaction, Update
 
 DEVICE_ITEMS = Relation(0, "public", "items", (Column("id", "TEXT"), Column("n", "INTEGER"), Column("body", "TEXT")))
-# Eighty pieces, so that whoever asks when some have passed is heard before the last.
+# Eighty pieces, far more than wait for the router at a time: the stream can be held up when some have passed.
 LARGE_ROWS = 400_000
 
 
@@ -149,7 +151,7 @@ async def test_a_table_that_is_read_anew_has_a_commit_that_a_service_before_was_
 
 
 async def test_a_table_that_is_read_while_a_large_commit_passes_that_is_held_back_has_the_part_that_has_passed(
-    waiting_postgres: str, tmp_path: Path
+    waiting_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new shape is sent the rest of the pieces alone, and what it was not sent is in no snapshot yet."""
     sql = "CREATE TABLE early (id int PRIMARY KEY, body text); CREATE TABLE bulky (id int PRIMARY KEY)"
@@ -160,15 +162,31 @@ async def test_a_table_that_is_read_while_a_large_commit_passes_that_is_held_bac
             await device.start()
             await device.subscribe("bulky")
         bulky = await tree.consumer("bulky")
+        router, replicator = (tree.actor(name)._cell.actor for name in (ROUTER, REPLICATOR))
+        receive, rest = replicator._stream.receive, asyncio.Event()  # type: ignore[attr-defined]
+        routes = len(router._added)  # type: ignore[attr-defined]
+
+        async def receive_the_rest_later() -> list[Message]:
+            messages: list[Message] = await receive()
+            if router._passing is not None:  # type: ignore[attr-defined]
+                await rest.wait()
+            return messages
 
         async def passing() -> bool:
             return bool(bulky._cell.actor._store.log_bytes)  # type: ignore[attr-defined]
 
+        async def added() -> bool:
+            return len(router._added) > routes  # type: ignore[attr-defined]
+
+        monkeypatch.setattr(replicator._stream, "receive", receive_the_rest_later)  # type: ignore[attr-defined]
         async with RawDevice.connected(tree.url) as device, asyncio.TaskGroup() as tasks:
             await device.start()
             async with held_back(waiting_postgres, large):
                 await until(passing)
                 subscribing = tasks.create_task(device.subscribe("early"))
+                await until(added)
+                assert router._passing is not None  # type: ignore[attr-defined]
+                rest.set()
                 await time_to_read(tree, "early")
             await subscribing
             (table,) = device.rows.values()
