@@ -393,8 +393,8 @@ $$;
 
 -- The same operations, each having observed, too, what operations on its row had that were rejected of the same device. One
 -- that was written when these were still on their way names the tags of theirs alone, which nobody knows: published clients
--- do not say what was there before. Looked at are the newest rejections, as many as have some size. That
--- is the size of a value computed from them, since the stored one has the size that it is compressed to.
+-- do not say what was there before. Looked at are the newest rejections, as many as have some size: that of a value
+-- computed from them, for of a stored one it is the compressed one.
 CREATE OR REPLACE FUNCTION electric.after_rejected(ops jsonb, client text) RETURNS jsonb
 LANGUAGE sql STABLE SET enable_nestloop = off SET enable_mergejoin = off AS $$
 WITH rejected AS MATERIALIZED (
