@@ -151,8 +151,11 @@ class NpmParty:
         if self._skew_ms:
             self.skew(self._skew_ms)
 
-    async def _connect(self) -> None:
+    async def _connect(self, *, again: bool = False) -> None:
+        """``again``: also one that believes to be connected, whom only an end of that lets connect."""
         try:
+            if again and self.connected:
+                await self.device.disconnect()
             await self.device.connect(self._name)
         except (NpmError, NpmDiedError, TimeoutError):
             return  # it goes on trying by itself, or is opened anew
@@ -218,10 +221,10 @@ class NpmParty:
 
     async def nudge(self) -> None:
         """Cut off while it starts to replicate, or not answered within 3 s, this client believes to be connected for
-        ever. Where telling it to connect does not help, its application is restarted."""
+        ever. Where telling it to connect anew does not help, its application is restarted."""
         self._nudges += 1
         if self._nudges % RESTART_EVERY:
-            self._later(self._connect())
+            self._later(self._connect(again=True))
         else:
             await self.device.kill()
 

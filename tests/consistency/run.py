@@ -264,6 +264,7 @@ class _Course:
                 if _at_rest(states):
                     self._result.drain_s = time.monotonic() - healed
                     return
+            before = before or states
             behind = [name for name, state in states.items() if state["pending"] or not _same(state, states["sql0"])]
             self._result.last = tuple(behind) or self._result.last
             now = time.monotonic()
