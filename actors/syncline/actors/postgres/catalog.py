@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 _TABLES = """
-SELECT e.relid::bigint AS relid, e.description::text AS description, (
+SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name, (
     SELECT json_object_agg(a.attname, json_build_object(
         'number', a.attnum,
         'name', t.typname,
@@ -61,7 +61,8 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, (
         GROUP BY c.kind, c.oid HAVING count(*) > 1
     ) AS tied
 ) AS tied
-FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_database d ON d.datname = current_database()
+FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_namespace cn ON cn.oid = c.relnamespace
+JOIN pg_database d ON d.datname = current_database()
 CROSS JOIN LATERAL (
     SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = e.relid AND a.attgenerated <> '') AS computes
 ) AS g
@@ -92,10 +93,11 @@ class TableInfo:
     ``sql_types``: by column name, the type (and the collation, where it is not the type's own) as a cast names it, for
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
     ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
-    unique index or a generated column is about all of them. ``renamed``: what columns of the key are called by now, as
-    far as that is another name. ``types_now``: by column name, what their types are called now, where that is known.
-    ``required``: the columns that may not be NULL now. ``limited``: those with a length or a precision. Devices know
-    what the relation says; what they write is judged by what is now.
+    unique index or a generated column is about all of them. ``name_now``: the table's own, as SQL wants it, where it is
+    known. ``renamed``: what columns of the key are called by now, as far as that is another name. ``types_now``: by
+    column name, what their types are called now, where that is known. ``required``: the columns that may not be NULL
+    now. ``limited``: those with a length or a precision. Devices know what the relation says; what they write is judged
+    by what is now, and that is what is read.
     """
 
     relation: Relation
@@ -104,6 +106,7 @@ class TableInfo:
     sql_types: Mapping[str, str] = field(default_factory=dict)
     collations: Mapping[str, Collation] = field(default_factory=dict)
     tied: tuple[frozenset[str], ...] = ()
+    name_now: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     types_now: Mapping[str, str] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
@@ -134,11 +137,16 @@ class TableInfo:
 
     def type_now(self, name: str) -> str:
         """What the type of a column is called now."""
-        return self.types_now.get(name) or self.types[name]
+        return self.types_now.get(self.renamed.get(name, name)) or self.types[name]
 
     def cast_type(self, name: str) -> str:
         """The type of a column, as a cast names it."""
-        return self.sql_types.get(name) or quote_identifier(self.types[name])
+        return self.sql_types.get(self.renamed.get(name, name)) or quote_identifier(self.types[name])
+
+    def column_now(self, name: str) -> str | None:
+        """What a column is called now; None: it is not there any more."""
+        now = self.renamed.get(name, name)
+        return now if now in self.sql_types or not self.sql_types else None
 
     def places(self, names: Sequence[str]) -> tuple[int | None, ...]:
         """Where each of our columns stands among these ``names``; None for one that is not there."""
@@ -153,8 +161,8 @@ class TableInfo:
 
     @cached_property
     def sql_name(self) -> str:
-        """The quoted, qualified name, as SQL wants it."""
-        return f"{quote_identifier(self.relation.schema)}.{quote_identifier(self.relation.table)}"
+        """The quoted, qualified name, as SQL wants it: whatever devices call the table."""
+        return self.name_now or f"{quote_identifier(self.relation.schema)}.{quote_identifier(self.relation.table)}"
 
 
 @dataclass(frozen=True)
@@ -223,6 +231,7 @@ async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog
         replace(
             _with_columns(table_info({**json.loads(row["description"]), "oid": row["relid"]}), of_table, ascii_case),
             tied=tuple(map(frozenset, json.loads(row["tied"] or "[]"))),
+            name_now=row["name"],
         )
         for row, of_table in zip(rows, columns, strict=True)
     ]

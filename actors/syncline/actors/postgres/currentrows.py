@@ -1,4 +1,8 @@
-"""Rows of synced tables by their keys, as Postgres has them now, and where in the WAL that is."""
+"""Rows of synced tables by their keys, as Postgres has them now, and where in the WAL that is.
+
+They are read by what tables and columns are called now. Of a column that is gone they have NULL, as in the stream; and
+of a table that is gone, or the columns that its rows are known by, there is nothing to be read.
+"""
 
 from __future__ import annotations
 
@@ -57,31 +61,32 @@ class Reading:
 async def read_current_rows(
     pool: asyncpg.Pool, tables: Mapping[int, TableInfo], keys: Iterable[tuple[int, Key]]
 ) -> Reading:
-    """The rows with these (relation id, key) as one snapshot shows them. A table that is not among ``tables`` is left
-    out; what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at least one row is read. Raises
-    what asyncpg raises: UndefinedTableError for a table that has not its name any more, too, whatever has come in its
-    place."""
+    """The rows with these (relation id, key) as one snapshot shows them. A table that is not among ``tables``, or has
+    lost columns of its key, is left out; what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at
+    least one row is read. Raises what asyncpg raises: UndefinedTableError for a table that has been renamed since
+    ``tables`` were read, too, whatever has come in its place."""
     wanted: dict[int, list[Key]] = {}
     for relation_id, key in keys:
         wanted.setdefault(relation_id, []).append(key)
+    known = {id: tables[id] for id in wanted if id in tables}
+    told_apart = {id: table for id, table in known.items() if None not in map(table.column_now, table.key_names)}
     rows: list[CurrentRow] = []
     left: list[tuple[int, Key]] = []
     room = READING_BYTES_MAX
     async with pool.acquire() as connection:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             visibility = await visibility_of(connection)
-            for relation_id, of_table in wanted.items():
-                table = tables.get(relation_id)
-                for start in range(0, len(of_table) if table is not None else 0, KEYS_AT_ONCE):
-                    assert table is not None
+            for relation_id, table in told_apart.items():
+                of_table = wanted[relation_id]
+                for start in range(0, len(of_table), KEYS_AT_ONCE):
                     of_query = of_table[start : start + KEYS_AT_ONCE]
                     found = await _current_rows(connection, table, of_query, visibility.at_ms, room) if room > 0 else []
                     rows += found
                     left += [(relation_id, key) for key in of_query[len(found) :]]
                     room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
             # Afterwards: what has been read keeps its name as long as the transaction lasts.
-            named = [(table.sql_name, table.oid) for id in wanted if (table := tables.get(id)) is not None]
-            await connection.execute(MOVED, [name for name, _ in named], [oid for _, oid in named])
+            named = [table.sql_name for table in told_apart.values()]
+            await connection.execute(MOVED, named, [table.oid for table in told_apart.values()])
         position = await _flushed_end(connection, beyond_flushed=bool(rows))
     return Reading(tuple(rows), position, visibility, tuple(left))
 
@@ -126,7 +131,8 @@ async def _found(
     connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key], at_ms: int, room: int
 ) -> list[CurrentRow]:
     found = [CurrentRow(table, key, None, ()) for key in keys]
-    names, types = table.key_names, [table.type_now(name) for name in table.key_names]
+    names = [table.column_now(name) or name for name in table.key_names]
+    types = [table.type_now(name) for name in table.key_names]
     texts: list[list[str]] = [[] for _ in names]
     places: list[int] = []
     for place, key in enumerate(keys):
@@ -143,9 +149,11 @@ async def _found(
     arrays = ", ".join(f"${number}::text[]" for number in range(2, len(names) + 2))
     wanted = ", ".join(f"k{number}" for number in range(len(names)))
     matches = " AND ".join(
-        f"t.{quote_identifier(name)} = w.k{number}::{table.cast_type(name)}" for number, name in enumerate(names)
+        f"t.{quote_identifier(name)} = w.k{number}::{table.cast_type(known)}"
+        for number, (name, known) in enumerate(zip(names, table.key_names, strict=True))
     )
-    cells_sql = ", ".join(map(cell_sql, table.relation.names))
+    there = map(table.column_now, table.relation.names)
+    cells_sql = ", ".join("NULL" if name is None else cell_sql(name) for name in there)
     rows = await connection.fetch(
         "WITH found AS MATERIALIZED ("  # noqa: S608 - identifiers, quoted
         f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "

@@ -350,8 +350,8 @@ async def emit_marks(pool: asyncpg.Pool, marks: Sequence[str]) -> None:
 
 async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], seen: Seen) -> Visibility:
     """Begins a transaction whose snapshot has been ``seen`` to show all that it has to; until then it is taken again,
-    with a growing pause. Raises what asyncpg and ``seen`` raise: UndefinedTableError for a table that has not its name
-    any more, too, whatever has come in its place."""
+    with a growing pause. Raises what asyncpg and ``seen`` raise: UndefinedTableError for a table that has been renamed
+    since ``tables`` were read, too, whatever has come in its place."""
     named = sorted((table.sql_name, table.oid) for table in tables)
     attempt = 0
     while True:

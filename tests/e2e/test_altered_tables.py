@@ -1,0 +1,79 @@
+"""A table is altered by direct SQL while devices hold it. One of them makes a write that is refused: it is put right,
+and nothing of the device waits. And who comes later gets the table by the name that devices know it by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.e2e.conflict_scene import Kind, PythonDevice, Rows, Scene, alone, conflict_scene
+from tests.npm.rig import eventually
+from tests.npm.service import serving
+from tests.tokens import insecure_token
+
+from syncline.client import open_db
+
+TABLES = """
+CREATE TABLE items (id int4 PRIMARY KEY, body text, n int4);
+CREATE TABLE notes (id int4 PRIMARY KEY, body text);
+INSERT INTO items VALUES (1, 'one', 1), (2, 'two', 2);
+"""
+IN_ITS_PLACE = "CREATE TABLE items (LIKE former INCLUDING ALL); INSERT INTO items VALUES (1, 'of another table', 5)"
+AS_THEY_WERE: Rows = [(1, "one", 1), (2, "two", 2)]
+# What becomes of the table, and of the two rows on the device that had written to one of them.
+ALTERED = {
+    "renamed": ("ALTER TABLE items RENAME TO former", AS_THEY_WERE),
+    "another in its place": (f"ALTER TABLE items RENAME TO former; {IN_ITS_PLACE}", AS_THEY_WERE),
+    "in another schema": ("CREATE SCHEMA app; ALTER TABLE items SET SCHEMA app", AS_THEY_WERE),
+    "a column renamed": ("ALTER TABLE items RENAME body TO text", [(1, None, 1), (2, "two", 2)]),
+    "a column dropped": ("ALTER TABLE items DROP body", [(1, None, 1), (2, "two", 2)]),
+    "its key renamed": ("ALTER TABLE items RENAME id TO key", AS_THEY_WERE),
+    "its key dropped": ("ALTER TABLE items DROP id", [(1, "one", "no number"), (2, "two", 2)]),
+    "dropped": ("DROP TABLE items", [(1, "one", "no number"), (2, "two", 2)]),
+}
+
+
+@alone
+@pytest.mark.parametrize(("alter", "left"), ALTERED.values(), ids=ALTERED)
+async def test_a_refused_write_to_a_table_that_was_altered_wedges_nobody(
+    kinds: Sequence[Kind], alter: str, left: Rows, database: str, tmp_path: Path
+) -> None:
+    async with conflict_scene(database, tmp_path, kinds, TABLES, "items", "notes") as scene:
+        (ann,) = scene.devices
+        await scene.sql(alter)
+        await ann.write("UPDATE items SET n = 'no number' WHERE id = 1")
+        await ann.write("INSERT INTO notes VALUES (1, 'of the device')")
+        await scene.sql("INSERT INTO notes VALUES (2, 'of direct SQL')")
+        await eventually(lambda: _put_right(scene, left))
+        (refused,) = await scene.postgres.fetch("SELECT sqlstate, table_name FROM electric.rejections")
+        assert refused["table_name"] == "items"
+        if isinstance(ann, PythonDevice):
+            (rejection,) = await ann.db.rejections()
+            assert rejection.sqlstate == refused["sqlstate"]
+            assert [change.key for change in rejection.changes] == [{"id": 1}]
+
+
+@pytest.mark.parametrize(
+    "alter", [ALTERED[name][0] for name in ("renamed", "another in its place", "in another schema")]
+)
+async def test_who_comes_later_gets_the_table_itself_by_its_old_name(alter: str, database: str, tmp_path: Path) -> None:
+    async with (
+        serving(database, tmp_path, sql=TABLES, electrified=("items", "notes")) as (service, postgres),
+        open_db(tmp_path / "device.db", service.url.replace("http", "ws")) as db,
+    ):
+        await postgres.execute(alter)
+        await db.connect(insecure_token("ann"))
+        await (await db.sync("items")).synced()
+        assert [tuple(row) for row in await db.sql("SELECT * FROM items ORDER BY id")] == AS_THEY_WERE
+
+
+async def _put_right(scene: Scene, left: Rows) -> bool:
+    (ann,) = scene.devices
+    notes = [(1, "of the device"), (2, "of direct SQL")]
+    assert await ann.rows("SELECT * FROM notes ORDER BY id") == notes
+    assert await scene.rows("notes") == notes
+    assert await ann.pending() == 0
+    assert await ann.rows("SELECT * FROM items ORDER BY id") == left
+    return True
