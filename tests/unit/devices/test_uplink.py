@@ -201,6 +201,38 @@ async def test_a_table_that_takes_more_by_now_is_read_anew_before_a_write_to_it_
     assert write.operations == rows
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["refused by its table", "of no table"])
+async def test_one_reading_does_for_all_that_had_come_before_it_began(known: bool) -> None:
+    readings = 0
+    began, done = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        nonlocal readings
+        readings += 1
+        began.set()
+        await done.wait()
+
+    taker = Taker()
+    lookup = CATALOG.named if known else Catalog().named
+    up = Uplink("client", cast(Ref, taker), NOBODY, lookup, read, lambda: None)
+    task = asyncio.create_task(up.run())
+    for number in range(1, 4):
+        up.take(transaction(number, body=b"\x00"))
+    async with asyncio.timeout(5):
+        await began.wait()
+    up.take(transaction(4, body=b"\x00"))  # while the first reading is under way: it may not show what this one needs
+    up.take(transaction(5, body=b"\x00"))
+    done.set()
+    refused = [await taker.next() for _ in range(5)]
+    up.take(transaction(6, body=b"\x00"))
+    refused.append(await taker.next())
+    task.cancel()
+    assert [write.lsn for write in refused] == list(range(1, 7))
+    assert {write.refusal.sqlstate for write in refused if write.refusal} == {"22P02" if known else "42P01"}
+    assert all(write.refusal for write in refused)
+    assert readings == 3
+
+
 async def test_a_text_postgres_cannot_hold_refuses_a_large_transaction_too() -> None:
     taker = Taker()
     async with sending(taker) as up:

@@ -7,7 +7,8 @@ They are made ready beside the device's messages, a large one in slices: nobody 
 it goes to the writer only when nothing else of this device is there.
 
 A table that is unknown here may have been opened a moment ago, and one that is known may take by now what it did not:
-the catalogue is read anew before a write is refused.
+the catalogue is read anew before a write is refused. A reading that began after the write had come does for it: all
+that wait by then are judged by one.
 """
 
 from __future__ import annotations
@@ -51,8 +52,11 @@ TOO_LARGE = "54000"
 
 @dataclass(slots=True)
 class _Waiting:
+    """``readings``: of the catalogue, how many had begun for this device when it came."""
+
     event: WriteReceived
     size: int
+    readings: int
 
 
 class Uplink:
@@ -86,6 +90,7 @@ class Uplink:
         self._out: dict[tuple[int, int], deque[_Waiting]] = {}
         self._out_count = 0
         self._out_bytes = 0
+        self._readings = 0  # of the catalogue that have begun here
         self._news = asyncio.Event()
 
     @property
@@ -94,7 +99,7 @@ class Uplink:
 
     def take(self, event: WriteReceived) -> None:
         """A transaction has come from the device."""
-        write = _Waiting(event, _size(event))
+        write = _Waiting(event, _size(event), self._readings)
         self._waiting.append(write)
         self._waiting_bytes += max(write.size, event.memory)
         self._news.set()
@@ -127,7 +132,7 @@ class Uplink:
                 await self._news.wait()
                 continue
             write = self._waiting[0]
-            ready = await self._made_ready(write.event)
+            ready = await self._made_ready(write)
             self._waiting.popleft()
             self._waiting_bytes -= max(write.size, write.event.memory)
             self._out.setdefault((ready.lsn, ready.ms), deque()).append(write)
@@ -141,23 +146,30 @@ class Uplink:
             return bool(self._waiting)
         return self._out_count < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
 
-    async def _made_ready(self, event: WriteReceived) -> Write:
+    async def _made_ready(self, write: _Waiting) -> Write:
+        event = write.event
         lsn = int.from_bytes(event.lsn, "big")
         client_id = event.origin or self._client_id
         try:
             if event.excess:
                 raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))
             if any(self._lookup(table) is None for table in {relation.table for relation, _ in event.changes}):
-                await self._look_again()
+                await self._read_since(write)
             try:
                 return await self._write_of(event, client_id, lsn)
             except WriteRefused as refused:
                 if refused.rejection.sqlstate not in AS_TABLES_ARE:
                     raise
-            await self._look_again()
+            await self._read_since(write)
             return await self._write_of(event, client_id, lsn)
         except WriteRefused as refused:
             return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
+
+    async def _read_since(self, write: _Waiting) -> None:
+        """What ``lookup`` finds is from after ``write`` had come. Raises what ``look_again`` raises."""
+        if self._readings == write.readings:
+            self._readings += 1
+            await self._look_again()
 
     async def _write_of(self, event: WriteReceived, client_id: str, lsn: int) -> Write:
         """Raises WriteRefused."""
