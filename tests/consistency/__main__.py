@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--devices", type=int, default=8, help="on the Python library, a process each")
     parser.add_argument("--npm", type=int, default=2, help="devices on the npm client, a process each")
     parser.add_argument("--writers", type=int, default=2, help="of direct SQL; at least 1")
-    parser.add_argument("--rate", type=float, default=84.0, help="transactions a second that all together try for")
+    parser.add_argument("--rate", type=float, default=96.0, help="transactions a second that all together try for")
     parser.add_argument("--seed", type=int, default=1, help="of what is written and what goes wrong; not of its timing")
     parser.add_argument("--keep", action="store_true", help="the folder, also if all held")
     parser.add_argument("--record", action="store_true", help="append a line to docs/consistency/results.md")

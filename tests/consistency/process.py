@@ -48,7 +48,7 @@ HELD_LOOK_S = 1.0
 TOLD_MAX = 60
 LEAST_PAUSE_S = 0.005
 # What it was late by before that is not made up for.
-LATE_S = 1.0
+LATE_S = 5.0
 
 
 def party(kind: str, name: str, folder: Path, url: str, dsn: str) -> Party:

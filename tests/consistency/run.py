@@ -60,7 +60,7 @@ class Wanted:
     devices: int = 8
     npm: int = 2
     writers: int = 2
-    rate: float = 84.0
+    rate: float = 96.0
     seed: int = 1
     drained_within_s: float = 60.0
 
