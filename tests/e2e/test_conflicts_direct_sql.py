@@ -326,3 +326,20 @@ async def test_columns_may_have_the_names_of_our_variables(database: str, tmp_pa
             ("1", "later", "earlier", "cells", "wins"),
             ("2", "earlier", "earlier", "cells", None),
         ]
+
+
+@alone
+async def test_a_key_that_sql_changed_is_another_row_beside_the_one_that_a_device_wrote_to(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """Also what its child referred to, which follows the new key: the device had compensated the old one."""
+    schema = ITEMS.format(action=" ON UPDATE CASCADE") + "INSERT INTO other_items VALUES ('1', 'a child', '1');"
+    async with conflict_scene(database, tmp_path, kinds, schema, *TABLES) as scene:
+        (ann,) = scene.devices
+        await scene.offline()
+        await scene.sql("UPDATE items SET id = '2'")
+        await ann.write("UPDATE items SET content = 'by a device'", "UPDATE other_items SET content = 'changed'")
+        await scene.delivers(ann)
+        await scene.ends_with(
+            items=[("1", "by a device", 1), ("2", "hello world", 1)], other_items=[("1", "changed", "2")]
+        )
