@@ -17,10 +17,10 @@ What a device cannot know is excused, and counted, until the echo of its write t
 of a shape, or those that heal) say of no column by whom it was written: the device's own write stands there, though
 Postgres may hold a later one. Nor do they say what a row was when it was deleted, which stays for another. What is of a
 table that the device had not when it wrote comes back by its rows, later than its place in the stream: meanwhile it
-counts as on its way. A row that a refused transaction and later ones name comes with the last of them. And that
-somebody has written the value that was there already is not to be seen in the stream, nor as of when a row counts that
-was written and deleted in one transaction. A delete that is shown undone, for a row that refers to what it has deleted,
-stays so when that row goes.
+counts as on its way. A row that a refused transaction and later ones name comes with the last of them; one that is
+gone, and stays for another that refers to it, stays with what was refused. And that somebody has written the value that
+was there already is not to be seen in the stream, nor as of when a row counts that was written and deleted in one
+transaction. A delete that is shown undone, for a row that refers to what it has deleted, stays so when that row goes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from syncline.actors.postgres.transaction import TransactionHead
 from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.tags import Tag, format_tag
-from syncline.proto.values import POSTGRES_ORIGIN
+from syncline.proto.values import POSTGRES_ORIGIN, Row
+
+BACK_BEFORE = "refused, and what was written after it came back before"
 
 
 class Sessions:
@@ -105,6 +107,9 @@ class Sessions:
                 continue
             gone = writes[-1].kind in ("insert", "update") and key not in shown.rows
             if gone and not self._carried_out(name, writes[-1], key, shown.lsn):
+                if self._came_back_before(name, key, writes):
+                    self.excused[BACK_BEFORE] += 1
+                    continue
                 self._report(f"{name} no longer shows {named(key)}, and its write to it is on the way")
 
     def _released(self, shown: Shown) -> None:
@@ -152,12 +157,25 @@ class Sessions:
         """Whether the row, which is gone by ``state``, may be here for one that refers to it."""
         if shown.keeps(key, state.tombstone):
             return True
+        if self._keeps_refused(shown, key, state.tombstone):
+            self.excused["refused, and the row stays as it was shown, for one that refers to it"] += 1
+            return True
         if self._met_image.get(shown.device.name, set()).isdisjoint(entry.commit_ms for entry in shown.entries):
             return False
         before = [version.row for version in self._postgres.versions[key] if version.lsn <= shown.lsn]
         kept = any(shown.keeps(key, row) for row in before if row is not None)
         self.excused["an image does not say what a row was when it was deleted"] += kept
         return kept
+
+    def _keeps_refused(self, shown: Shown, key: RowKey, content: Row | None) -> bool:
+        """Whether the row, which was ``content``, is otherwise only where refused transactions have changed it. What it
+        referred to may have gone when it did so no longer."""
+        row, name = shown.rows.get(key), shown.device.name
+        if row is None or content is None or key not in shown.referred:
+            return False
+        before = on_device(key[0], content)
+        refused: set[int] = set().union(*(self._changed.get((name, ms, key), ()) for ms in self._rejected(name)))
+        return all(column in refused for column in range(len(row)) if row[column] != before[column])
 
     def _carried_out(self, name: str, write: RowWrite, key: RowKey, lsn: int) -> bool:
         commit = self._postgres.decided.get((name, write.tag.ms))
@@ -175,9 +193,8 @@ class Sessions:
         if any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
             # A row that several transactions name comes with the last of them.
             return "refused, and the row comes with a later transaction"
-        back = {ms for author, ms, written in self._changed if (author, written) == (name, key)} - left
-        if any(ms > min(left & refused, default=ms) for ms in back):
-            return "refused, and what was written after it came back before"
+        if self._came_back_before(name, key, writes):
+            return BACK_BEFORE
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
             return "carried out, and its echo comes later than its rows"
         there = self._postgres.row_at(key, shown.lsn).state
@@ -194,6 +211,12 @@ class Sessions:
         if self._written_again(shown, key, expected):
             return "the value that was there has been written again, which nobody sees"
         return None
+
+    def _came_back_before(self, name: str, key: RowKey, writes: Sequence[RowWrite]) -> bool:
+        """Whether a write to the row is on the way no longer that was made after a refused one of ``writes``."""
+        left = {write.tag.ms for write in writes}
+        back = {ms for author, ms, written in self._changed if (author, written) == (name, key)} - left
+        return any(ms > min(left & self._rejected(name), default=ms) for ms in back)
 
     def _versions(self, key: RowKey, lsn: int) -> list[Version]:
         return [version for version in self._postgres.versions.get(key, ()) if version.lsn <= lsn]
