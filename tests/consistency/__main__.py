@@ -74,6 +74,8 @@ def explain(result: Result) -> str:
     fired = ", ".join(f"{name} {count}" for name, count in sorted(result.fired.items())) or "none"
     drained = "never" if result.drain_s is None else f"{result.drain_s:.1f} s after the last fault"
     drained += f", the last: {' '.join(result.last)}" if result.last else ""
+    if result.nudged:
+        drained += f"; npm devices were told to connect again {result.nudged} times"
     lines = [
         f"fault {wanted.fault}, {result.seconds:.0f} s, seed {wanted.seed}: {wanted.devices} Python devices, "
         f"{wanted.npm} npm devices, {wanted.writers} SQL writers",

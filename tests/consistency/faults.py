@@ -24,6 +24,8 @@ HOUR_MS = 3_600_000
 SKEWS_MS = (-5 * HOUR_MS, -HOUR_MS, -2_000, 0, 2_000, HOUR_MS, 5 * HOUR_MS)
 # The npm client goes by the wall clock: set back, a later write of it loses against an earlier one of its own.
 NPM_CLOCKS_GO_BACK: bool = False
+MID_TRANSACTION = "kill-device in mid transaction"
+BY_RAW_DEVICE = "duplicate by a raw device"
 MID_TRANSACTION_LOOKS = 1_000
 MOMENT_S = 0.002
 
@@ -95,7 +97,7 @@ async def kill_device(scene: Scene) -> None:
         is_writing = device.is_writing()
         await device.kill()
         scene.fired["kill-device"] += 1
-        scene.fired["kill-device in mid transaction"] += is_writing and device.is_writing()
+        scene.fired[MID_TRANSACTION] += is_writing and device.is_writing()
         await scene.rest(0, 1)
         await device.revive()
 
@@ -151,7 +153,7 @@ async def black_hole(scene: Scene) -> None:
         scene.fired["black-hole"] += device.proxy.swallow()
     if at_postgres:
         scene.fired[to_postgres("black-hole")] += scene.link.swallow()
-    await scene.rest(1, 12)
+    await scene.rest(1, 8)
     scene.link.heal()
     for device in devices:
         device.proxy.heal()
@@ -202,7 +204,7 @@ async def duplicate(scene: Scene) -> None:
         device.proxy.cut()
     before = scene.resender.resent
     await scene.resender.turn(scene.service.url)
-    scene.fired["duplicate by a raw device"] += scene.resender.resent - before
+    scene.fired[BY_RAW_DEVICE] += scene.resender.resent - before
 
 
 Fault: TypeAlias = Callable[[Scene], Awaitable[None]]
@@ -250,11 +252,11 @@ def missing(name: str, fired: Counter[str]) -> list[str]:
         case "none":
             wanted: list[str] = []
         case "all":
-            wanted = sorted([*FAULTS, *map(to_postgres, OF_LINKS)])
+            wanted = sorted([*FAULTS, *map(to_postgres, OF_LINKS), MID_TRANSACTION, BY_RAW_DEVICE])
         case "kill-device":
-            wanted = [name, f"{name} in mid transaction"]
+            wanted = [name, MID_TRANSACTION]
         case "duplicate":
-            wanted = [name, f"{name} by a raw device"]
+            wanted = [name, BY_RAW_DEVICE]
         case _ if name in OF_LINKS:
             wanted = [name, to_postgres(name)]
         case _:

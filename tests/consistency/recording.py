@@ -16,11 +16,12 @@ HEAD = """# What the runs said
 
 A line a run of `make consistency ... RECORD=yes`, the newest last; [how to read it](README.md). Devices: of the Python
 library + of the npm client + writers of direct SQL. A commit with a + had changes that were not committed. The oldest
-lines do not tell transactions of devices from those of direct SQL.
+lines do not tell transactions of devices from those of direct SQL. Nudged: how often npm devices had to be told to
+connect again.
 
 | date | version | fault | minutes | devices | transactions | a second | of devices | conflicts | faults | anomalies | \
-drained, s | goals |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+drained, s | nudged | goals |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -49,6 +50,7 @@ def line(result: Result, date: str, version: str) -> str:
         ", ".join(f"{name} {count}" for name, count in sorted(result.fired.items())) or "-",
         anomalies,
         "never" if result.drain_s is None else f"{result.drain_s:.1f}",
+        str(result.nudged),
         told(result.missed),
     )
     return f"| {' | '.join(cells)} |\n"

@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Wanted:
 class Result:
     """``transactions``: of all parties; ``of_devices``: of those on either client. ``drain_s``: from the end of the
     last fault until all held the same; None if that did not come. ``last``: who was still behind the last time that
-    anybody was."""
+    anybody was. ``nudged``: how often npm devices were told to connect again (``NpmParty.nudge``)."""
 
     wanted: Wanted
     folder: Path
@@ -84,6 +84,7 @@ class Result:
     fired: Counter[str] = field(default_factory=Counter)
     drain_s: float | None = None
     last: tuple[str, ...] = ()
+    nudged: int = 0
 
     @property
     def rate(self) -> float:
@@ -244,8 +245,12 @@ class _Course:
             stuck = {name for name, at in has.items() if at < most - STUCK_BEHIND and at == before.get(name)}
             still = {name: still.get(name, 0) + 1 for name in stuck}
             nudged = {name for name in stuck & answered.keys() if still[name] % STUCK_LOOKS == 0}
-            await self._ask("nudge", [member for member in self._members if member.name in nudged])
+            await self._nudge([member for member in self._members if member.name in nudged])
             before = has
+
+    async def _nudge(self, members: Sequence[Member]) -> None:
+        self._result.nudged += sum(member.kind == "npm" for member in members)
+        await self._ask("nudge", members)
 
     async def _ask(self, name: str, members: Iterable[Member]) -> dict[str, Any]:
         """What those say, by their names, that have something to say, and at once."""
@@ -278,9 +283,9 @@ class _Course:
                 return
             if now - nudged > NUDGE_EVERY_S:
                 # Those that have not moved since the last time.
-                stuck = [member for member in self._members if states[member.name] == before.get(member.name)]
+                still = {name for name in behind if states[name] == before.get(name)}
                 nudged, before = now, states
-                await asyncio.gather(*(member.call("nudge") for member in stuck))
+                await self._nudge([member for member in self._members if member.name in still])
             await asyncio.sleep(LOOK_EVERY_S)  # files and Postgres are compared: nothing tells
 
     async def _states(self, *, whole: bool) -> dict[str, dict[str, Any]]:

@@ -53,7 +53,7 @@ async def test_a_skew_that_changes_no_clock_is_not_counted() -> None:
 
 def test_what_a_run_owes_is_each_fault_that_has_not_met_all_that_it_is_to_break() -> None:
     fired = Counter({**dict.fromkeys(FAULTS, 1), "cut to Postgres": 1, "half-open to Postgres": 1, "kill": 0})
-    assert owed("all", fired) == ["kill", "black-hole"]
+    assert owed("all", fired) == ["kill", "kill-device", "black-hole", "duplicate"]
     assert owed("duplicate", Counter({"duplicate": 1})) == ["duplicate"]
     assert owed("kill", Counter({"kill": 1})) == owed("none", Counter()) == []
 
