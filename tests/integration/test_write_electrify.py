@@ -35,6 +35,18 @@ CREATE INDEX by_half ON everything (t) WHERE b;
 """
 
 
+async def test_the_applications_tables_get_no_trigger(database: str) -> None:
+    """Of ours: those of its foreign keys are Postgres'."""
+    tables = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY, t int REFERENCES t)"
+    of_tables = "SELECT tgname FROM pg_trigger WHERE tgrelid IN ('t'::regclass, 'u'::regclass) ORDER BY 1"
+    async with scene(database, tables) as s:
+        before = await s.connection.fetch(of_tables)
+        await s.electrify("t", "u")
+        await s.apply(written("a", 100, s.insert("t", "1")))
+        assert await s.connection.fetch(of_tables) == before
+        assert len(before) == 4
+
+
 COMPUTED = "int GENERATED ALWAYS AS (id + 1) STORED"
 
 
