@@ -55,6 +55,27 @@ async def test_a_refused_write_to_a_table_that_was_altered_wedges_nobody(
             assert [change.key for change in rejection.changes] == [{"id": 1}]
 
 
+NESTED = "[" * 200_000 + "]" * 200_000
+DEEP = "CREATE TABLE deep (id jsonb PRIMARY KEY, body text); INSERT INTO deep VALUES ('1', 'one');"
+
+
+@alone
+async def test_a_key_that_its_column_does_not_take_wedges_nobody(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    async with conflict_scene(database, tmp_path, kinds, TABLES + DEEP, "items", "notes", "deep") as scene:
+        (ann,) = scene.devices
+        await ann.write(f"INSERT INTO deep VALUES ('{NESTED}', 'nested too deeply')")
+        await ann.write("INSERT INTO notes VALUES (1, 'of the device')")
+        await scene.sql("CREATE DOMAIN positive AS int4 CHECK (VALUE > 0)", "ALTER TABLE items ALTER id TYPE positive")
+        await ann.write("INSERT INTO items VALUES (-1, 'negative', 1)")
+        await ann.write("INSERT INTO notes VALUES (2, 'later')")
+        await scene.settled()
+        assert await scene.rows("notes") == [(1, "of the device"), (2, "later")]
+        refused = await scene.postgres.fetch("SELECT sqlstate FROM electric.rejections ORDER BY id")
+        assert [row["sqlstate"] for row in refused] == ["54001", "23514"]
+
+
 @pytest.mark.parametrize(
     "alter", [ALTERED[name][0] for name in ("renamed", "another in its place", "in another schema")]
 )

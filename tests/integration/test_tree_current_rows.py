@@ -117,6 +117,56 @@ async def test_rows_are_read_by_what_columns_are_called_now(
         reading.terminate()
 
 
+NESTED = b"[" * 200_000 + b"]" * 200_000
+CHECKED = "CREATE FUNCTION checked(int4) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN {} END $$;"
+
+
+@pytest.mark.parametrize(
+    ("column", "alter", "wrong"),
+    [
+        ("jsonb", "SELECT", NESTED),
+        ("int4", "CREATE DOMAIN positive AS int4 CHECK (VALUE > 0); ALTER TABLE items ALTER id TYPE positive", b"-1"),
+        (
+            "int4",
+            CHECKED.format("IF $1 < 0 THEN RAISE 'too small'; END IF; RETURN true;")
+            + "CREATE DOMAIN positive AS int4 CHECK (checked(VALUE)); ALTER TABLE items ALTER id TYPE positive",
+            b"-1",
+        ),
+        ("text", "ALTER TABLE items ALTER id TYPE int4 USING id::int4", b"none"),
+    ],
+    ids=["nested too deeply", "the check of a domain", "what a check calls", "another type"],
+)
+async def test_a_key_that_its_column_does_not_take_is_no_rows_whatever_postgres_says_of_it(
+    database: str, column: str, alter: str, wrong: bytes
+) -> None:
+    async with scene(database, f"CREATE TABLE items (id {column} PRIMARY KEY, body text)", "items") as writes:
+        await writes.apply(written("ann", 5, writes.insert("items", "1", "ann's")))
+        reading = await connect(database, "test")
+        await reading.read()
+        await writes.connection.execute(alter)
+        rows = (await reading.current_rows([(writes.relids["items"], (key,)) for key in (wrong, b"1")])).rows
+        assert [row.row for row in rows] == [None, (b"1", b"ann's")]
+        await reading.read()
+        rows = (await reading.current_rows([(writes.relids["items"], (key,)) for key in (wrong, b"1")])).rows
+        assert [row.row for row in rows] == [None, (b"1", b"ann's")]
+        reading.terminate()
+
+
+async def test_a_type_that_is_in_another_schema_now_is_found_there(database: str) -> None:
+    types = "CREATE SCHEMA types; CREATE DOMAIN types.number AS int4; "
+    table = "CREATE TABLE items (id int4 PRIMARY KEY, body text)"
+    async with scene(database, types + table, "items") as writes:
+        await writes.connection.execute(
+            "INSERT INTO items VALUES (1, 'one'); ALTER TABLE items ALTER id TYPE types.number"
+        )
+        reading = await connect(database, "test")
+        await reading.read()
+        await writes.connection.execute("ALTER SCHEMA types RENAME TO kinds")
+        (row,) = (await reading.current_rows([(writes.relids["items"], (b"1",))])).rows
+        assert row.row == (b"1", b"one")
+        reading.terminate()
+
+
 async def test_what_they_show_lies_before_their_position_which_is_on_the_disk(database: str) -> None:
     """A commit that does not wait for the disk is visible before it is there."""
     async with scene(database, ITEMS, "items") as writes:

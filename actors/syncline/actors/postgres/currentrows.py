@@ -22,6 +22,14 @@ from syncline.proto.values import Key, Row
 KEYS_AT_ONCE = 1_000  # rows asked for in one query
 READING_BYTES_MAX = 8 << 20  # of rows read one by one; the last may be beyond it
 
+# What Postgres says of a value that a column does not take: its type, or a check of its domain, or what that calls.
+_NOT_TAKEN = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.PLPGSQLError,
+)
+
 WAL_END = """
 SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text, current_setting('wal_block_size')::int4
 """
@@ -109,13 +117,13 @@ async def _current_rows(
 ) -> list[CurrentRow]:
     """One for each key, in order, up to the one that fills ``room`` bytes. ``at_ms``: when the snapshot was taken.
 
-    A key that its column cannot hold is no row's. Which keys these are is known of the types that devices were told of;
-    a column may have another one by now, and then Postgres says so.
+    A key that its column cannot hold is no row's. Which keys these are is known of the types that devices were told of,
+    as far as it can be known here; a column may have another one by now. Otherwise Postgres says so.
     """
     try:
         async with connection.transaction():
             return await _found(connection, table, keys, at_ms, room)
-    except asyncpg.DataError:
+    except _NOT_TAKEN:
         if len(keys) == 1:
             return [CurrentRow(table, keys[0], None, ())]
     found: list[CurrentRow] = []

@@ -359,7 +359,7 @@ class Database:
         wanted = tuple(keys)
         try:
             return await read_current_rows(self.pool, self.catalog.tables, wanted)
-        except asyncpg.SyntaxOrAccessError:
+        except (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError):
             await self.read()
             return await read_current_rows(self.pool, self.catalog.tables, wanted)
 
