@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.e2e.conflict_scene import Kind, Rows, conflict_scene, in_pairs, tick
+from tests.e2e.conflict_scene import Kind, Rows, alone, conflict_scene, in_pairs, tick
 
 pytestmark = pytest.mark.every_major
 
@@ -162,3 +162,20 @@ async def test_what_a_trigger_writes_elsewhere_is_of_the_time_of_the_commit(
         await scene.settled()
         await bob.write("UPDATE log SET said = 'by bob' WHERE id = '1'", "DELETE FROM log WHERE id = '2'")
         await scene.ends_with(notes=[("1", "of ann", "new"), ("2", "of ann", "new")], log=[("1", "by bob")])
+
+
+@alone
+@pytest.mark.parametrize("sqlstate", ["53400", "40001"])
+async def test_what_a_trigger_always_raises_is_rejected_alone_also_where_its_code_says_that_it_would_pass(
+    kinds: Sequence[Kind], sqlstate: str, database: str, tmp_path: Path
+) -> None:
+    body = f"RAISE 'your quota is full' USING ERRCODE = '{sqlstate}';"
+    async with conflict_scene(database, tmp_path, kinds, notes("BEFORE INSERT", body), "notes", "log") as scene:
+        (ann,) = scene.devices
+        await ann.write("INSERT INTO notes VALUES ('3', 'three', 'new')")
+        await ann.write("INSERT INTO log VALUES ('1', 'later')")
+        await scene.settled()
+        assert (await scene.rows("notes"), await scene.rows("log")) == ([ONE, TWO], [("1", "later")])
+        (refused,) = await scene.postgres.fetch("SELECT sqlstate, message, table_name, ops FROM electric.rejections")
+        assert tuple(refused)[:3] == (sqlstate, "your quota is full", "notes")
+        assert "three" in refused["ops"]

@@ -103,6 +103,26 @@ async def test_writes_that_wait_for_an_operator_are_counted_with_what_postgres_s
     await connection.close()
 
 
+async def test_writes_that_are_put_off_for_long_are_shown_until_they_are_done(database: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database)
+    async with service_on(database, tmp_path / "service") as service:
+        await connection.execute("CREATE TABLE items (id text PRIMARY KEY, name text); INSERT INTO items VALUES ('1')")
+        await electrify(connection, "items")
+        async with device(tmp_path / "a.db", service, "items") as a:
+            await connection.execute("BEGIN; SELECT FROM items FOR UPDATE")
+            await a.execute("UPDATE items SET name = 'x'")
+            await a.execute("INSERT INTO items VALUES ('2', 'y')")
+            message = 'could not obtain lock on row in relation "items"'
+            facts = await seen(service, held_writes={"writes": 2, "devices": 1, "message": message})
+            assert facts["rejections"]["transactions"] == 0
+            await connection.execute("ROLLBACK")
+            facts = await seen(service, held_writes=None)
+            assert facts["rejections"]["transactions"] == 0
+            rows = await connection.fetch("SELECT * FROM items ORDER BY id")
+            assert [tuple(row) for row in rows] == [("1", "x"), ("2", "y")]
+    await connection.close()
+
+
 async def test_the_lag_is_what_the_slot_has_not_confirmed(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

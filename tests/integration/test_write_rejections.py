@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import asyncpg
 import pytest
 from tests.integration.write_scene import Scene, scene, written
 
@@ -299,6 +300,83 @@ async def test_whose_function_failed_is_known_in_every_language(database: str, l
             assert not await passes(lines(theirs, OURS, *outer))
             assert not await passes(statement + lines(theirs, OURS, *outer))
         assert not await passes("")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_that_the_application_has_raised_an_error_is_known_in_every_language(
+    database: str, language: str
+) -> None:
+    line = LANGUAGES[language]
+    words = ("SQL statement", "SQL-Anweisung", "instruction SQL", "sentencia SQL", "SQL-оператор")
+    for word in (*words, "SQLステートメント", "SQL 구문", "SQL语句", "SQL ifadesi"):
+        line = line.replace(word, "RAISE")
+    async with scene(database) as s:
+
+        async def raised(*lines: str) -> bool:
+            answer: bool = await s.connection.fetchval("SELECT electric.raised($1)", "\n".join(lines))
+            return answer
+
+        statement = 'SQL statement "INSERT INTO public.t (id)\n VALUES (1)"'
+        outer = LANGUAGES[language].format(OURS)
+        assert await raised(line.format("quota()"), statement, outer)
+        assert not await raised(LANGUAGES[language].format("quota()"), statement, outer)
+        assert not await raised(LANGUAGES[language].format('public."RAISE"()'), statement, outer)
+        assert not await raised(statement, line.format("quota()"), outer)
+        assert not await raised(line.format(OURS))
+        assert not await raised("")
+
+
+RAISES = """
+CREATE TABLE t (id int PRIMARY KEY, state text);
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE 'your quota is full' USING ERRCODE = NEW.state; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.state <> 'fine') EXECUTE FUNCTION refuse();
+"""
+
+
+@pytest.mark.parametrize("sqlstate", ["08006", "25006", "40001", "40P01", "53400", "55P03", "57P01", "58030", "XX000"])
+async def test_what_the_application_raises_as_passing_is_tried_again_and_rejected_once_it_is_final(
+    database: str, sqlstate: str
+) -> None:
+    async with scene(database, RAISES, "t") as s:
+        poison = written("a", 1, s.insert("t", "1", sqlstate))
+        retried, behind = await s.apply(poison, written("a", 2, s.insert("t", "2", "fine")))
+        assert retried == {
+            "status": "retry",
+            "sqlstate": sqlstate,
+            "message": "your quota is full",
+            "raised": True,
+        }
+        assert behind["status"] == "retry"
+        rejected, applied = await s.apply(poison | {"final": True}, written("a", 2, s.insert("t", "2", "fine")))
+        assert (rejected["status"], rejected["sqlstate"]) == ("rejected", sqlstate)
+        assert (rejected["table"], rejected["key"]) == ("t", ["1"])
+        assert applied["status"] == "applied"
+        ops = await s.connection.fetchval("SELECT ops FROM electric.rejections")
+        assert json.loads(ops) == json.loads(json.dumps(poison["ops"]))
+
+
+@pytest.mark.parametrize("handler", ["", "EXCEPTION WHEN OTHERS THEN RAISE;"], ids=["met", "raised again"])
+async def test_what_passes_by_itself_is_never_final(database: str, handler: str) -> None:
+    """Also where it is a function of the application's that meets it."""
+    meets = f"""
+    CREATE TABLE t (id int PRIMARY KEY, v text);
+    CREATE TABLE counters (n int);
+    INSERT INTO counters VALUES (0);
+    CREATE FUNCTION count_up() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN UPDATE counters SET n = n + 1; RETURN NEW; {handler} END $$;
+    CREATE TRIGGER count BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION count_up();
+    """
+    async with scene(database, meets, "t") as s:
+        locking = await asyncpg.connect(database)
+        await locking.execute("BEGIN; UPDATE counters SET n = 7")
+        write = written("a", 1, s.insert("t", "1", "x")) | {"final": True}
+        (answer,) = await s.apply(write)
+        assert (answer["status"], answer["sqlstate"]) == ("retry", "55P03")
+        assert "raised" not in answer
+        await locking.execute("ROLLBACK")
+        assert await s.statuses(write) == ["applied"]
+        await locking.close()
 
 
 async def test_a_replica_identity_taken_away_holds_updates_until_it_is_given_back(database: str) -> None:

@@ -14,6 +14,7 @@ from syncline.actors.postgres.apply import (
     DEVICE_PENDING_MAX,
     LARGE_OPERATIONS,
     LOSSES_TOGETHER_MAX,
+    PATIENCE_TRIES,
     RETRY_FIRST_S,
     RETRY_MAX_S,
     TRIES_ALONE_MAX,
@@ -272,6 +273,47 @@ def test_a_passing_error_of_a_call_never_becomes_a_rejection() -> None:
         assert "refuse" not in element
         q.failed(Rejection("53100", "disk full"), now_s)
         now_s += q.wait_s(now_s) or 0.0
+
+
+@pytest.mark.parametrize("sqlstate", ["53100", "55P03", "40001", "08006"])
+def test_what_is_put_off_again_and_again_is_shown_but_never_rejected(sqlstate: str) -> None:
+    """A full disk, a lock, or a database elsewhere: it may take an hour."""
+    q = queue(write("a", 1), write("a", 2))
+    now_s = 0.0
+    shown = []
+    for _ in range(3 * PATIENCE_TRIES):
+        first, behind = sent(q.take(now_s))
+        assert first.keys() == behind.keys() == {"client", "lsn", "ms", "ops"}
+        q.settle([{"status": "retry", "sqlstate": sqlstate, "message": "not now"}, BEHIND], now_s)
+        shown.append(q.held())
+        now_s += q.wait_s(now_s) or 0.0
+    assert shown[: PATIENCE_TRIES - 1] == [None] * (PATIENCE_TRIES - 1)
+    assert set(shown[PATIENCE_TRIES - 1 :]) == {Held(writes=2, devices=1, message="not now")}
+    assert q.complaint == "not now"
+    q.take(now_s)
+    q.settle([APPLIED, LOCKED], now_s)
+    assert q.held() is None
+
+
+def test_what_the_application_raises_again_and_again_is_sent_as_final_with_its_operations() -> None:
+    full = {"status": "retry", "sqlstate": "53400", "message": "your quota is full", "raised": True}
+    q = queue(write("a", 1), write("a", 2), write("b", 1))
+    now_s = 0.0
+    q.take(now_s)
+    q.settle([full, BEHIND, APPLIED], now_s)
+    for _ in range(PATIENCE_TRIES - 1):
+        now_s += q.wait_s(now_s) or 0.0
+        first, behind = sent(q.take(now_s))
+        assert "final" not in first
+        q.settle([full, BEHIND], now_s)
+    now_s += q.wait_s(now_s) or 0.0
+    first, behind = sent(q.take(now_s))
+    assert first["final"]
+    assert first["ops"]
+    assert "final" not in behind
+    (rejected, applied) = q.settle([{**full, "status": "rejected"}, APPLIED], now_s)
+    assert (rejected.status, applied.status) == ("rejected", "applied")
+    assert rejected.rejection == Rejection("53400", "your quota is full")
 
 
 def test_any_other_error_of_a_call_with_one_transaction_is_that_transactions_fault() -> None:

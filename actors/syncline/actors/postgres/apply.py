@@ -9,7 +9,9 @@ An attempt can end in five ways:
 
 * Postgres answered *applied*, *unheeded*, *duplicate* or *rejected*: decided, the device hears of it.
 * Postgres answered *retry* (a lock, a serialization failure, no space, a right our role lacks): the device waits,
-  longer each time. A defect of Postgres (class XX) is tried a few times alone, then rejected: it may be the data.
+  longer each time. A defect of Postgres (class XX) is tried a few times alone, then rejected: it may be the data. What
+  is put off for some seconds is shown as held. It is not rejected, since a disk may be full for an hour, unless a
+  function of the application's has raised it, with such a code: that one is rejected when it is raised once more.
 * Postgres answered *unabsorbed*: direct SQL wrote or deleted what the transaction is about, and it is not known that
   the stream has told of that yet (see ``absorber``). It is sent again when the stream has come so far, which takes some
   milliseconds, and then says what it has waited for.
@@ -57,6 +59,7 @@ LARGE_PENDING_BYTES_MAX = 256 << 20
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
+PATIENCE_TRIES = 10  # in a row, some five seconds: longer than others hold a lock, mostly
 LOSSES_TOGETHER_MAX = 3
 
 Status = Literal["applied", "unheeded", "duplicate", "rejected", "overloaded"]
@@ -86,7 +89,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Writes that wait until an operator mends something in Postgres, those behind them included.
+    """Writes that wait until an operator mends something in Postgres, or have been put off for long, those behind them
+    included.
 
     ``message``: what Postgres says of one of them.
     """
@@ -123,6 +127,7 @@ class _Pending:
     lane: Lane
     alone: bool = False
     tries_alone: int = 0
+    raised: int = 0  # tries that ended in an error which a function of the application's had raised
     losses: int = 0
     absorbed: Needs | None = None  # what it has waited for
 
@@ -132,7 +137,7 @@ class _Device:
     pending: deque[_Pending] = field(default_factory=deque)
     retries: int = 0
     waits: bool = False
-    held: str = ""  # until an operator mends this
+    held: str = ""  # by this, until it passes or an operator mends it
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ class Batch:
     def text(self) -> bytes:
         pieces = [b"["]
         for pending in self.pending:
-            pieces += (*_with_absorbed(pending), b",")
+            pieces += (*_with_tries(pending), b",")
         pieces[-1] = b"]"
         return b"".join(pieces)
 
@@ -175,6 +180,7 @@ class WriteQueue:
         self._commits = Commits()
         self._upto = 0
         self.pending = 0
+        self.complaint = ""  # what Postgres has said of the latest device that came to be held
         self._bytes = dict.fromkeys(Lane, 0)
 
     def add(self, write: Write) -> Decision | None:
@@ -262,6 +268,7 @@ class WriteQueue:
                 continue
             if status == "retry":
                 if "sqlstate" in result:  # without one it only waits behind an earlier transaction of its device
+                    pending.raised += "raised" in result
                     self._again(pending, _rejection(result), now_s, alone=len(batch.pending) == 1)
                 continue
             self._decided(pending)
@@ -309,7 +316,7 @@ class WriteQueue:
         return max(0.0, self._waiting[0][0] - now_s) if self._waiting else None
 
     def held(self) -> Held | None:
-        """What waits for an operator; None when nothing does."""
+        """What waits for an operator, or has been put off for long; None when nothing has."""
         devices = [device for device in self._devices.values() if device.held]
         if not devices:
             return None
@@ -363,8 +370,12 @@ class WriteQueue:
             if pending.tries_alone >= TRIES_ALONE_MAX:
                 self._refuse(pending, error)
         client_id = pending.write.client_id
-        self._devices[client_id].held = error.message if error.sqlstate in OPERATORS_STATES else ""
+        device = self._devices[client_id]
         self._wait(client_id, now_s)
+        shown = error.sqlstate in OPERATORS_STATES or device.retries >= PATIENCE_TRIES
+        if shown and not device.held:
+            self.complaint = error.message
+        device.held = error.message if shown else ""
 
     @staticmethod
     def _refuse(pending: _Pending, error: Rejection) -> None:
@@ -400,13 +411,16 @@ def _pending(write: Write) -> _Pending:
     return _Pending(replace(write, changes=(), encoded=None), text, size, write.operations, Lane.LARGE)
 
 
-def _with_absorbed(pending: _Pending) -> tuple[bytes, ...]:
-    """Its text, with what it has waited for."""
-    needs = pending.absorbed
-    if needs is None:
+def _with_tries(pending: _Pending) -> tuple[bytes, ...]:
+    """Its text, with what it has waited for, and whether there has been patience enough with it."""
+    learnt: dict[str, Any] = {}
+    if pending.absorbed is not None:
+        learnt["absorbed"] = {"xmins": pending.absorbed.xmins, "gone": sorted(pending.absorbed.keys)}
+    if pending.raised >= PATIENCE_TRIES:
+        learnt["final"] = True
+    if not learnt:
         return pending.text
-    absorbed = json.dumps({"xmins": needs.xmins, "gone": sorted(needs.keys)}, ensure_ascii=False).encode()
-    return b'{"absorbed":' + absorbed + b"," + pending.text[0][1:], *pending.text[1:]
+    return json.dumps(learnt, ensure_ascii=False).encode()[:-1] + b"," + pending.text[0][1:], *pending.text[1:]
 
 
 def passes(sqlstate: str) -> bool:

@@ -26,7 +26,6 @@ import asyncpg
 
 from syncline.actors.postgres.apply import (
     LARGE_OPERATIONS,
-    OPERATORS_STATES,
     Batch,
     Decision,
     Held,
@@ -102,7 +101,7 @@ class Absorbed:
 
 @dataclass(frozen=True, slots=True)
 class ReadHeld:
-    """Call. Answer: what waits for an operator, ``Held``, or None."""
+    """Call. Answer: what waits for an operator, or has been put off for long, ``Held``, or None."""
 
 
 class WriteLoop:
@@ -144,7 +143,7 @@ class WriteLoop:
         self._wake()
 
     def held(self) -> Held | None:
-        """What waits for an operator."""
+        """What waits for an operator, or has been put off for long."""
         return self._queue.held()
 
     async def run(self) -> None:
@@ -195,27 +194,24 @@ class WriteLoop:
                     "a batch of %d device writes failed as a whole, each is tried alone: %s", len(batch.writes), error
                 )
                 self._queue.failed(_rejection_of(error), self._clock.monotonic_s(), lane)
+                self._complain()
         except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
             self._lose(error, lane)
         else:
-            results = json.loads(answers)
-            self._complain(results)
-            for decision in self._queue.settle(results, self._clock.monotonic_s(), lane):
+            for decision in self._queue.settle(json.loads(answers), self._clock.monotonic_s(), lane):
                 self._tell(decision, position)
+            self._complain()
 
     def _lose(self, error: BaseException, lane: Lane) -> None:
         log.warning("the writer lost its connection to Postgres, the batch is sent again: %s", error)
         self._links[lane].cut()
         self._queue.lost(self._clock.monotonic_s(), lane)
 
-    def _complain(self, results: list[dict[str, Any]]) -> None:
-        """What is held until an operator mends it goes to the log, once until something else is wrong."""
-        for result in results:
-            if result.get("sqlstate") in OPERATORS_STATES and result["status"] == "retry":
-                if result["message"] != self._last_complaint:
-                    self._last_complaint = result["message"]
-                    log.error("a device's write is held until this is mended in Postgres: %s", self._last_complaint)
-                return
+    def _complain(self) -> None:
+        """What holds writes goes to the log, once until something else is wrong."""
+        if self._queue.complaint != self._last_complaint:
+            self._last_complaint = self._queue.complaint
+            log.error("a device's write is held until this is mended in Postgres: %s", self._last_complaint)
 
     def _tell(self, decision: Decision, position: int) -> None:
         write = decision.write

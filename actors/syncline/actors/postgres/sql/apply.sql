@@ -6,10 +6,11 @@
 --          modified: what an update changed; tags: what the operation had observed.
 --          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
 --          "absorbed": {"xmins", "gone"}: what it was to wait for, and has; see below.
+--          "final": true: there has been patience enough, and what a function of the application's raises is its fault.
 --          One whose lsn or ms is no bigint is rejected too, but cannot be recorded.
 --          A transaction that comes again is a duplicate, or rejected if it was.
 -- results: one a transaction, {"status": "applied" | "unheeded" | "duplicate" | "rejected" | "retry" | "unabsorbed",
---          "sqlstate", "message", ...}
+--          "sqlstate", "message", ...}; "raised": true with a retry: a function of the application's has raised the error
 -- context: {"horizon": an xid, "skew_ms", "kept_ms"}. Without a horizon nothing that direct SQL wrote is waited for. kept_ms: how
 --          old what is recorded of a row may be that is not there any more, see electric.unrecorded.
 --
@@ -73,6 +74,7 @@ DECLARE
     at_op jsonb;
     refreshing boolean;
     refreshed boolean;
+    raised boolean;
 BEGIN
     IF current_setting('TimeZone') <> 'UTC' OR current_setting('DateStyle') NOT LIKE 'ISO%'
         OR current_setting('bytea_output') <> 'hex' OR current_setting('extra_float_digits')::integer < 1
@@ -179,6 +181,7 @@ BEGIN
                     IF refreshed IS NULL THEN
                         e_state := '55P03';
                         e_message := 'merge functions are being made anew';
+                        e_context := '';
                     END IF;
                 END IF;
                 IF e_state = 'SY003' THEN
@@ -205,8 +208,10 @@ BEGIN
                     answer := jsonb_strip_nulls(jsonb_build_object('sqlstate', e_state, 'message', e_message,
                         'detail', nullif(e_detail, ''), 'hint', nullif(e_hint, ''), 'table', nullif(e_table, ''),
                         'constraint', nullif(e_constraint, '')));
-                    IF electric.passes(e_state, e_context) THEN
-                        answer := answer || '{"status": "retry"}';
+                    raised := electric.raised(e_context);
+                    IF electric.passes(e_state, e_context) AND NOT (raised AND tx ? 'final') THEN
+                        answer := answer || CASE WHEN raised THEN '{"status": "retry", "raised": true}'
+                            ELSE '{"status": "retry"}' END::jsonb;
                         held := held || client;
                     ELSE
                         answer := answer || electric.fault(at_op, e_schema, e_table, e_constraint, e_column)
@@ -302,23 +307,39 @@ SELECT coalesce(
     '{"status": "duplicate"}')
 $$;
 
--- Whether an error says nothing about the transaction itself, so that it will pass: the connection (08), a conflict with
--- others (40, 55P03, 55006), resources (53), an operator (57), the system (58), a standby (25006), a Postgres defect (XX,
--- the writer counts those), or a right or an object our own role lacks, which is the operator's to mend. An application's trigger
--- may raise the last kind too: then the innermost function is not ours, and it is the transaction's fault.
+-- Whether the innermost function of the context of an error is ours.
 --
 -- The context is in the language of the server (lc_messages), except for the name PL/pgSQL and the signature of the
 -- function, which may stand on either side of it: the first line with both tells the innermost function. Our schema is
 -- named there unless it is in the search path, as it is for a role called electric.
+CREATE OR REPLACE FUNCTION electric.within_ours(context text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+SELECT coalesce((
+    SELECT line ~ ('(^|[^a-z0-9_.])(electric\.)?(apply\(jsonb,jsonb,jsonb\)|advance\(text,bigint,bigint,boolean\)'
+        '|merge\(jsonb,text,bigint,jsonb,integer\)|merge_new\(bigint,jsonb,text,bigint,jsonb,integer\)'
+        '|moved\(oid\)|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint,jsonb,integer\))')
+    FROM unnest(string_to_array(context, E'\n')) WITH ORDINALITY AS l (line, place)
+    WHERE line LIKE '%PL/pgSQL%' AND line LIKE '%(%)%' ORDER BY place LIMIT 1), false)
+$$;
+
+-- Whether an error says nothing about the transaction itself, so that it will pass: the connection (08), a conflict with
+-- others (40, 55P03, 55006), resources (53), an operator (57), the system (58), a standby (25006), a Postgres defect (XX,
+-- the writer counts those), or a right or an object our own role lacks, which is the operator's to mend. An application's trigger
+-- may raise the last kind too: then the innermost function is not ours, and it is the transaction's fault. Whether others
+-- of these were raised by one, electric.raised tells: such an error may pass, but is not waited for for ever.
 CREATE OR REPLACE FUNCTION electric.passes(state text, context text) RETURNS boolean
 LANGUAGE sql IMMUTABLE AS $$
 SELECT left(state, 2) IN ('08', '40', '53', '57', '58', 'XX') OR state IN ('55P03', '55006', '25006')
-    OR state IN ('42501', '42P01', '42703', '42883', '55000') AND coalesce((
-        SELECT line ~ ('(^|[^a-z0-9_.])(electric\.)?(apply\(jsonb,jsonb,jsonb\)|advance\(text,bigint,bigint,boolean\)'
-            '|merge\(jsonb,text,bigint,jsonb,integer\)|merge_new\(bigint,jsonb,text,bigint,jsonb,integer\)'
-            '|moved\(oid\)|merge_[0-9]+\(text,jsonb,jsonb,jsonb,text,bigint,jsonb,integer\))')
-        FROM unnest(string_to_array(context, E'\n')) WITH ORDINALITY AS l (line, place)
-        WHERE line LIKE '%PL/pgSQL%' AND line LIKE '%(%)%' ORDER BY place LIMIT 1), false)
+    OR state IN ('42501', '42P01', '42703', '42883', '55000') AND electric.within_ours(context)
+$$;
+
+-- Whether the error of this context is none that Postgres has met, but one that a function of the application's has raised.
+-- Then the first line is of that function, at its statement RAISE, which no language translates.
+CREATE OR REPLACE FUNCTION electric.raised(context text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+SELECT coalesce(line LIKE '%PL/pgSQL%' AND line ~ '(^|[^A-Za-z0-9_."])RAISE($|[^A-Za-z0-9_("])', false)
+    AND NOT electric.within_ours(context)
+FROM split_part(context, E'\n', 1) AS line
 $$;
 
 -- The cells of the key of the row that an operation on a table of this description is about.
