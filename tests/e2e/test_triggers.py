@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.conflict_scene import Kind, Rows, alone, conflict_scene, in_pairs, tick
+from tests.npm.rig import eventually
 
 pytestmark = pytest.mark.every_major
 
@@ -179,3 +180,54 @@ async def test_what_a_trigger_always_raises_is_rejected_alone_also_where_its_cod
         (refused,) = await scene.postgres.fetch("SELECT sqlstate, message, table_name, ops FROM electric.rejections")
         assert tuple(refused)[:3] == (sqlstate, "your quota is full", "notes")
         assert "three" in refused["ops"]
+
+
+@alone
+async def test_a_deadlock_or_a_conflict_of_a_trigger_that_passes_is_no_rejection(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """A sequence does not go back with the transaction: the trigger knows which try it is."""
+    body = """
+        CASE nextval('tries')
+            WHEN 1 THEN RAISE serialization_failure;
+            WHEN 2 THEN RAISE deadlock_detected;
+            ELSE RETURN new;
+        END CASE;
+    """
+    schema = "CREATE SEQUENCE tries;" + notes("BEFORE UPDATE", body)
+    async with conflict_scene(database, tmp_path, kinds, schema, "notes", "log") as scene:
+        (ann,) = scene.devices
+        await ann.write("UPDATE notes SET text = 'other' WHERE id = '1'")
+        await ann.write("INSERT INTO log VALUES ('1', 'later')")
+        await scene.ends_with(notes=[("1", "other", "new"), TWO], log=[("1", "later")])
+        assert await scene.postgres.fetchval("SELECT last_value FROM tries") == 3
+
+
+@alone
+async def test_a_write_that_is_the_victim_of_a_deadlock_is_done_afterwards(
+    kinds: Sequence[Kind], database: str, tmp_path: Path
+) -> None:
+    """It has a row, and its trigger waits for a lock of a session that comes to wait for the row. The trigger sees to
+    it that it is the one who looks for a circle: it waits as long as that takes, and the other one does not look."""
+    body = """
+        PERFORM set_config('lock_timeout', '0', true), set_config('deadlock_timeout', '2s', true);
+        PERFORM pg_advisory_xact_lock(1);
+        RETURN new;
+    """
+    async with conflict_scene(database, tmp_path, kinds, notes("AFTER UPDATE", body), "notes", "log") as scene:
+        (ann,) = scene.devices
+        other = scene.postgres
+        await other.execute("SET deadlock_timeout = '1min'")
+
+        async def waits() -> bool:
+            return bool(
+                await other.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            )
+
+        async with other.transaction():
+            await other.execute("SELECT pg_advisory_xact_lock(1)")
+            await ann.write("UPDATE notes SET text = 'other' WHERE id = '1'")
+            await ann.write("INSERT INTO log VALUES ('1', 'later')")
+            await eventually(waits)
+            await other.execute("SELECT FROM notes WHERE id = '1' FOR UPDATE")
+        await scene.ends_with(notes=[("1", "other", "new"), TWO], log=[("1", "later")])
