@@ -7,8 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import asyncpg
 import pytest
 from tests.e2e.conflict_scene import Kind, PythonDevice, Rows, Scene, alone, conflict_scene
+from tests.integration.roles import set_another_role
 from tests.npm.rig import eventually
 from tests.npm.service import serving
 from tests.tokens import insecure_token
@@ -53,6 +55,55 @@ async def test_a_refused_write_to_a_table_that_was_altered_wedges_nobody(
             (rejection,) = await ann.db.rejections()
             assert rejection.sqlstate == refused["sqlstate"]
             assert [change.key for change in rejection.changes] == [{"id": 1}]
+
+
+# What is taken from our role, what gives it back, what the table is called then, and what the log says meanwhile.
+FORBIDDEN = {
+    "USAGE": (
+        "CREATE SCHEMA app; ALTER TABLE items SET SCHEMA app",
+        "GRANT USAGE ON SCHEMA app TO {role}",
+        "app.items",
+        "permission denied for schema app",
+    ),
+    "SELECT": (
+        "REVOKE SELECT ON items FROM {role}",
+        "GRANT SELECT ON items TO {role}",
+        "items",
+        "permission denied for table items",
+    ),
+}
+
+
+@alone
+@pytest.mark.parametrize(("forbid", "allow", "name", "missing"), FORBIDDEN.values(), ids=FORBIDDEN)
+async def test_a_refused_write_to_a_table_that_our_role_may_not_read_wedges_nobody(
+    kinds: Sequence[Kind], forbid: str, allow: str, name: str, missing: str, database: str, tmp_path: Path
+) -> None:
+    """What it wrote stays on the device, which is told why, until the row changes."""
+    await set_another_role(database)
+    admin = await asyncpg.connect(database)
+    await admin.execute("SET ROLE NONE; GRANT CREATE ON SCHEMA public TO PUBLIC")
+    role = await admin.fetchval("SELECT current_database()")
+    async with conflict_scene(database, tmp_path, kinds, TABLES, "items", "notes") as scene:
+        (ann,) = scene.devices
+        await admin.execute(forbid.format(role=role))
+        await ann.write("UPDATE items SET n = 'no number' WHERE id = 1")
+        await ann.write("INSERT INTO notes VALUES (1, 'of the device')")
+        await scene.sql("INSERT INTO notes VALUES (2, 'of direct SQL')")
+        await eventually(lambda: _put_right(scene, [(1, "one", "no number"), (2, "two", 2)]))
+        (refused,) = await scene.postgres.fetch("SELECT sqlstate FROM electric.rejections")
+        if isinstance(ann, PythonDevice):
+            (rejection,) = await ann.db.rejections()
+            assert rejection.sqlstate == refused["sqlstate"]
+        (line,) = [line for line in scene.service.log.read_text().splitlines() if "is not undone" in line]
+        assert missing in line
+
+        await admin.execute(allow.format(role=role))
+        await admin.execute(f"UPDATE {name} SET n = 3 WHERE id = 1")
+        await eventually(lambda: _put_right(scene, [(1, "one", 3), (2, "two", 2)]))
+        await ann.write("UPDATE items SET n = 'no number' WHERE id = 1")
+        await eventually(lambda: _put_right(scene, [(1, "one", 3), (2, "two", 2)]))
+    await admin.close()
 
 
 NESTED = "[" * 200_000 + "]" * 200_000

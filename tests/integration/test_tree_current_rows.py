@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+from tests.integration.roles import set_another_role
 from tests.integration.write_scene import scene, written
 
 from syncline.actors.postgres.currentrows import end_of_records
@@ -115,6 +116,41 @@ async def test_rows_are_read_by_what_columns_are_called_now(
         assert [row.row for row in rows] == [*read, (b"2",)]
         assert {row.tags for row in rows if row.table.relation.table == "others"} == {("ann@5",)}
         reading.terminate()
+
+
+@pytest.mark.parametrize(
+    ("forbid", "missing"),
+    [
+        ("CREATE SCHEMA app; ALTER TABLE items SET SCHEMA app", "permission denied for schema app"),
+        ("REVOKE SELECT ON items FROM {role}", "permission denied for table items"),
+    ],
+    ids=["USAGE", "SELECT"],
+)
+async def test_what_our_role_may_not_read_is_left_out_and_named_once(
+    database: str, forbid: str, missing: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await set_another_role(database)
+    admin = await asyncpg.connect(database)
+    await admin.execute("SET ROLE NONE; GRANT CREATE ON SCHEMA public TO PUBLIC")
+    sql = ITEMS + "; CREATE TABLE others (id int4 PRIMARY KEY)"
+    async with scene(database, sql, "items", "others") as writes:
+        await writes.apply(written("ann", 5, writes.insert("items", "1", "ann's"), writes.insert("others", "2")))
+        reading = await connect(database, "test")
+        await reading.read()
+        others, items = (writes.relids["others"], (b"2",)), (writes.relids["items"], (b"1",))
+        await admin.execute(forbid.format(role=await writes.connection.fetchval("SELECT current_user")))
+        for _ in range(2):
+            found = await reading.current_rows([items, others])
+            assert [row.row for row in found.rows] == [(b"2",)]
+            assert found.left == ()
+        (record,) = caplog.records
+        assert missing in record.getMessage()
+        monkeypatch.setattr("syncline.actors.postgres.currentrows.READING_BYTES_MAX", 1)
+        found = await reading.current_rows([others, items])
+        assert [row.row for row in found.rows] == [(b"2",)]
+        assert found.left == (items,)
+        reading.terminate()
+    await admin.close()
 
 
 NESTED = b"[" * 200_000 + b"]" * 200_000

@@ -1,12 +1,13 @@
 """Rows of synced tables by their keys, as Postgres has them now, and where in the WAL that is.
 
 They are read by what tables and columns are called now. Of a column that is gone they have NULL, as in the stream; and
-of a table that is gone, or the columns that its rows are known by, there is nothing to be read.
+of a table that is gone, or the columns that its rows are known by, there is nothing to be read. Nor is there of one
+that our role may not read: what a device has of it stays as it is until the stream tells of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -67,12 +68,16 @@ class Reading:
 
 
 async def read_current_rows(
-    pool: asyncpg.Pool, tables: Mapping[int, TableInfo], keys: Iterable[tuple[int, Key]]
+    pool: asyncpg.Pool,
+    tables: Mapping[int, TableInfo],
+    keys: Iterable[tuple[int, Key]],
+    forbidden: Callable[[TableInfo, asyncpg.InsufficientPrivilegeError], object] | None = None,
 ) -> Reading:
     """The rows with these (relation id, key) as one snapshot shows them. A table that is not among ``tables``, or has
     lost columns of its key, is left out; what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at
-    least one row is read. Raises what asyncpg raises: UndefinedTableError for a table that has been renamed since
-    ``tables`` were read, too, whatever has come in its place."""
+    least one row is read. ``forbidden``: told of a table that our role may not read, which is left out then, too.
+    Raises what asyncpg raises: UndefinedTableError for a table that has been renamed since ``tables`` were read, too,
+    whatever has come in its place."""
     wanted: dict[int, list[Key]] = {}
     for relation_id, key in keys:
         wanted.setdefault(relation_id, []).append(key)
@@ -80,6 +85,7 @@ async def read_current_rows(
     told_apart = {id: table for id, table in known.items() if None not in map(table.column_now, table.key_names)}
     rows: list[CurrentRow] = []
     left: list[tuple[int, Key]] = []
+    asked: dict[str, int] = {}
     room = READING_BYTES_MAX
     async with pool.acquire() as connection:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -88,13 +94,21 @@ async def read_current_rows(
                 of_table = wanted[relation_id]
                 for start in range(0, len(of_table), KEYS_AT_ONCE):
                     of_query = of_table[start : start + KEYS_AT_ONCE]
-                    found = await _current_rows(connection, table, of_query, visibility.at_ms, room) if room > 0 else []
+                    found: list[CurrentRow] = []
+                    if room > 0:
+                        try:
+                            found = await _current_rows(connection, table, of_query, visibility.at_ms, room)
+                        except asyncpg.InsufficientPrivilegeError as error:
+                            if forbidden is None:
+                                raise
+                            forbidden(table, error)
+                            break
+                        asked[table.sql_name] = table.oid
                     rows += found
                     left += [(relation_id, key) for key in of_query[len(found) :]]
                     room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
             # Afterwards: what has been read keeps its name as long as the transaction lasts.
-            named = [table.sql_name for table in told_apart.values()]
-            await connection.execute(MOVED, named, [table.oid for table in told_apart.values()])
+            await connection.execute(MOVED, list(asked), list(asked.values()))
         position = await _flushed_end(connection, beyond_flushed=bool(rows))
     return Reading(tuple(rows), position, visibility, tuple(left))
 

@@ -90,6 +90,7 @@ class Database:
         self._lineage = lineage
         self.catalog = Catalog()
         self.history = SchemaHistory()
+        self._forbidden: dict[int, str] = {}  # tables that could not be read, and what Postgres said of each
         self._readings = Gathering(self._read)
         self._owners = Gathering(self._read_owners)
         self._sightings = Gathering(self._note_seen)
@@ -355,13 +356,26 @@ class Database:
         return await visibility_of(self.pool)
 
     async def current_rows(self, keys: Iterable[tuple[int, Key]]) -> Reading:
-        """See ``read_current_rows``. A table may have been altered since the catalogue was read."""
+        """See ``read_current_rows``. A table may have been altered since the catalogue was read. One that our role may
+        not read by its newest name is left out: waiting for the right would keep back what a device has written to
+        other tables."""
         wanted = tuple(keys)
         try:
             return await read_current_rows(self.pool, self.catalog.tables, wanted)
         except (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError):
             await self.read()
-            return await read_current_rows(self.pool, self.catalog.tables, wanted)
+            return await read_current_rows(self.pool, self.catalog.tables, wanted, self._forbid)
+
+    def _forbid(self, table: TableInfo, error: asyncpg.InsufficientPrivilegeError) -> None:
+        """Goes to the log, once until Postgres says something else of the table."""
+        if self._forbidden.get(table.oid) != str(error):
+            self._forbidden[table.oid] = str(error)
+            log.error(
+                "what is refused of writes to %s is not undone on devices, for our role may not read it "
+                "(USAGE on its schema, SELECT on the table): %s",
+                table.sql_name,
+                error,
+            )
 
 
 async def connect(dsn: str, session: Ownership | str, lineage: str = "") -> Database:
