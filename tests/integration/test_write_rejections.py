@@ -220,6 +220,27 @@ async def test_how_many_rejections_are_looked_at_goes_by_what_is_in_them_and_not
         assert json.loads(known) == json.loads(deleted)
 
 
+async def test_rejections_beyond_those_that_are_looked_at_are_not_read(database: str) -> None:
+    """How often a value is fetched from where large ones are kept, Postgres counts within the transaction."""
+    fetched = """
+    SELECT t.idx_scan FROM pg_stat_xact_all_tables t JOIN pg_class c ON c.reltoastrelid = t.relid
+    WHERE c.oid = 'electric.rejections'::regclass
+    """
+    async with scene(database, FOLDERS, "folders") as s:
+        large = s.update("folders", "of b", "1", "x" * (16 << 20), changed=[2], seen=["b@1"])
+        await s.connection.execute(
+            "INSERT INTO electric.rejections (client_id, lsn, ms, sqlstate, message, ops) "
+            "SELECT 'a', n, n, '22001', 'too long', jsonb_set($1, '{0,tags,0}', to_jsonb('b@' || n)) "
+            "FROM generate_series(1, 10) n",
+            json.dumps([large]),
+        )
+        deleted = json.dumps([s.delete("folders", "of b", "1", "", seen=["a@1"])])
+        async with s.connection.transaction():
+            known = await s.connection.fetchval("SELECT electric.after_rejected($1, 'a')", deleted)
+            assert await s.connection.fetchval(fetched) <= 8
+        assert set(json.loads(known)[0]["tags"]) == {"a@1", "b@8", "b@9", "b@10"}
+
+
 async def test_a_transaction_that_ends_with_constraints_deferred_is_checked_all_the_same(database: str) -> None:
     """A trigger may defer constraints, also ones that are usually immediate."""
     deferring = """

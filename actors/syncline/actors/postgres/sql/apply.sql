@@ -415,14 +415,19 @@ $$;
 -- The same operations, each having observed, too, what operations on its row had that were rejected of the same device. One
 -- that was written when these were still on their way names the tags of theirs alone, which nobody knows: published clients
 -- do not say what was there before. Looked at are the newest rejections, as many as have some size: that of a value
--- computed from them, for of a stored one it is the compressed one.
+-- computed from them, for of a stored one it is the compressed one. Those beyond are not read for it.
 CREATE OR REPLACE FUNCTION electric.after_rejected(ops jsonb, client text) RETURNS jsonb
 LANGUAGE sql STABLE SET enable_nestloop = off SET enable_mergejoin = off AS $$
-WITH rejected AS MATERIALIZED (
-    SELECT n.ops FROM (
-        SELECT r.ops, sum(pg_column_size(r.ops || '[]')) OVER (ORDER BY r.lsn DESC) AS octets
-        FROM electric.rejections r WHERE r.client_id = client ORDER BY r.lsn DESC LIMIT 100) AS n
-    WHERE n.octets < 64 << 20
+WITH RECURSIVE newest AS MATERIALIZED (
+    SELECT r.ops, row_number() OVER (ORDER BY r.lsn DESC) AS place
+    FROM electric.rejections r WHERE r.client_id = client ORDER BY r.lsn DESC LIMIT 100
+), upto (place, ops, octets) AS (
+    SELECT 0::bigint, NULL::jsonb, 0::bigint
+    UNION ALL
+    SELECT newest.place, newest.ops, upto.octets + pg_column_size(newest.ops || '[]')
+    FROM upto JOIN newest ON newest.place = upto.place + 1 WHERE upto.octets < 64 << 20
+), rejected AS MATERIALIZED (
+    SELECT ops FROM upto WHERE place > 0 AND octets < 64 << 20
 ), seen AS (
     SELECT t.relid, electric.operation_key(o.op, t.description) AS key, jsonb_agg(DISTINCT tag) AS tags
     FROM rejected CROSS JOIN jsonb_array_elements(rejected.ops) AS o (op)
