@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 from tests.npm.rig import NpmDevice, eventually
 from tests.npm.service import ServiceProcess, serving
+from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
 from syncline.client import Database, database, open_db
@@ -39,6 +40,9 @@ class Device(Protocol):
     async def write(self, *statements: str) -> None:
         """One local transaction; on return it has its timestamp."""
 
+    async def sync(self, table: str, where: str = "") -> None:
+        """Another shape; on return its rows are here."""
+
     async def rows(self, sql: str) -> Rows: ...
 
     async def pending(self) -> int:
@@ -57,6 +61,10 @@ class PythonDevice:
         async with self.db.transaction() as transaction:
             for sql in statements:
                 await transaction.execute(sql)
+
+    async def sync(self, table: str, where: str = "") -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            await (await self.db.sync(table, where)).synced()
 
     async def rows(self, sql: str) -> Rows:
         return [tuple(row) for row in await self.db.sql(sql)]
@@ -80,6 +88,9 @@ class NodeDevice:
         await self._npm.execute(*((sql,) for sql in statements))
         # The client joins into one transaction what it has not stamped yet.
         await self._npm.event("changed", after=seen, origin="local")
+
+    async def sync(self, table: str, where: str = "") -> None:
+        await self._npm.sync(table, **({"where": where} if where else {}))
 
     async def rows(self, sql: str) -> Rows:
         return [tuple(row.values()) for row in await self._npm.query(sql)]
@@ -174,21 +185,28 @@ async def _delivered(device: Device) -> bool:
 
 @contextlib.asynccontextmanager
 async def conflict_scene(
-    dsn: str, folder: Path, kinds: Sequence[Kind], sql: str, *tables: str, ahead_ms: int | Sequence[int] = 0
+    dsn: str,
+    folder: Path,
+    kinds: Sequence[Kind],
+    sql: str,
+    *tables: str,
+    unasked: Sequence[str] = (),
+    ahead_ms: int | Sequence[int] = 0,
 ) -> AsyncIterator[Scene]:
-    """``sql`` run, ``tables`` open to devices, parents first, and on every one. ``ahead_ms``: of the clocks of all, or
-    of each."""
+    """``sql`` run, ``tables`` open to devices, parents first, and on every one. ``unasked``: tables that are open, too,
+    and on none. ``ahead_ms``: of the clocks of all, or of each."""
+    opened = tuple(f'"{table}"' for table in (*tables, *unasked))
     aheads = [ahead_ms] * len(kinds) if isinstance(ahead_ms, int) else ahead_ms
     async with (
-        serving(dsn, folder, sql=sql, electrified=tuple(f'"{table}"' for table in tables)) as (service, postgres),
+        serving(dsn, folder, sql=sql, electrified=opened) as (service, postgres),
         contextlib.AsyncExitStack() as stack,
     ):
         devices: list[Device] = []
         for number, kind in enumerate(kinds):
-            opened = (_python if kind == "python" else _npm)(
+            opening = (_python if kind == "python" else _npm)(
                 folder / f"{number}.db", service, f"user {number}", tables, aheads[number]
             )
-            devices.append(await stack.enter_async_context(opened))
+            devices.append(await stack.enter_async_context(opening))
         yield Scene(service, postgres, dsn, tables, devices)
 
 

@@ -4,12 +4,13 @@ and nothing of the device waits. And who comes later gets the table by the name 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.e2e.conflict_scene import Kind, PythonDevice, Rows, Scene, alone, conflict_scene
+from tests.e2e.conflict_scene import Device, Kind, PythonDevice, Rows, Scene, alone, conflict_scene
 from tests.integration.roles import set_another_role
 from tests.npm.rig import eventually
 from tests.npm.service import serving
@@ -139,6 +140,79 @@ async def test_who_comes_later_gets_the_table_itself_by_its_old_name(alter: str,
         await db.connect(insecure_token("ann"))
         await (await db.sync("items")).synced()
         assert [tuple(row) for row in await db.sql("SELECT * FROM items ORDER BY id")] == AS_THEY_WERE
+
+
+LATE = """
+CREATE TABLE late (id int4 PRIMARY KEY, body text, n int4);
+INSERT INTO late VALUES (1, 'one', 1), (2, 'two', 2);
+"""
+# What becomes of a table that nobody has asked for yet, and its rows on devices: a column that is gone is NULL in them.
+BARE: Rows = [(1, None, 1), (2, None, 2)]
+ALTERED_BEFORE = {
+    "renamed": ("ALTER TABLE late RENAME TO former", AS_THEY_WERE),
+    "another in its place": (
+        "ALTER TABLE late RENAME TO former; CREATE TABLE late (LIKE former INCLUDING ALL); "
+        "INSERT INTO late VALUES (1, 'of another table', 5)",
+        AS_THEY_WERE,
+    ),
+    "in another schema": ("CREATE SCHEMA app; ALTER TABLE late SET SCHEMA app", AS_THEY_WERE),
+    "a column renamed": ("ALTER TABLE late RENAME body TO text", BARE),
+    "a column dropped": ("ALTER TABLE late DROP body", BARE),
+    "its key renamed": ("ALTER TABLE late RENAME id TO key", AS_THEY_WERE),
+}
+
+
+@alone
+@pytest.mark.parametrize(("alter", "there"), ALTERED_BEFORE.values(), ids=ALTERED_BEFORE)
+async def test_a_table_that_was_altered_comes_to_a_device_that_had_not_asked_for_it(
+    kinds: Sequence[Kind], alter: str, there: Rows, database: str, tmp_path: Path
+) -> None:
+    async with conflict_scene(database, tmp_path, kinds, f"{TABLES}; {LATE}", "notes", unasked=["late"]) as scene:
+        (ann,) = scene.devices
+        await scene.sql(alter)
+        await ann.sync("late")
+        assert await ann.rows("SELECT * FROM late ORDER BY id") == there
+        await scene.sql("INSERT INTO notes VALUES (1, 'of direct SQL')")
+        await eventually(lambda: _has(ann, "notes", [(1, "of direct SQL")]))
+
+
+@pytest.mark.parametrize(
+    ("where", "there"),
+    [
+        ("this.body = 'one'", []),
+        ("this.body IS NULL AND this.id = 2", [(2, None, 2)]),
+        ("length(this.body) > 1", []),
+        ("this.n = 2 AND coalesce(length(this.body), 7) = 7", [(2, None, 2)]),
+    ],
+)
+@pytest.mark.parametrize("alter", [ALTERED_BEFORE[name][0] for name in ("a column renamed", "a column dropped")])
+async def test_a_clause_takes_a_column_that_is_gone_for_null(
+    alter: str, where: str, there: Rows, database: str, tmp_path: Path
+) -> None:
+    async with conflict_scene(database, tmp_path, ("python",), f"{TABLES}; {LATE}", "notes", unasked=["late"]) as scene:
+        (ann,) = scene.devices
+        await scene.sql(alter)
+        await ann.sync("late", where)
+        assert await ann.rows("SELECT * FROM late ORDER BY id") == there
+
+
+@pytest.mark.parametrize("name", ["renamed", "a column renamed", "a column dropped", "its key renamed"])
+async def test_a_service_that_lost_its_disk_reads_tables_as_they_are_by_then(
+    name: str, database: str, tmp_path: Path
+) -> None:
+    alter, there = ALTERED_BEFORE[name]
+    async with conflict_scene(database, tmp_path, ("python",), f"{TABLES}; {LATE}", "notes", "late") as scene:
+        (ann,) = scene.devices
+        await scene.service.kill()
+        shutil.rmtree(scene.service.data_dir)
+        await scene.sql("UPDATE late SET n = 7", alter)
+        await scene.service.start()
+        await eventually(lambda: _has(ann, "late", [(id, body, 7) for id, body, _ in there]))
+
+
+async def _has(device: Device, table: str, rows: Rows) -> bool:
+    assert await device.rows(f"SELECT * FROM {table} ORDER BY id") == rows
+    return True
 
 
 async def _put_right(scene: Scene, left: Rows) -> bool:

@@ -168,6 +168,22 @@ async def test_the_catalog_tells_columns_keys_types_and_labels(app: asyncpg.Conn
     assert table.enum_labels == {"m": ("sad", "ok")}
 
 
+async def test_what_the_catalog_tells_of_a_column_it_tells_by_the_name_that_devices_know(
+    app: asyncpg.Connection,
+) -> None:
+    await app.execute(
+        "CREATE TABLE moods (m mood, a varchar(9), gone mood, PRIMARY KEY (m, a)); CALL electric.electrify('moods');"
+        "ALTER TABLE moods RENAME m TO feeling; ALTER TABLE moods RENAME a TO name; ALTER TABLE moods DROP gone"
+    )
+    table = (await load_catalog(app)).named("moods")
+    assert table is not None
+    assert [table.column_now(name) for name in table.relation.names] == ["feeling", "name", None]
+    assert table.enum_labels == {"m": ("sad", "ok"), "gone": ("sad", "ok")}
+    assert [name for name, _ in table.key_spellings] == ["a"], "it may be cut to its length"
+    types = [table.cast_type(name) for name in table.relation.names]
+    assert types == ["public.mood", 'pg_catalog."varchar"', "pg_catalog.text"]
+
+
 async def test_a_table_that_was_dropped_leaves_the_catalog(app: asyncpg.Connection) -> None:
     await app.execute("DROP TABLE items")
     assert (await load_catalog(app)).tables == {}

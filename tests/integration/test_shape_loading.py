@@ -15,13 +15,13 @@ from tests.patience import PATIENCE_S
 
 from syncline.actors.devices.planning import selected_shape
 from syncline.actors.postgres.bootstrap import bootstrap
+from syncline.actors.postgres.catalog import TableGone
 from syncline.actors.postgres.database import Database, connect
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.snapshot_turns import take_turns
 from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.shapes import loading
 from syncline.actors.shapes.clauses import Clauses, clauses_of
-from syncline.actors.shapes.consumer import TableGone
 from syncline.actors.shapes.filtering import selected
 from syncline.actors.shapes.loading import Loading
 from syncline.actors.shapes.shape import Shape
@@ -170,7 +170,6 @@ async def test_whoever_goes_away_before_its_turn_or_in_it_leaves_the_connection_
 
 
 async def test_shapes_of_several_tables_read_one_snapshot_by_turns(scene: Scene) -> None:
-    tables = scene.database.catalog.tables
     relation_id = scene.shape("this.id = 1").relation_id
 
     shown: list[Visibility] = []
@@ -178,7 +177,7 @@ async def test_shapes_of_several_tables_read_one_snapshot_by_turns(scene: Scene)
 
     async def load(n: int) -> list[bytes | None]:
         shape = scene.shape(f"this.id = {n}")
-        subtree, mark = await scene.loading.subtree(shape, {relation_id: tables[relation_id]}, shown.append)
+        subtree, mark = await scene.loading.subtree(shape, shown.append)
         known.append(len(shown))
         assert subtree.visibility in shown
         async with contextlib.aclosing(subtree.having(relation_id, (0,), [(b"%d" % n,)])) as parts:
@@ -269,6 +268,30 @@ async def test_those_that_go_away_hold_up_nobody(scene: Scene, monkeypatch: pyte
     cancelled.cancel()
     assert await staying == await scene.expected("this.project = 2")
     await asyncio.gather(*leaving)
+
+
+@pytest.mark.parametrize(
+    ("alter", "there"),
+    [
+        ("ALTER TABLE notes RENAME TO former", ({20, 40}, {7}, set(), set(range(1, 401)))),
+        ("ALTER TABLE notes RENAME project TO subject", ({20, 40}, {7}, {21}, set(range(1, 401)))),
+        ("ALTER TABLE notes DROP body", (set(), {7}, set(), set(range(1, 401)))),
+        ("ALTER TABLE notes RENAME id TO key", ({20, 40}, {7}, set(), set(range(1, 401)))),
+        ("ALTER TABLE notes DROP id", (set(), set(), set(), set())),
+    ],
+)
+async def test_whoever_asks_gets_the_rows_of_a_table_that_was_altered_after_the_catalogue_was_read(
+    scene: Scene, alter: str, there: tuple[set[int], ...]
+) -> None:
+    """A clause takes a column that is gone for NULL."""
+    clauses = (
+        "this.id IN (20, 40) AND length(this.body) > 1",
+        "this.id = 7 AND this.team = 'team 0'",
+        "this.id = 21 AND this.project IS NULL AND coalesce(this.project, 5) = 5",
+        "this.id > 0 OR coalesce(length(this.body), 5) > 0",
+    )
+    await scene.database.pool.execute(alter)
+    assert tuple(await asyncio.gather(*map(scene.load, clauses))) == there
 
 
 async def test_a_table_that_is_gone_is_gone_for_all(scene: Scene) -> None:

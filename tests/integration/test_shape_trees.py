@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import asyncpg
+import pytest
 from tests.integration.tree_scene import Tree, running
 from tests.patience import until
 from tests.rawdevice import RawDevice
@@ -202,6 +203,40 @@ async def test_a_clause_that_only_postgres_can_evaluate(database: str, tmp_path:
             return device.rows[oid] == wanted
 
         await until(equal)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        "ALTER TABLE issues RENAME TO former",
+        "ALTER TABLE issues RENAME TO former; CREATE TABLE issues (LIKE former INCLUDING ALL)",
+        "CREATE SCHEMA app; ALTER TABLE issues SET SCHEMA app",
+        "ALTER TABLE issues RENAME title TO name",
+        "ALTER TABLE issues DROP title",
+        "ALTER TABLE issues RENAME id TO key",
+    ],
+)
+async def test_what_comes_into_a_shape_brings_along_rows_of_a_table_that_was_altered(
+    database: str, tmp_path: Path, alter: str
+) -> None:
+    rows = """
+    INSERT INTO users VALUES (1, NULL, 'ann');
+    INSERT INTO projects VALUES (1, 1, 'in'), (2, NULL, 'not yet');
+    INSERT INTO issues VALUES (1, 1, 'first'), (2, 2, 'second');
+    """
+    async with running(database, tmp_path, f"{SQL}; {rows}", TABLES) as tree, RawDevice.connected(tree.url) as device:
+        wish = dataclasses.replace(request("projects", project=request("issues")), where="this.owner = 1")
+        await device.start()
+        await device.subscribe(wish)
+        (issues,) = (oid for oid, held in device.rows.items() if (b"1", b"1", b"first") in held.values())
+        await tree.postgres.execute(alter)
+        await tree.postgres.execute("UPDATE projects SET owner = 1 WHERE id = 2")
+        title = None if "title" in alter else b"second"
+        await until(lambda: same(device.rows[issues].get(b"2"), (b"2", b"2", title)))
+
+
+async def same(there: object, wanted: object) -> bool:
+    return there == wanted
 
 
 async def test_what_postgres_refuses_is_told_when_the_device_asks(database: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ from syncline.actors.postgres.subtree import Subtree, open_subtree
 from syncline.actors.postgres.where_sql import evaluate
 from syncline.actors.postgres.writer import SESSION, SKEW_MS, Writer
 from syncline.actors.shapes.clauses import Clauses, clauses_of
-from syncline.actors.shapes.consumer import Consumer, TableGone
+from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.loading import Loading
 from syncline.actors.shapes.reaping import Policy
 from syncline.actors.shapes.router import AddRoutes, Router, ShownUpTo, new_mark
@@ -210,22 +210,8 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
     loading = Loading(database, route, taking)
 
-    async def tables(shape: Shape) -> dict[int, TableInfo]:
-        for refreshed in (False, True):  # one may have been opened a moment ago
-            if refreshed:
-                await database.read()
-            known = database.catalog.tables
-            if all(relation_id in known for relation_id in shape.tables):
-                return {relation_id: known[relation_id] for relation_id in shape.tables}
-        raise TableGone(shape.table)
-
     async def subtree(pool: asyncpg.Pool, shape: Shape, seen: Seen) -> tuple[Subtree, str]:
-        found = await tables(shape)
-        try:
-            opened = await open_subtree(pool, found, seen)
-        except asyncpg.UndefinedTableError as error:
-            await database.read()
-            raise TableGone(shape.table) from error
+        opened = await database.reading(shape.tables, lambda tables: open_subtree(pool, tables, seen))
         try:
             mark = new_mark(shape)
             await emit_mark(pool, mark)
@@ -236,7 +222,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
     def around(shape: Shape) -> Around:
         async def first(shown: Callable[[Visibility], object]) -> tuple[Subtree, str]:
-            return await loading.subtree(shape, await tables(shape), shown)
+            return await loading.subtree(shape, shown)
 
         async def later(lsn: int) -> tuple[Subtree, str]:
             async def seen(visibility: Visibility) -> bool:
@@ -250,7 +236,7 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
 
     async def clauses(store: ShapeStore) -> Clauses:
         evaluating = partial(evaluate, database.pool, on_error=store.noted.failed)
-        made = clauses_of(store.shape, await tables(store.shape), evaluating)
+        made = clauses_of(store.shape, await database.tables(store.shape.tables), evaluating)
         store.noted.slow = made.slow
         return made
 

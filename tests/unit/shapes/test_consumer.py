@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import pytest
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, FakeSnapshot, ids, insert, piece, row
 
-from syncline.actors.shapes.consumer import Consumer, TableGone
+from syncline.actors.postgres.catalog import TableGone
+from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.image import ImageChunk, key_bytes
 from syncline.actors.shapes.log import END_OF_TRANSACTION, Page
 from syncline.actors.shapes.messages import (

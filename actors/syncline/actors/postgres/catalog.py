@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from syncline.actors.postgres.rowkey import quote_identifier
 from syncline.actors.postgres.spelling import Printed, printed
@@ -21,8 +21,18 @@ from syncline.proto.values import Column, Relation
 if TYPE_CHECKING:
     import asyncpg
 
-_TABLES = """
-SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name, (
+FORM_SQL: Final = """(
+    SELECT string_agg(
+        format('%s %I %s %s.%I %s', a.attnum, a.attname, t.oid, t.typnamespace, t.typname, a.attcollation),
+        ', ' ORDER BY a.attnum)
+    FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = e.relid AND a.attnum > 0 AND NOT a.attisdropped
+)"""
+"""What the columns of the table ``e.relid`` are, as text that is the same in every session."""
+
+_TABLES = f"""
+SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name,
+{FORM_SQL} AS form, (
     SELECT json_object_agg(a.attname, json_build_object(
         'number', a.attnum,
         'name', t.typname,
@@ -67,8 +77,12 @@ CROSS JOIN LATERAL (
     SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = e.relid AND a.attgenerated <> '') AS computes
 ) AS g
 ORDER BY e.relid
-"""
+"""  # noqa: S608 - nothing but the above
 _ASCII = "".join(map(chr, range(1, 128)))
+
+
+class TableGone(Exception):
+    """A table exists no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +108,11 @@ class TableInfo:
     example ``pg_catalog.text COLLATE public.ci``; read from the database, so a description alone has none.
     ``collations``: of those of texts. ``tied``: sets of columns that are valid together only, because a constraint, a
     unique index or a generated column is about all of them. ``name_now``: the table's own, as SQL wants it, where it is
-    known. ``renamed``: what columns of the key are called by now, as far as that is another name. ``types_now``: by
-    column name, what their types are called now, where that is known. ``required``: the columns that may not be NULL
-    now. ``limited``: those with a length or a precision. Devices know what the relation says; what they write is judged
-    by what is now, and that is what is read.
+    known. ``form``: its columns as ``FORM_SQL`` has them. ``renamed``: what columns of the key are called by now, as
+    far as that is another name. ``types_now``: what the types of columns are called now, where that is known.
+    ``required``: the columns that may not be NULL now. ``limited``: those with a length or a precision. Devices know
+    what the relation says; what they write is judged by what is now, and that is what is read. Wherever something is
+    known by the name of a column, that is the one that devices know.
     """
 
     relation: Relation
@@ -107,6 +122,7 @@ class TableInfo:
     collations: Mapping[str, Collation] = field(default_factory=dict)
     tied: tuple[frozenset[str], ...] = ()
     name_now: str = ""
+    form: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     types_now: Mapping[str, str] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
@@ -137,16 +153,16 @@ class TableInfo:
 
     def type_now(self, name: str) -> str:
         """What the type of a column is called now."""
-        return self.types_now.get(self.renamed.get(name, name)) or self.types[name]
+        return self.types_now.get(name) or self.types[name]
 
     def cast_type(self, name: str) -> str:
-        """The type of a column, as a cast names it."""
-        return self.sql_types.get(self.renamed.get(name, name)) or quote_identifier(self.types[name])
+        """The type of a column, as a cast names it. An enum may be gone with the column: that is a text then."""
+        gone_enum = self.column_now(name) is None and name in self.enum_labels
+        return self.sql_types.get(name) or ("pg_catalog.text" if gone_enum else quote_identifier(self.types[name]))
 
     def column_now(self, name: str) -> str | None:
         """What a column is called now; None: it is not there any more."""
-        now = self.renamed.get(name, name)
-        return now if now in self.sql_types or not self.sql_types else None
+        return self.renamed.get(name, name) if name in self.sql_types or not self.sql_types else None
 
     def places(self, names: Sequence[str]) -> tuple[int | None, ...]:
         """Where each of our columns stands among these ``names``; None for one that is not there."""
@@ -163,6 +179,27 @@ class TableInfo:
     def sql_name(self) -> str:
         """The quoted, qualified name, as SQL wants it: whatever devices call the table."""
         return self.name_now or f"{quote_identifier(self.relation.schema)}.{quote_identifier(self.relation.table)}"
+
+    @property
+    def has_key(self) -> bool:
+        """Whether all columns of the key are there, so that rows are told apart."""
+        return None not in map(self.column_now, self.key_names)
+
+    @cached_property
+    def rows_sql(self) -> str:
+        """The rows ``t`` as FROM wants them, whatever table and columns are called: these have the names that devices
+        know. One that is gone is NULL, as it is in the stream; without all of the key there are no rows. They have an
+        ``xmin``, too."""
+        now = {name: self.column_now(name) for name in self.relation.names}
+        if all(name == known for known, name in now.items()):
+            return f"{self.sql_name} t"
+        columns = ", ".join(
+            f"{quote_identifier(name) if name is not None else f'NULL::{self.cast_type(known)}'} "
+            f"AS {quote_identifier(known)}"
+            for known, name in now.items()
+        )
+        none = "" if self.has_key else " WHERE false"
+        return f"(SELECT xmin, {columns} FROM {self.sql_name}{none}) t"  # noqa: S608 - identifiers, quoted
 
 
 @dataclass(frozen=True)
@@ -232,6 +269,7 @@ async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog
             _with_columns(table_info({**json.loads(row["description"]), "oid": row["relid"]}), of_table, ascii_case),
             tied=tuple(map(frozenset, json.loads(row["tied"] or "[]"))),
             name_now=row["name"],
+            form=row["form"] or "",
         )
         for row, of_table in zip(rows, columns, strict=True)
     ]
@@ -252,8 +290,11 @@ async def _with_ascii_case(
 
 
 def _with_columns(
-    table: TableInfo, columns: Mapping[str, Mapping[str, Any]], ascii_case: Collection[str | None]
+    table: TableInfo, there: Mapping[str, Mapping[str, Any]], ascii_case: Collection[str | None]
 ) -> TableInfo:
+    """``there``: the columns as they are now, by what they are called now."""
+    renamed = _renamed(table, there)
+    columns = {name: there[now] for name in table.types if (now := renamed.get(name, name)) in there}
     return replace(
         table,
         limited=frozenset(name for name, column in columns.items() if column["limited"]),
@@ -272,10 +313,13 @@ def _with_columns(
             for name, column in columns.items()
             if column["provider"] is not None
         },
-        renamed=_renamed(table, columns),
+        renamed=renamed,
         types_now={name: column["name"] for name, column in columns.items()},
         required=frozenset(name for name, column in columns.items() if column["required"]),
-        enum_labels={name: tuple(column["labels"]) for name, column in columns.items() if column["labels"] is not None},
+        enum_labels={
+            **{name: labels for name, labels in table.enum_labels.items() if name not in columns},
+            **{name: tuple(column["labels"]) for name, column in columns.items() if column["labels"] is not None},
+        },
     )
 
 

@@ -15,7 +15,7 @@ import asyncpg
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.rowkey import cell_sql, key_sql, quote_identifier
-from syncline.actors.postgres.snapshot import MOVED, ROW_TAGS_SQL, Visibility, shown_tags, visibility_of
+from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility, check_unaltered, shown_tags, visibility_of
 from syncline.actors.postgres.spelling import same_key
 from syncline.actors.postgres.typemap import from_wire, to_wire
 from syncline.proto.values import Key, Row
@@ -76,16 +76,16 @@ async def read_current_rows(
     """The rows with these (relation id, key) as one snapshot shows them. A table that is not among ``tables``, or has
     lost columns of its key, is left out; what of the others is beyond ``READING_BYTES_MAX`` is told as ``left``, and at
     least one row is read. ``forbidden``: told of a table that our role may not read, which is left out then, too.
-    Raises what asyncpg raises: UndefinedTableError for a table that has been renamed since ``tables`` were read, too,
+    Raises what asyncpg raises: UndefinedTableError for a table that has been altered since ``tables`` were read, too,
     whatever has come in its place."""
     wanted: dict[int, list[Key]] = {}
     for relation_id, key in keys:
         wanted.setdefault(relation_id, []).append(key)
     known = {id: tables[id] for id in wanted if id in tables}
-    told_apart = {id: table for id, table in known.items() if None not in map(table.column_now, table.key_names)}
+    told_apart = {id: table for id, table in known.items() if table.has_key}
     rows: list[CurrentRow] = []
     left: list[tuple[int, Key]] = []
-    asked: dict[str, int] = {}
+    asked: list[TableInfo] = []
     room = READING_BYTES_MAX
     async with pool.acquire() as connection:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -103,12 +103,13 @@ async def read_current_rows(
                                 raise
                             forbidden(table, error)
                             break
-                        asked[table.sql_name] = table.oid
+                        if table not in asked:
+                            asked.append(table)
                     rows += found
                     left += [(relation_id, key) for key in of_query[len(found) :]]
                     room = 0 if left else room - sum(len(cell or b"") for row in found for cell in row.row or ())
             # Afterwards: what has been read keeps its name as long as the transaction lasts.
-            await connection.execute(MOVED, list(asked), list(asked.values()))
+            await check_unaltered(connection, asked)
         position = await _flushed_end(connection, beyond_flushed=bool(rows))
     return Reading(tuple(rows), position, visibility, tuple(left))
 
@@ -153,8 +154,7 @@ async def _found(
     connection: asyncpg.Connection, table: TableInfo, keys: Sequence[Key], at_ms: int, room: int
 ) -> list[CurrentRow]:
     found = [CurrentRow(table, key, None, ()) for key in keys]
-    names = [table.column_now(name) or name for name in table.key_names]
-    types = [table.type_now(name) for name in table.key_names]
+    names, types = table.key_names, [table.type_now(name) for name in table.key_names]
     texts: list[list[str]] = [[] for _ in names]
     places: list[int] = []
     for place, key in enumerate(keys):
@@ -171,15 +171,13 @@ async def _found(
     arrays = ", ".join(f"${number}::text[]" for number in range(2, len(names) + 2))
     wanted = ", ".join(f"k{number}" for number in range(len(names)))
     matches = " AND ".join(
-        f"t.{quote_identifier(name)} = w.k{number}::{table.cast_type(known)}"
-        for number, (name, known) in enumerate(zip(names, table.key_names, strict=True))
+        f"t.{quote_identifier(name)} = w.k{number}::{table.cast_type(name)}" for number, name in enumerate(names)
     )
-    there = map(table.column_now, table.relation.names)
-    cells_sql = ", ".join("NULL" if name is None else cell_sql(name) for name in there)
+    cells_sql = ", ".join(map(cell_sql, table.relation.names))
     rows = await connection.fetch(
         "WITH found AS MATERIALIZED ("  # noqa: S608 - identifiers, quoted
         f"SELECT w.place, ARRAY[{cells_sql}] AS cells, {ROW_TAGS_SQL} AS tags "
-        f"FROM unnest($1::int4[], {arrays}) AS w (place, {wanted}) JOIN {table.sql_name} t ON {matches} "
+        f"FROM unnest($1::int4[], {arrays}) AS w (place, {wanted}) JOIN {table.rows_sql} ON {matches} "
         f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(names, 't')}), "
         "sized AS "
         "(SELECT place, sum(octet_length(array_to_string(cells, ''))) OVER (ORDER BY place) AS upto FROM found), "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
-from syncline.actors.postgres.catalog import Catalog, TableInfo, load_catalog
+from syncline.actors.postgres.catalog import Catalog, TableGone, TableInfo, load_catalog
 from syncline.actors.postgres.currentrows import Reading, read_current_rows
 from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.history import MigrationSteps, SchemaHistory
@@ -26,6 +26,8 @@ from syncline.proto.forks import Opening, Parted, joined
 from syncline.proto.values import Key, ShapeRequest
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 POOL_CONNECTIONS_MAX = 8
 SNAPSHOT_CONNECTIONS_MAX = 4  # one is held while a table is read, and the marks need one now and then
@@ -135,6 +137,28 @@ class Database:
     def table(self, name: str) -> TableInfo | None:
         """The synced table of that name on devices."""
         return self.catalog.named(name)
+
+    async def tables(self, ids: Iterable[int]) -> dict[int, TableInfo]:
+        """The synced tables with these relation ids; one may have been opened a moment ago. Raises TableGone, too."""
+        wanted = tuple(ids)
+        if not self.catalog.tables.keys() >= set(wanted):
+            await self.read()
+        known = self.catalog.tables
+        gone = [id for id in wanted if id not in known]
+        if gone:
+            raise TableGone(f"of the tables {wanted} there is none with the oid {gone[0]}")
+        return {id: known[id] for id in wanted}
+
+    async def reading(self, ids: Iterable[int], read: Callable[[Mapping[int, TableInfo]], Awaitable[T]]) -> T:
+        """What ``read`` reads of the ``tables`` with these relation ids, by what they and their columns are called.
+        They may have been altered since the catalogue was read, and Postgres says so: then it is read anew, and
+        ``read`` is tried once more. Raises TableGone, and what ``read`` raises."""
+        wanted = tuple(ids)
+        try:
+            return await read(await self.tables(wanted))
+        except asyncpg.SyntaxOrAccessError:
+            await self.read()
+            return await read(await self.tables(wanted))
 
     async def wal_position(self) -> Lsn:
         """How far the WAL is flushed: no device can have seen more."""

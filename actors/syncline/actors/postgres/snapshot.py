@@ -30,7 +30,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.catalog import FORM_SQL, TableInfo
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
 from syncline.actors.postgres.transaction import MARK_PREFIX
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
@@ -56,13 +56,13 @@ BUFFERS_MAX = 2  # COPY buffers (some 100 KB each) read ahead of the consumer
 RETAKE_FIRST_S = 0.005
 RETAKE_MAX_S = 0.5
 
+ALTERED: Final = f"""
+SELECT e.name FROM unnest($1::text[], $2::int8[]::oid[], $3::text[]) AS e (name, relid, form)
+WHERE to_regclass(e.name) IS DISTINCT FROM e.relid OR (e.form <> '' AND e.form IS DISTINCT FROM {FORM_SQL})
+"""  # noqa: S608 - nothing but the above
+
 
 # --- which transactions a snapshot sees -------------------------------------------------------------------------------
-
-MOVED = """
-SELECT electric.moved(t.oid) FROM unnest($1::text[], $2::int8[]::oid[]) AS t (name, oid)
-WHERE to_regclass(t.name) IS DISTINCT FROM t.oid
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +192,11 @@ def rows_query(table: TableInfo, *, tracked: bool, clause: str = "") -> str:
     columns = ", ".join(f"t.{quote_identifier(name)}" for name in table.relation.names)
     where = f" WHERE {clause}" if clause else ""
     if not tracked:
-        return f"SELECT {columns} FROM {table.sql_name} t{where}"  # noqa: S608 - identifiers, quoted
+        return f"SELECT {columns} FROM {table.rows_sql}{where}"  # noqa: S608 - identifiers, quoted
     key = key_sql(table.key_names, "t")
     return (
         f"SELECT {columns}, {ROW_TAGS_SQL} AS tags "  # noqa: S608 - identifiers, quoted
-        f"FROM {table.sql_name} t LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}{where}"
+        f"FROM {table.rows_sql} LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key}{where}"
     )
 
 
@@ -350,12 +350,12 @@ async def emit_marks(pool: asyncpg.Pool, marks: Sequence[str]) -> None:
 
 async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], seen: Seen) -> Visibility:
     """Begins a transaction whose snapshot has been ``seen`` to show all that it has to; until then it is taken again,
-    with a growing pause. Raises what asyncpg and ``seen`` raise: UndefinedTableError for a table that has been renamed
+    with a growing pause. Raises what asyncpg and ``seen`` raise: UndefinedTableError for a table that has been altered
     since ``tables`` were read, too, whatever has come in its place."""
-    named = sorted((table.sql_name, table.oid) for table in tables)
+    ordered = sorted(tables, key=lambda table: table.sql_name)
     attempt = 0
     while True:
-        visibility = await _open(connection, named)
+        visibility = await _open(connection, ordered)
         if await seen(visibility):
             return visibility
         await connection.execute("ROLLBACK")
@@ -364,16 +364,24 @@ async def begin(connection: asyncpg.Connection, tables: Iterable[TableInfo], see
         attempt += 1
 
 
-async def _open(connection: asyncpg.Connection, tables: Sequence[tuple[str, int]]) -> Visibility:
-    """Begins the transaction, locks the tables (names and oids) and only then takes the snapshot: neither SET nor LOCK
-    takes one."""
+async def _open(connection: asyncpg.Connection, tables: Sequence[TableInfo]) -> Visibility:
+    """Begins the transaction, locks the tables and only then takes the snapshot: neither SET nor LOCK takes one."""
     settings = {**SESSION_SETTINGS, "statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
     lines = [f"SET LOCAL {name} = '{value}'" for name, value in settings.items()]
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    names = ", ".join(name for name, _ in tables)
+    names = ", ".join(table.sql_name for table in tables)
     await connection.execute("; ".join([*lines, f"LOCK TABLE {names} IN ACCESS SHARE MODE"]))
-    await connection.execute(MOVED, *zip(*tables, strict=True))
+    await check_unaltered(connection, tables)
     return await visibility_of(connection)
+
+
+async def check_unaltered(connection: asyncpg.Connection, tables: Iterable[TableInfo]) -> None:
+    """Raises UndefinedTableError where a table has not the name, or not the columns, that it had as the catalogue was
+    read. What has been locked before, or read, stays as it is until the transaction ends."""
+    known = [(table.sql_name, table.oid, table.form) for table in tables]
+    altered = await connection.fetchval(ALTERED, *([entry[place] for entry in known] for place in range(3)))
+    if altered is not None:
+        raise asyncpg.UndefinedTableError(f"{altered} has been altered since the catalogue was read")
 
 
 async def give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:

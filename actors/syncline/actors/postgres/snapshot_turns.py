@@ -10,7 +10,7 @@ import asyncpg
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.snapshot import Snapshot, Visibility, begin, emit_marks, give_back
-from syncline.actors.postgres.subtree import Subtree, columns_of
+from syncline.actors.postgres.subtree import Subtree
 
 
 class _Shared:
@@ -28,7 +28,6 @@ class _Shared:
         self.connection = connection
         self.tables = tables
         self.visibility = visibility
-        self.columns: dict[int, frozenset[str]] | None = None
         self.has_tags: dict[int, bool] = {}
         self.busy = asyncio.Lock()
         self.left = left
@@ -48,25 +47,18 @@ class Turn:
         """What the snapshot shows; known before the turn has come."""
         return self._shared.visibility
 
-    async def snapshot(self, table: TableInfo, clause: str) -> Snapshot:
-        """The rows ``t`` of ``table`` for which the SQL ``clause`` holds. Returns when the turn has come."""
+    async def snapshot(self, relation_id: int, clause: str) -> Snapshot:
+        """The rows ``t`` of one of the tables for which the SQL ``clause`` holds. Returns when the turn has come."""
         shared = await self._came()
+        table = shared.tables[relation_id]
         return Snapshot(
             self.end, shared.connection, table, self.mark, shared.visibility, clause, has_tags=shared.has_tags
         )
 
     async def subtree(self) -> Subtree:
-        """Returns when the turn has come. Raises what asyncpg raises."""
+        """Returns when the turn has come."""
         shared = await self._came()
-        try:
-            if shared.columns is None:
-                shared.columns = await columns_of(shared.connection, shared.tables)
-        except BaseException:
-            await self.end()
-            raise
-        return Subtree(
-            self.end, shared.connection, shared.tables, shared.visibility, shared.columns, has_tags=shared.has_tags
-        )
+        return Subtree(self.end, shared.connection, shared.tables, shared.visibility, has_tags=shared.has_tags)
 
     async def _came(self) -> _Shared:
         try:

@@ -39,8 +39,7 @@ VALUES_AT_ONCE = 1_000
 class Subtree:
     """As of one snapshot, ``visibility``; it ends with ``aclose``. All methods raise what asyncpg raises.
 
-    ``columns``: those that the tables have by now. Others are NULL, as they are in the stream. ``end``, ``has_tags``:
-    as of a ``Snapshot``.
+    ``end``, ``has_tags``: as of a ``Snapshot``.
     """
 
     def __init__(
@@ -49,14 +48,12 @@ class Subtree:
         connection: asyncpg.Connection,
         tables: Mapping[int, TableInfo],
         visibility: Visibility,
-        columns: Mapping[int, frozenset[str]],
         *,
         has_tags: dict[int, bool] | None = None,
     ) -> None:
         self._end = end
         self._connection: asyncpg.Connection | None = connection
         self._tables = tables
-        self._columns = columns
         self._has_tags = {} if has_tags is None else has_tags
         self.visibility = visibility
 
@@ -72,8 +69,7 @@ class Subtree:
             return
         tracked = await self._tracked(table)
         tags = f", {ROW_TAGS_SQL} AS tags" if tracked else ""
-        there = self._columns.get(table.oid, frozenset())
-        columns = ", ".join(f"t.{quote_identifier(name)}" if name in there else "NULL" for name in table.relation.names)
+        columns = ", ".join(f"t.{quote_identifier(name)}" for name in table.relation.names)
         where = f" WHERE {inside}" if inside else ""
         query = f"SELECT {columns}{tags} FROM {_with_tags(table, tracked=tracked)}{where}"  # noqa: S608 - quoted
         async with contextlib.aclosing(
@@ -126,8 +122,8 @@ class Subtree:
     ) -> tuple[str, list[list[str]]] | None:
         """A query for the rows with one of ``values`` at ``places``, and its arguments; None: there are none."""
         columns = [table.relation.columns[place] for place in places]
-        if not self._columns.get(table.oid, frozenset()).issuperset(column.name for column in columns):
-            return None  # nothing is referred to by a column that is gone
+        if not _all_there(table, places):
+            return None
         texts: list[list[str]] = [[] for _ in columns]
         for value in values:
             for column, text, cell in zip(columns, texts, value, strict=True):
@@ -141,7 +137,7 @@ class Subtree:
         tracked = await self._tracked(table)
         tags = ROW_TAGS_SQL if tracked else "NULL::text[]"
         query = (
-            f"SELECT w.place, {self._cells(table)} AS cells, {tags} AS tags "  # noqa: S608 - identifiers, quoted
+            f"SELECT w.place, {_cells(table)} AS cells, {tags} AS tags "  # noqa: S608 - identifiers, quoted
             f"FROM unnest({arrays}) WITH ORDINALITY AS w ({names}, place) "
             f"JOIN {_with_tags(table, f'ON {matches}', tracked=tracked)}"
         )
@@ -154,31 +150,20 @@ class Subtree:
         parts = [f"({clause(n)})"] if clause(n) else []
         if n:
             above = self._tables[nodes[node.above].relation_id]
-            own = self._names(self._tables[node.relation_id], node.own)
-            theirs = self._names(above, node.theirs)
+            table = self._tables[node.relation_id]
             inside = self._inside(nodes, node.above, clause)
-            if own is None or theirs is None or inside is None:
-                return None  # nothing is referred to by a column that is gone
+            if not _all_there(table, node.own) or not _all_there(above, node.theirs) or inside is None:
+                return None
+            own, theirs = _names(table, node.own), _names(above, node.theirs)
             where = f" WHERE {inside}" if inside else ""
-            parts.append(f"({own}) IN (SELECT {theirs} FROM {above.sql_name} t{where})")  # noqa: S608 - quoted
+            parts.append(f"({own}) IN (SELECT {theirs} FROM {above.rows_sql}{where})")  # noqa: S608 - quoted
         return " AND ".join(parts)
-
-    def _names(self, table: TableInfo, places: Sequence[int]) -> str | None:
-        names = [table.relation.columns[place].name for place in places]
-        if not self._columns.get(table.oid, frozenset()).issuperset(names):
-            return None
-        return ", ".join(f"t.{quote_identifier(name)}" for name in names)
 
     async def _tracked(self, table: TableInfo) -> bool:
         """Whether any row of the table has tags. That of no row is known of most tables, and saves a join."""
         if table.oid not in self._has_tags:
             self._has_tags[table.oid] = await has_tags(self._open, table.oid)
         return self._has_tags[table.oid]
-
-    def _cells(self, table: TableInfo) -> str:
-        there = self._columns.get(table.oid, frozenset())
-        cells = (cell_sql(name) if name in there else "NULL" for name in table.relation.names)
-        return f"ARRAY[{', '.join(cells)}]::text[]"
 
     @property
     def _open(self) -> asyncpg.Connection:
@@ -199,27 +184,29 @@ async def open_subtree(pool: asyncpg.Pool, tables: Mapping[int, TableInfo], seen
     connection = await pool.acquire()
     try:
         visibility = await begin(connection, tables.values(), seen)
-        columns = await columns_of(connection, tables)
-        return Subtree(partial(give_back, pool, connection), connection, tables, visibility, columns)
+        return Subtree(partial(give_back, pool, connection), connection, tables, visibility)
     except BaseException:
         await give_back(pool, connection)
         raise
 
 
-async def columns_of(connection: asyncpg.Connection, tables: Iterable[int]) -> dict[int, frozenset[str]]:
-    """By relation id."""
-    rows = await connection.fetch(
-        "SELECT attrelid::int8 AS oid, array_agg(attname::text) AS names FROM pg_attribute "
-        "WHERE attrelid = ANY ($1::int8[]::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid",
-        list(tables),
-    )
-    return {row["oid"]: frozenset(row["names"]) for row in rows}
+def _all_there(table: TableInfo, places: Sequence[int]) -> bool:
+    """Nothing is referred to by a column that is gone."""
+    return all(table.column_now(table.relation.names[place]) is not None for place in places)
+
+
+def _names(table: TableInfo, places: Sequence[int]) -> str:
+    return ", ".join(f"t.{quote_identifier(table.relation.names[place])}" for place in places)
+
+
+def _cells(table: TableInfo) -> str:
+    return f"ARRAY[{', '.join(map(cell_sql, table.relation.names))}]::text[]"
 
 
 def _with_tags(table: TableInfo, on: str = "", *, tracked: bool) -> str:
     """The rows ``t`` of a table, joined ``on`` something with what is before, and the entries ``s`` of their tags."""
     tags = f"LEFT JOIN electric.shadow s ON s.relid = {table.oid} AND s.key = {key_sql(table.key_names, 't')}"
-    return " ".join((f"{table.sql_name} t", on, tags if tracked else ""))
+    return " ".join((table.rows_sql, on, tags if tracked else ""))
 
 
 def _decoder(table: TableInfo, at_ms: int) -> Callable[[Any], TaggedRow]:

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import asyncpg
 
+from syncline.actors.postgres.catalog import TableGone
 from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
 from syncline.actors.shapes.asleep import UNKNOWN, Concerning, Kept, Satisfying, everything
@@ -67,10 +68,6 @@ LOAD_BACKOFF_FIRST_S = 0.2
 LOAD_BACKOFF_MAX_S = 10.0
 # What is raised when Postgres, or a part of this service, is away: it passes.
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
-
-
-class TableGone(Exception):
-    """The table of a shape exists no more."""
 
 
 class SnapshotRows(Protocol):

@@ -27,7 +27,6 @@ from syncline.actors.postgres.snapshot import Snapshot, TaggedRow, Visibility, t
 from syncline.actors.postgres.snapshot_turns import Turn, take_turns
 from syncline.actors.postgres.subtree import Subtree
 from syncline.actors.shapes.clauses import Clauses
-from syncline.actors.shapes.consumer import TableGone
 from syncline.actors.shapes.router import new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.proto.values import Cell, Relation
@@ -115,9 +114,8 @@ class Loading:
             self._alone.discard(shape.hash)
             return snapshot
         if not clauses.compiled(0) or shape.one_of is None:
-            table = await self._table(relation)
-            turn = await self._turn(shape, {relation.id: table})
-            return await turn.snapshot(table, clause)
+            turn = await self._turn(shape, frozenset({relation.id}))
+            return await turn.snapshot(relation.id, clause)
         loop = asyncio.get_running_loop()
         part, taken = Part(shape, clause), loop.create_future()
         self._waiting.setdefault(relation.id, []).append((part, taken))
@@ -130,23 +128,21 @@ class Loading:
             raise
         return part
 
-    async def subtree(
-        self, shape: Shape, tables: Mapping[int, TableInfo], shown: Callable[[Visibility], object]
-    ) -> tuple[Subtree, str]:
-        """The rows of the ``tables`` of ``shape``, which gets its changes from then on, and the mark. ``shown``: called
+    async def subtree(self, shape: Shape, shown: Callable[[Visibility], object]) -> tuple[Subtree, str]:
+        """The rows of the tables of ``shape``, which gets its changes from then on, and the mark. ``shown``: called
         with what the snapshot shows as soon as that is known; the turn to read it may come much later. Raises
         TableGone, and what asyncpg and calls raise."""
-        turn = await self._turn(shape, tables)
+        turn = await self._turn(shape, frozenset(shape.tables))
         shown(turn.visibility)
         return await turn.subtree(), turn.mark
 
-    async def _turn(self, shape: Shape, tables: Mapping[int, TableInfo]) -> Turn:
+    async def _turn(self, shape: Shape, ids: frozenset[int]) -> Turn:
+        """To read the tables with these relation ids."""
         loop = asyncio.get_running_loop()
         taken: asyncio.Future[Turn] = loop.create_future()
-        key = frozenset(tables)
-        self._queued.setdefault(key, []).append((shape, taken))
-        if key not in self._queues:
-            self._queues[key] = loop.create_task(self._hand_out(key, tables))
+        self._queued.setdefault(ids, []).append((shape, taken))
+        if ids not in self._queues:
+            self._queues[ids] = loop.create_task(self._hand_out(ids))
         try:
             return await taken
         except BaseException:
@@ -154,33 +150,32 @@ class Loading:
                 await taken.result().end()
             raise
 
-    async def _hand_out(self, key: frozenset[int], tables: Mapping[int, TableInfo]) -> None:
+    async def _hand_out(self, ids: frozenset[int]) -> None:
         """Takes snapshots until nobody waits; they are read beside that."""
         try:
-            while queued := self._queued.pop(key, None):
+            while queued := self._queued.pop(ids, None):
                 if len(queued) > TURNS_MAX:
-                    self._queued[key] = queued[TURNS_MAX:]
+                    self._queued[ids] = queued[TURNS_MAX:]
                 await self._hand_out_to(
-                    tables, [(shape, taken) for shape, taken in queued[:TURNS_MAX] if not taken.done()]
+                    ids, [(shape, taken) for shape, taken in queued[:TURNS_MAX] if not taken.done()]
                 )
         finally:
-            del self._queues[key]
+            del self._queues[ids]
 
-    async def _hand_out_to(
-        self, tables: Mapping[int, TableInfo], queued: Sequence[tuple[Shape, asyncio.Future[Turn]]]
-    ) -> None:
+    async def _hand_out_to(self, ids: frozenset[int], queued: Sequence[tuple[Shape, asyncio.Future[Turn]]]) -> None:
         if not queued:
             return
         shapes = [shape for shape, _ in queued]
-        try:
-            streamed = await self._route(shapes)
+
+        async def take(tables: Mapping[int, TableInfo]) -> Sequence[Turn]:
             async with self._taking:
                 marks = [new_mark(shape) for shape in shapes]
-                turns = await take_turns(self._database.snapshot_pool, tables, marks, streamed)
+                return await take_turns(self._database.snapshot_pool, tables, marks, streamed)
+
+        try:
+            streamed = await self._route(shapes)
+            turns = await self._database.reading(ids, take)
         except Exception as error:
-            if isinstance(error, asyncpg.UndefinedTableError):
-                await self._database.read()
-                error = TableGone(shapes[0].table)
             for _, taken in queued:
                 if not taken.done():
                     taken.set_exception(error)
@@ -255,25 +250,15 @@ class Loading:
 
     async def _take(self, relation: Relation, shapes: Sequence[Shape], marks: Sequence[str], clause: str) -> Snapshot:
         streamed = await self._route(shapes)
-        table = await self._table(relation)
-        try:
+
+        async def take(tables: Mapping[int, TableInfo]) -> Snapshot:
+            table = tables[relation.id]
             async with self._taking:
                 return await take_snapshot(
                     self._database.snapshot_pool, table, marks[0], lambda: streamed, clause, marks[1:]
                 )
-        except asyncpg.UndefinedTableError as error:
-            await self._database.read()
-            raise TableGone(relation.table) from error
 
-    async def _table(self, relation: Relation) -> TableInfo:
-        """Raises TableGone."""
-        table = self._database.catalog.tables.get(relation.id)
-        if table is None:  # opened a moment ago, if it is not gone
-            await self._database.read()
-            table = self._database.catalog.tables.get(relation.id)
-        if table is None:
-            raise TableGone(relation.table)
-        return table
+        return await self._database.reading((relation.id,), take)
 
 
 def _as_many_as_fit(

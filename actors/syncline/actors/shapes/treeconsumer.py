@@ -24,6 +24,7 @@ from functools import partial
 from itertools import islice
 from typing import TypeAlias
 
+from syncline.actors.postgres.catalog import TableGone
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
 from syncline.actors.postgres.subtree import Subtree
@@ -32,7 +33,7 @@ from syncline.actors.shapes.asleep import Interesting, Kept, everything
 from syncline.actors.shapes.backlog import Backlog
 from syncline.actors.shapes.bulk import Bulk
 from syncline.actors.shapes.concern import Concern, MaybeHeld
-from syncline.actors.shapes.consumer import Consumer, ReadClauses, TableGone, TakeSnapshot
+from syncline.actors.shapes.consumer import Consumer, ReadClauses, TakeSnapshot
 from syncline.actors.shapes.filling import Filling, Source, Write
 from syncline.actors.shapes.frames import for_edges
 from syncline.actors.shapes.holdings import Holdings
@@ -68,7 +69,7 @@ class Around:
     ``first``: registers the shape with the router, so that its changes flow, and opens a snapshot that shows all that
     was streamed before; answers with it and its mark, which is committed. What it shows is said before that, for the
     snapshot may have to wait for its turn. ``later``: the same for a shape that stands at an LSN. All raise what the
-    database and calls raise, ``first`` also TableGone.
+    database and calls raise, and TableGone.
     """
 
     first: Callable[[Callable[[Visibility], object]], Awaitable[tuple[Subtree, str]]]
