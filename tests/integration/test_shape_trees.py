@@ -235,6 +235,24 @@ async def test_what_comes_into_a_shape_brings_along_rows_of_a_table_that_was_alt
         await until(lambda: same(device.rows[issues].get(b"2"), (b"2", b"2", title)))
 
 
+async def test_what_comes_into_a_shape_brings_along_rows_though_another_of_its_tables_was_dropped(
+    database: str, tmp_path: Path
+) -> None:
+    rows = """
+    INSERT INTO users VALUES (1, NULL, 'ann');
+    INSERT INTO projects VALUES (1, 1, 'in'), (2, NULL, 'not yet');
+    INSERT INTO issues VALUES (1, 1, 'first'), (2, 2, 'second');
+    """
+    async with running(database, tmp_path, f"{SQL}; {rows}", TABLES) as tree, RawDevice.connected(tree.url) as device:
+        tables = request("projects", project=request("issues", issue=request("comments")))
+        await device.start()
+        await device.subscribe(dataclasses.replace(tables, where="this.owner = 1"))
+        (issues,) = (oid for oid, held in device.rows.items() if (b"1", b"1", b"first") in held.values())
+        await tree.postgres.execute("DROP TABLE comments")
+        await tree.postgres.execute("UPDATE projects SET owner = 1 WHERE id = 2")
+        await until(lambda: same(device.rows[issues].get(b"2"), (b"2", b"2", b"second")))
+
+
 async def same(there: object, wanted: object) -> bool:
     return there == wanted
 

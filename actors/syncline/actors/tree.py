@@ -59,7 +59,7 @@ from syncline.actors.names import (
     shard_names,
 )
 from syncline.actors.postgres.absorber import Absorber
-from syncline.actors.postgres.catalog import TableInfo
+from syncline.actors.postgres.catalog import TableGone, TableInfo
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.homes import Homes
 from syncline.actors.postgres.pruning import Pruner
@@ -211,7 +211,16 @@ def shapes(settings: Settings, database: Database, host: Host, shards: Shards, n
     loading = Loading(database, route, taking)
 
     async def subtree(pool: asyncpg.Pool, shape: Shape, seen: Seen) -> tuple[Subtree, str]:
-        opened = await database.reading(shape.tables, lambda tables: open_subtree(pool, tables, seen))
+        async def open(tables: Mapping[int, TableInfo]) -> Subtree:
+            return await open_subtree(pool, tables, seen)
+
+        try:
+            opened = await database.reading(shape.tables, open)
+        except TableGone:
+            left = shape.tables.keys() & database.catalog.tables.keys()
+            if not left:
+                raise
+            opened = await database.reading(left, open)
         try:
             mark = new_mark(shape)
             await emit_mark(pool, mark)

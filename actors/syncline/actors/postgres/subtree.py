@@ -91,12 +91,14 @@ class Subtree:
                 yield [decode(row) for row in part]
 
     async def answers(self, queries: Iterable[Query]) -> dict[Query, list[TaggedRow]]:
-        """The rows of each query."""
+        """The rows of each query: none of a table that the snapshot is not of, which is gone."""
         found: dict[Query, list[TaggedRow]] = {query: [] for query in queries}
         alike: dict[tuple[int, tuple[int, ...]], list[Query]] = {}
         for query in found:
             alike.setdefault((query.relation_id, query.places), []).append(query)
         for (relation_id, places), of_table in alike.items():
+            if relation_id not in self._tables:
+                continue
             for start in range(0, len(of_table), VALUES_AT_ONCE):
                 await self._answer(self._tables[relation_id], places, of_table[start : start + VALUES_AT_ONCE], found)
         return found

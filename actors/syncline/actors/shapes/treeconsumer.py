@@ -68,8 +68,9 @@ class Around:
 
     ``first``: registers the shape with the router, so that its changes flow, and opens a snapshot that shows all that
     was streamed before; answers with it and its mark, which is committed. What it shows is said before that, for the
-    snapshot may have to wait for its turn. ``later``: the same for a shape that stands at an LSN. All raise what the
-    database and calls raise, and TableGone.
+    snapshot may have to wait for its turn. ``later``: the same for a shape that stands at an LSN, of those of its
+    tables that are left. All raise what the database and calls raise, and TableGone: ``first`` where one of the tables
+    is gone, ``later`` where all are.
     """
 
     first: Callable[[Callable[[Visibility], object]], Awaitable[tuple[Subtree, str]]]
