@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from tests.consistency.evidence import Anomaly, Evidence
-from tests.consistency.schema import KEY_SEPARATOR
+from tests.consistency.histories import Began
+from tests.consistency.orders import UNABSORBED_S
+from tests.consistency.schema import KEY_SEPARATOR, REFERENCES
 
 SHOWN = 3
+FOREIGN_KEY = "23503"
 
 
 def convergence(evidence: Evidence) -> list[Anomaly]:
@@ -73,8 +76,34 @@ def nothing_twice(evidence: Evidence) -> list[Anomaly]:
 
 
 def nothing_rejected(evidence: Evidence) -> list[Anomaly]:
-    """No party writes what Postgres must refuse: each transaction was valid where it was written."""
+    """No party writes what Postgres must refuse: each transaction was valid where it was written. But for one that
+    refers to what direct SQL has deleted where the stream was lost: only the stream says what that was."""
+    began = {
+        (history.party, number): event
+        for history in evidence.histories
+        for number, (event, _) in history.committed().items()
+    }
     return [
         Anomaly("nothing rejected", f"{number} of {party} was rejected: {reason}")
         for (party, number), reason in evidence.rejected.items()
+        if (party, number) not in began or not _refers_to_lost(evidence, began[party, number], reason)
     ]
+
+
+def _refers_to_lost(evidence: Evidence, began: Began, reason: str) -> bool:
+    parents = {reference.parent for reference in REFERENCES if f'on table "{reference.child}"' in reason}
+    named = [_arguments(statement) for statement in began.told]
+    return reason.startswith(FOREIGN_KEY) and any(
+        any(_arguments(statement) in arguments for arguments in named)
+        for history in evidence.histories
+        if history.kind == "sql"
+        for event, ended in history.committed().values()
+        if any(begin - UNABSORBED_S <= ended.at <= end for begin, end in evidence.gaps)
+        for statement in event.told
+        if any(statement.startswith(f"DELETE FROM {parent} ") for parent in parents)
+    )
+
+
+def _arguments(statement: str) -> str:
+    """As they are told, see ``process.told``."""
+    return statement.rpartition(" [")[2].rstrip("]")

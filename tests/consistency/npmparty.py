@@ -43,6 +43,7 @@ class NpmParty:
         self._counts = (0,) * len(GROWING)
         self._nudges = 0
         self._dropped = False
+        self._syncing = False
         self._resets_when_whole = 0
         self._resets_read = 0
         self._log_read = 0
@@ -104,12 +105,15 @@ class NpmParty:
 
     async def _sync_again(self) -> None:
         """Restarts the application where that does not help. Raises Lost then."""
+        self._syncing = True
         try:
             for _ in range(RESTART_EVERY):
                 if await self._is_connected() and await self._is_synced():
                     return
         except NpmDiedError as death:
             raise Lost from death
+        finally:
+            self._syncing = False
         await self.device.kill()
         raise Lost
 
@@ -222,6 +226,8 @@ class NpmParty:
     async def nudge(self) -> None:
         """Cut off while it starts to replicate, or not answered within 3 s, this client believes to be connected for
         ever. Where telling it to connect anew does not help, its application is restarted."""
+        if self._syncing:
+            return  # it sees to that itself
         self._nudges += 1
         if self._nudges % RESTART_EVERY:
             self._later(self._connect(again=True))

@@ -117,6 +117,28 @@ def test_after_it_has_fetched_everything_anew_a_new_session_begins() -> None:
         assert complaints(check, ann) == []
 
 
+@pytest.mark.parametrize(
+    ("deleted", "at", "reason", "found"),
+    [
+        ("rooms", 6.0, '23503 insert or update on table "beds" violates', 0),
+        ("rooms", 6.0, "22P02 invalid input", 1),
+        ("rooms", 4.9, '23503 insert or update on table "beds" violates', 1),
+        ("parents", 6.0, '23503 insert or update on table "beds" violates', 1),
+    ],
+    ids=["a parent", "something else", "before", "another table's"],
+)
+def test_what_refers_to_a_row_that_was_deleted_where_the_stream_was_lost_may_be_rejected(
+    deleted: str, at: float, reason: str, found: int
+) -> None:
+    told = f"DELETE FROM {deleted} WHERE house = 'h' AND number = ? ['1']"
+    sql = history("sql0", Began(at, 1, told=(told,)), Ended(at, 1, COMMITTED, None), kind="sql")
+    wrote = "INSERT INTO beds (id, house, number, note) SELECT ?, house, number, ? FR ['b2', 'cid:7.0', '{}']"
+    for room, expected in (("1", found), ("11", 1)):
+        cid = history("cid", Began(7.0, 7, told=(wrote.format(room),)), Ended(7.1, 7, COMMITTED, None))
+        said = complaints(endings.nothing_rejected, cid, sql, rejected={("cid", 7): reason}, gaps=((7.0, 9.0),))
+        assert len(said) == expected
+
+
 def test_a_journal_without_gaps_shows_writes_in_their_order() -> None:
     ann = history("ann", seen(journal={"bob": (4, 4)}))
     assert complaints(sessions.monotonic_writes, ann) == []
