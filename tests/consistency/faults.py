@@ -230,11 +230,13 @@ def to_postgres(fault: str) -> str:
 
 
 CALM_S = (1.0, 5.0)
-# After some it is longer until they are at work again, and have something that can be broken: nobody commits while
-# Postgres is away or out of reach, and where the slot has gone npm devices fetch everything anew.
+# After some it is longer until they are at work again, and have something that can be broken: nothing comes while the
+# service or Postgres is away or out of reach, and where the slot has gone npm devices fetch everything anew.
 CALM_AFTER_S: Mapping[str, tuple[float, float]] = {
-    "black-hole": (5.0, 15.0),
+    "kill": (2.0, 7.0),
+    "pause": (2.0, 7.0),
     "postgres-stop": (2.0, 7.0),
+    "black-hole": (5.0, 15.0),
     "slot-drop": (5.0, 15.0),
 }
 

@@ -29,6 +29,8 @@ from syncline.actors.postgres.embedded import EmbeddedPostgres
 
 DATABASE = "consistency"
 DEVICES = ("python", "npm")
+# Of a writer of direct SQL, where that of a device is 1.
+SQL_SHARE = 0.5
 SLOW_WIRE_S = 0.03
 NUDGE_EVERY_S = 1.5
 LOOK_EVERY_S = 0.2
@@ -161,12 +163,13 @@ async def _members(
 ) -> list[Member]:
     """All of them; they do not write yet."""
     kinds = names(wanted)
+    shares = {name: SQL_SHARE if kind == "sql" else 1.0 for name, kind in kinds.items()}
     members = []
     for number, (name, kind) in enumerate(kinds.items()):
         proxy = Proxy(service.port, SLOW_WIRE_S if number % 3 == 2 else 0.0)
         await proxy.start()
         stack.push_async_callback(proxy.stop)
-        member = Member(name, kind, place, proxy, wanted.rate / len(kinds))
+        member = Member(name, kind, place, proxy, wanted.rate * shares[name] / sum(shares.values()))
         members.append(member)
         stack.push_async_callback(member.close)
     await asyncio.gather(*(member.start() for member in members))
