@@ -267,10 +267,11 @@ class Sessions:
 
 def _undated_end(version: Version) -> bool:
     """Whether the row has been written and deleted by somebody whose clock was further ahead than the bound: the time
-    of his transaction is told, and of rows that are there what they count as of."""
-    author = version.writer
-    tags = version.state.column_tags
-    return version.row is None and any(tag.origin == author.origin and tag.ms < author.ms for tag in tags)
+    of his transaction is told, and of rows that have his tag what they count as of. It is there without that where he
+    had not seen all of it."""
+    author, state = version.writer, version.state
+    deleted = version.row is None or all(tag.origin != author.origin for tag in state.tags)
+    return deleted and any(tag.origin == author.origin and tag.ms < author.ms for tag in state.column_tags)
 
 
 def _after(key: RowKey, state: RowState, writes: Iterable[RowWrite]) -> RowState:
