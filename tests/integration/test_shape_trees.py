@@ -219,38 +219,31 @@ async def test_a_clause_that_only_postgres_can_evaluate(database: str, tmp_path:
 async def test_what_comes_into_a_shape_brings_along_rows_of_a_table_that_was_altered(
     database: str, tmp_path: Path, alter: str
 ) -> None:
-    rows = """
-    INSERT INTO users VALUES (1, NULL, 'ann');
-    INSERT INTO projects VALUES (1, 1, 'in'), (2, NULL, 'not yet');
-    INSERT INTO issues VALUES (1, 1, 'first'), (2, 2, 'second');
-    """
-    async with running(database, tmp_path, f"{SQL}; {rows}", TABLES) as tree, RawDevice.connected(tree.url) as device:
-        wish = dataclasses.replace(request("projects", project=request("issues")), where="this.owner = 1")
-        await device.start()
-        await device.subscribe(wish)
-        (issues,) = (oid for oid, held in device.rows.items() if (b"1", b"1", b"first") in held.values())
-        await tree.postgres.execute(alter)
-        await tree.postgres.execute("UPDATE projects SET owner = 1 WHERE id = 2")
-        title = None if "title" in alter else b"second"
-        await until(lambda: same(device.rows[issues].get(b"2"), (b"2", b"2", title)))
+    title = None if "title" in alter else b"second"
+    await _brings_along(database, tmp_path, alter, request("projects", project=request("issues")), title)
 
 
 async def test_what_comes_into_a_shape_brings_along_rows_though_another_of_its_tables_was_dropped(
     database: str, tmp_path: Path
 ) -> None:
+    tables = request("projects", project=request("issues", issue=request("comments")))
+    await _brings_along(database, tmp_path, "DROP TABLE comments", tables, b"second")
+
+
+async def _brings_along(database: str, tmp_path: Path, alter: str, tables: ShapeRequest, title: bytes | None) -> None:
+    """A project comes into the shape of one's own after ``alter``, and its issue with this ``title``."""
     rows = """
     INSERT INTO users VALUES (1, NULL, 'ann');
     INSERT INTO projects VALUES (1, 1, 'in'), (2, NULL, 'not yet');
     INSERT INTO issues VALUES (1, 1, 'first'), (2, 2, 'second');
     """
     async with running(database, tmp_path, f"{SQL}; {rows}", TABLES) as tree, RawDevice.connected(tree.url) as device:
-        tables = request("projects", project=request("issues", issue=request("comments")))
         await device.start()
         await device.subscribe(dataclasses.replace(tables, where="this.owner = 1"))
         (issues,) = (oid for oid, held in device.rows.items() if (b"1", b"1", b"first") in held.values())
-        await tree.postgres.execute("DROP TABLE comments")
+        await tree.postgres.execute(alter)
         await tree.postgres.execute("UPDATE projects SET owner = 1 WHERE id = 2")
-        await until(lambda: same(device.rows[issues].get(b"2"), (b"2", b"2", b"second")))
+        await until(lambda: same(device.rows[issues].get(b"2"), (b"2", b"2", title)))
 
 
 async def same(there: object, wanted: object) -> bool:
