@@ -60,6 +60,14 @@ class Scene:
         """The hosts there are."""
         return [str(name).partition("/")[2] for name in RayHost.names() if name.service == self.name]
 
+    async def until_left(self, *hosts: str) -> None:
+        """Waits until there are these and no others: Ray takes note of an end a moment after it was told."""
+
+        async def left() -> bool:
+            return self.left() == list(hosts)
+
+        await until(left)
+
     async def given(self, sign: str) -> None:
         async with asyncio.timeout(PATIENCE_S):
             await self.signs.given(sign)
@@ -78,17 +86,13 @@ async def test_a_successor_that_comes_while_its_service_is_stopped_is_stopped_to
     stopping = asyncio.create_task(stop_hosts(scene.name))
     await scene.given("asked")
     following = asyncio.create_task(scene.follow("origin", "never_ready"))
-
-    async def both() -> bool:
-        return scene.left() == ["origin", "origin@2"]
-
-    await until(both)
+    await scene.until_left("origin", "origin@2")
     scene.signs.give("may end")
     assert await stopping == ["origin"]
     assert scene.left() == []
     with pytest.raises(Fault, match="has been stopped meanwhile"):
         await asyncio.wait_for(following, PATIENCE_S)
-    assert scene.left() == []
+    await scene.until_left()
 
 
 async def test_no_host_of_a_service_that_has_been_stopped_is_followed(scene: Scene) -> None:
@@ -96,14 +100,14 @@ async def test_no_host_of_a_service_that_has_been_stopped_is_followed(scene: Sce
     assert await stop_hosts(scene.name) == ["origin"]
     with pytest.raises(Fault, match="has been stopped meanwhile"):
         await asyncio.wait_for(scene.follow("origin", "never_ready"), PATIENCE_S)
-    assert scene.left() == []
+    await scene.until_left()
 
 
 async def test_a_successor_that_finds_itself_alone_is_ended_again(scene: Scene) -> None:
     """The service was stopped between two looks."""
     with pytest.raises(Fault, match="has been stopped meanwhile"):
         ray_restart._brought_up(scene.name, scene.role("origin", "never_ready"), 2, None)
-    assert scene.left() == []
+    await scene.until_left()
 
 
 async def test_a_successor_that_does_not_come_to_serve_is_given_up_and_the_one_before_it_goes_on(
@@ -114,7 +118,7 @@ async def test_a_successor_that_does_not_come_to_serve_is_given_up_and_the_one_b
     monkeypatch.setattr(ray_restart, "SUCCESSION_S", 5.0)
     with pytest.raises(Fault, match="the old one goes on"):
         await scene.follow("origin", "never_ready")
-    assert scene.left() == ["origin"]
+    await scene.until_left("origin")
     assert (await earlier.ready())["pid"] == before
     assert scene.signs.text("asked") is None
 
