@@ -83,10 +83,16 @@ def nothing_rejected(evidence: Evidence) -> list[Anomaly]:
         for history in evidence.histories
         for number, (event, _) in history.committed().items()
     }
+    lost = {
+        one
+        for one, reason in evidence.rejected.items()
+        if one in began and _refers_to_lost(evidence, began[one], reason)
+    }
+    lost |= {one for those in evidence.together if those & lost for one in those & began.keys()}
     return [
         Anomaly("nothing rejected", f"{number} of {party} was rejected: {reason}")
         for (party, number), reason in evidence.rejected.items()
-        if (party, number) not in began or not _refers_to_lost(evidence, began[party, number], reason)
+        if (party, number) not in lost
     ]
 
 

@@ -73,11 +73,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Anew:
-    """All that it held had been given up, and has been fetched again. ``pending``: so many of its own transactions at
-    most have not come back."""
+    """All that it held had been given up, and has been fetched again."""
 
     at: float
-    pending: int = 0
 
 
 Event: TypeAlias = Began | Ended | Read | Started | Anew
@@ -104,8 +102,8 @@ class Encoder:
                 return {"e": "read", "at": at, "full": before is None, "d": _difference(before or {}, rows)}
             case Started(at):
                 return {"e": "start", "at": at}
-            case Anew(at, pending):
-                return {"e": "anew", "at": at, "pending": pending}
+            case Anew(at):
+                return {"e": "anew", "at": at}
 
 
 def _difference(before: Snapshot, after: Snapshot) -> dict[str, dict[str, Sequence[Value] | None]]:
@@ -141,7 +139,7 @@ class History:
                 case "start":
                     yield Started(plain["at"])
                 case "anew":
-                    yield Anew(plain["at"], plain["pending"])
+                    yield Anew(plain["at"])
                 case _:
                     rows = _patched({} if plain["full"] else rows, plain["d"])
                     yield Read(plain["at"], rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ OPEN_WITHIN_S = 15.0
 RESTART_EVERY = 3
 # What the client logs, before it does so, when it drops all it has.
 RESET = b"resetting client state"
-# A transaction writes to the journal and to a counter.
-OPS_LEAST = 2
 # Tables that never lose a row; of the journal, authors.
 GROWING = ("counters", "journal", "registers", "mixed", "members")
 COUNTS = (
@@ -42,7 +41,7 @@ class NpmParty:
         self._skew_ms = 0
         self._counts = (0,) * len(GROWING)
         self._nudges = 0
-        self._dropped = False
+        self._is_anew = False
         self._syncing = False
         self._resets_when_whole = 0
         self._resets_read = 0
@@ -69,10 +68,10 @@ class NpmParty:
         await self._sync()
 
     async def _sync(self, within_s: float = PATIENCE_S) -> None:
-        """Of each table so long."""
-        for table in sorted(TABLES, key=lambda table: table.name == "counters"):  # last: they say whether all is here
+        """Of all tables at once, and then, so long again, of the counters: they say whether all is here."""
+        for names in ([table.name for table in TABLES if table.name != "counters"], ["counters"]):
             async with asyncio.timeout(within_s):
-                await self.device.sync(table.name, within_s=within_s)
+                await asyncio.gather(*(self.device.sync(name, within_s=within_s) for name in names))
 
     async def _whole(self, counts: Sequence[int], resets: int) -> None:
         """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again.
@@ -84,15 +83,11 @@ class NpmParty:
         is_whole = tuple(counts) == self._counts
         if not is_whole and self._resets() == self._resets_when_whole:
             raise AssertionError(f"has {counts} rows, had {self._counts}, and was not told to start over")
-        self._dropped |= not is_whole or resets > self._resets_when_whole
-        if is_whole:
-            self._resets_when_whole = resets
-        else:
+        if not is_whole or resets > self._resets_when_whole:
             await self._sync_again()
-        if self._dropped:
-            pending = await self.pending() // OPS_LEAST
-            self._dropped = False
-            raise Anew(pending)
+        if self._is_anew:
+            self._is_anew = False
+            raise Anew
 
     def _resets(self) -> int:
         """How often the client has been told to start over, in all its processes."""
@@ -108,7 +103,9 @@ class NpmParty:
         self._syncing = True
         try:
             for _ in range(RESTART_EVERY):
-                if await self._is_connected() and await self._is_synced():
+                resets = self._resets()
+                if await self._is_connected() and await self._is_synced() and await self._has_heard():
+                    self._resets_when_whole, self._is_anew = resets, True
                     return
         except NpmDiedError as death:
             raise Lost from death
@@ -139,6 +136,17 @@ class NpmParty:
         if isinstance(outcome, NpmDiedError):
             raise outcome
         return outcome is None
+
+    async def _has_heard(self) -> bool:
+        """Within a while, of all that it had written before it started over: the client puts the rows of a delivery in
+        place of its own, whatever it has written to them, so until then it shows what nobody ever wrote. Raises
+        NpmDiedError."""
+        began = time.monotonic()
+        while await self.device.pending():
+            if not self.connected or time.monotonic() - began > SYNC_WITHIN_S:
+                return False
+            await asyncio.sleep(RETRY_S)  # nothing tells
+        return True
 
     async def reopen(self) -> None:
         await self._start()
@@ -215,6 +223,9 @@ class NpmParty:
         return {row["id"]: row["value"] for row in await self._ask(VECTOR)}
 
     async def pending(self) -> int:
+        """One that was told to start over asks for its rows again at once: whoever looks next finds that out."""
+        if self._resets() > self._resets_when_whole and self.connected:
+            await self._sync_again()
         try:
             return await self.device.pending()
         except NpmDiedError as death:

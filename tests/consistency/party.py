@@ -19,12 +19,7 @@ class Refused(Exception):
 
 
 class Anew(Exception):
-    """All that it held had been given up, and is here again: a new session begins. ``pending``: so many of its own
-    transactions at most have not come back."""
-
-    def __init__(self, pending: int) -> None:
-        super().__init__(pending)
-        self.pending = pending
+    """All that it held had been given up, and is here again: a new session begins."""
 
 
 class Lost(Exception):

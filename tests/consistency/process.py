@@ -152,7 +152,7 @@ class Writing:
         except (Refused, Anew) as refusal:
             self._recorder.record(Ended(time.time(), number, FAILED))
             if isinstance(refusal, Anew):
-                self._recorder.record(histories.Anew(time.time(), refusal.pending))
+                self._recorder.record(histories.Anew(time.time()))
         else:
             self._recorder.record(Ended(time.time(), number, COMMITTED, saw))
             self._number = number
@@ -164,8 +164,8 @@ class Writing:
                 rows = await self._party.snapshot()
                 self._recorder.record(Read(time.time(), rows))
                 return rows
-            except Anew as anew:
-                self._recorder.record(histories.Anew(time.time(), anew.pending))
+            except Anew:
+                self._recorder.record(histories.Anew(time.time()))
 
     async def has(self) -> int | None:
         """How many transactions of all together are here; None: it cannot say now."""

@@ -35,7 +35,7 @@ SLOW_WIRE_S = 0.03
 NUDGE_EVERY_S = 1.5
 LOOK_EVERY_S = 0.2
 # So many transactions the last of all may be behind before the others wait for it.
-BEHIND_MAX = 500
+BEHIND_MAX = 300
 PACE_EVERY_S = 1.0
 # One that is so far behind, and has not moved in so many looks, is not coming by itself (``NpmParty.nudge``).
 STUCK_BEHIND = 100
@@ -306,13 +306,13 @@ class _Course:
         finally:
             await postgres.close()
         rejected: dict[tuple[str, int], str] = {}
+        together = []
         for sqlstate, message, ops in rejections:
-            for op in json.loads(ops):
-                row = op["row"]
-                if op["op"] == "I" and len(row) == 3 and row[2] == f"{row[0]}:{row[1]}":
-                    rejected[row[0], int(row[1])] = f"{sqlstate} {message}"
+            inserts = [op["row"] for op in json.loads(ops) if op["op"] == "I" and len(op["row"]) == 3]
+            together.append(frozenset((row[0], int(row[1])) for row in inserts if row[2] == f"{row[0]}:{row[1]}"))
+            rejected |= dict.fromkeys(together[-1], f"{sqlstate} {message}")
         histories = [*(member.history() for member in self._members), self._scene.resender.history()]
-        evidence = Evidence(histories, dumps, there, executions, rejected, self._scene.gaps)
+        evidence = Evidence(histories, dumps, there, executions, rejected, together, self._scene.gaps)
         result = self._result
         result.anomalies += judge(evidence)
         result.conflicts = conflicts(evidence.histories)

@@ -6,7 +6,7 @@ The counters of a snapshot say whose transactions it has (see ``histories``), so
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 from tests.consistency.evidence import Anomaly, Evidence
 from tests.consistency.histories import COMMITTED, Anew, Began, Ended, History, Read, Snapshot, Vector, vector
@@ -131,36 +131,16 @@ def monotonic_writes(evidence: Evidence) -> list[Anomaly]:
         refusals.setdefault(party, []).append(number)
     for history in evidence.histories:
         known: set[str] = set()
-        for read, hidden in _reads_and_hidden(history, refusals.get(history.party, [])):
+        for read in history.reads():
             for party, (count, newest) in read.rows.get("journal", {}).items():
                 if not isinstance(newest, int) or not isinstance(count, int) or party in known:
                     continue
-                missing = bisect_right(refusals.get(party, []), newest) + (hidden if party == history.party else 0)
+                missing = bisect_right(refusals.get(party, []), newest)
                 if not newest - missing <= count <= newest:
                     known.add(party)
                     text = f"{history.party} saw {count} journal rows of {party}, the newest {newest}"
                     found.append(Anomaly("monotonic writes", f"{text}, at {read.at:.3f}"))
     return found
-
-
-def _reads_and_hidden(history: History, refused: Sequence[int]) -> Iterator[tuple[Read, int]]:
-    """With each snapshot how many transactions of its own the party may lack in it: such as had not come back when it
-    had fetched everything anew, and that no snapshot has shown since (`HIDING`). ``refused``: its numbers, sorted."""
-    written = hidden = 0
-    pending: int | None = None
-    for event in history:
-        match event:
-            case Ended(number=number, outcome=outcome) if outcome == COMMITTED:
-                written = number
-            case Anew():
-                pending = event.pending if history.kind == HIDING else 0
-            case Read(rows=rows):
-                count = rows.get("journal", {}).get(history.party, (0,))[0]
-                lacks = max(0, written - bisect_right(refused, written) - int(count or 0))
-                hidden, pending = min(lacks, hidden if pending is None else pending), None
-                yield event, hidden
-            case _:
-                pass
 
 
 def writes_follow_reads(evidence: Evidence) -> list[Anomaly]:

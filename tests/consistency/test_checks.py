@@ -139,6 +139,23 @@ def test_what_refers_to_a_row_that_was_deleted_where_the_stream_was_lost_may_be_
         assert len(said) == expected
 
 
+def test_what_was_refused_together_with_it_may_be_rejected_too() -> None:
+    reason = '23503 insert or update on table "beds" violates'
+    told = ("DELETE FROM rooms WHERE house = 'h' AND number = ? ['1']",)
+    sql = history("sql0", Began(6.0, 1, told=told), Ended(6.0, 1, COMMITTED, None), kind="sql")
+    bed = ("INSERT INTO beds (id, house, number, note) SELECT ?, house, number, ? FR ['b2', 'cid:7.0', '1']",)
+    cid = history("cid", Began(7.0, 7, told=bed), Ended(7.1, 7, COMMITTED, None), *wrote(8), *wrote(9), kind="npm")
+    said = complaints(
+        endings.nothing_rejected,
+        cid,
+        sql,
+        rejected={("cid", number): reason for number in (7, 8, 9)},
+        together=[frozenset({("cid", 7), ("cid", 8)}), frozenset({("cid", 9)})],
+        gaps=((7.0, 9.0),),
+    )
+    assert said == [f"9 of cid was rejected: {reason}"]
+
+
 def test_a_journal_without_gaps_shows_writes_in_their_order() -> None:
     ann = history("ann", seen(journal={"bob": (4, 4)}))
     assert complaints(sessions.monotonic_writes, ann) == []
@@ -148,41 +165,6 @@ def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> N
     ann = history("ann", seen(journal={"bob": (3, 4)}))
     assert complaints(sessions.monotonic_writes, ann) == ["ann saw 3 journal rows of bob, the newest 4, at 0.000"]
     assert complaints(sessions.monotonic_writes, ann, rejected={("bob", 2): "22P02"}) == []
-
-
-def test_what_the_npm_client_had_not_heard_of_when_it_started_over_may_be_a_gap_in_its_own_journal() -> None:
-    def started_over(*journals: Rows, kind: str = "npm") -> History:
-        """With its third transaction not heard of."""
-        events = [
-            *wrote(1),
-            *wrote(2),
-            *wrote(3),
-            seen({"ann": 3, "bob": 3}),
-            Anew(1.0, 1),
-            seen({"ann": 2}),
-            *wrote(4),
-        ]
-        return history("ann", *events, *(seen(journal=journal) for journal in journals), kind=kind)
-
-    assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, {"ann": (4, 4)})) == []
-    assert len(complaints(sessions.monotonic_writes, started_over({"ann": (2, 4)}))) == 1
-    assert (
-        len(complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, {"ann": (4, 4)}, {"ann": (3, 4)}))) == 1
-    )
-    assert len(complaints(sessions.monotonic_writes, started_over({"bob": (3, 4)}))) == 1
-    assert len(complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}, kind="python"))) == 1
-    heard = history(
-        "ann", *wrote(1), *wrote(2), Anew(1.0, 0), seen({"ann": 1}), *wrote(3), seen({"ann": 3}), kind="npm"
-    )
-    assert complaints(sessions.monotonic_writes, heard) == []
-    lost = history("ann", *wrote(1), *wrote(2), Anew(1.0, 0), *wrote(3), seen(journal={"ann": (2, 3)}), kind="npm")
-    assert len(complaints(sessions.monotonic_writes, lost)) == 1
-    refused = {("ann", 1): "22P02"}
-    assert complaints(sessions.monotonic_writes, started_over({"ann": (3, 4)}), rejected=refused) == []
-    # One that is to be refused shows until it is.
-    early = history("ann", *wrote(1), seen({"ann": 1}), *wrote(2), seen(journal={"ann": (1, 2)}), kind="npm")
-    assert complaints(sessions.monotonic_writes, early, rejected=refused) == []
-    assert len(complaints(sessions.monotonic_writes, started_over({"ann": (1, 4)}), rejected=refused)) == 1
 
 
 def test_a_write_comes_after_what_its_author_had_read() -> None:
