@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from tests.patience import PATIENCE_S
 
 # What an application asks for again if it has not come.
 SYNC_WITHIN_S = 5.0
+# And what it tells the client after so long: it tries again after 1 s, 2 s, 4 s, ...
+CONNECT_WITHIN_S = 1.5
 # It asks the service for its migrations, and may wait for ever for one that has gone.
 OPEN_WITHIN_S = 15.0
 RESTART_EVERY = 3
@@ -115,11 +116,15 @@ class NpmParty:
         raise Lost
 
     async def _is_connected(self) -> bool:
-        """Within a while: it is cut off where it starts over, and connects again by itself."""
-        if not self.connected:
-            with contextlib.suppress(AssertionError):
-                seen = len(self.device.events)
-                await self.device.event("connectivity", after=seen, within_s=SYNC_WITHIN_S, status="connected")
+        """Within a while: it is cut off where it starts over, and connects again by itself, though it may wait long
+        before it tries again."""
+        began = time.monotonic()
+        while not self.connected and time.monotonic() - began < SYNC_WITHIN_S:
+            seen = len(self.device.events)
+            try:
+                await self.device.event("connectivity", after=seen, within_s=CONNECT_WITHIN_S, status="connected")
+            except AssertionError:
+                self._later(self._connect())
         return self.connected
 
     async def _is_synced(self) -> bool:

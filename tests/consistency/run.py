@@ -219,8 +219,10 @@ class _Course:
         does, if it takes no more than some tries."""
         name, late = "none", 0
         while (left := until - time.monotonic()) > 0 or (self._owed() and late < LATE_FAULTS_MAX):
-            calm_s = self._scene.rng.uniform(*CALM_AFTER_S.get(name, CALM_S))
-            await asyncio.sleep(calm_s if left <= 0 else min(left, calm_s))  # as long as the draw says
+            least_s, most_s = CALM_AFTER_S.get(name, CALM_S)
+            calm_s = self._scene.rng.uniform(least_s, most_s)
+            is_last = left > 0 and left - calm_s < least_s
+            await asyncio.sleep(left if is_last else calm_s)  # as long as the draw says
             if self._wanted.fault != "none":
                 late += left <= 0
                 at = time.time()
