@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.consistency.evidence import Anomaly, Evidence
 from tests.consistency.histories import Began
 from tests.consistency.orders import UNABSORBED_S
-from tests.consistency.schema import KEY_SEPARATOR, REFERENCES
+from tests.consistency.schema import KEY_SEPARATOR, REFERENCES, SLOTS
 
 SHOWN = 3
 FOREIGN_KEY = "23503"
@@ -38,10 +38,8 @@ def nothing_lost(evidence: Evidence) -> list[Anomaly]:
             if (history.party, number) in evidence.rejected:
                 continue
             newest = max(newest, number)
-            if f"{history.party}{KEY_SEPARATOR}{number}" not in journal:
-                found.append(
-                    Anomaly("nothing lost", f"{history.party} wrote {number} in the journal, and it is not there")
-                )
+            if (history.party, number) not in evidence.executions:
+                found.append(Anomaly("nothing lost", f"{history.party} has committed {number}, and it never came"))
             found += [
                 Anomaly(
                     "nothing lost",
@@ -50,6 +48,12 @@ def nothing_lost(evidence: Evidence) -> list[Anomaly]:
                 for write in began.writes
                 if write.table == "members" and write.key not in members
             ]
+        for number in range(max(1, newest - SLOTS + 1), newest + 1):
+            slot = journal.get(f"{history.party}{KEY_SEPARATOR}{number % SLOTS}", (0,))
+            if slot[0] != number and (history.party, number) not in evidence.rejected:
+                found.append(
+                    Anomaly("nothing lost", f"{history.party} wrote {number} in the journal, and it is not there")
+                )
         last = counters.get(history.party)
         if newest and last != (newest,):
             found.append(

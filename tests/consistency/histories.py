@@ -6,8 +6,8 @@
     start  the process has begun, on the file there was
     anew   the npm client had given up all its rows and has fetched them again, so a new session begins
 
-Committed transactions of a party are numbered without gaps from 1. Each writes a row ``(author, number)`` to the
-journal, and its number into the party's own counter. So the counters in a snapshot are a vector clock: whose
+Committed transactions of a party are numbered without gaps from 1. Each writes a row with its author and number
+to the journal, and its number into the party's own counter. So the counters in a snapshot are a vector clock: whose
 transactions it has.
 """
 

@@ -24,8 +24,9 @@ OPEN_WITHIN_S = 15.0
 RESTART_EVERY = 3
 # What the client logs, before it does so, when it drops all it has.
 RESET = b"resetting client state"
-# Tables that never lose a row; of the journal, authors.
+# Tables that never lose a row; of the journal, authors. And so many they have from the start.
 GROWING = ("counters", "journal", "registers", "mixed", "members")
+FROM_THE_START = (1, 0, 1, 1, 0)
 COUNTS = (
     "SELECT (SELECT count(*) FROM counters) AS a, (SELECT count(DISTINCT author) FROM journal) AS b, "
     "(SELECT count(*) FROM registers) AS c, (SELECT count(*) FROM mixed) AS d, (SELECT count(*) FROM members) AS e"
@@ -40,11 +41,11 @@ class NpmParty:
         self._path = folder / f"{name}.db"
         self._url = url
         self._skew_ms = 0
-        self._counts = (0,) * len(GROWING)
+        self._counts = FROM_THE_START
         self._nudges = 0
         self._is_anew = False
         self._syncing = False
-        self._resets_when_whole = 0
+        self._resets_over = 0
         self._resets_read = 0
         self._log_read = 0
         self._device: NpmDevice | None = None
@@ -63,6 +64,7 @@ class NpmParty:
     async def open(self, *, first: bool) -> None:
         if not first:
             await self.reopen()
+            self._is_anew = self._resets() > 0  # the process before may not have come to say so
             return
         await self._start()
         await self.device.connect(self._name)
@@ -74,24 +76,23 @@ class NpmParty:
             async with asyncio.timeout(within_s):
                 await asyncio.gather(*(self.device.sync(name, within_s=within_s) for name in names))
 
-    async def _whole(self, counts: Sequence[int], resets: int) -> None:
-        """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again.
+    async def _whole(self, counts: Sequence[int]) -> None:
+        """Told to start over, the client drops its rows and forgets what it had asked for: it is asked again. Raises
+        Lost, and Anew when that has been done.
 
-        ``counts``: of tables that never lose a row. ``resets``: how often it had dropped its rows before they were
-        counted.
+        ``counts``: of tables that never lose a row.
         """
         self._counts = tuple(map(max, counts, self._counts))
-        is_whole = tuple(counts) == self._counts
-        if not is_whole and self._resets() == self._resets_when_whole:
-            raise AssertionError(f"has {counts} rows, had {self._counts}, and was not told to start over")
-        if not is_whole or resets > self._resets_when_whole:
+        if tuple(counts) != self._counts:
+            if self._resets() == self._resets_over:
+                raise AssertionError(f"has {counts} rows, had {self._counts}, and was not told to start over")
             await self._sync_again()
         if self._is_anew:
             self._is_anew = False
             raise Anew
 
     def _resets(self) -> int:
-        """How often the client has been told to start over, in all its processes."""
+        """How often the client has been told to start over, in all its processes; it says so, then drops its rows."""
         with self._path.with_suffix(".log").open("rb") as log:
             log.seek(self._log_read)
             whole, _, _ = log.read().rpartition(b"\n")
@@ -106,7 +107,7 @@ class NpmParty:
             for _ in range(RESTART_EVERY):
                 resets = self._resets()
                 if await self._is_connected() and await self._is_synced() and await self._has_heard():
-                    self._resets_when_whole, self._is_anew = resets, True
+                    self._resets_over, self._is_anew = resets, True
                     return
         except NpmDiedError as death:
             raise Lost from death
@@ -187,8 +188,7 @@ class NpmParty:
         resets, saw = -1, dict[str, int]()
         while resets != self._resets():  # else it has dropped its rows meanwhile
             resets = self._resets()
-            [counts] = await self._ask(COUNTS)
-            await self._whole(list(counts.values()), resets)
+            await self._whole(await self._counted())
             saw = await self.counters()
         try:
             await self.device.execute(*statements)
@@ -200,6 +200,10 @@ class NpmParty:
             raise Lost from death
         return saw
 
+    async def _counted(self) -> list[int]:
+        [counts] = await self._ask(COUNTS)
+        return list(counts.values())
+
     async def _ask(self, sql: str, *args: Any) -> list[dict[str, Any]]:
         try:
             return await self.device.query(sql, *args)
@@ -207,10 +211,9 @@ class NpmParty:
             raise Lost from death
 
     async def snapshot(self) -> Snapshot:
-        resets = self._resets()
         rows = await self._ask(snapshot_sql(postgres=False))
         snapshot = snapshot_of((row["tab"], row["key"], row["row"]) for row in rows)
-        await self._whole([len(snapshot[name]) for name in GROWING], resets)
+        await self._whole([len(snapshot[name]) for name in GROWING])
         return snapshot
 
     async def has_written(self, number: int) -> bool:
@@ -228,8 +231,8 @@ class NpmParty:
         return {row["id"]: row["value"] for row in await self._ask(VECTOR)}
 
     async def pending(self) -> int:
-        """One that was told to start over asks for its rows again at once: whoever looks next finds that out."""
-        if self._resets() > self._resets_when_whole and self.connected:
+        """One that has dropped its rows asks for them again at once: whoever looks next finds that out."""
+        if self._resets() > self._resets_over and self.connected and tuple(await self._counted()) != self._counts:
             await self._sync_again()
         try:
             return await self.device.pending()

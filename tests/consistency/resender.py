@@ -11,6 +11,7 @@ import time
 import asyncpg
 import websockets
 from tests.consistency.histories import COMMITTED, Began, Encoder, Ended, Event, History
+from tests.consistency.schema import SLOTS
 from tests.patience import PAUSE_S
 from tests.rawdevice import RawDevice
 
@@ -18,7 +19,12 @@ from syncline.proto.values import Column, Insert, Relation, Transaction, Update
 
 NAME = "raw0"
 CLIENT_ID = "00000000-0000-4000-8000-000000000000"
-JOURNAL = Relation(0, "public", "journal", (Column("author", "TEXT"), Column("number", "INT4"), Column("note", "TEXT")))
+JOURNAL = Relation(
+    0,
+    "public",
+    "journal",
+    (Column("author", "TEXT"), Column("slot", "INT4"), Column("number", "INT4"), Column("note", "TEXT")),
+)
 COUNTERS = Relation(1, "public", "counters", (Column("id", "TEXT"), Column("value", "INT4")))
 AGAIN_MAX = 4
 LOOKS = 200
@@ -70,9 +76,10 @@ class Resender:
             return self._sent[-1]
         ms = int(time.time() * 1000)
         name, before, after = NAME.encode(), str(number).encode(), str(number + 1).encode()
+        slot = str((number + 1) % SLOTS).encode()
         seen = f"{CLIENT_ID}@{self._sent[-1].commit_ms}" if self._sent else "postgres_1@0"
         changes = (
-            Insert(JOURNAL.id, (name, after, name + b":" + after), ()),
+            Insert(JOURNAL.id, (name, slot, after, name + b":" + after), ()),
             Update(COUNTERS.id, (name, after), (name, before), (seen,)),
         )
         transaction = Transaction(ms, (number + 1).to_bytes(8, "big"), changes)

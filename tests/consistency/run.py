@@ -310,8 +310,8 @@ class _Course:
         rejected: dict[tuple[str, int], str] = {}
         together = []
         for sqlstate, message, ops in rejections:
-            inserts = [op["row"] for op in json.loads(ops) if op["op"] == "I" and len(op["row"]) == 3]
-            together.append(frozenset((row[0], int(row[1])) for row in inserts if row[2] == f"{row[0]}:{row[1]}"))
+            journaled = [op["row"] for op in json.loads(ops) if op["op"] in "IU" and len(op["row"]) == 4]
+            together.append(frozenset((row[0], int(row[2])) for row in journaled if row[3] == f"{row[0]}:{row[2]}"))
             rejected |= dict.fromkeys(together[-1], f"{sqlstate} {message}")
         histories = [*(member.history() for member in self._members), self._scene.resender.history()]
         evidence = Evidence(histories, dumps, there, executions, rejected, together, self._scene.gaps)

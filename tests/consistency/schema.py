@@ -9,10 +9,13 @@ FLEETING = 6
 PAIRS = 6
 MEMBERS = 1000
 PARENTS = 8
+# Of each author the journal keeps so many transactions: a newer one takes the place of an older. So what devices hold
+# does not grow with the length of a run, and neither does what it takes to read it, or to fetch all of it anew.
+SLOTS = 200
 COLUMNS = ("a", "b", "c")
 
 SCHEMA = """
-CREATE TABLE journal (author text, number int4, note text, PRIMARY KEY (author, number));
+CREATE TABLE journal (author text, slot int4, number int4, note text, PRIMARY KEY (author, slot));
 CREATE TABLE counters (id text PRIMARY KEY, value int4 NOT NULL);
 CREATE TABLE registers (id text PRIMARY KEY, a text, b text, c text);
 CREATE TABLE mixed (id text PRIMARY KEY, a text, b text, c text);
@@ -57,7 +60,7 @@ class Reference:
 
 # Parents first.
 TABLES = (
-    Table("journal", ("author", "number"), ("note",)),
+    Table("journal", ("author", "slot"), ("number", "note")),
     Table("counters", ("id",), ("value",)),
     Table("registers", ("id",), COLUMNS),
     Table("mixed", ("id",), COLUMNS),
@@ -88,7 +91,7 @@ VECTOR = "SELECT id, value FROM counters"
 def snapshot_sql(*, postgres: bool, whole: bool = False) -> str:
     """One statement for (table, key, JSON array of the other columns) of every row.
 
-    Of the journal it is (author, [count, greatest number]), unless ``whole``: that table only grows.
+    Of the journal it is (author, [count, greatest number, least number]), unless ``whole``.
     """
     array = "json_build_array" if postgres else "json_array"
     text = "::text" if postgres else ""
@@ -96,7 +99,7 @@ def snapshot_sql(*, postgres: bool, whole: bool = False) -> str:
     for table in TABLES:
         if table.name == "journal" and not whole:
             parts.append(
-                f"SELECT 'journal' AS tab, author AS key, {array}(count(*), max(number)){text} AS row "
+                f"SELECT 'journal' AS tab, author AS key, {array}(count(*), max(number), min(number)){text} AS row "
                 "FROM journal GROUP BY author"
             )
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 from tests.consistency import endings, orders, sessions, snapshots
@@ -26,6 +26,7 @@ from tests.consistency.histories import (
     history,
 )
 from tests.consistency.orders import Edges, find_circle
+from tests.consistency.schema import SLOTS
 
 Check = Callable[[Evidence], list[Anomaly]]
 
@@ -37,7 +38,7 @@ def seen(counters: Vector | None = None, **tables: Rows) -> Read:
         0.0,
         {
             "counters": {party: (number,) for party, number in vector.items()},
-            "journal": {party: (number, number) for party, number in vector.items() if number},
+            "journal": {party: (number, number, 1) for party, number in vector.items() if number},
             **tables,
         },
     )
@@ -54,7 +55,7 @@ def complaints(check: Check, *histories: History, **rest: object) -> list[str]:
 def journal(*rows: tuple[str, int], counters: Vector, members: tuple[str, ...] = ()) -> Snapshot:
     """What Postgres holds in the end."""
     return {
-        "journal": {f"{author}/{number}": (f"{author}:{number}",) for author, number in rows},
+        "journal": {f"{author}/{number % SLOTS}": (number, f"{author}:{number}") for author, number in rows},
         "counters": {party: (number,) for party, number in counters.items()},
         "members": {key: (key,) for key in members},
     }
@@ -156,15 +157,21 @@ def test_what_was_refused_together_with_it_may_be_rejected_too() -> None:
     assert said == [f"9 of cid was rejected: {reason}"]
 
 
-def test_a_journal_without_gaps_shows_writes_in_their_order() -> None:
-    ann = history("ann", seen(journal={"bob": (4, 4)}))
+@pytest.mark.parametrize("row", [(4, 4, 1), (SLOTS, SLOTS, 1), (SLOTS, SLOTS + 3, 4)])
+def test_a_journal_without_gaps_shows_writes_in_their_order(row: tuple[int, int, int]) -> None:
+    ann = history("ann", seen(journal={"bob": row}))
     assert complaints(sessions.monotonic_writes, ann) == []
 
 
-def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected() -> None:
-    ann = history("ann", seen(journal={"bob": (3, 4)}))
-    assert complaints(sessions.monotonic_writes, ann) == ["ann saw 3 journal rows of bob, the newest 4, at 0.000"]
+@pytest.mark.parametrize("row", [(3, 4, 1), (SLOTS, SLOTS + 3, 2), (SLOTS - 1, SLOTS + 3, 4)])
+def test_a_gap_in_a_journal_is_found_unless_that_transaction_was_rejected(row: tuple[int, int, int]) -> None:
+    ann = history("ann", seen(journal={"bob": row}))
+    count, newest, oldest = row
+    assert complaints(sessions.monotonic_writes, ann) == [
+        f"ann saw {count} journal rows of bob, from {oldest} to {newest}, at 0.000"
+    ]
     assert complaints(sessions.monotonic_writes, ann, rejected={("bob", 2): "22P02"}) == []
+    assert len(complaints(sessions.monotonic_writes, ann, rejected={("bob", newest + 1): "22P02"})) == 1
 
 
 def test_a_write_comes_after_what_its_author_had_read() -> None:
@@ -195,7 +202,7 @@ def test_whole_transactions_are_seen_whole() -> None:
     [
         seen(lefts={"p1": ("ann:1.0", "x")}, rights={"p1": ("ann:2.0", "x")}),
         seen(lefts={"p1": ("ann:1.0", "x")}, rights={}),
-        seen({"ann": 2}, journal={"ann": (1, 1)}),
+        seen({"ann": 2}, journal={"ann": (1, 1, 1)}),
         seen({"ann": 1}, journal={}),
     ],
     ids=["different halves", "one half", "the counter first", "no journal"],
@@ -294,21 +301,34 @@ MEMBER = Write("members", "e1", "id", "ann:1.0")
 
 def test_all_that_was_committed_is_there() -> None:
     there = journal(("ann", 1), counters={"ann": 1}, members=("e1",))
-    assert complaints(endings.nothing_lost, history("ann", *wrote(1, MEMBER)), postgres=there) == []
+    ann = history("ann", *wrote(1, MEMBER))
+    assert complaints(endings.nothing_lost, ann, postgres=there, executions={("ann", 1): 1}) == []
 
 
 @pytest.mark.parametrize(
-    "there",
+    ("there", "executions"),
     [
-        journal(counters={"ann": 1}, members=("e1",)),
-        journal(("ann", 1), counters={"ann": 0}, members=("e1",)),
-        journal(("ann", 1), counters={"ann": 1}),
+        (journal(counters={"ann": 1}, members=("e1",)), {("ann", 1): 1}),
+        (journal(("ann", 1), counters={"ann": 0}, members=("e1",)), {("ann", 1): 1}),
+        (journal(("ann", 1), counters={"ann": 1}), {("ann", 1): 1}),
+        (journal(("ann", 1), counters={"ann": 1}, members=("e1",)), {("ann", 2): 1}),
     ],
-    ids=["the journal", "its counter", "the set"],
+    ids=["the journal", "its counter", "the set", "all of it"],
 )
-def test_what_is_lost_is_found(there: Snapshot) -> None:
+def test_what_is_lost_is_found(there: Snapshot, executions: Mapping[tuple[str, int], int]) -> None:
     ann = history("ann", *wrote(1, MEMBER))
-    assert len(complaints(endings.nothing_lost, ann, postgres=there)) == 1
+    assert len(complaints(endings.nothing_lost, ann, postgres=there, executions=executions)) == 1
+
+
+@pytest.mark.parametrize(("lacking", "found"), [(1, 0), (2, 0), (3, 1), (SLOTS + 2, 1)])
+def test_a_journal_holds_the_newest_transactions_of_each_author(lacking: int, found: int) -> None:
+    """All have been carried out, but the journal has not the one that is ``lacking``: of two that share a slot the
+    later has taken the place of the earlier."""
+    numbers = range(1, SLOTS + 3)
+    there = journal(*(("ann", number) for number in numbers if number != lacking), counters={"ann": SLOTS + 2})
+    ann = history("ann", *(event for number in numbers for event in wrote(number)))
+    executions = {("ann", number): 1 for number in numbers}
+    assert len(complaints(endings.nothing_lost, ann, postgres=there, executions=executions)) == found
 
 
 def test_what_was_rejected_is_not_lost_but_said() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.consistency.histories import Write
-from tests.consistency.schema import COLUMNS, FLEETING, MEMBERS, PAIRS, PARENTS, REGISTERS
+from tests.consistency.schema import COLUMNS, FLEETING, MEMBERS, PAIRS, PARENTS, REGISTERS, SLOTS
 
 if TYPE_CHECKING:
     import random
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Statement: TypeAlias = tuple[str | int, ...]
 """SQL and its arguments."""
 
+JOURNAL = (
+    "INSERT INTO journal (author, slot, number, note) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (author, slot) DO UPDATE SET number = excluded.number, note = excluded.note"
+)
 KIDS = 30
 SLOW_ODDS = 0.1
 SLOW_MS = 60
@@ -44,9 +48,7 @@ class Workload:
     def draw(self, number: int) -> Drawn:
         """The transaction ``number`` of the party."""
         rng = self._rng
-        statements: list[Statement] = [
-            ("INSERT INTO journal VALUES (?, ?, ?)", self._party, number, f"{self._party}:{number}")
-        ]
+        statements: list[Statement] = [(JOURNAL, self._party, number % SLOTS, number, f"{self._party}:{number}")]
         writes: list[Write] = []
         for place in range(rng.choice((1, 1, 2, 3))):
             draw = rng.choices((self._register, self._pair, self._member, self._fleeting, self._tree), (4, 3, 1, 2, 3))
