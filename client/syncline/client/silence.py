@@ -5,8 +5,9 @@ waits asks then for a sign of life. It is asked soon where something has just co
 means something: an answer or an echo is on its way, or others write all the time. Each answer makes the next silence
 worth less, so a device at rest asks once in ``SILENCE_MAX_S``.
 
-What is too late for an answer is told by those before it, the opening of the connection the first of them: behind a
-slow network, or a server with its hands full, there is more time.
+What is too late for an answer is told by those before it: behind a slow network, or a server with its hands full,
+there is more time. Until the first the opening of the connection tells it, which may have waited for the network itself
+to come back.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Silence:
     def broken(self) -> None:
         """Something has come, or gone."""
         self.bearable_s = self._first_s
+
+    def first_answered(self, took_s: float) -> None:
+        """The server has answered what it was told first."""
+        self._slowest_s = took_s
 
     def answered(self, took_s: float) -> None:
         """The server has given the sign of life it was asked for."""

@@ -100,6 +100,8 @@ class WebSocketTransport:
         self._connection = connection
         self._silence = silence or Silence()
         self._waiting: asyncio.Timeout | None = None
+        self._spoke_s: float | None = None
+        self._heard = False
 
     async def send(self, frame: bytes) -> None:
         try:
@@ -110,6 +112,8 @@ class WebSocketTransport:
         except TimeoutError:
             raise TransportClosed(f"the server has taken nothing for {SEND_TIMEOUT_S:.0f} s") from None
         self._silence.broken()
+        if self._spoke_s is None:
+            self._spoke_s = asyncio.get_running_loop().time()
         if self._waiting is not None and not self._waiting.expired():
             soon_s = asyncio.get_running_loop().time() + self._silence.bearable_s
             self._waiting.reschedule(min(soon_s, self._waiting.when() or soon_s))
@@ -121,10 +125,16 @@ class WebSocketTransport:
                 if frame is None:
                     frame = await self._frame_or_answer()
                 if frame is not None:
-                    self._silence.broken()
+                    self._hear()
                     return frame
         except ConnectionClosed as problem:
             raise _closed(problem) from problem
+
+    def _hear(self) -> None:
+        self._silence.broken()
+        if not self._heard and self._spoke_s is not None:
+            self._silence.first_answered(asyncio.get_running_loop().time() - self._spoke_s)
+        self._heard = True
 
     async def _frame_in_time(self) -> bytes | None:
         """The next frame, unless the silence before it is too long."""

@@ -201,3 +201,22 @@ def test_who_has_been_slow_has_more_time_to_answer() -> None:
     for _ in range(30):
         silence.answered(0.01)
     assert silence.patience_s == ANSWER_S
+
+
+async def test_a_connection_that_took_long_to_open_is_slow_only_if_its_first_answer_is() -> None:
+    """Where the network was away, opening waits for it to come back."""
+    async with serve(echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(
+            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
+        ) as connection:
+            silence = Silence(opening_s=8.0)
+            transport = WebSocketTransport(connection, silence)
+            assert silence.patience_s == ANSWER_MAX_S
+            await transport.send(b"hello")
+            assert await transport.receive() == b"hello"
+            assert silence.patience_s < ANSWER_MAX_S
+            silence.answered(9.0)
+            await transport.send(b"again")
+            await transport.receive()
+            assert silence.patience_s == ANSWER_MAX_S
