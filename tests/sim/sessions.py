@@ -179,8 +179,17 @@ class Sessions:
 
     def _carried_out(self, name: str, write: RowWrite, key: RowKey, lsn: int) -> bool:
         commit = self._postgres.decided.get((name, write.tag.ms))
-        applied = commit is not None and commit.head.origin is not None and commit.head.lsn <= lsn
-        return applied and not commit.keeps(key)
+        if commit is None or commit.head.origin is None or commit.head.lsn > lsn:
+            return False
+        return not commit.keeps(key) or self._written_since(write.tag, key, lsn)
+
+    def _written_since(self, tag: Tag, key: RowKey, lsn: int) -> bool:
+        """Whether whoever wrote as of ``tag`` has written to the row later, and that is carried out. A delete that the
+        row was kept from has not seen that write, and does not hide it."""
+        versions = [
+            version for version in self._postgres.versions[key] if version.lsn <= lsn and version.row is not None
+        ]
+        return any(version.writer.origin == tag.origin and version.writer > tag for version in versions)
 
     def undated(self, shown: Shown, key: RowKey) -> bool:
         """Whether rows have come, as they are, since the device wrote what is on its way to this one."""
