@@ -234,8 +234,8 @@ CALM_S = (1.0, 5.0)
 # service or Postgres is away or out of reach, and where the slot has gone npm devices fetch everything anew.
 CALM_AFTER_S: Mapping[str, tuple[float, float]] = {
     "kill": (2.0, 7.0),
-    "pause": (2.0, 7.0),
     "postgres-stop": (2.0, 7.0),
+    "pause": (5.0, 15.0),
     "black-hole": (5.0, 15.0),
     "slot-drop": (5.0, 15.0),
 }
