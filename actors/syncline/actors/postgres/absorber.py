@@ -8,8 +8,8 @@ The writer is told how far that has come: a device's write to a row that direct 
 a position of the stream up to which all is absorbed, and a horizon, an xid before which every transaction is. That is
 the oldest transaction that was running when some position was the newest of the WAL, once that position is absorbed.
 
-Batches commit without waiting for the disk: whoever relies on an entry commits behind it, so one is not there without
-the other. The slot is told of a position only when it is on the disk.
+A batch is on the disk before anybody is told: after a crash of Postgres nobody would write it again, and a device's
+write to such a row would be taken for one of which all is known.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ KEEP_SAMPLE = """
 INSERT INTO electric.xids AS x (xid, ms) VALUES ($1, $2)
 ON CONFLICT (xid) DO UPDATE SET ms = greatest(x.ms, excluded.ms)
 """
-FLUSHED = "SELECT (pg_current_wal_flush_lsn() - '0/0')::int8"
 # What is wrong with an entry itself, and will be the next time.
 REFUSED = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
@@ -69,8 +68,8 @@ class Absorb:
 
 
 class Absorber(Actor):
-    """``tables``: the synced tables as the catalogue has them now. ``confirm``: is told up to where all is on the disk.
-    ``start``: where the stream begins."""
+    """``tables``: the synced tables as the catalogue has them now. ``confirm``: is told now and then up to where all is
+    absorbed. ``start``: where the stream begins."""
 
     def __init__(
         self,
@@ -93,8 +92,6 @@ class Absorber(Actor):
         self._horizons: deque[tuple[int, str]] = deque()  # (position, xid): a horizon once that is absorbed
         self._horizon: str | None = None
         self._absorbed = start
-        self._durable = start
-        self._unflushed: deque[tuple[int, int]] = deque()  # (what has to be on the disk, position of the stream)
 
     async def init(self) -> None:
         self.background(self._run())
@@ -126,9 +123,6 @@ class Absorber(Actor):
             places = sorted(entries)
             for start in range(0, len(places), BATCH_ROWS):
                 await self._write({place: entries[place] for place in places[start : start + BATCH_ROWS]})
-            if entries:
-                _, written = await self._here()
-                self._unflushed.append((written, upto))
             self._absorbed = upto
             while self._horizons and self._horizons[0][0] <= upto:
                 _, self._horizon = self._horizons.popleft()
@@ -142,7 +136,7 @@ class Absorber(Actor):
         while True:
             try:
                 async with self._pool.acquire() as connection, connection.transaction():
-                    await connection.execute("SET LOCAL synchronous_commit = off")
+                    await connection.execute("SET LOCAL synchronous_commit = local")
                     await connection.execute(ABSORB, *columns)
                 return
             except REFUSED as error:
@@ -193,21 +187,11 @@ class Absorber(Actor):
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     async def _settle(self) -> None:
-        """Confirms what is on the disk."""
+        """Confirms what is absorbed."""
         confirmed = -1
         while True:
-            if self._unflushed:
-                try:
-                    flushed = int(await self._pool.fetchval(FLUSHED))
-                except AWAY as error:
-                    log.warning("Postgres does not say what it has on the disk: %s", error)
-                    flushed = 0
-                while self._unflushed and self._unflushed[0][0] <= flushed:
-                    _, self._durable = self._unflushed.popleft()
-            if not self._unflushed:
-                self._durable = self._absorbed
-            if self._durable != confirmed:
-                confirmed = self._durable
+            if self._absorbed != confirmed:
+                confirmed = self._absorbed
                 self._confirm(confirmed)
             await asyncio.sleep(CONFIRM_EVERY_S)
 
