@@ -17,7 +17,7 @@ from tests.patience import PATIENCE_S
 
 # What an application asks for again if it has not come.
 SYNC_WITHIN_S = 5.0
-# And what it tells the client after so long: it tries again after 1 s, 2 s, 4 s, ...
+# And tells the client to connect after so long, in case it has given up trying by itself.
 CONNECT_WITHIN_S = 1.5
 # It asks the service for its migrations, and may wait for ever for one that has gone.
 OPEN_WITHIN_S = 15.0
@@ -117,8 +117,7 @@ class NpmParty:
         raise Lost
 
     async def _is_connected(self) -> bool:
-        """Within a while: it is cut off where it starts over, and connects again by itself, though it may wait long
-        before it tries again."""
+        """Within a while: it is cut off where it starts over, and connects again by itself, or is told to."""
         began = time.monotonic()
         while not self.connected and time.monotonic() - began < SYNC_WITHIN_S:
             seen = len(self.device.events)
@@ -151,7 +150,7 @@ class NpmParty:
         while await self.device.pending():
             if not self.connected or time.monotonic() - began > SYNC_WITHIN_S:
                 return False
-            await asyncio.sleep(RETRY_S)  # nothing tells
+            await asyncio.sleep(RETRY_S)  # the client tells nobody that an echo has come
         return True
 
     async def reopen(self) -> None:

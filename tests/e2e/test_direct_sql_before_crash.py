@@ -48,7 +48,7 @@ async def test_an_earlier_write_of_a_device_does_not_beat_it(
         await (await db.sync("items")).synced()
         await db.disconnect()
         await db.execute("UPDATE items SET title = 'device'")
-        await sql.execute("SELECT pg_sleep(0.002)")
+        await sql.execute("SELECT pg_sleep(0.002)")  # writes are told apart by their milliseconds
         await sql.execute("UPDATE items SET title = 'direct'")
 
         async def is_written_down() -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 
 import pytest
 from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
@@ -25,6 +27,24 @@ async def echo(connection: ServerConnection) -> None:
 
 async def leave(connection: ServerConnection) -> None:
     await connection.close(4000, "JWT-expired")
+
+
+@asynccontextmanager
+async def talking_to(
+    handler: Callable[[ServerConnection], Awaitable[None]],
+) -> AsyncIterator[tuple[CountingConnection, Server]]:
+    """A connection of ours to a server that does this, and the server."""
+    async with serve(handler, "127.0.0.1", 0, max_size=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with connect(
+            f"ws://127.0.0.1:{port}",
+            ping_interval=None,
+            close_timeout=0.1,
+            max_size=None,
+            create_connection=CountingConnection,
+        ) as connection:
+            assert isinstance(connection, CountingConnection)
+            yield connection, server
 
 
 @pytest.mark.parametrize(("known", "agreed"), [((OLD[0],), OLD[0]), ((OWN, *OLD), OWN)])
@@ -99,63 +119,50 @@ async def test_a_connection_that_is_taken_and_ended_is_a_server_that_is_not_ther
 
 
 async def test_a_silent_but_living_peer_is_kept_and_a_dead_one_given_up() -> None:
-    async with serve(echo, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with connect(
-            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
-        ) as connection:
-            silence = Silence(first_s=0.01)
-            living = WebSocketTransport(connection, silence)
-            waiting = asyncio.ensure_future(living.receive())
-            for _ in range(3):
-                await connection.ping()
-            await living.send(b"here")
-            assert await waiting == b"here"
-            next(iter(server.connections)).transport.pause_reading()
-            dead = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.05))
-            with pytest.raises(TransportClosed, match="does not answer"):
-                await dead.receive()
-            next(iter(server.connections)).transport.resume_reading()
+    async with talking_to(echo) as (connection, server):
+        silence = Silence(first_s=0.01)
+        living = WebSocketTransport(connection, silence)
+        waiting = asyncio.ensure_future(living.receive())
+        for _ in range(3):
+            await connection.ping()
+        await living.send(b"here")
+        assert await waiting == b"here"
+        next(iter(server.connections)).transport.pause_reading()
+        dead = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.05))
+        with pytest.raises(TransportClosed, match="does not answer"):
+            await dead.receive()
+        next(iter(server.connections)).transport.resume_reading()
 
 
 async def test_a_message_that_takes_longer_than_an_answer_may_is_waited_for_as_long_as_it_comes() -> None:
-    async with serve(echo, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with connect(
-            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
-        ) as connection:
-            assert isinstance(connection, CountingConnection)
-            peer = next(iter(server.connections)).transport
-            peer.pause_reading()  # it answers nothing
+    async with talking_to(echo) as (connection, server):
+        peer = next(iter(server.connections)).transport
+        peer.pause_reading()  # it answers nothing
 
-            async def trickle() -> None:
-                peer.write(b"\x82\x7e" + (400).to_bytes(2, "big"))
-                for _ in range(20):
-                    await asyncio.sleep(0.05)  # the slow network itself: together five times what an answer may take
-                    peer.write(bytes(20))
+        async def trickle() -> None:
+            peer.write(b"\x82\x7e" + (400).to_bytes(2, "big"))
+            for _ in range(20):
+                await asyncio.sleep(0.05)  # the slow network itself: together five times what an answer may take
+                peer.write(bytes(20))
 
-            slow = asyncio.create_task(trickle())
-            transport = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.2))
-            assert await transport.receive() == bytes(400)
-            await slow
+        slow = asyncio.create_task(trickle())
+        transport = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.2))
+        assert await transport.receive() == bytes(400)
+        await slow
 
 
 async def test_what_a_peer_has_not_taken_is_counted_until_it_has() -> None:
-    async with serve(echo, "127.0.0.1", 0, max_size=None) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with connect(
-            f"ws://127.0.0.1:{port}", ping_interval=None, max_size=None, create_connection=CountingConnection
-        ) as connection:
-            peer = next(iter(server.connections)).transport
-            peer.pause_reading()
-            sending = asyncio.create_task(connection.send(bytes(20 << 20)))
-            await asyncio.sleep(0)  # lets the task begin, which is to be seen in the middle
-            assert _unsent(connection) > 0
-            peer.resume_reading()
-            assert await connection.recv() == bytes(20 << 20)
-            await sending
-            assert _unsent(connection) == 0
-        assert _unsent(connection) == 0, "closed meanwhile"
+    async with talking_to(echo) as (connection, server):
+        peer = next(iter(server.connections)).transport
+        peer.pause_reading()
+        sending = asyncio.create_task(connection.send(bytes(20 << 20)))
+        await asyncio.sleep(0)  # lets the task begin, which is to be seen in the middle
+        assert _unsent(connection) > 0
+        peer.resume_reading()
+        assert await connection.recv() == bytes(20 << 20)
+        await sending
+        assert _unsent(connection) == 0
+    assert _unsent(connection) == 0, "closed meanwhile"
 
 
 async def test_frames_that_come_in_place_of_an_answer_are_taken_and_none_is_lost() -> None:
@@ -169,14 +176,10 @@ async def test_frames_that_come_in_place_of_an_answer_are_taken_and_none_is_lost
                 await asyncio.sleep(0.002)  # so that some come while it waits, and some while it asks
         await connection.wait_closed()
 
-    async with serve(talk, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with connect(
-            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
-        ) as connection:
-            transport = WebSocketTransport(connection, Silence(first_s=0.001))
-            await transport.send(b"go on")
-            assert [int.from_bytes(await transport.receive(), "big") for _ in range(200)] == list(range(200))
+    async with talking_to(talk) as (connection, _):
+        transport = WebSocketTransport(connection, Silence(first_s=0.001))
+        await transport.send(b"go on")
+        assert [int.from_bytes(await transport.receive(), "big") for _ in range(200)] == list(range(200))
 
 
 def test_silence_is_worth_less_the_longer_it_lasts_and_much_again_after_a_word() -> None:
@@ -205,18 +208,14 @@ def test_who_has_been_slow_has_more_time_to_answer() -> None:
 
 async def test_a_connection_that_took_long_to_open_is_slow_only_if_its_first_answer_is() -> None:
     """Where the network was away, opening waits for it to come back."""
-    async with serve(echo, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with connect(
-            f"ws://127.0.0.1:{port}", ping_interval=None, close_timeout=0.1, create_connection=CountingConnection
-        ) as connection:
-            silence = Silence(opening_s=8.0)
-            transport = WebSocketTransport(connection, silence)
-            assert silence.patience_s == ANSWER_MAX_S
-            await transport.send(b"hello")
-            assert await transport.receive() == b"hello"
-            assert silence.patience_s < ANSWER_MAX_S
-            silence.answered(9.0)
-            await transport.send(b"again")
-            await transport.receive()
-            assert silence.patience_s == ANSWER_MAX_S
+    async with talking_to(echo) as (connection, _):
+        silence = Silence(opening_s=8.0)
+        transport = WebSocketTransport(connection, silence)
+        assert silence.patience_s == ANSWER_MAX_S
+        await transport.send(b"hello")
+        assert await transport.receive() == b"hello"
+        assert silence.patience_s < ANSWER_MAX_S
+        silence.answered(9.0)
+        await transport.send(b"again")
+        await transport.receive()
+        assert silence.patience_s == ANSWER_MAX_S
