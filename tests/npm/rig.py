@@ -202,7 +202,7 @@ class NpmDevice:
         """One call of the driver. Raises `NpmError`, `NpmDiedError`, or `TimeoutError` past ``within_s``."""
         number = next(self._numbers)
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._process.returncode is not None or self._process.stdin is None:
+        if self._reading.done() or self._process.stdin is None:  # it may have said its last before its end is known
             raise NpmDiedError(f"the npm process has ended, log: {self.log}")
         self._answers[number] = answer
         self._process.stdin.write(json.dumps({"id": number, "call": name, "args": arguments}).encode() + b"\n")
