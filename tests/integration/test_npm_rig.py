@@ -14,7 +14,6 @@ async def test_a_call_after_the_last_word_of_a_process_whose_end_is_not_known_ye
 ) -> None:
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec("sh", "-c", "exec >&-; exec sleep 60", stdin=pipe, stdout=pipe)
-    assert process.stdout is not None and process.stdin is not None
     device = NpmDevice(process, tmp_path / "device.db", tmp_path / "device.log")
     first = asyncio.create_task(device.call("query"))
     with pytest.raises(NpmDiedError):

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.write_scene import Scene, scene
 from tests.patience import PATIENCE_S
 
-from syncline.actors.postgres.apply import LARGE_OPERATIONS
+from syncline.actors.postgres.batching import LARGE_OPERATIONS
 from syncline.actors.postgres.write import RowOperation, Write
 from syncline.actors.postgres.writer import WriteLoop, Writer, Written
 from syncline.cluster import Actor, ChildSpec, Context, Ref, Strategy, Supervisor

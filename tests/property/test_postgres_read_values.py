@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from syncline.actors.postgres.copytext import CopyText
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.pgoutput import InsertMessage, decode
 from syncline.actors.postgres.rowkey import key_sql, key_text
-from syncline.actors.postgres.snapshot import CopyText
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, from_wire, parse_text_array, to_wire
 
 _numbers = itertools.count()

@@ -293,9 +293,8 @@ def _refuse(error: ConfigError) -> NoReturn:
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Runs to the end, under uvloop where there is one; what the world does to us becomes a message and exit code 1."""
-    import asyncpg
-
     from syncline.actors.faults import Fault
+    from syncline.actors.postgres.away import AWAY
     from syncline.actors.postgres.bootstrap import BootstrapError
     from syncline.actors.postgres.embedded import EmbeddedPostgresError
     from syncline.actors.postgres.slot import PreconditionError
@@ -312,9 +311,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
         BootstrapError,
         EmbeddedPostgresError,
         PreconditionError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        OSError,
+        *AWAY,
     ) as error:
         text = error.message if isinstance(error, Fault) else str(error) or type(error).__name__
         err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
@@ -353,14 +350,13 @@ def _dsn(place: Whereabouts) -> str | None:
 @contextlib.asynccontextmanager
 async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     """Raises Fault."""
-    import asyncpg
-
     from syncline.actors.faults import database_fault
+    from syncline.actors.postgres.away import AWAY
     from syncline.actors.postgres.session import connect
 
     try:
         connection = await connect(dsn, {"application_name": "syncline cli"})
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+    except AWAY as error:
         raise database_fault(error, dsn) from error
     try:
         yield connection
@@ -397,9 +393,8 @@ async def _electrify(place: Whereabouts, tables: list[str]) -> int:
 
 async def _show_database(place: Whereabouts) -> None:
     """What the database says; that it cannot be reached from here is no failure of the service."""
-    import asyncpg
-
     from syncline.actors.faults import Fault
+    from syncline.actors.postgres.away import AWAY
     from syncline.actors.postgres.embedded import EmbeddedPostgresError
     from syncline.actors.status import show_database, show_fault
 
@@ -414,6 +409,6 @@ async def _show_database(place: Whereabouts) -> None:
             await show_database(out, place.database_display, connection)
     except Fault as fault:
         show_fault(out, place.database_display, fault)
-    except (EmbeddedPostgresError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (EmbeddedPostgresError, *AWAY) as error:
         unread = Fault(f"what it syncs cannot be read: {error}", "ask as the user, and as the role, of the service")
         show_fault(out, place.database_display, unread)

@@ -12,6 +12,7 @@ import asyncpg
 from syncline.actors.config import Config
 from syncline.actors.datadir import lock_left, new_lineage, shapes_folder
 from syncline.actors.faults import database_fault, in_folder
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.bootstrap import ServerIdentity, bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.homes import write_homes
@@ -183,7 +184,7 @@ async def first_connection(dsn: str) -> asyncpg.Connection:
     while True:
         try:
             return await connect(dsn, {"application_name": "syncline"})
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        except AWAY as error:
             fault = database_fault(error, dsn)
             if not fault.passing:
                 raise fault from error

@@ -18,6 +18,7 @@ import asyncpg
 from syncline.actors.devices.claims import ReadConnected, ReadContested
 from syncline.actors.names import WRITER
 from syncline.actors.postgres.apply import Held
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.pruning import REMOVED
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.postgres.writer import ReadHeld
@@ -125,7 +126,7 @@ class Vitals:
             return None
         tables = Counter(relation_id for relation_id, _ in loading)
         estimate = 0
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        with contextlib.suppress(*AWAY):
             async with asyncio.timeout(ANSWER_S):
                 rows = await self._pool.fetch(ESTIMATES, list(tables))
                 estimate = sum(row["rows"] * tables[row["oid"]] for row in rows)
@@ -133,7 +134,7 @@ class Vitals:
 
     async def _rejections(self) -> Mapping[str, object] | None:
         """How many transactions of devices are on record as rejected, and the newest."""
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        with contextlib.suppress(*AWAY):
             async with asyncio.timeout(ANSWER_S):
                 newest = [dict(row) for row in await self._pool.fetch(REJECTIONS, REJECTIONS_TOLD_MAX)]
                 total = [row.pop("total") for row in newest]
@@ -142,14 +143,14 @@ class Vitals:
 
     async def _forgotten(self) -> Mapping[str, int] | None:
         """How many ``devices``, ``deleted_rows`` and ``written_rows`` were forgotten since the database is synced."""
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        with contextlib.suppress(*AWAY):
             async with asyncio.timeout(ANSWER_S):
                 counts = json.loads(await self._pool.fetchval(FORGOTTEN, REMOVED) or "{}")
                 return {what: int(counts.get(what, 0)) for what in ("devices", "deleted_rows", "written_rows")}
         return None
 
     async def _lag_bytes(self) -> int | None:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        with contextlib.suppress(*AWAY):
             async with asyncio.timeout(ANSWER_S), self._pool.acquire() as connection:
                 slot = await slot_state(connection, self._slot)
                 return None if slot is None else slot.lag_bytes

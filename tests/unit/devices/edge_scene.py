@@ -17,10 +17,10 @@ from syncline.actors.devices.reception import Claim, Surroundings
 from syncline.actors.names import BUNDLER, DEVICES, GATEWAY, ROUTER, SHARD, WRITER
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.currentrows import CurrentRow, Reading
-from syncline.actors.postgres.database import Subscription
 from syncline.actors.postgres.history import SchemaHistory
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
+from syncline.actors.postgres.subscription import Subscription
 from syncline.actors.postgres.write import Write
 from syncline.actors.shapes.log import Page
 from syncline.actors.shapes.messages import EnsureShape, ReadPage, ReadWatermark, ShapePlace

@@ -7,7 +7,7 @@ from typing import Any
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.starting import start
 from syncline.actors.postgres.catalog import Catalog, TableInfo
-from syncline.actors.postgres.database import Subscription
+from syncline.actors.postgres.subscription import Subscription
 from syncline.actors.shapes.messages import ShapePlace
 from syncline.proto.events import StartRequested
 from syncline.proto.values import Column, Relation, ShapeRequest

@@ -15,7 +15,8 @@ from tests.unit.devices.edge_scene import CATALOG
 
 from syncline.actors.devices import uplink
 from syncline.actors.devices.uplink import SLICE_OPERATIONS, Uplink, rows_of
-from syncline.actors.postgres.apply import LARGE_OPERATIONS, Lane, WriteQueue
+from syncline.actors.postgres.apply import WriteQueue
+from syncline.actors.postgres.batching import LARGE_OPERATIONS, Lane
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written

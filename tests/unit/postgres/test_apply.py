@@ -12,18 +12,15 @@ from syncline.actors.postgres.apply import (
     BATCH_BYTES_MAX,
     BATCH_TRANSACTIONS_MAX,
     DEVICE_PENDING_MAX,
-    LARGE_OPERATIONS,
     LOSSES_TOGETHER_MAX,
-    PATIENCE_TRIES,
     RETRY_FIRST_S,
     RETRY_MAX_S,
     TRIES_ALONE_MAX,
     TURN_TRANSACTIONS_MAX,
-    Batch,
     Held,
-    Lane,
     WriteQueue,
 )
+from syncline.actors.postgres.batching import LARGE_OPERATIONS, PATIENCE_TRIES, Batch, Lane
 from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write, encode_operations
 from syncline.cluster.ref import Ref
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from syncline.actors.postgres.catalog import table_info
-from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, CopyText, Visibility, rows_query
+from syncline.actors.postgres.copytext import CopyText
+from syncline.actors.postgres.snapshot import ROW_TAGS_SQL, Visibility, rows_query
 
 DESCRIPTION = {
     "schema": "public",

@@ -12,8 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
-
-import asyncpg
+from typing import Final
 
 from syncline.actors.devices.admission import FAILED, Admission, NotAdmitted
 from syncline.actors.devices.carrying import Carrier
@@ -39,6 +38,7 @@ from syncline.actors.devices.subscribing import Subscribing
 from syncline.actors.devices.uplink import Uplink
 from syncline.actors.devices.websocket import JWT_EXPIRED, JWT_EXPIRED_REASON
 from syncline.actors.names import BUNDLER, GATEWAY, ROUTER, WRITER
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.messages import NotifyReady, ShapeGone, ShapeReady
 from syncline.cluster import Actor, ActorDown, Exit, Refusal
@@ -69,7 +69,7 @@ NO_TABLE = 0  # no relation has this id
 # A longer frame is read with pauses.
 PART_BYTES = 64 << 10
 # What is raised when Postgres, or a part of this service, is away: nobody's fault here, and it passes.
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, Refusal)
+PASSING: Final = (*AWAY, ActorDown, Refusal)
 
 
 class _Expired:
@@ -192,7 +192,7 @@ class Device(Actor):
         """What cannot be done at the moment ends the connection, in order: the device comes back and tries again."""
         try:
             yield
-        except AWAY as error:
+        except PASSING as error:
             reason = str(error) or type(error).__name__  # a timeout says nothing of itself
             log.warning("device %s has to come back later: %s", self._client_id or self._connection.remote, reason)
             self._close(TRY_AGAIN_LATER, "not possible at the moment, try again")

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-
-import asyncpg
+from typing import Final
 
 from syncline.actors.devices.claims import ReadClients
 from syncline.actors.devices.subscriptions import SubscriptionRefused, plan
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import Catalog
 from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.pruning import note_removed
@@ -34,7 +34,7 @@ EXPIRE_EVERY_S = 3600.0
 ASK_TIMEOUT_S = 60.0  # a shard may have a long transaction to hand on first
 PLANNED_AT_ONCE = 50
 # What passes by itself: there is another round.
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown, CallTimeout, Refusal)
+PASSING: Final = (*AWAY, ActorDown, CallTimeout, Refusal)
 
 
 class _Round:
@@ -70,7 +70,7 @@ class Reaper(Actor):
             await self._drop_routes()
             await self._expire()
             await self._reap()
-        except AWAY as error:
+        except PASSING as error:
             log.info("what nobody needs is looked for again in %.0f s: %s", EVERY_S, error)
         self.send_after(EVERY_S, _Round())
 

@@ -16,8 +16,9 @@ from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.devices.steps import Delivery, Repair
 from syncline.actors.devices.subscriptions import Planned, SubscriptionRefused, check_ids, check_room, planning
-from syncline.actors.postgres.database import Database, Subscription
+from syncline.actors.postgres.database import Database
 from syncline.actors.postgres.history import UnknownVersion
+from syncline.actors.postgres.subscription import Subscription
 from syncline.actors.shapes.clauses import check_clauses
 from syncline.actors.shapes.frames import LSN_CHARS_MAX
 from syncline.actors.shapes.messages import EnsureShape, NotifyReady, ReadWatermark, ShapePlace

@@ -25,6 +25,7 @@ import asyncpg
 
 from syncline.actors.names import WRITER
 from syncline.actors.postgres.absorption import Absorption, Entry, Place, Types
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.postgres.writer import Absorbed
@@ -54,7 +55,6 @@ ON CONFLICT (xid) DO UPDATE SET ms = greatest(x.ms, excluded.ms)
 """
 # What is wrong with an entry itself, and will be the next time.
 REFUSED = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)

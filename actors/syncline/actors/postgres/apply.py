@@ -28,16 +28,22 @@ Pure: the time comes in, decisions come out.
 from __future__ import annotations
 
 import heapq
-import json
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from syncline.actors.postgres.absorption import Commits
-from syncline.actors.postgres.write import Rejection, Write, encode_write, unstorable
+from syncline.actors.postgres.batching import (
+    NOTHING_NEEDED,
+    PATIENCE_TRIES,
+    Batch,
+    Lane,
+    Pending,
+    pending_write,
+)
+from syncline.actors.postgres.write import Rejection, Write, encode_write
 
 if TYPE_CHECKING:
     from syncline.cluster.ref import Ref
@@ -51,15 +57,11 @@ ALONE_TRANSACTIONS_MAX = BATCH_TRANSACTIONS_MAX // 2  # of all that are few: the
 DEVICE_PENDING_MAX = 1_000  # unanswered transactions of one device: twenty turns
 PENDING_MAX = 20_000  # of all devices together: some seconds of work
 PENDING_BYTES_MAX = 64 << 20
-# Beyond either a transaction is large. Postgres merges some thousand operations a second.
-LARGE_OPERATIONS = 5_000
-LARGE_BYTES = 8 << 20
 # Of large ones together; the first is taken whatever its size.
 LARGE_PENDING_BYTES_MAX = 256 << 20
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
-PATIENCE_TRIES = 10  # in a row, some five seconds: longer than others hold a lock, mostly
 LOSSES_TOGETHER_MAX = 3
 
 Status = Literal["applied", "unheeded", "duplicate", "rejected", "overloaded"]
@@ -69,13 +71,6 @@ STATEMENT_TIMEOUT = "57014"
 OPERATORS_STATES = ("42501", "42P01", "42703", "42883", "55000")
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_STATES = ("55P03", "55006", "25006", *OPERATORS_STATES)
-
-
-class Lane(Enum):
-    """A way to Postgres, with a connection of its own and one batch out at a time."""
-
-    BATCHES = "batches"
-    LARGE = "large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,67 +95,12 @@ class Held:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What a transaction waits for: the stream to be at ``lsn``. Then all is absorbed of the rows that transactions
-    ``xmins`` left, and of the ``keys`` that are gone. ``xmins``: xid -> ms of its commit, 0 while that is not known."""
-
-    lsn: int
-    xmins: dict[str, int]
-    keys: frozenset[str]
-
-    def more(self, result: dict[str, Any]) -> Needs:
-        """With what Postgres has said besides."""
-        xmins = self.xmins | {xid: self.xmins.get(xid, 0) for xid in result["xmins"]}
-        return Needs(int(result["lsn"]), xmins, self.keys | set(result["gone"]))
-
-
-NOTHING_NEEDED: Final = Needs(0, {}, frozenset())
-
-
-@dataclass(slots=True, eq=False)
-class _Pending:
-    write: Write
-    text: tuple[bytes, ...]
-    size: int
-    operations: int
-    lane: Lane
-    alone: bool = False
-    tries_alone: int = 0
-    raised: int = 0  # tries that ended in an error which a function of the application's had raised
-    losses: int = 0
-    absorbed: Needs | None = None  # what it has waited for
-
-
 @dataclass(slots=True)
 class _Device:
-    pending: deque[_Pending] = field(default_factory=deque)
+    pending: deque[Pending] = field(default_factory=deque)
     retries: int = 0
     waits: bool = False
     held: str = ""  # by this, until it passes or an operator mends it
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Transactions sent in one call. ``text`` is the JSON that ``electric.apply`` takes."""
-
-    pending: tuple[_Pending, ...]
-
-    @property
-    def text(self) -> bytes:
-        pieces = [b"["]
-        for pending in self.pending:
-            pieces += (*_with_tries(pending), b",")
-        pieces[-1] = b"]"
-        return b"".join(pieces)
-
-    @property
-    def operations(self) -> int:
-        return sum(pending.operations for pending in self.pending)
-
-    @property
-    def writes(self) -> tuple[Write, ...]:
-        return tuple(pending.write for pending in self.pending)
 
 
 class WriteQueue:
@@ -194,7 +134,7 @@ class WriteQueue:
             if self._shed[client_id] == write.reply_to:
                 return Decision(write, "overloaded")
             del self._shed[client_id]
-        pending = _pending(write)
+        pending = pending_write(write)
         device = self._devices.get(client_id)
         if self._full(pending) or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
             self._shed[client_id] = write.reply_to
@@ -212,7 +152,7 @@ class WriteQueue:
         """Of the text of all that is pending."""
         return sum(self._bytes.values())
 
-    def _full(self, pending: _Pending) -> bool:
+    def _full(self, pending: Pending) -> bool:
         held = self._bytes[pending.lane]
         if pending.lane is Lane.LARGE:
             return held > 0 and held + pending.size > LARGE_PENDING_BYTES_MAX
@@ -222,7 +162,7 @@ class WriteQueue:
         """The lane's next batch, or None when no device is ready. A suspect transaction makes a batch by itself."""
         assert lane not in self._out, "a batch is out already"
         self._wake(now_s)
-        taken: list[_Pending] = []
+        taken: list[Pending] = []
         size = 0
         ready = self._ready[lane]
         turn = max(TURN_TRANSACTIONS_MAX, ALONE_TRANSACTIONS_MAX // max(1, len(ready)))
@@ -329,7 +269,7 @@ class WriteQueue:
             if device is not None and not device.waits:
                 self._ready[device.pending[0].lane][client_id] = None
 
-    def _await_stream(self, pending: _Pending, result: dict[str, Any]) -> None:
+    def _await_stream(self, pending: Pending, result: dict[str, Any]) -> None:
         pending.absorbed = (pending.absorbed or NOTHING_NEEDED).more(result)
         if pending.absorbed.lsn > self._upto:
             client_id = pending.write.client_id
@@ -344,14 +284,14 @@ class WriteQueue:
         self._date(device.pending[0])
         self._ready[device.pending[0].lane][client_id] = None
 
-    def _date(self, pending: _Pending) -> None:
+    def _date(self, pending: Pending) -> None:
         """The stream has brought what it waited for, and with it when that was."""
         needs = pending.absorbed
         assert needs is not None, "it has waited"
         xmins = {xid: ms or self._commits.ms_of(int(xid)) for xid, ms in needs.xmins.items()}
         pending.absorbed = replace(needs, xmins=xmins)
 
-    def _decided(self, pending: _Pending) -> None:
+    def _decided(self, pending: Pending) -> None:
         client_id = pending.write.client_id
         device = self._devices[client_id]
         first = device.pending.popleft()
@@ -363,7 +303,7 @@ class WriteQueue:
         if not device.pending:
             del self._devices[client_id]
 
-    def _again(self, pending: _Pending, error: Rejection, now_s: float, *, alone: bool) -> None:
+    def _again(self, pending: Pending, error: Rejection, now_s: float, *, alone: bool) -> None:
         if _suspicious(error.sqlstate):
             pending.alone = True
             pending.tries_alone += alone
@@ -378,7 +318,7 @@ class WriteQueue:
         device.held = error.message if shown else ""
 
     @staticmethod
-    def _refuse(pending: _Pending, error: Rejection) -> None:
+    def _refuse(pending: Pending, error: Rejection) -> None:
         pending.write = replace(pending.write, changes=(), encoded=None)
         pending.text = encode_write(pending.write, error)
 
@@ -395,32 +335,6 @@ class WriteQueue:
             device = self._devices[client_id]
             device.waits = False
             self._ready[device.pending[0].lane][client_id] = None
-
-
-def _pending(write: Write) -> _Pending:
-    try:
-        text = encode_write(write, write.refusal or unstorable(write.changes))
-    except Exception as defect:
-        log.exception("a transaction of device %s is rejected because it cannot be written down", write.client_id)
-        write = replace(write, changes=(), encoded=None)
-        text = encode_write(write, Rejection("XX000", f"the transaction cannot be written down: {defect}"))
-    size = sum(map(len, text))
-    if write.operations <= LARGE_OPERATIONS and size <= LARGE_BYTES:
-        return _Pending(write, text, size, write.operations, Lane.BATCHES)
-    # Its text is all that is needed of it: it is held once.
-    return _Pending(replace(write, changes=(), encoded=None), text, size, write.operations, Lane.LARGE)
-
-
-def _with_tries(pending: _Pending) -> tuple[bytes, ...]:
-    """Its text, with what it has waited for, and whether there has been patience enough with it."""
-    learnt: dict[str, Any] = {}
-    if pending.absorbed is not None:
-        learnt["absorbed"] = {"xmins": pending.absorbed.xmins, "gone": sorted(pending.absorbed.keys)}
-    if pending.raised >= PATIENCE_TRIES:
-        learnt["final"] = True
-    if not learnt:
-        return pending.text
-    return json.dumps(learnt, ensure_ascii=False).encode()[:-1] + b"," + pending.text[0][1:], *pending.text[1:]
 
 
 def passes(sqlstate: str) -> bool:

@@ -6,9 +6,8 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
@@ -20,6 +19,7 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
 from syncline.actors.postgres.session import open_pool
 from syncline.actors.postgres.snapshot import Visibility, visibility_of
+from syncline.actors.postgres.subscription import Subscription, described, request_of, requests_of
 from syncline.actors.postgres.transaction import MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.forks import Opening, Parted, joined
@@ -39,15 +39,6 @@ OPENINGS_LOCK = 0x6F70656E  # seed of advisory lock keys: "open" in ASCII
 CLAIM_WAITS_MS = 100  # for another claim of the same client id, which takes a commit
 VISIBLE_PAUSE_S = 0.01
 VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """``cancelled``: kept so that a device that still lists it is not told to start over."""
-
-    id: str
-    shapes: tuple[ShapeRequest, ...]
-    cancelled: bool
 
 
 _FORGET = "DELETE FROM electric.subscriptions WHERE client_id = $1"
@@ -290,7 +281,7 @@ class Database:
         found: dict[str, dict[str, Subscription]] = {client_id: {} for client_id in client_ids}
         for row in rows:
             id = row["subscription_id"]
-            found[row["client_id"]][id] = Subscription(id, _requests(row["shapes"]), row["state"] == "cancelled")
+            found[row["client_id"]][id] = Subscription(id, requests_of(row["shapes"]), row["state"] == "cancelled")
         return found
 
     async def add_subscription(self, client_id: str, subscription_id: str, shapes: Iterable[ShapeRequest]) -> None:
@@ -299,7 +290,7 @@ class Database:
             "ON CONFLICT (client_id, subscription_id) DO UPDATE SET shapes = excluded.shapes, state = 'active'",
             client_id,
             subscription_id,
-            json.dumps([_described(shape) for shape in shapes]),
+            json.dumps([described(shape) for shape in shapes]),
         )
 
     async def cancel_subscriptions(self, client_id: str, ids: Iterable[str]) -> None:
@@ -325,7 +316,7 @@ class Database:
             'SELECT DISTINCT (request || \'{"request_id": ""}\')::text AS request '
             "FROM electric.subscriptions, jsonb_array_elements(shapes) request"
         )
-        return [(row["request"], _request(json.loads(row["request"]))) for row in rows]
+        return [(row["request"], request_of(json.loads(row["request"]))) for row in rows]
 
     async def seen(self, client_ids: Sequence[str]) -> None:
         """These devices are connected."""
@@ -423,25 +414,3 @@ async def connect_pool(
         timeout_s,
         None if owner is None else owner.admit,
     )
-
-
-def _described(shape: ShapeRequest) -> dict[str, Any]:
-    """As ``electric.subscriptions`` keeps it: what is empty is left out."""
-    described: dict[str, Any] = {"request_id": shape.request_id, "table": shape.table}
-    if shape.where:
-        described["where"] = shape.where
-    if shape.columns:
-        described["columns"] = list(shape.columns)
-    if shape.include:
-        described["include"] = [{"by": list(columns), "select": _described(below)} for columns, below in shape.include]
-    return described
-
-
-def _request(described: Mapping[str, Any]) -> ShapeRequest:
-    include = tuple((tuple(below["by"]), _request(below["select"])) for below in described.get("include", ()))
-    columns = tuple(described.get("columns", ()))
-    return ShapeRequest(described["request_id"], described["table"], described.get("where", ""), include, columns)
-
-
-def _requests(shapes: str) -> tuple[ShapeRequest, ...]:
-    return tuple(map(_request, json.loads(shapes)))

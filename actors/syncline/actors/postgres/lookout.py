@@ -27,6 +27,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.gathering import Gathering
 from syncline.actors.postgres.login import AS_LOGIN
 
@@ -37,7 +38,6 @@ LOOK_EVERY_S: Final = 1.0
 LOOK_WITHIN_S: Final = 4.0  # where Postgres cannot be reached there is another look
 END_WITHIN_MS: Final = 2_000
 NAME: Final = "syncline lookout"
-AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 # A session that waits for its client, be it for the next statement or for room for its answer, has an event of class
 # Client; a walsender that has nothing to send has one of its own. Sessions have the name of the role that logged in,

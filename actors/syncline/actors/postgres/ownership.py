@@ -27,6 +27,7 @@ from typing import Final
 
 import asyncpg
 
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.login import as_login
 from syncline.actors.postgres.session import connect
 
@@ -113,7 +114,7 @@ class Ownership:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ASK_EVERY_S):
                     await self._over.wait()
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Superseded):
+            with contextlib.suppress(*AWAY, Superseded):
                 async with pool.acquire(timeout=ASK_EVERY_S) as connection:
                     await self.admit(connection)
         return self._end
@@ -155,7 +156,7 @@ async def claim(connection: asyncpg.Connection, slot: str, service: int, host: s
 
 async def owner_of(dsn: str, slot: str) -> int | None:
     """The epoch that ``slot`` belongs to now; None when Postgres does not say."""
-    with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+    with contextlib.suppress(*AWAY):
         connection = await _watching(dsn)
         try:
             owner: int | None = await connection.fetchval(_OWNER, slot, timeout=ASK_EVERY_S)
@@ -175,7 +176,7 @@ async def watched(dsn: str, slot: str, service: int) -> Superseded | None:
     unseen = 0
     while unseen < UNSEEN_LOOKS:
         unseen += 1
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+        with contextlib.suppress(*AWAY):
             connection = await _watching(dsn)
             try:
                 owner = await connection.fetchval(_OWNER, slot, timeout=ASK_EVERY_S)

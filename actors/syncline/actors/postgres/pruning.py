@@ -26,6 +26,7 @@ import logging
 
 import asyncpg
 
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.shapes.reaping import DELETED_KEPT_S, DEVICES_KEPT_S
 from syncline.cluster import Actor
 
@@ -205,7 +206,7 @@ class Pruner(Actor):
                 await note_removed(self._pool, "written_rows", removed)
                 if removed:
                     log.info("of %d rows it is not remembered any more which device wrote them", removed)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except AWAY as error:
             log.warning(
                 "what was written long ago could not be forgotten, again in %.0f s: %s", AGAIN_AFTER_FAILURE_S, error
             )

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-import asyncpg
-
 from syncline.actors.names import ROUTER
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.pgoutput import Message, RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
@@ -106,7 +105,7 @@ class Replicator(Actor):
             lsn = self._to_confirm
             try:
                 visibility = await self._read_visibility()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 log.warning("the slot stays where it is, what is visible could not be read: %s", error)
                 seen = 0
             else:
@@ -148,6 +147,6 @@ class Replicator(Actor):
             try:
                 await self._read_catalog()
                 return
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 log.warning("the catalogue could not be read, which the stream waits for: %s", error)
                 await asyncio.sleep(LEARN_RETRY_S)

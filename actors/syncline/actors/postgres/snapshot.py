@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,9 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import FORM_SQL, TableInfo
+from syncline.actors.postgres.copytext import CopyText, copy_out
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
 from syncline.actors.postgres.transaction import MARK_PREFIX
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
@@ -132,57 +133,6 @@ Seen: TypeAlias = Callable[[Visibility], Awaitable[bool]]
 """Whether a snapshot shows all that it has to."""
 
 
-# --- COPY text --------------------------------------------------------------------------------------------------------
-
-_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
-_ESCAPES = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
-
-
-def _unescape(field: bytes) -> bytes:
-    return _ESCAPED.sub(lambda match: _ESCAPES.get(match[1], match[1]), field)
-
-
-class CopyText:
-    """Rows from the bytes of ``COPY ... TO STDOUT`` in text format, split anywhere. Holds at most one partial row.
-
-    A raw newline ends a row and a raw tab a column: inside values both are escaped.
-    """
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._pieces: list[bytes] = []
-
-    def feed(self, data: bytes) -> list[list[Cell]]:
-        """The rows these bytes complete. Raises ValueError for a row of another width."""
-        end = data.rfind(b"\n")
-        if end < 0:
-            self._pieces.append(data)
-            return []
-        block = b"".join((*self._pieces, data[:end]))
-        self._pieces = [data[end + 1 :]] if end + 1 < len(data) else []
-        rows: list[list[Cell]] = [
-            line.split(b"\t") if b"\\" not in line else self._unescaped(line)  # type: ignore[misc]
-            for line in block.split(b"\n")
-        ]
-        for row in rows:
-            if len(row) != self._width:
-                raise ValueError(f"COPY sent a row of {len(row)} columns, not {self._width}")
-        return rows
-
-    def finish(self) -> None:
-        """No more bytes. Raises ValueError when they ended inside a row."""
-        if self._pieces:
-            raise ValueError("COPY ended inside a row")
-
-    @staticmethod
-    def _unescaped(line: bytes) -> list[Cell]:
-        cells: list[Cell] = line.split(b"\t")  # type: ignore[assignment]
-        for i, field in enumerate(cells):
-            if field is not None and b"\\" in field:
-                cells[i] = None if field == b"\\N" else _unescape(field)
-        return cells
-
-
 # --- the query --------------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +224,7 @@ async def copied(
     types = [to_wire(table.type_now(name)) for name in table.relation.names]
     converters = [(i, convert) for i, convert in enumerate(types) if convert is not None]
     untracked = shown_tags(None, at_ms)
-    async with contextlib.aclosing(_copy_out(connection, query)) as buffers:
+    async with contextlib.aclosing(copy_out(connection, query)) as buffers:
         async for data in buffers:
             rows = decoder.feed(data)
             for start in range(0, len(rows), CHUNK_ROWS_MAX):
@@ -388,35 +338,8 @@ async def give_back(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
     """Ends the transaction and releases; shielded, so that a cancelled reader leaks nothing."""
 
     async def give_back() -> None:
-        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with contextlib.suppress(*AWAY):
             await connection.execute("ROLLBACK")
         await pool.release(connection)
 
     await asyncio.shield(give_back())
-
-
-async def _copy_out(connection: asyncpg.Connection, query: str) -> AsyncGenerator[bytes, None]:
-    """The bytes of a COPY, as the consumer takes them: asyncpg pushes, a short queue makes it wait.
-
-    A COPY left early costs its connection: to read the rest only to throw it away could take minutes.
-    """
-    buffers: asyncio.Queue[bytes | None] = asyncio.Queue(BUFFERS_MAX)
-
-    async def copy() -> None:
-        try:
-            await connection.copy_from_query(query, output=buffers.put, format="text")
-        except Exception:  # awaiting the task shows it; a cancelled one has nobody left to tell
-            await buffers.put(None)
-            raise
-        await buffers.put(None)
-
-    copying = asyncio.create_task(copy())
-    try:
-        while (data := await buffers.get()) is not None:
-            yield data
-        await copying
-    finally:
-        if not copying.done():
-            connection.terminate()
-        copying.cancel()
-        await asyncio.gather(copying, return_exceptions=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import asyncpg
 
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.snapshot import Snapshot, Visibility, begin, emit_marks, give_back
 from syncline.actors.postgres.subtree import Subtree
@@ -90,7 +91,7 @@ class Turn:
 
 async def _cleared(connection: asyncpg.Connection) -> None:
     """Whatever went wrong in a turn, the next one finds the snapshot as it was; if the connection has not gone."""
-    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    with contextlib.suppress(*AWAY):
         await connection.execute("ROLLBACK TO SAVEPOINT turn")
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import asyncpg
 
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.login import as_login
 
 log = logging.getLogger(__name__)
@@ -46,5 +47,5 @@ async def alone(connection: asyncpg.Connection) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*AWAY):
             await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)

@@ -24,15 +24,9 @@ from typing import Any
 
 import asyncpg
 
-from syncline.actors.postgres.apply import (
-    LARGE_OPERATIONS,
-    Batch,
-    Decision,
-    Held,
-    Lane,
-    Status,
-    WriteQueue,
-)
+from syncline.actors.postgres.apply import Decision, Held, Status, WriteQueue
+from syncline.actors.postgres.away import AWAY
+from syncline.actors.postgres.batching import LARGE_OPERATIONS, Batch, Lane
 from syncline.actors.postgres.ownership import Ownership, Superseded
 from syncline.actors.postgres.session import connect
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
@@ -195,7 +189,7 @@ class WriteLoop:
                 )
                 self._queue.failed(_rejection_of(error), self._clock.monotonic_s(), lane)
                 self._complain()
-        except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
+        except AWAY as error:
             self._lose(error, lane)
         else:
             for decision in self._queue.settle(json.loads(answers), self._clock.monotonic_s(), lane):
@@ -247,7 +241,7 @@ class _Link:
             except Superseded:
                 self.cut()
                 raise
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except AWAY as error:
                 self.cut()
                 log.warning("the writer has no connection to Postgres, next try in %.1f s: %s", delay_s, error)
                 await self._sleep(delay_s)

@@ -14,10 +14,9 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
-import asyncpg
-
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableGone
 from syncline.actors.postgres.snapshot import TaggedRow
 from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
@@ -67,7 +66,7 @@ RELEASED_TIMEOUT_S = 10.0  # an edge answers at once; it may have a long way
 LOAD_BACKOFF_FIRST_S = 0.2
 LOAD_BACKOFF_MAX_S = 10.0
 # What is raised when Postgres, or a part of this service, is away: it passes.
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ActorDown)
+PASSING: Final = (*AWAY, ActorDown)
 
 
 class SnapshotRows(Protocol):
@@ -280,7 +279,7 @@ class Consumer(Actor):
         while True:
             try:
                 return await work()
-            except AWAY as error:
+            except PASSING as error:
                 log.warning(f"{failed}: %s; again in %.1f s", self._shape.table, error, delay_s)
                 await asyncio.sleep(delay_s)
                 delay_s = min(LOAD_BACKOFF_MAX_S, delay_s * 2)

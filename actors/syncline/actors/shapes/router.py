@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import asyncpg
-
 from syncline.actors.postgres.absorber import Absorb
 from syncline.actors.postgres.absorption import Types, direct_changes
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
 from syncline.actors.postgres.history import MigrationSteps
@@ -277,7 +276,7 @@ class Router(Actor):
         while True:
             try:
                 return await self._read_migrations(notices)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except AWAY as error:
                 log.warning("the catalogue could not be read, which the stream waits for: %s", error)
                 await asyncio.sleep(READ_RETRY_S)
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import asyncpg
-
 from syncline.actors.names import CONSUMERS
+from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.flush import Progress
 from syncline.actors.shapes.asleep import UNKNOWN, Asleep, Concerning, Kept, Waker, Wakes
 from syncline.actors.shapes.census import Census, ReadCensus
@@ -324,7 +323,7 @@ class Shard(Actor, Waker):
         await asyncio.to_thread(live.store.remove)
         try:
             await self._shards.release(shape)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except AWAY as error:
             log.warning("shape %s keeps its home: %s", shape, error)
         await self._advance()
         return True
