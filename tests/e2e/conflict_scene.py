@@ -105,6 +105,10 @@ class NodeDevice:
     async def online(self) -> None:
         await self._npm.connect()
 
+    async def skew(self, ms: int) -> None:
+        """Sets its clock."""
+        await self._npm.call("skew", ms=ms)
+
 
 class Scene:
     """The service, an SQL client, and devices that hold every table whole."""

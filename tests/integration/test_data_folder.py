@@ -18,6 +18,7 @@ from tests.integration.write_scene import scene, written
 from tests.patience import PATIENCE_S
 
 from syncline.actors.datadir import FolderInUse, FolderLock, lineage_of, new_lineage, read_history, shapes_folder
+from syncline.actors.postgres.absorption import Entry
 from syncline.actors.postgres.bootstrap import bootstrap
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.slot import ensure_slot, slot_name, slot_state
@@ -189,3 +190,19 @@ async def test_what_comes_in_a_new_history_is_later_than_what_was_in_another_wal
         await s.absorb("items", "1", 200, changed=[1])
         await s.apply(written("bob", 150, s.update("items", "1", "bob's", changed=[1], seen=["ann@100"])))
         assert await s.rows("items") == [("1", "direct")]
+
+
+async def test_what_direct_sql_overwrote_stays_the_earlier_where_only_one_of_the_two_was_ahead(database: str) -> None:
+    """As a dump of another server has it, whose WAL was beyond ours when SQL wrote, and not when the device had."""
+    async with scene(database, "CREATE TABLE items (id text PRIMARY KEY, x text, y text)", "items") as s:
+        await s.apply(written("ann", 100, s.insert("items", "1", "x", "y")))
+        await s.connection.execute("UPDATE items SET y = 'direct'")
+        ahead = await s.here() + (1 << 40)
+        await s.absorb_entry("items", "1", Entry(ahead, 300, (None, None, 300), (None, None, ahead)))
+        await new_lineage(s.connection)
+        await s.apply(written("bob", 200, s.update("items", "1", "x", "earlier", changed=[2], seen=["ann@100"])))
+        assert await s.rows("items") == [("1", "x", "direct")]
+        await s.connection.execute("UPDATE items SET x = 'later'")
+        await s.absorb("items", "1", 400, changed=[1])
+        await s.apply(written("bob", 350, s.update("items", "1", "bob's", "y", changed=[1], seen=["ann@100"]), lsn=2))
+        assert await s.rows("items") == [("1", "later", "direct")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from tests.integration.write_scene import Scene, scene, written
@@ -53,3 +54,28 @@ async def test_nor_does_an_old_delete_that_a_device_has_undone(s: Scene) -> None
         await s.absorb_entry("points", "1", entry)
     await applied(s, written("c", 155, s.update("points", "1", "x", "later", changed=[Y], seen=["a@100"])))
     assert await s.rows("points") == [("1", "direct", "later")]
+
+
+async def test_the_pieces_of_a_large_transaction_of_direct_sql_add_up(s: Scene) -> None:
+    """All have the position of its commit. When the stream comes again, so do all of them."""
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'x', 'y')")
+    await s.connection.execute("UPDATE points SET x = 'direct', y = 'direct'")
+    whole = await s.entry("points", 300, changed=[X, Y])
+    first = replace(whole, column_ms=(None, 300, None), column_lsn=(None, whole.lsn, None))
+    second = replace(whole, column_ms=(None, None, 300), column_lsn=(None, None, whole.lsn), piece=5_000)
+    for entry in (first, second, first, second):
+        await s.absorb_entry("points", "1", entry)
+    await applied(s, written("ann", 200, s.update("points", "1", "x", "earlier", changed=[Y], seen=["postgres_1@5"])))
+    await applied(s, written("bob", 200, s.update("points", "1", "earlier", "y", changed=[X], seen=["postgres_1@5"])))
+    assert await s.rows("points") == [("1", "direct", "direct")]
+
+
+async def test_a_piece_that_deletes_is_later_than_one_before_it(s: Scene) -> None:
+    await s.connection.execute("INSERT INTO points VALUES ('1', 'x', 'y')")
+    await s.connection.execute("DELETE FROM points")
+    gone = await s.entry("points", 300, gone=["1", "changed", "y"])
+    updated = replace(gone, column_ms=(None, 300, None), column_lsn=(None, gone.lsn, None), row=None)
+    for entry in (updated, replace(gone, piece=5_000), updated):
+        await s.absorb_entry("points", "1", entry)
+    await applied(s, written("ann", 400, s.update("points", "1", "x", "anew", changed=[Y], seen=["postgres_1@5"])))
+    assert await s.rows("points") == [("1", "changed", "anew")]

@@ -137,7 +137,7 @@ async def test_what_direct_sql_counts_as_of_is_one_thing_and_when_it_wrote_anoth
     assert await s.connection.fetchval(tags, held, [None, 6, 7, 6]) == [
         *("postgres_1@6@7", "postgres_1@6@9", "postgres_1@6@9", "a@3")
     ]
-    stamped = "SELECT electric.stamp('b', 8, '{a@4, postgres_1@6@9}', $1)"
+    stamped = "SELECT electric.stamp('b', 8, '{a@4, postgres_1@6@9}', $1, true)"
     for seen, ms in (("postgres_1@6", 10), ("postgres_1@5", 8), ("a@9", 8)):
         assert await s.connection.fetchval(stamped, f'["{seen}"]') == ms
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.integration.write_scene import Scene, Standing, standing
 
 from syncline.actors.postgres.absorber import ABSORB, columns_of
-from syncline.actors.postgres.absorption import Absorption
+from syncline.actors.postgres.absorption import Absorption, Stretch
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.lsn import Lsn
@@ -159,6 +159,7 @@ def _expected(start: RowState, table: str, key: str, history: History) -> RowSta
         if isinstance(step, DirectWrite):
             state = _directly(state, table, key, step)
             continue
+        written = False
         for op in step.operations:
             cells = _with_key(table, op.cells, key)
             only_key = [cell if cell == key else None for cell in cells]
@@ -169,7 +170,9 @@ def _expected(start: RowState, table: str, key: str, history: History) -> RowSta
             row = _bytes(only_key if op.kind == "compensation" else cells)
             tag = Tag(step.device, step.ms)
             write = RowWrite(op.kind, row, modified, tag, op.observed)  # type: ignore[arg-type]
-            state = apply_write(state, write, TIED[table])
+            alive = state.row is not None
+            state = apply_write(state, write, TIED[table], anew=not written)
+            written |= alive or op.kind != "delete"
     return state
 
 
@@ -236,7 +239,7 @@ class Stream:
             again = self._streamed[len(self._streamed) - step.again :] if step.again else []
             self._streamed.append((TransactionHead(Lsn(lsn), step.ms, 1), change))
             for head, streamed in (*again, self._streamed[-1]):
-                absorption.add(head, [streamed], {relation: self._table})
+                absorption.add(Stretch(head, 0, (streamed,), {}), {relation: self._table})
             entries = {(self._relid, place[1]): entry for place, entry in absorption.take().items()}
             await connection.execute(ABSORB, *columns_of(entries))
 

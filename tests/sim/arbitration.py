@@ -51,8 +51,10 @@ class Arbiter:
         for commit in self._postgres.wal:
             if commit.head.origin is None:
                 self._direct(commit)
+            written: set[RowKey] = set()
             for executed in commit.executed:
-                yield from self._device(commit, executed)
+                yield from self._device(commit, executed, anew=executed.key not in written)
+                written.add(executed.key)
             for key in commit.before:
                 yield from self._compare(commit, key)
 
@@ -95,7 +97,7 @@ class Arbiter:
 
     # --- devices ------------------------------------------------------------------------------------------------------
 
-    def _device(self, commit: Commit, executed: Executed) -> Iterator[str]:
+    def _device(self, commit: Commit, executed: Executed, *, anew: bool) -> Iterator[str]:
         key, write = executed.key, executed.write
         account = self._accounts[key]
         as_of_ms = min(commit.head.authored_ms, commit.server_ms + AHEAD_MS_MAX)
@@ -110,7 +112,7 @@ class Arbiter:
                 if held.ms > account.direct_ms:
                     account.held_by[column] = Tag(POSTGRES_ORIGIN, held.ms, min(account.direct_ms, held.seen_ms))
             account.direct_ms = None
-        tag = _as_of(write, account)
+        tag = _as_of(write, account, anew=anew)
         account.tags = {other for other in account.tags if not _seen(other, write)}
         if write.kind == "delete":
             account.alive = bool(account.tags)
@@ -146,11 +148,12 @@ def _with_tied(key: RowKey, columns: set[int]) -> set[int]:
     return {column for register in _registers(key, columns) for column in register}
 
 
-def _as_of(write: RowWrite, account: Account) -> Tag:
-    """No earlier than what its author knew, whatever the clocks said."""
+def _as_of(write: RowWrite, account: Account, *, anew: bool) -> Tag:
+    """Later than what its author knew, whatever the clocks said, but for what the same transaction has written.
+    ``anew``: that has not written the row before."""
     origin = write.tag.origin
     known = [tag for tag in (*account.tags, *account.held_by.values()) if _seen(tag, write)]
-    return Tag(origin, max([write.tag.ms, *(tag.ms + (tag.origin != origin) for tag in known)]))
+    return Tag(origin, max([write.tag.ms, *(tag.ms + (anew or tag.origin != origin) for tag in known)]))
 
 
 def _seen(tag: Tag, write: RowWrite) -> bool:

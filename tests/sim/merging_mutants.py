@@ -40,8 +40,8 @@ def server_rule(stack: ExitStack, change: Any) -> None:
     """``change(original, state, write)`` in place of ``apply_write`` in Postgres."""
 
     @wraps(apply_write)
-    def changed(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
-        result: RowState = change(lambda state, write: apply_write(state, write, tied), state, write)
+    def changed(state: RowState, write: RowWrite, tied: Tied = (), *, anew: bool = False) -> RowState:
+        result: RowState = change(lambda state, write: apply_write(state, write, tied, anew=anew), state, write)
         return result
 
     stack.enter_context(mock.patch.object(model, "apply_write", changed))

@@ -162,7 +162,7 @@ class Work:
         if before.row is None:
             return True
         kept = False
-        if apply_write(before, write, TIED[relation_id]).row is None:
+        if self._applied(key, write).row is None:
             if mending == 0 and self._is_referred_to(key, acting=True):
                 raise Mend
             kept = mending > 0 and self._is_referred_to(key, acting=False)
@@ -174,7 +174,7 @@ class Work:
     def _write(self, key: RowKey, write: RowWrite, *, mending: bool, coming: frozenset[RowKey] = frozenset()) -> None:
         """``coming``: what is being brought back for those that refer to it."""
         if mending:
-            after = apply_write(self.get(key), write, TIED[key[0]])
+            after = self._applied(key, write)
             as_of = next(tag for tag in after.tags if tag.origin == write.tag.origin)
             for parent in _parents(key, after.row):
                 if parent == key or self.get(parent).row is not None or self.get(parent).tombstone is None:
@@ -186,12 +186,15 @@ class Work:
                 self._write(parent, revived, mending=True, coming=coming | {key})
         self._execute(key, write, revived=bool(coming))
 
+    def _applied(self, key: RowKey, write: RowWrite) -> RowState:
+        return apply_write(self.get(key), write, TIED[key[0]], anew=key not in self.rows)
+
     def _execute(self, key: RowKey, write: RowWrite, *, kept: bool = False, revived: bool = False) -> None:
         before = self.get(key)
         if any(tag.origin != write.tag.origin for tag in observe(before.tags, Seen(write.observed, ""), None)):
             self.conflicts += 1
         self.executed.append(Executed(key, write, kept, revived))
-        after = self.rows[key] = before if kept else apply_write(before, write, TIED[key[0]])
+        after = self.rows[key] = before if kept else self._applied(key, write)
         if after.row is None:
             self.changes.append(Delete(key[0], before.row or write.row))
         elif before.row is None:

@@ -39,13 +39,28 @@ SAY_AFTER_S: Final = 3.0
 LOCK_POLL_S: Final = 0.1
 
 _LINEAGE = "slot_lineage"
-# Positions of another server's WAL may lie ahead of ours, and what comes is to be later than what has been. The entry
-# of a row is still that of the version of it that it describes.
-_OTHER_POSITIONS = (
-    "UPDATE electric.shadow SET at_lsn = '0/0', row_xmin = coalesce(row_xmin, xmin) "
-    "WHERE at_lsn > pg_current_wal_insert_lsn()",
-    "UPDATE electric.direct SET lsn = '0/1' WHERE lsn > pg_current_wal_insert_lsn()",
+# Positions of another server's WAL may lie ahead of ours, and what comes is to be later than what has been. Which of
+# them is the later is to stay: so all get small numbers in their order. The entry of a row is still that of the version
+# of it that it describes.
+_AHEAD = """
+SELECT EXISTS (SELECT FROM electric.shadow WHERE at_lsn > pg_current_wal_insert_lsn())
+    OR EXISTS (SELECT FROM electric.direct WHERE lsn > pg_current_wal_insert_lsn())
+"""
+_OTHER_POSITIONS = """
+WITH place AS MATERIALIZED (
+    SELECT lsn, '0/0'::pg_lsn + row_number() OVER (ORDER BY lsn) AS number FROM (
+        SELECT at_lsn AS lsn FROM electric.shadow UNION SELECT lsn FROM electric.direct
+        UNION SELECT '0/0'::pg_lsn + n.lsn FROM electric.direct CROSS JOIN unnest(column_lsn) AS n (lsn)
+        WHERE n.lsn IS NOT NULL) AS known
+), described AS (
+    UPDATE electric.shadow s SET at_lsn = p.number, row_xmin = coalesce(s.row_xmin, s.xmin)
+    FROM place p WHERE p.lsn = s.at_lsn
 )
+UPDATE electric.direct d SET lsn = p.number, column_lsn = ARRAY(
+    SELECT (c.number - '0/0'::pg_lsn)::bigint FROM unnest(d.column_lsn) WITH ORDINALITY AS n (lsn, i)
+    LEFT JOIN place c ON c.lsn = '0/0'::pg_lsn + n.lsn ORDER BY n.i)
+FROM place p WHERE p.lsn = d.lsn
+"""
 _HISTORY = "slot_history"
 # The timeline is the one written now; that of the last checkpoint may be the former one still.
 _HISTORY_PARTS = {
@@ -82,8 +97,8 @@ async def new_lineage(connection: asyncpg.Connection, why: str = "the replicatio
     async with connection.transaction():
         await write_meta(connection, _LINEAGE, uuid.uuid4().hex)
         await write_meta(connection, _HISTORY, json.dumps(await read_history(connection)))
-        for statement in _OTHER_POSITIONS:
-            await connection.execute(statement)
+        if await connection.fetchval(_AHEAD):
+            await connection.execute(_OTHER_POSITIONS)
 
 
 async def read_history(connection: asyncpg.Connection) -> dict[str, str]:

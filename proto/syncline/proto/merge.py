@@ -12,7 +12,7 @@ say, and his clock may be behind.
 
 **The server** (``apply_write``) keeps tags per row and per column, and the values of deleted rows (the tombstone), from
 which an update that had not seen the delete revives them. Writes that did not see each other may be applied in any
-order, but for an insert and what was written and deleted without it, and any number of times with the same result;
+order, but for an insert and what was written and deleted without it, with the same result, each once;
 writes of one origin arrive in order. A write by direct SQL (``apply_direct``) has seen everything that is there, and
 what it wrote is what the row holds.
 
@@ -119,12 +119,12 @@ Tied: TypeAlias = Sequence[Sequence[int]]
 """Sets of columns, by their places, that are one register each; no column is in two of them."""
 
 
-def apply_write(state: RowState, write: RowWrite, tied: Tied = ()) -> RowState:
-    """The row after ``write``."""
+def apply_write(state: RowState, write: RowWrite, tied: Tied = (), *, anew: bool = False) -> RowState:
+    """The row after ``write``. ``anew``: its transaction has not written the row before."""
     seen = Seen(write.observed, write.tag.origin)
     if state.direct_ms is not None:
         state = replace(state, column_tags=_known_to_direct(state.column_tags, state.direct_ms))
-    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags))
+    tag = stamp(write.tag, seen, (*state.tags, *state.column_tags), anew=anew)
     tags = observe(state.tags, seen, None if write.kind == "delete" else tag)
     if not tags:
         return RowState(None, tags, state.column_tags, state.row if state.row is not None else state.tombstone)
@@ -212,10 +212,12 @@ def merge_incoming(pending: Sequence[RowWrite], incoming: Incoming, tied: Tied =
             column_tags[column] = tag
     row, tombstone = (incoming.row, None) if incoming.tags else (None, incoming.row)
     state = RowState(row, incoming.tags, tuple(column_tags), tombstone)
+    before: Tag | None = None
     for write in pending:
         # One of ours that is older than this one of ours was applied before it, although its echo has not come.
         if write.tag.origin != incoming.tag.origin or write.tag.ms > incoming.tag.ms:
-            state = apply_write(state, write, tied)
+            state = apply_write(state, write, tied, anew=write.tag != before)
+            before = write.tag
     return Merged(state.row, state.tags)
 
 

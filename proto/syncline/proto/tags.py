@@ -105,11 +105,13 @@ def observe(tags: frozenset[Tag], seen: Seen, new: Tag | None) -> frozenset[Tag]
     return kept if new is None else kept | {new}
 
 
-def stamp(tag: Tag, seen: Seen, known: Iterable[Tag]) -> Tag:
+def stamp(tag: Tag, seen: Seen, known: Iterable[Tag], *, anew: bool = False) -> Tag:
     """``tag`` as it counts among those ``known`` of a row: later than every one that its author had ``seen``, whatever
-    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten."""
+    the clocks said. Otherwise a device whose clock is behind would lose to what it has knowingly overwritten, and two
+    transactions of one whose clock was set back would have the same tag, of which who has seen the first has not seen
+    the second. ``anew``: none of his tags is of the same transaction."""
     ms = tag.ms
     for other in known:
         if seen.covers(other):
-            ms = max(ms, other.ms + (other.origin != tag.origin))
+            ms = max(ms, other.ms + (anew or other.origin != tag.origin))
     return tag if ms == tag.ms else Tag(tag.origin, ms)

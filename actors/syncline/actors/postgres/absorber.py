@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import asyncpg
 
 from syncline.actors.names import WRITER
-from syncline.actors.postgres.absorption import Absorption, Entry, Place, Types
+from syncline.actors.postgres.absorption import Absorption, Entry, Place, Stretch
 from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableInfo
-from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.postgres.transaction import TransactionHead
 from syncline.actors.postgres.writer import Absorbed
 from syncline.cluster import Actor
 from syncline.cluster.ref import ActorDown
@@ -43,7 +43,7 @@ HORIZON_EVERY_S = 0.05
 CONFIRM_EVERY_S = 0.5
 SAMPLE_EVERY_S = 60.0
 
-ABSORB = "SELECT electric.absorb($1::int8[]::oid[], $2, $3, $4, $5, $6, $7)"
+ABSORB = "SELECT electric.absorb($1::int8[]::oid[], $2, $3, $4, $5, $6, $7, $8)"
 HERE = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, (pg_current_wal_insert_lsn() - '0/0')::int8"
 SAMPLE = """
 SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xid,
@@ -60,10 +60,10 @@ REFUSED = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
 @dataclass(frozen=True, slots=True)
 class Absorb:
     """Cast or send. ``heads``: of the transactions that ended in this stretch of the stream, which goes to ``upto``.
-    ``changes``: what direct SQL did in it, in the columns of the catalogue, with the types that they have there."""
+    ``stretches``: what direct SQL did in it."""
 
     heads: tuple[TransactionHead, ...]
-    changes: tuple[tuple[TransactionHead, tuple[StreamChange, ...], Types], ...]
+    stretches: tuple[Stretch, ...]
     upto: int
 
 
@@ -104,8 +104,8 @@ class Absorber(Actor):
             raise TypeError(f"the absorber does not understand {message!r}")
         self._commits += [(head.xid, head.commit_ms) for head in message.heads]
         tables = self._tables()
-        for head, changes, types in message.changes:
-            self._absorption.add(head, changes, tables, types)
+        for stretch in message.stretches:
+            self._absorption.add(stretch, tables)
         self._upto = max(self._upto, message.upto)
         self._work.set()
         self._news.set()
@@ -202,6 +202,7 @@ def columns_of(entries: Mapping[Place, Entry]) -> tuple[list[object], ...]:
         [relation_id for relation_id, _ in entries],
         [key for _, key in entries],
         [entry.lsn for entry in entries.values()],
+        [entry.piece for entry in entries.values()],
         [entry.ms for entry in entries.values()],
         [_numbers(entry.column_ms) for entry in entries.values()],
         [_numbers(entry.column_lsn) for entry in entries.values()],

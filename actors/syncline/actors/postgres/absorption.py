@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_text
@@ -35,7 +34,8 @@ SAVEPOINTS_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The newest write of direct SQL to a row. ``lsn``: of its commit; ``ms``: when that was.
+    """The newest write of direct SQL to a row. ``lsn``: of its commit, ``ms``: when that was. ``piece`` is a
+    ``Stretch``'s.
 
     ``column_ms``: for each column of the table when direct SQL changed it, None where it did not. ``column_lsn``: with
     each such time a position: for whoever knows the row as it was there, the time counts no more. The stream comes
@@ -48,6 +48,7 @@ class Entry:
     column_ms: tuple[int | None, ...]
     column_lsn: tuple[int | None, ...]
     row: tuple[str | None, ...] | None = None
+    piece: int = 0
 
 
 Place = tuple[int, str]
@@ -56,46 +57,52 @@ Types = Mapping[int, tuple[int, ...]]
 """Of tables, by their oids, the OIDs of the types that the stream has in their columns; 0: it has no such column."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What direct SQL did in the transaction of ``head``, or in a piece of it, in order; rows are in the columns of the
+    catalogue, with the ``types`` that they have there. ``piece``: greater in a later one of the same transaction, and
+    the same when that is streamed again."""
+
+    head: TransactionHead
+    piece: int
+    changes: tuple[StreamChange, ...]
+    types: Types
+
+
 class Absorption:
     """Entries that are not in Postgres yet, one a row."""
 
     def __init__(self) -> None:
         self.entries: dict[Place, Entry] = {}
 
-    def add(
-        self,
-        head: TransactionHead,
-        changes: Iterable[StreamChange],
-        tables: Mapping[int, TableInfo],
-        types: Types = MappingProxyType({}),
-    ) -> None:
-        """Changes that direct SQL made in the transaction of ``head``, in order; rows are in the columns of ``tables``.
-        Those of tables that are not there are passed over: they have been dropped. ``types``: in the columns of a table
-        that is not there they are as described."""
-        lsn = int(head.lsn)
-        for change in changes:
+    def add(self, stretch: Stretch, tables: Mapping[int, TableInfo]) -> None:
+        """What direct SQL did in it. Rows are in the columns of ``tables``; those of tables that are not there are
+        passed over: they have been dropped. In the columns of a table without ``types`` they are as described."""
+        for change in stretch.changes:
             if isinstance(change, Truncated):
                 for relation_id in change.relation_ids:
-                    self._empty(relation_id, Entry(lsn, head.commit_ms, (), ()))
+                    self._empty(relation_id, _entry(stretch, ()))
             elif isinstance(change, Update | Delete):
                 table = tables.get(change.relation_id)
                 if table is not None:
-                    self._note(change, table, types.get(table.oid) or described_types(table), lsn, head.commit_ms)
+                    self._note(change, table, stretch)
 
-    def _note(self, change: Update | Delete, table: TableInfo, types: Sequence[int], lsn: int, commit_ms: int) -> None:
+    def _note(self, change: Update | Delete, table: TableInfo, stretch: Stretch) -> None:
+        types = stretch.types.get(table.oid) or described_types(table)
+        lsn, commit_ms = int(stretch.head.lsn), stretch.head.commit_ms
         row = change.old_row if isinstance(change, Delete) else change.row
         place = (table.oid, key_of(table, row, types))
         before = self.entries.get(place)
         if isinstance(change, Delete):
             known = _known(before, len(row), commit_ms)
-            self.entries[place] = _entry(lsn, commit_ms, known, _texts(row, types))
+            self.entries[place] = _entry(stretch, known, _texts(row, types))
             return
         known = _known(before, len(row), commit_ms)
         old = change.old_row
         for i, cell in enumerate(row):
             if old is None or cell != old[i]:
                 known[i] = (max(commit_ms, known[i][0] or 0), lsn)  # of no earlier time than what it overwrote
-        self.entries[place] = _entry(lsn, commit_ms, known)
+        self.entries[place] = _entry(stretch, known)
 
     def _empty(self, relation_id: int, entry: Entry) -> None:
         for place in [place for place in self.entries if place[0] == relation_id]:
@@ -118,9 +125,10 @@ def _known(before: Entry | None, width: int, ms: int) -> list[tuple[int | None, 
 
 
 def _entry(
-    lsn: int, ms: int, columns: Sequence[tuple[int | None, int | None]], row: tuple[str | None, ...] | None = None
+    stretch: Stretch, columns: Sequence[tuple[int | None, int | None]], row: tuple[str | None, ...] | None = None
 ) -> Entry:
-    return Entry(lsn, ms, tuple(ms for ms, _ in columns), tuple(lsn for _, lsn in columns), row)
+    head, column_ms, column_lsn = stretch.head, tuple(ms for ms, _ in columns), tuple(lsn for _, lsn in columns)
+    return Entry(int(head.lsn), head.commit_ms, column_ms, column_lsn, row, stretch.piece)
 
 
 class Commits:
@@ -136,12 +144,11 @@ class Commits:
 
     def ms_of(self, xid: int) -> int:
         """When the transaction committed, in ms; 0 when that is not known any more. An xid of its own, as a savepoint
-        has, follows that of its transaction."""
-        for candidate in (xid, *range(xid - 1, xid - SAVEPOINTS_MAX, -1)):
-            ms = self._ms.get(candidate)
-            if ms is not None:
-                return ms
-        return 0
+        has, follows that of its transaction. Of which of those before it is nobody says: the latest of them is taken,
+        for what counts as of too early a time would be removed by who had not seen it."""
+        if xid in self._ms:
+            return self._ms[xid]
+        return max((self._ms.get(before, 0) for before in range(xid - SAVEPOINTS_MAX + 1, xid)), default=0)
 
 
 def direct_changes(chunk: TransactionChunk, changes: Sequence[StreamChange]) -> Iterable[StreamChange]:

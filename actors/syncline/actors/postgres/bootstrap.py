@@ -40,6 +40,7 @@ STEPS: tuple[str, ...] = (
     "xids.sql",
     "places.sql",
     "computed.sql",
+    "pieces.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "rules.sql",

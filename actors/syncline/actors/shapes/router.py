@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from syncline.actors.postgres.absorber import Absorb
-from syncline.actors.postgres.absorption import Types, direct_changes
+from syncline.actors.postgres.absorption import Stretch, Types, direct_changes
 from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
@@ -204,7 +204,7 @@ class Router(Actor):
     async def _route(self, chunks: Sequence[TransactionChunk], idle_lsn: int) -> tuple[Dispatch | None, Absorb | None]:
         """What the shards get, and what the absorber gets; None where there is nothing new."""
         heads: list[TransactionHead] = []
-        direct: list[tuple[TransactionHead, tuple[StreamChange, ...], Types]] = []
+        direct: list[Stretch] = []
         entries: dict[str, list[Piece | Record]] = {}
         own: list[OwnTransaction] = []
         marks: list[tuple[str, str, int]] = []
@@ -222,10 +222,11 @@ class Router(Actor):
                 await self._add_migrations(head, chunk.migrations, entries)
                 self._odd = None
             changes = self._as_catalogued(chunk.changes)
+            place = self._place
             self._split(chunk, changes, entries)
             not_of_devices = tuple(direct_changes(chunk, changes))
             if not_of_devices:
-                direct.append((head, not_of_devices, self._types))
+                direct.append(Stretch(head, place, not_of_devices, self._types))
             marks += [(mark.partition(":")[0], mark, int(head.lsn)) for mark in chunk.marks]
             if not chunk.last:
                 continue

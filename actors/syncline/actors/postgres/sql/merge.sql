@@ -80,11 +80,14 @@ DECLARE
     entry_lsn pg_lsn;
     entry_written timestamptz;
     past_lsn pg_lsn;
+    past_piece integer;
     past_ms bigint;
     past_column_ms bigint[];
     past_column_lsn bigint[];
     past_row text[];
     truncated_lsn pg_lsn;
+    truncated_piece integer;
+    emptied boolean;  -- by a TRUNCATE, since the entry was made
     born boolean;
     born_ms bigint;
     tags_now text[];
@@ -139,23 +142,23 @@ BEGIN
             RETURN jsonb_build_object('xmin', row_xid::text);
         END IF;
         IF known THEN
-            SELECT d.lsn, d.ms, d.column_ms, d.column_lsn, d."row"
-                INTO past_lsn, past_ms, past_column_ms, past_column_lsn, past_row FROM electric.direct d
+            SELECT d.lsn, d.piece, d.ms, d.column_ms, d.column_lsn, d."row"
+                INTO past_lsn, past_piece, past_ms, past_column_ms, past_column_lsn, past_row FROM electric.direct d
                 WHERE d.relid = %RELID% AND d.key = sy_row_key AND d.lsn > entry_lsn FOR UPDATE NOWAIT;
         ELSE
-            SELECT d.lsn, d.ms, d.column_ms, d.column_lsn, d."row"
-                INTO past_lsn, past_ms, past_column_ms, past_column_lsn, past_row FROM electric.direct d
+            SELECT d.lsn, d.piece, d.ms, d.column_ms, d.column_lsn, d."row"
+                INTO past_lsn, past_piece, past_ms, past_column_ms, past_column_lsn, past_row FROM electric.direct d
                 WHERE d.relid = %RELID% AND d.key = sy_row_key FOR UPDATE NOWAIT;
         END IF;
-        IF known OR past_lsn IS NOT NULL THEN
-            SELECT d.lsn INTO truncated_lsn FROM electric.direct d WHERE d.relid = %RELID% AND d.key = '';
-            IF truncated_lsn < past_lsn THEN
-                truncated_lsn := NULL;
-            ELSIF truncated_lsn IS NOT NULL AND (NOT known OR truncated_lsn > entry_lsn) THEN
-                past_lsn := NULL;
-            ELSE
-                truncated_lsn := NULL;
-            END IF;
+        -- Of a row without a record only whoever has not seen what came after it has to be told of a TRUNCATE.
+        SELECT d.lsn, d.piece INTO truncated_lsn, truncated_piece FROM electric.direct d
+            WHERE d.relid = %RELID% AND d.key = '' AND (entry_lsn IS NULL OR d.lsn > entry_lsn)
+                AND (known OR NOT electric.saw_direct_since(to_timestamp(d.ms / 1000.0), observed));
+        emptied := truncated_lsn IS NOT NULL;
+        IF (truncated_lsn, truncated_piece) <= (past_lsn, past_piece) THEN
+            truncated_lsn := NULL;
+        ELSIF emptied THEN
+            past_lsn := NULL;
         END IF;
         %TIED_DIRECT%
         -- Of columns that have been added since the entry was made it says nothing.
@@ -168,10 +171,10 @@ BEGIN
                 column_tags_now := electric.overlaid(
                     column_tags_now, past_ms, past_column_ms, past_column_lsn, entry_lsn,
                     known AND entry_tags = '{}' AND NOT electric.saw_direct_since(entry_written, observed)
-                    OR sy_op = 'I' AND NOT known);
+                    OR sy_op = 'I' AND NOT known OR emptied);
             ELSIF known AND past_lsn IS NULL AND truncated_lsn IS NULL AND entry_tags <> '{}' THEN
                 tags_now := entry_tags;  -- a trigger's doing, or the table was written anew
-            ELSIF known OR past_lsn IS NOT NULL OR sy_op = 'I' THEN
+            ELSIF known OR emptied OR past_lsn IS NOT NULL OR sy_op = 'I' THEN
                 born := true;  -- direct SQL has inserted it since
             ELSIF sy_op = 'D' THEN
                 tags_now := electric.unrecorded(observed, origin, (absorbed ->> 'kept_ms')::bigint);
@@ -230,7 +233,8 @@ BEGIN
         tags_now := electric.unobserved(tags_now, observed, origin);
     END IF;
     IF latest IS NOT TRUE THEN
-        sy_ms := electric.stamp(origin, sy_ms, tags_before || column_tags_now, observed);
+        sy_ms := electric.stamp(
+            origin, sy_ms, tags_before || column_tags_now, observed, entry_xid IS NULL OR NOT electric.is_ours(entry_xid));
         tag := origin || '@' || sy_ms;
     END IF;
 

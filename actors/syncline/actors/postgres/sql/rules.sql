@@ -55,8 +55,8 @@ END
 $$;
 
 -- The time as of which a write of origin at ms counts, among the tags known of a row and of its columns: later than every
--- one of them that it had observed, whatever the clocks said.
-CREATE OR REPLACE FUNCTION electric.stamp(origin text, ms bigint, known text[], observed jsonb) RETURNS bigint
+-- one of them that it had observed, whatever the clocks said. anew: no tag of origin's is of the same transaction.
+CREATE OR REPLACE FUNCTION electric.stamp(origin text, ms bigint, known text[], observed jsonb, anew boolean) RETURNS bigint
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     tag text;
@@ -73,7 +73,7 @@ BEGIN
         IF tag_ms >= stamped AND electric.covers(observed, origin, CASE
             WHEN tag LIKE 'postgres\_1@%@%' THEN left(tag, -length(tag_ms::text) - 1) ELSE tag END)
         THEN
-            stamped := tag_ms + (left(tag, -length(tag_ms::text) - 1) <> origin)::integer;
+            stamped := tag_ms + (anew OR left(tag, -length(tag_ms::text) - 1) <> origin)::integer;
         END IF;
     END LOOP;
     RETURN stamped;
@@ -123,40 +123,57 @@ SELECT coalesce(
     '{postgres_1@0}')
 $$;
 
+-- The whole id of the transaction that left this xmin, which is its last 32 bits, on a row that we see. It is the nearest to our
+-- own, but for one so old that it seems to be yet to come: a row that is frozen keeps its xmin.
+CREATE OR REPLACE FUNCTION electric.whole_xid(row_xid xid) RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    this CONSTANT bigint := pg_current_xact_id()::text::bigint;
+    whole bigint := this - this % (1::bigint << 32) + row_xid::text::bigint;
+BEGIN
+    IF whole - this > 1::bigint << 31 THEN
+        RETURN whole - (1::bigint << 32);
+    ELSIF this - whole > 1::bigint << 31 THEN
+        whole := whole + (1::bigint << 32);
+    END IF;
+    IF whole > this THEN
+        BEGIN
+            PERFORM pg_xact_status(whole::text::xid8);
+        EXCEPTION WHEN invalid_parameter_value THEN
+            RETURN whole - (1::bigint << 32);
+        END;
+    END IF;
+    RETURN whole;
+END
+$$;
+
 -- A time, in ms, after which the transaction committed that left this xmin on a row; 0 when none is known.
 CREATE OR REPLACE FUNCTION electric.committed_after(row_xid xid) RETURNS bigint
 LANGUAGE sql VOLATILE AS $$
 SELECT coalesce((
-    SELECT x.ms FROM electric.xids x WHERE x.xid <= pg_current_xact_id()::text::bigint - age(row_xid)
+    SELECT x.ms FROM electric.xids x WHERE x.xid <= electric.whole_xid(row_xid)
     ORDER BY x.xid DESC LIMIT 1), 0)
 $$;
 
 -- Whether the row that has this xmin, and that we see, was written by this transaction, or within it.
 CREATE OR REPLACE FUNCTION electric.is_ours(row_xid xid) RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    this CONSTANT bigint := pg_current_xact_id()::text::bigint;
-    ahead bigint := row_xid::text::bigint - this % (1::bigint << 32);
-BEGIN
-    IF ahead < -(1::bigint << 31) THEN
-        ahead := ahead + (1::bigint << 32);
-    ELSIF ahead > (1::bigint << 31) THEN
-        ahead := ahead - (1::bigint << 32);
-    END IF;
-    RETURN ahead >= 0 AND pg_xact_status((this + ahead)::text::xid8) = 'in progress';
-END
+LANGUAGE sql VOLATILE AS $$
+SELECT whole >= pg_current_xact_id()::text::bigint AND pg_xact_status(whole::text::xid8) = 'in progress'
+FROM electric.whole_xid(row_xid) AS whole
 $$;
 
 -- Whether the stream is known to have brought whatever the transaction wrote that left this xmin on a row we have locked.
--- absorbed: {"horizon": an xid before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always has.
--- What this transaction itself wrote, by a trigger say, nobody has to wait for.
+-- absorbed: {"horizon": an xid, whole, before which all are, "xmins": {xid: its commit in ms}, "gone": [keys]}; NULL: it always
+-- has. What this transaction itself wrote, by a trigger say, nobody has to wait for.
 CREATE OR REPLACE FUNCTION electric.is_absorbed(row_xid xid, absorbed jsonb) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    whole bigint;
 BEGIN
-    IF absorbed IS NULL OR age(row_xid) > age((absorbed ->> 'horizon')::xid) OR absorbed -> 'xmins' ? row_xid::text THEN
+    IF absorbed IS NULL OR absorbed -> 'xmins' ? row_xid::text THEN
         RETURN true;
     END IF;
-    RETURN electric.is_ours(row_xid);
+    whole := electric.whole_xid(row_xid);
+    RETURN coalesce(whole < (absorbed ->> 'horizon')::bigint, false) OR electric.is_ours(row_xid);
 END
 $$;
-
