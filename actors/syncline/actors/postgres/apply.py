@@ -14,7 +14,8 @@ An attempt can end in five ways:
   function of the application's has raised it, with such a code: that one is rejected when it is raised once more.
 * Postgres answered *unabsorbed*: direct SQL wrote or deleted what the transaction is about, and it is not known that
   the stream has told of that yet (see ``absorber``). It is sent again when the stream has come so far, which takes some
-  milliseconds, and then says what it has waited for.
+  milliseconds, and then says what it has waited for. After a few times it goes alone, and waits for the stream in its
+  transaction (see ``progress``).
 * The whole call failed with an error of Postgres, so it is not known whose fault it was: everything in it is tried
   again alone. What then fails alone with statement_timeout or class XX is rejected after a few tries, with a passing
   error never, with any other at once. It is sent as rejected without its operations: they may be why it failed.
@@ -271,6 +272,8 @@ class WriteQueue:
 
     def _await_stream(self, pending: Pending, result: dict[str, Any]) -> None:
         pending.absorbed = (pending.absorbed or NOTHING_NEEDED).more(result)
+        pending.waits += 1
+        pending.alone |= pending.patient
         if pending.absorbed.lsn > self._upto:
             client_id = pending.write.client_id
             self._behind[client_id] = pending.absorbed.lsn

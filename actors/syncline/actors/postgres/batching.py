@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 # Beyond either a transaction is large. Postgres merges some thousand operations a second.
 LARGE_OPERATIONS = 5_000
 LARGE_BYTES = 8 << 20
+PATIENT_TRIES = 3  # that found rows of direct SQL of which the stream had not told yet; the next waits for it
 PATIENCE_TRIES = 10  # in a row, some five seconds: longer than others hold a lock, mostly
 
 
@@ -58,6 +59,12 @@ class Pending:
     raised: int = 0  # tries that ended in an error which a function of the application's had raised
     losses: int = 0
     absorbed: Needs | None = None  # what it has waited for
+    waits: int = 0  # how often
+
+    @property
+    def patient(self) -> bool:
+        """Whether it is to wait for the stream with its rows locked: else SQL may write one of them each time."""
+        return self.waits >= PATIENT_TRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,11 @@ class Batch:
     @property
     def operations(self) -> int:
         return sum(pending.operations for pending in self.pending)
+
+    @property
+    def patient(self) -> bool:
+        """Whether it may wait for the stream in its transaction."""
+        return any(pending.patient for pending in self.pending)
 
     @property
     def writes(self) -> tuple[Write, ...]:
@@ -103,6 +115,8 @@ def _with_tries(pending: Pending) -> tuple[bytes, ...]:
     learnt: dict[str, Any] = {}
     if pending.absorbed is not None:
         learnt["absorbed"] = {"xmins": pending.absorbed.xmins, "gone": sorted(pending.absorbed.keys)}
+    if pending.patient:
+        learnt["patient"] = True
     if pending.raised >= PATIENCE_TRIES:
         learnt["final"] = True
     if not learnt:

@@ -41,6 +41,7 @@ STEPS: tuple[str, ...] = (
     "places.sql",
     "computed.sql",
     "pieces.sql",
+    "progress.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "rules.sql",

@@ -28,6 +28,7 @@ from syncline.actors.postgres.apply import Decision, Held, Status, WriteQueue
 from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.batching import LARGE_OPERATIONS, Batch, Lane
 from syncline.actors.postgres.ownership import Ownership, Superseded
+from syncline.actors.postgres.progress import Progress
 from syncline.actors.postgres.session import connect
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.actors.postgres.write import Rejection, Write
@@ -121,6 +122,7 @@ class WriteLoop:
         self._work = {lane: asyncio.Event() for lane in Lane}
         self._last_complaint = ""
         self._links = {lane: _Link(dsn, clock, session, statement_timeout_s) for lane in Lane}
+        self._progress = Progress(_Link(dsn, clock, session, statement_timeout_s).opened)
 
     def add(self, write: Write) -> None:
         """Takes a write; never waits."""
@@ -134,6 +136,7 @@ class WriteLoop:
         """Tells how far the stream has come."""
         self._context["horizon"] = absorbed.horizon
         self._queue.absorbed(absorbed.upto, absorbed.commits)
+        self._progress.absorbed(absorbed.upto, absorbed.commits)
         self._wake()
 
     def held(self) -> Held | None:
@@ -178,6 +181,7 @@ class WriteLoop:
     async def _carry_out(self, batch: Batch, lane: Lane) -> None:
         link = self._links[lane]
         await link.connect()
+        telling = asyncio.create_task(self._progress.tell()) if batch.patient else None
         try:
             answers, position = await link.apply(batch, self._context)
         except asyncpg.PostgresError as error:
@@ -195,6 +199,9 @@ class WriteLoop:
             for decision in self._queue.settle(json.loads(answers), self._clock.monotonic_s(), lane):
                 self._tell(decision, position)
             self._complain()
+        finally:
+            if telling is not None:
+                telling.cancel()
 
     def _lose(self, error: BaseException, lane: Lane) -> None:
         log.warning("the writer lost its connection to Postgres, the batch is sent again: %s", error)
@@ -233,10 +240,7 @@ class _Link:
         while self._connection is None or self._connection.is_closed():
             try:
                 self._timeout_set = ""
-                connection = await connect(self._dsn, self._settings)
-                self._connection = connection
-                if self._owner is not None:
-                    await self._owner.admit(connection)
+                self._connection = await self.opened()
                 self._refresh_at_s = self._clock.monotonic_s()
             except Superseded:
                 self.cut()
@@ -246,6 +250,17 @@ class _Link:
                 log.warning("the writer has no connection to Postgres, next try in %.1f s: %s", delay_s, error)
                 await self._sleep(delay_s)
                 delay_s = min(RECONNECT_MAX_S, 2 * delay_s)
+
+    async def opened(self) -> asyncpg.Connection:
+        """Another one. Raises Superseded, and what asyncpg raises."""
+        connection = await connect(self._dsn, self._settings)
+        if self._owner is not None:
+            try:
+                await self._owner.admit(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def apply(self, batch: Batch, context: Mapping[str, Any]) -> tuple[str, int]:
         """Postgres' answers, as JSON text, and the position behind them. Raises what asyncpg raises."""

@@ -6,6 +6,7 @@
 --          modified: what an update changed; tags: what the operation had observed.
 --          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
 --          "absorbed": {"xmins", "gone"}: what it was to wait for, and has; see below.
+--          "patient": true: it is to wait for the stream where it is, with its rows locked; see electric.await_stream.
 --          "final": true: there has been patience enough, and what a function of the application's raises is its fault.
 --          One whose lsn or ms is no bigint is rejected too, but cannot be recorded.
 --          A transaction that comes again is a duplicate, or rejected if it was.
@@ -54,6 +55,7 @@ DECLARE
     postponed jsonb[];
     again jsonb[];
     absorbed jsonb;
+    patience jsonb;
     note jsonb;
     stamp_ms bigint;
     repeated boolean := false;
@@ -120,6 +122,12 @@ BEGIN
                     FOR j IN 0 .. jsonb_array_length(ops) - 1 LOOP
                         at_op := ops -> j;
                         note := electric.merge(at_op, client, stamp_ms, absorbed, mending);
+                        WHILE tx ? 'patient' AND note ?| '{xmin,gone}' AND waiting IS NULL LOOP
+                            patience := electric.await_stream(note, absorbed);
+                            EXIT WHEN patience IS NULL;
+                            absorbed := patience;
+                            note := electric.merge(at_op, client, stamp_ms, absorbed, mending);
+                        END LOOP;
                         IF note IS NULL THEN
                             CONTINUE;
                         ELSIF note ? 'mend' THEN
@@ -251,6 +259,35 @@ BEGIN
     PERFORM pg_logical_emit_message(true, 'syncline.flush', '');
     COMMIT;
     results := to_jsonb(answers);
+END
+$$;
+
+-- Waits for the stream to bring what "note" of a merge says is missing, as electric.progress tells: "absorbed" with that. NULL: it
+-- has not come in time. Whatever committed before is to be there; of what is locked nothing more can come.
+CREATE OR REPLACE FUNCTION electric.await_stream(note jsonb, absorbed jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    wanted CONSTANT pg_lsn := pg_current_wal_insert_lsn();
+    until CONSTANT timestamptz := clock_timestamp() + interval '2 s';
+    xmin CONSTANT bigint := note ->> 'xmin';
+    commits jsonb;
+BEGIN
+    LOOP
+        SELECT p.commits INTO commits FROM electric.progress p WHERE p.lsn >= wanted;
+        EXIT WHEN FOUND;
+        IF clock_timestamp() > until THEN
+            RETURN NULL;
+        END IF;
+        PERFORM pg_sleep(0.005);
+    END LOOP;
+    IF xmin IS NULL THEN
+        RETURN absorbed || jsonb_build_object('gone', coalesce(absorbed -> 'gone', '[]') || jsonb_build_array(note -> 'gone'));
+    END IF;
+    -- One of a savepoint counts as of the latest that it may be of: as in absorption.py.
+    RETURN absorbed || jsonb_build_object('xmins', coalesce(absorbed -> 'xmins', '{}') || jsonb_build_object(xmin, coalesce(
+        (commits ->> xmin::text)::bigint,
+        (SELECT max((commits ->> before::text)::bigint) FROM generate_series(xmin - 15, xmin - 1) AS before),
+        0)));
 END
 $$;
 

@@ -139,6 +139,7 @@ BEGIN
         column_tags_now := entry_column_tags;
     ELSE
         IF sy_alive AND NOT electric.is_absorbed(row_xid, absorbed) THEN
+            %UNMAKE%
             RETURN jsonb_build_object('xmin', row_xid::text);
         END IF;
         IF known THEN
@@ -183,6 +184,7 @@ BEGIN
             END IF;
             IF born THEN
                 IF absorbed IS NOT NULL AND NOT coalesce(absorbed -> 'xmins' ? row_xid::text, false) THEN
+                    %UNMAKE%
                     RETURN jsonb_build_object('xmin', row_xid::text);  -- to be told when
                 END IF;
                 born_ms := coalesce((absorbed -> 'xmins' ->> row_xid::text)::bigint, 0);
@@ -406,6 +408,9 @@ $template$;
                 RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
             END IF;
         END IF;$insert$;
+    -- The entry that an insert has made: it may be tried again in the same transaction.
+    unmaking CONSTANT text :=
+        'IF sy_op = ''I'' AND NOT known THEN DELETE FROM electric.shadow WHERE relid = %RELID% AND key = sy_row_key; END IF;';
     -- The row and its entry at once: this is most of the work.
     lock CONSTANT text := $lock$
         SELECT l.xid,
@@ -510,6 +515,7 @@ BEGIN
         coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
         INTO referring FROM electric.references_to(target, part.is_row) r;
     filled := replace(filled, '%INSERT%', inserting);
+    filled := replace(filled, '%UNMAKE%', unmaking);
     filled := replace(filled, '%LOCK_FOR_DELETE%', replace(lock, '%STRENGTH%', 'FOR UPDATE'));
     filled := replace(filled, '%LOCK_FOR_UPDATE%', replace(lock, '%STRENGTH%', 'FOR NO KEY UPDATE'));
     filled := replace(filled, '%KNOWN_MS%', part.known_ms);
