@@ -129,12 +129,21 @@ $$;
 CREATE OR REPLACE FUNCTION electric.tied_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format('IF %s THEN %s END IF;',
-    (SELECT string_agg(format('coalesce((sy_modified -> %s)::boolean, sy_op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
+    (SELECT string_agg(format('coalesce((sy_modified ->> %s)::boolean, sy_op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
     (SELECT string_agg(format('sy_wins[%s] := %s;', place, beaten), ' ') FROM unnest(tied) AS place)), ' '), '')
 FROM electric.tied_columns(target, description) AS tied
 CROSS JOIN LATERAL (
     SELECT string_agg(format('electric.beats(origin, sy_ms, column_tags_now[%s])', place), ' AND ') AS beaten FROM unnest(tied) AS place
 ) AS b
+$$;
+
+-- And that of those that its author does not hold the row keeps its values, when their tags have been taken: he has given none.
+CREATE OR REPLACE FUNCTION electric.absent_text(target oid, description jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT coalesce('IF sy_modified @> (CASE sy_op WHEN ''U'' THEN ''[null]'' WHEN ''I'' THEN ''[false]'' END)::jsonb THEN ' || string_agg(format(
+    'sy_wins[%1$s] := sy_wins[%1$s] AND sy_modified -> %2$s IS DISTINCT FROM CASE sy_op WHEN ''U'' THEN ''null'' ELSE ''false'' END::jsonb;',
+    place, place - 1), ' ') || ' END IF;', '')
+FROM electric.tied_columns(target, description) AS tied CROSS JOIN unnest(tied) AS place
 $$;
 
 -- And that direct SQL, where it has changed one of them, counts for all.
