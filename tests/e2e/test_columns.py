@@ -110,6 +110,34 @@ async def test_a_row_has_the_columns_of_all_shapes_that_hold_it(database: str, t
             await db.execute("UPDATE notes SET stars = 5")
 
 
+RANGES = """
+CREATE TABLE ranges (id text PRIMARY KEY, kind text NOT NULL, name text, low int4, high int4, CHECK (low <= high));
+INSERT INTO ranges VALUES ('1', 'a', 'one', 1, 9), ('2', 'b', 'two', 1, 9);
+"""
+
+
+@pytest.mark.parametrize("columns", [["kind", "low"], None], ids=["some", "all"])
+async def test_the_null_of_a_column_that_is_not_here_is_never_sent(
+    database: str, tmp_path: Path, columns: list[str] | None
+) -> None:
+    """Other rows have the columns, so they may be written; this one is here by the shape of names alone."""
+    async with (
+        serving(database, tmp_path, sql=RANGES, electrified=("ranges",)) as (service, postgres),
+        device(tmp_path / "ann.db", service.url) as db,
+    ):
+        await (await db.sync("ranges", "this.kind = 'a'", columns=columns)).synced()
+        await (await db.sync("ranges", "this.kind = 'b'", columns=["kind", "name"])).synced()
+        await db.execute("UPDATE ranges SET low = 3 WHERE id = '2'")
+
+        async def arrived() -> bool:
+            ranges = [tuple(row) for row in await postgres.fetch("SELECT low, high FROM ranges ORDER BY id")]
+            assert ranges == [(1, 9), (3, 9)]
+            return not db.status.pending_writes
+
+        await eventually(arrived)
+        assert not await db.rejections()
+
+
 async def test_an_include_names_columns_of_its_own(database: str, tmp_path: Path) -> None:
     async with (
         serving(database, tmp_path, sql=SQL, electrified=TABLES) as (service, postgres),

@@ -41,10 +41,31 @@ _keys = itertools.count(1)
 
 @dataclass(frozen=True)
 class Operation:
+    """``lacking``: the places of columns that its author does not hold."""
+
     kind: str
     cells: tuple[str | None, ...]
     modified: tuple[bool, ...]
     observed: frozenset[Tag]
+    lacking: frozenset[int] = frozenset()
+
+    def write(self, table: str, key: str, tag: Tag) -> RowWrite:
+        """What it says of the row with ``key``. An insert gives all columns that its author holds."""
+        cells = _with_key(table, self.cells, key)
+        absent = frozenset(place for place in self.lacking if place < len(cells) and cells[place] != key)
+        if self.kind == "insert":
+            modified = tuple(place not in absent for place in range(len(cells)))
+        else:
+            changed = zip(self.modified, cells, strict=True)
+            modified = tuple(
+                self.kind == "update" and is_new and cell != key and place not in absent
+                for place, (is_new, cell) in enumerate(changed)
+            )
+        row = _bytes(
+            None if place in absent or (self.kind == "compensation" and cell != key) else cell
+            for place, cell in enumerate(cells)
+        )
+        return RowWrite(self.kind, row, modified, tag, self.observed, absent)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -84,8 +105,9 @@ observed = st.frozensets(tags, max_size=4) | st.builds(
 
 
 def transactions(width: int, values: st.SearchStrategy[tuple[str | None, ...]]) -> st.SearchStrategy[DeviceTransaction]:
+    lacking = st.just(frozenset[int]()) | st.frozensets(st.integers(0, width - 1))
     operation = st.builds(
-        Operation, st.sampled_from(list(KINDS)), values, st.tuples(*[st.booleans()] * width), observed
+        Operation, st.sampled_from(list(KINDS)), values, st.tuples(*[st.booleans()] * width), observed, lacking
     )
     return st.builds(
         DeviceTransaction,
@@ -161,15 +183,7 @@ def _expected(start: RowState, table: str, key: str, history: History) -> RowSta
             continue
         written = False
         for op in step.operations:
-            cells = _with_key(table, op.cells, key)
-            only_key = [cell if cell == key else None for cell in cells]
-            modified = {
-                "insert": (True,) * len(cells),
-                "update": tuple(m and cell != key for m, cell in zip(op.modified, cells, strict=True)),
-            }.get(op.kind, (False,) * len(cells))
-            row = _bytes(only_key if op.kind == "compensation" else cells)
-            tag = Tag(step.device, step.ms)
-            write = RowWrite(op.kind, row, modified, tag, op.observed)  # type: ignore[arg-type]
+            write = op.write(table, key, Tag(step.device, step.ms))
             alive = state.row is not None
             state = apply_write(state, write, TIED[table], anew=not written)
             written |= alive or op.kind != "delete"
@@ -267,17 +281,14 @@ async def _write(s: Scene, table: str, key: str, history: History) -> None:
             continue
         ops = []
         for op in transaction.operations:
-            cells = _with_key(table, op.cells, key)
-            # An insert gives every column here: one that it leaves out takes its default.
-            given = op.kind == "insert"
-            modified = [given or (m and cell != key) for m, cell in zip(op.modified, cells, strict=True)]
-            row = [cell if cell == key else None for cell in cells] if op.kind == "compensation" else cells
+            write = op.write(table, key, Tag(transaction.device, transaction.ms))
+            absent = write.absent if op.kind == "update" else ()
             ops.append(
                 {
                     "rel": s.relids[table],
                     "op": KINDS[op.kind],
-                    "row": row,
-                    "modified": modified,
+                    "row": [None if cell is None else cell.decode() for cell in write.row],
+                    "modified": [None if place in absent else new for place, new in enumerate(write.modified)],
                     "tags": format_tags(op.observed),
                 }
             )

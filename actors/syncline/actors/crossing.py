@@ -152,7 +152,7 @@ def _piece(plain: Any) -> Piece:
 
 
 def _plain_operation(operation: RowOperation) -> object:
-    return (operation.relation_id, operation.op, operation.row, operation.modified, operation.tags)
+    return (operation.relation_id, operation.op, operation.row, operation.modified, operation.tags, operation.absent)
 
 
 FORMS: Final[Forms] = {

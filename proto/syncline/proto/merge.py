@@ -2,10 +2,11 @@
 
 A row is an observed-remove element: it exists as long as it has tags (module ``tags``). Each of its columns is a
 register that the write with the largest tag wins; columns that a constraint ties together are one register, so that two
-writes each valid alone never make a row that is not. A compensation is a write that modifies no column: it only leaves
-its tag, so that a parent which a new child refers to stays, or comes back with the values it had. An insert where there
-is no row begins anew: the row is as its author wrote it. He may have seen that it was deleted, which an insert cannot
-say, and his clock may be behind.
+writes each valid alone never make a row that is not. Who does not hold all of a register has no values for the rest:
+that stays as it is, and counts as written with what he wrote. A compensation is a write that modifies no column: it
+only leaves its tag, so that a parent which a new child refers to stays, or comes back with the values it had. An insert
+where there is no row begins anew: the row is as its author wrote it. He may have seen that it was deleted, which an
+insert cannot say, and his clock may be behind.
 
 **Time.** A write counts as of its device's clock, but never as much later than the server's clock when it arrives
 (the caller sees to that), and always as later than what its author had seen (``tags.stamp``).
@@ -75,6 +76,7 @@ class RowWrite:
     """One write to one key. ``row``: the whole new row; the old one of a delete; key cells only in a compensation.
 
     ``modified``: per column, whether the write changed it. ``observed``: the tags it had seen, maybe its own too.
+    ``absent``: the places of columns that its author does not hold, of which ``row`` says nothing.
     """
 
     kind: WriteKind
@@ -82,6 +84,7 @@ class RowWrite:
     modified: tuple[bool, ...]
     tag: Tag
     observed: frozenset[Tag]
+    absent: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ def apply_write(state: RowState, write: RowWrite, tied: Tied = (), *, anew: bool
     for register in _registers(write.modified, tied):
         if tag >= max(column_tags[column] for column in register):
             for column in register:
-                cells[column] = write.row[column]
+                if column not in write.absent:
+                    cells[column] = write.row[column]
                 column_tags[column] = tag
     return RowState(tuple(cells), tags, tuple(column_tags))
 

@@ -44,5 +44,8 @@ def test_it_is_as_if_everything_had_been_there_from_the_start(subscribed: list[d
         assert held.columns(table.id, {}) == whole.columns(table.id, {})
         assert held.has_whole(table.id) == any(table in relations for relations in held.shapes.values())
         assert not held.has_whole(table.id) or held.columns(table.id, {}) is None
+        narrow = any(NARROW[name] in relations for relations in held.shapes.values())
+        assert held.every(table.id, {}) == whole.every(table.id, {}) == ({"id"} if narrow else None)
+        assert held.every(table.id, {"coming": (NARROW[name],)}) == {"id"}
         assert held.layers.share((table,)) == whole.layers.share((table,)), name
         assert held.layers.holders((table,)) == whole.layers.holders((table,))

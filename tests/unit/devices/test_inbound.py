@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.devices.edge_scene import CATALOG
 
-from syncline.actors.devices.inbound import WriteRefused, accept, touched_keys
+from syncline.actors.devices.inbound import HeldColumns, WriteRefused, accept, touched_keys
 from syncline.actors.postgres.write import RowOperation
 from syncline.proto.values import Column, Compensation, Delete, Gone, Insert, Relation, RowChange, Update
 
@@ -70,6 +70,20 @@ def test_a_column_the_device_does_not_have_is_never_overwritten() -> None:
     assert accepted(Update(0, (b"1", b"2"), None), NARROW).modified == (False, False, True)
     assert accepted(Update(0, (b"1", b"3"), (b"1", b"2")), NARROW).modified == (False, False, True)
     assert accepted(Insert(0, (b"1", b"2")), NARROW).row == ("1", None, "2")
+
+
+def test_an_update_says_which_columns_the_device_does_not_have() -> None:
+    assert accepted(Update(0, (b"1", b"3"), (b"1", b"2")), NARROW).absent == (1,)
+    assert accepted(Update(0, (b"1", b"2"), None), NARROW).absent == (1,)
+    assert accepted(Update(0, (b"1", None, b"3"), (b"1", None, b"2"))).absent == ()
+
+
+def test_a_column_that_rows_may_lack_is_one_that_the_device_does_not_have_where_it_is_null_and_stays_so() -> None:
+    held = HeldColumns(some=None, every=("id", "n"))
+    for old, new, absent in ((None, None, (1,)), (None, b"x", ()), (b"x", None, ()), (b"x", b"x", ())):
+        change = Update(0, (b"1", new, b"3"), (b"1", old, b"2"))
+        (operation,) = accept(((ITEMS, change),), CATALOG.named, lambda _: held)
+        assert operation.absent == absent
 
 
 def test_only_the_key_of_a_delete_or_a_compensation_counts() -> None:

@@ -85,6 +85,12 @@ def test_a_batch_says_everything_the_database_needs() -> None:
     }
 
 
+def test_what_the_author_of_an_update_does_not_hold_is_neither_changed_nor_unchanged() -> None:
+    change = RowOperation(16400, "U", ("1", None, "é"), (False, False, True), absent=(1,))
+    (operation,) = json.loads(b"[" + encode_operations([change]) + b"]")
+    assert operation["modified"] == [False, None, True]
+
+
 def test_decided_writes_are_answered_once_and_forgotten() -> None:
     q = queue(write("a", 1), write("a", 2), write("b", 1))
     q.take(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from syncline.proto.errors import ProtocolError
@@ -249,6 +251,15 @@ def test_columns_that_are_tied_go_together() -> None:
     assert apply_direct(alive(base), "update", base, (False, True, False, False), 300, tied).column_tags == tuple(
         tag(at) for at in ("P@100", "P@300", "P@300", "P@100")
     )
+
+
+def test_of_tied_columns_those_that_their_author_does_not_hold_stay_and_count_as_written() -> None:
+    base = (b"k", b"1", b"9")
+    held = update("A@200", (b"k", b"8", None), (b"k", b"1", None), "A@200 P@100")
+    state = apply_write(alive(base), replace(held, absent=frozenset((2,))), ((1, 2),))
+    assert state.row == (b"k", b"8", b"9")
+    earlier = update("B@150", (b"k", b"1", b"2"), base, "B@150 P@100")
+    assert apply_write(state, earlier, ((1, 2),)).row == (b"k", b"8", b"9")
 
 
 def test_a_column_added_later_counts_as_unrecorded() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from syncline.actors.devices.admission import FAILED, Admission, NotAdmitted
@@ -20,7 +20,7 @@ from syncline.actors.devices.contests import Displaced
 from syncline.actors.devices.edge import LEAVING
 from syncline.actors.devices.following import Author, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.framing import SERVICE_RESTART
-from syncline.actors.devices.inbound import RowNamer
+from syncline.actors.devices.inbound import HeldColumns, RowNamer
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.reaching import ReachAnswers, ReachAsked, Reached
 from syncline.actors.devices.reception import (
@@ -338,7 +338,7 @@ class Device(Actor):
                 self._reach.tell(outbound)
                 answer = await self._carrier.carry_out(step, outbound)
 
-    def _columns_held(self, table_id: int) -> Collection[str] | None:
+    def _columns_held(self, table_id: int) -> HeldColumns | None:
         return None if self._outbound is None else self._outbound.columns_held(table_id)
 
     def _spelled_otherwise(self, commit_ms: int) -> None:

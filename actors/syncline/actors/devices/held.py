@@ -31,6 +31,7 @@ class HeldShapes:
         self._named = named
         self._layers: Layers | None = None
         self._had: dict[int, Relation] = {}  # by id: as which it has had rows on this connection
+        self._every: dict[int, frozenset[str]] = {}  # by table: the columns that each of these has, if not all
         self.hold(subscriptions)
 
     def hold(self, subscriptions: Subscriptions) -> None:
@@ -69,7 +70,10 @@ class HeldShapes:
     def _know(self, shapes: Shapes) -> None:
         relations = {relation.id: relation for of_shape in shapes.values() for relation in of_shape}
         self.relations.update(relations)
-        self.projections.update((id, one) for id, one in relations.items() if one is not one.whole)
+        for id, one in relations.items():
+            if one is not one.whole:
+                self.projections[id] = one
+                self._every[one.table_id] = self._every.get(one.table_id, frozenset(one.names)).intersection(one.names)
         self.tables.update((one.table_id, one) for one in relations.values())
         self._had.update(relations)
 
@@ -93,3 +97,12 @@ class HeldShapes:
         if not of_table or any(relation is relation.whole for relation in of_table):
             return None
         return columns_of(of_table)
+
+    def every(self, table_id: int, coming: Shapes) -> Collection[str] | None:
+        """The columns that each row of a table has which the device has had on this connection, or may have of shapes
+        that are ``coming``, if these are not all."""
+        soon = (relation for relations in coming.values() for relation in relations if relation.table_id == table_id)
+        sets = [frozenset(one.names) for one in soon if one is not one.whole]
+        if (had := self._every.get(table_id)) is not None:
+            sets.append(had)
+        return frozenset.intersection(*sets) if sets else None

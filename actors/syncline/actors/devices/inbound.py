@@ -10,7 +10,7 @@ another device, nor its own later transactions.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.spelling import Printed
@@ -42,9 +42,17 @@ def _refused(
     return WriteRefused(Rejection(sqlstate, message, hint=hint, table=table, columns=columns))
 
 
+@dataclass(frozen=True, slots=True)
+class HeldColumns:
+    """Of a table the columns that ``some`` rows on a device have, and those that ``every`` one has. None: all."""
+
+    some: Collection[str] | None
+    every: Collection[str] | None
+
+
 Lookup = Callable[[str], TableInfo | None]
-Held = Callable[[int], Collection[str] | None]
-"""The columns that a device has of a table (its oid) of which it has rows, if these are not all; else None."""
+Held = Callable[[int], HeldColumns | None]
+"""The columns that a device has of a table (its oid) of which it has rows; None: all, in each of them."""
 
 
 def everything(_: int) -> None:
@@ -160,11 +168,11 @@ def _accept_one(relation: Relation, change: RowChange, lookup: Lookup, held: Hel
     match change:
         case Insert(_, row, tags):
             cells = _in_catalogue_order(relation, row, table)
-            _check_held(table, held, [cell is not None for cell in cells])
+            _check_held(table, held(table.oid), [cell is not None for cell in cells])
             given = _given(relation, table)
             return RowOperation(server.id, "I", _texts(cells, table, given), given, tags)
         case Update(_, row, old_row, tags):
-            return _accept_update(relation, row, old_row, tags, table, held)
+            return _accept_update(relation, row, old_row, tags, table, held(table.oid))
         case Delete(_, old_row, tags):
             cells = _in_catalogue_order(relation, old_row, table)
             return RowOperation(server.id, "D", _key_texts(cells, table), (False,) * len(cells), tags)
@@ -182,13 +190,12 @@ def _given(relation: Relation, table: TableInfo) -> tuple[bool, ...]:
     return tuple(name in relation.names for name in table.relation.names)
 
 
-def _check_held(table: TableInfo, held: Held, written: Sequence[bool]) -> None:
+def _check_held(table: TableInfo, held: HeldColumns | None, written: Sequence[bool]) -> None:
     """A device knows nothing of a column it does not have, so what it writes there was never meant."""
-    columns = held(table.oid)
-    if columns is None:
+    if held is None or held.some is None:
         return
     for name, writes in zip(table.relation.names, written, strict=True):
-        if writes and name not in columns:
+        if writes and name not in held.some:
             raise _refused(
                 UNDEFINED_COLUMN,
                 f'the device does not hold column "{name}" of "{table.relation.table}"',
@@ -199,10 +206,11 @@ def _check_held(table: TableInfo, held: Held, written: Sequence[bool]) -> None:
 
 
 def _accept_update(
-    relation: Relation, row: Row, old_row: Row | None, tags: tuple[str, ...], table: TableInfo, held: Held
+    relation: Relation, row: Row, old_row: Row | None, tags: tuple[str, ...], table: TableInfo, held: HeldColumns | None
 ) -> RowOperation:
     server = table.relation
     cells = _in_catalogue_order(relation, row, table)
+    absent = _not_in(relation.names, server)
     if old_row is None:
         modified = tuple(not column.primary_key and column.name in relation.names for column in server.columns)
     else:
@@ -216,8 +224,17 @@ def _accept_update(
                 table.key_names,
             )
         modified = tuple(new != was for new, was in zip(cells, old, strict=True))
+        if held is not None and held.every is not None:
+            # A row is NULL in the columns that only other shapes bring. Neither the device nor we know which these are.
+            doubtful = _not_in(held.every, server)
+            absent += tuple(i for i in doubtful if i not in absent and cells[i] is None and old[i] is None)
     _check_held(table, held, modified)
-    return RowOperation(server.id, "U", _texts(cells, table, modified), modified, tags)
+    return RowOperation(server.id, "U", _texts(cells, table, modified), modified, tags, absent)
+
+
+def _not_in(names: Collection[str], server: Relation) -> tuple[int, ...]:
+    """The places of our columns that are not among ``names``."""
+    return () if names == server.names else tuple(i for i, name in enumerate(server.names) if name not in names)
 
 
 def _in_catalogue_order(relation: Relation, row: Row, table: TableInfo) -> Row:

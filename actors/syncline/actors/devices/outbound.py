@@ -33,6 +33,7 @@ from itertools import islice, takewhile
 from syncline.actors.devices.delivering import arriving, leaving, narrowing
 from syncline.actors.devices.echoes import Echoes
 from syncline.actors.devices.held import HeldShapes
+from syncline.actors.devices.inbound import HeldColumns
 from syncline.actors.devices.layers import Named
 from syncline.actors.devices.overlaps import shared
 from syncline.actors.devices.repairing import repairing
@@ -230,11 +231,20 @@ class Outbound:
         """The rows that were read too early may be read again."""
         self._echoes.healing.rested()
 
-    def columns_held(self, table_id: int) -> Collection[str] | None:
-        """The columns that the device has, or will have soon, of a table; see ``HeldShapes``."""
-        if self._held.has_whole(table_id):
-            return None  # asked for every row that a device writes: not all its subscriptions are looked at
-        return self._held.columns(table_id, self.target_shapes)
+    def columns_held(self, table_id: int) -> HeldColumns | None:
+        """The columns that the device has, or will have soon, of a table, if some row lacks some; see ``HeldShapes``.
+
+        Asked for every row that a device writes: not all its subscriptions are looked at, if need not be."""
+        some = None if self._held.has_whole(table_id) else self._held.columns(table_id, self.target_shapes)
+        every = self._held.every(table_id, self._coming)
+        return None if some is None and every is None else HeldColumns(some, every)
+
+    @property
+    def _coming(self) -> Shapes:
+        """Those of which the device may have rows before they count as held."""
+        if self._repair is not None:
+            return self._held.shapes_of(self._repair.subscriptions)
+        return {} if self._delivering is None else self._delivering.shapes
 
     def has_sent(self, lsn: int) -> bool:
         """Whether the device has been sent all that it is to get of ``lsn`` and before."""

@@ -56,19 +56,10 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.
 ) AS columns, (
     SELECT json_agg(tied.names)::text FROM (
         SELECT array_agg(a.attname::text) AS names
-        FROM (
-            SELECT 'constraint' AS kind, k.oid, k.conkey AS attnums FROM pg_constraint k
-            WHERE k.conrelid = e.relid AND k.contype IN ('c', 'u', 'x')
-            UNION ALL
-            SELECT 'index', i.indexrelid, (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i
-            WHERE i.indrelid = e.relid AND i.indisunique AND NOT i.indisprimary
-            UNION ALL
-            SELECT 'generated', g.attnum::oid, ARRAY[g.attnum] FROM pg_attribute g
-            WHERE g.attrelid = e.relid AND g.attgenerated <> ''
-        ) AS c
-        CROSS JOIN unnest(CASE WHEN computes THEN electric.inputs(e.relid, c.attnums) ELSE c.attnums END) AS n (attnum)
+        FROM electric.ties(e.relid) AS c
+        CROSS JOIN unnest(CASE WHEN computes THEN electric.inputs(e.relid, c.numbers) ELSE c.numbers END) AS n (attnum)
         JOIN pg_attribute a ON a.attrelid = e.relid AND a.attnum = n.attnum
-        GROUP BY c.kind, c.oid HAVING count(*) > 1
+        GROUP BY c.kind, c.id HAVING count(*) > 1
     ) AS tied
 ) AS tied
 FROM electric.tables e JOIN pg_class c ON c.oid = e.relid JOIN pg_namespace cn ON cn.oid = c.relnamespace

@@ -9,8 +9,8 @@ Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class RowOperation:
 
     ``relation_id``: table oid. ``row``: Postgres input text per column of the table's description; cells of no meaning
     (a compensation's, apart from the key) are None. ``modified``: for an update, which columns it changed. ``tags``:
-    the tags it had observed.
+    the tags it had observed. ``absent``: for an update, places of columns that its author did not hold.
     """
 
     relation_id: int
@@ -33,6 +33,7 @@ class RowOperation:
     row: tuple[str | None, ...]
     modified: tuple[bool, ...] = ()
     tags: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,14 @@ def encode_operations(changes: Iterable[RowOperation]) -> bytes:
 
 
 def _operation(change: RowOperation) -> dict[str, Any]:
+    modified: Sequence[bool | None] = change.modified
+    if change.absent:
+        modified = [None if place in change.absent else is_new for place, is_new in enumerate(change.modified)]
     return {
         "rel": change.relation_id,
         "op": change.op,
         "row": change.row,
-        "modified": change.modified,
+        "modified": modified,
         "tags": change.tags,
     }
 
@@ -127,7 +131,7 @@ def unstorable(changes: Iterable[RowOperation]) -> Rejection | None:
 
 def _storable(change: RowOperation) -> RowOperation:
     row = tuple(cell if cell is None else _without_nul(cell) for cell in change.row)
-    return RowOperation(change.relation_id, change.op, row, change.modified, change.tags)
+    return replace(change, row=row)
 
 
 def _without_nul(text: str) -> str:

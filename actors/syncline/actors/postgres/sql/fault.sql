@@ -52,7 +52,7 @@ BEGIN
         CROSS JOIN jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS d (c, i)
         JOIN pg_attribute a ON a.attrelid = t.relid AND a.attname = d.c ->> 'name' AND NOT a.attisdropped
         WHERE t.relid = (op ->> 'rel')::oid
-            AND (op ->> 'op' = 'I' OR d.c ->> 'pk' IS NOT NULL OR (op -> 'modified' -> (d.i - 1)::integer)::boolean)
+            AND (op ->> 'op' = 'I' OR d.c ->> 'pk' IS NOT NULL OR (op -> 'modified' ->> (d.i - 1)::integer)::boolean)
         ORDER BY d.i
     LOOP
         BEGIN

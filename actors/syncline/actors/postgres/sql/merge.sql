@@ -279,7 +279,7 @@ BEGIN
         ELSE
             sy_wins := array_fill(false, ARRAY[%WIDTH%]);
             FOR i IN 1..%WIDTH% LOOP
-                IF coalesce((sy_modified -> (i - 1))::boolean, sy_op = 'I') THEN
+                IF coalesce((sy_modified ->> (i - 1))::boolean, sy_op = 'I') THEN
                     IF holder_loses IS NULL OR column_tags_now[i] IS DISTINCT FROM holder THEN
                         holder := column_tags_now[i];
                         holder_loses := electric.beats(origin, sy_ms, holder);
@@ -290,6 +290,7 @@ BEGIN
             %TIED%
             column_tags_now := ARRAY[%WON%];
         END IF;
+        %ABSENT%
         IF mending > 0 THEN
             SELECT ARRAY[%FINAL%] INTO sy_final FROM (SELECT 1) AS one LEFT JOIN %TABLE% t ON %IS_ROW%;
             %PARENTS%
@@ -493,7 +494,7 @@ BEGIN
         -- When what is known of the row was written.
         string_agg(format('split_part(column_tags_now[%s], ''@'', -1)::bigint', c.i), ', ' ORDER BY c.i)
             || ', split_part(tags_now[1], ''@'', -1)::bigint' AS known_ms,
-        string_agg(format('coalesce((sy_modified -> %s)::boolean, sy_op = ''I'')', c.i - 1), ', ' ORDER BY c.i) AS changed,
+        string_agg(format('coalesce((sy_modified ->> %s)::boolean, sy_op = ''I'')', c.i - 1), ', ' ORDER BY c.i) AS changed,
         string_agg(format('CASE WHEN sy_wins[%1$s] THEN tag ELSE column_tags_now[%1$s] END', c.i), ', ' ORDER BY c.i) AS won,
         count(*) AS width
     INTO part
@@ -502,7 +503,7 @@ BEGIN
             format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed,
             -- What an insert leaves out takes its default.
             CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
-                'CASE WHEN sy_op = ''I'' AND (sy_modified -> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
+                'CASE WHEN sy_op = ''I'' AND (sy_modified ->> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
                 d.i - 1, pg_get_expr(f.adbin, f.adrelid))
             END AS revived
         FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
@@ -525,6 +526,7 @@ BEGIN
     filled := replace(filled, '%REFERRED_TO%', referring.referred_to);
     filled := replace(filled, '%PARENTS%', electric.parents_text(target, description));
     filled := replace(filled, '%TIED%', electric.tied_text(target, description));
+    filled := replace(filled, '%ABSENT%', electric.absent_text(target, description));
     filled := replace(filled, '%TIED_DIRECT%', electric.tied_direct_text(target, description));
     filled := replace(filled, '%ASKED%', quote_literal(ARRAY(
         SELECT DISTINCT concat_ws(' ', g.tgconstraint, c.relnamespace, c.relname)

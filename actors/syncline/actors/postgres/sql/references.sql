@@ -83,8 +83,36 @@ SELECT ARRAY(
     GROUP BY input.attnum ORDER BY min(n.place), input.attnum)
 $$;
 
--- The columns that constraints tie together, or that a generated column is computed from, which may fail: by their places in the
--- description. Each set is one register, and those that have a column in common are one set. Columns of the primary key never
+-- The columns that an index is about: those of its key, and those that its expressions and its condition make use of. What it
+-- includes besides is none of them: on such a column it depends once, and once more for each of these two that has it, but not
+-- at all if it is that of a constraint.
+CREATE OR REPLACE FUNCTION electric.index_columns(index_oid oid) RETURNS smallint[]
+LANGUAGE sql STABLE AS $$
+SELECT CASE WHEN i.indexprs IS NULL AND i.indpred IS NULL THEN k.key ELSE k.key || ARRAY(
+    SELECT d.refobjsubid::smallint FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid AND d.refclassid = 'pg_class'::regclass
+        AND d.refobjid = i.indrelid AND d.refobjsubid <> ALL (k.key || 0::smallint)
+    GROUP BY d.refobjsubid
+    HAVING count(*) > CASE WHEN d.refobjsubid = ANY (i.indkey::smallint[])
+        AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = i.indexrelid AND c.contype IN ('p', 'u', 'x')) THEN 1 ELSE 0 END
+    ORDER BY d.refobjsubid) END
+FROM pg_index i CROSS JOIN LATERAL (SELECT (i.indkey::smallint[])[0:i.indnkeyatts - 1] AS key) AS k
+WHERE i.indexrelid = index_oid
+$$;
+
+-- What is about columns of a table that are valid together only: constraints, unique indexes, and generated columns, as what
+-- one is computed from may fail it.
+CREATE OR REPLACE FUNCTION electric.ties(target oid) RETURNS TABLE (kind text, id oid, numbers smallint[])
+LANGUAGE sql STABLE AS $$
+SELECT 'constraint', oid, conkey FROM pg_constraint WHERE conrelid = target AND contype IN ('c', 'f')
+UNION ALL
+SELECT 'index', indexrelid, electric.index_columns(indexrelid) FROM pg_index
+    WHERE indrelid = target AND (indisunique OR indisexclusion)
+UNION ALL
+SELECT 'generated', attnum::oid, ARRAY[attnum] FROM pg_attribute WHERE attrelid = target AND attgenerated <> ''
+$$;
+
+-- The columns that are tied together, by their places in the description. Each set is one register, and those that have a column in common are one set. Columns of the primary key never
 -- change.
 CREATE OR REPLACE FUNCTION electric.tied_columns(target oid, description jsonb) RETURNS SETOF integer[]
 LANGUAGE plpgsql STABLE AS $$
@@ -96,15 +124,7 @@ DECLARE
 BEGIN
     FOR columns IN
         SELECT array_agg(DISTINCT d.i::integer)
-        FROM (
-            SELECT 'constraint' AS kind, oid AS id, conkey AS numbers FROM pg_constraint
-                WHERE conrelid = target AND contype IN ('c', 'f', 'u', 'x')
-            UNION ALL
-            SELECT 'index', indexrelid, (indkey::smallint[])[0:indnkeyatts - 1] FROM pg_index
-                WHERE indrelid = target AND indisunique
-            UNION ALL
-            SELECT 'generated', attnum::oid, ARRAY[attnum] FROM pg_attribute WHERE attrelid = target AND attgenerated <> ''
-        ) AS tie
+        FROM electric.ties(target) AS tie
         CROSS JOIN LATERAL unnest(electric.inputs(target, tie.numbers)) AS n (number)
         JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.number
         JOIN jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
@@ -129,12 +149,21 @@ $$;
 CREATE OR REPLACE FUNCTION electric.tied_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format('IF %s THEN %s END IF;',
-    (SELECT string_agg(format('coalesce((sy_modified -> %s)::boolean, sy_op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
+    (SELECT string_agg(format('coalesce((sy_modified ->> %s)::boolean, sy_op = ''I'')', place - 1), ' OR ') FROM unnest(tied) AS place),
     (SELECT string_agg(format('sy_wins[%s] := %s;', place, beaten), ' ') FROM unnest(tied) AS place)), ' '), '')
 FROM electric.tied_columns(target, description) AS tied
 CROSS JOIN LATERAL (
     SELECT string_agg(format('electric.beats(origin, sy_ms, column_tags_now[%s])', place), ' AND ') AS beaten FROM unnest(tied) AS place
 ) AS b
+$$;
+
+-- And that of those that its author does not hold the row keeps its values, when their tags have been taken: he has given none.
+CREATE OR REPLACE FUNCTION electric.absent_text(target oid, description jsonb) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT coalesce('IF sy_modified @> (CASE sy_op WHEN ''U'' THEN ''[null]'' WHEN ''I'' THEN ''[false]'' END)::jsonb THEN ' || string_agg(format(
+    'sy_wins[%1$s] := sy_wins[%1$s] AND sy_modified -> %2$s IS DISTINCT FROM CASE sy_op WHEN ''U'' THEN ''null'' ELSE ''false'' END::jsonb;',
+    place, place - 1), ' ') || ' END IF;', '')
+FROM electric.tied_columns(target, description) AS tied CROSS JOIN unnest(tied) AS place
 $$;
 
 -- And that direct SQL, where it has changed one of them, counts for all.
