@@ -3,7 +3,8 @@
 --
 -- batch:   [{"client", "lsn", "ms", "ops": [{"rel", "op": "I"|"U"|"D"|"C", "row", "modified", "tags"}]}]
 --          row: Postgres input texts in the column order of the description, null in cells a compensation leaves out;
---          modified: what an update changed, null for what its author does not hold; what an insert gives; tags: what the operation had observed.
+--          modified: what an update changed, null for what its author does not hold; what an insert gives;
+--          tags: what the operation had observed.
 --          With "refuse": {"sqlstate", "message"} a transaction is rejected untried.
 --          "absorbed": {"xmins", "gone"}: what it was to wait for, and has; see below.
 --          "patient": true: it is to wait for the stream where it is, with its rows locked; see electric.await_stream.

@@ -112,8 +112,8 @@ UNION ALL
 SELECT 'generated', attnum::oid, ARRAY[attnum] FROM pg_attribute WHERE attrelid = target AND attgenerated <> ''
 $$;
 
--- The columns that are tied together, by their places in the description. Each set is one register, and those that have a column in common are one set. Columns of the primary key never
--- change.
+-- The columns that are tied together, by their places in the description. Each set is one register, and those that have a column
+-- in common are one set. Columns of the primary key never change.
 CREATE OR REPLACE FUNCTION electric.tied_columns(target oid, description jsonb) RETURNS SETOF integer[]
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
