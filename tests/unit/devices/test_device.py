@@ -25,8 +25,8 @@ from syncline.actors.devices.device import Device
 from syncline.actors.devices.following import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.turns import Turns
 from syncline.actors.names import GATEWAY, SHARD
-from syncline.actors.postgres.apply import Status
 from syncline.actors.postgres.currentrows import CurrentRow
+from syncline.actors.postgres.waitingline import Status
 from syncline.actors.postgres.write import Rejection
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Final
 
@@ -58,6 +58,22 @@ class Pending:
     raised: int = 0  # tries that ended in an error which a function of the application's had raised
     losses: int = 0
     absorbed: Needs | None = None  # what it has waited for
+
+
+@dataclass(slots=True)
+class Load:
+    """How much is pending of some devices: writes, and by lane the bytes of their texts."""
+
+    writes: int = 0
+    octets: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+
+    def add(self, pending: Pending) -> None:
+        self.writes += 1
+        self.octets[pending.lane] += pending.size
+
+    def remove(self, pending: Pending) -> None:
+        self.writes -= 1
+        self.octets[pending.lane] -= pending.size
 
 
 @dataclass(frozen=True, slots=True)
