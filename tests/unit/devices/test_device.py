@@ -548,6 +548,17 @@ async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: Ed
     assert (await device.connection.ended())[0] == 1011
 
 
+async def test_a_device_some_of_whose_writes_are_held_keeps_its_connection_when_there_is_no_room_for_more(
+    scene: EdgeScene,
+) -> None:
+    device = await OneDevice.streaming(scene)
+    held, refused = await written(scene, device, 1), await written(scene, device, 2)
+    device.ref.cast(Written(refused.lsn, refused.ms, "overloaded", 0))
+    device.ref.cast(Written(held.lsn, held.ms, "applied", 1))
+    again = await scene.writer.next()
+    assert (again.lsn, again.turn) == (2, 1)
+
+
 async def test_a_device_that_sends_again_and_again_and_acknowledges_nothing_is_sent_away(
     scene: EdgeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
-from tests.unit.postgres.test_apply import APPLIED, BEHIND, LOCKED, large, queue, take, write
+from tests.unit.postgres.test_apply import APPLIED, BEHIND, LOCKED, NOBODY, large, queue, take, write
 
 from syncline.actors.postgres import apply
-from syncline.actors.postgres.apply import PENDING_MAX, WriteQueue
+from syncline.actors.postgres.apply import DEVICE_PENDING_MAX, PENDING_MAX, WriteQueue
 from syncline.actors.postgres.batching import Lane
 from syncline.actors.postgres.waitingline import Decision
 from syncline.actors.postgres.write import Rejection
@@ -84,3 +84,52 @@ def test_what_fails_as_a_call_and_has_no_room_is_let_go_too(monkeypatch: pytest.
     q.add(write("b", 1))
     assert take(q) == [("b", 1)]
     assert told(q.failed(Rejection("53100", "disk full"), 0)) == [("b", 1, "overloaded")]
+
+
+def test_a_device_that_comes_back_while_its_writes_are_held_has_them_held_once() -> None:
+    """It may have 500 with the writer, and sends them again on each connection."""
+    q = WriteQueue()
+    for number in range(DEVICE_PENDING_MAX // 500 + 2):
+        this = connection()
+        for lsn in range(500):
+            assert q.add(write("a", lsn, reply_to=this)) is None, f"connection {number + 1}"
+        put_off(q)
+    assert q.pending == 500
+
+
+def test_what_comes_again_keeps_its_place_and_is_answered_where_it_came_from() -> None:
+    first, second = connection(), connection()
+    q = queue(*(write("a", lsn, reply_to=first) for lsn in (1, 2, 3)))
+    assert take(q) == [("a", 1), ("a", 2), ("a", 3)]
+    for lsn in (1, 2, 3, 4):
+        assert q.add(write("a", lsn, reply_to=second)) is None
+    decisions = q.settle([APPLIED, LOCKED, BEHIND], 0)
+    assert [(each.write.lsn, each.write.reply_to) for each in decisions] == [(1, first), (1, second)]
+    assert take(q, 1) == [("a", 2), ("a", 3), ("a", 4)]
+    decisions = q.settle([APPLIED] * 3, 1)
+    assert [each.write.lsn for each in decisions if each.write.reply_to is second] == [2, 3, 4]
+
+
+def test_what_a_device_has_not_sent_again_goes_all_the_same() -> None:
+    """It has been set back to an earlier state of its own."""
+    q = queue(write("a", 1), write("a", 2))
+    for lsn in (1, 3):
+        q.add(write("a", lsn, reply_to=connection()))
+    assert take(q) == [("a", 1), ("a", 2), ("a", 3)]
+
+
+def test_two_writes_alike_of_one_connection_are_two() -> None:
+    q = queue(write("a", 1), write("a", 1))
+    q.take(0)
+    assert [each.status for each in q.settle([APPLIED, {"status": "duplicate"}], 0)] == ["applied", "duplicate"]
+
+
+def test_a_device_that_comes_back_for_ever_is_remembered_by_few_connections() -> None:
+    q = queue(write("a", 1, reply_to=NOBODY))
+    for _ in range(100):
+        newest = connection()
+        q.add(write("a", 1, reply_to=newest))
+    q.take(0)
+    answered = [each.write.reply_to for each in q.settle([APPLIED], 0)]
+    assert len(answered) < 10
+    assert newest in answered

@@ -26,6 +26,9 @@ There is room for so much, and as much again for what devices have of which some
 locked or renamed may hold writes for hours, and those of all others are to be taken meanwhile. What is put off beyond
 its room is let go: it is not acknowledged, so its device has it and sends it again.
 
+A device that comes back sends again what was not answered. What is here already keeps its place, and is answered to
+the new connection as well: held writes would pile up otherwise, with each connection.
+
 Pure: the time comes in, decisions come out.
 """
 
@@ -48,7 +51,7 @@ from syncline.actors.postgres.batching import (
     Pending,
     pending_write,
 )
-from syncline.actors.postgres.waitingline import Decision, WaitingLine
+from syncline.actors.postgres.waitingline import Decision, WaitingLine, answers
 from syncline.actors.postgres.write import Rejection, Write, encode_write
 
 if TYPE_CHECKING:
@@ -103,7 +106,7 @@ class WriteQueue:
         self._ready: dict[Lane, OrderedDict[str, None]] = {lane: OrderedDict() for lane in Lane}
         self._waiting: list[tuple[float, str]] = []
         self._out: dict[Lane, Batch] = {}
-        self._shed: dict[str, Ref] = {}  # connections of which nothing is taken
+        self._shed: dict[str, tuple[Ref, int]] = {}  # of whom nothing is taken: connection and turn
         self._behind: dict[str, int] = {}  # devices that wait for the stream, and where it has to be
         self._commits = Commits()
         self._upto = 0
@@ -114,23 +117,25 @@ class WriteQueue:
         """Takes ``write``, or answers that there is no room for it.
 
         Then nothing more is taken from that sender: a later write that got in would make the one left out a duplicate.
-        The device's next connection, another ``reply_to``, begins anew.
+        The sender's next turn begins anew, and so does the device's next connection, another ``reply_to``.
         """
         client_id = write.client_id
         if client_id in self._shed:
-            if self._shed[client_id] == write.reply_to:
+            if self._shed[client_id] == (write.reply_to, write.turn):
                 return Decision(write, "overloaded")
             del self._shed[client_id]
         device = self._devices.get(client_id)
         if device is not None:
-            device.sender = write.reply_to
+            device.sender = write.reply_to, write.turn
+            if device.comes_again(write):
+                return None
         pending = pending_write(write)
         load = self._going if device is None else device.load
         if not _has_room(load, pending) or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
-            self._shed[client_id] = write.reply_to
+            self._shed[client_id] = write.reply_to, write.turn
             return Decision(write, "overloaded")
         if device is None:
-            device = self._devices[client_id] = WaitingLine(load, write.reply_to)
+            device = self._devices[client_id] = WaitingLine(load, (write.reply_to, write.turn))
             self._ready[pending.lane][client_id] = None
         device.append(pending)
         return None
@@ -200,7 +205,7 @@ class WriteQueue:
                 continue
             self._decided(pending)
             rejection = _rejection(result) if status == "rejected" else None
-            decisions.append(Decision(pending.write, status, rejection))
+            decisions += answers(pending, status, rejection)
         return decisions + self._in_line_again(batch)
 
     def failed(self, error: Rejection, now_s: float, lane: Lane = Lane.BATCHES) -> list[Decision]:
@@ -273,7 +278,7 @@ class WriteQueue:
             del self._devices[client_id]
             self._waiting = [(at_s, waiting) for at_s, waiting in self._waiting if waiting != client_id]
             heapq.heapify(self._waiting)
-        return [Decision(pending.write, "overloaded") for pending in let_go]
+        return [answer for pending in let_go for answer in answers(pending, "overloaded")]
 
     def _await_stream(self, pending: Pending, result: dict[str, Any]) -> None:
         pending.absorbed = (pending.absorbed or NOTHING_NEEDED).more(result)

@@ -6,9 +6,12 @@ import json
 import logging
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from syncline.actors.postgres.write import Rejection, Write, encode_write, unstorable
+
+if TYPE_CHECKING:
+    from syncline.cluster.ref import Ref
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ NOTHING_NEEDED: Final = Needs(0, {}, frozenset())
 @dataclass(slots=True, eq=False)
 class Pending:
     """A write that is not decided, and what has come of it so far. ``text``: what Postgres is sent of it, in pieces;
-    ``size``: of that, in bytes. ``alone``: no other goes with it."""
+    ``size``: of that, in bytes. ``alone``: no other goes with it. ``repeats``: connections it has come by again."""
 
     write: Write
     text: tuple[bytes, ...]
@@ -58,6 +61,7 @@ class Pending:
     raised: int = 0  # tries that ended in an error which a function of the application's had raised
     losses: int = 0
     absorbed: Needs | None = None  # what it has waited for
+    repeats: tuple[Ref, ...] = ()
 
 
 @dataclass(slots=True)

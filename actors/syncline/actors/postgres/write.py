@@ -66,7 +66,8 @@ class Write:
     """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's.
 
     ``refusal``: it was found unacceptable already; it takes its place in the device's order and is rejected untried.
-    ``encoded``: its operations where they are not in ``changes``.
+    ``encoded``: its operations where they are not in ``changes``. ``turn``: greater when its sender begins again with
+    what was not taken.
     """
 
     client_id: str
@@ -76,6 +77,7 @@ class Write:
     reply_to: Ref
     refusal: Rejection | None = None
     encoded: Encoded | None = None
+    turn: int = 0
 
     @property
     def operations(self) -> int:

@@ -73,7 +73,7 @@ class Written:
     ``applied``, ``unheeded`` and ``duplicate``: it is durable, now or before. ``unheeded``: except for what triggers of
     the application's kept Postgres from doing. ``rejected``: never will be, ``rejection`` says why; it
     is recorded and the device has been advanced past it. ``overloaded``: not taken, or let go, and nothing more will be
-    taken from this sender; the device has to come back with a new connection. ``position``: see the module; of no
+    taken from this sender before its next turn, or the device's next connection. ``position``: see the module; of no
     meaning when overloaded.
     """
 
