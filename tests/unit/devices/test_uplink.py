@@ -217,6 +217,22 @@ async def test_one_without_its_operations_is_refused_in_its_place() -> None:
     assert (second.refusal.sqlstate, second.refusal.message) == ("54000", "a transaction of more than 5 operations")
 
 
+@pytest.mark.parametrize("rows", [1, LARGE])
+async def test_what_is_refused_goes_with_what_was_written(rows: int) -> None:
+    changes = tuple((ITEMS, Insert(0, (b"%d" % row, b"x", b"no number"))) for row in range(rows))
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(WriteReceived(1, (1).to_bytes(4, "big"), changes, "", octets=rows))
+        write = await taker.next()
+    queue = WriteQueue()
+    queue.add(write)
+    batch = queue.take(0, Lane.LARGE if rows > 1 else Lane.BATCHES)
+    assert batch is not None
+    (element,) = json.loads(batch.text)
+    assert element["refuse"]["sqlstate"] == "22P02"
+    assert [op["row"] for op in element["ops"]] == [[str(row), "x", "no number"] for row in range(rows)]
+
+
 async def test_a_table_opened_a_moment_ago_is_looked_for_before_a_write_to_it_is_refused() -> None:
     known = Catalog()
 

@@ -33,13 +33,14 @@ from syncline.actors.devices.inbound import (
     spelled_keys,
     touched_keys,
 )
+from syncline.actors.devices.refused import encode_refused
 from syncline.actors.devices.rejecting import reason_of
 from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write, encode_operations
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Compensation, Delete, RejectionReason
+from syncline.proto.values import Compensation, Delete, RejectionReason, Relation, RowChange
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
@@ -53,6 +54,8 @@ SLICE_OPERATIONS = 500
 OPERATION_BYTES = 50
 # SQLSTATE program_limit_exceeded.
 TOO_LARGE = "54000"
+
+Changes = tuple[tuple[Relation, RowChange], ...]
 
 
 @dataclass(slots=True)
@@ -210,7 +213,9 @@ class Uplink:
             await self._read_since(write)
             return await self._write_of(event, client_id, lsn)
         except WriteRefused as refused:
-            return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
+            # Of one that is too large there are the keys of its rows at most.
+            written = None if event.excess else await self._encoded(event, self._refused)
+            return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection, written)
 
     async def _read_since(self, write: _Waiting) -> None:
         """What ``lookup`` finds is from after ``write`` had come. Raises what ``look_again`` raises."""
@@ -221,23 +226,25 @@ class Uplink:
     async def _write_of(self, event: WriteReceived, client_id: str, lsn: int) -> Write:
         """Raises WriteRefused."""
         if len(event.changes) <= SLICE_OPERATIONS:
-            changes = self._accepted(event, 0)
+            changes = self._accepted(event, event.changes)
             return Write(client_id, lsn, event.commit_ms, changes, self._device)
-        encoded = await self._encoded(event)
+        encoded = await self._encoded(event, lambda part: encode_operations(self._accepted(event, part)))
         return Write(client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
 
-    async def _encoded(self, event: WriteReceived) -> Encoded:
+    async def _encoded(self, event: WriteReceived, encode: Callable[[Changes], bytes]) -> Encoded:
         pieces: list[bytes] = []
         for start in range(0, len(event.changes), SLICE_OPERATIONS):
-            pieces.append(encode_operations(self._accepted(event, start)))
+            pieces.append(encode(event.changes[start : start + SLICE_OPERATIONS]))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))
 
-    def _accepted(self, event: WriteReceived, start: int) -> tuple[RowOperation, ...]:
-        part = event.changes[start : start + SLICE_OPERATIONS]
+    def _accepted(self, event: WriteReceived, part: Changes) -> tuple[RowOperation, ...]:
         if any(True for _ in spelled_keys(part, self._lookup)):
             self._spelled_otherwise(event.commit_ms)
         return accept(part, self._lookup, self._held)
+
+    def _refused(self, part: Changes) -> bytes:
+        return encode_refused(part, self._lookup)
 
 
 async def heal_of(

@@ -330,7 +330,7 @@ class WriteQueue:
     @staticmethod
     def _refuse(pending: Pending, error: Rejection) -> None:
         pending.write = replace(pending.write, changes=(), encoded=None)
-        pending.text = encode_write(pending.write, error)
+        pending.text = encode_write(pending.write, pending.write.refusal or error)
 
     def _wait(self, client_id: str, now_s: float) -> None:
         device = self._devices[client_id]
