@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import asyncpg
+import pytest
 from tests.npm.rig import NpmDevice, devices, eventually
 from tests.npm.service import serving
 
@@ -60,7 +62,24 @@ async def test_a_refused_write_takes_its_transaction_with_it_and_no_other(databa
         assert [tuple(row) for row in rows] == [(3, "item 3", 3), (4, "item 4", 4), (5, "good", 5), (21, "good", 1)]
 
 
-async def test_a_delete_stands_after_a_transaction_that_is_refused(database: str, tmp_path: Path) -> None:
+async def test_what_is_refused_at_the_edge_is_kept_with_what_the_device_had_written(
+    database: str, tmp_path: Path
+) -> None:
+    async with (
+        serving(database, tmp_path, sql=SQL, electrified=("items",)) as (service, postgres),
+        devices(tmp_path, service.url, "ann") as [ann],
+    ):
+        await ann.sync("items")
+        await ann.execute(("INSERT INTO items VALUES (30, 'precious', 'no number')",))
+        await eventually(lambda: _agree(postgres, ann))
+        (recorded,) = await postgres.fetch("SELECT ops, key FROM electric.rejections")
+        (operation,) = json.loads(recorded["ops"])
+        assert (operation["op"], operation["row"]) == ("I", ["30", "precious", "no number"])
+        assert json.loads(recorded["key"]) == ["30"]
+
+
+@pytest.mark.parametrize("refused", ["-1", "'no number'"], ids=["by Postgres", "at the edge"])
+async def test_a_delete_stands_after_a_transaction_that_is_refused(database: str, tmp_path: Path, refused: str) -> None:
     """All that its author had seen of the rows he had seen when he wrote what is refused; but not what came since."""
     async with (
         serving(database, tmp_path, sql=SQL, electrified=("items",)) as (service, postgres),
@@ -72,7 +91,10 @@ async def test_a_delete_stands_after_a_transaction_that_is_refused(database: str
         await eventually(lambda: _agree(postgres, ann, bob))
         await ann.disconnect()
         for statements in (
-            ("UPDATE items SET title = 'refused' WHERE id IN (6, 7, 8)", "UPDATE items SET rank = -1 WHERE id = 9"),
+            (
+                "UPDATE items SET title = 'refused' WHERE id IN (6, 7, 8)",
+                f"UPDATE items SET rank = {refused} WHERE id = 9",
+            ),
             ("UPDATE items SET title = 'good' WHERE id = 8",),
             ("DELETE FROM items WHERE id IN (6, 7, 8, 9)",),
         ):

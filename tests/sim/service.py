@@ -24,13 +24,14 @@ from syncline.actors.devices.device import Device
 from syncline.actors.devices.gateway import Gateway
 from syncline.actors.devices.reception import Surroundings
 from syncline.actors.names import ABSORBER, BUNDLER, CONSUMERS, DEVICES, GATEWAY, REPLICATOR, ROUTER, WRITER
-from syncline.actors.postgres.apply import Decision, WriteQueue
+from syncline.actors.postgres.apply import WriteQueue
 from syncline.actors.postgres.currentrows import CurrentRow, Reading
 from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.replicator import Confirm
 from syncline.actors.postgres.subscription import Subscription
 from syncline.actors.postgres.transaction import TransactionChunk
+from syncline.actors.postgres.waitingline import Decision
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.consumer import Consumer

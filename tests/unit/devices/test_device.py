@@ -25,8 +25,8 @@ from syncline.actors.devices.device import Device
 from syncline.actors.devices.following import AwaitLsn, Followed, OwnPassed, Released, Unfollow
 from syncline.actors.devices.turns import Turns
 from syncline.actors.names import GATEWAY, SHARD
-from syncline.actors.postgres.apply import Status
 from syncline.actors.postgres.currentrows import CurrentRow
+from syncline.actors.postgres.waitingline import Status
 from syncline.actors.postgres.write import Rejection
 from syncline.actors.postgres.writer import Written
 from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
@@ -546,6 +546,17 @@ async def test_a_device_that_writes_too_much_is_sent_away_to_come_back(scene: Ed
     write = await written(scene, device)
     device.ref.cast(Written(write.lsn, write.ms, "overloaded", 0))
     assert (await device.connection.ended())[0] == 1011
+
+
+async def test_a_device_some_of_whose_writes_are_held_keeps_its_connection_when_there_is_no_room_for_more(
+    scene: EdgeScene,
+) -> None:
+    device = await OneDevice.streaming(scene)
+    held, refused = await written(scene, device, 1), await written(scene, device, 2)
+    device.ref.cast(Written(refused.lsn, refused.ms, "overloaded", 0))
+    device.ref.cast(Written(held.lsn, held.ms, "applied", 1))
+    again = await scene.writer.next()
+    assert (again.lsn, again.turn) == (2, 1)
 
 
 async def test_a_device_that_sends_again_and_again_and_acknowledges_nothing_is_sent_away(

@@ -153,6 +153,59 @@ async def test_what_waits_counts_by_the_memory_it_takes_which_may_be_more_than_o
         assert not up.full
 
 
+def no_room(write: Write) -> Written:
+    return Written(write.lsn, write.ms, "overloaded", 0)
+
+
+async def test_what_the_writer_has_no_room_for_is_sent_again_in_its_order_when_what_it_took_is_decided() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        for number in range(1, 6):
+            up.take(transaction(number))
+        sent = {write.lsn: write for write in [await taker.next() for _ in range(5)]}
+        for number in (4, 5, 3):  # the last it had taken, and let go
+            assert up.overloaded(no_room(sent[number]))
+        up.take(transaction(6))
+        up.decided(answer(sent[1]))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert taker.taken.empty(), "2 is not decided"
+        up.decided(answer(sent[2]))
+        again = [await taker.next() for _ in range(4)]
+    assert [write.lsn for write in again] == [3, 4, 5, 6]
+    assert [write.turn for write in sent.values()] == [0] * 5
+    assert [write.turn for write in again] == [1] * 4
+
+
+async def test_when_the_writer_takes_nothing_at_all_it_is_not_asked_again() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(transaction(1))
+        up.decided(answer(await taker.next()))
+        up.take(transaction(2))
+        up.take(transaction(3))
+        second, third = await taker.next(), await taker.next()
+        assert up.overloaded(no_room(second))
+        assert up.overloaded(no_room(third)), "it has got on"
+        second, third = await taker.next(), await taker.next()
+        assert up.overloaded(no_room(second))
+        assert not up.overloaded(no_room(third))
+
+
+async def test_what_is_made_ready_meanwhile_does_not_overtake_what_there_was_no_room_for() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(transaction(1))
+        up.take(transaction(2))
+        first, second = await taker.next(), await taker.next()
+        up.take(transaction(3, LARGE))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert up.overloaded(no_room(second))
+        up.decided(answer(first))
+        assert [(await taker.next()).lsn for _ in range(2)] == [2, 3]
+
+
 async def test_one_without_its_operations_is_refused_in_its_place() -> None:
     taker = Taker()
     async with sending(taker) as up:
@@ -162,6 +215,22 @@ async def test_one_without_its_operations_is_refused_in_its_place() -> None:
     assert first.refusal is None
     assert second.refusal is not None
     assert (second.refusal.sqlstate, second.refusal.message) == ("54000", "a transaction of more than 5 operations")
+
+
+@pytest.mark.parametrize("rows", [1, LARGE])
+async def test_what_is_refused_goes_with_what_was_written(rows: int) -> None:
+    changes = tuple((ITEMS, Insert(0, (b"%d" % row, b"x", b"no number"))) for row in range(rows))
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(WriteReceived(1, (1).to_bytes(4, "big"), changes, "", octets=rows))
+        write = await taker.next()
+    queue = WriteQueue()
+    queue.add(write)
+    batch = queue.take(0, Lane.LARGE if rows > 1 else Lane.BATCHES)
+    assert batch is not None
+    (element,) = json.loads(batch.text)
+    assert element["refuse"]["sqlstate"] == "22P02"
+    assert [op["row"] for op in element["ops"]] == [[str(row), "x", "no number"] for row in range(rows)]
 
 
 async def test_a_table_opened_a_moment_ago_is_looked_for_before_a_write_to_it_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -334,6 +335,14 @@ def test_what_failed_alone_is_refused_without_its_operations_for_they_may_be_why
         assert sent(q.take(1, lane))[0]["ops"] == []
         q.settle([{"status": "rejected", "sqlstate": "54000", "message": "too large"}], 1, lane)
         assert q.pending_bytes == 0
+
+
+def test_what_was_refused_before_and_cannot_be_recorded_whole_is_refused_for_the_same_reason() -> None:
+    q = queue(replace(write("a", 1), refusal=Rejection("22P02", "not an integer")))
+    assert sent(q.take(0))[0]["ops"]
+    q.failed(Rejection("54000", "total size of jsonb array elements exceeds the maximum"), 0)
+    (element,) = sent(q.take(1))
+    assert (element["refuse"]["sqlstate"], element["ops"]) == ("22P02", [])
 
 
 def test_a_lost_batch_is_sent_again_as_it_was() -> None:

@@ -353,10 +353,12 @@ class Device(Actor):
 
     async def _written(self, written: Written) -> None:
         assert self._uplink is not None, "answers come to what was sent"
-        event = self._uplink.decided(written)
         if written.status == "overloaded":
-            self._close(UNEXPECTED, "too many writes at once")
-        elif written.status == "applied" and self._outbound is not None:
+            if not self._uplink.overloaded(written):
+                self._close(UNEXPECTED, "too many writes at once")
+            return
+        event = self._uplink.decided(written)
+        if written.status == "applied" and self._outbound is not None:
             # What is of another client id comes by in the stream as another's.
             foreign = event is not None and event.origin is not None
             if (foreign or not self._outbound.applied(written.ms, written.position)) and event is not None:

@@ -3,6 +3,10 @@
 Some are with the writer, in the device's order, and the rest wait here; the device's socket is not read while too many
 do. Whatever is not yet decided when the connection ends is sent again by the device itself.
 
+The writer may have no room, mostly because earlier writes of the same device are held there for long. It takes nothing
+more then, so that none overtakes another, until this begins a new turn with what was not taken: when all that was is
+decided.
+
 They are made ready beside the device's messages, a large one in slices: nobody else in this process waits for it. And
 it goes to the writer only when nothing else of this device is there.
 
@@ -14,9 +18,10 @@ that wait by then are judged by one.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from syncline.actors.devices.inbound import (
     AS_TABLES_ARE,
@@ -28,13 +33,14 @@ from syncline.actors.devices.inbound import (
     spelled_keys,
     touched_keys,
 )
+from syncline.actors.devices.refused import encode_refused
 from syncline.actors.devices.rejecting import reason_of
 from syncline.actors.devices.steps import ECHO_BYTES_MAX, Heal, RowKey
 from syncline.actors.postgres.write import Encoded, Rejection, RowOperation, Write, encode_operations
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
 from syncline.proto.events import WriteReceived
-from syncline.proto.values import Compensation, Delete, RejectionReason
+from syncline.proto.values import Compensation, Delete, RejectionReason, Relation, RowChange
 
 # Writes sent to the writer and not yet decided; half of what it takes from one device.
 WRITES_OUT_MAX = 500
@@ -49,14 +55,17 @@ OPERATION_BYTES = 50
 # SQLSTATE program_limit_exceeded.
 TOO_LARGE = "54000"
 
+Changes = tuple[tuple[Relation, RowChange], ...]
+
 
 @dataclass(slots=True)
 class _Waiting:
-    """``readings``: of the catalogue, how many had begun for this device when it came."""
+    """``readings``: of the catalogue, how many had begun for this device when it came. ``number``: its place."""
 
     event: WriteReceived
     size: int
     readings: int
+    number: int
 
 
 class Uplink:
@@ -90,7 +99,11 @@ class Uplink:
         self._out: dict[tuple[int, int], deque[_Waiting]] = {}
         self._out_count = 0
         self._out_bytes = 0
+        self._not_taken: list[_Waiting] = []
+        self._turn = 0
+        self._gets_on = False  # something of this turn is decided
         self._readings = 0  # of the catalogue that have begun here
+        self._numbers = itertools.count()
         self._news = asyncio.Event()
 
     @property
@@ -99,24 +112,57 @@ class Uplink:
 
     def take(self, event: WriteReceived) -> None:
         """A transaction has come from the device."""
-        write = _Waiting(event, _size(event), self._readings)
+        write = _Waiting(event, _size(event), self._readings, next(self._numbers))
         self._waiting.append(write)
         self._waiting_bytes += max(write.size, event.memory)
         self._news.set()
 
     def decided(self, written: Written) -> WriteReceived | None:
         """The writer has answered; the transaction it is about."""
+        write = self._answered(written, 0)
+        if write is None:
+            return None
+        self._gets_on = True
+        if self._not_taken and not self._out:
+            self._begin_anew()
+        self._news.set()
+        return write.event
+
+    def overloaded(self, written: Written) -> bool:
+        """The writer has no room for it. Whether it can wait here: others of this turn are decided, or are going to be.
+        Otherwise it would be sent again and again."""
+        write = self._answered(written, -1)  # of two alike the later one
+        if write is not None:
+            self._not_taken.append(write)
+        if self._out:
+            return True
+        if not self._gets_on:
+            return False
+        self._begin_anew()
+        self._news.set()
+        return True
+
+    def _answered(self, written: Written, which: int) -> _Waiting | None:
         key = written.lsn, written.ms
         alike = self._out.get(key)
         if alike is None:
             return None
-        write = alike.popleft()
+        write = alike[which]
+        del alike[which]
         if not alike:
             del self._out[key]
         self._out_count -= 1
         self._out_bytes -= write.size
-        self._news.set()
-        return write.event
+        return write
+
+    def _begin_anew(self) -> None:
+        self._not_taken.sort(key=lambda write: write.number, reverse=True)
+        self._waiting.extendleft(self._not_taken)
+        self._waiting_bytes += sum(max(write.size, write.event.memory) for write in self._not_taken)
+        self._not_taken.clear()
+        self._turn += 1
+        self._gets_on = False
+        self._moved()
 
     async def heal_of(self, event: WriteReceived, written: Written) -> Heal:
         """What sets the device right after ``event``, of which ``written`` tells that no frame brings it back."""
@@ -133,15 +179,19 @@ class Uplink:
                 continue
             write = self._waiting[0]
             ready = await self._made_ready(write)
+            if not self._may_send() or self._waiting[0] is not write:
+                continue  # meanwhile the writer had no room for one before it
             self._waiting.popleft()
             self._waiting_bytes -= max(write.size, write.event.memory)
             self._out.setdefault((ready.lsn, ready.ms), deque()).append(write)
             self._out_count += 1
             self._out_bytes += write.size
             self._moved()
-            await self._writer.send(ready)
+            await self._writer.send(replace(ready, turn=self._turn))
 
     def _may_send(self) -> bool:
+        if self._not_taken:
+            return False
         if not self._waiting or not self._out:
             return bool(self._waiting)
         return self._out_count < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
@@ -163,7 +213,9 @@ class Uplink:
             await self._read_since(write)
             return await self._write_of(event, client_id, lsn)
         except WriteRefused as refused:
-            return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection)
+            # Of one that is too large there are the keys of its rows at most.
+            written = None if event.excess else await self._encoded(event, self._refused)
+            return Write(client_id, lsn, event.commit_ms, (), self._device, refused.rejection, written)
 
     async def _read_since(self, write: _Waiting) -> None:
         """What ``lookup`` finds is from after ``write`` had come. Raises what ``look_again`` raises."""
@@ -174,23 +226,25 @@ class Uplink:
     async def _write_of(self, event: WriteReceived, client_id: str, lsn: int) -> Write:
         """Raises WriteRefused."""
         if len(event.changes) <= SLICE_OPERATIONS:
-            changes = self._accepted(event, 0)
+            changes = self._accepted(event, event.changes)
             return Write(client_id, lsn, event.commit_ms, changes, self._device)
-        encoded = await self._encoded(event)
+        encoded = await self._encoded(event, lambda part: encode_operations(self._accepted(event, part)))
         return Write(client_id, lsn, event.commit_ms, (), self._device, encoded=encoded)
 
-    async def _encoded(self, event: WriteReceived) -> Encoded:
+    async def _encoded(self, event: WriteReceived, encode: Callable[[Changes], bytes]) -> Encoded:
         pieces: list[bytes] = []
         for start in range(0, len(event.changes), SLICE_OPERATIONS):
-            pieces.append(encode_operations(self._accepted(event, start)))
+            pieces.append(encode(event.changes[start : start + SLICE_OPERATIONS]))
             await asyncio.sleep(0)
         return Encoded(tuple(pieces), len(event.changes))
 
-    def _accepted(self, event: WriteReceived, start: int) -> tuple[RowOperation, ...]:
-        part = event.changes[start : start + SLICE_OPERATIONS]
+    def _accepted(self, event: WriteReceived, part: Changes) -> tuple[RowOperation, ...]:
         if any(True for _ in spelled_keys(part, self._lookup)):
             self._spelled_otherwise(event.commit_ms)
         return accept(part, self._lookup, self._held)
+
+    def _refused(self, part: Changes) -> bytes:
+        return encode_refused(part, self._lookup)
 
 
 async def heal_of(

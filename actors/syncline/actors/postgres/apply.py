@@ -23,6 +23,13 @@ An attempt can end in five ways:
   decided by (client, lsn, ms). What was in flight at several losses in a row goes alone from then on, but is never
   rejected for it.
 
+There is room for so much, and as much again for what devices have of which something was put off: a table that is
+locked or renamed may hold writes for hours, and those of all others are to be taken meanwhile. What is put off beyond
+its room is let go: it is not acknowledged, so its device has it and sends it again.
+
+A device that comes back sends again what was not answered. What is here already keeps its place, and is answered to
+the new connection as well: held writes would pile up otherwise, with each connection.
+
 Pure: the time comes in, decisions come out.
 """
 
@@ -30,10 +37,10 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from syncline.actors.postgres.absorption import Commits
 from syncline.actors.postgres.batching import (
@@ -41,9 +48,11 @@ from syncline.actors.postgres.batching import (
     PATIENCE_TRIES,
     Batch,
     Lane,
+    Load,
     Pending,
     pending_write,
 )
+from syncline.actors.postgres.waitingline import Decision, WaitingLine, answers
 from syncline.actors.postgres.write import Rejection, Write, encode_write
 
 if TYPE_CHECKING:
@@ -56,7 +65,8 @@ BATCH_BYTES_MAX = 1 << 20
 TURN_TRANSACTIONS_MAX = 50  # taken from one device before it is another's turn, while there are many
 ALONE_TRANSACTIONS_MAX = BATCH_TRANSACTIONS_MAX // 2  # of all that are few: the next batch is made ready meanwhile
 DEVICE_PENDING_MAX = 1_000  # unanswered transactions of one device: twenty turns
-PENDING_MAX = 20_000  # of all devices together: some seconds of work
+# Of all devices together: some seconds of work. As much, by each of these limits, of those that are put off.
+PENDING_MAX = 20_000
 PENDING_BYTES_MAX = 64 << 20
 # Of large ones together; the first is taken whatever its size.
 LARGE_PENDING_BYTES_MAX = 256 << 20
@@ -65,22 +75,11 @@ RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
 LOSSES_TOGETHER_MAX = 3
 
-Status = Literal["applied", "unheeded", "duplicate", "rejected", "overloaded"]
-
 STATEMENT_TIMEOUT = "57014"
 # A right or an object that our own role lacks; 55000 is a table whose replica identity was taken away.
 OPERATORS_STATES = ("42501", "42P01", "42703", "42883", "55000")
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_STATES = ("55P03", "55006", "25006", *OPERATORS_STATES)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A write that needs no more work here."""
-
-    write: Write
-    status: Status
-    rejection: Rejection | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +95,6 @@ class Held:
     message: str
 
 
-@dataclass(slots=True)
-class _Device:
-    pending: deque[Pending] = field(default_factory=deque)
-    retries: int = 0
-    waits: bool = False
-    held: str = ""  # by this, until it passes or an operator mends it
-
-
 class WriteQueue:
     """The writes not yet decided. A lane has at most one batch out at a time: take, then settle, failed or lost.
 
@@ -111,53 +102,53 @@ class WriteQueue:
     """
 
     def __init__(self) -> None:
-        self._devices: dict[str, _Device] = {}
+        self._devices: dict[str, WaitingLine] = {}
         # Sets with an order: whose turn is next, by the lane of its next write.
         self._ready: dict[Lane, OrderedDict[str, None]] = {lane: OrderedDict() for lane in Lane}
         self._waiting: list[tuple[float, str]] = []
         self._out: dict[Lane, Batch] = {}
-        self._shed: dict[str, Ref] = {}
+        self._shed: dict[str, tuple[Ref, int]] = {}  # of whom nothing is taken: connection and turn
         self._behind: dict[str, int] = {}  # devices that wait for the stream, and where it has to be
         self._commits = Commits()
         self._upto = 0
-        self.pending = 0
         self.complaint = ""  # what Postgres has said of the latest device that came to be held
-        self._bytes = dict.fromkeys(Lane, 0)
+        self._going, self._put_off = Load(), Load()
 
     def add(self, write: Write) -> Decision | None:
         """Takes ``write``, or answers that there is no room for it.
 
         Then nothing more is taken from that sender: a later write that got in would make the one left out a duplicate.
-        The device's next connection, another ``reply_to``, begins anew.
+        The sender's next turn begins anew, and so does the device's next connection, another ``reply_to``.
         """
         client_id = write.client_id
         if client_id in self._shed:
-            if self._shed[client_id] == write.reply_to:
+            if self._shed[client_id] == (write.reply_to, write.turn):
                 return Decision(write, "overloaded")
             del self._shed[client_id]
-        pending = pending_write(write)
         device = self._devices.get(client_id)
-        if self._full(pending) or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
-            self._shed[client_id] = write.reply_to
+        if device is not None:
+            device.sender = write.reply_to, write.turn
+            if device.comes_again(write):
+                return None
+        pending = pending_write(write)
+        load = self._going if device is None else device.load
+        if not _has_room(load, pending) or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
+            self._shed[client_id] = write.reply_to, write.turn
             return Decision(write, "overloaded")
         if device is None:
-            device = self._devices[client_id] = _Device()
+            device = self._devices[client_id] = WaitingLine(load, (write.reply_to, write.turn))
             self._ready[pending.lane][client_id] = None
-        device.pending.append(pending)
-        self.pending += 1
-        self._bytes[pending.lane] += pending.size
+        device.append(pending)
         return None
+
+    @property
+    def pending(self) -> int:
+        return self._going.writes + self._put_off.writes
 
     @property
     def pending_bytes(self) -> int:
         """Of the text of all that is pending."""
-        return sum(self._bytes.values())
-
-    def _full(self, pending: Pending) -> bool:
-        held = self._bytes[pending.lane]
-        if pending.lane is Lane.LARGE:
-            return held > 0 and held + pending.size > LARGE_PENDING_BYTES_MAX
-        return self.pending >= PENDING_MAX or held >= PENDING_BYTES_MAX
+        return sum(sum(load.octets.values()) for load in (self._going, self._put_off))
 
     def take(self, now_s: float, lane: Lane = Lane.BATCHES) -> Batch | None:
         """The lane's next batch, or None when no device is ready. A suspect transaction makes a batch by itself."""
@@ -197,10 +188,11 @@ class WriteQueue:
         return self._out[lane]
 
     def settle(self, results: Sequence[dict[str, Any]], now_s: float, lane: Lane = Lane.BATCHES) -> list[Decision]:
-        """Takes Postgres' answers to the lane's batch that is out, one a transaction in its order."""
+        """Takes Postgres' answers to the lane's batch that is out, one a transaction in its order. What is let go is
+        told of as well."""
         batch = self._out.pop(lane)
         assert len(results) == len(batch.pending), "electric.apply answers every transaction"
-        decisions = []
+        decisions: list[Decision] = []
         for pending, result in zip(batch.pending, results, strict=True):
             pending.losses = 0
             status = result["status"]
@@ -214,12 +206,12 @@ class WriteQueue:
                 continue
             self._decided(pending)
             rejection = _rejection(result) if status == "rejected" else None
-            decisions.append(Decision(pending.write, status, rejection))
-        self._in_line_again(batch)
-        return decisions
+            decisions += answers(pending, status, rejection)
+        return decisions + self._in_line_again(batch)
 
-    def failed(self, error: Rejection, now_s: float, lane: Lane = Lane.BATCHES) -> None:
-        """The call ended with an error of Postgres: some of the batch may have been applied, none is known to be."""
+    def failed(self, error: Rejection, now_s: float, lane: Lane = Lane.BATCHES) -> list[Decision]:
+        """The call ended with an error of Postgres: some of the batch may have been applied, none is known to be. What
+        is let go is told of."""
         batch = self._out.pop(lane)
         for pending in batch.pending:
             pending.alone = True
@@ -228,7 +220,7 @@ class WriteQueue:
             if not passes(error.sqlstate) and not _suspicious(error.sqlstate):
                 self._refuse(pending, error)
             self._again(pending, error, now_s, alone=True)
-        self._in_line_again(batch)
+        return self._in_line_again(batch)
 
     def lost(self, now_s: float, lane: Lane = Lane.BATCHES) -> None:
         """The connection went away with the batch: it is in doubt, and is sent again."""
@@ -263,12 +255,31 @@ class WriteQueue:
             return None
         return Held(sum(len(device.pending) for device in devices), len(devices), devices[0].held)
 
-    def _in_line_again(self, batch: Batch) -> None:
-        """The devices of a batch that is back are ready again, those that have to wait in their time."""
+    def _in_line_again(self, batch: Batch) -> list[Decision]:
+        """The devices of a batch that is back are ready again, those that have to wait in their time. Tells what is let
+        go."""
+        let_go: list[Decision] = []
         for client_id in dict.fromkeys(pending.write.client_id for pending in batch.pending):
             device = self._devices.get(client_id)
-            if device is not None and not device.waits:
+            if device is None:
+                continue
+            if device.put_off and device.load is self._going:
+                let_go += self._set_apart(client_id, device)
+            elif not device.waits:
                 self._ready[device.pending[0].lane][client_id] = None
+        return let_go
+
+    def _set_apart(self, client_id: str, device: WaitingLine) -> list[Decision]:
+        """Something of ``device`` has been put off: all of it counts apart from now on. What there is no room for is
+        let go, from the end, and so is what its sender has on its way here."""
+        let_go = device.move(self._put_off, _has_room)
+        if let_go:
+            self._shed[client_id] = device.sender
+        if not device.pending:
+            del self._devices[client_id]
+            self._waiting = [(at_s, waiting) for at_s, waiting in self._waiting if waiting != client_id]
+            heapq.heapify(self._waiting)
+        return [answer for pending in let_go for answer in answers(pending, "overloaded")]
 
     def _await_stream(self, pending: Pending, result: dict[str, Any]) -> None:
         pending.absorbed = (pending.absorbed or NOTHING_NEEDED).more(result)
@@ -297,12 +308,10 @@ class WriteQueue:
     def _decided(self, pending: Pending) -> None:
         client_id = pending.write.client_id
         device = self._devices[client_id]
-        first = device.pending.popleft()
+        first = device.popleft()
         assert first is pending, "decided in the device's order"
         device.retries = 0
         device.held = ""
-        self.pending -= 1
-        self._bytes[pending.lane] -= pending.size
         if not device.pending:
             del self._devices[client_id]
 
@@ -314,6 +323,7 @@ class WriteQueue:
                 self._refuse(pending, error)
         client_id = pending.write.client_id
         device = self._devices[client_id]
+        device.put_off = True
         self._wait(client_id, now_s)
         shown = error.sqlstate in OPERATORS_STATES or device.retries >= PATIENCE_TRIES
         if shown and not device.held:
@@ -323,7 +333,7 @@ class WriteQueue:
     @staticmethod
     def _refuse(pending: Pending, error: Rejection) -> None:
         pending.write = replace(pending.write, changes=(), encoded=None)
-        pending.text = encode_write(pending.write, error)
+        pending.text = encode_write(pending.write, pending.write.refusal or error)
 
     def _wait(self, client_id: str, now_s: float) -> None:
         device = self._devices[client_id]
@@ -338,6 +348,13 @@ class WriteQueue:
             device = self._devices[client_id]
             device.waits = False
             self._ready[device.pending[0].lane][client_id] = None
+
+
+def _has_room(load: Load, pending: Pending) -> bool:
+    octets = load.octets[pending.lane]
+    if pending.lane is Lane.LARGE:
+        return octets == 0 or octets + pending.size <= LARGE_PENDING_BYTES_MAX
+    return load.writes < PENDING_MAX and octets < PENDING_BYTES_MAX
 
 
 def passes(sqlstate: str) -> bool:

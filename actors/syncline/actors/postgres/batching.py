@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from syncline.actors.postgres.write import Rejection, Write, encode_write, unstorable
+
+if TYPE_CHECKING:
+    from syncline.cluster.ref import Ref
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ NOTHING_NEEDED: Final = Needs(0, {}, frozenset())
 @dataclass(slots=True, eq=False)
 class Pending:
     """A write that is not decided, and what has come of it so far. ``text``: what Postgres is sent of it, in pieces;
-    ``size``: of that, in bytes. ``alone``: no other goes with it."""
+    ``size``: of that, in bytes. ``alone``: no other goes with it. ``repeats``: connections it has come by again."""
 
     write: Write
     text: tuple[bytes, ...]
@@ -60,11 +63,28 @@ class Pending:
     losses: int = 0
     absorbed: Needs | None = None  # what it has waited for
     waits: int = 0  # how often
+    repeats: tuple[Ref, ...] = ()
 
     @property
     def patient(self) -> bool:
         """Whether it is to wait for the stream with its rows locked: else SQL may write one of them each time."""
         return self.waits >= PATIENT_TRIES
+
+
+@dataclass(slots=True)
+class Load:
+    """How much is pending of some devices: writes, and by lane the bytes of their texts."""
+
+    writes: int = 0
+    octets: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
+
+    def add(self, pending: Pending) -> None:
+        self.writes += 1
+        self.octets[pending.lane] += pending.size
+
+    def remove(self, pending: Pending) -> None:
+        self.writes -= 1
+        self.octets[pending.lane] -= pending.size
 
 
 @dataclass(frozen=True, slots=True)

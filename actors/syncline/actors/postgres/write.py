@@ -9,7 +9,7 @@ Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +67,8 @@ class Write:
     """A transaction of a device, to be applied once. ``lsn`` and ``ms`` (commit time, in ms) are the device's.
 
     ``refusal``: it was found unacceptable already; it takes its place in the device's order and is rejected untried.
-    ``encoded``: its operations where they are not in ``changes``.
+    ``encoded``: its operations where they are not in ``changes``. ``turn``: greater when its sender begins again with
+    what was not taken.
     """
 
     client_id: str
@@ -77,6 +78,7 @@ class Write:
     reply_to: Ref
     refusal: Rejection | None = None
     encoded: Encoded | None = None
+    turn: int = 0
 
     @property
     def operations(self) -> int:
@@ -90,8 +92,8 @@ def encode_write(write: Write, refusal: Rejection | None = None) -> tuple[bytes,
         fields = ("sqlstate", "message", "detail", "hint", "table", "constraint")
         texts = ((name, getattr(refusal, name)) for name in fields)
         # It may quote what the device sent.
-        element["refuse"] = {name: _without_nul(text) for name, text in texts if text is not None} | {
-            name: list(map(_without_nul, known)) for name in ("columns", "key") if (known := getattr(refusal, name))
+        element["refuse"] = {name: without_nul(text) for name, text in texts if text is not None} | {
+            name: list(map(without_nul, known)) for name in ("columns", "key") if (known := getattr(refusal, name))
         }
     if write.encoded is None:
         changes = write.changes if refusal is None else map(_storable, write.changes)
@@ -105,7 +107,12 @@ def encode_write(write: Write, refusal: Rejection | None = None) -> tuple[bytes,
 
 def encode_operations(changes: Iterable[RowOperation]) -> bytes:
     """At least one operation as the inside of a JSON array."""
-    return _json([_operation(change) for change in changes])[1:-1]
+    return encode_elements(map(_operation, changes))
+
+
+def encode_elements(elements: Iterable[Mapping[str, object]]) -> bytes:
+    """At least one object as the inside of a JSON array."""
+    return _json(list(elements))[1:-1]
 
 
 def _operation(change: RowOperation) -> dict[str, Any]:
@@ -130,11 +137,12 @@ def unstorable(changes: Iterable[RowOperation]) -> Rejection | None:
 
 
 def _storable(change: RowOperation) -> RowOperation:
-    row = tuple(cell if cell is None else _without_nul(cell) for cell in change.row)
+    row = tuple(cell if cell is None else without_nul(cell) for cell in change.row)
     return replace(change, row=row)
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
+    """As Postgres can store it."""
     return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 

@@ -24,13 +24,14 @@ from typing import Any
 
 import asyncpg
 
-from syncline.actors.postgres.apply import Decision, Held, Status, WriteQueue
+from syncline.actors.postgres.apply import Held, WriteQueue
 from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.batching import LARGE_OPERATIONS, Batch, Lane
 from syncline.actors.postgres.ownership import Ownership, Superseded
 from syncline.actors.postgres.progress import Progress
 from syncline.actors.postgres.session import connect
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
+from syncline.actors.postgres.waitingline import Decision, Status
 from syncline.actors.postgres.write import Rejection, Write
 from syncline.actors.shapes.reaping import DEVICES_KEPT_S
 from syncline.cluster.actor import Actor
@@ -72,8 +73,9 @@ class Written:
 
     ``applied``, ``unheeded`` and ``duplicate``: it is durable, now or before. ``unheeded``: except for what triggers of
     the application's kept Postgres from doing. ``rejected``: never will be, ``rejection`` says why; it
-    is recorded and the device has been advanced past it. ``overloaded``: not taken, and nothing more will be from this
-    sender; the device has to come back with a new connection. ``position``: see the module; 0 when overloaded.
+    is recorded and the device has been advanced past it. ``overloaded``: not taken, or let go, and nothing more will be
+    taken from this sender before its next turn, or the device's next connection. ``position``: see the module; of no
+    meaning when overloaded.
     """
 
     lsn: int
@@ -191,7 +193,8 @@ class WriteLoop:
                 log.error(
                     "a batch of %d device writes failed as a whole, each is tried alone: %s", len(batch.writes), error
                 )
-                self._queue.failed(_rejection_of(error), self._clock.monotonic_s(), lane)
+                for decision in self._queue.failed(_rejection_of(error), self._clock.monotonic_s(), lane):
+                    self._tell(decision, 0)
                 self._complain()
         except AWAY as error:
             self._lose(error, lane)
