@@ -3,6 +3,10 @@
 Some are with the writer, in the device's order, and the rest wait here; the device's socket is not read while too many
 do. Whatever is not yet decided when the connection ends is sent again by the device itself.
 
+The writer keeps the order of each client id alone. A copied file has writes under the id that it had before and under
+its own, which may be about the same rows: so what goes under another id than what is with the writer waits until all of
+that has been decided.
+
 They are made ready beside the device's messages, a large one in slices: nobody else in this process waits for it. And
 it goes to the writer only when nothing else of this device is there.
 
@@ -88,6 +92,7 @@ class Uplink:
         self._waiting_bytes = 0
         # By position and time, which a device may repeat: answers come in the order of the writes.
         self._out: dict[tuple[int, int], deque[_Waiting]] = {}
+        self._out_id = ""  # the client id of all of these
         self._out_count = 0
         self._out_bytes = 0
         self._readings = 0  # of the catalogue that have begun here
@@ -105,7 +110,10 @@ class Uplink:
         self._news.set()
 
     def decided(self, written: Written) -> WriteReceived | None:
-        """The writer has answered; the transaction it is about."""
+        """The writer has answered; the transaction it is about. One for which there was no room stays undecided: what
+        came after it must not leave before the connection has ended."""
+        if written.status == "overloaded":
+            return None
         key = written.lsn, written.ms
         alike = self._out.get(key)
         if alike is None:
@@ -135,6 +143,7 @@ class Uplink:
             ready = await self._made_ready(write)
             self._waiting.popleft()
             self._waiting_bytes -= max(write.size, write.event.memory)
+            self._out_id = ready.client_id
             self._out.setdefault((ready.lsn, ready.ms), deque()).append(write)
             self._out_count += 1
             self._out_bytes += write.size
@@ -144,12 +153,18 @@ class Uplink:
     def _may_send(self) -> bool:
         if not self._waiting or not self._out:
             return bool(self._waiting)
-        return self._out_count < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
+        following = self._waiting[0]
+        if self._id_of(following.event) != self._out_id:
+            return False
+        return self._out_count < WRITES_OUT_MAX and self._out_bytes + following.size <= OUT_BYTES_MAX
+
+    def _id_of(self, event: WriteReceived) -> str:
+        return event.origin or self._client_id
 
     async def _made_ready(self, write: _Waiting) -> Write:
         event = write.event
         lsn = int.from_bytes(event.lsn, "big")
-        client_id = event.origin or self._client_id
+        client_id = self._id_of(event)
         try:
             if event.excess:
                 raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))
