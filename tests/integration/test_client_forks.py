@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -25,7 +25,8 @@ from syncline.client import Database, open_db
 pytestmark = pytest.mark.every_major
 
 SCHEMA = """
-CREATE TABLE notes (id text PRIMARY KEY, title text CHECK (title <> 'bad'), body text);
+CREATE TABLE notes (id text PRIMARY KEY, title text CHECK (title <> 'bad'), body text NOT NULL);
+CREATE TABLE comments (id text PRIMARY KEY, note_id text NOT NULL REFERENCES notes);
 CREATE TABLE journal (number bigserial, id text, title text);
 CREATE FUNCTION write_down() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -48,7 +49,8 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
 async def service(database: str, connection: asyncpg.Connection, tmp_path: Path) -> AsyncIterator[Service]:
     async with service_on(database, tmp_path / "service") as service:
         await connection.execute(SCHEMA)
-        await electrify(connection, "notes")
+        for table in ("notes", "comments"):
+            await electrify(connection, table)
         yield service
 
 
@@ -75,6 +77,12 @@ async def online(path: Path, service: Service) -> AsyncIterator[Database]:
     async with asyncio.timeout(PATIENCE_S), open_db(path, url_of(service)) as db:
         await db.connect(insecure_token("ann"))
         yield db
+
+
+async def connected(db: Database) -> None:
+    async for status in db.status_changes():
+        if status.connected:
+            return
 
 
 async def settled(db: Database) -> None:
@@ -249,6 +257,63 @@ async def test_an_original_that_goes_on_while_a_snapshot_of_it_is_opened_gives_w
             await agree(connection, a, b)
             expected = ["common", "first", "of the original", "of the snapshot"]
             assert sorted(id for id, _ in await journal(connection)) == expected
+
+
+@pytest.mark.parametrize("original_stays", [False, True], ids=["the original goes", "the original stays"])
+@pytest.mark.parametrize(
+    ("statement", "notes", "comments"),
+    [
+        ("INSERT INTO comments VALUES ('c', 'common')", ["common", "first"], ["c"]),
+        ("DELETE FROM notes WHERE id = 'common'", ["first"], []),
+    ],
+    ids=["refers to it", "deletes it"],
+)
+async def test_what_a_copy_wrote_to_what_both_have_in_common_is_carried_out_after_it(
+    service: Service,
+    connection: asyncpg.Connection,
+    database: str,
+    tmp_path: Path,
+    statement: str,
+    notes: list[str],
+    comments: list[str],
+    original_stays: bool,
+) -> None:
+    """What they have in common waits for a row that an application has locked, and goes under another id."""
+    a_path, b_path = tmp_path / "a.db", tmp_path / "b.db"
+    async with device(a_path, service, "notes", "comments") as a:
+        await a.execute(INSERT, ("first", "first"))
+        await confirmed(a)
+        client_id = a.client_id
+    async with open_db(a_path, "ws://localhost:1") as a:
+        await a.execute("UPDATE notes SET title = 'changed' WHERE id = 'first'")
+        await a.execute(INSERT, ("common", "common"))
+    copy(a_path, b_path)
+    async with open_db(b_path, "ws://localhost:1") as b:
+        await b.execute(statement)
+    async with AsyncExitStack() as stack:
+        locking = await asyncpg.connect(database)
+        stack.push_async_callback(locking.close)
+        lock = locking.transaction()
+        await lock.start()
+        await locking.execute("SELECT FROM notes WHERE id = 'first' FOR UPDATE")
+        async with online(a_path, service) as a:
+            await connected(a)
+        devices = [await stack.enter_async_context(online(a_path, service))] if original_stays else []
+        async with online(b_path, service) as b:
+            await connected(b)
+            await asyncio.sleep(0.5)  # it sends what it has, and is lost before it has heard of any of it
+        b = await stack.enter_async_context(online(b_path, service))
+        await connected(b)
+        await asyncio.sleep(0.5)
+        await lock.rollback()
+        devices.append(b)
+        for db in devices:
+            await settled(db)
+            await agree(connection, db)
+            assert await db.rejections() == []
+        assert b.client_id != client_id
+        assert [id for (id,) in await rows(b, "SELECT id FROM notes ORDER BY id")] == notes
+        assert [id for (id,) in await rows(b, "SELECT id FROM comments")] == comments
 
 
 async def test_a_copy_of_a_copy_is_told_apart_too(

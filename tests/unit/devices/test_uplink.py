@@ -18,6 +18,7 @@ from syncline.actors.devices.uplink import SLICE_OPERATIONS, Uplink, rows_of
 from syncline.actors.postgres.apply import WriteQueue
 from syncline.actors.postgres.batching import LARGE_OPERATIONS, Lane
 from syncline.actors.postgres.catalog import Catalog
+from syncline.actors.postgres.waitingline import Status
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written
 from syncline.cluster import Ref
@@ -133,6 +134,68 @@ async def test_a_device_that_repeats_a_position_and_a_time_has_each_of_its_write
         assert up.decided(answer(written[0])) is None
         assert (await taker.next()).lsn == 2
     assert up.decided(Written(2, 2, "applied", 1)) is not None
+
+
+async def test_what_goes_under_another_client_id_waits_for_all_that_was_written_before_it() -> None:
+    """The writer keeps the order of each id alone."""
+    taker = Taker()
+    async with sending(taker) as up:
+        for number, origin in enumerate(("first", "first", "second", None, "client", "first")):
+            up.take(replace(transaction(number), origin=origin))
+        left = []
+        for together in (["first", "first"], ["second"], ["client", "client"], ["first"]):
+            writes = [await taker.next() for _ in together]
+            assert [write.client_id for write in writes] == together
+            left += [write.lsn for write in writes]
+            for write in reversed(writes):
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert taker.taken.empty(), "not all of them are decided"
+                up.decided(answer(write))
+        assert left == list(range(6))
+
+
+@pytest.mark.parametrize("status", ["duplicate", "rejected"])
+async def test_what_is_a_repetition_or_refused_holds_up_nothing(status: Status) -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(replace(transaction(1), origin="before"))
+        up.take(transaction(2))
+        up.decided(replace(answer(await taker.next()), status=status))
+        assert (await taker.next()).client_id == "client"
+
+
+async def test_what_follows_one_for_which_there_was_no_room_waits_for_it_under_another_client_id() -> None:
+    taker = Taker()
+    async with sending(taker) as up:
+        for number, origin in ((1, "before"), (2, "before"), (3, None)):
+            up.take(replace(transaction(number), origin=origin))
+        first, second = await taker.next(), await taker.next()
+        assert up.overloaded(replace(answer(second), status="overloaded"))
+        up.decided(answer(first))
+        again = await taker.next()
+        assert (again.client_id, again.lsn) == (second.client_id, second.lsn)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert taker.taken.empty()
+        up.decided(answer(again))
+        assert (await taker.next()).lsn == 3
+
+
+async def test_the_way_up_is_full_of_what_waits_for_another_client_id_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink, "UP_WAITING_MAX", 2)
+    taker = Taker()
+    async with sending(taker) as up:
+        up.take(replace(transaction(1), origin="before"))
+        before = await taker.next()
+        up.take(transaction(2))
+        up.take(transaction(3))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert up.full
+        up.decided(answer(before))
+        assert [(await taker.next()).lsn for _ in range(2)] == [2, 3]
+        assert not up.full
 
 
 async def test_the_way_up_is_full_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:

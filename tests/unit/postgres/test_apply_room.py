@@ -133,3 +133,16 @@ def test_a_device_that_comes_back_for_ever_is_remembered_by_few_connections() ->
     answered = [each.write.reply_to for each in q.settle([APPLIED], 0)]
     assert len(answered) < 10
     assert newest in answered
+
+
+def test_a_copy_that_sends_under_the_id_of_the_original_does_not_lift_what_that_is_shed_for() -> None:
+    """Else the original's next write, which is on its way, would make the one left out a duplicate."""
+    q = WriteQueue()
+    original, copy = connection(), connection()
+    for lsn in range(DEVICE_PENDING_MAX):
+        assert q.add(write("a", lsn, reply_to=original)) is None
+    left_out = q.add(write("a", DEVICE_PENDING_MAX, reply_to=original))
+    assert left_out is not None
+    q.settle([APPLIED for _ in take(q)], 0)
+    assert q.add(write("a", 0, reply_to=copy)) is None
+    assert q.add(write("a", DEVICE_PENDING_MAX + 1, reply_to=original)) is not None

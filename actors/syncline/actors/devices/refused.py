@@ -55,7 +55,9 @@ def _written_down(relation: Relation, change: RowChange, table: TableInfo | None
 def _of_known(cells: _Cells, old: _Cells | None, change: RowChange, table: TableInfo) -> dict[str, object]:
     names, keys = table.relation.names, table.key_names
     modified = _modified(cells, old, change, keys)
-    element: dict[str, object] = {"rel": table.relation.id, "modified": [name in modified for name in names]}
+    absent = set(names).difference(cells) if isinstance(change, Update) else ()
+    changed = [None if name in absent else name in modified for name in names]
+    element: dict[str, object] = {"rel": table.relation.id, "modified": changed}
     row = dict(cells)
     if isinstance(change, Insert | Update):
         if unknown := {name: cell for name, cell in cells.items() if name not in names}:

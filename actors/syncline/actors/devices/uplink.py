@@ -7,6 +7,10 @@ The writer may have no room, mostly because earlier writes of the same device ar
 more then, so that none overtakes another, until this begins a new turn with what was not taken: when all that was is
 decided.
 
+The writer keeps the order of each client id alone. A copied file has writes under the id that it had before and under
+its own, which may be about the same rows: so what goes under another id than what is with the writer waits until all of
+that has been decided.
+
 They are made ready beside the device's messages, a large one in slices: nobody else in this process waits for it. And
 it goes to the writer only when nothing else of this device is there.
 
@@ -97,6 +101,7 @@ class Uplink:
         self._waiting_bytes = 0
         # By position and time, which a device may repeat: answers come in the order of the writes.
         self._out: dict[tuple[int, int], deque[_Waiting]] = {}
+        self._out_id = ""  # the client id of all of these
         self._out_count = 0
         self._out_bytes = 0
         self._not_taken: list[_Waiting] = []
@@ -183,6 +188,7 @@ class Uplink:
                 continue  # meanwhile the writer had no room for one before it
             self._waiting.popleft()
             self._waiting_bytes -= max(write.size, write.event.memory)
+            self._out_id = ready.client_id
             self._out.setdefault((ready.lsn, ready.ms), deque()).append(write)
             self._out_count += 1
             self._out_bytes += write.size
@@ -194,12 +200,18 @@ class Uplink:
             return False
         if not self._waiting or not self._out:
             return bool(self._waiting)
-        return self._out_count < WRITES_OUT_MAX and self._out_bytes + self._waiting[0].size <= OUT_BYTES_MAX
+        following = self._waiting[0]
+        if self._id_of(following.event) != self._out_id:
+            return False
+        return self._out_count < WRITES_OUT_MAX and self._out_bytes + following.size <= OUT_BYTES_MAX
+
+    def _id_of(self, event: WriteReceived) -> str:
+        return event.origin or self._client_id
 
     async def _made_ready(self, write: _Waiting) -> Write:
         event = write.event
         lsn = int.from_bytes(event.lsn, "big")
-        client_id = event.origin or self._client_id
+        client_id = self._id_of(event)
         try:
             if event.excess:
                 raise WriteRefused(Rejection(TOO_LARGE, event.excess, hint="write it in several transactions"))

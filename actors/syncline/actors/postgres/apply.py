@@ -70,6 +70,7 @@ PENDING_MAX = 20_000
 PENDING_BYTES_MAX = 64 << 20
 # Of large ones together; the first is taken whatever its size.
 LARGE_PENDING_BYTES_MAX = 256 << 20
+SHED_MAX = 4  # connections of one client id, the newest
 RETRY_FIRST_S = 0.01
 RETRY_MAX_S = 2.0
 TRIES_ALONE_MAX = 5  # for errors that may be the world's fault or the data's
@@ -107,7 +108,8 @@ class WriteQueue:
         self._ready: dict[Lane, OrderedDict[str, None]] = {lane: OrderedDict() for lane in Lane}
         self._waiting: list[tuple[float, str]] = []
         self._out: dict[Lane, Batch] = {}
-        self._shed: dict[str, tuple[Ref, int]] = {}  # of whom nothing is taken: connection and turn
+        # Of whom nothing is taken: by client id connections, each with its turn. A copied file may send under it, too.
+        self._shed: dict[str, dict[Ref, int]] = {}
         self._behind: dict[str, int] = {}  # devices that wait for the stream, and where it has to be
         self._commits = Commits()
         self._upto = 0
@@ -121,10 +123,10 @@ class WriteQueue:
         The sender's next turn begins anew, and so does the device's next connection, another ``reply_to``.
         """
         client_id = write.client_id
-        if client_id in self._shed:
-            if self._shed[client_id] == (write.reply_to, write.turn):
-                return Decision(write, "overloaded")
-            del self._shed[client_id]
+        shed = self._shed.get(client_id, {})
+        if shed.get(write.reply_to) == write.turn:
+            return Decision(write, "overloaded")
+        shed.pop(write.reply_to, None)
         device = self._devices.get(client_id)
         if device is not None:
             device.sender = write.reply_to, write.turn
@@ -133,13 +135,20 @@ class WriteQueue:
         pending = pending_write(write)
         load = self._going if device is None else device.load
         if not _has_room(load, pending) or (device is not None and len(device.pending) >= DEVICE_PENDING_MAX):
-            self._shed[client_id] = write.reply_to, write.turn
+            self._shed_from(client_id, write.reply_to, write.turn)
             return Decision(write, "overloaded")
         if device is None:
             device = self._devices[client_id] = WaitingLine(load, (write.reply_to, write.turn))
             self._ready[pending.lane][client_id] = None
         device.append(pending)
         return None
+
+    def _shed_from(self, client_id: str, connection: Ref, turn: int) -> None:
+        shed = self._shed.setdefault(client_id, {})
+        shed.pop(connection, None)
+        shed[connection] = turn
+        if len(shed) > SHED_MAX:
+            del shed[next(iter(shed))]
 
     @property
     def pending(self) -> int:
@@ -274,7 +283,7 @@ class WriteQueue:
         let go, from the end, and so is what its sender has on its way here."""
         let_go = device.move(self._put_off, _has_room)
         if let_go:
-            self._shed[client_id] = device.sender
+            self._shed_from(client_id, *device.sender)
         if not device.pending:
             del self._devices[client_id]
             self._waiting = [(at_s, waiting) for at_s, waiting in self._waiting if waiting != client_id]
