@@ -6,13 +6,12 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from syncline.client.connectivity import Status
 from syncline.client.durability import Durability, Waiting
-from syncline.client.errors import UsageError
-from syncline.client.live import Changes, Query, Results, Rows
+from syncline.client.live import Changes, Query, Results
 from syncline.client.rejections import Rejection
 from syncline.client.replica import Replica, load_replica
 from syncline.client.satellite import Satellite, Token
@@ -22,6 +21,7 @@ from syncline.client.shape_status import ShapeStatus
 from syncline.client.shapes import Subscription
 from syncline.client.stamping import Stamped
 from syncline.client.store import Args, Connection, Footprints, Store, open_store, whole
+from syncline.client.transaction import Transaction, execute
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
 from syncline.proto.values import Migrate
 
@@ -70,75 +70,6 @@ class Shape:
         await self._satellite.unsubscribe(self._position)
 
 
-class Transaction:
-    """A local transaction under way, from ``async with db.transaction() as tx``."""
-
-    def __init__(self, connection: Connection, footprints: Footprints, waiting: Waiting) -> None:
-        self._connection = connection
-        self._footprints = footprints
-        self._waiting = waiting
-        self._committed = False
-        self._id: int | None = None
-        self.written: set[str] = set()
-
-    @property
-    def id(self) -> int | None:
-        """Once it is committed, its name on this device, for ``Database.durable``: the time of the commit in ms since
-        the epoch, no two the same. None if it has written to no synced table. Raises UsageError before."""
-        if not self._committed:
-            raise UsageError("the transaction is not committed")
-        return self._id
-
-    def committed(self, stamped: Stamped | None) -> None:
-        self._committed, self._id = True, None if stamped is None else stamped.commit_ms
-
-    async def durable(self, level: Durability) -> None:
-        """After the block, wait until this transaction has come so far; see ``Database.durable``."""
-        await self._waiting.until(level, self.id)
-
-    async def execute(self, sql: str, args: Args = ()) -> int:
-        """Run one statement; returns the number of rows it changed. Raises sqlite3.Error, and UsageError for COMMIT."""
-        count, written = await self._connection.run(
-            lambda connection: _execute(connection, self._footprints, sql, args)
-        )
-        self.written |= written
-        return count
-
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[int | float | str | bytes | None]]) -> int:
-        """Run one statement for each row of arguments; returns the number of rows changed in all."""
-        every = list(rows)
-        if not every:
-            return 0
-
-        def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str]]:
-            _, written = self._footprints.of(connection, sql, every[0])
-            return connection.executemany(sql, every).rowcount, written
-
-        count, written = await self._connection.run(work)
-        self.written |= written
-        return count
-
-    async def sql(self, sql: str, args: Args = ()) -> Rows:
-        """The rows of a query, which sees this transaction's own writes."""
-
-        def work(connection: sqlite3.Connection) -> Rows:
-            cursor = connection.cursor()
-            cursor.row_factory = sqlite3.Row
-            return cursor.execute(sql, args).fetchall()
-
-        return await self._connection.run(work)
-
-
-def _execute(
-    connection: sqlite3.Connection, footprints: Footprints, sql: str, args: Args
-) -> tuple[int, frozenset[str]]:
-    _, written = footprints.of(connection, sql, args)
-    count = connection.execute(sql, args).rowcount
-    if "sqlite_master" in written:
-        footprints.forget()
-    return max(count, 0), written
-
-
 class Database:
     """An open local database. Reads and writes work at once and offline; ``connect`` keeps it in step with Postgres."""
 
@@ -181,7 +112,7 @@ class Database:
         """
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
-            count, written = _execute(connection, self._write_footprints, sql, args)
+            count, written = execute(connection, self._write_footprints, sql, args)
             return count, written, self._replica.stamp(connection)
 
         async def committing() -> tuple[int, int | None]:
@@ -201,7 +132,7 @@ class Database:
 
         Leaving the block commits; an exception rolls back and goes on. Others wait for their turn to write meanwhile,
         incoming changes included, so do not hold it while waiting for a person or the network. Raises UsageError, and
-        rolls back, if on leaving it turns out to be too large to be sent.
+        rolls back, if on leaving it turns out to be too large to be sent; TransactionRolledBack if SQLite has ended it.
         """
         self._store.refuse_nested()
         async with self._store.turn() as connection:
@@ -210,12 +141,15 @@ class Database:
                 await whole(connection.run(_begin))
                 yield transaction
             except BaseException:
+                transaction.over()
                 await whole(connection.run(_rollback))
                 raise
+            transaction.over()
             await whole(self._commit(connection, transaction))
 
     async def _commit(self, connection: Connection, transaction: Transaction) -> None:
         def work(raw: sqlite3.Connection) -> Stamped | None:
+            transaction.refuse_rolled_back(raw)
             try:
                 stamped = self._replica.stamp(raw)
                 raw.execute("COMMIT")
