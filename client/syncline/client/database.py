@@ -20,7 +20,7 @@ from syncline.client.shape_spec import Include, ShapeSpec, shape_spec
 from syncline.client.shape_status import ShapeStatus
 from syncline.client.shapes import Subscription
 from syncline.client.stamping import Stamped
-from syncline.client.store import Args, Connection, Footprints, Store, open_store, whole
+from syncline.client.store import THROUGH, Args, Connection, Footprints, Store, open_store, whole
 from syncline.client.transaction import Transaction, execute
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
 from syncline.proto.values import Migrate
@@ -29,7 +29,8 @@ from syncline.proto.values import Migrate
 class Shape:
     """A part of the server's database that this device keeps. From ``Database.sync``."""
 
-    def __init__(self, satellite: Satellite, subscription: Subscription) -> None:
+    def __init__(self, store: Store, satellite: Satellite, subscription: Subscription) -> None:
+        self._store = store
         self._satellite = satellite
         self._spec: ShapeSpec = subscription.spec
         self._key = subscription.key
@@ -58,15 +59,18 @@ class Shape:
         """Wait until all of the shape's rows are in the local database; at once if they are, also offline.
 
         Raises ShapeRefused when the server declines it, UsageError once it is unsubscribed or replaced (another shape
-        under its key), or the database closed.
+        under its key), or the database closed, and in a transaction of the same task.
         """
+        self._store.refuse_nested()
         await self._satellite.synced(self._position)
 
     async def unsubscribe(self) -> None:
         """Give the shape up, durably, also offline. The server then says which rows no other shape holds; they go.
 
-        What it was to replace under its key, and has not yet, is given up too.
+        What it was to replace under its key, and has not yet, is given up too. Raises UsageError in a transaction of
+        the same task.
         """
+        self._store.refuse_nested()
         await self._satellite.unsubscribe(self._position)
 
 
@@ -74,7 +78,9 @@ class Database:
     """An open local database. Reads and writes work at once and offline; ``connect`` keeps it in step with Postgres."""
 
     def __init__(self, store: Store, replica: Replica, satellite: Satellite, changes: Changes) -> None:
-        self.waiting = Waiting(replica.decisions, replica.outcome, store.flush, satellite.others_have_it)
+        self.waiting = Waiting(
+            replica.decisions, replica.outcome, store.flush, satellite.others_have_it, store.refuse_nested
+        )
         self._store = store
         self._replica = replica
         self._satellite = satellite
@@ -120,7 +126,7 @@ class Database:
             self._committed(stamped, written)
             return count, None if stamped is None else stamped.commit_ms
 
-        self._store.refuse_nested()
+        self._store.refuse_nested(THROUGH)
         count, transaction_id = await whole(committing())
         if durable is not None:
             await self.waiting.until(durable, transaction_id)
@@ -134,7 +140,7 @@ class Database:
         incoming changes included, so do not hold it while waiting for a person or the network. Raises UsageError, and
         rolls back, if on leaving it turns out to be too large to be sent; TransactionRolledBack if SQLite has ended it.
         """
-        self._store.refuse_nested()
+        self._store.refuse_nested(THROUGH)
         async with self._store.turn() as connection:
             transaction = Transaction(connection, self._write_footprints, self.waiting)
             try:
@@ -183,7 +189,6 @@ class Database:
         or seen, in a transaction of the same task, when the database is closed meanwhile, and for ``"everyone"`` with a
         server that does not tell.
         """
-        self._store.refuse_nested()
         await self.waiting.until(level, transaction_id)
 
     # --- what the server has rejected ---------------------------------------------------------------------------------
@@ -212,7 +217,11 @@ class Database:
             self._changes.forget(changed)
 
     async def dismiss(self, rejection: Rejection) -> None:
-        """The application has dealt with ``rejection``: it is gone from ``rejections``, durably. Once is enough."""
+        """The application has dealt with ``rejection``: it is gone from ``rejections``, durably. Once is enough.
+
+        Raises UsageError in a transaction of the same task.
+        """
+        self._store.refuse_nested()
         await whole(self._replica.dismiss(rejection.transaction_id))
         self._satellite.dismissed()
 
@@ -224,12 +233,17 @@ class Database:
         ``token``: a JWT, or an async function that returns one and is asked again when it has expired. Without one the
         last is used. Returns when the first attempt is decided: connected, or unreachable and being retried (see
         ``status``), so an application can start offline. Raises AuthRefused or ServerRefused when the server declines,
-        UsageError if there has never been a token.
+        UsageError if there has never been a token, or in a transaction of the same task.
         """
+        self._store.refuse_nested()
         await self._satellite.connect(token)
 
     async def disconnect(self) -> None:
-        """Stop syncing. Reads and writes go on; what is written waits for the next ``connect``."""
+        """Stop syncing. Reads and writes go on; what is written waits for the next ``connect``.
+
+        Raises UsageError in a transaction of the same task.
+        """
+        self._store.refuse_nested()
         await self._satellite.disconnect()
 
     async def sync(
@@ -254,10 +268,11 @@ class Database:
         replaces the one before: that stays, and goes on being kept up to date, until the rows of the new one are here,
         and for good if the server refuses the new one. Only the difference travels. The newest replacement counts.
 
-        Raises UsageError for what no server could be asked.
+        Raises UsageError for what no server could be asked, and in a transaction of the same task.
         """
+        self._store.refuse_nested()
         subscription = await self._satellite.sync(shape_spec(table, where, columns, include), key)
-        return Shape(self._satellite, subscription)
+        return Shape(self._store, self._satellite, subscription)
 
     @property
     def status(self) -> Status:
