@@ -196,7 +196,8 @@ class Database:
     async def rejections(self) -> list[Rejection]:
         """The local transactions that the server has rejected, as it told, less those that are dismissed.
 
-        They have been undone here by then, and stay in this list, also across restarts, until they are dismissed.
+        They have been undone here by then, but for rows that a later one on its way names. They stay in this list, also
+        across restarts, until they are dismissed.
         """
         return [rejection for _, rejection in await self._replica.rejected()]
 
