@@ -46,7 +46,6 @@ from syncline.proto.values import Key, Relation, ShapeRequest
 CHUNK_CHANGES = 3
 IDLE_EVERY_S = 0.2
 SHARDS = ("shard-0", "shard-1")
-CHECKPOINT_EVERY_S = 0.05
 
 
 class Nothing(Actor):

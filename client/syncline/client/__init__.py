@@ -15,7 +15,7 @@ Everything an application needs is named here; modules below are the library's o
 from __future__ import annotations
 
 from syncline.client.connectivity import Status
-from syncline.client.database import Database, Shape, Transaction, open_db
+from syncline.client.database import Database, Shape, open_db
 from syncline.client.durability import Durability
 from syncline.client.errors import (
     AuthRefused,
@@ -24,6 +24,7 @@ from syncline.client.errors import (
     ServerRefused,
     ShapeRefused,
     SynclineError,
+    TransactionRolledBack,
     UsageError,
     WriteRejected,
 )
@@ -32,6 +33,7 @@ from syncline.client.rejections import RejectedChange, Rejection
 from syncline.client.satellite import Token
 from syncline.client.shape_spec import Include
 from syncline.client.shape_status import ShapeStatus
+from syncline.client.transaction import Transaction
 
 __all__ = [
     "AuthRefused",
@@ -52,6 +54,7 @@ __all__ = [
     "SynclineError",
     "Token",
     "Transaction",
+    "TransactionRolledBack",
     "UsageError",
     "WriteRejected",
     "open_db",

@@ -6,13 +6,12 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from syncline.client.connectivity import Status
 from syncline.client.durability import Durability, Waiting
-from syncline.client.errors import UsageError
-from syncline.client.live import Changes, Query, Results, Rows
+from syncline.client.live import Changes, Query, Results
 from syncline.client.rejections import Rejection
 from syncline.client.replica import Replica, load_replica
 from syncline.client.satellite import Satellite, Token
@@ -21,7 +20,8 @@ from syncline.client.shape_spec import Include, ShapeSpec, shape_spec
 from syncline.client.shape_status import ShapeStatus
 from syncline.client.shapes import Subscription
 from syncline.client.stamping import Stamped
-from syncline.client.store import Args, Connection, Footprints, Store, open_store, whole
+from syncline.client.store import THROUGH, Args, Connection, Footprints, Store, open_store, whole
+from syncline.client.transaction import Transaction, execute
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
 from syncline.proto.values import Migrate
 
@@ -29,7 +29,8 @@ from syncline.proto.values import Migrate
 class Shape:
     """A part of the server's database that this device keeps. From ``Database.sync``."""
 
-    def __init__(self, satellite: Satellite, subscription: Subscription) -> None:
+    def __init__(self, store: Store, satellite: Satellite, subscription: Subscription) -> None:
+        self._store = store
         self._satellite = satellite
         self._spec: ShapeSpec = subscription.spec
         self._key = subscription.key
@@ -58,92 +59,28 @@ class Shape:
         """Wait until all of the shape's rows are in the local database; at once if they are, also offline.
 
         Raises ShapeRefused when the server declines it, UsageError once it is unsubscribed or replaced (another shape
-        under its key), or the database closed.
+        under its key), or the database closed, and in a transaction of the same task.
         """
+        self._store.refuse_nested()
         await self._satellite.synced(self._position)
 
     async def unsubscribe(self) -> None:
         """Give the shape up, durably, also offline. The server then says which rows no other shape holds; they go.
 
-        What it was to replace under its key, and has not yet, is given up too.
+        What it was to replace under its key, and has not yet, is given up too. Raises UsageError in a transaction of
+        the same task.
         """
+        self._store.refuse_nested()
         await self._satellite.unsubscribe(self._position)
-
-
-class Transaction:
-    """A local transaction under way, from ``async with db.transaction() as tx``."""
-
-    def __init__(self, connection: Connection, footprints: Footprints, waiting: Waiting) -> None:
-        self._connection = connection
-        self._footprints = footprints
-        self._waiting = waiting
-        self._committed = False
-        self._id: int | None = None
-        self.written: set[str] = set()
-
-    @property
-    def id(self) -> int | None:
-        """Once it is committed, its name on this device, for ``Database.durable``: the time of the commit in ms since
-        the epoch, no two the same. None if it has written to no synced table. Raises UsageError before."""
-        if not self._committed:
-            raise UsageError("the transaction is not committed")
-        return self._id
-
-    def committed(self, stamped: Stamped | None) -> None:
-        self._committed, self._id = True, None if stamped is None else stamped.commit_ms
-
-    async def durable(self, level: Durability) -> None:
-        """After the block, wait until this transaction has come so far; see ``Database.durable``."""
-        await self._waiting.until(level, self.id)
-
-    async def execute(self, sql: str, args: Args = ()) -> int:
-        """Run one statement; returns the number of rows it changed. Raises sqlite3.Error, and UsageError for COMMIT."""
-        count, written = await self._connection.run(
-            lambda connection: _execute(connection, self._footprints, sql, args)
-        )
-        self.written |= written
-        return count
-
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[int | float | str | bytes | None]]) -> int:
-        """Run one statement for each row of arguments; returns the number of rows changed in all."""
-        every = list(rows)
-        if not every:
-            return 0
-
-        def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str]]:
-            _, written = self._footprints.of(connection, sql, every[0])
-            return connection.executemany(sql, every).rowcount, written
-
-        count, written = await self._connection.run(work)
-        self.written |= written
-        return count
-
-    async def sql(self, sql: str, args: Args = ()) -> Rows:
-        """The rows of a query, which sees this transaction's own writes."""
-
-        def work(connection: sqlite3.Connection) -> Rows:
-            cursor = connection.cursor()
-            cursor.row_factory = sqlite3.Row
-            return cursor.execute(sql, args).fetchall()
-
-        return await self._connection.run(work)
-
-
-def _execute(
-    connection: sqlite3.Connection, footprints: Footprints, sql: str, args: Args
-) -> tuple[int, frozenset[str]]:
-    _, written = footprints.of(connection, sql, args)
-    count = connection.execute(sql, args).rowcount
-    if "sqlite_master" in written:
-        footprints.forget()
-    return max(count, 0), written
 
 
 class Database:
     """An open local database. Reads and writes work at once and offline; ``connect`` keeps it in step with Postgres."""
 
     def __init__(self, store: Store, replica: Replica, satellite: Satellite, changes: Changes) -> None:
-        self.waiting = Waiting(replica.decisions, replica.outcome, store.flush, satellite.others_have_it)
+        self.waiting = Waiting(
+            replica.decisions, replica.outcome, store.flush, satellite.others_have_it, store.refuse_nested
+        )
         self._store = store
         self._replica = replica
         self._satellite = satellite
@@ -181,7 +118,7 @@ class Database:
         """
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
-            count, written = _execute(connection, self._write_footprints, sql, args)
+            count, written = execute(connection, self._write_footprints, sql, args)
             return count, written, self._replica.stamp(connection)
 
         async def committing() -> tuple[int, int | None]:
@@ -189,7 +126,7 @@ class Database:
             self._committed(stamped, written)
             return count, None if stamped is None else stamped.commit_ms
 
-        self._store.refuse_nested()
+        self._store.refuse_nested(THROUGH)
         count, transaction_id = await whole(committing())
         if durable is not None:
             await self.waiting.until(durable, transaction_id)
@@ -201,21 +138,24 @@ class Database:
 
         Leaving the block commits; an exception rolls back and goes on. Others wait for their turn to write meanwhile,
         incoming changes included, so do not hold it while waiting for a person or the network. Raises UsageError, and
-        rolls back, if on leaving it turns out to be too large to be sent.
+        rolls back, if on leaving it turns out to be too large to be sent; TransactionRolledBack if SQLite has ended it.
         """
-        self._store.refuse_nested()
+        self._store.refuse_nested(THROUGH)
         async with self._store.turn() as connection:
             transaction = Transaction(connection, self._write_footprints, self.waiting)
             try:
                 await whole(connection.run(_begin))
                 yield transaction
             except BaseException:
+                transaction.over()
                 await whole(connection.run(_rollback))
                 raise
+            transaction.over()
             await whole(self._commit(connection, transaction))
 
     async def _commit(self, connection: Connection, transaction: Transaction) -> None:
         def work(raw: sqlite3.Connection) -> Stamped | None:
+            transaction.refuse_rolled_back(raw)
             try:
                 stamped = self._replica.stamp(raw)
                 raw.execute("COMMIT")
@@ -249,7 +189,6 @@ class Database:
         or seen, in a transaction of the same task, when the database is closed meanwhile, and for ``"everyone"`` with a
         server that does not tell.
         """
-        self._store.refuse_nested()
         await self.waiting.until(level, transaction_id)
 
     # --- what the server has rejected ---------------------------------------------------------------------------------
@@ -257,7 +196,8 @@ class Database:
     async def rejections(self) -> list[Rejection]:
         """The local transactions that the server has rejected, as it told, less those that are dismissed.
 
-        They have been undone here by then, and stay in this list, also across restarts, until they are dismissed.
+        They have been undone here by then, but for rows that a later one on its way names. They stay in this list, also
+        across restarts, until they are dismissed.
         """
         return [rejection for _, rejection in await self._replica.rejected()]
 
@@ -278,7 +218,11 @@ class Database:
             self._changes.forget(changed)
 
     async def dismiss(self, rejection: Rejection) -> None:
-        """The application has dealt with ``rejection``: it is gone from ``rejections``, durably. Once is enough."""
+        """The application has dealt with ``rejection``: it is gone from ``rejections``, durably. Once is enough.
+
+        Raises UsageError in a transaction of the same task.
+        """
+        self._store.refuse_nested()
         await whole(self._replica.dismiss(rejection.transaction_id))
         self._satellite.dismissed()
 
@@ -290,12 +234,17 @@ class Database:
         ``token``: a JWT, or an async function that returns one and is asked again when it has expired. Without one the
         last is used. Returns when the first attempt is decided: connected, or unreachable and being retried (see
         ``status``), so an application can start offline. Raises AuthRefused or ServerRefused when the server declines,
-        UsageError if there has never been a token.
+        UsageError if there has never been a token, or in a transaction of the same task.
         """
+        self._store.refuse_nested()
         await self._satellite.connect(token)
 
     async def disconnect(self) -> None:
-        """Stop syncing. Reads and writes go on; what is written waits for the next ``connect``."""
+        """Stop syncing. Reads and writes go on; what is written waits for the next ``connect``.
+
+        Raises UsageError in a transaction of the same task.
+        """
+        self._store.refuse_nested()
         await self._satellite.disconnect()
 
     async def sync(
@@ -320,10 +269,11 @@ class Database:
         replaces the one before: that stays, and goes on being kept up to date, until the rows of the new one are here,
         and for good if the server refuses the new one. Only the difference travels. The newest replacement counts.
 
-        Raises UsageError for what no server could be asked.
+        Raises UsageError for what no server could be asked, and in a transaction of the same task.
         """
+        self._store.refuse_nested()
         subscription = await self._satellite.sync(shape_spec(table, where, columns, include), key)
-        return Shape(self._satellite, subscription)
+        return Shape(self._store, self._satellite, subscription)
 
     @property
     def status(self) -> Status:

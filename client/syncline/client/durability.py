@@ -111,7 +111,7 @@ def outcome(
 
 class Waiting:
     """Waits until a transaction has come so far. ``read``: its ``outcome``; ``flush``: see ``Store``; ``others``: waits
-    until all others have what is in Postgres."""
+    until all others have what is in Postgres; ``refuse_nested``: see ``Store``."""
 
     def __init__(
         self,
@@ -119,18 +119,22 @@ class Waiting:
         read: Callable[[int], Awaitable[Rejection | Literal["pending", "accepted"]]],
         flush: Callable[[], Awaitable[None]],
         others: Callable[[], Awaitable[None]],
+        refuse_nested: Callable[[], None],
     ) -> None:
         self._decisions = decisions
         self._read = read
         self._flush = flush
         self._others = others
+        self._refuse_nested = refuse_nested
         self._closed = False
 
     async def until(self, level: Durability, transaction_id: int | None) -> None:
         """``transaction_id`` None: it wrote to no synced table, so there is nothing but this disk.
 
-        Raises WriteRejected, and UsageError for a level that is none, or a database that is closed meanwhile.
+        Raises WriteRejected, and UsageError for a level that is none, in a transaction of the same task, or when the
+        database is closed meanwhile.
         """
+        self._refuse_nested()
         if level not in LEVELS:
             raise UsageError(f"there is no level {level!r}", hint=f"the levels are {', '.join(LEVELS)}")
         if level != "device" and transaction_id is not None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from syncline.client.rejections import Rejection
 
 
@@ -23,6 +25,16 @@ class SynclineError(Exception):
 
 class UsageError(SynclineError):
     """The application asked for something that cannot work: a bug in the caller."""
+
+
+class TransactionRolledBack(SynclineError):
+    """SQLite has rolled back the local transaction by itself, for the error that is the cause; nothing of it stays."""
+
+    def __init__(self, cause: sqlite3.Error | None) -> None:
+        super().__init__(
+            f"SQLite has rolled back this transaction: {cause}",
+            hint="let that error leave the block, and begin the transaction anew",
+        )
 
 
 class DatabaseInUse(SynclineError):

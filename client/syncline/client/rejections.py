@@ -3,7 +3,8 @@
 
 A rejection comes with the echo that puts the rows right, and is noted down in the same SQLite transaction, from the
 oplog entries that go then. So an application finds each exactly once, whenever it looks: until the echo has been
-applied the entries are sent again on every connection, and answered again.
+applied the entries are sent again on every connection, and answered again. A row that a later local transaction names,
+too, is not gone then: it stays until that one's echo, which may bring it.
 
 Of those that are dismissed it stays known that they were, so that nobody is told later that they are saved.
 """
@@ -55,7 +56,8 @@ class RejectedChange:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A local transaction that Postgres, or the service, has refused. None of it has been kept, there or here.
+    """A local transaction that Postgres, or the service, has refused. None of it has been kept there, nor here, but for
+    rows that a later one on its way names.
 
     ``transaction_id``: see ``Transaction.id``. ``sqlstate``: Postgres' five-character code. ``message``, ``detail`` and
     ``hint``: its words, or those of a trigger. What is at fault is in ``table``: ``columns`` of it, those of

@@ -240,7 +240,9 @@ class Satellite:
                 self._decide(_refusal(step, problem))
                 return
             if step is Next.RESET:
-                await whole(self._replica.reset())
+                failure = await self._reset()
+                if failure is not None:
+                    step, problem = Next.RETRY, failure
             self.shapes.follow_all()
             self._show(connected=False, reason="unreachable", last_error=str(problem))
             if step in (Next.RETRY, Next.RETURN):
@@ -270,6 +272,16 @@ class Satellite:
             self._connection = None
             self._reaching.lost()
         return TransportClosed("the connection ended")
+
+    async def _reset(self) -> Exception | None:
+        """Returns what went wrong: SQLite's full disk, say. Nothing has changed then, so the next connection ends here
+        again."""
+        try:
+            await whole(self._replica.reset())
+        except Exception as problem:
+            log.warning("what came from %s could not be given up", self._url, exc_info=problem)
+            return problem
+        return None
 
     async def _stop(self) -> None:
         task, self._task = self._task, None

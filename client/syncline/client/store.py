@@ -34,6 +34,9 @@ from syncline.client.triggers import BYTES_FUNCTION, REAL_FUNCTION
 
 T = TypeVar("T")
 
+BESIDE = "do that before the transaction, or after it"
+THROUGH = "write through that transaction"
+
 _BUSY_TIMEOUT_S = 5.0
 # Long enough for another process to finish reading who the owner is, which briefly stands in a commit's way.
 _OWNER_TIMEOUT_S = 0.2
@@ -170,10 +173,13 @@ class Store:
             finally:
                 self._turn_task = None
 
-    def refuse_nested(self) -> None:
-        """Raises UsageError when this task has its turn already: waiting for itself, it would wait for ever."""
+    def refuse_nested(self, hint: str = BESIDE) -> None:
+        """Raises UsageError when this task has its turn already: waiting for itself, it would wait for ever.
+
+        For whatever writes, or waits for what comes from the server. ``hint``: what to do instead.
+        """
         if self._turn_task is not None and self._turn_task is asyncio.current_task():
-            raise UsageError("this task is inside a transaction already", hint="write through that transaction")
+            raise UsageError("this task is inside a transaction already", hint=hint)
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

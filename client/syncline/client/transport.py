@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,8 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
+log = logging.getLogger("syncline.client")
+
 # A server takes ours if it knows it.
 SUBPROTOCOLS = (OWN, OLD[0])
 
@@ -36,6 +39,7 @@ OPEN_TIMEOUT_S = 10.0
 
 # A peer that takes nothing for so long is given up; it may rest for a while when Postgres is slow.
 SEND_TIMEOUT_S = 60.0
+# For the peer to take our last words, and to answer them; whoever leaves waits for that.
 CLOSE_TIMEOUT_S = 1.0
 
 # HTTP statuses: a proxy without the service behind it, a service that is not ready yet.
@@ -102,8 +106,10 @@ class WebSocketTransport:
         self._waiting: asyncio.Timeout | None = None
         self._spoke_s: float | None = None
         self._heard = False
+        self._sent_bytes = 0
 
     async def send(self, frame: bytes) -> None:
+        self._sent_bytes += len(frame)
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._connection.send(frame)
@@ -150,20 +156,22 @@ class WebSocketTransport:
         """Asks whether the server is there. The next frame says so too. None: only that it is.
 
         On a slow network both may have to wait behind a large message, of ours or of the server's. So as long as bytes
-        go or come, somebody is there.
+        go or come, somebody is there. Where the network takes none, the question itself has to wait.
         """
         frame = asyncio.ensure_future(self._connection.recv(decode=False))
+        pong = asyncio.ensure_future(self._pong())
         try:
-            pong = asyncio.ensure_future(await self._connection.ping())
+            await asyncio.sleep(0)  # lets it ask, so that the question is among the bytes that go
             moving = True
             while moving and not (frame.done() or pong.done()):
-                received, unsent = self._connection.received, _unsent(self._connection)
+                received, taken = self._connection.received, self._taken_bytes
                 await asyncio.wait({frame, pong}, timeout=self._silence.patience_s, return_when=asyncio.FIRST_COMPLETED)
-                moving = self._connection.received > received or _unsent(self._connection) < unsent
+                moving = self._connection.received > received or self._taken_bytes > taken
             answered = pong.done()
         finally:
             frame.cancel()
-            await asyncio.wait({frame})  # it has not taken a frame, or has one
+            pong.cancel()
+            await asyncio.gather(frame, pong, return_exceptions=True)  # no frame has been taken, or it is here
         if not frame.cancelled():
             return frame.result()
         if not answered:
@@ -171,6 +179,15 @@ class WebSocketTransport:
             raise TransportClosed("the server does not answer any more")
         self._silence.answered(pong.result())
         return None
+
+    async def _pong(self) -> float:
+        """Asks for a sign of life; returns how long it took."""
+        return await (await self._connection.ping())
+
+    @property
+    def _taken_bytes(self) -> int:
+        """Of our frames, how much the network has taken. Not what is unsent: others send while we look."""
+        return self._sent_bytes - _unsent(self._connection)
 
 
 def _unsent(connection: ClientConnection) -> int:
@@ -223,4 +240,17 @@ async def open_websocket(url: str) -> AsyncIterator[Transport]:
     try:
         yield WebSocketTransport(connection, Silence(asyncio.get_running_loop().time() - began))
     finally:
-        await connection.close()
+        await _leave(connection)
+
+
+async def _leave(connection: ClientConnection) -> None:
+    """Close in good order, unless that takes long: our close frame has to wait while the peer takes nothing."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.close()
+    except Exception as problem:  # asyncio's own too, of a transport that has just been lost
+        # Why we leave must not be lost over it: it may be that we are cancelled.
+        log.debug("not closed in good order", exc_info=problem)
+    finally:
+        if not connection.connection_lost_waiter.done():
+            connection.transport.abort()

@@ -38,6 +38,7 @@ async def talking_to(
         port = server.sockets[0].getsockname()[1]
         async with connect(
             f"ws://127.0.0.1:{port}",
+            compression=None,
             ping_interval=None,
             close_timeout=0.1,
             max_size=None,
