@@ -54,11 +54,13 @@ class Sessions:
         self._positions: dict[str, int] = {}
         # By device and the milliseconds of its transaction: the position at which it was written.
         self._written_at: dict[tuple[str, int], int] = {}
-        # By device, transaction and row the columns that it has changed.
+        # By device, transaction and row that it has written the columns that it has changed, of some rows none.
         self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
         # By device the transactions that were on their way when rows came as they are.
         self._met_image: dict[str, set[int]] = {}
         self._on_the_way: dict[str, list[int]] = {}
+        # By device and transaction that has come back those that were still on their way then.
+        self._left_by: dict[tuple[str, int], set[int]] = {}
         # By device and row its delete that is shown undone, for another row that refers to it.
         self._undone: dict[tuple[str, RowKey], Tag] = {}
 
@@ -68,9 +70,9 @@ class Sessions:
         self._written_at[name, ms] = shown.lsn
         self._on_the_way.setdefault(name, []).append(ms)
         for key, writes in shown.pending.items():
-            changed = self._changed.setdefault((name, ms, key), set())
             for write in writes:
                 if write.tag.ms == ms:
+                    changed = self._changed.setdefault((name, ms, key), set())
                     changed |= {column for column, modified in enumerate(write.modified) if modified}
             if key[0] in shown.held and key not in shown.device.strays and writes[-1].tag.ms == ms:
                 self._outranks(shown, key, writes)
@@ -126,6 +128,7 @@ class Sessions:
                     f"{name} at {shown.lsn} takes its transaction of {ms} for done, decided at {int(decided.head.lsn)}"
                 )
             expected.remove(ms)
+            self._left_by[name, ms] = still
 
     def _rejected(self, name: str) -> set[int]:
         return {ms for client_id, _, ms in self._postgres.rejections if client_id == name}
@@ -199,7 +202,8 @@ class Sessions:
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> str | None:
         name = shown.device.name
         refused, left = self._rejected(name), {write.tag.ms for write in writes}
-        if any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
+        together = {ms for ms in refused - left if self._left_by.get((name, ms), set()) & left}
+        if any((name, ms, key) in self._changed for ms in together):
             # A row that several transactions name comes with the last of them.
             return "refused, and the row comes with a later transaction"
         if self._came_back_before(name, key, writes):

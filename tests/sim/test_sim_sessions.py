@@ -1,0 +1,94 @@
+"""What the simulator's excuses take and what they do not: a device with a row and a write of its own on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.sim.postgres import Version
+from tests.sim.schema import PROJECTS, RowKey
+from tests.sim.sessions import Sessions
+
+from syncline.proto.merge import RowState, RowWrite
+from syncline.proto.tags import UNRECORDED, Tag
+
+NAME, NAME_COLUMN, NOTE_COLUMN = "device-a", 1, 2
+ROW, OTHER = (PROJECTS, (b"p1",)), (PROJECTS, (b"p2",))
+OLD, AT = 900, 1000
+
+
+class Bench:
+    """Sessions of one device, which stands at ``AT``. Postgres' rows have been what they are since ``OLD``, and their
+    note was written by somebody else as of 500, later than what the device has written."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.postgres: Any = SimpleNamespace(
+            rejections={}, decided={}, versions={ROW: [], OTHER: []}, row_at=self._row_at
+        )
+        self.sessions = Sessions(self.postgres, self.said.append)
+
+    @staticmethod
+    def _row_at(key: RowKey, lsn: int) -> Version:
+        theirs = Tag("device-b", 500)
+        tags = (UNRECORDED, UNRECORDED, theirs, UNRECORDED)
+        state = RowState((*key[1], b"old", b"theirs", b"1"), frozenset((UNRECORDED,)), tags)
+        return Version(OLD, state.row, (), state, UNRECORDED)
+
+    def shows(self, pending: Mapping[RowKey, list[RowWrite]], name: str, note: str = "theirs") -> Any:
+        """``ROW`` with this name and note."""
+        return SimpleNamespace(
+            device=SimpleNamespace(name=NAME, strays=set()),
+            lsn=AT,
+            held=frozenset((PROJECTS,)),
+            pending=pending,
+            entries=[SimpleNamespace(commit_ms=write.tag.ms) for writes in pending.values() for write in writes],
+            rows={ROW: ("p1", name, note, 1), OTHER: ("p2", "mine", "theirs", 1)},
+            referred=frozenset(),
+            keeps=lambda key, content: False,
+        )
+
+    def writes(self, ms: int, *before: tuple[RowKey, int], key: RowKey = ROW, column: int = NAME_COLUMN) -> None:
+        """``before``: what else is on the way."""
+        pending: dict[RowKey, list[RowWrite]] = {}
+        for other, other_ms in (*before, (key, ms)):
+            pending.setdefault(other, []).append(update(other, other_ms, column))
+        self.sessions.wrote(self.shows(pending, "mine"), ms)
+
+    def decides(self, ms: int, *, refused: bool) -> None:
+        self.postgres.decided[NAME, ms] = SimpleNamespace(head=SimpleNamespace(lsn=950, origin=None), before={})
+        if refused:
+            self.postgres.rejections[NAME, 2, ms] = {}
+
+
+def update(key: RowKey, ms: int, column: int = NAME_COLUMN) -> RowWrite:
+    modified = tuple(place == column for place in range(4))
+    return RowWrite("update", (*key[1], b"mine", b"mine", b"1"), modified, Tag(NAME, ms), frozenset((UNRECORDED,)))
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["a transaction", "a refused transaction"])
+def test_a_write_shown_undone_is_reported_whatever_came_of_one_to_another_row(refused: bool) -> None:
+    bench = Bench()
+    bench.writes(10)
+    bench.writes(20, (ROW, 10), key=OTHER)
+    bench.decides(20, refused=refused)
+    bench.sessions.changed(bench.shows({ROW: [update(ROW, 10)]}, "old"))
+    assert len(bench.said) == 1, bench.sessions.excused
+
+
+@pytest.mark.parametrize(("together", "said"), [(True, 0), (False, 1)])
+def test_a_row_comes_with_the_last_of_the_transactions_that_were_on_the_way_with_a_refused_one(
+    together: bool, said: int
+) -> None:
+    bench = Bench()
+    bench.writes(10)
+    if together:
+        bench.writes(20, (ROW, 10))
+    bench.decides(10, refused=True)
+    bench.sessions.changed(bench.shows({ROW: [update(ROW, 20)]} if together else {}, "old"))
+    if not together:
+        bench.writes(20)
+        bench.sessions.changed(bench.shows({ROW: [update(ROW, 20)]}, "old"))
+    assert len(bench.said) == said, bench.said
