@@ -15,18 +15,20 @@ says that all other rows are exactly those of the position, the guarantees are t
 
 What a device cannot know is excused, and counted, until the echo of its write tells. Rows that come as they are (those
 of a shape, or those that heal) say of no column by whom it was written: the device's own write stands there, though
-Postgres may hold a later one. Nor do they say what a row was when it was deleted, which stays for another. What is of a
-table that the device had not when it wrote comes back by its rows, later than its place in the stream: meanwhile it
-counts as on its way. A row that a refused transaction and later ones name comes with the last of them; one that is
-gone, and stays for another that refers to it, stays with what was refused. And that somebody has written the value that
-was there already is not to be seen in the stream, nor as of when a row counts that was written and deleted in one
-transaction. A delete that is shown undone, for a row that refers to what it has deleted, stays so when that row goes.
+Postgres may hold a later one. Nor when direct SQL has written them: the device's own delete stands. Nor do they say
+what a row was when it was deleted, which stays for another. What is of a table that the device had not when it wrote
+comes back by its rows, later than its place in the stream: meanwhile it counts as on its way. A row that a refused
+transaction and later ones name comes with the last of them; one that is gone, and stays for another that refers to it,
+stays with what was refused. And that somebody has written the value that was there already is not to be seen in the
+stream, nor as of when a row counts that was written and deleted in one transaction. A delete that is shown undone, for
+a row that refers to what it has deleted, stays so when that row goes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +46,17 @@ from syncline.proto.values import POSTGRES_ORIGIN, Row
 BACK_BEFORE = "refused, and what was written after it came back before"
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """``rows`` that come to a device as they were at ``lsn``, by which writes is not known, and of ``tables`` all there
+    are. ``met``: its transactions that were on their way then."""
+
+    lsn: int
+    rows: frozenset[RowKey]
+    tables: frozenset[int] = frozenset()
+    met: frozenset[int] = frozenset()
+
+
 class Sessions:
     """``report``: told of what is wrong. ``excused``: how often a device was off for a known reason, by reason."""
 
@@ -56,8 +69,8 @@ class Sessions:
         self._written_at: dict[tuple[str, int], int] = {}
         # By device, transaction and row that it has written the columns that it has changed, of some rows none.
         self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
-        # By device the transactions that were on their way when rows came as they are.
-        self._met_image: dict[str, set[int]] = {}
+        # By device those that brought rows it had written to, until it has heard of that.
+        self._images: dict[str, list[Image]] = {}
         self._on_the_way: dict[str, list[int]] = {}
         # By device and transaction that has come back those that were still on their way then.
         self._left_by: dict[tuple[str, int], set[int]] = {}
@@ -91,9 +104,17 @@ class Sessions:
             if modified and there.row is not None and holder >= tag:
                 self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
 
-    def imaged(self, shown: Shown) -> None:
-        """Rows have come as they stood at the device's position, by which writes is not known."""
-        self._met_image.setdefault(shown.device.name, set()).update(entry.commit_ms for entry in shown.entries)
+    def imaged(self, shown: Shown, image: Image) -> None:
+        """``image`` is about to come."""
+        met = frozenset(entry.commit_ms for entry in shown.entries)
+        self._images.setdefault(shown.device.name, []).append(replace(image, met=met))
+
+    def _images_of(self, shown: Shown) -> list[Image]:
+        """Those that met what is on the way still."""
+        left = {entry.commit_ms for entry in shown.entries}
+        images = [image for image in self._images.get(shown.device.name, ()) if image.met & left]
+        self._images[shown.device.name] = images
+        return images
 
     def changed(self, shown: Shown) -> None:
         name = shown.device.name
@@ -163,7 +184,7 @@ class Sessions:
         if self._keeps_refused(shown, key, state.tombstone):
             self.excused["refused, and the row stays as it was shown, for one that refers to it"] += 1
             return True
-        if self._met_image.get(shown.device.name, set()).isdisjoint(entry.commit_ms for entry in shown.entries):
+        if not any(key in image.rows or key[0] in image.tables for image in self._images_of(shown)):
             return False
         before = [version.row for version in self._postgres.versions[key] if version.lsn <= shown.lsn]
         kept = any(shown.keeps(key, row) for row in before if row is not None)
@@ -194,10 +215,35 @@ class Sessions:
         ]
         return any(version.writer.origin == tag.origin and version.writer > tag for version in versions)
 
-    def undated(self, shown: Shown, key: RowKey) -> bool:
-        """Whether rows have come, as they are, since the device wrote what is on its way to this one."""
-        met = self._met_image.get(shown.device.name, set())
-        return any(write.tag.ms in met for write in shown.pending.get(key, ()))
+    def stands(self, shown: Shown, key: RowKey, column: int) -> bool:
+        """Whether the device's own value stands in the column although somebody else holds it: the row has come, as it
+        was, since he wrote that, and the device's write was on its way then."""
+        writes = [write for write in shown.pending.get(key, ()) if write.modified[column]]
+        row, holder = shown.rows.get(key), self._postgres.row_at(key, shown.lsn).state.column_tag(column)
+        if not writes or row is None or holder.origin == shown.device.name:
+            return False
+        return row[column] == on_device(key[0], writes[-1].row)[column] and any(
+            key in image.rows
+            and writes[-1].tag.ms in image.met
+            and self._postgres.row_at(key, image.lsn).state.column_tag(column).ms == holder.ms
+            for image in self._images_of(shown)
+        )
+
+    def _only_stands(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
+        row = shown.rows.get(key)
+        if row is None or expected is None:
+            return False
+        different = [column for column, cell in enumerate(expected) if row[column] != cell]
+        return all(self.stands(shown, key, column) for column in different)
+
+    def _delete_stands(self, shown: Shown, key: RowKey, write: RowWrite) -> bool:
+        """Whether the device's delete hides a row that has come, as it was, and has no tags but Postgres'."""
+        there = self._postgres.row_at(key, shown.lsn)
+        untracked = all(tag.origin == POSTGRES_ORIGIN for tag in there.state.tags)
+        return (write.kind == "delete" and key not in shown.rows and untracked) and any(
+            key in image.rows and write.tag.ms in image.met and there.lsn <= image.lsn
+            for image in self._images_of(shown)
+        )
 
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> str | None:
         name = shown.device.name
@@ -216,8 +262,11 @@ class Sessions:
             return "TRUNCATE leaves nothing that a row could come back with"
         if expected is None and self._undone.get((name, key)) == writes[-1].tag:
             return "its delete has been undone for a row that went later"
-        if self.undated(shown, key):
+        if self._only_stands(shown, key, expected):
             return "an image does not say who wrote a column"
+        if self._delete_stands(shown, key, writes[-1]):
+            # Its tag is that of the time when it was read, so it could as well have been written before the delete.
+            return "an image does not say when direct SQL wrote a row, so a delete stands"
         since = min(self._written_at.get((name, ms), 0) for ms in left)
         if any(_undated_end(version) for version in self._versions(key, shown.lsn) if version.lsn > since):
             return "a row that is gone does not say as of when it was written"

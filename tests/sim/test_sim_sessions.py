@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.sim.postgres import Version
 from tests.sim.schema import PROJECTS, RowKey
-from tests.sim.sessions import Sessions
+from tests.sim.sessions import Image, Sessions
 
 from syncline.proto.merge import RowState, RowWrite
 from syncline.proto.tags import UNRECORDED, Tag
@@ -91,4 +91,45 @@ def test_a_row_comes_with_the_last_of_the_transactions_that_were_on_the_way_with
     if not together:
         bench.writes(20)
         bench.sessions.changed(bench.shows({ROW: [update(ROW, 20)]}, "old"))
+    assert len(bench.said) == said, bench.said
+
+
+@pytest.mark.parametrize(
+    ("rows", "met", "shown", "said"),
+    [
+        ({ROW}, True, "mine", 0),
+        ({OTHER}, True, "mine", 1),
+        ({ROW}, False, "mine", 1),
+        ({ROW}, True, "something else", 1),
+    ],
+    ids=["its row", "another row", "before it was written", "a value of nobody"],
+)
+def test_where_a_row_came_as_it_was_the_own_value_may_stand_although_it_is_beaten(
+    rows: set[RowKey], met: bool, shown: str, said: int
+) -> None:
+    bench, pending = Bench(), {ROW: [update(ROW, 10, NOTE_COLUMN)]}
+    bench.sessions.wrote(bench.shows(pending, "old", "mine"), 10)
+    bench.said.clear()  # whoever has seen the later write writes as of later still: here nobody has
+    bench.sessions.imaged(bench.shows(pending if met else {}, "old"), Image(AT, frozenset(rows)))
+    bench.sessions.changed(bench.shows(pending, "old", shown))
+    assert len(bench.said) == said, bench.said
+
+
+def test_a_column_that_nobody_else_has_written_is_not_undone_by_a_delivery() -> None:
+    bench, pending = Bench(), {ROW: [update(ROW, 10)]}
+    bench.writes(10)
+    bench.sessions.imaged(bench.shows(pending, "mine"), Image(AT, frozenset({ROW})))
+    bench.sessions.changed(bench.shows(pending, "old"))
+    assert len(bench.said) == 1
+
+
+@pytest.mark.parametrize(("rows", "said"), [({ROW}, 0), (set(), 1)], ids=["as it was", "in a transaction"])
+def test_a_delete_stands_where_a_row_of_direct_sql_came_as_it_was(rows: set[RowKey], said: int) -> None:
+    bench = Bench()
+    delete = RowWrite("delete", (b"p1", b"mine", b"mine", b"1"), (False,) * 4, Tag(NAME, 10), frozenset())
+    gone = bench.shows({ROW: [delete]}, "old")
+    del gone.rows[ROW]
+    bench.sessions.wrote(gone, 10)
+    bench.sessions.imaged(gone, Image(AT, frozenset(rows)))
+    bench.sessions.changed(gone)
     assert len(bench.said) == said, bench.said
