@@ -237,10 +237,12 @@ class Sessions:
         return all(self.stands(shown, key, column) for column in different)
 
     def _delete_stands(self, shown: Shown, key: RowKey, write: RowWrite) -> bool:
-        """Whether the device's delete hides a row that has come, as it was, and has no tags but Postgres'."""
-        there = self._postgres.row_at(key, shown.lsn)
+        """Whether the device's delete hides a row that has come, as it was, and has no tags but Postgres'. Where it is
+        here for another row that refers to it, it is as it was deleted."""
+        there, row = self._postgres.row_at(key, shown.lsn), shown.rows.get(key)
+        hidden = row is None or (key in shown.referred and row == on_device(key[0], write.row))
         untracked = all(tag.origin == POSTGRES_ORIGIN for tag in there.state.tags)
-        return (write.kind == "delete" and key not in shown.rows and untracked) and any(
+        return (write.kind == "delete" and hidden and untracked) and any(
             key in image.rows and write.tag.ms in image.met and there.lsn <= image.lsn
             for image in self._images_of(shown)
         )
