@@ -218,7 +218,8 @@ class Sessions:
     def stands(self, shown: Shown, key: RowKey, column: int) -> bool:
         """Whether the device's own value stands in the column although somebody else holds it: the row has come, as it
         was, since he wrote that, and the device's write was on its way then."""
-        writes = [write for write in shown.pending.get(key, ()) if write.modified[column]]
+        register = next((tied for tied in TIED[key[0]] if column in tied), (column,))
+        writes = [write for write in shown.pending.get(key, ()) if any(write.modified[other] for other in register)]
         row, holder = shown.rows.get(key), self._postgres.row_at(key, shown.lsn).state.column_tag(column)
         if not writes or row is None or holder.origin == shown.device.name:
             return False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.sim.postgres import Version
-from tests.sim.schema import PROJECTS, RowKey
+from tests.sim.schema import PROJECTS, VISITS, RowKey
 from tests.sim.sessions import Image, Sessions
 
 from syncline.proto.merge import RowState, RowWrite
@@ -133,3 +133,19 @@ def test_a_delete_stands_where_a_row_of_direct_sql_came_as_it_was(rows: set[RowK
     bench.sessions.imaged(gone, Image(AT, frozenset(rows)))
     bench.sessions.changed(gone)
     assert len(bench.said) == said, bench.said
+
+
+def test_columns_that_are_tied_stand_together() -> None:
+    bench, visit = Bench(), (VISITS, (b"v1",))
+    theirs = Tag("device-b", 500)
+    state = RowState((b"v1", None, None, None, None), frozenset((theirs,)), (UNRECORDED, theirs, theirs))
+    bench.postgres.row_at = lambda key, lsn: Version(OLD, state.row, (), state, theirs)
+    changed = (False, False, True, False, False)
+    write = RowWrite("update", (b"v1", b"s0", b"1", None, None), changed, Tag(NAME, 10), frozenset())
+    shown = bench.shows({visit: [write]}, "old")
+    shown.rows[visit] = ("v1", "s0", 1, None, None)
+    shown.held = frozenset((PROJECTS, VISITS))
+    assert not bench.sessions.stands(shown, visit, 1)
+    bench.sessions.imaged(shown, Image(AT, frozenset({visit})))
+    assert bench.sessions.stands(shown, visit, 1)
+    assert bench.sessions.stands(shown, visit, 2)
