@@ -186,6 +186,8 @@ class _Account:
     def __init__(self, evidence: Evidence) -> None:
         self._rejected = evidence.rejected.keys()
         self._puts: dict[RowKey, list[_Done]] = {}
+        # By row, and by what it refers to then.
+        self._under: dict[RowKey, dict[str, list[_Done]]] = {}
         self._removals: dict[RowKey, list[_Done]] = {}
         self._counting: dict[str, list[_Done]] = {}
         seen = {one for history in evidence.histories for one in _values(read.rows for read in history.reads())}
@@ -202,6 +204,8 @@ class _Account:
                 self._removals.setdefault(key, []).append(done)
                 continue
             self._puts.setdefault(key, []).append(done)
+            if effect.parent is not None:
+                self._under.setdefault(key, {}).setdefault(effect.parent, []).append(done)
             is_rejected = (transaction.party, transaction.number) in self._rejected
             if counts and not is_rejected and (effect.table, effect.key, effect.value) in seen:
                 self._counting.setdefault(transaction.party, []).append(done)
@@ -275,31 +279,27 @@ class _Account:
 
     def _reaches(self, removal: _Done, write: _Done) -> bool:
         """Whether the row of ``write`` goes with what is removed."""
-        table, key = write.effect.table, write.effect.key
-        if (removal.effect.table, removal.effect.key) == (table, key):
+        table, key, parent = write.effect.table, write.effect.key, removal.effect.key
+        if (removal.effect.table, parent) == (table, key):
             return True
-        above = self._may_refer(removal, write)
         if table != CASCADING[table]:
-            return removal.effect.key in above
+            return self._may_refer(removal, write, parent)
         reached: set[str] = set()
+        above = {one for one in self._under.get((table, key), ()) if self._may_refer(removal, write, one)}
         while above:
             reached |= above
-            puts = (done.effect for key in above for done in self._puts.get((table, key), ()))
-            above = {put.parent for put in puts if isinstance(put, Put) and put.parent is not None} - reached
-        return removal.effect.key in reached
+            above = {one for here in above for one in self._under.get((table, here), ())} - reached
+        return parent in reached
 
-    def _may_refer(self, removal: _Done, write: _Done) -> set[str]:
-        """What the row of ``write`` may have referred to for the author of ``removal``: what that says, or any other
-        write that he may have had, but one that ``write`` had seen and has put everything in place of."""
+    def _may_refer(self, removal: _Done, write: _Done, parent: str) -> bool:
+        """Whether the row of ``write`` may have referred to ``parent`` for the author of ``removal``: by that, or any
+        other write that he may have had, but one that ``write`` had seen and has put everything in place of."""
         put = write.effect
         assert isinstance(put, Put)
-        found = {put.parent}
-        for done in self._puts[put.table, put.key]:
-            other = done.effect
-            assert isinstance(other, Put)
-            if removal.may_have_had(done) and not (put.whole and write.has_had(done)):
-                found.add(other.parent)
-        return {parent for parent in found if parent is not None}
+        return put.parent == parent or any(
+            removal.may_have_had(done) and not (put.whole and write.has_had(done))
+            for done in self._under.get((put.table, put.key), {}).get(parent, ())
+        )
 
 
 _AFTER = 1 << 30
