@@ -249,6 +249,19 @@ class Sessions:
             for image in self._images_of(shown)
         )
 
+    def _is_without_refused(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> bool:
+        """Whether the row is as Postgres had it, with those of ``writes`` on top that were not refused before a later
+        transaction of the device which has come back."""
+        name = shown.device.name
+        back = max((ms for author, ms in self._left_by if author == name), default=0)
+        refused = {ms for ms in self._rejected(name) if ms < back}
+        if refused.isdisjoint(write.tag.ms for write in writes):
+            return False
+        there = self._postgres.row_at(key, shown.lsn).state
+        left = (write for write in writes if not self._carried_out(name, write, key, shown.lsn))
+        state = _after(key, there, (write for write in left if write.tag.ms not in refused))
+        return shown.rows.get(key) == (None if state.row is None else on_device(key[0], state.row))
+
     def _beaten_by_return(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
         """Whether what is otherwise than ``expected`` are columns of a row that a compensation of somebody else made or
         brought back, later than the device's own write: the stream has an insert, by his time, of what he wrote not."""
@@ -278,6 +291,9 @@ class Sessions:
             return "refused, and the row comes with a later transaction"
         if self._came_back_before(name, key, writes):
             return BACK_BEFORE
+        if self._is_without_refused(shown, key, writes):
+            # Transactions are decided in their order: what was written before one that has come back is decided.
+            return "refused, and what comes once a later one of its author has come back is without it"
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
             return "carried out, and its echo comes later than its rows"
         there = self._postgres.row_at(key, shown.lsn).state
