@@ -1,12 +1,12 @@
 """What must hold, whatever happened: all checks of a run. Pure.
 
 ``sessions`` has what holds for each reader along the way, ``snapshots`` what holds in each snapshot, ``orders`` what
-holds between readers, ``endings`` what holds in the end.
+holds between readers, ``rows`` what holds of rows that come and go, ``endings`` what holds in the end.
 """
 
 from __future__ import annotations
 
-from tests.consistency import endings, orders, sessions, snapshots
+from tests.consistency import endings, orders, rows, sessions, snapshots
 from tests.consistency.evidence import Anomaly, Evidence
 
 __all__ = ["Anomaly", "Evidence", "judge"]
@@ -24,6 +24,8 @@ CHECKS = (
     sessions.monotonic_writes,
     sessions.writes_follow_reads,
     orders.one_order_per_key,
+    rows.nothing_vanishes,
+    rows.nothing_invented,
 )
 ANOMALIES_MAX = 5
 

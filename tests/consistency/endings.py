@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
 from tests.consistency.evidence import Anomaly, Evidence
-from tests.consistency.histories import Began
+from tests.consistency.histories import COMMITTED, Began, Ended, History, Read, Vector, vector
 from tests.consistency.orders import UNABSORBED_S
 from tests.consistency.schema import KEY_SEPARATOR, REFERENCES, SLOTS
 
 SHOWN = 3
 FOREIGN_KEY = "23503"
+# So long after the stream is there again a device may not have heard of it: one that takes longer is wedged.
+AWAY_S_MAX = 60.0
+# When the batch began in which a transaction was rejected is what Postgres has noted down.
+BATCH_S_MAX = 2.0
+
+Committed: TypeAlias = Mapping[str, Mapping[int, tuple[Began, Ended]]]
+"""By party and number."""
 
 
 def convergence(evidence: Evidence) -> list[Anomaly]:
@@ -82,17 +92,17 @@ def nothing_twice(evidence: Evidence) -> list[Anomaly]:
 def nothing_rejected(evidence: Evidence) -> list[Anomaly]:
     """No party writes what Postgres must refuse: each transaction was valid where it was written. But for one that
     refers to what direct SQL has deleted where the stream was lost: only the stream says what that was."""
-    began = {
-        (history.party, number): event
-        for history in evidence.histories
-        for number, (event, _) in history.committed().items()
-    }
+    histories = {history.party: history for history in evidence.histories}
+    committed = {party: history.committed() for party, history in histories.items()}
     lost = {
-        one
-        for one, reason in evidence.rejected.items()
-        if one in began and _refers_to_lost(evidence, began[one], reason)
+        (party, number)
+        for (party, number), reason in evidence.rejected.items()
+        if reason.startswith(FOREIGN_KEY)
+        and number in committed.get(party, {})
+        and _refers_to_lost(evidence, committed, histories[party], number)
     }
-    lost |= {one for those in evidence.together if those & lost for one in those & began.keys()}
+    known = {(party, number) for party, those in committed.items() for number in those}
+    lost |= {one for those in evidence.together if those & lost for one in those & known}
     return [
         Anomaly("nothing rejected", f"{number} of {party} was rejected: {reason}")
         for (party, number), reason in evidence.rejected.items()
@@ -100,17 +110,45 @@ def nothing_rejected(evidence: Evidence) -> list[Anomaly]:
     ]
 
 
-def _refers_to_lost(evidence: Evidence, began: Began, reason: str) -> bool:
+def _refers_to_lost(evidence: Evidence, committed: Committed, author: History, number: int) -> bool:
+    """Whether the transaction refers to what was deleted in a gap that lies before its rejection, by an author who did
+    not know what came after that gap: else he had been told of the row, also if it came back."""
+    began, ended = committed[author.party][number]
+    rejected_at = evidence.rejected_at.get((author.party, number), ended.at)
+    reason = evidence.rejected[author.party, number]
     parents = {reference.parent for reference in REFERENCES if f'on table "{reference.child}"' in reason}
     named = [_arguments(statement) for statement in began.told]
-    return reason.startswith(FOREIGN_KEY) and any(
-        any(_arguments(statement) in arguments for arguments in named)
-        for history in evidence.histories
-        if history.kind == "sql"
-        for event, ended in history.committed().values()
-        if any(begin - UNABSORBED_S <= ended.at <= end for begin, end in evidence.gaps)
-        for statement in event.told
-        if any(statement.startswith(f"DELETE FROM {parent} ") for parent in parents)
+    return any(
+        ended_gap + AWAY_S_MAX >= began.at and not _had_passed(committed, author, number, ended_gap)
+        for deleted_at, statement in _deletes_by_sql(evidence, committed, parents)
+        if deleted_at <= rejected_at + BATCH_S_MAX and any(_arguments(statement) in arguments for arguments in named)
+        for begin, ended_gap in evidence.gaps
+        if begin - UNABSORBED_S <= deleted_at <= ended_gap
+    )
+
+
+def _deletes_by_sql(evidence: Evidence, committed: Committed, tables: set[str]) -> Iterator[tuple[float, str]]:
+    for history in evidence.histories:
+        if history.kind == "sql":
+            for event, ended in committed[history.party].values():
+                for statement in event.told:
+                    if any(statement.startswith(f"DELETE FROM {table} ") for table in tables):
+                        yield ended.at, statement
+
+
+def _had_passed(committed: Committed, author: History, number: int, gap_end: float) -> bool:
+    """Whether the author had seen, when he wrote, what somebody else had begun after the gap."""
+    seen: Vector = {}
+    for event in author:
+        if isinstance(event, Read):
+            seen = vector(event.rows)
+        elif isinstance(event, Ended) and event.outcome == COMMITTED and event.number == number:
+            seen = seen if event.saw is None else event.saw
+            break
+    return any(
+        newest in committed.get(party, {}) and committed[party][newest][0].at > gap_end
+        for party, newest in seen.items()
+        if party != author.party
     )
 
 

@@ -30,7 +30,7 @@ UNABSORBED_S = 2.0
 
 def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
     edges: dict[Cell, Edges] = {}
-    left_out = {f"{party}:{number}" for party, number in evidence.rejected} | _untimed(evidence)
+    left_out = {f"{party}:{number}" for party, number in evidence.rejected} | untimed(evidence)
     for history in evidence.histories:
         for cell, before, after in _steps(history, left_out):
             edges.setdefault(cell, {}).setdefault(before, {}).setdefault(after, history.party)
@@ -43,7 +43,7 @@ def one_order_per_key(evidence: Evidence) -> list[Anomaly]:
     return found
 
 
-def _untimed(evidence: Evidence) -> set[str]:
+def untimed(evidence: Evidence) -> set[str]:
     """What direct SQL wrote shortly before the slot was lost, and until there was another one. When that was nobody
     knows but the stream: a device's write that was waiting counts as later, also if it was shown as beaten."""
     return {

@@ -45,6 +45,9 @@ CONFLICTS_A_TRANSACTION_MIN = 0.02
 TRANSACTIONS_MIN = 0.07
 # Faults after the time of a run, for what has not happened in it.
 LATE_FAULTS_MAX = 20
+REJECTIONS = (
+    "SELECT sqlstate, message, extract(epoch FROM rejected_at)::float8, ops FROM electric.rejections ORDER BY id"
+)
 # The goals, beside that no promise is broken.
 DEVICE_RATE = 50.0
 DRAIN_S = 5.0
@@ -304,17 +307,19 @@ class _Course:
             there = snapshot_of(tuple(row) for row in await postgres.fetch(snapshot_sql(postgres=True, whole=True)))
             rows = await postgres.fetch("SELECT author, number, count(*) FROM executions GROUP BY 1, 2")
             executions = {(row[0], row[1]): row[2] for row in rows}
-            rejections = await postgres.fetch("SELECT sqlstate, message, ops FROM electric.rejections ORDER BY id")
+            rejections = await postgres.fetch(REJECTIONS)
         finally:
             await postgres.close()
         rejected: dict[tuple[str, int], str] = {}
+        rejected_at: dict[tuple[str, int], float] = {}
         together = []
-        for sqlstate, message, ops in rejections:
+        for sqlstate, message, at, ops in rejections:
             journaled = [op["row"] for op in json.loads(ops) if op["op"] in "IU" and len(op["row"]) == 4]
             together.append(frozenset((row[0], int(row[2])) for row in journaled if row[3] == f"{row[0]}:{row[2]}"))
             rejected |= dict.fromkeys(together[-1], f"{sqlstate} {message}")
+            rejected_at |= dict.fromkeys(together[-1], at)
         histories = [*(member.history() for member in self._members), self._scene.resender.history()]
-        evidence = Evidence(histories, dumps, there, executions, rejected, together, self._scene.gaps)
+        evidence = Evidence(histories, dumps, there, executions, rejected, rejected_at, together, self._scene.gaps)
         result = self._result
         result.anomalies += judge(evidence)
         result.conflicts = conflicts(evidence.histories)

@@ -140,6 +140,51 @@ def test_what_refers_to_a_row_that_was_deleted_where_the_stream_was_lost_may_be_
         assert len(said) == expected
 
 
+BED = ("INSERT INTO beds (id, house, number, note) SELECT ?, house, number, ? FR ['b2', 'cid:7.0', '1']",)
+NO_ROOM = '23503 insert or update on table "beds" violates'
+
+
+@pytest.mark.parametrize(
+    ("at", "rejected_at", "saw", "found"),
+    [
+        (99.0, 106.0, {}, 0),
+        (99.0, None, {}, 1),
+        (106.0, None, {}, 0),
+        (106.0, None, {"bob": 1}, 0),
+        (106.0, None, {"bob": 2}, 1),
+        (500.0, None, {}, 1),
+    ],
+    ids=[
+        "written before, rejected after",
+        "rejected before",
+        "written by one who has not heard",
+        "who has seen what was written before",
+        "who has seen what was written after",
+        "long after",
+    ],
+)
+def test_what_is_rejected_without_a_gap_that_its_author_has_not_passed_is_found(
+    at: float, rejected_at: float | None, saw: Vector, found: int
+) -> None:
+    told = ("DELETE FROM rooms WHERE house = 'h' AND number = ? ['1']",)
+    sql = history("sql0", Began(103.0, 1, told=told), Ended(103.0, 1, COMMITTED, None), kind="sql")
+    bob = history(
+        "bob",
+        *(event for number in (1, 2) for event in (Began(104.0 + number, number), Ended(104.5, number, COMMITTED))),
+    )
+    cid = history("cid", Began(at, 7, told=BED), Ended(at + 0.1, 7, COMMITTED, saw))
+    said = complaints(
+        endings.nothing_rejected,
+        cid,
+        sql,
+        bob,
+        rejected={("cid", 7): NO_ROOM},
+        rejected_at={} if rejected_at is None else {("cid", 7): rejected_at},
+        gaps=((100.0, 105.5),),
+    )
+    assert len(said) == found
+
+
 def test_what_was_refused_together_with_it_may_be_rejected_too() -> None:
     reason = '23503 insert or update on table "beds" violates'
     told = ("DELETE FROM rooms WHERE house = 'h' AND number = ? ['1']",)

@@ -12,14 +12,14 @@ be true of the rows themselves, whatever the position, in ``invariants``; how Po
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tests.sim.arbitration import Arbiter
 from tests.sim.device import KEY, SimDevice
 from tests.sim.invariants import Invariants
 from tests.sim.postgres import SimPostgres, Version
 from tests.sim.schema import TABLES, RowKey, closure, on_device
-from tests.sim.sessions import Sessions
+from tests.sim.sessions import Image, Sessions
 from tests.sim.shown import Shown, named, plain
 
 from syncline.client.schema import UNTRACKED_TAG
@@ -37,7 +37,7 @@ class Checks:
         self.resets = 0
         self.repairs = 0
         self.sessions = Sessions(postgres, self.report)
-        self._invariants = Invariants(postgres, self.report, self.sessions.undated)
+        self._invariants = Invariants(postgres, self.report, self.sessions.stands)
         self._empty_disks = 0
         self._started_over_at: dict[str, int] = {}
         self._deletes: list[tuple[str, int, RowKey, int]] = []
@@ -97,9 +97,9 @@ class Checks:
         """The service has lost all that it had on its disk: each device may have to start over, once."""
         self._empty_disks += 1
 
-    def imaged(self, device: SimDevice) -> None:
-        """Rows are about to come as they are, which does not say by which writes."""
-        self.sessions.imaged(Shown(device))
+    def imaged(self, device: SimDevice, lsn: int, rows: Iterable[RowKey], tables: Iterable[int]) -> None:
+        """Rows are about to come as they were at ``lsn``, which does not say by which writes; of ``tables`` all."""
+        self.sessions.imaged(Shown(device), Image(lsn, frozenset(rows), frozenset(tables)))
 
     def repaired(self, device: SimDevice) -> None:
         """The device has been sent what differs, which happens only when the service had lost its disk."""

@@ -8,11 +8,11 @@ SQLite is dropped, so an open transaction is rolled back and temporary tables ar
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from tests.sim.network import Link
-from tests.sim.schema import RowKey, history
+from tests.sim.schema import RELATIONS, TABLES, RowKey, closure, history
 from tests.sim.waiting import Scheduler, Task, at_once
 from tests.sim.workloads import NOTHING, Remembered, Statement
 
@@ -25,8 +25,8 @@ from syncline.client.shape_spec import ShapeSpec
 from syncline.client.shapes import Subscription, earlier, find, later, wanted
 from syncline.client.stamping import Stamped
 from syncline.client.store import _in_transaction, _prepare_writer, _without_foreign_keys
-from syncline.proto.events import AdditionalData, GonesEnded, RepairEnded, ShapeDataEnded
-from syncline.proto.values import FINAL_MS, Insert, Transaction, Update
+from syncline.proto.events import GonesEnded, RepairBegun, RepairEnded, ShapeDataBegun, ShapeDataEnded, ShapeRows
+from syncline.proto.values import FINAL_MS, Delete, Insert, Transaction, Update
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -120,6 +120,9 @@ class SimDevice:
         self.counters: dict[str, int] = {}
         self.elements: dict[RowKey, int] = {}
         self.strays: set[RowKey] = set()
+        # The rows of the delivery under way; the tables that it repairs.
+        self._delivery: set[RowKey] = set()
+        self._repaired: set[int] = set()
         self.store = MemoryStore(f"{run}-{name}", name, lambda: self._watch.changed(self))
         self.replica = self._load()
         if bundled:
@@ -302,8 +305,7 @@ class SimDevice:
             for answer in answers:
                 link.send(answer)
             for event in grouped(events, connection._relations):
-                if _is_image(event, self.name):
-                    self._watch.imaged(self)
+                self._tell_images(event)
                 leaving = self._tables_of(event.subscription_ids) if isinstance(event, GonesEnded) else ()
                 at_once(connection._handle(event))
                 self._watch.rows_left(self, leaving)
@@ -313,6 +315,25 @@ class SimDevice:
             self.crash()
         except Exception as error:
             self._watch.report(f"{self.name} could not take what it was sent: {type(error).__name__}: {error}")
+
+    def _tell_images(self, event: object) -> None:
+        """If with ``event`` rows come as they are."""
+        if isinstance(event, ShapeDataBegun | RepairBegun):
+            self._delivery = set()
+            repaired = event.tables if isinstance(event, RepairBegun) else ()
+            self._repaired = {table.relation_id for table in repaired}
+        elif isinstance(event, ShapeRows):
+            self._delivery |= _keys(event.inserts)
+        elif isinstance(event, ShapeDataEnded):
+            tables = closure(TABLES[table] for table in self._tables_of((event.subscription_id,)))
+            self._watch.imaged(self, int(event.lsn), self._delivery, tables)
+        elif isinstance(event, RepairEnded):
+            self._watch.imaged(self, int(event.lsn), self._delivery, self._repaired)
+        elif isinstance(event, TransactionBatch):
+            for transaction in event.transactions:
+                rows = _as_they_are(transaction, self.name)
+                if rows:
+                    self._watch.imaged(self, int(transaction.lsn), _keys(rows), ())
 
     def _tables_of(self, subscription_ids: Sequence[str]) -> tuple[str, ...]:
         subscriptions = self.replica.subscriptions.values()
@@ -394,19 +415,20 @@ class SimDevice:
         self._watch.report(f"{self.name} was refused {subscription.spec}: {code} {message}")
 
 
-def _is_image(event: object, name: str) -> bool:
-    """Whether it brings rows as they are, which does not say by which writes: also with the echo of what the device of
-    this ``name`` wrote, by when others have written the row."""
-    if isinstance(event, TransactionBatch):
-        return any(
-            transaction.commit_ms == FINAL_MS or (transaction.origin == name and _has_rows_of_others(transaction))
-            for transaction in event.transactions
-        )
-    return isinstance(event, ShapeDataEnded | RepairEnded | AdditionalData)
+def _keys(changes: Iterable[Any]) -> set[RowKey]:
+    rows = ((change.relation_id, change.old_row if isinstance(change, Delete) else change.row) for change in changes)
+    return {(relation_id, RELATIONS[relation_id].key_of(row)) for relation_id, row in rows}
 
 
-def _has_rows_of_others(transaction: Transaction) -> bool:
-    """As they were later than the transaction left them: nothing of it is among their tags."""
-    own = f"{transaction.origin}@"
-    rows = (change for change in transaction.changes if isinstance(change, Insert | Update) and change.tags)
-    return any(not any(tag.startswith(own) for tag in row.tags) for row in rows)
+def _as_they_are(transaction: Transaction, name: str) -> list[Any]:
+    """What of it comes as it is, which does not say by which writes: all of what stands for several transactions and,
+    with the echo of what the device of this ``name`` wrote, rows that others have written by then, so that nothing of
+    it is among their tags."""
+    changes = [change for change in transaction.changes if isinstance(change, Insert | Update | Delete)]
+    if transaction.commit_ms == FINAL_MS:
+        return list(changes)
+    if transaction.origin != name:
+        return []
+    own = f"{name}@"
+    rows = (change for change in changes if not isinstance(change, Delete) and change.tags)
+    return [row for row in rows if not any(tag.startswith(own) for tag in row.tags)]

@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any
 from unittest import mock
 
-from tests.mutation import Mutants, in_place_of
+from tests.mutation import Mutants, fitting, in_place_of
 from tests.sim import work as model
 from tests.sim.merging_mutants import MERGING_MUTANTS
 from tests.sim.mutants import MUTANTS
@@ -35,7 +35,7 @@ def direct_rule(stack: ExitStack, change: Any) -> None:
 
     @wraps(apply_direct)
     def changed(state: RowState, kind: Any, *args: Any) -> RowState:
-        result: RowState = change(state, apply_direct(state, kind, *args), kind)
+        result: RowState = fitting(change, state, apply_direct(state, kind, *args), kind)
         return result
 
     stack.enter_context(mock.patch.object(model, "apply_direct", changed))

@@ -16,12 +16,12 @@ from syncline.proto.values import Row
 
 
 class Invariants:
-    """``report``: told of what is wrong. ``undated``: see ``Sessions``."""
+    """``report``: told of what is wrong. ``stands``: see ``Sessions``."""
 
     def __init__(
-        self, postgres: SimPostgres, report: Callable[[str], None], undated: Callable[[Shown, RowKey], bool]
+        self, postgres: SimPostgres, report: Callable[[str], None], stands: Callable[[Shown, RowKey, int], bool]
     ) -> None:
-        self._undated = undated
+        self._stands = stands
         self._postgres = postgres
         self._report = report
         self.excused: Counter[str] = Counter()
@@ -59,7 +59,7 @@ class Invariants:
                 numbers = [None if row is None else row[RANK] for row in (shown.rows.get(one), shown.rows.get(other))]
                 if numbers[0] == numbers[1]:
                     continue
-                if self._undated(shown, one) or self._undated(shown, other):
+                if self._stands(shown, one, RANK) or self._stands(shown, other, RANK):
                     self.excused["an image does not say who wrote a column, so it splits a pair"] += 1
                 else:
                     name = shown.device.name

@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any
 from unittest import mock
 
-from tests.mutation import Mutants, everywhere, in_place_of
+from tests.mutation import Mutants, everywhere, fitting, in_place_of
 from tests.sim import work as model
 from tests.sim.postgres import SimPostgres
 from tests.sim.schema import RELATIONS
@@ -41,7 +41,9 @@ def server_rule(stack: ExitStack, change: Any) -> None:
 
     @wraps(apply_write)
     def changed(state: RowState, write: RowWrite, tied: Tied = (), *, anew: bool = False) -> RowState:
-        result: RowState = change(lambda state, write: apply_write(state, write, tied, anew=anew), state, write)
+        result: RowState = fitting(
+            change, lambda state, write: apply_write(state, write, tied, anew=anew), state, write
+        )
         return result
 
     stack.enter_context(mock.patch.object(model, "apply_write", changed))

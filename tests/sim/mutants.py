@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import count
 from typing import Any
 from unittest import mock
 
 from tests.mutation import Mutants, everywhere, in_place_of
-from tests.sim.device import SimDevice
 from tests.sim.postgres import SimPostgres
-from tests.sim.service import Service
 
 from syncline.actors.devices.bundle import Bundle
 from syncline.actors.devices.outbound import Outbound
@@ -30,6 +27,7 @@ from syncline.client.execution import leaving, pending_of, release, run
 from syncline.client.oplog import change_of, next_commit_ms
 from syncline.client.replica import Replica
 from syncline.client.shapes import earlier
+from syncline.client.triggers import parse_image
 from syncline.proto.flow import Window
 from syncline.proto.tags import Tag
 
@@ -246,21 +244,20 @@ def _(stack: ExitStack) -> None:
     everywhere(stack, start_stream, start)
 
 
-@mutant("a device starts over when its connection was lost")
+@mutant("a delivery of other tables undoes writes that are on their way")
 def _(stack: ExitStack) -> None:
-    def ended(original: Any, self: SimDevice, code: str | None) -> None:
-        original(self, "BEHIND_WINDOW" if code is None and self.replica.lsn else code)
+    def apply(original: Any, self: Replica, connection: Any, lsn: bytes) -> Any:
+        plan = original(self, connection, lsn)
+        if "projects" in self.tables and "projects" not in plan.changed:
+            rows = connection.execute(
+                "SELECT old_row FROM _syncline_oplog WHERE table_name = 'projects' AND op = 'U' ORDER BY id DESC"
+            ).fetchall()
+            for (old,) in rows:
+                image = parse_image(old)
+                connection.execute("UPDATE projects SET name = :name, note = :note WHERE id = :id", image)
+        return plan
 
-    in_place_of(stack, SimDevice, "_ended", ended)
-
-
-@mutant("the marks of snapshots begin anew when the service starts")
-def _(stack: ExitStack) -> None:
-    def init(original: Any, self: Service, scheduler: Any, waiting: Any, postgres: SimPostgres, *rest: Any) -> None:
-        postgres.mark_numbers = count(1)
-        original(self, scheduler, waiting, postgres, *rest)
-
-    in_place_of(stack, Service, "__init__", init)
+    in_place_of(stack, Replica, "_apply_staged", apply)
 
 
 @mutant("logs are taken for durable without having been synced")

@@ -15,23 +15,26 @@ says that all other rows are exactly those of the position, the guarantees are t
 
 What a device cannot know is excused, and counted, until the echo of its write tells. Rows that come as they are (those
 of a shape, or those that heal) say of no column by whom it was written: the device's own write stands there, though
-Postgres may hold a later one. Nor do they say what a row was when it was deleted, which stays for another. What is of a
-table that the device had not when it wrote comes back by its rows, later than its place in the stream: meanwhile it
-counts as on its way. A row that a refused transaction and later ones name comes with the last of them; one that is
-gone, and stays for another that refers to it, stays with what was refused. And that somebody has written the value that
-was there already is not to be seen in the stream, nor as of when a row counts that was written and deleted in one
-transaction. A delete that is shown undone, for a row that refers to what it has deleted, stays so when that row goes.
+Postgres may hold a later one. Nor when direct SQL has written them: the device's own delete stands. Nor do they say
+what a row was when it was deleted, which stays for another. What is of a table that the device had not when it wrote
+comes back by its rows, later than its place in the stream: meanwhile it counts as on its way. A row that a refused
+transaction and later ones name comes with the last of them; one that is gone, and stays for another that refers to it,
+stays with what was refused. And that somebody has written the value that was there already is not to be seen in the
+stream, nor as of when a row counts that was written and deleted in one transaction. What a compensation brings back
+comes as an insert, as if all of it had been written then. A delete that is shown undone, for a row that refers to what
+it has deleted, stays so when that row goes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from tests.sim.device import SimDevice
-from tests.sim.postgres import SimPostgres, Version
+from tests.sim.postgres import NOTHING, SimPostgres, Version
 from tests.sim.schema import RELATIONS, TIED, RowKey, on_device
 from tests.sim.shown import Shown, named
 
@@ -44,6 +47,17 @@ from syncline.proto.values import POSTGRES_ORIGIN, Row
 BACK_BEFORE = "refused, and what was written after it came back before"
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    """``rows`` that come to a device as they were at ``lsn``, by which writes is not known, and of ``tables`` all there
+    are. ``met``: its transactions that were on their way then."""
+
+    lsn: int
+    rows: frozenset[RowKey]
+    tables: frozenset[int] = frozenset()
+    met: frozenset[int] = frozenset()
+
+
 class Sessions:
     """``report``: told of what is wrong. ``excused``: how often a device was off for a known reason, by reason."""
 
@@ -54,11 +68,13 @@ class Sessions:
         self._positions: dict[str, int] = {}
         # By device and the milliseconds of its transaction: the position at which it was written.
         self._written_at: dict[tuple[str, int], int] = {}
-        # By device, transaction and row the columns that it has changed.
+        # By device, transaction and row that it has written the columns that it has changed, of some rows none.
         self._changed: dict[tuple[str, int, RowKey], set[int]] = {}
-        # By device the transactions that were on their way when rows came as they are.
-        self._met_image: dict[str, set[int]] = {}
+        # By device those that brought rows it had written to, until it has heard of that.
+        self._images: dict[str, list[Image]] = {}
         self._on_the_way: dict[str, list[int]] = {}
+        # By device and transaction that has come back those that were still on their way then.
+        self._left_by: dict[tuple[str, int], set[int]] = {}
         # By device and row its delete that is shown undone, for another row that refers to it.
         self._undone: dict[tuple[str, RowKey], Tag] = {}
 
@@ -68,9 +84,9 @@ class Sessions:
         self._written_at[name, ms] = shown.lsn
         self._on_the_way.setdefault(name, []).append(ms)
         for key, writes in shown.pending.items():
-            changed = self._changed.setdefault((name, ms, key), set())
             for write in writes:
                 if write.tag.ms == ms:
+                    changed = self._changed.setdefault((name, ms, key), set())
                     changed |= {column for column, modified in enumerate(write.modified) if modified}
             if key[0] in shown.held and key not in shown.device.strays and writes[-1].tag.ms == ms:
                 self._outranks(shown, key, writes)
@@ -89,9 +105,17 @@ class Sessions:
             if modified and there.row is not None and holder >= tag:
                 self._report(f"{name} writes {named(key)} as of {tag.ms}, and has seen {format_tag(holder)} there")
 
-    def imaged(self, shown: Shown) -> None:
-        """Rows have come as they stood at the device's position, by which writes is not known."""
-        self._met_image.setdefault(shown.device.name, set()).update(entry.commit_ms for entry in shown.entries)
+    def imaged(self, shown: Shown, image: Image) -> None:
+        """``image`` is about to come."""
+        met = frozenset(entry.commit_ms for entry in shown.entries)
+        self._images.setdefault(shown.device.name, []).append(replace(image, met=met))
+
+    def _images_of(self, shown: Shown) -> list[Image]:
+        """Those that met what is on the way still."""
+        left = {entry.commit_ms for entry in shown.entries}
+        images = [image for image in self._images.get(shown.device.name, ()) if image.met & left]
+        self._images[shown.device.name] = images
+        return images
 
     def changed(self, shown: Shown) -> None:
         name = shown.device.name
@@ -126,6 +150,7 @@ class Sessions:
                     f"{name} at {shown.lsn} takes its transaction of {ms} for done, decided at {int(decided.head.lsn)}"
                 )
             expected.remove(ms)
+            self._left_by[name, ms] = still
 
     def _rejected(self, name: str) -> set[int]:
         return {ms for client_id, _, ms in self._postgres.rejections if client_id == name}
@@ -160,7 +185,7 @@ class Sessions:
         if self._keeps_refused(shown, key, state.tombstone):
             self.excused["refused, and the row stays as it was shown, for one that refers to it"] += 1
             return True
-        if self._met_image.get(shown.device.name, set()).isdisjoint(entry.commit_ms for entry in shown.entries):
+        if not any(key in image.rows or key[0] in image.tables for image in self._images_of(shown)):
             return False
         before = [version.row for version in self._postgres.versions[key] if version.lsn <= shown.lsn]
         kept = any(shown.keeps(key, row) for row in before if row is not None)
@@ -191,19 +216,84 @@ class Sessions:
         ]
         return any(version.writer.origin == tag.origin and version.writer > tag for version in versions)
 
-    def undated(self, shown: Shown, key: RowKey) -> bool:
-        """Whether rows have come, as they are, since the device wrote what is on its way to this one."""
-        met = self._met_image.get(shown.device.name, set())
-        return any(write.tag.ms in met for write in shown.pending.get(key, ()))
+    def stands(self, shown: Shown, key: RowKey, column: int) -> bool:
+        """Whether the device's own value stands in the column although somebody else holds it: the row has come, as it
+        was, since he wrote that, and the device's write was on its way then."""
+        register = next((tied for tied in TIED[key[0]] if column in tied), (column,))
+        writes = [write for write in shown.pending.get(key, ()) if any(write.modified[other] for other in register)]
+        row, holder = shown.rows.get(key), self._postgres.row_at(key, shown.lsn).state.column_tag(column)
+        if not writes or row is None or holder.origin == shown.device.name:
+            return False
+        return row[column] == on_device(key[0], writes[-1].row)[column] and any(
+            key in image.rows
+            and writes[-1].tag.ms in image.met
+            and self._postgres.row_at(key, image.lsn).state.column_tag(column).ms == holder.ms
+            for image in self._images_of(shown)
+        )
+
+    def _only_stands(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
+        row = shown.rows.get(key)
+        if row is None or expected is None:
+            return False
+        different = [column for column, cell in enumerate(expected) if row[column] != cell]
+        return all(self.stands(shown, key, column) for column in different)
+
+    def _delete_stands(self, shown: Shown, key: RowKey, write: RowWrite) -> bool:
+        """Whether the device's delete hides a row that has come, as it was, and has no tags but Postgres'. Where it is
+        here for another row that refers to it, it is as it was deleted."""
+        there, row = self._postgres.row_at(key, shown.lsn), shown.rows.get(key)
+        hidden = row is None or (key in shown.referred and row == on_device(key[0], write.row))
+        untracked = all(tag.origin == POSTGRES_ORIGIN for tag in there.state.tags)
+        return (write.kind == "delete" and hidden and untracked) and any(
+            key in image.rows and write.tag.ms in image.met and there.lsn <= image.lsn
+            for image in self._images_of(shown)
+        )
+
+    def _is_without_refused(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> bool:
+        """Whether the row is as Postgres had it, with those of ``writes`` on top that were not refused before a later
+        transaction of the device which has come back."""
+        name = shown.device.name
+        back = max((ms for author, ms in self._left_by if author == name), default=0)
+        refused = {ms for ms in self._rejected(name) if ms < back}
+        if refused.isdisjoint(write.tag.ms for write in writes):
+            return False
+        there = self._postgres.row_at(key, shown.lsn).state
+        left = (write for write in writes if not self._carried_out(name, write, key, shown.lsn))
+        state = _after(key, there, (write for write in left if write.tag.ms not in refused))
+        return shown.rows.get(key) == (None if state.row is None else on_device(key[0], state.row))
+
+    def _beaten_by_return(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
+        """Whether what is otherwise than ``expected`` are columns of a row that a compensation of somebody else made or
+        brought back, later than the device's own write: the stream has an insert, by his time, of what he wrote not."""
+        versions, row = self._versions(key, shown.lsn), shown.rows.get(key)
+        if row is None or expected is None or not versions or versions[-1].row is None:
+            return False
+        there = on_device(key[0], versions[-1].row)
+        return all(
+            row[column] == there[column]
+            and any(
+                old.row is None
+                and new.row is not None
+                and new.state.column_tag(column) != new.writer
+                and all(write.tag < new.writer for write in shown.pending[key] if write.modified[column])
+                for old, new in pairwise((NOTHING, *versions))
+            )
+            for column, cell in enumerate(expected)
+            if row[column] != cell
+        )
 
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> str | None:
         name = shown.device.name
         refused, left = self._rejected(name), {write.tag.ms for write in writes}
-        if any(self._changed.get((name, ms, key)) is not None for ms in refused - left):
+        together = {ms for ms in refused - left if self._left_by.get((name, ms), set()) & left}
+        if any((name, ms, key) in self._changed for ms in together):
             # A row that several transactions name comes with the last of them.
             return "refused, and the row comes with a later transaction"
         if self._came_back_before(name, key, writes):
             return BACK_BEFORE
+        if self._is_without_refused(shown, key, writes):
+            # Transactions are decided in their order: what was written before one that has come back is decided.
+            return "refused, and what comes once a later one of its author has come back is without it"
         if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
             return "carried out, and its echo comes later than its rows"
         there = self._postgres.row_at(key, shown.lsn).state
@@ -212,8 +302,13 @@ class Sessions:
             return "TRUNCATE leaves nothing that a row could come back with"
         if expected is None and self._undone.get((name, key)) == writes[-1].tag:
             return "its delete has been undone for a row that went later"
-        if self.undated(shown, key):
+        if self._only_stands(shown, key, expected):
             return "an image does not say who wrote a column"
+        if self._delete_stands(shown, key, writes[-1]):
+            # Its tag is that of the time when it was read, so it could as well have been written before the delete.
+            return "an image does not say when direct SQL wrote a row, so a delete stands"
+        if self._beaten_by_return(shown, key, expected):
+            return "a row that comes back for its child comes as if all of it had been written"
         since = min(self._written_at.get((name, ms), 0) for ms in left)
         if any(_undated_end(version) for version in self._versions(key, shown.lsn) if version.lsn > since):
             return "a row that is gone does not say as of when it was written"
