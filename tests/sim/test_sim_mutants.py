@@ -34,6 +34,7 @@ RARE = {
     "what direct SQL deletes is not remembered",
     "a row that is fetched says that it was written later than it was read",
     "the marks of snapshots begin anew when the service starts",
+    "a device is not told what has been carried out",
 }
 
 
