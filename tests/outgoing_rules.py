@@ -199,6 +199,8 @@ class OutgoingRules:
                     raise misuse("a transaction for a device needs origin, transaction id and lsn")
                 if op.rejection is not None and not self._extensions:
                     raise misuse("why a transaction was rejected, for a peer that takes no extension")
+                if op.carried_out and not self._extensions:
+                    raise misuse("what has been carried out, for a peer that takes no extension")
                 self._begin = op
             case Commit():
                 if self._begin is None:

@@ -98,6 +98,7 @@ transactions = st.builds(
     st.one_of(st.none(), uint64s),
     uint64s,
     rejection=st.one_of(st.none(), rejections),
+    carried_out=st.lists(st.integers(1, 2**53 - 1), max_size=3).map(tuple),
 )
 
 
@@ -197,7 +198,13 @@ def test_an_operation_larger_than_a_chunk_is_read_by_hand_with_the_same_result(c
 def test_a_transaction_survives_the_wire_cut_anywhere(tx: Transaction, data: st.DataObject) -> None:
     entries = [
         codec.encode_begin(
-            tx.commit_ms, tx.lsn, tx.origin, tx.transaction_id, tx.additional_data_ref, rejection=tx.rejection
+            tx.commit_ms,
+            tx.lsn,
+            tx.origin,
+            tx.transaction_id,
+            tx.additional_data_ref,
+            rejection=tx.rejection,
+            carried_out=tx.carried_out,
         ),
         *(codec.encode_ops([change]) for change in tx.changes),
         codec.encode_commit(tx.commit_ms, tx.lsn, tx.additional_data_ref),

@@ -18,6 +18,8 @@ from tests.sim.postgres import SimPostgres
 from tests.sim.schema import RELATIONS
 from tests.sim.work import Work
 
+from syncline.actors.devices.carriedout import CarriedOut
+from syncline.actors.devices.echoes import Echoes
 from syncline.actors.devices.outbound import Outbound
 from syncline.client import stamping
 from syncline.client.apply import tags_json
@@ -364,3 +366,18 @@ def _(stack: ExitStack) -> None:
         original(self, connection, b"%d" % (int(lsn) - 600) if seen_ms and len(lsn) > 3 else lsn, *seen_ms)
 
     in_place_of(stack, Replica, "_begin_incoming", begin)
+
+
+@mutant("a device is not told what has been carried out")
+def _(stack: ExitStack) -> None:
+    in_place_of(stack, CarriedOut, "passed", lambda original, self, commit_ms: None)
+
+
+@mutant("what was refused passes for carried out")
+def _(stack: ExitStack) -> None:
+    def heal(original: Any, self: Echoes, heal: Any) -> Any:
+        if heal.rejected:
+            self.carried_out.passed(heal.commit_ms)
+        return original(self, heal)
+
+    in_place_of(stack, Echoes, "heal", heal)

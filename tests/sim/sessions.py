@@ -16,13 +16,13 @@ says that all other rows are exactly those of the position, the guarantees are t
 What a device cannot know is excused, and counted, until the echo of its write tells. Rows that come as they are (those
 of a shape, or those that heal) say of no column by whom it was written: the device's own write stands there, though
 Postgres may hold a later one. Nor when direct SQL has written them: the device's own delete stands. Nor do they say
-what a row was when it was deleted, which stays for another. What is of a table that the device had not when it wrote
-comes back by its rows, later than its place in the stream: meanwhile it counts as on its way. A row that a refused
-transaction and later ones name comes with the last of them; one that is gone, and stays for another that refers to it,
-stays with what was refused. And that somebody has written the value that was there already is not to be seen in the
-stream, nor as of when a row counts that was written and deleted in one transaction. What a compensation brings back
-comes as an insert, as if all of it had been written then. A delete that is shown undone, for a row that refers to what
-it has deleted, stays so when that row goes.
+what a row was when it was deleted, which stays for another. What comes back later than its place in the stream counts
+as on its way until then, unless the device is told that it is carried out, as one of the old line never is. A row that
+a refused transaction and later ones name comes with the last of them; one that is gone, and stays for another that
+refers to it, stays with what was refused. And that somebody has written the value that was there already is not to be
+seen in the stream, nor as of when a row counts that was written and deleted in one transaction. What a compensation
+brings back comes as an insert, as if all of it had been written then. A delete that is shown undone, for a row that
+refers to what it has deleted, stays so when that row goes.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from tests.sim.postgres import NOTHING, SimPostgres, Version
 from tests.sim.schema import RELATIONS, TIED, RowKey, on_device
 from tests.sim.shown import Shown, named
 
-from syncline.actors.postgres.transaction import TransactionHead
+from syncline.actors.postgres.transaction import TransactionHead, Truncated
 from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
+from syncline.proto.subprotocols import takes_extensions
 from syncline.proto.tags import Tag, format_tag
 from syncline.proto.values import POSTGRES_ORIGIN, Row
 
@@ -125,6 +126,7 @@ class Sessions:
             self._report(f"{name} went back from {self._positions[name]} to {shown.lsn}")
         self._positions[name] = shown.lsn
         self._released(shown)
+        self._told(shown)
         for key, writes in shown.pending.items():
             if key[0] in shown.held and key not in shown.device.strays:
                 self._on_top(shown, key, writes)
@@ -152,6 +154,13 @@ class Sessions:
             expected.remove(ms)
             self._left_by[name, ms] = still
 
+    def _told(self, shown: Shown) -> None:
+        """What the device takes for carried out has been, and by where it stands."""
+        for ms in shown.told:
+            commit = self._postgres.decided.get((shown.device.name, ms))
+            if commit is None or commit.head.origin is None or commit.head.lsn > shown.lsn:
+                self._report(f"{shown.device.name} at {shown.lsn} takes its transaction of {ms} for carried out")
+
     def _rejected(self, name: str) -> set[int]:
         return {ms for client_id, _, ms in self._postgres.rejections if client_id == name}
 
@@ -166,6 +175,9 @@ class Sessions:
         row = shown.rows.get(key)
         if row == expected:
             return
+        kept = _after(key, version.state, [write for write in later if write.tag.ms not in shown.told]).row
+        if kept is not None and row == on_device(key[0], kept):
+            return  # it knows that its delete has been decided, and has been sent what was kept
         if expected is None and self.keeps(shown, key, state):
             self._undone[name, key] = writes[-1].tag
             return
@@ -282,6 +294,15 @@ class Sessions:
             if row[column] != cell
         )
 
+    def _unsaid(self, shown: Shown, write: RowWrite) -> bool:
+        """Whether nobody tells the device that this is carried out: it is of the old line, or was not connected when
+        one came by that has no rows for it."""
+        if not takes_extensions(shown.device.protocol):
+            return True
+        changes = self._postgres.decided[shown.device.name, write.tag.ms].changes
+        some = any(not isinstance(change, Truncated) and change.relation_id in shown.held for change in changes)
+        return write.tag.ms not in shown.told and not some
+
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> str | None:
         name = shown.device.name
         refused, left = self._rejected(name), {write.tag.ms for write in writes}
@@ -294,8 +315,8 @@ class Sessions:
         if self._is_without_refused(shown, key, writes):
             # Transactions are decided in their order: what was written before one that has come back is decided.
             return "refused, and what comes once a later one of its author has come back is without it"
-        if any(self._carried_out(name, write, key, shown.lsn) for write in writes):
-            return "carried out, and its echo comes later than its rows"
+        if any(self._carried_out(name, write, key, shown.lsn) and self._unsaid(shown, write) for write in writes):
+            return "carried out, and nothing tells before its echo"
         there = self._postgres.row_at(key, shown.lsn).state
         if there.row is None and there.tombstone is None and key in self._postgres.versions:
             # The device was told what was there, and Postgres does not know it when the write comes.

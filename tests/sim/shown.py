@@ -69,6 +69,12 @@ class Shown:
         return [entry_from_row(row) for row in rows]
 
     @cached_property
+    def told(self) -> frozenset[int]:
+        """The times of the transactions on the way of which the device knows that they are carried out."""
+        rows = self._connection.execute("SELECT commit_ms FROM _syncline_oplog WHERE carried_out")
+        return frozenset(ms for (ms,) in rows)
+
+    @cached_property
     def pending(self) -> dict[RowKey, list[RowWrite]]:
         """The writes on the way, by row, oldest first."""
         found: dict[RowKey, list[RowWrite]] = {}

@@ -40,6 +40,7 @@ RARE = {
     "a child does not keep its parent",
     "what direct SQL deletes is not remembered",
     "a row that is fetched says that it was written later than it was read",
+    "a device is not told what has been carried out",
 }
 # Also where the product fails for what a mutant has made.
 MISFITS = ("TypeError", "AttributeError", "NameError")

@@ -8,6 +8,10 @@ So a row that has left our shapes (GONE) stays too while changes to it are pendi
 noted down as leaving. An incoming row takes it off that note. Else it goes with the echo of the last of these changes
 (``leaving``), whatever that echo brings: by then it would have come back if it belonged here.
 
+Pending is what the server had not carried out when it made what comes. Where it has said that a change is in there, a
+row comes as if there were no such change, though its echo is still to come: what others did, who had seen it, is not to
+be undone here.
+
 A row may come with some of its columns, under a relation that has no others: the shape it belongs to names its columns.
 It does not change the others, which other shapes may have, and which may have local changes pending. When a shape lets
 go of a row that others keep with fewer columns, the rest becomes NULL. That is an update of these columns without tags,
@@ -216,7 +220,8 @@ def plan_transaction(
 ) -> Plan:
     """The plan of one server transaction. Raises UnknownRelation.
 
-    ``pending``: local changes not echoed yet, for every row of ``touched_rows`` that has some. ``tracked``: tables with
+    ``pending``: local changes not echoed yet, for every row of ``touched_rows`` that has some; none of a row of which
+    all are in what comes. ``tracked``: tables with
     shadow entries. ``known_versions``: migrations applied before; a repeated one is skipped. ``leaving``: rows that
     left before, of which nothing is pending from this transaction on. ``narrower``: those that stay without the columns
     their tables lack, likewise.
@@ -329,7 +334,7 @@ class _RowPlanner:
 
     def leave(self, binding: Binding, row_id: RowId) -> None:
         """The row is in none of our shapes any more."""
-        if row_id in self._pending:
+        if self._pending.get(row_id):
             self._plan.run_tags(binding.sql.leave, row_id[1])
         else:
             self.drop(binding.table, row_id[1])

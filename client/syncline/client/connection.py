@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from syncline.client.asking import Asking
 from syncline.client.connectivity import FORKED, INVALID_AUTH_REQUEST
@@ -108,6 +109,7 @@ class Connection:
         self._rows_estimate: int | None = None
         # From the digests of what is here until what differs has been put right. The position stays meanwhile.
         self._repairing = False
+        self._carried_out: list[int] = []  # by where we stand then
         self._deadline: asyncio.Timeout | None = None
         # Sending rests until something comes back.
         self._ahead = False
@@ -254,8 +256,11 @@ class Connection:
         await whole(self._replica.announced(event.relation))
 
     async def _on_transactions(self, batch: TransactionBatch) -> None:
-        moving = not self._repairing
-        await whole(self._replica.apply_transactions(batch.transactions, self._relations, moving=moving))
+        transactions, moving = batch.transactions, not self._repairing
+        if self._repairing:  # what is carried out by where we are not yet
+            self._carried_out += (ms for transaction in transactions for ms in transaction.carried_out)
+            transactions = tuple(replace(transaction, carried_out=()) for transaction in transactions)
+        await whole(self._replica.apply_transactions(transactions, self._relations, moving=moving))
         self._progress.applied()
         if self._ahead:
             self._ahead = False
@@ -326,7 +331,7 @@ class Connection:
         await self._ack()
 
     async def _repair(self, event: RepairEnded) -> None:
-        await self._replica.apply_repair(event.lsn)
+        await self._replica.apply_repair(event.lsn, self._carried_out)
         self._repairing = False
         self._progress.applied()
         self._progress.repaired()

@@ -19,7 +19,7 @@ from syncline.client.schema import REJECTIONS, Table, literal, quoted
 from syncline.client.staging import StagingSql
 from syncline.client.triggers import key_sql
 from syncline.proto.merge import RowWrite
-from syncline.proto.values import Change, Delete, Migrate, Relation, Transaction
+from syncline.proto.values import POSTGRES_ORIGIN, Change, Delete, Migrate, Relation, Transaction
 
 # Rows one statement puts; more of them gain nothing.
 STAGED_AT_ONCE = 100
@@ -37,7 +37,8 @@ def pending_of(
     tables: Mapping[str, Table],
     written: Written,
 ) -> dict[RowId, Pending]:
-    """What is pending on each row that ``changes`` touch, found by key. ``written`` is used, and added to."""
+    """What is pending on each row that ``changes`` touch, found by key; of one that has nothing but what is in these
+    changes already, nothing. ``written`` is used, and added to."""
     (some,) = connection.execute("SELECT EXISTS (SELECT 1 FROM _syncline_oplog)").fetchone()
     pending: dict[RowId, Pending] = {}
     if some:
@@ -50,7 +51,7 @@ def pending_of(
                 if write is None:
                     write = written[place] = write_from(entry_from_row(row), table, client_id)
                 writes.append(write)
-            if writes:
+            if writes or connection.execute(table_sql(table).has_entries, row_id[1]).fetchone()[0]:
                 pending[row_id] = tuple(writes)
     return pending
 
@@ -71,6 +72,10 @@ def apply_transaction(
     left: list[RowId] = []
     narrower: list[RowId] = []
     came_back = False
+    if keeping.needed:
+        note_carried_out(connection, transaction.carried_out)
+        if transaction.origin not in (client_id, POSTGRES_ORIGIN):
+            note_carried_out(connection, [transaction.commit_ms], transaction.origin)
     rejected = transaction.rejection if transaction.origin == client_id else None
     if rejected is not None:
         record(connection, transaction.commit_ms, rejected, tables)
@@ -101,6 +106,13 @@ def apply_transaction(
     if rejected is not None:
         plan.changed.add(REJECTIONS)
     return plan, came_back
+
+
+def note_carried_out(connection: sqlite3.Connection, times: Iterable[int], origin: str | None = None) -> None:
+    """What was written here at these times is in what comes from now on. ``origin``: the id that the file had as a copy
+    when it was written: it comes by as another device's, and is known by that. Of our own the server tells."""
+    sql = "UPDATE _syncline_oplog SET carried_out = 1 WHERE commit_ms = ? AND origin IS ?"
+    connection.executemany(sql, [(commit_ms, origin) for commit_ms in times])
 
 
 def deleted_rows(

@@ -30,6 +30,7 @@ from syncline.client.execution import (
     awaits_echoes,
     backlog,
     clear,
+    note_carried_out,
     run,
 )
 from syncline.client.forking import fork, note_accepted, note_opening, openings_of
@@ -249,10 +250,12 @@ class Replica(Mirror):
             self.subscriptions.pop(position, None)
         self._delivered(lsn, plan)
 
-    async def apply_repair(self, lsn: bytes) -> None:
-        """What has been staged makes of the rows here those of our shapes at ``lsn``."""
+    async def apply_repair(self, lsn: bytes, carried_out: Iterable[int] = ()) -> None:
+        """What has been staged makes of the rows here those of our shapes at ``lsn``. ``carried_out``: the times of
+        transactions of our own that are in them."""
 
         def work(connection: sqlite3.Connection) -> Plan:
+            note_carried_out(connection, carried_out)
             plan = self._apply_staged(connection, lsn)
             self._end_incoming(connection, plan)
             return plan
@@ -291,6 +294,7 @@ class Replica(Mirror):
         def work(connection: sqlite3.Connection) -> tuple[list[Subscription], Plan]:
             self._begin_incoming(connection, b"")
             connection.execute("UPDATE _syncline_state SET seen_ms = 0")  # maybe by the clock of another server
+            connection.execute("UPDATE _syncline_oplog SET carried_out = 0")
             keeping = self._keeping(connection)
             for table in self.tables.values():
                 clear(connection, table, keeping)

@@ -43,12 +43,15 @@ class TableSql:
             f"WHERE table_name = {literal(table.name)} AND key = {tagged_key}"
         )
         # The server decides our transactions in their order: what was written before one that has come back is in the
-        # rows that come from then on, or was rejected, though its own echo is still to come.
+        # rows that come from then on, or was rejected, though its own echo is still to come. Nor is on top of them what
+        # we have been told is in them.
+        entries = f"_syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key}"
         self.pending = (
-            f"SELECT {ENTRY_COLUMNS} FROM _syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key} "
-            "AND (commit_ms > (SELECT echoed_ms FROM _syncline_state) OR origin IS NOT NULL AND commit_ms IS NOT NULL) "
+            f"SELECT {ENTRY_COLUMNS} FROM {entries} AND NOT carried_out AND "
+            "(commit_ms > (SELECT echoed_ms FROM _syncline_state) OR origin IS NOT NULL AND commit_ms IS NOT NULL) "
             "ORDER BY id"
         )
+        self.has_entries = f"SELECT EXISTS (SELECT 1 FROM {entries})"
 
 
 @lru_cache(maxsize=1_000)

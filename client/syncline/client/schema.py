@@ -17,7 +17,7 @@ not all columns of (see ``columns``). ``_syncline_rejections`` has the local tra
 by their ``commit_ms``, and ``_syncline_rejected`` what they had written (see ``rejections``). ``_syncline_openings``
 are the times at which this file was opened, and ``origin`` of an entry the client id it is of, if that is another (see
 ``forking``). ``lost`` has the columns of an entry in which a later write by somebody else has been seen (JSON, see
-``merging``).
+``merging``), and ``carried_out`` is 1 where what has come has the entry in it, and what follows, too.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE _syncline_state ADD COLUMN seen_ms INTEGER NOT NULL DEFAULT 0",),
     (),
     ("ALTER TABLE _syncline_state ADD COLUMN echoed_ms INTEGER NOT NULL DEFAULT 0",),
+    ("ALTER TABLE _syncline_oplog ADD COLUMN carried_out INTEGER NOT NULL DEFAULT 0",),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

@@ -110,8 +110,9 @@ class GoneSql:
         self._columns = columns = ", ".join(quoted(column) for column in table.primary_key)
         key = key_sql([quoted(column) for column in table.primary_key])
         name = literal(table.name)
-        pending = f"{key} IN (SELECT key FROM _syncline_oplog WHERE table_name = {name})"
-        at_rest = f"{key} NOT IN (SELECT key FROM _syncline_oplog WHERE table_name = {name})"
+        on_the_way = f"SELECT key FROM _syncline_oplog WHERE table_name = {name} AND NOT carried_out"
+        pending = f"{key} IN ({on_the_way})"
+        at_rest = f"{key} NOT IN ({on_the_way})"
         marks = ", ".join("?" for _ in table.primary_key)
         self.drop = f"DROP TABLE IF EXISTS {gone}"
         self.create = f"CREATE TEMP TABLE {self.name} ({columns}, PRIMARY KEY ({columns})) WITHOUT ROWID"

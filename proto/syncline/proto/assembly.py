@@ -149,6 +149,7 @@ class Assembler:
             commit.additional_data_ref or begin.additional_data_ref,
             max(begin.commit_ms, commit.commit_ms),
             begin.rejection,
+            begin.carried_out,
         )
         self.clear()
         return transaction

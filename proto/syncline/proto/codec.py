@@ -19,6 +19,7 @@ from syncline.proto import satellite_pb2 as pb
 from syncline.proto.digest import TableDifference, check_buckets
 from syncline.proto.errors import ErrorCode, invalid
 from syncline.proto.forks import Opening, Parted
+from syncline.proto.op_reader import CARRIED_OUT_MAX as CARRIED_OUT_MAX
 from syncline.proto.op_reader import COLUMNS_MAX as COLUMNS_MAX
 from syncline.proto.op_reader import OPS_PER_LOG_MAX as OPS_PER_LOG_MAX
 from syncline.proto.op_reader import cut_ops as cut_ops
@@ -230,7 +231,14 @@ def encode_transaction(tx: Transaction) -> bytes:
     is_migration = any(isinstance(change, Migrate) for change in tx.changes)
     return oplog_message(
         encode_begin(
-            tx.commit_ms, tx.lsn, tx.origin, tx.transaction_id, tx.additional_data_ref, is_migration, tx.rejection
+            tx.commit_ms,
+            tx.lsn,
+            tx.origin,
+            tx.transaction_id,
+            tx.additional_data_ref,
+            is_migration,
+            tx.rejection,
+            tx.carried_out,
         ),
         encode_ops(tx.changes),
         encode_commit(tx.commit_ms, tx.lsn, tx.additional_data_ref),

@@ -43,6 +43,8 @@ CHUNK_BYTES_MAX: Final = 1 << 20
 CHUNK_OPS_MAX: Final = 1000
 # Tags of one operation that is larger than a chunk; there is about one per device that writes the row at the same time.
 TAGS_MAX: Final = 10_000
+# Transactions of which one says that they have been carried out.
+CARRIED_OUT_MAX: Final = 10_000
 _NO_NULLS: Final = tuple(bytes((columns + 7) // 8) for columns in range(COLUMNS_MAX + 1))
 
 
@@ -283,6 +285,8 @@ def _op_of(op: pb.SatTransOp, kind: str | None) -> Op:
     match kind:
         case "begin":
             begin = op.begin
+            if len(begin.carried_out) > CARRIED_OUT_MAX:
+                raise invalid(f"a transaction that says of more than {CARRIED_OUT_MAX} that they are carried out")
             return Begin(
                 begin.commit_timestamp,
                 begin.lsn,
@@ -291,6 +295,7 @@ def _op_of(op: pb.SatTransOp, kind: str | None) -> Op:
                 begin.additional_data_ref,
                 begin.is_migration,
                 _rejection_of(begin.rejection) if begin.HasField("rejection") else None,
+                tuple(begin.carried_out),
             )
         case "commit":
             return Commit(op.commit.commit_timestamp, op.commit.lsn, op.commit.additional_data_ref)

@@ -39,6 +39,7 @@ class Begin:
     additional_data_ref: int
     is_migration: bool
     rejection: RejectionReason | None = None
+    carried_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +252,11 @@ def encode_begin(
     additional_data_ref: int = 0,
     is_migration: bool = False,
     rejection: RejectionReason | None = None,
+    carried_out: Iterable[int] = (),
 ) -> bytes:
     """The entry that opens a transaction. A server gives an origin, a transaction id and an lsn that is not empty.
 
-    ``rejection``: only for a device that takes extensions.
+    ``rejection``, ``carried_out``: only for a device that takes extensions.
     """
     return _pb_entry(
         pb.SatTransOp(
@@ -266,6 +268,7 @@ def encode_begin(
                 additional_data_ref=additional_data_ref,
                 is_migration=is_migration,
                 rejection=None if rejection is None else _rejection_message(rejection),
+                carried_out=carried_out,
             )
         )
     )

@@ -263,7 +263,7 @@ class SatTransOp(_message.Message):
     def __init__(self, begin: _Optional[_Union[SatOpBegin, _Mapping]] = ..., commit: _Optional[_Union[SatOpCommit, _Mapping]] = ..., update: _Optional[_Union[SatOpUpdate, _Mapping]] = ..., insert: _Optional[_Union[SatOpInsert, _Mapping]] = ..., delete: _Optional[_Union[SatOpDelete, _Mapping]] = ..., migrate: _Optional[_Union[SatOpMigrate, _Mapping]] = ..., compensation: _Optional[_Union[SatOpCompensation, _Mapping]] = ..., gone: _Optional[_Union[SatOpGone, _Mapping]] = ..., additional_begin: _Optional[_Union[SatOpAdditionalBegin, _Mapping]] = ..., additional_commit: _Optional[_Union[SatOpAdditionalCommit, _Mapping]] = ...) -> None: ...
 
 class SatOpBegin(_message.Message):
-    __slots__ = ("commit_timestamp", "lsn", "origin", "is_migration", "additional_data_ref", "transaction_id", "rejection")
+    __slots__ = ("commit_timestamp", "lsn", "origin", "is_migration", "additional_data_ref", "transaction_id", "rejection", "carried_out")
     COMMIT_TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
     ORIGIN_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +271,7 @@ class SatOpBegin(_message.Message):
     ADDITIONAL_DATA_REF_FIELD_NUMBER: _ClassVar[int]
     TRANSACTION_ID_FIELD_NUMBER: _ClassVar[int]
     REJECTION_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_OUT_FIELD_NUMBER: _ClassVar[int]
     commit_timestamp: int
     lsn: bytes
     origin: str
@@ -278,7 +279,8 @@ class SatOpBegin(_message.Message):
     additional_data_ref: int
     transaction_id: int
     rejection: SatRejection
-    def __init__(self, commit_timestamp: _Optional[int] = ..., lsn: _Optional[bytes] = ..., origin: _Optional[str] = ..., is_migration: _Optional[bool] = ..., additional_data_ref: _Optional[int] = ..., transaction_id: _Optional[int] = ..., rejection: _Optional[_Union[SatRejection, _Mapping]] = ...) -> None: ...
+    carried_out: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, commit_timestamp: _Optional[int] = ..., lsn: _Optional[bytes] = ..., origin: _Optional[str] = ..., is_migration: _Optional[bool] = ..., additional_data_ref: _Optional[int] = ..., transaction_id: _Optional[int] = ..., rejection: _Optional[_Union[SatRejection, _Mapping]] = ..., carried_out: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SatRejection(_message.Message):
     __slots__ = ("sqlstate", "message", "detail", "hint", "table_name", "constraint", "columns", "key")

@@ -191,7 +191,8 @@ class Transaction:
     server. ``origin``: the client id of the device that wrote it, else the Postgres origin (``postgres_1``); None only
     from a device, whose origin the server knows. ``transaction_id``: what acks name; required from a server.
     ``latest_ms``: nothing in it is of a later time; what stands for several has that of the last. ``rejection``: it is
-    the device's own, and was rejected; the changes are what sets it right.
+    the device's own, and was rejected; the changes are what sets it right. ``carried_out``: the times of others of the
+    device's own that are still to come back, and are in what this one says and in all that come later.
     """
 
     commit_ms: int
@@ -202,6 +203,7 @@ class Transaction:
     additional_data_ref: int = 0
     latest_ms: int = field(default=0, compare=False)
     rejection: RejectionReason | None = None
+    carried_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

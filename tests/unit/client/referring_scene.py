@@ -88,9 +88,14 @@ class Referring:
 
         return await self.store.write(work)
 
-    async def receive(self, *changes: Change, origin: str = "other", ms: int = 1_000) -> None:
+    async def receive(
+        self, *changes: Change, origin: str = "other", ms: int = 1_000, carried_out: tuple[int, ...] = ()
+    ) -> None:
         """A transaction of the server's."""
-        await self.receive_together((changes, origin, ms))
+        self._lsn += 1
+        lsn = b"%d" % self._lsn
+        transaction = Transaction(ms, lsn, changes, origin, self._lsn, carried_out=carried_out)
+        await self.replica.apply_transactions([transaction], self.relations)
 
     async def receive_together(self, *transactions: tuple[Sequence[Change], str, int]) -> None:
         """Several in one commit."""
@@ -104,13 +109,13 @@ class Referring:
         """The local transaction of that time comes back."""
         await self.receive(*changes, origin="me", ms=ms)
 
-    async def repair(self, *inserts: Insert, gone: Sequence[Gone] = ()) -> None:
+    async def repair(self, *inserts: Insert, gone: Sequence[Gone] = (), carried_out: Sequence[int] = ()) -> None:
         """A delivery that brings ``inserts`` and takes away ``gone``."""
         self.replica.begin_delivery()
         await self.replica.stage_gone(gone, self.relations)
         await self.replica.stage(inserts, self.relations)
         self._lsn += 1
-        await self.replica.apply_repair(b"%d" % self._lsn)
+        await self.replica.apply_repair(b"%d" % self._lsn, carried_out)
 
     async def rows(self, table: str) -> Rows:
         sql = f"SELECT * FROM {table} ORDER BY 1, 2"

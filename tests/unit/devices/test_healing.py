@@ -15,6 +15,7 @@ from tests.unit.devices.outbound_world import FIRST_LSN, ME, SCHEMA, TABLES
 from syncline.actors.devices.outbound import Outbound
 from syncline.actors.devices.steps import (
     AnyHolds,
+    CountRows,
     Current,
     Delivered,
     Delivery,
@@ -27,6 +28,7 @@ from syncline.actors.devices.steps import (
     ReadCurrent,
     ReadImage,
     ReadMore,
+    Repair,
     RowKey,
     Send,
     Shows,
@@ -39,10 +41,11 @@ from syncline.actors.shapes.frames import Frame, begin_of, lsn_bytes
 from syncline.proto import codec
 from syncline.proto.events import WriteReceived
 from syncline.proto.flow import Window
-from syncline.proto.ops import Begin
+from syncline.proto.ops import Begin, Commit, Op
 from syncline.proto.values import Delete, Gone, Insert, Update
 
 TABLE, OTHER = TABLES["a"], TABLES["b"]
+SUBSCRIPTIONS = {"s": {"a": (TABLE,)}}
 
 
 class Stream:
@@ -50,14 +53,31 @@ class Stream:
 
     ``sent``: (commit ms, its rows) of what came, from ``origins``; ``healed``: (commit ms, the keys of those that
     heal). ``shown``: whether the snapshots show what was streamed. ``portion``: how many rows a reading brings at most.
-    ``counted``: the times of the writes whose rows were asked for.
+    ``counted``: the times of the writes whose rows were asked for. ``carried_out``: what was told with each that came,
+    and ``positions`` where it stood. ``followed``: what a bundle has released when it is asked for.
     """
 
-    def __init__(self, selects: Collection[str] = ()) -> None:
-        subscriptions = {"s": {"a": (TABLE,)}}
+    def __init__(
+        self,
+        selects: Collection[str] = (),
+        *,
+        extensions: bool = False,
+        repair: Repair | None = None,
+        followed: int = FIRST_LSN,
+    ) -> None:
         self.outbound = Outbound(
-            ME, FIRST_LSN, SCHEMA, subscriptions, Window(100), selects=lambda shape: shape in selects
+            ME,
+            FIRST_LSN,
+            SCHEMA,
+            {} if repair is not None else SUBSCRIPTIONS,
+            Window(100),
+            extensions=extensions,
+            selects=lambda shape: shape in selects,
+            repair=repair,
         )
+        self._followed = followed
+        self.carried_out: list[tuple[int, ...]] = []
+        self.positions: list[int] = []
         self.readings: list[tuple[RowKey, ...]] = []
         self.asked: list[tuple[object, int]] = []
         self.sent: list[tuple[int, tuple[bytes | None, ...]]] = []
@@ -109,7 +129,9 @@ class Stream:
     def _answer(self, step: Step) -> object:
         match step:
             case Follow():
-                return FIRST_LSN
+                return self._followed
+            case CountRows():
+                return 0
             case ReadCurrent(keys):
                 self.readings.append(keys)
                 self.flushed += 10
@@ -145,15 +167,24 @@ class Stream:
 
     def _take(self, message: bytes) -> None:
         if message[:1] == b"\x09":
-            begin, *changes, _ = codec.decode_ops(message[1:])
-            self.gone += [(change.relation_id, change.row) for change in changes if isinstance(change, Gone)]
-            assert isinstance(begin, Begin)
-            self.origins.append(begin.origin)
-            self.tags += [tuple(change.tags) for change in changes if isinstance(change, Insert | Update)]
-            rows = tuple(change.row[0] for change in changes if isinstance(change, Insert | Update))
-            self.sent.append((begin.commit_ms, rows))
-            healed = [int(change.row[1] or b"") for change in changes if isinstance(change, Update)]
-            self.healed.append((begin.commit_ms, healed))
+            changes: list[Op] = []
+            for op in codec.decode_ops(message[1:]):
+                changes.append(op)
+                if isinstance(op, Commit):
+                    self._take_transaction(*changes)
+                    changes.clear()
+
+    def _take_transaction(self, begin: Op, *changes: Op) -> None:
+        self.gone += [(change.relation_id, change.row) for change in changes if isinstance(change, Gone)]
+        assert isinstance(begin, Begin)
+        self.origins.append(begin.origin)
+        self.carried_out.append(begin.carried_out)
+        self.positions.append(int(begin.lsn))
+        self.tags += [tuple(change.tags) for change in changes if isinstance(change, Insert | Update)]
+        rows = tuple(change.row[0] for change in changes if isinstance(change, Insert | Update))
+        self.sent.append((begin.commit_ms, rows))
+        healed = [int(change.row[1] or b"") for change in changes if isinstance(change, Update)]
+        self.healed.append((begin.commit_ms, healed))
 
 
 def row_key(number: int) -> RowKey:

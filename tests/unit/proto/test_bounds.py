@@ -9,6 +9,7 @@ from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.errors import ErrorCode, ProtocolError
 from syncline.proto.events import AuthRequested, WriteReceived
+from syncline.proto.ops import Begin
 from syncline.proto.session import ServerSession
 from syncline.proto.values import Insert
 
@@ -112,3 +113,12 @@ def test_ids_of_subscriptions_and_requests_are_bounded(method: str) -> None:
 def test_ids_in_an_ack_are_bounded() -> None:
     with pytest.raises(ProtocolError, match="printable"):
         streaming().server.receive(codec.ack_message(1, b"1", gone_subscription_ids=("a\x00",)))
+
+
+def test_a_begin_says_of_no_more_than_so_many_that_they_are_carried_out() -> None:
+    times = range(1, codec.CARRIED_OUT_MAX + 1)
+    (begin,) = codec.decode_ops(codec.encode_begin(1, b"1", "postgres_1", 1, carried_out=times))
+    assert isinstance(begin, Begin)
+    assert begin.carried_out == tuple(times)
+    with pytest.raises(ProtocolError, match="carried out"):
+        codec.decode_ops(codec.encode_begin(1, b"1", "postgres_1", 1, carried_out=(*times, 7)))

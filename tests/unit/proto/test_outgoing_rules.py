@@ -82,6 +82,9 @@ def test_an_extension_is_only_sent_to_a_peer_that_takes_it() -> None:
     rejected = codec.encode_transaction(Transaction(1000, b"42", (), "c1", 42, rejection=why))
     never(streaming(), rejected, "why a transaction was rejected")
     allowed(streaming(protocol=OWN), rejected)
+    telling = codec.encode_transaction(Transaction(1000, b"42", (), "postgres_1", 42, carried_out=(900,)))
+    never(streaming(), telling, "what has been carried out")
+    allowed(streaming(protocol=OWN), telling)
     allowed(subscribed(OWN), codec.subs_data_begin("s1", b"10", 100))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
+from syncline.actors.devices.carriedout import CarriedOut
 from syncline.actors.devices.echoing import Echoing
 from syncline.actors.devices.healing import Healing
 from syncline.actors.devices.held import HeldShapes
@@ -50,9 +51,10 @@ WRITTEN_BYTES_MAX = 4 << 20
 
 
 class Echoes:
-    """Of a device during one stream. ``selects``: see ``Echoing``. ``held``: what it has."""
+    """Of a device during one stream. ``selects``: see ``Echoing``. ``held``: what it has. ``telling``: it takes
+    extensions."""
 
-    def __init__(self, selects: Callable[[str], bool], held: HeldShapes) -> None:
+    def __init__(self, selects: Callable[[str], bool], held: HeldShapes, *, telling: bool = False) -> None:
         self._held = held
         self._waiting: list[Echo] = []
         self._echoing = Echoing(selects)
@@ -61,6 +63,7 @@ class Echoes:
         self._written_bytes = 0
         self._folded_upto = 0  # the end of the latest frame that stood for several transactions
         self.healing = Healing()
+        self.carried_out = CarriedOut(telling=telling)
         self.holds(held.shapes)
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -134,6 +137,14 @@ class Echoes:
         """Whether the frame of the transaction is its echo."""
         return self._echoing.passes(commit_ms)
 
+    def pass_by(self, upto: int) -> None:
+        """What the device is sent next is as of ``upto``. Those before that have not come back are in it."""
+        for echo in self._waiting:
+            if echo.lsn > upto:
+                break
+            if _is_plain(echo):
+                self.carried_out.passed(echo.commit_ms)
+
     def passed(self, frame: Frame, *, is_own: bool, is_echo: bool) -> None:
         """``frame`` has been sent to its end. ``is_own``: it is of the device; ``is_echo``: and brings it back."""
         if frame.since is not None:
@@ -150,6 +161,7 @@ class Echoes:
             self._written_bytes -= _size(write)
         self._unechoed.came_back(commit_ms)
         self._echoing.came_back(commit_ms)
+        self.carried_out.came_back(commit_ms)
 
     def _postpone(self, lsn: int) -> None:
         """Echoes whose place lies within what one frame stood for come behind it: what they bring must not be older."""
@@ -174,10 +186,12 @@ class Echoes:
         while self.due(upto):
             yield from window()
             echo = self._waiting.pop(0)
-            if echo.heal is None and not echo.healed:
+            if _is_plain(echo):
                 if not self._echoing.passes(echo.commit_ms):
+                    self.carried_out.passed(echo.commit_ms)
                     continue
                 if echo.lsn <= self._folded_upto and echo.commit_ms in self._echoing:
+                    self.carried_out.passed(echo.commit_ms)
                     yield from self._by_rows(echo.commit_ms, echo.lsn)
                     continue
             if echo.heal is not None:
@@ -243,6 +257,11 @@ class Echoes:
             keys = yield WrittenKeys(write)
             assert isinstance(keys, set)
             self._unechoed.count(write.commit_ms, keys)
+
+
+def _is_plain(echo: Echo) -> bool:
+    """Whether it stands for a transaction that the stream has come by."""
+    return echo.heal is None and not echo.healed
 
 
 def _size(write: WriteReceived) -> int:

@@ -8,7 +8,7 @@ So a frame, or an empty transaction in the place of none, passes for the echo on
 transaction on this stream, so that it is known of which tables its rows are, and it holds all of these whole, with all
 their columns: of a row that it has with some of them it may have written others, which have to go again. Any other
 is brought back by its rows (``healing``), in answer to the device, which sends again whatever has not come back. Its
-frame is sent before that as if it were somebody else's.
+frame is sent before that as if it were somebody else's, and the device is told what it is (``carriedout``).
 
 A shape may end after a transaction was found to come back by its frame and before that frame. So the rows of shapes
 leave only when the stream has come by all of those (``upto``), and what is applied from then on is judged by the shapes

@@ -104,7 +104,7 @@ class Outbound:
         self._repair = repair
         self._repaired_at: int | None = None
         self._held = HeldShapes(schema, subscriptions, named)
-        self._echoes = Echoes(selects, self._held)
+        self._echoes = Echoes(selects, self._held, telling=extensions)
         self._sending = Sending(client_id, position, window, self._echoes, self._held, extensions=extensions)
         if repair is not None:
             self._echoes.repairing(self._held.shapes_of(repair.subscriptions))
@@ -379,14 +379,16 @@ class Outbound:
     # --- deliveries ---------------------------------------------------------------------------------------------------
 
     def _make_repair(self, repair: Repair) -> Steps:
-        """Nothing but migrations comes before it: an echo would have the device forget what it has written, and might
-        change rows that the device has digested as they are."""
+        """Nothing but migrations, and what has been carried out, comes before it: an echo would have the device forget
+        what it has written, and might change rows that the device has digested as they are."""
         shapes = self._held.shapes_of(repair.subscriptions)
         yield from self._follow(shapes)
         while self._released < self.position:
             yield Wait()
         at = self._released_from_log()
         yield from self._read_frames(upto=at)
+        self._echoes.pass_by(at)
+        yield from self._sending.tell_carried_out()
         yield Pin(at)
         self._repaired_at = at
         yield from repairing(repair.holdings, shapes, at)
@@ -415,6 +417,7 @@ class Outbound:
             yield Wait()
         at = self._released_from_log()
         yield from self._read_log(upto=at)
+        yield from self._sending.tell_carried_out()
         yield Pin(at)
         if delivery.requests:
             yield from arriving(delivery, self._held.layers, at, self._named, estimating=self._extensions)

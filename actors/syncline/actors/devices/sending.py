@@ -93,9 +93,7 @@ class Sending:
         if frame.starts:
             id = frame.lsn if frame.transaction_id is None else frame.transaction_id
             self._window.sent(id, frame.lsn)
-            if frame.origin == self._client_id:
-                self._is_echo = self._echoes.passes(frame.commit_ms)
-                body = body if self._is_echo else begun_by(frame, POSTGRES_ORIGIN)
+            body = self._begun(frame, body)
         if self._echoes.healing.watching:
             self._echoes.healing.passed(body, self._held.projections)
         if frame.ends:
@@ -103,17 +101,38 @@ class Sending:
             self._echoes.passed(frame, is_own=frame.origin == self._client_id, is_echo=self._is_echo)
         return body
 
+    def _begun(self, frame: Frame, body: bytes) -> bytes:
+        """``body`` with the begin that the device gets: one of its own that is not the echo is for it as another's."""
+        origin, carried_out = frame.origin, self._echoes.carried_out
+        if frame.since is not None:
+            self._echoes.pass_by(frame.lsn)
+        if origin == self._client_id:
+            self._is_echo = self._echoes.passes(frame.commit_ms)
+            if not self._is_echo:
+                origin = POSTGRES_ORIGIN
+                carried_out.passed(frame.commit_ms)
+        if origin == frame.origin and not carried_out:
+            return body
+        return begun_by(frame, origin, carried_out.take())
+
     def _await_window(self) -> Steps:
         while not self._window.open:
             yield Wait()
 
     # --- transactions that are not in the stream ----------------------------------------------------------------------
 
+    def tell_carried_out(self) -> Steps:
+        """What comes next is no transaction, and the device has to know before."""
+        if self._echoes.carried_out:
+            yield from self.send_synthetic(0, POSTGRES_ORIGIN, ())
+
     def send_echoes(self, upto: int) -> Steps:
         """Those whose place is at or before ``upto``."""
 
         def send(echo: Echo, changes: tuple[Change, ...], more: More) -> Steps:
             reason = None if echo.heal is None or not self._extensions else echo.heal.reason
+            # Whatever came before its place has been sent. It may tell of what is not before where the device stood.
+            self.position = max(self.position, echo.lsn)
             yield from self.send_synthetic(echo.commit_ms, self._client_id, changes, more, reason)
 
         yield from self._echoes.sending(upto, self._await_window, send)
@@ -133,7 +152,15 @@ class Sending:
         lsn = lsn_bytes(self.position)
         is_migration = any(isinstance(change, Migrate) for change in changes)
         bodies = [
-            codec.encode_begin(commit_ms, lsn, origin, self._synthetic_id, is_migration=is_migration, rejection=reason)
+            codec.encode_begin(
+                commit_ms,
+                lsn,
+                origin,
+                self._synthetic_id,
+                is_migration=is_migration,
+                rejection=reason,
+                carried_out=self._echoes.carried_out.take(),
+            )
         ]
         size = 0
         following: tuple[Change, ...] | None = changes

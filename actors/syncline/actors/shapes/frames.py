@@ -49,12 +49,15 @@ def begin_of(lsn: int, commit_ms: int, origin: str, transaction_id: int | None =
     return encode_begin(commit_ms, lsn_bytes(lsn), origin, lsn if transaction_id is None else transaction_id)
 
 
-def begun_by(frame: Frame, origin: str) -> bytes:
-    """The body of ``frame``, which starts a transaction, as if that were of another origin."""
-    begin = begin_of(frame.lsn, frame.commit_ms, frame.origin)
+def begun_by(frame: Frame, origin: str, carried_out: tuple[int, ...] = ()) -> bytes:
+    """The body of ``frame``, which starts a transaction, as if that were of another origin, or said of others that they
+    are ``carried_out``."""
+    id = frame.lsn if frame.transaction_id is None else frame.transaction_id
+    begin = begin_of(frame.lsn, frame.commit_ms, frame.origin, id)
     body = frame.body or b""
     assert body.startswith(begin), "its begin is the first thing in it"
-    return begin_of(frame.lsn, frame.commit_ms, origin) + body[len(begin) :]
+    begins = encode_begin(frame.commit_ms, lsn_bytes(frame.lsn), origin, id, carried_out=carried_out)
+    return begins + body[len(begin) :]
 
 
 def whole_frame(records: Iterable[Record], relations: Mapping[int, Relation] = NONE_SHARED) -> Frame:
