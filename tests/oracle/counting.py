@@ -45,9 +45,9 @@ def counting(counters: Counter[str]) -> Iterator[None]:
     apply, stage = Replica.apply_repair, Replica.stage
 
     @wraps(apply)
-    async def repaired(self: Replica, lsn: bytes) -> None:
+    async def repaired(self: Replica, *args: Any) -> None:
         counters["repairs"] += 1
-        await apply(self, lsn)
+        await apply(self, *args)
 
     @wraps(stage)
     async def staged(self: Replica, inserts: Sequence[Insert], relations: Mapping[int, Relation]) -> None:

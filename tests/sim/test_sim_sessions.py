@@ -47,6 +47,7 @@ class Bench:
             entries=[SimpleNamespace(commit_ms=write.tag.ms) for writes in pending.values() for write in writes],
             rows={ROW: ("p1", name, note, 1), OTHER: ("p2", "mine", "theirs", 1)},
             referred=frozenset(),
+            told=frozenset(),
             keeps=lambda key, content: False,
         )
 
