@@ -28,10 +28,10 @@ $(STAMP): pyproject.toml requirements.txt
 demo: install
 	$(VENV)/bin/syncline demo
 
-# Three workers for two cores, as tests wait a lot; a file at a time: each worker has its own Postgres. First everything on the newest one and the runtime
+# Two workers, a file at a time: each worker has its own Postgres. First everything on the newest one and the runtime
 # local, then on the oldest what differs between them most (see tests/postgres_majors.py), and the same for the runtime
 # ray, which the host's own tests (tests/conformance) run on in any case.
-PYTEST := $(PY) -m pytest -n 3 --dist loadfile -q
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile -q
 test: install
 	$(PYTEST)
 	@echo "Postgres 14, the tests marked every_major:"
