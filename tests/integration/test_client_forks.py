@@ -307,8 +307,9 @@ async def test_what_a_copy_wrote_to_what_both_have_in_common_is_carried_out_afte
         await asyncio.sleep(0.5)
         await lock.rollback()
         devices.append(b)
-        for db in devices:
+        for db in devices:  # all of them, before what Postgres has is looked at: the copy's own comes last
             await settled(db)
+        for db in devices:
             await agree(connection, db)
             assert await db.rejections() == []
         assert b.client_id != client_id

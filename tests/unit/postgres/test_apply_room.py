@@ -10,7 +10,7 @@ from tests.unit.postgres.test_apply import APPLIED, BEHIND, LOCKED, NOBODY, larg
 from syncline.actors.postgres import apply
 from syncline.actors.postgres.apply import DEVICE_PENDING_MAX, PENDING_MAX, WriteQueue
 from syncline.actors.postgres.batching import Lane
-from syncline.actors.postgres.waitingline import Decision
+from syncline.actors.postgres.waitingline import REPEATS_MAX, Decision
 from syncline.actors.postgres.write import Rejection
 from syncline.cluster.ref import Ref
 
@@ -146,3 +146,19 @@ def test_a_copy_that_sends_under_the_id_of_the_original_does_not_lift_what_that_
     q.settle([APPLIED for _ in take(q)], 0)
     assert q.add(write("a", 0, reply_to=copy)) is None
     assert q.add(write("a", DEVICE_PENDING_MAX + 1, reply_to=original)) is not None
+
+
+class Connection:
+    alive = True
+
+
+def test_however_often_a_device_comes_back_each_connection_that_is_left_is_answered() -> None:
+    """One of the original's, and those of a copy that sends the same."""
+    q = WriteQueue()
+    connections = [Connection() for _ in range(REPEATS_MAX + 3)]
+    for each in connections:
+        assert q.add(write("a", 1, reply_to=cast(Ref, each))) is None
+        connections[2].alive = False
+    take(q)
+    told = [decision.write.reply_to for decision in q.settle([APPLIED], 0)]
+    assert told == [each for each in connections if each.alive]

@@ -13,7 +13,7 @@ from syncline.actors.postgres.write import Rejection, Write
 if TYPE_CHECKING:
     from syncline.cluster.ref import Ref
 
-# Connections that are answered beside the one a write has first come by: the newest, and some that come late.
+# Of connections that are answered beside the one a write has first come by: beyond, those are left out that have ended.
 REPEATS_MAX = 3
 
 Status = Literal["applied", "unheeded", "duplicate", "rejected", "overloaded"]
@@ -73,7 +73,9 @@ class WaitingLine:
         pending = self._places.get((write.lsn, write.ms))
         if pending is None or write.reply_to in (pending.write.reply_to, *pending.repeats):
             return False
-        pending.repeats = (*pending.repeats, write.reply_to)[-REPEATS_MAX:]
+        pending.repeats = (*pending.repeats, write.reply_to)
+        if len(pending.repeats) > REPEATS_MAX:
+            pending.repeats = tuple(repeat for repeat in pending.repeats if repeat.alive)
         return True
 
     def _removed(self, pending: Pending) -> Pending:
