@@ -20,6 +20,16 @@ async def test_a_second_bootstrap_finds_the_same_server(database: str) -> None:
     assert first.schema_version == len(STEPS)
 
 
+async def test_operators_of_an_extension_do_not_come_in_between(database: str) -> None:
+    """The extension intarray has its own for arrays of integers, in the search path."""
+    connection = await asyncpg.connect(database)
+    await connection.execute("CREATE EXTENSION intarray")
+    await connection.close()
+    async with scene(database, "CREATE TABLE items (id text PRIMARY KEY, v text)", "items") as s:
+        await s.apply(written("ann", 100, s.insert("items", "1", "v")))
+        assert await s.rows("items") == [("1", "v")]
+
+
 async def test_servers_that_start_together_agree_on_who_they_are(database: str) -> None:
     identities = await asyncio.gather(*(bootstrap(database) for _ in range(4)))
     assert len(set(identities)) == 1

@@ -62,7 +62,7 @@ FROM pg_constraint f
 JOIN electric.tables p ON p.relid = f.confrelid
 WHERE f.contype = 'f' AND f.conrelid = target AND EXISTS (
     SELECT FROM pg_constraint pk WHERE pk.conrelid = f.confrelid AND pk.contype = 'p'
-        AND pk.conkey <@ f.confkey AND f.confkey <@ pk.conkey)
+        AND pk.conkey OPERATOR(pg_catalog.<@) f.confkey AND f.confkey OPERATOR(pg_catalog.<@) pk.conkey)
     AND NOT EXISTS (SELECT FROM electric.key_pairs(f.oid, parents_text.description) k WHERE k.place IS NULL)
 $$;
 
@@ -133,7 +133,7 @@ BEGIN
     LOOP
         others := '[]';
         FOR one IN SELECT ARRAY(SELECT jsonb_array_elements_text(e)::integer) FROM jsonb_array_elements(found_sets) AS e LOOP
-            IF one && columns THEN
+            IF one OPERATOR(pg_catalog.&&) columns THEN
                 columns := ARRAY(SELECT DISTINCT unnest(columns || one) ORDER BY 1);
             ELSE
                 others := others || jsonb_build_array(to_jsonb(one));
