@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -40,10 +41,20 @@ async def service(database: str, tmp_path: Path) -> AsyncIterator[Service]:
     await connection.close()
 
 
-async def synced(db: Database, where: str = "", columns: tuple[str, ...] | None = None) -> None:
-    await db.connect(insecure_token("ann"))
-    for shape in (await db.sync("tasks", where, columns=columns), await db.sync("marks")):
-        await shape.synced()
+@asynccontextmanager
+async def bob_and_ann(
+    folder: Path, service: Service, port: int, where: str, columns: tuple[str, ...] | None = None
+) -> AsyncIterator[tuple[Database, Database]]:
+    """Bob has all rows, and Ann, who speaks to ``port``, those of a shape."""
+    async with (
+        device(folder / "bob.db", service, "tasks", "marks") as bob,
+        asyncio.timeout(PATIENCE_S),
+        open_db(folder / "ann.db", f"ws://127.0.0.1:{port}") as ann,
+    ):
+        await ann.connect(insecure_token("ann"))
+        for shape in (await ann.sync("tasks", where, columns=columns), await ann.sync("marks")):
+            await shape.synced()
+        yield bob, ann
 
 
 async def delete_and_mark(bob: Database, id: str) -> None:
@@ -85,13 +96,7 @@ def healed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 async def test_another_devices_transaction_is_seen_whole_where_own_writes_have_been_carried_out(
     service: Service, tmp_path: Path, healed: asyncio.Event, where: str, columns: tuple[str, ...] | None
 ) -> None:
-    url = f"ws://127.0.0.1:{service.port}"
-    async with (
-        device(tmp_path / "bob.db", service, "tasks", "marks") as bob,
-        asyncio.timeout(PATIENCE_S),
-        open_db(tmp_path / "ann.db", url) as ann,
-    ):
-        await synced(ann, where, columns)
+    async with bob_and_ann(tmp_path, service, service.port, where, columns) as (bob, ann):
         await ann.execute("INSERT INTO tasks (id, done) VALUES ('t', 0)")
         await delete_and_mark(bob, "t")
         assert not await remains_of(ann, "t")
@@ -106,12 +111,7 @@ async def test_it_is_so_after_a_connection_was_lost_before_the_echo(
 ) -> None:
     proxy = Proxy(service.port)
     await proxy.start()
-    async with (
-        device(tmp_path / "bob.db", service, "tasks", "marks") as bob,
-        asyncio.timeout(PATIENCE_S),
-        open_db(tmp_path / "ann.db", f"ws://127.0.0.1:{proxy.port}") as ann,
-    ):
-        await synced(ann, where)
+    async with bob_and_ann(tmp_path, service, proxy.port, where) as (bob, ann):
         for id in ("a", "b", "c"):
             proxy.deafen()
             await ann.execute("INSERT INTO tasks VALUES (?, 'mine', 0)", (id,))
@@ -127,13 +127,7 @@ async def test_it_is_so_after_a_connection_was_lost_before_the_echo(
 async def test_it_is_so_for_whom_the_row_leaves_its_shape(
     service: Service, tmp_path: Path, healed: asyncio.Event
 ) -> None:
-    url = f"ws://127.0.0.1:{service.port}"
-    async with (
-        device(tmp_path / "bob.db", service, "tasks", "marks") as bob,
-        asyncio.timeout(PATIENCE_S),
-        open_db(tmp_path / "ann.db", url) as ann,
-    ):
-        await synced(ann, PART)
+    async with bob_and_ann(tmp_path, service, service.port, PART) as (bob, ann):
         await ann.execute("INSERT INTO tasks VALUES ('t', 'mine', 0)")
         await until(bob, "EXISTS (SELECT 1 FROM tasks)")
         async with bob.transaction() as tx:
@@ -149,13 +143,7 @@ async def test_what_ann_writes_meanwhile_stands_on_what_has_been_carried_out(
     service: Service, tmp_path: Path, healed: asyncio.Event
 ) -> None:
     """And an own row is never missed in between."""
-    url = f"ws://127.0.0.1:{service.port}"
-    async with (
-        device(tmp_path / "bob.db", service, "tasks", "marks") as bob,
-        asyncio.timeout(PATIENCE_S),
-        open_db(tmp_path / "ann.db", url) as ann,
-    ):
-        await synced(ann, PART)
+    async with bob_and_ann(tmp_path, service, service.port, PART) as (bob, ann):
         await ann.execute("INSERT INTO tasks VALUES ('t', 'first', 0)")
         await until(bob, "EXISTS (SELECT 1 FROM tasks)")
         seen: list[list[str]] = []
@@ -178,4 +166,5 @@ async def test_what_ann_writes_meanwhile_stands_on_what_has_been_carried_out(
         await confirmed(ann)
         await until(ann, "EXISTS (SELECT 1 FROM tasks WHERE title = 'second')")
         watching.cancel()
+        assert ["second"] in seen
         assert seen == [one for one in (["first"], ["by bob"], ["second"]) if one in seen]

@@ -304,7 +304,7 @@ async def test_what_a_copy_wrote_to_what_both_have_in_common_is_carried_out_afte
             await asyncio.sleep(0.5)  # it sends what it has, and is lost before it has heard of any of it
         b = await stack.enter_async_context(online(b_path, service))
         await connected(b)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # it sends all of it again, which is answered by nobody while the row is locked
         await lock.rollback()
         devices.append(b)
         for db in devices:  # all of them, before what Postgres has is looked at: the copy's own comes last

@@ -85,7 +85,7 @@ async def test_a_peer_that_takes_what_is_sent_slowly_is_kept_however_much_waits(
                 peer.resume_reading()
                 await asyncio.sleep(0.01)  # the slow network itself
                 peer.pause_reading()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.05)  # and so is this
             peer.resume_reading()
 
         line = WebSocketTransport(connection, Silence(first_s=0.01, answer_s=0.3))
