@@ -263,9 +263,9 @@ class Sessions:
 
     def _is_without_refused(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite]) -> bool:
         """Whether the row is as Postgres had it, with those of ``writes`` on top that were not refused before a later
-        transaction of the device which has come back."""
+        transaction of the device which has come back, or of which it has been told that it is carried out."""
         name = shown.device.name
-        back = max((ms for author, ms in self._left_by if author == name), default=0)
+        back = max((*(ms for author, ms in self._left_by if author == name), *shown.told), default=0)
         refused = {ms for ms in self._rejected(name) if ms < back}
         if refused.isdisjoint(write.tag.ms for write in writes):
             return False
@@ -303,6 +303,25 @@ class Sessions:
         some = any(not isinstance(change, Truncated) and change.relation_id in shown.held for change in changes)
         return write.tag.ms not in shown.told and not some
 
+    def _comes_with_later(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> bool:
+        """Whether what is otherwise than ``expected`` are columns that the device wrote in transactions which have come
+        back, and the row comes with a later one of ``writes``, which was on its way then."""
+        name, left, row = shown.device.name, {write.tag.ms for write in writes}, shown.rows.get(key)
+        if row is None or expected is None:
+            return False
+        back = [ms for (author, ms), still in self._left_by.items() if author == name and still & left]
+        written: set[int] = set().union(*(self._changed.get((name, ms, key), ()) for ms in back))
+        return all(column in written for column, cell in enumerate(expected) if row[column] != cell)
+
+    def _imaged_untold(self, shown: Shown, key: RowKey, write: RowWrite) -> bool:
+        """Whether the write, which is carried out, was when an image came that has it in it, and nobody has told: the
+        device was away when the stream came by it."""
+        lsn = self._postgres.decided[shown.device.name, write.tag.ms].head.lsn
+        return write.tag.ms not in shown.told and any(
+            (key in image.rows or key[0] in image.tables) and write.tag.ms in image.met and lsn <= image.lsn
+            for image in self._images_of(shown)
+        )
+
     def _excuse(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> str | None:
         name = shown.device.name
         refused, left = self._rejected(name), {write.tag.ms for write in writes}
@@ -310,6 +329,8 @@ class Sessions:
         if any((name, ms, key) in self._changed for ms in together):
             # A row that several transactions name comes with the last of them.
             return "refused, and the row comes with a later transaction"
+        if self._comes_with_later(shown, key, writes, expected):
+            return "carried out, and the row comes with a later transaction"
         if self._came_back_before(name, key, writes):
             return BACK_BEFORE
         if self._is_without_refused(shown, key, writes):
@@ -317,6 +338,11 @@ class Sessions:
             return "refused, and what comes once a later one of its author has come back is without it"
         if any(self._carried_out(name, write, key, shown.lsn) and self._unsaid(shown, write) for write in writes):
             return "carried out, and nothing tells before its echo"
+        if any(
+            self._carried_out(name, write, key, shown.lsn) and self._imaged_untold(shown, key, write)
+            for write in writes
+        ):
+            return "carried out before an image of it came, which does not say so"
         there = self._postgres.row_at(key, shown.lsn).state
         if there.row is None and there.tombstone is None and key in self._postgres.versions:
             # The device was told what was there, and Postgres does not know it when the write comes.

@@ -43,11 +43,12 @@ class TableSql:
             f"WHERE table_name = {literal(table.name)} AND key = {tagged_key}"
         )
         # The server decides our transactions in their order: what was written before one that has come back is in the
-        # rows that come from then on, or was rejected, though its own echo is still to come. Nor is on top of them what
-        # we have been told is in them.
+        # rows that come from then on, or was rejected, though its own echo is still to come. Nor is on top of a row
+        # what we have been told is in it, or have written to it before that.
         entries = f"_syncline_oplog WHERE table_name = {literal(table.name)} AND key = {key}"
         self.pending = (
-            f"SELECT {ENTRY_COLUMNS} FROM {entries} AND NOT carried_out AND "
+            f"SELECT {ENTRY_COLUMNS} FROM {entries} "
+            f"AND id > coalesce((SELECT max(id) FROM {entries} AND carried_out), 0) AND "
             "(commit_ms > (SELECT echoed_ms FROM _syncline_state) OR origin IS NOT NULL AND commit_ms IS NOT NULL) "
             "ORDER BY id"
         )

@@ -64,6 +64,18 @@ async def test_a_later_write_stays_on_top_of_what_has_come(device: Referring) ->
     assert await device.rows("projects") == []
 
 
+async def test_of_one_row_what_was_written_before_is_decided_too(device: Referring) -> None:
+    """It was carried out while nobody could say so, or rejected: it never comes back on top of the later one."""
+    await device.receive(device.insert("projects", "p", "old"), ms=50)
+    first = await device.write(NAME.format("first"))
+    second = await device.write(NAME.format("second"))
+    now = device.insert("projects", "p", "second", tags=(f"me@{second}",))
+    await device.receive(now, origin="postgres_1", ms=second, carried_out=(second,))
+    assert await device.rows("projects") == [("p", "second")]
+    await device.echo(first, now)
+    assert await device.rows("projects") == [("p", "second")]
+
+
 async def test_a_row_leaves_with_the_transaction_that_moves_it(device: Referring) -> None:
     ms = await device.write(NEW)
     await device.receive(device.gone("projects", "p", None))
