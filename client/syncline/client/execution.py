@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -86,8 +87,10 @@ def apply_transaction(
         narrower = outlasting(connection, transaction.commit_ms, tables)
         came_back = release(connection, transaction.commit_ms)
         connection.execute("UPDATE _syncline_state SET echoed_ms = max(echoed_ms, ?)", (transaction.commit_ms,))
+    # What is carried out and not brought back by its own transaction comes as Postgres', with our time and tags.
+    is_ours = transaction.origin == POSTGRES_ORIGIN and transaction.commit_ms in transaction.carried_out
     plan = plan_transaction(
-        transaction,
+        replace(transaction, origin=client_id) if is_ours else transaction,
         relations,
         tables,
         pending=pending_of(connection, client_id, transaction.changes, relations, tables, written),

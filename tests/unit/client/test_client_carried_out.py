@@ -76,6 +76,24 @@ async def test_of_one_row_what_was_written_before_is_decided_too(device: Referri
     assert await device.rows("projects") == [("p", "second")]
 
 
+async def test_it_is_as_old_as_it_is_though_it_comes_as_postgres(device: Referring) -> None:
+    """Direct SQL has written another column of the row after both, by its clock: that is its tag, not ours."""
+    await device.receive(device.insert("issues", "i", "p", "old"), ms=50)
+    first = await device.write("UPDATE issues SET title = 'first'")
+    second = await device.write("UPDATE issues SET title = 'second'")
+    direct = ("postgres_1@900",)
+    await device.receive(
+        device.update("issues", ["i", "p", "old"], ["i", "q", "old"], direct), origin="postgres_1", ms=900
+    )
+    own = device.update("issues", ["i", "q", "old"], ["i", "q", "first"], (*direct, f"me@{first}"))
+    await device.receive(own, origin="postgres_1", ms=first, carried_out=(first,))
+    assert await device.rows("issues") == [("i", "q", "second")]
+    await device.receive(device.update("issues", ["i", "q", "first"], ["i", "r", "first"], direct), ms=901)
+    assert await device.rows("issues") == [("i", "r", "second")]
+    await device.echo(second, device.update("issues", ["i", "r", "first"], ["i", "r", "second"], (f"me@{second}",)))
+    assert await device.rows("issues") == [("i", "r", "second")]
+
+
 async def test_a_row_leaves_with_the_transaction_that_moves_it(device: Referring) -> None:
     ms = await device.write(NEW)
     await device.receive(device.gone("projects", "p", None))
