@@ -250,6 +250,18 @@ class Sessions:
         different = [column for column, cell in enumerate(expected) if row[column] != cell]
         return all(self.stands(shown, key, column) for column in different)
 
+    def _imaged_gone(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
+        """Whether what is otherwise than ``expected`` are columns of a row that had been deleted when an image came of
+        all there is, and that stays for the device's own write: they are as they once were."""
+        versions, row = self._versions(key, shown.lsn), shown.rows.get(key)
+        if row is None or expected is None or not versions or versions[-1].row is not None:
+            return False
+        if not any(key[0] in image.tables and versions[-1].lsn <= image.lsn for image in self._images_of(shown)):
+            return False
+        before = [on_device(key[0], version.row) for version in versions if version.row is not None]
+        different = [column for column, cell in enumerate(expected) if row[column] != cell]
+        return all(any(row[column] == old[column] for old in before) for column in different)
+
     def _delete_stands(self, shown: Shown, key: RowKey, write: RowWrite) -> bool:
         """Whether the device's delete hides a row that has come, as it was, and has no tags but Postgres'. Where it is
         here for another row that refers to it, it is as it was deleted."""
@@ -351,6 +363,8 @@ class Sessions:
             return "its delete has been undone for a row that went later"
         if self._only_stands(shown, key, expected):
             return "an image does not say who wrote a column"
+        if self._imaged_gone(shown, key, expected):
+            return "an image does not say what a row was when it was deleted"
         if self._delete_stands(shown, key, writes[-1]):
             # Its tag is that of the time when it was read, so it could as well have been written before the delete.
             return "an image does not say when direct SQL wrote a row, so a delete stands"

@@ -136,6 +136,26 @@ def test_a_delete_stands_where_a_row_of_direct_sql_came_as_it_was(rows: set[RowK
     assert len(bench.said) == said, bench.said
 
 
+@pytest.mark.parametrize(
+    ("tables", "note", "said"),
+    [({PROJECTS}, "theirs", 0), (set(), "theirs", 1), ({PROJECTS}, "something else", 1)],
+    ids=["in an image", "in a transaction", "a value of nobody"],
+)
+def test_what_stays_of_a_row_that_was_deleted_before_an_image_came_is_as_it_was(
+    tables: set[int], note: str, said: int
+) -> None:
+    bench, pending = Bench(), {ROW: [update(ROW, 10)]}
+    bench.writes(10)
+    bench.sessions.imaged(bench.shows(pending, "mine"), Image(AT, frozenset(), frozenset(tables)))
+    before = bench.postgres.row_at(ROW, OLD)
+    last = (*ROW[1], b"old", b"their last", b"1")
+    state = RowState(None, frozenset(), before.state.column_tags, last)
+    bench.postgres.versions[ROW] = [before, Version(OLD, None, (), state, UNRECORDED)]
+    bench.postgres.row_at = lambda key, lsn: bench.postgres.versions[ROW][-1]
+    bench.sessions.changed(bench.shows(pending, "mine", note))
+    assert len(bench.said) == said, bench.said
+
+
 def test_columns_that_are_tied_stand_together() -> None:
     bench, visit = Bench(), (VISITS, (b"v1",))
     theirs = Tag("device-b", 500)
