@@ -8,7 +8,8 @@ Some may have other columns than others; then each column is as the last that ha
 the others its row says what they are, not since when. So where a pending write has once met a later one, in a column,
 that is noted down with its entry (``lost``): else the next change, to another column of the row, would bring it back
 until the echo. And rows that come as they stand, outside any transaction, say of no column when it was written: there a
-pending write stands, but where it is known to have given way.
+pending write stands, but where it is known to have given way. Nor do they say when Postgres wrote them: its tag is as of
+when they were read. There a pending delete stands that has seen whatever else there is.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import TypeAlias
 from syncline.client.oplog import Entry, change_of
 from syncline.client.schema import Table
 from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming, write_of
-from syncline.proto.tags import format_tags
-from syncline.proto.values import Cell, Delete, Insert, Row, Update
+from syncline.proto.tags import UNRECORDED, Tag, format_tags
+from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
 
 Pending: TypeAlias = tuple[RowWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
@@ -65,12 +66,27 @@ def merged(
     no tag.
     """
     incoming, present = _folded(history, origin, commit_ms, tied)
+    stands = not in_transaction or _heals(history, origin, pending)
     if not in_transaction:
         incoming = replace(incoming, modified=(False,) * len(incoming.modified))
     known = next((write.row for write in reversed(pending) if write.kind != "compensation"), incoming.row)
     row = tuple(cell if there else ours for cell, there, ours in zip(incoming.row, present, known, strict=True))
-    result = merge_incoming(pending, replace(incoming, row=row))
+    incoming = replace(incoming, row=row)
+    if stands and merge_incoming(pending, replace(incoming, tags=_undated(incoming.tags))).row is None:
+        return None, present, ()
+    result = merge_incoming(pending, incoming)
     return result.row, present, format_tags(result.tags)
+
+
+def _heals(history: Sequence[Arrived], origin: str, pending: Pending) -> bool:
+    """Whether it is a row as it stands that comes with a transaction of the device's own."""
+    own = bool(pending) and pending[-1].tag.origin == origin
+    return own and all(isinstance(change, Update) and change.old_row is None for change, _ in history)
+
+
+def _undated(tags: frozenset[Tag]) -> frozenset[Tag]:
+    """With what counts as seen by whoever has seen anything in place of Postgres'."""
+    return frozenset(UNRECORDED if tag.origin == POSTGRES_ORIGIN else tag for tag in tags)
 
 
 def losing(
