@@ -8,8 +8,8 @@ Some may have other columns than others; then each column is as the last that ha
 the others its row says what they are, not since when. So where a pending write has once met a later one, in a column,
 that is noted down with its entry (``lost``): else the next change, to another column of the row, would bring it back
 until the echo. And rows that come as they stand, outside any transaction, say of no column when it was written: there a
-pending write stands, but where it is known to have given way. Nor do they say when Postgres wrote them: its tag is as of
-when they were read. There a pending delete stands that has seen whatever else there is.
+pending write stands, but where it is known to have given way. Nor do they say when Postgres wrote them: its tag is of
+the time when they were read. There a pending delete stands that has seen whatever else there is.
 """
 
 from __future__ import annotations

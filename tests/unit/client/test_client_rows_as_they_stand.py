@@ -1,4 +1,4 @@
-"""A row that comes as it stands has, of what Postgres wrote, the time at which it was read: nobody knows when that was."""
+"""A row that comes as it stands does not say when Postgres wrote it: its tag is of the time at which it was read."""
 
 from __future__ import annotations
 
