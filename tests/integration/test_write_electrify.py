@@ -167,8 +167,22 @@ async def test_tables_that_refer_to_each_other_can_both_be_electrified(database:
     ("sql", "table", "reason"),
     [
         ("CREATE TABLE t (id int)", "t", "no primary key"),
-        ("CREATE TABLE t (id int PRIMARY KEY, price numeric, a int[])", "t", r"price \(numeric\), a \(integer\[\]\)"),
-        ("CREATE DOMAIN d AS int; CREATE TABLE t (id int PRIMARY KEY, x d)", "t", r"x \(d\)"),
+        *(
+            (
+                f"{before}; CREATE TABLE t (n int, id {kind}, PRIMARY KEY (n, id))",
+                "t",
+                rf"for the same: id \({shown}\)\n",
+            )
+            for before, kind, shown in (
+                ("", "numeric", "numeric"),
+                ("", "interval day to second", "interval day to second"),
+                ("", "bpchar", "bpchar"),
+                ("", "numeric[]", r"numeric\[\]"),
+                ("CREATE DOMAIN d AS numeric", "d", "d"),
+                ("CREATE TYPE price AS (amount numeric, currency text)", "price", "price"),
+                ("CREATE TYPE span AS RANGE (subtype = interval)", "span", "span"),
+            )
+        ),
         ("CREATE VIEW t AS SELECT 1 AS id", "t", "not an ordinary table"),
         ("CREATE TABLE t (id int PRIMARY KEY) PARTITION BY HASH (id)", "t", "not an ordinary table"),
         ("CREATE UNLOGGED TABLE t (id int PRIMARY KEY)", "t", "unlogged"),

@@ -35,13 +35,15 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.
 {FORM_SQL} AS form, (
     SELECT json_object_agg(a.attname, json_build_object(
         'number', a.attnum,
-        'name', t.typname,
-        'required', a.attnotnull,
-        'labels', (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_enum l WHERE l.enumtypid = t.oid),
+        'name', electric.device_type(t.oid),
+        'required', a.attnotnull OR t.typnotnull,
+        'labels', (
+            SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder)
+            FROM pg_enum l WHERE l.enumtypid = electric.base_type(t.oid)),
         'key', array_position(p.conkey, a.attnum),
         'type', format('%I.%I', tn.nspname, t.typname),
         'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
-        'limited', a.atttypmod >= 0,
+        'limited', greatest(a.atttypmod, t.typtypmod) >= 0,
         'deterministic', k.collisdeterministic AND d.encoding <> 0,
         'utf8', d.encoding = 6,
         'provider', CASE k.collprovider WHEN 'd' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')

@@ -53,6 +53,15 @@ def operations(history: History, dialect: Dialect) -> list[tuple[str, tuple[Migr
     return [(version, schema.migrate(version, tables)) for version, tables in history]
 
 
+# Types of Postgres' own, but for those that name objects of a database.
+_BUILT_IN = frozenset(
+    """
+    bit bool box bpchar bytea cidr circle date datemultirange daterange float4 float8 inet int2 int4 int4multirange
+    int4range int8 int8multirange int8range interval json jsonb jsonpath line lseg macaddr macaddr8 money name
+    numeric nummultirange numrange oid path pg_lsn point polygon text time timestamp timestamptz timetz tsmultirange
+    tsquery tsrange tstzmultirange tstzrange tsvector uuid varbit varchar xml
+    """.split()  # noqa: SIM905 - as a list it takes a line a word
+)
 # What devices do themselves. What is left out is NO ACTION in both dialects.
 _ACTIONS = frozenset({"CASCADE", "RESTRICT", "SET NULL"})
 
@@ -142,7 +151,10 @@ class DeviceSchema:
             return f"{name} {sqlite_type(type_name)}"
         if column["enum"] is not None:
             return f'{name} "public".{_quoted(type_name)}'
-        return f"{name} {type_name.removeprefix('_') + '[]' if type_name.startswith('_') else type_name}"
+        element = type_name.removeprefix("pg_catalog.").removeprefix("_")
+        if element not in _BUILT_IN:
+            return f"{name} text"  # what the device's Postgres may not have travels as it is printed
+        return f"{name} {element}{'[]' if type_name.startswith('_') else ''}"
 
     def _foreign_keys(self, table: Description) -> list[Mapping[str, Any]]:
         return [fk for fk in table["fks"] if self._points_to_a_key(fk)]

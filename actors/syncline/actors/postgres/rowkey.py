@@ -56,6 +56,7 @@ def cell_sql(column: str) -> str:
     """The SQL expression (text) of a cell of row ``t`` as the stream sends it.
 
     ``format('%s')`` prints as the type's output function does; it prints NULL as an empty text.
+    A composite value with a NULL in it is not NOT NULL, hence IS DISTINCT FROM.
     """
     name = f"t.{quote_identifier(column)}"
-    return f"CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"
+    return f"CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"

@@ -17,6 +17,8 @@ from typing import TypeAlias
 Printed: TypeAlias = Callable[[bytes], bool]
 """Whether a cell of the wire is as Postgres prints it. In doubt it is not."""
 
+# Of these SQLite has the same value whatever the spelling, or there is but one.
+_AS_WRITTEN = frozenset({"bool", "int2", "int4", "int8", "text", "varchar", "bytea"})
 _NUMBERS = frozenset({"int2", "int4", "int8", "float4", "float8"})
 _NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
 _WORDS = frozenset({b"NaN", b"Infinity", b"-Infinity", b"infinity", b"-infinity"})
@@ -33,7 +35,9 @@ def printed(type_name: str, *, limited: bool = False) -> Printed | None:
         return _never
     if type_name == "varchar" and limited:
         return _without_blank_end
-    return _LIMITED.get(type_name) if limited and type_name in _LIMITED else _PRINTED.get(type_name)
+    if type_name in _AS_WRITTEN:
+        return None
+    return _LIMITED[type_name] if limited and type_name in _LIMITED else _PRINTED.get(type_name, _never)
 
 
 def same_key(type_name: str, one: bytes | None, other: bytes | None) -> bool:

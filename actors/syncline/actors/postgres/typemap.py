@@ -26,6 +26,7 @@ SESSION_SETTINGS = {
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
     "bytea_output": "hex",
+    "lc_monetary": "C",
     "extra_float_digits": "1",
 }
 """Settings under which every connection reads values, so that stream, snapshot and key texts agree to the byte."""
@@ -39,8 +40,6 @@ _SQLITE_TYPES = {
     "bool": "INTEGER",
     "float4": "REAL",
     "float8": "REAL",
-    "numeric": "REAL",
-    "money": "REAL",
     "bytea": "BLOB",
     "json": "TEXT_JSON",
     "jsonb": "TEXT_JSON",
@@ -48,9 +47,8 @@ _SQLITE_TYPES = {
 
 
 def sqlite_type(type_name: str) -> str:
-    """The declared SQLite type for a Postgres type name (lower case, as in pg_type; arrays begin with ``_``)."""
-    if type_name.startswith("_"):
-        return "TEXT_JSON"
+    """The declared SQLite type for a Postgres type name (as ``electric.device_type`` has it). What SQLite has nothing
+    exact for is TEXT, as Postgres prints it."""
     return _SQLITE_TYPES.get(type_name, "TEXT")
 
 

@@ -218,14 +218,16 @@ BEGIN
                         'detail', nullif(e_detail, ''), 'hint', nullif(e_hint, ''), 'table', nullif(e_table, ''),
                         'constraint', nullif(e_constraint, '')));
                     raised := electric.raised(e_context);
-                    IF electric.passes(e_state, e_context) AND NOT (raised AND tx ? 'final') THEN
+                    IF electric.passes(e_state, e_context) AND NOT (raised AND tx ? 'final')
+                        -- A value may name a relation or a function that is not there.
+                        AND NOT (e_state LIKE '42%' AND e_state <> '42501' AND electric.unassignable(at_op) ? 'columns') THEN
                         answer := answer || CASE WHEN raised THEN '{"status": "retry", "raised": true}'
                             ELSE '{"status": "retry"}' END::jsonb;
                         held := held || client;
                     ELSE
                         answer := answer || electric.fault(at_op, e_schema, e_table, e_constraint, e_column)
                             || '{"status": "rejected"}';
-                        IF e_state LIKE '22%' AND NOT answer ? 'columns' THEN
+                        IF e_state ~ '^(22|42|3F)' AND NOT answer ? 'columns' THEN
                             answer := answer || electric.unassignable(at_op);
                         END IF;
                         PERFORM electric.reject(client, client_lsn, client_ms, tx -> 'ops', answer);

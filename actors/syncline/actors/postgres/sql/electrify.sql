@@ -33,6 +33,65 @@ SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) FROM pg_attri
 WHERE a.attrelid = target AND a.attnum = ANY (numbers) AND a.attgenerated <> ''
 $$;
 
+-- The type that the values of another one are of: of a domain that under all of it. But not of bytea and timestamptz: their values
+-- travel otherwise than Postgres prints them, which is told by the type itself.
+CREATE OR REPLACE FUNCTION electric.base_type(target oid) RETURNS oid
+LANGUAGE sql STABLE AS $$
+WITH RECURSIVE under (type, depth) AS (
+    SELECT target, 0
+    UNION ALL
+    SELECT y.typbasetype, under.depth + 1 FROM under JOIN pg_type y ON y.oid = under.type WHERE y.typtype = 'd'
+)
+SELECT CASE WHEN type IN ('bytea'::regtype, 'timestamptz'::regtype) THEN target ELSE type END
+FROM under ORDER BY depth DESC LIMIT 1
+$$;
+
+-- The SQL expression that reads a text as its output function has printed it. A cast does the same, unless there is one with a
+-- function for text of its own: that of regclass does not take the "-" of no relation.
+CREATE OR REPLACE FUNCTION electric.reading(target oid, source text) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT CASE
+    WHEN EXISTS (
+        SELECT FROM pg_cast c
+        WHERE c.castsource = 'text'::regtype AND c.casttarget = electric.base_type(target) AND c.castmethod = 'f')
+    THEN format('%s(textout(%s)%s)', y.typinput, source,
+        CASE (SELECT pronargs FROM pg_proc WHERE oid = y.typinput) WHEN 1 THEN '' ELSE
+            format(', %s, -1', CASE WHEN y.typelem <> 0 THEN y.typelem ELSE y.oid END) END)
+    ELSE format('(%s)::%I.%I', source, n.nspname, y.typname) END
+FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace WHERE y.oid = target
+$$;
+
+-- What a type is called to devices: without its schema, unless devices know another by that name, in whatever case.
+CREATE OR REPLACE FUNCTION electric.device_type(target oid) RETURNS text
+LANGUAGE sql STABLE AS $$
+SELECT CASE
+    WHEN y.oid = 'timetz'::regtype THEN 'pg_catalog.timetz'  -- the npm client cuts the zone off what is called timetz
+    WHEN n.nspname <> 'pg_catalog' AND (lower(y.typname) IN ('blob', 'int', 'integer', 'real') OR EXISTS (
+        SELECT FROM pg_type own WHERE own.typnamespace = 'pg_catalog'::regnamespace AND own.typname = lower(y.typname)))
+    THEN n.nspname || '.' || y.typname ELSE y.typname END
+FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace WHERE y.oid = electric.base_type(target)
+$$;
+
+-- Whether values of a type that are equal may be printed differently, as 1.0 and 1.00 of numeric without a scale are.
+CREATE OR REPLACE FUNCTION electric.is_ambiguous(target oid, modifier integer) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+WITH RECURSIVE part (type, modifier) AS (
+    SELECT target, modifier
+    UNION
+    SELECT inner_.type, inner_.modifier FROM part JOIN pg_type y ON y.oid = part.type CROSS JOIN LATERAL (
+        SELECT y.typbasetype, y.typtypmod WHERE y.typtype = 'd'
+        UNION ALL SELECT y.typelem, part.modifier WHERE y.typcategory = 'A'
+        UNION ALL SELECT r.rngsubtype, -1 FROM pg_range r WHERE y.typtype IN ('r', 'm') AND (
+            r.rngtypid = y.oid OR (to_jsonb(r) ->> 'rngmultitypid')::oid = y.oid)
+        UNION ALL SELECT a.atttypid, a.atttypmod FROM pg_attribute a
+            WHERE a.attrelid = y.typrelid AND y.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS inner_ (type, modifier)
+)
+SELECT EXISTS (
+    SELECT FROM part JOIN pg_type y ON y.oid = part.type
+    WHERE y.typname IN ('citext', 'interval') OR y.typname IN ('bpchar', 'numeric') AND part.modifier < 0)
+$$;
+
 -- What devices and server are told about a table. "pk" is the column's place in the primary key, from 1, or null. Generated
 -- columns are Postgres' own.
 CREATE OR REPLACE FUNCTION electric.describe(target oid) RETURNS jsonb
@@ -44,10 +103,10 @@ SELECT jsonb_build_object(
     'columns', (
         SELECT jsonb_agg(jsonb_build_object(
             'name', a.attname,
-            'type', y.typname,
-            'not_null', a.attnotnull,
+            'type', electric.device_type(y.oid),
+            'not_null', a.attnotnull OR y.typnotnull,
             'pk', array_position(p.conkey, a.attnum),
-            'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = y.oid)
+            'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = electric.base_type(y.oid))
         ) ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
@@ -160,7 +219,6 @@ $$;
 CREATE OR REPLACE FUNCTION electric.require_electrifiable(target oid) RETURNS void
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    supported CONSTANT text[] := '{bool,int2,int4,int8,float4,float8,text,varchar,uuid,date,time,timestamp,timestamptz,json,jsonb,bytea}';
     rel record;
     odd text;
     calls text;
@@ -191,15 +249,6 @@ BEGIN
             HINT = 'Use triggers in their place.';
     END IF;
 
-    SELECT string_agg(format('%I (%s)', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum) INTO odd
-    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
-    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND y.typtype <> 'e'
-      AND NOT (y.typname = ANY (supported) AND y.typnamespace = 'pg_catalog'::regnamespace);
-    IF odd IS NOT NULL THEN
-        RAISE EXCEPTION '% has columns of types that cannot be synced: %', rel.name, odd
-            USING ERRCODE = 'feature_not_supported',
-            HINT = 'Supported: ' || array_to_string(supported, ', ') || ' and enums.';
-    END IF;
     SELECT string_agg(DISTINCT odds.names, ', ') INTO odd
     FROM pg_constraint k
     CROSS JOIN LATERAL (VALUES (electric.generated_columns(k.conrelid, k.conkey)),
@@ -217,6 +266,14 @@ BEGIN
     IF odd IS NOT NULL THEN
         RAISE EXCEPTION 'the primary key of % takes different texts for the same: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
             HINT = 'To devices each text is another key: give the columns a deterministic collation, for instance "C".';
+    END IF;
+    SELECT string_agg(format('%I (%s)', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum) INTO odd
+    FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)
+    WHERE k.conrelid = target AND k.contype = 'p' AND electric.is_ambiguous(a.atttypid, a.atttypmod);
+    IF odd IS NOT NULL THEN
+        RAISE EXCEPTION 'the primary key of % takes different texts for the same: %', rel.name, odd USING ERRCODE = 'feature_not_supported',
+            HINT = 'To devices each text is another key. Give a numeric column a scale, numeric(20, 0) for instance; '
+                'make others text, or integers.';
     END IF;
     SELECT string_agg(format('%I', a.attname), ', ' ORDER BY a.attnum) INTO odd
     FROM pg_attribute a WHERE a.attrelid = target AND a.attgenerated = 'v';

@@ -47,6 +47,7 @@ DECLARE
 BEGIN
     FOR written IN
         SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, op -> 'row' ->> (d.i - 1)::integer AS cell,
+            electric.reading(a.atttypid, '$1') AS reading,
             CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) THEN nullif(a.atttypmod, -1) - 4 END AS chars
         FROM electric.tables t
         CROSS JOIN jsonb_array_elements(t.description -> 'columns') WITH ORDINALITY AS d (c, i)
@@ -59,7 +60,7 @@ BEGIN
             IF char_length(rtrim(written.cell, ' ')) > written.chars THEN
                 RAISE string_data_right_truncation;
             END IF;
-            EXECUTE format('SELECT CAST($1 AS %s)', written.type) USING written.cell;
+            EXECUTE format('SELECT CAST(%s AS %s)', written.reading, written.type) USING written.cell;
         EXCEPTION WHEN OTHERS THEN
             names := names || to_jsonb(written.name);
         END;

@@ -466,30 +466,29 @@ BEGIN
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) AS columns,
         string_agg(
             CASE
-                WHEN c.pk THEN format('(sy_cells ->> %s)::%s', c.i - 1, c.type)
+                WHEN c.pk THEN c.cell
                 ELSE replace(
                     c.revived, '%CELL%',
-                    format('(CASE WHEN sy_grave IS NULL OR sy_wins[%s] THEN sy_cells ->> %s ELSE sy_grave[%s] END)::%s', c.i, c.i - 1, c.i, c.type))
+                    electric.reading(c.type, format('CASE WHEN sy_grave IS NULL OR sy_wins[%s] THEN sy_cells ->> %s ELSE sy_grave[%s] END', c.i, c.i - 1, c.i)))
             END, ', ' ORDER BY c.i) AS revived,
         string_agg(format('%I', c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk) AS key,
         format('array_to_json(ARRAY[%s])::text',
-            string_agg(format('format(''%%s'', (sy_cells ->> %s)::%s)', c.i - 1, c.type), ', ' ORDER BY c.i) FILTER (WHERE c.pk)
+            string_agg(format('format(''%%s'', %s)', c.cell), ', ' ORDER BY c.i) FILTER (WHERE c.pk)
         ) AS cells_key,
-        string_agg(format('t.%I = (sy_cells ->> %s)::%s', c.name, c.i - 1, c.type), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
+        string_agg(format('t.%I = %s', c.name, c.cell), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk AND NOT c.fixed) AS touch,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE NOT c.fixed) AS touch_any,
         string_agg(
-            format('%I = CASE WHEN sy_wins[%s] THEN (sy_cells ->> %s)::%s ELSE t.%I END', c.name, c.i, c.i - 1, c.type, c.name),
+            format('%I = CASE WHEN sy_wins[%s] THEN %s ELSE t.%I END', c.name, c.i, c.cell, c.name),
             ', ' ORDER BY c.i) FILTER (WHERE NOT c.pk AND NOT c.fixed) AS merged,
         string_agg(
-            CASE WHEN c.is_bool THEN format('CASE t.%I WHEN true THEN ''t'' WHEN false THEN ''f'' END', c.name)
-                 ELSE format('t.%I::text', c.name) END, ', ' ORDER BY c.i) AS image,
+            format('CASE WHEN t.%1$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%1$I) END', c.name), ', ' ORDER BY c.i) AS image,
         format('ARRAY[%s]::text[]', string_agg(
             CASE WHEN c.pk OR c.fixed THEN 'NULL'
-                 ELSE quote_literal(format('%I = ($1 ->> %s)::%s', c.name, c.i - 1, c.type)) END, ', ' ORDER BY c.i)) AS setters,
+                 ELSE quote_literal(format('%I = %s', c.name, electric.reading(c.type, format('$1 ->> %s', c.i - 1)))) END, ', ' ORDER BY c.i)) AS setters,
         -- The row as it is going to be, as texts.
         string_agg(CASE WHEN c.pk THEN format('sy_cells ->> %s', c.i - 1) ELSE format(
-            'CASE WHEN sy_wins[%1$s] THEN sy_cells ->> %2$s WHEN sy_alive THEN t.%3$I::text WHEN sy_grave IS NULL THEN sy_cells ->> %2$s ELSE sy_grave[%1$s] END',
+            'CASE WHEN sy_wins[%1$s] THEN sy_cells ->> %2$s WHEN sy_alive THEN CASE WHEN t.%3$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%3$I) END WHEN sy_grave IS NULL THEN sy_cells ->> %2$s ELSE sy_grave[%1$s] END',
             c.i, c.i - 1, c.name) END, ', ' ORDER BY c.i) AS final_row,
         -- When what is known of the row was written.
         string_agg(format('split_part(column_tags_now[%s], ''@'', -1)::bigint', c.i), ', ' ORDER BY c.i)
@@ -499,8 +498,8 @@ BEGIN
         count(*) AS width
     INTO part
     FROM (
-        SELECT d.i, d.c ->> 'name' AS name, d.c ->> 'pk' IS NOT NULL AS pk,
-            format('%I.%I', n.nspname, y.typname) AS type, y.oid = 'bool'::regtype AS is_bool, a.attidentity = 'a' AS fixed,
+        SELECT d.i, d.c ->> 'name' AS name, d.c ->> 'pk' IS NOT NULL AS pk, a.atttypid AS type, a.attidentity = 'a' AS fixed,
+            electric.reading(a.atttypid, format('sy_cells ->> %s', d.i - 1)) AS cell,
             -- What an insert leaves out takes its default.
             CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
                 'CASE WHEN sy_op = ''I'' AND (sy_modified ->> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
@@ -508,8 +507,6 @@ BEGIN
             END AS revived
         FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
         JOIN pg_attribute a ON a.attrelid = target AND a.attname = d.c ->> 'name' AND NOT a.attisdropped
-        JOIN pg_type y ON y.oid = a.atttypid
-        JOIN pg_namespace n ON n.oid = y.typnamespace
         LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
     ) c;
     SELECT coalesce(string_agg(r.referring, ' OR ') FILTER (WHERE r.cascades), 'false') AS cascaded,
