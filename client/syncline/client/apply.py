@@ -32,7 +32,7 @@ from typing import TypeAlias
 
 from syncline.client.cells import Values, decode_row
 from syncline.client.ddl import without_not_null
-from syncline.client.merging import Arrived, Pending, Present, losing, merged, unwritten
+from syncline.client.merging import Arrived, Pending, Present, losing, merged, regained, unwritten
 from syncline.client.row_sql import forget_sql, put_sql, table_sql
 from syncline.client.schema import OF_POSTGRES, UNTRACKED_TAG, Table, described
 from syncline.client.triggers import create_triggers, drop_triggers
@@ -343,6 +343,8 @@ class _RowPlanner:
         """One row with local changes pending: what both sides' changes add up to."""
         pending = self._pending[row_id]
         self._settle(binding, row_id, *merged(pending, history, origin, commit_ms, binding.table.tied))
+        if regained(pending, history):
+            self._plan.run_tags(binding.sql.regain, row_id[1])
         lost = losing(pending, history, origin, commit_ms, binding.table.tied)
         if lost:
             names = json.dumps({binding.table.columns[column]: 1 for column in lost})

@@ -7,15 +7,16 @@ Some may have other columns than others; then each column is as the last that ha
 **What has given way stays so.** A change names its transaction's time, and counts in the columns that it changed. Of
 the others its row says what they are, not since when. So where a pending write has once met a later one, in a column,
 that is noted down with its entry (``lost``): else the next change, to another column of the row, would bring it back
-until the echo. And rows that come as they stand, outside any transaction, say of no column when it was written: there a
-pending write stands, but where it is known to have given way. Nor do they say when Postgres wrote them: its tag is of
-the time when they were read. There a pending delete stands that has seen whatever else there is.
+until the echo. Not when the row has gone meanwhile: an insert makes all of it anew, as the server will. And rows that
+come as they stand, outside any transaction, say of no column when it was written: there a pending write stands, but
+where it is known to have given way. Nor do they say when Postgres wrote them: its tag is of the time when they were
+read. There a pending delete stands that has seen whatever else there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from syncline.client.oplog import Entry, change_of
@@ -24,7 +25,15 @@ from syncline.proto.merge import Incoming, RowWrite, incoming_of, merge_incoming
 from syncline.proto.tags import UNRECORDED, Tag, format_tags
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update
 
-Pending: TypeAlias = tuple[RowWrite, ...]
+
+@dataclass(frozen=True, slots=True)
+class PendingWrite(RowWrite):
+    """``written``: the columns that it has changed, also those in which it has given way."""
+
+    written: tuple[bool, ...] = ()
+
+
+Pending: TypeAlias = tuple[PendingWrite, ...]
 """All local writes to one row that have not been echoed, oldest first."""
 Present: TypeAlias = tuple[bool, ...]
 """Of the columns of a table those that a change has."""
@@ -34,14 +43,22 @@ Arrived: TypeAlias = tuple[Insert | Update | Delete, Present]
 """An incoming change; its rows have all columns of our table, NULL where it has none."""
 
 
-def write_from(entry: Entry, table: Table, client_id: str) -> RowWrite:
+def write_from(entry: Entry, table: Table, client_id: str) -> PendingWrite:
     write = write_of(change_of(entry, table), entry.origin or client_id, entry.commit_ms)
+    written = write.modified
     if write.kind == "insert" and entry.new is not None and len(entry.new) < len(table.columns):
-        write = replace(write, modified=tuple(column in entry.new for column in table.columns))
-    if entry.lost:
-        still = zip(table.columns, write.modified, strict=True)
-        write = replace(write, modified=tuple(modified and column not in entry.lost for column, modified in still))
-    return replace(write, modified=_together(write.modified, table.tied)) if table.tied else write
+        written = tuple(column in entry.new for column in table.columns)
+    left = zip(table.columns, written, strict=True)
+    modified = tuple(was and column not in entry.lost for column, was in left) if entry.lost else written
+    if table.tied:
+        written, modified = _together(written, table.tied), _together(modified, table.tied)
+    return PendingWrite(write.kind, write.row, modified, write.tag, write.observed, write.absent, written)
+
+
+def regained(pending: Pending, history: Sequence[Arrived]) -> bool:
+    """Whether the row has gone, and what is pending makes it anew: then it does not give way to what was there."""
+    change, _ = history[-1]
+    return isinstance(change, Delete) and not change.tags and bool(pending) and pending[0].kind == "insert"
 
 
 def unwritten(pending: Pending, column: int) -> bool:
@@ -66,6 +83,8 @@ def merged(
     no tag.
     """
     incoming, present = _folded(history, origin, commit_ms, tied)
+    if regained(pending, history):
+        pending = tuple(replace(write, modified=write.written) for write in pending)
     stands = not in_transaction or _heals(history, origin, pending)
     if not in_transaction:
         incoming = replace(incoming, modified=(False,) * len(incoming.modified))

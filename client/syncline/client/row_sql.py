@@ -42,6 +42,9 @@ class TableSql:
             "UPDATE _syncline_oplog SET lost = json_patch(lost, ?1) "
             f"WHERE table_name = {literal(table.name)} AND key = {tagged_key}"
         )
+        self.regain = (
+            f"UPDATE _syncline_oplog SET lost = '{{}}' WHERE table_name = {literal(table.name)} AND key = {key}"
+        )
         # The server decides our transactions in their order: what was written before one that has come back is in the
         # rows that come from then on, or was rejected, though its own echo is still to come. Nor is on top of a row
         # what we have been told is in it, or have written to it before that.

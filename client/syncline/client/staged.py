@@ -13,7 +13,7 @@ from syncline.client.apply import Bindings, plan_rows, tags_from_json, tags_json
 from syncline.client.cells import Values, encode_row
 from syncline.client.execution import pending_of, put_staged, run, tracked
 from syncline.client.keeping import Keeping
-from syncline.client.schema import Table
+from syncline.client.schema import OF_POSTGRES, Table
 from syncline.client.staging import GoneSql, StagingSql
 from syncline.proto.values import Gone, Insert
 
@@ -98,8 +98,13 @@ class Staged:
         table = sql.staged
         (some_pending,) = connection.execute(sql.has_pending).fetchone()
         if some_pending:
+            # Whoever writes after this has seen what Postgres had written: it stays among the row's tags.
+            (seen_ms,) = connection.execute("SELECT seen_ms FROM _syncline_state").fetchone()
+            of_postgres = (f"{OF_POSTGRES}{seen_ms}",)
             inserts = [
-                Insert(table.id, encode_row(values, table.encoders), tags_from_json(tags))
+                Insert(
+                    table.id, encode_row(values, table.encoders), of_postgres if tags is None else tags_from_json(tags)
+                )
                 for tags, *values in connection.execute(sql.pending).fetchall()
             ]
             relations = {table.id: table.relation}

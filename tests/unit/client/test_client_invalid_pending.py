@@ -7,8 +7,8 @@ import pytest
 
 from syncline.client.apply import plan_transaction
 from syncline.client.cells import decode_row, decoder
+from syncline.client.merging import PendingWrite
 from syncline.client.schema import Table
-from syncline.proto.merge import RowWrite
 from syncline.proto.tags import Tag
 from syncline.proto.values import Transaction, Update
 
@@ -16,7 +16,7 @@ SCORES = Table(0, "scores", ("id", "points", "note"), ("text", "int4", "text"), 
 
 
 def test_a_row_with_a_pending_value_its_type_forbids_still_takes_changes_from_the_server() -> None:
-    pending = RowWrite(
+    pending = PendingWrite(
         "update", (b"a", b"many", None), (False, True, False), Tag("me", 200), frozenset({Tag("postgres_1", 0)})
     )
     incoming = Update(0, (b"a", b"1", b"new"), (b"a", b"1", None), ("postgres_1@100",))

@@ -51,3 +51,14 @@ async def test_one_that_was_written_after_the_echo_is_pending_as_ever(device: Re
     by_sql = device.update("nodes", ("n", None, "first"), ("n", "n", "first"), ("postgres_1@90",))
     await device.receive(by_sql, origin="postgres_1", ms=90)
     assert await device.rows("nodes") == [("n", "n", "second")]
+
+
+async def test_a_row_that_it_gave_way_to_and_that_has_gone_is_not_in_its_way(device: Referring) -> None:
+    """Postgres will find no such row, and make it as the device has written it."""
+    await device.write("INSERT INTO projects VALUES ('p', 'first')", "UPDATE projects SET name = 'mine'")
+    await device.receive(device.insert("projects", "p", "theirs", tags=("other@900",)), ms=900)
+    assert await device.rows("projects") == [("p", "theirs")]
+    await device.receive(device.delete("projects", "p", "theirs"), origin="postgres_1", ms=901)
+    assert await device.rows("projects") == [("p", "mine")]
+    await device.receive(device.insert("projects", "p", "nobody's", tags=("other@50",)), ms=50)
+    assert await device.rows("projects") == [("p", "mine")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -56,3 +57,14 @@ async def test_so_does_what_direct_sql_wrote_at_a_time_that_is_known(device: Ref
     by_sql = device.update("projects", ("p", "old"), ("p", "new"), (READ_LATER,))
     await device.receive(by_sql, origin="postgres_1", ms=900)
     assert await device.rows("projects") == [("p", "new")]
+
+
+async def test_whoever_writes_after_it_came_has_seen_what_direct_sql_had_written(device: Referring) -> None:
+    """Also where a write of the device's own was on its way then."""
+    await device.write("UPDATE projects SET name = 'first'")
+    await device.repair(device.insert("projects", "p", "by direct SQL", tags=(READ_LATER,)))
+    assert await device.rows("projects") == [("p", "first")]
+    await device.write("DELETE FROM projects")
+    sql = "SELECT clear_tags FROM _syncline_oplog ORDER BY id DESC LIMIT 1"
+    [(observed,)] = await device.store.read(lambda connection: connection.execute(sql).fetchall())
+    assert READ_LATER in json.loads(observed)
