@@ -37,7 +37,7 @@ class Checks:
         self.resets = 0
         self.repairs = 0
         self.sessions = Sessions(postgres, self.report)
-        self._invariants = Invariants(postgres, self.report, self.sessions.stands)
+        self._invariants = Invariants(postgres, self.report, self.sessions.stands, self.sessions.splits)
         self._empty_disks = 0
         self._started_over_at: dict[str, int] = {}
         self._deletes: list[tuple[str, int, RowKey, int]] = []

@@ -16,12 +16,17 @@ from syncline.proto.values import Row
 
 
 class Invariants:
-    """``report``: told of what is wrong. ``stands``: see ``Sessions``."""
+    """``report``: told of what is wrong. ``stands``, ``splits``: see ``Sessions``."""
 
     def __init__(
-        self, postgres: SimPostgres, report: Callable[[str], None], stands: Callable[[Shown, RowKey, int], bool]
+        self,
+        postgres: SimPostgres,
+        report: Callable[[str], None],
+        stands: Callable[[Shown, RowKey, int], bool],
+        splits: Callable[[Shown, RowKey], bool],
     ) -> None:
         self._stands = stands
+        self._splits = splits
         self._postgres = postgres
         self._report = report
         self.excused: Counter[str] = Counter()
@@ -61,6 +66,8 @@ class Invariants:
                     continue
                 if self._stands(shown, one, RANK) or self._stands(shown, other, RANK):
                     self.excused["an image does not say who wrote a column, so it splits a pair"] += 1
+                elif self._splits(shown, one) or self._splits(shown, other):
+                    self.excused["carried out, and nothing tells before its echo, so it splits a pair"] += 1
                 else:
                     name = shown.device.name
                     self._report(f"{name} sees half a transaction: {named(one)} and the other as {numbers}")

@@ -252,15 +252,20 @@ class Sessions:
 
     def _imaged_gone(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
         """Whether what is otherwise than ``expected`` are columns of a row that had been deleted when an image came of
-        all there is, and that stays for the device's own write: they are as they once were."""
+        all there is, and that stays for the device's own write: as they once were, or as it has written them."""
         versions, row = self._versions(key, shown.lsn), shown.rows.get(key)
         if row is None or expected is None or not versions or versions[-1].row is not None:
             return False
         if not any(key[0] in image.tables and versions[-1].lsn <= image.lsn for image in self._images_of(shown)):
             return False
         before = [on_device(key[0], version.row) for version in versions if version.row is not None]
-        different = [column for column, cell in enumerate(expected) if row[column] != cell]
-        return all(any(row[column] == old[column] for old in before) for column in different)
+        written = [(write.modified, on_device(key[0], write.row)) for write in shown.pending[key]]
+        return all(
+            any(row[column] == old[column] for old in before)
+            or any(modified[column] and row[column] == own[column] for modified, own in written)
+            for column, cell in enumerate(expected)
+            if row[column] != cell
+        )
 
     def _delete_stands(self, shown: Shown, key: RowKey, write: RowWrite) -> bool:
         """Whether the device's delete hides a row that has come, as it was, and has no tags but Postgres'. Where it is
@@ -314,6 +319,14 @@ class Sessions:
         changes = self._postgres.decided[shown.device.name, write.tag.ms].changes
         some = any(not isinstance(change, Truncated) and change.relation_id in shown.held for change in changes)
         return write.tag.ms not in shown.told and not some
+
+    def splits(self, shown: Shown, key: RowKey) -> bool:
+        """Whether a write of the device's to the row has been carried out, and nobody tells it before the echo: until
+        then it is shown in place of what followed."""
+        return any(
+            self._carried_out(shown.device.name, write, key, shown.lsn) and self._unsaid(shown, write)
+            for write in shown.pending.get(key, ())
+        )
 
     def _comes_with_later(self, shown: Shown, key: RowKey, writes: Sequence[RowWrite], expected: Values | None) -> bool:
         """Whether what is otherwise than ``expected`` are columns that the device wrote in transactions which have come

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.sim.invariants import Invariants
 from tests.sim.postgres import Version
-from tests.sim.schema import PROJECTS, VISITS, RowKey
+from tests.sim.schema import PROJECTS, VISITS, RowKey, on_device
 from tests.sim.sessions import Image, Sessions
+from tests.sim.workloads import PAIRS
 
 from syncline.proto.merge import RowState, RowWrite
 from syncline.proto.tags import UNRECORDED, Tag
@@ -136,24 +138,42 @@ def test_a_delete_stands_where_a_row_of_direct_sql_came_as_it_was(rows: set[RowK
     assert len(bench.said) == said, bench.said
 
 
+@pytest.mark.parametrize("column", [NAME_COLUMN, NOTE_COLUMN])
 @pytest.mark.parametrize(
     ("tables", "note", "said"),
-    [({PROJECTS}, "theirs", 0), (set(), "theirs", 1), ({PROJECTS}, "something else", 1)],
+    [({PROJECTS}, None, 0), (set(), None, 1), ({PROJECTS}, "something else", 1)],
     ids=["in an image", "in a transaction", "a value of nobody"],
 )
-def test_what_stays_of_a_row_that_was_deleted_before_an_image_came_is_as_it_was(
-    tables: set[int], note: str, said: int
+def test_what_stays_of_a_row_that_was_deleted_before_an_image_came_is_as_it_was_or_as_it_was_written_here(
+    tables: set[int], note: str | None, column: int, said: int
 ) -> None:
-    bench, pending = Bench(), {ROW: [update(ROW, 10)]}
-    bench.writes(10)
-    bench.sessions.imaged(bench.shows(pending, "mine"), Image(AT, frozenset(), frozenset(tables)))
+    """The note was written once more before the row was deleted, as of later than what was written here."""
+    bench, pending = Bench(), {ROW: [update(ROW, 10, column)]}
+    name = "mine" if column == NAME_COLUMN else "old"
+    note = note or ("mine" if column == NOTE_COLUMN else "theirs")
+    bench.sessions.wrote(bench.shows(pending, name, note), 10)
+    bench.said.clear()
+    bench.sessions.imaged(bench.shows(pending, name), Image(AT, frozenset(), frozenset(tables)))
     before = bench.postgres.row_at(ROW, OLD)
     last = (*ROW[1], b"old", b"their last", b"1")
     state = RowState(None, frozenset(), before.state.column_tags, last)
     bench.postgres.versions[ROW] = [before, Version(OLD, None, (), state, UNRECORDED)]
     bench.postgres.row_at = lambda key, lsn: bench.postgres.versions[ROW][-1]
-    bench.sessions.changed(bench.shows(pending, "mine", note))
+    bench.sessions.changed(bench.shows(pending, name, note))
     assert len(bench.said) == said, bench.said
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_half_a_transaction_is_excused_only_where_the_other_half_is_not_told(splits: bool) -> None:
+    said: list[str] = []
+    invariants = Invariants(
+        Bench().postgres, said.append, stands=lambda *_: False, splits=lambda shown, key: splits and key == PAIRS[0][1]
+    )
+    one, other = PAIRS[0]
+    rows = {one: on_device(one[0], (*one[1], *(b"1",) * 3)), other: on_device(other[0], (*other[1], *(b"2",) * 2))}
+    shown: Any = SimpleNamespace(device=SimpleNamespace(name=NAME), held={one[0], other[0]}, rows=rows)
+    invariants._pairs(shown)
+    assert len(said) == (not splits), said
 
 
 def test_columns_that_are_tied_stand_together() -> None:
