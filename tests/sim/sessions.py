@@ -30,11 +30,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from tests.sim.device import SimDevice
-from tests.sim.postgres import NOTHING, SimPostgres, Version
+from tests.sim.postgres import NOTHING, Commit, SimPostgres, Version
 from tests.sim.schema import RELATIONS, TIED, RowKey, on_device
 from tests.sim.shown import Shown, named
 
@@ -43,7 +43,7 @@ from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.subprotocols import takes_extensions
 from syncline.proto.tags import Tag, format_tag
-from syncline.proto.values import POSTGRES_ORIGIN, Row
+from syncline.proto.values import POSTGRES_ORIGIN, Insert, Row, Update
 
 BACK_BEFORE = "refused, and what was written after it came back before"
 
@@ -200,7 +200,8 @@ class Sessions:
         if not any(key in image.rows or key[0] in image.tables for image in self._images_of(shown)):
             return False
         before = [version.row for version in self._postgres.versions[key] if version.lsn <= shown.lsn]
-        kept = any(shown.keeps(key, row) for row in before if row is not None)
+        within = (row for commit in self._postgres.wal if commit.head.lsn <= shown.lsn for row in _written(commit, key))
+        kept = any(shown.keeps(key, row) for row in chain(before, within) if row is not None)
         self.excused["an image does not say what a row was when it was deleted"] += kept
         return kept
 
@@ -441,6 +442,14 @@ class Sessions:
         if op["op"] == "U" and not {column for column, said in enumerate(op["modified"]) if said} <= changed:
             said = op["modified"]
             self._report(f"{head.author} says it has changed {said} of {named(key)}, it has {sorted(changed)}")
+
+
+def _written(commit: Commit, key: RowKey) -> Iterable[Row]:
+    """What a row was within a transaction, which may have emptied its table in the end."""
+    for change in commit.changes:
+        ours = isinstance(change, Insert | Update) and change.relation_id == key[0]
+        if ours and RELATIONS[key[0]].key_of(change.row) == key[1]:
+            yield change.row
 
 
 def _undated_end(version: Version) -> bool:

@@ -15,6 +15,7 @@ from tests.sim.workloads import PAIRS
 
 from syncline.proto.merge import RowState, RowWrite
 from syncline.proto.tags import UNRECORDED, Tag
+from syncline.proto.values import Update
 
 NAME, NAME_COLUMN, NOTE_COLUMN = "device-a", 1, 2
 ROW, OTHER = (PROJECTS, (b"p1",)), (PROJECTS, (b"p2",))
@@ -161,6 +162,19 @@ def test_what_stays_of_a_row_that_was_deleted_before_an_image_came_is_as_it_was_
     bench.postgres.row_at = lambda key, lsn: bench.postgres.versions[ROW][-1]
     bench.sessions.changed(bench.shows(pending, name, note))
     assert len(bench.said) == said, bench.said
+
+
+@pytest.mark.parametrize(("lsn", "kept"), [(AT, True), (AT + 1, False)], ids=["by then", "later"])
+def test_a_row_kept_for_another_may_be_as_it_was_within_the_transaction_that_emptied_its_table(
+    lsn: int, kept: bool
+) -> None:
+    bench, pending, last = Bench(), {OTHER: [update(OTHER, 10)]}, (*ROW[1], b"old", b"just before", b"1")
+    shown = bench.shows(pending, "old", "just before")
+    shown.keeps = lambda key, content: (key, content) == (ROW, last)
+    change = Update(PROJECTS, last, None, ())
+    bench.postgres.wal = [SimpleNamespace(head=SimpleNamespace(lsn=lsn), changes=[change])]
+    bench.sessions.imaged(shown, Image(AT, frozenset({ROW})))
+    assert bench.sessions.keeps(shown, ROW, RowState()) == kept
 
 
 @pytest.mark.parametrize("splits", [True, False])
