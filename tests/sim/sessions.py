@@ -447,8 +447,11 @@ class Sessions:
 def _written(commit: Commit, key: RowKey) -> Iterable[Row]:
     """What a row was within a transaction, which may have emptied its table in the end."""
     for change in commit.changes:
-        ours = isinstance(change, Insert | Update) and change.relation_id == key[0]
-        if ours and RELATIONS[key[0]].key_of(change.row) == key[1]:
+        if (
+            isinstance(change, Insert | Update)
+            and change.relation_id == key[0]
+            and RELATIONS[key[0]].key_of(change.row) == key[1]
+        ):
             yield change.row
 
 
