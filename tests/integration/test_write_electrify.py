@@ -206,7 +206,14 @@ async def test_tables_that_refer_to_each_other_can_both_be_electrified(database:
             "t",
             r"takes different texts for the same: id\n",
         ),
-        ("CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY)", "app.t", "schema app"),
+        ("", "electric.meta", "schema electric, which is not of the application"),
+        ("", "pg_catalog.pg_ts_parser", "schema pg_catalog, which is not"),
+        (
+            "CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY);"
+            "CREATE TABLE app__t (id int PRIMARY KEY); CALL electric.electrify('app__t')",
+            "app.t",
+            "could not tell table app__t",
+        ),
     ],
 )
 async def test_what_cannot_be_synced_is_refused_with_its_reason(

@@ -12,20 +12,19 @@ from typing import TypeAlias
 from syncline.client.apply import Bindings, Plan, RowId, plan_transaction, touched_rows
 from syncline.client.cells import Value, Values
 from syncline.client.keeping import Keeping
-from syncline.client.merging import Pending, write_from
+from syncline.client.merging import Pending, PendingWrite, write_from
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, entry_from_row
 from syncline.client.rejections import record
 from syncline.client.row_sql import table_sql
 from syncline.client.schema import REJECTIONS, Table, literal, quoted
 from syncline.client.staging import StagingSql
 from syncline.client.triggers import key_sql
-from syncline.proto.merge import RowWrite
 from syncline.proto.values import POSTGRES_ORIGIN, Change, Delete, Migrate, Relation, Transaction
 
 # Rows one statement puts; more of them gain nothing.
 STAGED_AT_ONCE = 100
 
-Written: TypeAlias = dict[tuple[str, Values], RowWrite]
+Written: TypeAlias = dict[tuple[str, Values], PendingWrite]
 """What the rows of the oplog have come to, by table and row: of one commit, whose transactions meet the same ones again
 and again."""
 

@@ -52,10 +52,9 @@ def test_the_key_is_found_among_other_columns() -> None:
     assert renamed.places(("key", "b", "a")) == (1, None, 2)
 
 
-def test_a_name_without_schema_means_public_first_and_is_never_guessed() -> None:
+def test_a_name_without_schema_is_one_of_devices() -> None:
     catalog = catalog_of([description("t", 7), description("t", 8, "other"), description("u", 9, "other")])
     assert catalog.named("t") is catalog.tables[7]
-    assert catalog.named("t", "other") is catalog.tables[8]
-    assert catalog.named("u") is catalog.tables[9]
-    ambiguous = catalog_of([description("t", 8, "one"), description("t", 9, "two")])
-    assert ambiguous.named("t") is None
+    assert catalog.named("t", "public") is catalog.tables[7]
+    assert catalog.named("t", "other") is catalog.named("other__t") is catalog.tables[8]
+    assert catalog.named("u") is None

@@ -189,7 +189,7 @@ def _link(
 
 
 def _refers_to(key: dict[str, str], table: TableInfo) -> bool:
-    return (key["schema"], key["table"]) == (table.relation.schema, table.relation.table)
+    return (key["schema"], key["table"]) == table.name
 
 
 def _flatten(branches: Iterable[_Branch], above: int, included: list[Included]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from syncline.actors.postgres.devicenames import device_name
 from syncline.actors.postgres.rowkey import quote_identifier
 from syncline.actors.postgres.spelling import Printed, printed
 from syncline.proto.values import Column, Relation
@@ -171,7 +172,12 @@ class TableInfo:
     @cached_property
     def sql_name(self) -> str:
         """The quoted, qualified name, as SQL wants it: whatever devices call the table."""
-        return self.name_now or f"{quote_identifier(self.relation.schema)}.{quote_identifier(self.relation.table)}"
+        return self.name_now or f"{quote_identifier(self.name[0])}.{quote_identifier(self.name[1])}"
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """The schema and the name that it was electrified by. Devices may call it otherwise: see ``relation``."""
+        return self.description["schema"], self.description["table"]
 
     @property
     def has_key(self) -> bool:
@@ -207,13 +213,9 @@ class Catalog:
         table = self.tables.get(oid)
         return None if table is None else table.key_places(names)
 
-    def named(self, name: str, schema: str = "public") -> TableInfo | None:
-        """The table of that name. Devices know no schemas; a name only one schema has is found without it."""
-        found = self._by_name.get((schema, name))
-        if found is not None:
-            return found
-        others = [table for (_, table_name), table in self._by_name.items() if table_name == name]
-        return others[0] if len(others) == 1 else None
+    def named(self, name: str, schema: str | None = None) -> TableInfo | None:
+        """The table of that name in that schema; without one, the table that devices call so."""
+        return self._on_devices.get(name) if schema is None else self._by_name.get((schema, name))
 
     @cached_property
     def linking(self) -> Mapping[int, frozenset[str]]:
@@ -229,7 +231,11 @@ class Catalog:
 
     @cached_property
     def _by_name(self) -> Mapping[tuple[str, str], TableInfo]:
-        return {(table.relation.schema, table.relation.table): table for table in self.tables.values()}
+        return {table.name: table for table in self.tables.values()}
+
+    @cached_property
+    def _on_devices(self) -> Mapping[str, TableInfo]:
+        return {table.relation.table: table for table in self.tables.values()}
 
 
 def table_info(description: Mapping[str, Any]) -> TableInfo:
@@ -246,7 +252,8 @@ def table_info(description: Mapping[str, Any]) -> TableInfo:
     labels = {
         column["name"]: tuple(column["enum"]) for column in description["columns"] if column.get("enum") is not None
     }
-    relation = Relation(int(description["oid"]), description["schema"], description["table"], columns)
+    name = device_name(description["schema"], description["table"])
+    relation = Relation(int(description["oid"]), "public", name, columns)
     required = frozenset(column.name for column in columns if not column.nullable)
     return TableInfo(relation, description, labels, required=required)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from syncline.actors.postgres.devicenames import on_devices
 from syncline.actors.postgres.typemap import sqlite_type
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
@@ -79,7 +80,7 @@ class DeviceSchema:
     def migrate(self, version: str, tables: Iterable[Description]) -> tuple[Migrate, ...]:
         """What ``version`` does: ``tables`` are the descriptions of all it touched, as they stand after it."""
         steps: list[Migrate] = []
-        changes = list(tables)
+        changes = [on_devices(table) for table in tables]
         # All of them first: a foreign key may point to a table that the same version creates.
         self._tables.update({table["table"]: table for table in changes})
         for table in changes:

@@ -68,6 +68,7 @@ SELECT CASE
     WHEN y.oid = 'timetz'::regtype THEN 'pg_catalog.timetz'  -- the npm client cuts the zone off what is called timetz
     WHEN n.nspname <> 'pg_catalog' AND (lower(y.typname) IN ('blob', 'int', 'integer', 'real') OR EXISTS (
         SELECT FROM pg_type own WHERE own.typnamespace = 'pg_catalog'::regnamespace AND own.typname = lower(y.typname)))
+        OR y.typtype = 'e' AND n.nspname <> 'public'
     THEN n.nspname || '.' || y.typname ELSE y.typname END
 FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace WHERE y.oid = electric.base_type(target)
 $$;
@@ -162,6 +163,12 @@ GROUP BY up.relid
 ORDER BY max(up.distance) DESC
 $$;
 
+-- What devices call a table or an index of this schema: as devicenames.py has it.
+CREATE OR REPLACE FUNCTION electric.device_name(in_schema text, name text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+SELECT CASE WHEN in_schema = 'public' THEN name ELSE in_schema || '__' || name END
+$$;
+
 -- Raises where devices could not tell names of a table apart: SQLite takes letters of ASCII that differ in case only for the
 -- same, tables and indexes have their names from one set, and what a device has once been told of it keeps. Nothing would
 -- take such a migration back, and no device could go on.
@@ -178,14 +185,15 @@ BEGIN
     END IF;
     told := ARRAY(SELECT d FROM electric.migrations m CROSS JOIN jsonb_array_elements(m.tables) AS d) || described;
 
-    WITH named (kind, name, own) AS (
-        SELECT 'table', d ->> 'table', d = described FROM unnest(told) AS d
+    WITH named (kind, name, in_schema, own) AS (
+        SELECT 'table', electric.device_name(d ->> 'schema', d ->> 'table'), d ->> 'schema', d = described FROM unnest(told) AS d
         UNION
-        SELECT 'index', i ->> 'name', d = described FROM unnest(told) AS d CROSS JOIN jsonb_array_elements(d -> 'indexes') AS i
+        SELECT 'index', electric.device_name(d ->> 'schema', i ->> 'name'), d ->> 'schema', d = described FROM unnest(told) AS d CROSS JOIN jsonb_array_elements(d -> 'indexes') AS i
     )
     SELECT n.kind, n.name, other.kind AS other_kind, other.name AS other INTO clash
     FROM named n
-    LEFT JOIN named other ON lower(other.name COLLATE "C") = lower(n.name COLLATE "C") AND (other.kind, other.name) <> (n.kind, n.name)
+    LEFT JOIN named other ON lower(other.name COLLATE "C") = lower(n.name COLLATE "C")
+        AND (other.kind, other.name, other.in_schema) <> (n.kind, n.name, n.in_schema)
     WHERE n.own AND (other.name IS NOT NULL OR lower(n.name COLLATE "C") ~ '^(sqlite_|_syncline_|_electric_)')
     ORDER BY n.kind DESC, n.name, other.name LIMIT 1;
     IF FOUND THEN
@@ -202,7 +210,7 @@ BEGIN
 
     SELECT c ->> 'name' AS name, other ->> 'name' AS other INTO clash
     FROM jsonb_array_elements(described -> 'columns') AS c
-    JOIN unnest(told) AS d ON d ->> 'table' = described ->> 'table'
+    JOIN unnest(told) AS d ON (d ->> 'schema', d ->> 'table') = (described ->> 'schema', described ->> 'table')
     CROSS JOIN jsonb_array_elements(d -> 'columns') AS other
     WHERE lower(other ->> 'name' COLLATE "C") = lower(c ->> 'name' COLLATE "C") AND other ->> 'name' <> c ->> 'name'
     ORDER BY 1, 2 LIMIT 1;
@@ -229,9 +237,9 @@ BEGIN
     IF rel.relkind <> 'r' OR rel.relispartition OR EXISTS (SELECT FROM pg_inherits WHERE target IN (inhrelid, inhparent)) THEN
         RAISE EXCEPTION '% is not an ordinary table', rel.name USING ERRCODE = 'wrong_object_type',
             HINT = 'Views, foreign tables, partitioned or inherited tables cannot be electrified.';
-    ELSIF rel.nspname <> 'public' THEN
-        RAISE EXCEPTION '% is in schema %, and only tables of schema public can be electrified', rel.name, rel.nspname
-            USING ERRCODE = 'feature_not_supported', HINT = format('ALTER TABLE %s SET SCHEMA public', rel.name);
+    ELSIF rel.nspname ~ '^(pg_|electric$|information_schema$)' THEN
+        RAISE EXCEPTION '% is in schema %, which is not of the application', rel.name, rel.nspname
+            USING ERRCODE = 'feature_not_supported', HINT = 'What Postgres and Syncline keep for themselves does not sync.';
     ELSIF rel.relpersistence <> 'p' THEN
         RAISE EXCEPTION '% is unlogged or temporary, so its changes are not in the WAL', rel.name
             USING ERRCODE = 'wrong_object_type', HINT = format('ALTER TABLE %s SET LOGGED', rel.name);

@@ -2,7 +2,7 @@
 
 -- op: the operation at which it ended, NULL if at none. The others are what Postgres names: a schema and a table, a constraint
 -- (or unique index), a column; empty where it does not.
--- {"table", "columns": those of the constraint, or the column, "key": of the row, texts in column order}, what is known of
+-- {"table", as devices call it, "columns": those of the constraint, or the column, "key": of the row, texts in column order}, what is known of
 -- them. Of a generated column it is those that it is computed from. All are about the one table that Postgres names, which may
 -- be another than that of the operation: a row that refers to the one that is deleted, or something that a trigger writes. Then
 -- nothing is known of its row.
@@ -31,7 +31,8 @@ WITH written AS (
     WHERE a.attnum = k.attnum AND a.attrelid = one.relid
 )
 SELECT jsonb_strip_nulls(jsonb_build_object(
-    'table', coalesce(nullif(in_table, ''), (SELECT table_name FROM written)),
+    'table', CASE WHEN in_table <> '' THEN electric.device_name(in_schema, in_table)
+        ELSE (SELECT electric.device_name(schema_name, table_name) FROM written) END,
     'columns', coalesce((SELECT names FROM columns), CASE WHEN in_column <> '' THEN jsonb_build_array(in_column) END),
     'key', (SELECT key FROM written WHERE coalesce(in_table, '') = '' OR (schema_name, table_name) = (in_schema, in_table))))
 $$;
