@@ -49,7 +49,7 @@ async def tables(database: str) -> str:
         """
         CREATE TABLE projects (id uuid PRIMARY KEY, name text);
         CREATE TABLE items (id uuid PRIMARY KEY, project_id uuid REFERENCES projects);
-        CREATE TABLE prices (id uuid PRIMARY KEY, amount numeric);
+        CREATE TABLE prices (id numeric PRIMARY KEY);
         """
     )
     await connection.close()

@@ -31,7 +31,7 @@ class Site:
         if self.broken:
             raise RuntimeError("secret details")
         column = {"name": "id", "type": "uuid", "not_null": True, "pk": 1, "enum": None}
-        return [("1", [{"table": "t", "columns": [column], "fks": [], "indexes": []}])]
+        return [("1", [{"schema": "public", "table": "t", "columns": [column], "fks": [], "indexes": []}])]
 
     async def vitals(self) -> dict[str, object]:
         return {}

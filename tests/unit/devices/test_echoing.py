@@ -55,3 +55,14 @@ def test_one_that_spells_a_key_otherwise_comes_back_by_its_rows() -> None:
     echoing.wrote(5, frozenset({TABLE.id}))
     echoing.wrote(7, frozenset({TABLE.id}))
     assert (echoing.passes(5), echoing.passes(7)) == (True, True)
+
+
+def test_a_frame_that_passed_before_the_device_sent_it_again_does_not_bring_it_back() -> None:
+    """An earlier connection had sent it, and it was held: it is answered as applied here too, after its frame."""
+    echoing = Echoing(lambda shape: False)
+    echoing.holds({"whole": (TABLE,)})
+    assert not echoing.passes(10)
+    echoing.wrote(10, frozenset({TABLE.id}))
+    assert not echoing.applied(10, 500, ())
+    echoing.came_back(10)
+    assert 10 not in echoing

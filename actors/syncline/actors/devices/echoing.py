@@ -70,8 +70,8 @@ class Echoing:
         tables = self._sent.get(commit_ms)
         if tables is not None and tables <= self._whole:
             return True
-        if tables is not None:
-            self._passed_over.add(commit_ms)
+        # Nor is it one that the device has still to send again: an earlier connection had sent it.
+        self._passed_over.add(commit_ms)
         return False
 
     def applied(self, commit_ms: int, lsn: int, following: Iterable[Shapes]) -> bool:
