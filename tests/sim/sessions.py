@@ -362,7 +362,7 @@ class Sessions:
         if self._is_without_refused(shown, key, writes):
             # Transactions are decided in their order: what was written before one that has come back is decided.
             return "refused, and what comes once a later one of its author has come back is without it"
-        if any(self._carried_out(name, write, key, shown.lsn) and self._unsaid(shown, write) for write in writes):
+        if self.splits(shown, key):
             return "carried out, and nothing tells before its echo"
         if any(
             self._carried_out(name, write, key, shown.lsn) and self._imaged_untold(shown, key, write)

@@ -54,11 +54,10 @@ SELECT CASE
     WHEN EXISTS (
         SELECT FROM pg_cast c
         WHERE c.castsource = 'text'::regtype AND c.casttarget = electric.base_type(target) AND c.castmethod = 'f')
-    THEN format('%s(textout(%s)%s)', y.typinput, source,
-        CASE (SELECT pronargs FROM pg_proc WHERE oid = y.typinput) WHEN 1 THEN '' ELSE
-            format(', %s, -1', CASE WHEN y.typelem <> 0 THEN y.typelem ELSE y.oid END) END)
+    THEN format('%s.%I(textout(%s)%s)', p.pronamespace::regnamespace, p.proname, source, CASE p.pronargs WHEN 1 THEN '' ELSE
+        format(', %s, -1', CASE WHEN y.typelem <> 0 THEN y.typelem ELSE y.oid END) END)
     ELSE format('(%s)::%I.%I', source, n.nspname, y.typname) END
-FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace WHERE y.oid = target
+FROM pg_type y JOIN pg_namespace n ON n.oid = y.typnamespace JOIN pg_proc p ON p.oid = y.typinput WHERE y.oid = target
 $$;
 
 -- What a type is called to devices: without its schema, unless devices know another by that name, in whatever case.
@@ -188,7 +187,8 @@ BEGIN
     WITH named (kind, name, in_schema, own) AS (
         SELECT 'table', electric.device_name(d ->> 'schema', d ->> 'table'), d ->> 'schema', d = described FROM unnest(told) AS d
         UNION
-        SELECT 'index', electric.device_name(d ->> 'schema', i ->> 'name'), d ->> 'schema', d = described FROM unnest(told) AS d CROSS JOIN jsonb_array_elements(d -> 'indexes') AS i
+        SELECT 'index', electric.device_name(d ->> 'schema', i ->> 'name'), d ->> 'schema', d = described
+        FROM unnest(told) AS d CROSS JOIN jsonb_array_elements(d -> 'indexes') AS i
     )
     SELECT n.kind, n.name, other.kind AS other_kind, other.name AS other INTO clash
     FROM named n

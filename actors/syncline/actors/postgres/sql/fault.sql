@@ -2,8 +2,8 @@
 
 -- op: the operation at which it ended, NULL if at none. The others are what Postgres names: a schema and a table, a constraint
 -- (or unique index), a column; empty where it does not.
--- {"table", as devices call it, "columns": those of the constraint, or the column, "key": of the row, texts in column order}, what is known of
--- them. Of a generated column it is those that it is computed from. All are about the one table that Postgres names, which may
+-- {"table": as devices call it, "columns": those of the constraint, or the column, "key": of the row, texts in column order},
+-- what is known of them. Of a generated column it is those that it is computed from. All are about the one table that Postgres names, which may
 -- be another than that of the operation: a row that refers to the one that is deleted, or something that a trigger writes. Then
 -- nothing is known of its row.
 CREATE OR REPLACE FUNCTION electric.fault(op jsonb, in_schema text, in_table text, in_constraint text, in_column text)

@@ -481,15 +481,14 @@ BEGIN
         string_agg(
             format('%I = CASE WHEN sy_wins[%s] THEN %s ELSE t.%I END', c.name, c.i, c.cell, c.name),
             ', ' ORDER BY c.i) FILTER (WHERE NOT c.pk AND NOT c.fixed) AS merged,
-        string_agg(
-            format('CASE WHEN t.%1$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%1$I) END', c.name), ', ' ORDER BY c.i) AS image,
+        string_agg(c.printed, ', ' ORDER BY c.i) AS image,
         format('ARRAY[%s]::text[]', string_agg(
             CASE WHEN c.pk OR c.fixed THEN 'NULL'
                  ELSE quote_literal(format('%I = %s', c.name, electric.reading(c.type, format('$1 ->> %s', c.i - 1)))) END, ', ' ORDER BY c.i)) AS setters,
         -- The row as it is going to be, as texts.
         string_agg(CASE WHEN c.pk THEN format('sy_cells ->> %s', c.i - 1) ELSE format(
-            'CASE WHEN sy_wins[%1$s] THEN sy_cells ->> %2$s WHEN sy_alive THEN CASE WHEN t.%3$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%3$I) END WHEN sy_grave IS NULL THEN sy_cells ->> %2$s ELSE sy_grave[%1$s] END',
-            c.i, c.i - 1, c.name) END, ', ' ORDER BY c.i) AS final_row,
+            'CASE WHEN sy_wins[%1$s] THEN sy_cells ->> %2$s WHEN sy_alive THEN %3$s WHEN sy_grave IS NULL THEN sy_cells ->> %2$s ELSE sy_grave[%1$s] END',
+            c.i, c.i - 1, c.printed) END, ', ' ORDER BY c.i) AS final_row,
         -- When what is known of the row was written.
         string_agg(format('split_part(column_tags_now[%s], ''@'', -1)::bigint', c.i), ', ' ORDER BY c.i)
             || ', split_part(tags_now[1], ''@'', -1)::bigint' AS known_ms,
@@ -500,6 +499,8 @@ BEGIN
     FROM (
         SELECT d.i, d.c ->> 'name' AS name, d.c ->> 'pk' IS NOT NULL AS pk, a.atttypid AS type, a.attidentity = 'a' AS fixed,
             electric.reading(a.atttypid, format('sy_cells ->> %s', d.i - 1)) AS cell,
+            -- As its output function prints it: rowkey.py has the same.
+            format('CASE WHEN t.%1$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%1$I) END', d.c ->> 'name') AS printed,
             -- What an insert leaves out takes its default.
             CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
                 'CASE WHEN sy_op = ''I'' AND (sy_modified ->> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
