@@ -42,8 +42,11 @@ STEPS: tuple[str, ...] = (
     "computed.sql",
     "pieces.sql",
     "progress.sql",
+    "partitions.sql",
 )
 PROCEDURES: tuple[str, ...] = (
+    "describe.sql",
+    "obstacles.sql",
     "rules.sql",
     "references.sql",
     "merge.sql",

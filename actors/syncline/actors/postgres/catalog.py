@@ -32,7 +32,7 @@ FORM_SQL: Final = """(
 """What the columns of the table ``e.relid`` are, as text that is the same in every session."""
 
 _TABLES = f"""
-SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name,
+SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name, electric.own_rows(e.relid) AS own_rows,
 {FORM_SQL} AS form, (
     SELECT json_object_agg(a.attname, json_build_object(
         'number', a.attnum,
@@ -41,20 +41,19 @@ SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.
         'labels', (
             SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder)
             FROM pg_enum l WHERE l.enumtypid = electric.base_type(t.oid)),
-        'key', array_position(p.conkey, a.attnum),
+        'key', array_position(k.key, a.attnum),
         'type', format('%I.%I', tn.nspname, t.typname),
-        'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', kn.nspname, k.collname) END,
+        'collation', CASE WHEN a.attcollation <> t.typcollation THEN format('%I.%I', ln.nspname, l.collname) END,
         'limited', greatest(a.atttypmod, t.typtypmod) >= 0,
-        'deterministic', k.collisdeterministic AND d.encoding <> 0,
+        'deterministic', l.collisdeterministic AND d.encoding <> 0,
         'utf8', d.encoding = 6,
-        'provider', CASE k.collprovider WHEN 'd' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
-            ELSE k.collprovider::text END,
-        'order', CASE k.collprovider WHEN 'd' THEN d.datcollate::text ELSE k.collcollate::text END
+        'provider', CASE l.collprovider WHEN 'd' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
+            ELSE l.collprovider::text END,
+        'order', CASE l.collprovider WHEN 'd' THEN d.datcollate::text ELSE l.collcollate::text END
     ))::text
     FROM pg_attribute a
     JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
-    LEFT JOIN (pg_collation k JOIN pg_namespace kn ON kn.oid = k.collnamespace) ON k.oid = a.attcollation
-    LEFT JOIN pg_constraint p ON p.conrelid = e.relid AND p.contype = 'p'
+    LEFT JOIN (pg_collation l JOIN pg_namespace ln ON ln.oid = l.collnamespace) ON l.oid = a.attcollation
     WHERE a.attrelid = e.relid AND a.attnum > 0 AND NOT a.attisdropped
 ) AS columns, (
     SELECT json_agg(tied.names)::text FROM (
@@ -70,6 +69,7 @@ JOIN pg_database d ON d.datname = current_database()
 CROSS JOIN LATERAL (
     SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = e.relid AND a.attgenerated <> '') AS computes
 ) AS g
+CROSS JOIN LATERAL (SELECT electric.key_of(e.relid) AS key) AS k
 ORDER BY e.relid
 """  # noqa: S608 - nothing but the above
 _ASCII = "".join(map(chr, range(1, 128)))
@@ -106,7 +106,8 @@ class TableInfo:
     far as that is another name. ``types_now``: what the types of columns are called now, where that is known.
     ``required``: the columns that may not be NULL now. ``limited``: those with a length or a precision. Devices know
     what the relation says; what they write is judged by what is now, and that is what is read. Wherever something is
-    known by the name of a column, that is the one that devices know.
+    known by the name of a column, that is the one that devices know. ``own_rows``: the table as FROM wants it, without
+    those that inherit from it, where it is known.
     """
 
     relation: Relation
@@ -116,6 +117,7 @@ class TableInfo:
     collations: Mapping[str, Collation] = field(default_factory=dict)
     tied: tuple[frozenset[str], ...] = ()
     name_now: str = ""
+    own_rows: str = ""
     form: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     types_now: Mapping[str, str] = field(default_factory=dict)
@@ -191,14 +193,14 @@ class TableInfo:
         ``xmin``, too."""
         now = {name: self.column_now(name) for name in self.relation.names}
         if all(name == known for known, name in now.items()):
-            return f"{self.sql_name} t"
+            return f"{self.own_rows or self.sql_name} t"
         columns = ", ".join(
             f"{quote_identifier(name) if name is not None else f'NULL::{self.cast_type(known)}'} "
             f"AS {quote_identifier(known)}"
             for known, name in now.items()
         )
         none = "" if self.has_key else " WHERE false"
-        return f"(SELECT xmin, {columns} FROM {self.sql_name}{none}) t"  # noqa: S608 - identifiers, quoted
+        return f"(SELECT xmin, {columns} FROM {self.own_rows or self.sql_name}{none}) t"  # noqa: S608 - identifiers, quoted
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,7 @@ async def load_catalog(connection: asyncpg.Connection | asyncpg.Pool) -> Catalog
             _with_columns(table_info({**json.loads(row["description"]), "oid": row["relid"]}), of_table, ascii_case),
             tied=tuple(map(frozenset, json.loads(row["tied"] or "[]"))),
             name_now=row["name"],
+            own_rows=row["own_rows"],
             form=row["form"] or "",
         )
         for row, of_table in zip(rows, columns, strict=True)

@@ -10,8 +10,8 @@ What a device's tables leave out, and why:
 * Uniqueness other than the primary key. Rows of other devices arrive in Postgres' order, not in the order in which a
   unique index would hold at every moment; Postgres enforces it, and a device must never fail to apply what it is sent.
   The index itself is made, without UNIQUE.
-* Foreign keys whose parent is not synced (yet), or that point to other columns than the parent's primary key: SQLite
-  refuses every write to a table with such a key.
+* Foreign keys whose parent is not synced (yet), or that point to other columns than the parent's key: SQLite refuses
+  every write to a table with such a key. And those whose values may be spelled otherwise than what they refer to.
 * SET DEFAULT, and SET NULL of some columns of a foreign key only: a device has no defaults, and SQLite sets all of them
   to NULL. What it did would be sent as its own write. So a device deletes no row that others refer to in such a way.
 * NOT NULL on columns added later: the rows that are there already have no value for them.
@@ -158,7 +158,7 @@ class DeviceSchema:
         return f"{name} {element}{'[]' if type_name.startswith('_') else ''}"
 
     def _foreign_keys(self, table: Description) -> list[Mapping[str, Any]]:
-        return [fk for fk in table["fks"] if self._points_to_a_key(fk)]
+        return [fk for fk in table["fks"] if not fk.get("loose") and self._points_to_a_key(fk)]
 
     def _points_to_a_key(self, fk: Mapping[str, Any]) -> bool:
         parent = self._tables.get(fk["table"])

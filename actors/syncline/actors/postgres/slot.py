@@ -45,9 +45,9 @@ FROM pg_replication_slots WHERE slot_name = $1
 """
 
 _PUBLICATION = """
-SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AS complete,
+SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND pubviaroot AS complete,
        coalesce(to_jsonb(p) ->> 'pubgencols', 's') = 's' AS computed,  -- see computed.sql; from Postgres 18
-       coalesce((SELECT array_agg(relid::regclass::text ORDER BY relid) FROM (
+       coalesce((SELECT array_agg(electric.own_rows(relid) ORDER BY relid) FROM (
            SELECT relid FROM electric.tables
            UNION SELECT unnest(ARRAY['electric.clients', 'electric.migrations', 'electric.shadow']::regclass[])
        ) AS wanted (relid)
@@ -59,8 +59,8 @@ FROM pg_publication p WHERE pubname = $1
 """
 
 _IDENTITY = """
-SELECT c.oid::regclass::text FROM electric.tables e JOIN pg_class c ON c.oid = e.relid
-WHERE c.relreplident <> 'f' ORDER BY c.oid
+SELECT c.oid::regclass::text FROM electric.tables e CROSS JOIN electric.parts(e.relid) AS p (relid)
+JOIN pg_class c ON c.oid = p.relid WHERE c.relreplident <> 'f' ORDER BY c.oid
 """
 
 
@@ -194,7 +194,8 @@ async def ensure_publication(connection: asyncpg.Connection, name: str) -> None:
             row = await connection.fetchrow(_PUBLICATION, name)
         if not row["complete"]:
             await connection.execute(
-                f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate')"
+                f"ALTER PUBLICATION {publication} SET (publish = 'insert, update, delete, truncate', "
+                "publish_via_partition_root = true)"
             )
         if not row["computed"]:
             await connection.execute(f"ALTER PUBLICATION {publication} SET (publish_generated_columns = stored)")

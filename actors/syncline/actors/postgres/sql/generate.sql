@@ -66,6 +66,7 @@ SELECT concat_ws(E'\n',
      WHERE k.conrelid = target AND k.contype IN ('c', 'f', 'u', 'x')),
     (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
      WHERE i.indrelid = target AND i.indisunique),
+    (SELECT string_agg(w.oid::text, ',' ORDER BY w.oid) FROM pg_rewrite w WHERE w.ev_class = target),
     (SELECT string_agg(d.oid::text, ',' ORDER BY d.oid) FROM pg_attrdef d WHERE d.adrelid = target),
     (SELECT string_agg(format('%s %s %s', a.attname, a.atttypid, a.attidentity), ',' ORDER BY a.attnum) FROM pg_attribute a
      WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped),

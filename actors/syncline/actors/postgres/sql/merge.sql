@@ -98,6 +98,7 @@ DECLARE
     holder text;
     holder_loses boolean;
     sy_grave text[];
+    sy_buried text[];
     setters text;
     sy_final text[];
     done integer;  -- rows, by the statement
@@ -110,7 +111,7 @@ BEGIN
         INSERT INTO electric.shadow (relid, key, tags, column_tags, at_lsn)
             VALUES (%RELID%, sy_row_key, ARRAY[tag], array_fill(tag, ARRAY[%WIDTH%]), pg_current_wal_insert_lsn())
             ON CONFLICT (relid, key) DO NOTHING
-            RETURNING EXISTS (SELECT FROM %TABLE% t WHERE %IS_ROW%)
+            RETURNING EXISTS (SELECT FROM %ROWS% t WHERE %IS_ROW%)
                 OR EXISTS (SELECT FROM electric.direct d WHERE d.relid = %RELID% AND d.key = sy_row_key) INTO met;
         known := NOT FOUND;
         IF NOT known AND NOT met AND mending = 0 THEN
@@ -292,7 +293,7 @@ BEGIN
         END IF;
         %ABSENT%
         IF mending > 0 THEN
-            SELECT ARRAY[%FINAL%] INTO sy_final FROM (SELECT 1) AS one LEFT JOIN %TABLE% t ON %IS_ROW%;
+            SELECT ARRAY[%FINAL%] INTO sy_final FROM (SELECT 1) AS one LEFT JOIN %ROWS% t ON %IS_ROW%;
             %PARENTS%
         END IF;
     END IF;
@@ -318,17 +319,17 @@ BEGIN
     END IF;
 
     IF sy_alive AND triggers > 0 THEN
-        SELECT ARRAY[%IMAGE%] INTO sy_before FROM %TABLE% t WHERE %IS_ROW%;
+        SELECT ARRAY[%IMAGE%] INTO sy_before FROM %ROWS% t WHERE %IS_ROW%;
     END IF;
     IF sy_alive AND triggers IS DISTINCT FROM 2 AND true = ANY (sy_wins) THEN
-        UPDATE %TABLE% t SET %MERGED% WHERE %IS_ROW%;
+        UPDATE %ROWS% t SET %MERGED% WHERE %IS_ROW%;
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSIF sy_op = 'D' AND tags_now = '{}' THEN
         INSERT INTO electric.tombstones (relid, key, "row", deleted_ms, buried_at)
-            SELECT %RELID%, sy_row_key, ARRAY[%IMAGE%], sy_ms, clock_timestamp() FROM %TABLE% t WHERE %IS_ROW%
+            SELECT %RELID%, sy_row_key, ARRAY[%IMAGE%], sy_ms, clock_timestamp() FROM %ROWS% t WHERE %IS_ROW%
             ON CONFLICT (relid, key) DO UPDATE
             SET "row" = excluded."row", deleted_ms = excluded.deleted_ms, buried_at = excluded.buried_at;
-        DELETE FROM %TABLE% t WHERE %IS_ROW%;
+        DELETE FROM %ROWS% t WHERE %IS_ROW%;
         GET DIAGNOSTICS done = ROW_COUNT;
         -- Now that the table is locked, nobody adds a foreign key. One that was added before has not been asked about, nor one
         -- of a table in whose place another has come.
@@ -340,7 +341,7 @@ BEGIN
                 HINT = 'Its merge function is to be made anew.';
         END IF;
     ELSIF sy_op = 'D' THEN
-        UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else keeps it: tell the author
+        UPDATE %ROWS% t SET %TOUCH% WHERE %IS_ROW%;  -- somebody else keeps it: tell the author
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSIF NOT sy_alive THEN
         %INSERT%
@@ -352,17 +353,17 @@ BEGIN
         -- A trigger that is for certain columns shall not see the others named.
         SELECT string_agg(setter, ', ') INTO setters
             FROM unnest(%SETTERS%, sy_wins) AS winning (setter, wins) WHERE winning.wins;
-        EXECUTE format('UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING sy_cells;
+        EXECUTE format('UPDATE %ROWS% t SET %s WHERE %IS_ROW_TEXT%', coalesce(setters, %TOUCH_TEXT%)) USING sy_cells;
         GET DIAGNOSTICS done = ROW_COUNT;
     ELSE
-        UPDATE %TABLE% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
+        UPDATE %ROWS% t SET %TOUCH% WHERE %IS_ROW%;  -- nothing changes, but row and tags travel
         GET DIAGNOSTICS done = ROW_COUNT;
     END IF;
     IF done > 0 AND (sy_before IS NULL OR sy_op = 'D' AND tags_now = '{}') THEN
         RETURN NULL;
     END IF;
 
-    SELECT ARRAY[%IMAGE%] INTO sy_after FROM %TABLE% t WHERE %IS_ROW%;
+    SELECT ARRAY[%IMAGE%] INTO sy_after FROM %ROWS% t WHERE %IS_ROW%;
     sy_before := coalesce(sy_before, sy_after);  -- it was a rule
     IF done = 0 AND (sy_op = 'D' AND tags_now = '{}' OR true = ANY (sy_wins)) AND sy_after IS NOT NULL THEN
         -- It is as it was, or as the trigger has it.
@@ -392,12 +393,12 @@ END
 $merge$;
 $template$;
     table_name text := format('%I.%I', description ->> 'schema', description ->> 'table');
+    own_rows CONSTANT text := electric.own_rows(target);
     inserting CONSTANT text := $insert$
-        INSERT INTO %TABLE% AS t (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%) ON CONFLICT (%KEY%) DO NOTHING
-            RETURNING %IS_ROW% INTO met;
+        INSERT INTO %TABLE% AS t (%COLUMNS%) OVERRIDING SYSTEM VALUE VALUES (%REVIVED%)%UNLESS_THERE%;%IS_THERE%
         IF met IS NOT TRUE THEN
             -- A trigger has another row in its place, or none; or somebody has been faster.
-            SELECT t.xmin INTO row_xid FROM %TABLE% t WHERE %IS_ROW%;
+            SELECT t.xmin INTO row_xid FROM %ROWS% t WHERE %IS_ROW%;
             IF NOT FOUND THEN
                 IF known THEN
                     UPDATE electric.shadow SET tags = '{}' WHERE relid = %RELID% AND key = sy_row_key;
@@ -409,6 +410,18 @@ $template$;
                 RAISE EXCEPTION 'the row appeared meanwhile' USING ERRCODE = 'serialization_failure';
             END IF;
         END IF;$insert$;
+    known_by CONSTANT text[] := ARRAY(
+        SELECT d ->> 'name' FROM jsonb_array_elements(description -> 'columns') AS d WHERE d ->> 'pk' IS NOT NULL);
+    key_numbers CONSTANT smallint[] := ARRAY(
+        SELECT a.attnum FROM pg_attribute a
+        WHERE a.attrelid = target AND a.attname = ANY (known_by) AND NOT a.attisdropped ORDER BY a.attnum);
+    -- ON CONFLICT goes neither with rules nor with a key that is deferrable. Where different texts are one key, it would pass over
+    -- what is another row to devices: that of the later one is rejected.
+    conflicts CONSTANT boolean := EXISTS (SELECT FROM pg_rewrite w WHERE w.ev_class = target AND w.ev_type IN ('2', '3'))
+        OR NOT EXISTS (
+            SELECT FROM pg_index i WHERE i.indrelid = target AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+                AND i.indexprs IS NULL AND ARRAY(SELECT unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1) = key_numbers)
+        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = target AND a.attnum = ANY (key_numbers) AND electric.is_ambiguous(a));
     -- The entry that an insert has made: it may be tried again in the same transaction.
     unmaking CONSTANT text :=
         'IF sy_op = ''I'' AND NOT known THEN DELETE FROM electric.shadow WHERE relid = %RELID% AND key = sy_row_key; END IF;';
@@ -416,11 +429,11 @@ $template$;
     lock CONSTANT text := $lock$
         SELECT l.xid,
                 (SELECT max(CASE g.tgattr::text WHEN '' THEN 1 ELSE 2 END) FROM pg_trigger g
-                 WHERE g.tgrelid = %RELID% AND NOT g.tgisinternal AND g.tgtype & 24 <> 0),
+                 WHERE g.tgrelid %TRIGGERED% AND NOT g.tgisinternal AND g.tgtype & 24 <> 0),
                 e.tags, e.column_tags, e.xid, e.at_lsn, e.written_at
             INTO row_xid, triggers, entry_tags, entry_column_tags, entry_xid, entry_lsn, entry_written
             FROM (SELECT) AS one
-            LEFT JOIN LATERAL (SELECT t.xmin AS xid FROM %TABLE% t WHERE %IS_ROW% %STRENGTH% NOWAIT) AS l ON true
+            LEFT JOIN LATERAL (SELECT t.xmin AS xid FROM %ROWS% t WHERE %IS_ROW% %STRENGTH% NOWAIT) AS l ON true
             LEFT JOIN LATERAL (
                 SELECT s.tags, s.column_tags, coalesce(s.row_xmin, s.xmin) AS xid, s.at_lsn, s.written_at
                 FROM electric.shadow s WHERE s.relid = %RELID% AND s.key = sy_row_key AND known FOR NO KEY UPDATE NOWAIT
@@ -431,15 +444,10 @@ $template$;
         WHERE NOT EXISTS (
             SELECT FROM pg_attribute a
             WHERE a.attrelid = target AND a.attname = d ->> 'name' AND NOT a.attisdropped AND a.attgenerated = ''));
-    known_by CONSTANT text[] := ARRAY(
-        SELECT d ->> 'name' FROM jsonb_array_elements(description -> 'columns') AS d WHERE d ->> 'pk' IS NOT NULL);
     keyed CONSTANT boolean := EXISTS (
         SELECT FROM pg_index i
-        WHERE i.indrelid = target AND i.indisunique AND i.indimmediate AND i.indisvalid
-            AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = cardinality(known_by)
-            AND NOT EXISTS (
-                SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS n (attnum)
-                JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.attnum WHERE a.attname <> ALL (known_by)));
+        WHERE i.indrelid = target AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+            AND ARRAY(SELECT unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1) = key_numbers);
     -- Why devices wait, and for what, raised.
     missing CONSTANT text := 'RAISE EXCEPTION USING ERRCODE = ''undefined_column'', MESSAGE = %L, HINT = %L;';
     held CONSTANT text := CASE
@@ -475,7 +483,8 @@ BEGIN
         format('array_to_json(ARRAY[%s])::text',
             string_agg(format('format(''%%s'', %s)', c.cell), ', ' ORDER BY c.i) FILTER (WHERE c.pk)
         ) AS cells_key,
-        string_agg(format('t.%I = %s', c.name, c.cell), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
+        string_agg(format(CASE WHEN c.ambiguous THEN 't.%1$I = %2$s AND format(''%%s'', t.%1$I) COLLATE "C" = format(''%%s'', %2$s) COLLATE "C"'
+            ELSE 't.%1$I = %2$s' END, c.name, c.cell), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk AND NOT c.fixed) AS touch,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE NOT c.fixed) AS touch_any,
         string_agg(
@@ -498,6 +507,7 @@ BEGIN
     INTO part
     FROM (
         SELECT d.i, d.c ->> 'name' AS name, d.c ->> 'pk' IS NOT NULL AS pk, a.atttypid AS type, a.attidentity = 'a' AS fixed,
+            electric.is_ambiguous(a) AS ambiguous,
             electric.reading(a.atttypid, format('sy_cells ->> %s', d.i - 1)) AS cell,
             -- As its output function prints it: rowkey.py has the same.
             format('CASE WHEN t.%1$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%1$I) END', d.c ->> 'name') AS printed,
@@ -514,9 +524,13 @@ BEGIN
         coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
         INTO referring FROM electric.references_to(target, part.is_row) r;
     filled := replace(filled, '%INSERT%', inserting);
+    filled := replace(filled, '%UNLESS_THERE%', CASE WHEN conflicts THEN '' ELSE ' ON CONFLICT (%KEY%) DO NOTHING RETURNING %IS_ROW% INTO met' END);
+    filled := replace(filled, '%IS_THERE%', CASE WHEN conflicts THEN ' met := EXISTS (SELECT FROM %ROWS% t WHERE %IS_ROW%);' ELSE '' END);
     filled := replace(filled, '%UNMAKE%', unmaking);
     filled := replace(filled, '%LOCK_FOR_DELETE%', replace(lock, '%STRENGTH%', 'FOR UPDATE'));
     filled := replace(filled, '%LOCK_FOR_UPDATE%', replace(lock, '%STRENGTH%', 'FOR NO KEY UPDATE'));
+    filled := replace(filled, '%TRIGGERED%', CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = target AND c.relkind = 'p')
+        THEN 'IN (SELECT electric.parts(%RELID%))' ELSE '= %RELID%' END);
     filled := replace(filled, '%KNOWN_MS%', part.known_ms);
     filled := replace(filled, '%CHANGED%', part.changed);
     filled := replace(filled, '%WON%', part.won);
@@ -539,7 +553,7 @@ BEGIN
     filled := replace(filled, '%REVIVED%', part.revived);
     filled := replace(filled, '%KEY%', part.key);
     -- Twice quoted: a text in the function, and a format there.
-    filled := replace(filled, '''UPDATE %TABLE% t SET %s WHERE %IS_ROW_TEXT%''', quote_literal(format(
+    filled := replace(filled, '''UPDATE %ROWS% t SET %s WHERE %IS_ROW_TEXT%''', quote_literal(format(
         'UPDATE %s t SET %%s WHERE %s', replace(table_name, '%', '%%'),
         replace(replace(part.is_row, '(sy_cells ->>', '($1 ->>'), '%', '%%'))));
     filled := replace(filled, '%SETTERS%', part.setters);
@@ -549,6 +563,7 @@ BEGIN
     filled := replace(filled, '%MERGED%', coalesce(part.merged, part.touch, part.touch_any));
     filled := replace(filled, '%TABLE_TEXT%', quote_literal(table_name));
     filled := replace(filled, '%TABLE%', table_name);
+    filled := replace(filled, '%ROWS%', own_rows);
     RETURN replace(filled, '%IMAGE%', part.image);
 END
 $generator$;

@@ -26,9 +26,9 @@ $$;
 CREATE OR REPLACE FUNCTION electric.references_to(target oid, is_row text)
 RETURNS TABLE (referring text, cascades boolean)
 LANGUAGE sql STABLE AS $$
-SELECT format('EXISTS (SELECT FROM %s c, %s t WHERE %s AND %s%s)', f.conrelid::regclass, f.confrelid::regclass, is_row,
+SELECT format('EXISTS (SELECT FROM %s c, %s t WHERE %s AND %s%s)', electric.own_rows(f.conrelid), electric.own_rows(f.confrelid), is_row,
         (SELECT string_agg(format('c.%I = t.%I', k.child, k.parent), ' AND ') FROM electric.key_pairs(f.oid, NULL) k),
-        CASE WHEN f.conrelid = f.confrelid THEN ' AND c.ctid <> t.ctid' ELSE '' END),
+        CASE WHEN f.conrelid = f.confrelid THEN ' AND (c.tableoid, c.ctid) <> (t.tableoid, t.ctid)' ELSE '' END),
     f.confdeltype IN ('c', 'n', 'd')
 FROM pg_constraint f
 WHERE f.contype = 'f' AND f.confrelid = target AND f.conparentid = 0
@@ -36,34 +36,61 @@ ORDER BY f.oid
 $$;
 
 -- Statements that bring back what the row "final" refers to and is gone, where it is known what it was. Whoever refers to
--- a row wants it there, and with it what that one refers to in turn, but not itself: it is coming. A foreign key to other
--- columns than the primary key does not tell which row it was, and one of columns that devices do not have nothing of theirs.
+-- a row wants it there, and with it what that one refers to in turn, but not itself: it is coming. Where a foreign key is not to
+-- the key that devices know rows by, it is the one that was deleted last of those that had these values. A foreign key of columns
+-- that devices do not have says nothing of theirs.
 CREATE OR REPLACE FUNCTION electric.parents_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format(
-    'IF %s AND %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN '
+    'IF %s AND %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN %s '
     'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, sy_ms, absorbed, mending); '
-    'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;',
-    (SELECT string_agg(format('sy_final[%s] IS NOT NULL', k.place), ' AND ') FROM electric.key_pairs(f.oid, parents_text.description) k),
+    'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;%s',
+    pairs.given,
     CASE WHEN f.conrelid <> f.confrelid THEN 'true' ELSE (
         SELECT format('NOT (%s)', string_agg(format('sy_final[%s]::%s = sy_final[%s]::%s', k.place, k.type, o.i, k.type), ' AND '))
         FROM electric.key_pairs(f.oid, parents_text.description) k
         JOIN jsonb_array_elements(parents_text.description -> 'columns') WITH ORDINALITY AS o (c, i) ON o.c ->> 'name' = k.parent)
     END,
-    f.confrelid::regclass,
-    (SELECT string_agg(format('p.%I = sy_final[%s]::%s', k.parent, k.place, k.type), ' AND ')
-     FROM electric.key_pairs(f.oid, parents_text.description) k),
+    electric.own_rows(f.confrelid),
+    pairs.met,
+    CASE WHEN by_key THEN '' ELSE format('sy_buried := electric.buried(%s, %L, ARRAY[%s]); IF sy_buried IS NOT NULL THEN',
+        f.confrelid, pairs.parent_places, pairs.finals) END,
     f.confrelid,
-    (SELECT string_agg(coalesce('sy_final[' || k.place || ']', 'NULL'), ', ' ORDER BY c.i)
-     FROM jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i)
-     LEFT JOIN electric.key_pairs(f.oid, parents_text.description) k ON k.parent = c.c ->> 'name')
+    CASE WHEN by_key THEN (
+        SELECT string_agg(coalesce('sy_final[' || k.place || ']', 'NULL'), ', ' ORDER BY c.i)
+        FROM jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i)
+        LEFT JOIN electric.key_pairs(f.oid, parents_text.description) k ON k.parent = c.c ->> 'name')
+    ELSE (
+        SELECT string_agg(CASE WHEN c.c ->> 'pk' IS NULL THEN 'NULL' ELSE format('sy_buried[%s]', c.i) END, ', ' ORDER BY c.i)
+        FROM jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i)) END,
+    CASE WHEN by_key THEN '' ELSE ' END IF;' END
     ), ' ' ORDER BY f.oid), '')
 FROM pg_constraint f
 JOIN electric.tables p ON p.relid = f.confrelid
-WHERE f.contype = 'f' AND f.conrelid = target AND EXISTS (
-    SELECT FROM pg_constraint pk WHERE pk.conrelid = f.confrelid AND pk.contype = 'p'
-        AND pk.conkey OPERATOR(pg_catalog.<@) f.confkey AND f.confkey OPERATOR(pg_catalog.<@) pk.conkey)
-    AND NOT EXISTS (SELECT FROM electric.key_pairs(f.oid, parents_text.description) k WHERE k.place IS NULL)
+CROSS JOIN LATERAL (
+    SELECT string_agg(format('sy_final[%s] IS NOT NULL', k.place), ' AND ') AS given,
+        string_agg(format('p.%I = sy_final[%s]::%s', k.parent, k.place, k.type), ' AND ') AS met,
+        array_agg(c.i ORDER BY c.i) AS parent_places,
+        string_agg(format('sy_final[%s]', k.place), ', ' ORDER BY c.i) AS finals,
+        bool_and(k.place IS NOT NULL AND c.i IS NOT NULL) AS held,
+        bool_and(c.c ->> 'pk' IS NOT NULL) AND count(*) = (
+            SELECT count(*) FROM jsonb_array_elements(p.description -> 'columns') AS d WHERE d ->> 'pk' IS NOT NULL) AS by_key
+    FROM electric.key_pairs(f.oid, parents_text.description) k
+    LEFT JOIN jsonb_array_elements(p.description -> 'columns') WITH ORDINALITY AS c (c, i) ON c.c ->> 'name' = k.parent
+) AS pairs
+WHERE f.contype = 'f' AND f.conrelid = target AND f.conparentid = 0 AND pairs.held
+$$;
+
+-- Of the rows of a table that had these values in the columns of these places the one that was deleted last, as texts.
+CREATE OR REPLACE FUNCTION electric.buried(target oid, places integer[], cells text[]) RETURNS text[]
+LANGUAGE sql STABLE AS $$
+SELECT gone."row" FROM (
+    SELECT b."row", b.deleted_ms AS ms FROM electric.tombstones b WHERE b.relid = target
+    UNION ALL
+    SELECT d."row", d.ms FROM electric.direct d WHERE d.relid = target AND d."row" IS NOT NULL
+) AS gone
+WHERE ARRAY(SELECT gone."row"[place] FROM unnest(places) WITH ORDINALITY AS p (place, i) ORDER BY i) = cells
+ORDER BY gone.ms DESC LIMIT 1
 $$;
 
 -- These columns of a table, and in place of generated ones what they are computed from.
@@ -104,7 +131,7 @@ $$;
 -- one is computed from may fail it.
 CREATE OR REPLACE FUNCTION electric.ties(target oid) RETURNS TABLE (kind text, id oid, numbers smallint[])
 LANGUAGE sql STABLE AS $$
-SELECT 'constraint', oid, conkey FROM pg_constraint WHERE conrelid = target AND contype IN ('c', 'f')
+SELECT 'constraint', oid, conkey FROM pg_constraint WHERE conrelid = target AND contype IN ('c', 'f') AND conparentid = 0
 UNION ALL
 SELECT 'index', indexrelid, electric.index_columns(indexrelid) FROM pg_index
     WHERE indrelid = target AND (indisunique OR indisexclusion)
