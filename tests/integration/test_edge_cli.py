@@ -50,6 +50,7 @@ async def tables(database: str) -> str:
         CREATE TABLE projects (id uuid PRIMARY KEY, name text);
         CREATE TABLE items (id uuid PRIMARY KEY, project_id uuid REFERENCES projects);
         CREATE TABLE prices (id numeric PRIMARY KEY);
+        CREATE TABLE notes (line text);
         """
     )
     await connection.close()
@@ -153,18 +154,46 @@ async def test_electrify_opens_tables_and_a_second_time_changes_nothing(tables: 
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("is now open to devices") == 2
     done = await run_beside("electrify", "projects", cwd=tmp_path, DATABASE_URL=tables)
-    assert (done.returncode, done.stdout) == (0, "ok projects is open to devices already\n")
+    assert (done.returncode, done.stdout) == (0, "ok public.projects is open to devices already\n")
 
 
 async def test_electrify_says_what_is_wrong_and_what_to_do_and_goes_on(tables: str, tmp_path: Path) -> None:
-    done = await run_beside("electrify", "items", "prices", "project", "projects", cwd=tmp_path, DATABASE_URL=tables)
+    done = await run_beside("electrify", "items", "notes", "project", "prices", cwd=tmp_path, DATABASE_URL=tables)
     assert done.returncode == 1
     assert "Parents first" in done.stderr
-    assert "numeric" in done.stderr
+    assert "has no key" in done.stderr
     assert "did you mean public.projects" in done.stderr
     assert "HINT" not in done.stderr
-    assert "ok projects" in done.stdout
+    assert done.stdout == "ok public.prices is now open to devices\n"
     assert "Traceback" not in done.stderr
+
+
+async def test_electrify_of_all_says_first_what_it_does_and_does_it_parents_first(tables: str, tmp_path: Path) -> None:
+    planned = await run_beside("electrify", "--all", "--plan", cwd=tmp_path, DATABASE_URL=tables)
+    order = "to be opened, in this order:\n    1  public.prices\n    2  public.projects\n    3  public.items\n"
+    assert (planned.returncode, planned.stdout) == (1, order)
+    assert "error: public.notes: public.notes has no key" in planned.stderr
+    done = await run_beside("electrify", "--schema", "public", cwd=tmp_path, DATABASE_URL=tables)
+    assert (done.returncode, done.stdout) == (
+        1,
+        order + "".join(f"ok public.{name} is now open to devices\n" for name in ("prices", "projects", "items")),
+    )
+
+
+async def test_electrify_takes_what_a_table_refers_to_along_if_told_so(tables: str, tmp_path: Path) -> None:
+    done = await run_beside("electrify", "items", "--with-parents", cwd=tmp_path, DATABASE_URL=tables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == [
+        "ok public.projects is now open to devices",
+        "ok public.items is now open to devices",
+    ]
+
+
+async def test_electrify_of_a_schema_that_is_nearly_right_names_it(tables: str, tmp_path: Path) -> None:
+    done = await run_beside("electrify", "--schema", "publik", cwd=tmp_path, DATABASE_URL=tables)
+    assert done.returncode == 1
+    assert "did you mean public?" in done.stderr
+    assert run("electrify", cwd=tmp_path, DATABASE_URL=tables).returncode == 2
 
 
 async def test_electrify_of_a_table_that_is_like_no_other_says_how_to_name_it(tables: str, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ async def test_a_table_does_without_a_parent_that_cannot_sync(database: str) -> 
 
 
 async def test_names_that_clash_within_a_set_leave_these_out_alone(database: str) -> None:
-    tables = 'CREATE TABLE "Items" (id int PRIMARY KEY); CREATE TABLE items (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY)'
+    tables = "".join(f"CREATE TABLE {name} (id int PRIMARY KEY);" for name in ('"Items"', "items", "t"))
     async with scene(database, tables) as s:
         await s.connection.execute("CALL electric.electrify_all()")
         assert await versions(s) == [["t"]]

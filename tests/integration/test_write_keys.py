@@ -57,9 +57,14 @@ CREATE RULE kept AS ON DELETE TO t WHERE OLD.id = 2 DO INSTEAD NOTHING;
 async def test_rules_are_heeded_as_for_any_other_client(database: str) -> None:
     async with scene(database, RULED, "t") as s:
         assert await s.statuses(written("ann", 100, s.insert("t", "1", "1"), s.insert("t", "2", "2"))) == ["applied"]
-        assert await s.statuses(written("bob", 200, s.update("t", "1", "3", changed=[1], seen=["ann@100"]))) == ["applied"]
+        assert await s.statuses(written("bob", 200, s.update("t", "1", "3", changed=[1], seen=["ann@100"]))) == [
+            "applied"
+        ]
         removed = written(
-            "ann", 300, s.delete("t", "1", None, seen=["ann@100", "bob@200"]), s.delete("t", "2", None, seen=["ann@100"])
+            "ann",
+            300,
+            s.delete("t", "1", None, seen=["ann@100", "bob@200"]),
+            s.delete("t", "2", None, seen=["ann@100"]),
         )
         assert await s.statuses(removed) == ["unheeded"]
         assert await s.rows("t") == [(2, 2)]
@@ -107,16 +112,22 @@ CREATE TABLE events (at date, id int, note text, PRIMARY KEY (at, id)) PARTITION
 CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
 CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY HASH (id);
 CREATE TABLE events_2a PARTITION OF events_2 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
-CREATE TABLE notes (id int PRIMARY KEY, at date, event int, FOREIGN KEY (at, event) REFERENCES events ON DELETE CASCADE);
+CREATE TABLE notes (
+    id int PRIMARY KEY, at date, event int, FOREIGN KEY (at, event) REFERENCES events ON DELETE CASCADE
+);
 """
 
 
 async def test_a_partitioned_table_is_one_table(database: str) -> None:
     async with scene(database, PARTED, "events", "notes") as s:
-        full = await s.connection.fetch("SELECT relname FROM pg_class WHERE relreplident = 'f' AND relname ~ '^events' ORDER BY 1")
+        full = await s.connection.fetch(
+            "SELECT relname FROM pg_class WHERE relreplident = 'f' AND relname ~ '^events' ORDER BY 1"
+        )
         assert [row[0] for row in full] == ["events", "events_1", "events_2", "events_2a"]
         one, two = ("2024-05-05", "1", "x"), ("2025-05-05", "2", "y")
-        first = written("ann", 100, s.insert("events", *one), s.insert("events", *two), s.insert("notes", "1", *two[:2]))
+        first = written(
+            "ann", 100, s.insert("events", *one), s.insert("events", *two), s.insert("notes", "1", *two[:2])
+        )
         assert await s.statuses(first) == ["applied"]
         assert await s.statuses(written("bob", 200, s.update("events", *one[:2], "z", changed=[2]))) == ["applied"]
         (nowhere,) = await s.apply(written("bob", 300, s.insert("events", "2020-05-05", "3", "x")))
@@ -124,10 +135,15 @@ async def test_a_partitioned_table_is_one_table(database: str) -> None:
         # The note keeps what it refers to.
         unseen = written("bob", 400, s.delete("events", *two[:2], None, seen=["ann@100"]))
         assert await s.statuses(unseen) == ["applied"]
-        assert [(str(at), id, note) for at, id, note in await s.rows("events")] == [("2024-05-05", 1, "z"), ("2025-05-05", 2, "y")]
+        assert [(str(at), id, note) for at, id, note in await s.rows("events")] == [
+            ("2024-05-05", 1, "z"),
+            ("2025-05-05", 2, "y"),
+        ]
         gone = written("ann", 500, s.delete("notes", "1", None, None, seen=["ann@100"]))
         assert await s.statuses(gone) == ["applied"]
-        assert await s.statuses(written("ann", 600, s.delete("events", *one[:2], None, seen=["bob@200"]))) == ["applied"]
+        assert await s.statuses(written("ann", 600, s.delete("events", *one[:2], None, seen=["bob@200"]))) == [
+            "applied"
+        ]
         assert await s.connection.fetchval("SELECT count(*) FROM events_1") == 0
 
 

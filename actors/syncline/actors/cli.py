@@ -24,6 +24,8 @@ from syncline.actors.settings import SETTINGS
 if TYPE_CHECKING:
     import asyncpg
 
+    from syncline.actors.opening import Wanted
+
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 DOTENV = Path(".env")
 
@@ -209,14 +211,30 @@ def demo() -> None:
 
 @app.command()
 def electrify(
-    tables: Annotated[list[str], typer.Argument(help="Tables, as schema.table; parents before their children.")],
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables, as schema.table.", show_default=False)] = None,
+    schemas: Annotated[
+        list[str] | None, typer.Option("--schema", help="All tables of this schema; may be given again.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All tables of the application.")] = False,
+    with_parents: Annotated[bool, typer.Option("--with-parents", help="With whatever tables these refer to.")] = False,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Only say what would be done.")] = False,
     database_url: DatabaseUrl = None,
     database_require_ssl: DatabaseRequireSsl = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Open tables to devices. A table that is open already stays as it is."""
+    """Open tables to devices. A table that is open already stays as it is.
+
+    What is going to be done is said first: which tables are opened, in which order, and why others cannot be. The rest
+    goes on without them, and the exit code is 1.
+    """
+    if not tables and not schemas and not everything:
+        err.print("[bold red]error:[/] name tables, a --schema, or --all")
+        raise typer.Exit(WRONG)
+    from syncline.actors.opening import Wanted
+
     place = _found(database_url, database_require_ssl, data_dir)
-    raise typer.Exit(_run(_electrify(place, tables)))
+    wanted = Wanted(tuple(tables or ()), tuple(schemas or ()), everything, with_parents)
+    raise typer.Exit(_run(_electrify(place, wanted, plan_only)))
 
 
 @app.command()
@@ -364,9 +382,8 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def _electrify(place: Whereabouts, tables: list[str]) -> int:
-    from syncline.actors.postgres.electrify import ElectrifyError
-    from syncline.actors.postgres.electrify import electrify as open_table
+async def _electrify(place: Whereabouts, wanted: Wanted, plan_only: bool) -> int:
+    from syncline.actors.opening import open_tables
 
     dsn = _dsn(place)
     if dsn is None:
@@ -375,20 +392,8 @@ async def _electrify(place: Whereabouts, tables: list[str]) -> int:
             soft_wrap=True,
         )
         return FAILED
-    failed = False
     async with _connection(dsn) as connection:
-        for table in tables:
-            try:
-                result = await open_table(connection, table)
-            except ElectrifyError as error:
-                failed = True
-                err.print(f"[bold red]error:[/] {escape(table)}: {escape(error.message)}", soft_wrap=True)
-                if error.hint and error.hint not in error.message:
-                    err.print(f"  hint: {escape(error.hint)}", soft_wrap=True)
-            else:
-                done = "is open to devices already" if result.already else "is now open to devices"
-                out.print(f"[green]ok[/] {escape(table)} {done}", soft_wrap=True)
-    return FAILED if failed else 0
+        return 0 if await open_tables(connection, wanted, out, err, plan_only=plan_only) else FAILED
 
 
 async def _show_database(place: Whereabouts) -> None:

@@ -32,7 +32,8 @@ FORM_SQL: Final = """(
 """What the columns of the table ``e.relid`` are, as text that is the same in every session."""
 
 _TABLES = f"""
-SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name, electric.own_rows(e.relid) AS own_rows,
+SELECT e.relid::bigint AS relid, e.description::text AS description, format('%I.%I', cn.nspname, c.relname) AS name,
+electric.own_rows(e.relid) AS own_rows,
 {FORM_SQL} AS form, (
     SELECT json_object_agg(a.attname, json_build_object(
         'number', a.attnum,

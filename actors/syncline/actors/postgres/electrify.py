@@ -1,16 +1,18 @@
 """Opens tables to devices: ``CALL electric.electrify`` with errors a program can tell apart and a person can act on.
 
-All checks are in SQL (``sql/electrify.sql``), so that ``psql`` gets the same answers. Here is what only a program can
-do well: names that are nearly right, and a bounded wait for the table's lock, so that a busy table is not blocked by
-somebody who waits to electrify it.
+All checks, and the plan of what is opened in which order, are in SQL (``sql/electrify.sql``), so that ``psql`` gets the
+same answers. Here is what only a program can do well: names that are nearly right, one transaction for each step of a
+plan, and a bounded wait for a table's lock, so that a busy table is not blocked by somebody who waits to electrify it.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
 import asyncpg
 
@@ -63,6 +65,79 @@ class Electrified:
     table: str
     description: dict[str, Any]
     already: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A table of a plan, called ``name`` with its schema. ``step``: of those to be opened, from 1: tables of one refer
+    to one another in a circle, and are opened together. ``message`` and ``hint``: why one is refused, and what would
+    mend it."""
+
+    relid: int
+    name: str
+    action: Literal["electrify", "already", "refused"]
+    step: int | None = None
+    message: str = ""
+    hint: str = ""
+
+
+async def plan(
+    connection: asyncpg.Connection, relids: Sequence[int] | None, *, with_parents: bool = False
+) -> list[Planned]:
+    """What is done with these tables, those to be opened in that order; None: with all of the application's.
+    ``with_parents``: with whatever they refer to, too. Raises NotBootstrapped, and what asyncpg raises."""
+    wanted = "electric.tables_of()" if relids is None else "$1::oid[]"
+    if with_parents:
+        wanted = f"electric.with_parents({wanted})"
+    arguments = () if relids is None else (relids,)
+    try:
+        rows = await connection.fetch(f"SELECT * FROM electric.plan_of({wanted})", *arguments)  # noqa: S608 - of the above
+    except asyncpg.PostgresError as error:
+        raise await _typed(connection, "", error) from error
+    return [
+        Planned(row["relid"], row["name"], row["action"], row["step"], row["message"] or "", row["hint"] or "")
+        for row in rows
+    ]
+
+
+def steps(planned: Iterable[Planned]) -> list[list[Planned]]:
+    """Those of a plan that are to be opened, those of a step together, in order."""
+    opened = [table for table in planned if table.action == "electrify"]
+    return [list(together) for _, together in groupby(opened, lambda table: table.step)]
+
+
+async def tables_named(connection: asyncpg.Connection, name: str) -> list[int]:
+    """The table of that name, as ``schema.table``. Raises TableNotFound, NotBootstrapped."""
+    try:
+        found: list[int] = await connection.fetchval("SELECT electric.tables_named(ARRAY[$1])", name)
+    except asyncpg.PostgresError as error:
+        raise await _typed(connection, name, error) from error
+    return found
+
+
+async def tables_of_schema(connection: asyncpg.Connection, schema: str) -> list[int]:
+    """The tables of a schema. Raises ElectrifyError where there is none, NotBootstrapped."""
+    try:
+        found: list[int] = await connection.fetchval("SELECT electric.tables_of(ARRAY[$1])", schema)
+    except asyncpg.PostgresError as error:
+        raise await _typed(connection, schema, error) from error
+    if not found:
+        schemas = await connection.fetch("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|electric$)'")
+        near = difflib.get_close_matches(schema, [row[0] for row in schemas], n=SUGGESTIONS_MAX)
+        hint = f"did you mean {' or '.join(near)}?" if near and schema not in near else "create them first"
+        raise ElectrifyError(schema, f"there is no table in a schema {schema}", hint)
+    return found
+
+
+async def open_step(connection: asyncpg.Connection, tables: Sequence[Planned]) -> None:
+    """Opens the tables of a step, in one transaction. Raises as ``electrify`` does."""
+    name = ", ".join(table.name for table in tables)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{LOCK_WAIT_S}s")
+            await connection.execute("SELECT electric.open_step($1::oid[])", [table.relid for table in tables])
+    except asyncpg.PostgresError as error:
+        raise await _typed(connection, name, error) from error
 
 
 async def electrify(connection: asyncpg.Connection, table: str) -> Electrified:

@@ -65,6 +65,16 @@ GROUP BY up.relid
 ORDER BY max(up.distance) DESC, electric.full_name(up.relid) COLLATE "C"
 $$;
 
+-- These tables, and all that they refer to and that can be opened.
+CREATE OR REPLACE FUNCTION electric.with_parents(targets oid[]) RETURNS oid[]
+LANGUAGE sql STABLE AS $$
+SELECT array_agg(DISTINCT relid) FROM (
+    SELECT t AS relid FROM unnest(targets) AS t
+    UNION
+    SELECT p.relid FROM unnest(targets) AS t CROSS JOIN electric.missing_parents(t, '{}') AS p
+) AS wanted
+$$;
+
 -- Of these tables those whose names, or names of whose indexes or columns, devices could not tell apart from others: SQLite takes
 -- letters of ASCII that differ in case only for the same, tables and indexes have their names from one set, and what a device
 -- has once been told of it keeps. Nothing would take such a migration back, and no device could go on.
@@ -244,35 +254,47 @@ BEGIN
 END
 $$;
 
--- One at a time: "electrif".
-CREATE OR REPLACE FUNCTION electric.lock_electrify() RETURNS void
-LANGUAGE sql VOLATILE AS $$
-SELECT pg_advisory_xact_lock(x'656c656374726966'::bigint)
+-- Opens one step of a plan, in which something may have come between. Raises what keeps a table of it from it now.
+CREATE OR REPLACE FUNCTION electric.open_step(targets oid[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    refused record;
+    open oid[];
+BEGIN
+    PERFORM pg_advisory_xact_lock(x'656c656374726966'::bigint);  -- "electrif": one at a time
+    SELECT p.message, p.hint, p.state INTO refused FROM electric.plan_of(targets) AS p WHERE p.action = 'refused' LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING MESSAGE = refused.message, HINT = refused.hint, ERRCODE = refused.state;
+    END IF;
+    open := ARRAY(SELECT p.relid FROM electric.plan_of(targets) AS p WHERE p.action = 'electrify' ORDER BY p.name);
+    IF open <> '{}' THEN
+        PERFORM electric.open_together(open);
+    END IF;
+END
 $$;
 
+-- Opens what a plan of these tables opens, and says what of them it does not; raises it, if there is but one.
 CREATE OR REPLACE FUNCTION electric.open_planned(targets oid[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     planned record;
 BEGIN
-    PERFORM electric.lock_electrify();
+    PERFORM pg_advisory_xact_lock(x'656c656374726966'::bigint);
     FOR planned IN
         SELECT p.action, array_agg(p.relid ORDER BY p.name) AS relids, min(p.name) AS name, min(p.message) AS message,
             min(p.hint) AS hint, min(p.state) AS state
         FROM electric.plan_of(targets) AS p GROUP BY p.action, p.step, CASE p.action WHEN 'electrify' THEN 0 ELSE p.relid END
         ORDER BY p.action, p.step, 3
     LOOP
-        CASE planned.action
-            WHEN 'already' THEN
-                RAISE NOTICE 'table % is already electrified', planned.name;
-            WHEN 'electrify' THEN
-                PERFORM electric.open_together(planned.relids);
-            WHEN 'refused' THEN
-                IF cardinality(targets) = 1 THEN
-                    RAISE EXCEPTION USING MESSAGE = planned.message, HINT = planned.hint, ERRCODE = planned.state;
-                END IF;
-                RAISE WARNING USING MESSAGE = planned.message, HINT = planned.hint;
-        END CASE;
+        IF planned.action = 'electrify' THEN
+            PERFORM electric.open_together(planned.relids);
+        ELSIF planned.action = 'already' THEN
+            RAISE NOTICE 'table % is already electrified', planned.name;
+        ELSIF cardinality(targets) = 1 THEN
+            RAISE EXCEPTION USING MESSAGE = planned.message, HINT = planned.hint, ERRCODE = planned.state;
+        ELSE
+            RAISE WARNING USING MESSAGE = planned.message, HINT = planned.hint;
+        END IF;
     END LOOP;
 END
 $$;
