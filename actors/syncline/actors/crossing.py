@@ -57,6 +57,7 @@ from syncline.actors.shapes.messages import (
     Watermark,
 )
 from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
+from syncline.actors.shapes.rereading import GiveUp
 from syncline.actors.shapes.router import AddRoutes, ShownUpTo, Streamed
 from syncline.actors.shapes.shape import Included, Reference, Shape
 from syncline.cluster import Form, Forms
@@ -170,7 +171,7 @@ STREAM: Final = (Streamed, Confirm, ReadStreamState, StreamState, Lsn)
 # Between the origin and the shapes' hosts.
 SHAPES: Final = (
     *(AddRoutes, LiveShapes, Shape, Included, Reference, Dispatch, OwnTransaction),
-    *(ReadIdle, Idle, IdleShape, RemoveShape, ReadCensus, Census),
+    *(ReadIdle, Idle, IdleShape, RemoveShape, GiveUp, ReadCensus, Census),
 )
 # Between the shapes' hosts and the edges.
 EDGES: Final = (

@@ -12,6 +12,7 @@ ABSORBER: Final = "absorber"
 REPLICATOR: Final = "replicator"
 PRUNER: Final = "pruner"
 REAPER: Final = "reaper"
+REREADER: Final = "rereader"
 BUNDLER: Final = "bundler"
 GATEWAY: Final = "gateway"
 CLAIMS: Final = "claims"  # of several edges

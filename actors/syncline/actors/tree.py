@@ -10,6 +10,7 @@ root  one_for_one
 │   └── replicator               the slot; a crash resumes from the confirmed position
 ├── pruner                       what was deleted long ago, out of Postgres
 ├── reaper                       shapes that nobody needs
+├── rereader                     shapes whose tables have changed otherwise than the stream says
 └── edge  rest_for_one           devices lose their connection when something here crashes, and resume
     ├── bundler                  shapes' records -> frames, one bundle a set of shapes
     ├── devices                  dynamic: one device a connection
@@ -52,6 +53,7 @@ from syncline.actors.names import (
     PRUNER,
     REAPER,
     REPLICATOR,
+    REREADER,
     ROUTER,
     SHARD,
     WATERMARKS,
@@ -73,6 +75,7 @@ from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.loading import Loading
 from syncline.actors.shapes.reaping import Policy
+from syncline.actors.shapes.rereading import Rereader
 from syncline.actors.shapes.router import AddRoutes, Router, ShownUpTo, new_mark
 from syncline.actors.shapes.shape import Shape
 from syncline.actors.shapes.shard import Shard
@@ -141,6 +144,7 @@ def root(settings: Settings, database: Database, authenticator: Authenticator, h
         _subtree("origin", origin),
         _pruner(settings, database),
         _reaper(settings, database, host, shards, GATEWAY),
+        _rereader(database, shards),
         _subtree("edge", edge(settings, database, authenticator, shards)),
     )
 
@@ -152,7 +156,7 @@ def origin_root(settings: Settings, database: Database, host: LocalHost, layout:
     claims = ChildSpec(id=CLAIMS, name=CLAIMS, start=Claims)
     stream = _subtree("stream", [_absorber(settings, database, host), _router(database, host, shards)])
     children = [_writer(settings, database), claims, tethered(homes, stream), _pruner(settings, database)]
-    children.append(_reaper(settings, database, host, shards, CLAIMS))
+    children += [_reaper(settings, database, host, shards, CLAIMS), _rereader(database, shards)]
     if layout.connections:
         watermarks = ChildSpec(id=WATERMARKS, name=WATERMARKS, start=lambda: Watermarks(WATERMARKS, shards))
         children.append(tethered(homes, watermarks))
@@ -357,7 +361,12 @@ def _replicator(settings: Settings, database: Database) -> ChildSpec:
         id=REPLICATOR,
         name=REPLICATOR,
         start=lambda: Replicator(
-            open_stream, key_places, (ABSORBER, *settings.shard_folders), database.read, database.visibility
+            open_stream,
+            key_places,
+            (ABSORBER, *settings.shard_folders),
+            database.read,
+            database.visibility,
+            database.note_stale,
         ),
     )
 
@@ -374,6 +383,10 @@ def _reaper(settings: Settings, database: Database, host: Host, shards: Shards, 
         name=REAPER,
         start=lambda: Reaper(settings.policy, database, shards, host.ref(ROUTER), host.ref(clients)),
     )
+
+
+def _rereader(database: Database, shards: Shards) -> ChildSpec:
+    return ChildSpec(id=REREADER, name=REREADER, start=lambda: Rereader(database.pool, shards))
 
 
 def _relation_of(database: Database) -> Callable[[int], Relation | None]:

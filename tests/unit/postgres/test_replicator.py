@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import pytest
@@ -70,6 +70,10 @@ async def nothing() -> None:
     pass
 
 
+async def unheard(relation_ids: Collection[int]) -> None:
+    pass
+
+
 async def everything() -> Visibility:
     """Is visible."""
     return Visibility(1_000, 1_000, frozenset())
@@ -80,7 +84,7 @@ async def test_the_slot_is_told_what_every_shard_has_on_disk() -> None:
     await probe(context, name=ROUTER)
     opened = cast(ReplicationStream, stream)
     replicator = await spawn(
-        Replicator(lambda: opened, lambda relation, names: None, ("a", "b"), nothing, everything), context
+        Replicator(lambda: opened, lambda relation, names: None, ("a", "b"), nothing, everything, unheard), context
     )
     for shard, lsn, told in (("a", 10, 0), ("a", 20, 0), ("b", 5, 5), ("b", 30, 20), ("a", 25, 25)):
         await replicator.send(Confirm(shard, lsn))
@@ -111,7 +115,7 @@ async def test_the_slot_is_not_told_of_a_commit_that_no_new_snapshot_sees(monkey
     router = await probe(context, name=ROUTER)
     opened = cast(ReplicationStream, stream)
     replicator = await spawn(
-        Replicator(lambda: opened, lambda relation, names: None, ("a",), nothing, read_visibility), context
+        Replicator(lambda: opened, lambda relation, names: None, ("a",), nothing, read_visibility, unheard), context
     )
     await router.next()
     await replicator.send(Confirm("a", 310))
@@ -144,8 +148,28 @@ async def test_the_key_of_a_table_that_was_opened_a_moment_ago_is_learnt_before_
     stream = Stream(Begin(Lsn(100), 0, 5), relation, renamed, Commit(Lsn(100), Lsn(110), 0))
     router = await probe(context, name=ROUTER)
     opened = cast(ReplicationStream, stream)
-    await spawn(Replicator(lambda: opened, key_places, ("a",), read_catalog, everything), context)
+    await spawn(Replicator(lambda: opened, key_places, ("a",), read_catalog, everything, unheard), context)
     streamed = await router.next()
     assert isinstance(streamed, Streamed)
     assert [type(change) for change in streamed.chunks[0].changes] == [Delete, Insert]
     assert tries == 2
+
+
+async def test_of_a_table_that_the_stream_tells_too_little_of_it_is_noted_before_anybody_gets_that() -> None:
+    context, noted = Context(), list[set[int]]()
+
+    async def note_incomplete(relation_ids: Collection[int]) -> None:
+        noted.append(set(relation_ids))
+        if len(noted) == 1:
+            raise OSError("Postgres is away for a moment")
+
+    columns = tuple(RelationColumn(name, 23, -1, True) for name in ("id", "n"))
+    relation = RelationMessage(7, "public", "items", "f", columns)
+    update = UpdateMessage(7, (b"1", b"5"), None, None, 20)
+    stream = Stream(Begin(Lsn(100), 0, 5), relation, update, Commit(Lsn(100), Lsn(110), 0))
+    router = await probe(context, name=ROUTER)
+    opened = cast(ReplicationStream, stream)
+    replicator = Replicator(lambda: opened, lambda _, names: (0,), ("a",), nothing, everything, note_incomplete)
+    await spawn(replicator, context)
+    await router.next()
+    assert noted == [{7}, {7}]

@@ -123,9 +123,26 @@ def test_a_large_value_left_out_comes_from_the_old_image() -> None:
     ]
 
 
-def test_a_large_value_left_out_without_an_old_image_is_a_fault_with_advice() -> None:
-    with pytest.raises(TransactionError, match=r"ALTER TABLE public\.items REPLICA IDENTITY FULL"):
-        changes(update(None, (b"1", UNCHANGED)))
+def test_without_an_old_image_a_large_value_is_left_out_and_the_table_is_said_to_be_incomplete() -> None:
+    (chunk,) = transaction(update(None, (b"1", UNCHANGED)))
+    assert chunk.changes == [Update(ITEMS, (b"1", None), None, DIRECT)]
+    assert chunk.incomplete == (ITEMS,)
+
+
+@pytest.mark.parametrize(
+    ("message", "incomplete"),
+    [
+        (insert(b"1", b"a"), ()),
+        (update((b"1", b"a"), (b"1", b"b")), ()),
+        (update(None, (b"1", b"b")), (ITEMS,)),
+        (update((b"1", None), (b"2", b"a"), "K"), (ITEMS,)),
+        (DeleteMessage(ITEMS, (b"1", b"b"), "O"), ()),
+        (DeleteMessage(ITEMS, (b"1", None), "K"), (ITEMS,)),
+    ],
+)
+def test_a_table_is_incomplete_where_old_rows_are_not_whole(message: Message, incomplete: tuple[int, ...]) -> None:
+    (chunk,) = transaction(message)
+    assert chunk.incomplete == incomplete
 
 
 def test_a_changed_key_is_a_delete_and_an_insert() -> None:

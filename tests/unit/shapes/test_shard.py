@@ -31,6 +31,7 @@ from syncline.actors.shapes.messages import (
     Watermark,
 )
 from syncline.actors.shapes.reaping import Idle, IdleShape, ReadIdle, RemoveShape
+from syncline.actors.shapes.rereading import GiveUp
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shard import DIALECTS, Shard
 from syncline.actors.shapes.shards import AssignedShards, Shards
@@ -458,6 +459,21 @@ async def test_a_shape_that_is_removed_while_it_owes_something_is_not_waited_for
     assert await scene.shard.call(RemoveShape(SHAPE.hash, one.asked))
     assert await scene.watermark() == 120
     assert not (scene.directory / SHAPE.hash).exists()
+
+
+async def test_a_shape_whose_table_has_changed_besides_the_stream_is_read_anew_when_the_shard_starts_again(
+    scene: Scene,
+) -> None:
+    await scene.start()
+    await scene.ready()
+    assert await scene.shard.call(GiveUp(frozenset({ITEMS.id + 1}))) == 0
+    assert SHAPE in await scene.shard.call(LiveShapes())
+    assert await scene.shard.call(GiveUp(frozenset({ITEMS.id}))) == 1
+    await scene.shard.join()
+    scene.taken.clear()
+    await scene.start()
+    assert SHAPE not in await scene.shard.call(LiveShapes())
+    assert (await scene.ready(130)).ready_lsn == 130
 
 
 async def test_the_schema_is_never_removed(scene: Scene) -> None:

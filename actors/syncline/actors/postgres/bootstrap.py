@@ -47,6 +47,7 @@ STEPS: tuple[str, ...] = (
 PROCEDURES: tuple[str, ...] = (
     "describe.sql",
     "obstacles.sql",
+    "reread.sql",
     "rules.sql",
     "references.sql",
     "merge.sql",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -41,6 +41,9 @@ VISIBLE_PAUSE_S = 0.01
 VISIBLE_WITHIN_S = 60.0  # only a wait for a synchronous standby takes nearly as long
 
 
+_NOTE_STALE = """
+UPDATE electric.tables SET stale = coalesce(stale, clock_timestamp()) WHERE relid = ANY ($1::int8[]::oid[])
+"""
 _FORGET = "DELETE FROM electric.subscriptions WHERE client_id = $1"
 # Of the openings of a device's file the newest stays, by which copies of it are told apart.
 _FORGET_UNSEEN = """
@@ -100,6 +103,10 @@ class Database:
         self.catalog = await load_catalog(self.pool)
         await self.history.read(self.pool)
         return dict.fromkeys(asked)
+
+    async def note_stale(self, relation_ids: Collection[int]) -> None:
+        """These tables have rows that the stream does not tell of: shapes of theirs are to be read anew."""
+        await self.pool.execute(_NOTE_STALE, list(relation_ids))
 
     async def read_migrations(self, notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
         """Read until the noticed migrations are there: the stream may run a little ahead of what is visible.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from syncline.actors.names import ROUTER
 from syncline.actors.postgres.away import AWAY
@@ -53,7 +54,8 @@ class StreamState:
 class Replicator(Actor):
     """``key_places``: see TransactionAssembler. ``open_stream`` makes the stream, not yet connected. ``shards``: the
     names of those who confirm. ``read_catalog`` brings ``key_places`` up to date; ``read_visibility``: what a new
-    snapshot sees."""
+    snapshot sees. ``note_incomplete``: is told of tables that changed otherwise than the stream says, before anybody
+    gets that."""
 
     def __init__(
         self,
@@ -62,12 +64,14 @@ class Replicator(Actor):
         shards: Iterable[str],
         read_catalog: Callable[[], Awaitable[None]],
         read_visibility: Callable[[], Awaitable[Visibility]],
+        note_incomplete: Callable[[Collection[int]], Awaitable[None]],
     ) -> None:
         self._durable = Least(shards)
         self._open_stream = open_stream
         self._key_places = key_places
         self._read_catalog = read_catalog
         self._read_visibility = read_visibility
+        self._note_incomplete = note_incomplete
         self._unseen = Unseen()
         self._to_confirm = 0
         self._confirmable = asyncio.Event()
@@ -125,8 +129,10 @@ class Replicator(Actor):
             chunks: list[TransactionChunk] = []
             for message in messages:
                 if self._is_news(message):
-                    await self._learn()
+                    await self._insist(self._read_catalog)
                 chunks += assembler.feed(message)
+            if incomplete := {table for chunk in chunks for table in chunk.incomplete}:
+                await self._insist(partial(self._note_incomplete, incomplete))
             for chunk in chunks:
                 if chunk.last:
                     self._unseen.streamed(int(chunk.head.lsn), chunk.head.xid)
@@ -142,11 +148,12 @@ class Replicator(Actor):
             and self._key_places(message.oid, message.names) is None
         )
 
-    async def _learn(self) -> None:
+    async def _insist(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """``ask`` of Postgres until it has answered."""
         while True:
             try:
-                await self._read_catalog()
+                await ask()
                 return
             except AWAY as error:
-                log.warning("the catalogue could not be read, which the stream waits for: %s", error)
+                log.warning("Postgres could not be asked, which the stream waits for: %s", error)
                 await asyncio.sleep(LEARN_RETRY_S)

@@ -16,6 +16,9 @@ Tags: a row written by a device has those of its shadow row after the transactio
 other row, be it direct SQL or an application's trigger inside a device's transaction, has the one tag of Postgres at
 the commit time. Deletes have none.
 
+A table of which somebody has taken the replica identity away, and a partition that is new, have no old rows in the
+stream, or nothing but their keys. What is missing is NULL then, and the table is told to be ``incomplete``.
+
 Everything else in schema ``electric`` stays hidden, except that rows inserted into ``electric.migrations`` are reported
 and so are ``syncline.mark`` messages, by which a snapshot finds its place in the stream.
 """
@@ -117,7 +120,7 @@ class TransactionChunk:
     ``first`` and ``last`` mark its ends. ``migrations`` and ``marks`` (ids of snapshot marks) are those met since the
     previous chunk. ``relations``: definitions that arrived since then, new or changed, valid for this chunk's rows.
     ``direct``: in a device's transaction, the places of the changes that are not the device's own: of triggers, and of
-    foreign keys that cascade.
+    foreign keys that cascade. ``incomplete``: tables of which more was changed than is told.
     """
 
     head: TransactionHead
@@ -128,6 +131,7 @@ class TransactionChunk:
     marks: tuple[str, ...] = ()
     relations: tuple[RelationMessage, ...] = ()
     direct: tuple[int, ...] = ()
+    incomplete: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,7 @@ class _Open:
         "first",
         "head",
         "holding",
+        "incomplete",
         "keys",
         "marks",
         "migrations",
@@ -209,6 +214,7 @@ class _Open:
         self.claim: _Claim | None = None
         self.clients: set[str] = set()  # whose row in electric.clients this transaction changed
         self.holding = False
+        self.incomplete: set[int] = set()
         self.tagging = False  # the claim was believed, and rows take their tags as they come
         self.touched = False
         self.changes: list[StreamChange] = []
@@ -307,6 +313,8 @@ class TransactionAssembler:
         if isinstance(message, InsertMessage):
             self._add(tx, keys, message.row, Insert(table.oid, table.wire(message.row), tx.direct_tags))
         elif isinstance(message, DeleteMessage):
+            if message.old_kind != "O":
+                tx.incomplete.add(table.oid)
             self._add(tx, keys, message.old, Delete(table.oid, table.wire(message.old)))
         else:
             self._update(tx, table, keys, message)
@@ -320,13 +328,11 @@ class TransactionAssembler:
 
     def _update(self, tx: _Open, table: _Table, keys: tuple[int, ...] | None, message: UpdateMessage) -> None:
         new, old = message.row, message.old
+        if message.old_kind != "O":
+            tx.incomplete.add(table.oid)
         if UNCHANGED in new:
-            if old is None or message.old_kind != "O":
-                raise TransactionError(
-                    f"an UPDATE of {table.name} left out a large value: "
-                    f"run ALTER TABLE {table.name} REPLICA IDENTITY FULL"
-                )
-            new = tuple(was if cell is UNCHANGED else cell for cell, was in zip(new, old, strict=True))
+            known = old if old is not None and message.old_kind == "O" else (None,) * len(new)
+            new = tuple(was if cell is UNCHANGED else cell for cell, was in zip(new, known, strict=True))
         row = table.wire(new)
         if old is not None and keys is not None and any(old[i] != new[i] for i in keys):
             self._add(tx, keys, old, Delete(table.oid, table.wire(old)))
@@ -449,8 +455,10 @@ class TransactionAssembler:
             tuple(tx.marks),
             tuple(self._relations),
             tuple(tx.direct),
+            tuple(sorted(tx.incomplete)),
         )
         tx.changes = []
+        tx.incomplete.clear()
         tx.direct.clear()
         tx.bytes = 0
         tx.first = False

@@ -45,6 +45,7 @@ from syncline.actors.shapes.messages import (
 )
 from syncline.actors.shapes.progress import read_progress, write_progress
 from syncline.actors.shapes.reaping import Idle, IdleShape, ReadFollowed, ReadIdle, RemoveShape
+from syncline.actors.shapes.rereading import GiveUp
 from syncline.actors.shapes.shape import Shape, schema_shape
 from syncline.actors.shapes.shards import Shards, tell
 from syncline.actors.shapes.slabs import Slabs
@@ -194,6 +195,8 @@ class Shard(Actor, Waker):
                 return await self._census()
             case RemoveShape(shape, asked):
                 return await self._remove(shape, asked)
+            case GiveUp(relation_ids):
+                return await self._give_up(relation_ids)
             case LiveShapes():
                 return tuple(live.store.shape for live in self._shapes.values())
             case _:
@@ -327,6 +330,14 @@ class Shard(Actor, Waker):
             log.warning("shape %s keeps its home: %s", shape, error)
         await self._advance()
         return True
+
+    async def _give_up(self, relation_ids: frozenset[int]) -> int:
+        stale = [live for live in self._shapes.values() if not relation_ids.isdisjoint(live.store.shape.tables)]
+        for live in stale:
+            await asyncio.to_thread(live.store.give_up)  # no start finds it any more
+        if stale:
+            self.stop()
+        return len(stale)
 
     async def _clear(self, shape: str) -> None:
         """A shard that was killed leaves its shapes behind: two actors must not write to the same files."""
