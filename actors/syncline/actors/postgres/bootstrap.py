@@ -43,6 +43,7 @@ STEPS: tuple[str, ...] = (
     "pieces.sql",
     "progress.sql",
     "partitions.sql",
+    "uniques.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "describe.sql",
@@ -54,6 +55,7 @@ PROCEDURES: tuple[str, ...] = (
     "generate.sql",
     "electrify.sql",
     "absorb.sql",
+    "unique.sql",
     "apply.sql",
     "fault.sql",
     "fence.sql",

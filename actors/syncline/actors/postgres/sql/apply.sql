@@ -11,6 +11,7 @@
 --          "final": true: there has been patience enough, and what a function of the application's raises is its fault.
 --          One whose lsn or ms is no bigint is rejected too, but cannot be recorded.
 --          A transaction that comes again is a duplicate, or rejected if it was.
+--          "other" of an operation: see electric.with_other_value.
 -- results: one a transaction, {"status": "applied" | "unheeded" | "duplicate" | "rejected" | "retry" | "unabsorbed",
 --          "sqlstate", "message", ...}; "raised": true with a retry: a function of the application's has raised the error
 -- context: {"horizon": an xid, "skew_ms", "kept_ms"}. Without a horizon nothing that direct SQL wrote is waited for. kept_ms: how
@@ -75,6 +76,11 @@ DECLARE
     e_schema text;
     e_column text;
     at_op jsonb;
+    at_place integer;
+    violated oid;
+    untangled oid[];
+    parked text[];
+    other jsonb;
     refreshing boolean;
     refreshed boolean;
     raised boolean;
@@ -104,6 +110,7 @@ BEGIN
         mending := 0;
         refreshing := true;
         unheeded := false;
+        untangled := '{}';
         absorbed := CASE WHEN tx ? 'absorbed' THEN absorbed_before || (tx -> 'absorbed') ELSE absorbed_before END;
         stamp_ms := least(client_ms, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint + skew_ms);
         answer := NULL;
@@ -120,7 +127,15 @@ BEGIN
                         'client', client, 'ms', client_ms, 'lsn', client_lsn, 'unheeded', true)::text);
                 END IF;
                 IF electric.advance(client, client_lsn, client_ms) THEN
+                    IF untangled <> '{}' THEN
+                        SET CONSTRAINTS ALL DEFERRED;
+                        parked := '{}';
+                        FOREACH violated IN ARRAY untangled LOOP
+                            parked := parked || electric.park(ops, violated);
+                        END LOOP;
+                    END IF;
                     FOR j IN 0 .. jsonb_array_length(ops) - 1 LOOP
+                        at_place := j;
                         at_op := ops -> j;
                         note := electric.merge(at_op, client, stamp_ms, absorbed, mending);
                         WHILE tx ? 'patient' AND note ?| '{xmin,gone}' AND waiting IS NULL LOOP
@@ -129,6 +144,9 @@ BEGIN
                             absorbed := patience;
                             note := electric.merge(at_op, client, stamp_ms, absorbed, mending);
                         END LOOP;
+                        IF at_op ? 'other' THEN
+                            PERFORM electric.tag_other_value(at_op, client, stamp_ms);
+                        END IF;
                         IF note IS NULL THEN
                             CONTINUE;
                         ELSIF note ? 'mend' THEN
@@ -163,6 +181,7 @@ BEGIN
                         postponed := NULL;
                     END IF;
                     at_op := NULL;
+                    at_place := NULL;
                     IF waiting IS NOT NULL THEN
                         RAISE EXCEPTION 'the stream has to come further' USING ERRCODE = 'SY002';
                     END IF;
@@ -170,6 +189,9 @@ BEGIN
                         RAISE EXCEPTION 'triggers kept Postgres from doing it all' USING ERRCODE = 'SY004';
                     END IF;
                     SET CONSTRAINTS ALL IMMEDIATE;
+                    IF untangled <> '{}' AND electric.is_parked(parked) THEN
+                        RAISE unique_violation USING MESSAGE = 'a value that was given up is there again';
+                    END IF;
                     answer := CASE WHEN unheeded THEN '{"status": "unheeded"}' ELSE applied END;
                 ELSE
                     repeated := true;
@@ -196,6 +218,15 @@ BEGIN
                 IF e_state = 'SY003' THEN
                     e_state := '55000';
                 END IF;
+                violated := NULL;
+                other := NULL;
+                IF e_state IN ('23505', '23P01') AND NOT refreshed AND waiting IS NULL THEN
+                    violated := electric.violated_index(e_schema, e_constraint);
+                    IF violated = ANY (untangled) OR jsonb_array_length(ops) < 2 THEN
+                        at_place := coalesce(at_place, electric.in_the_way(ops, violated));
+                        other := electric.with_other_value(ops -> at_place, violated);
+                    END IF;
+                END IF;
                 IF refreshed THEN
                     mending := 0;
                     ops := tx -> 'ops';
@@ -207,6 +238,11 @@ BEGIN
                     held := held || client;
                 ELSIF e_state = 'SY004' AND NOT unheeded THEN
                     unheeded := true;
+                ELSIF violated <> ALL (untangled) AND jsonb_array_length(ops) > 1 THEN
+                    -- Another row of the transaction may be about to give up what is taken.
+                    untangled := untangled || violated;
+                ELSIF other IS NOT NULL THEN
+                    ops := jsonb_set(ops, ARRAY[at_place::text], other);
                 ELSIF e_state IN ('23001', '23503', 'SY001') AND mending = 0 THEN
                     -- A device may check foreign keys later than we do, or keep a parent alive after using it. Others may
                     -- have deleted what it refers to, or refer to what it deletes, and neither had seen the other. Or it may
@@ -230,6 +266,8 @@ BEGIN
                         IF e_state ~ '^(22|42|3F)' AND NOT answer ? 'columns' THEN
                             answer := answer || electric.unassignable(at_op);
                         END IF;
+                        answer := electric.explained(
+                            answer, at_op, ops, client, violated, CASE e_state WHEN 'SY005' THEN e_detail::bigint END);
                         PERFORM electric.reject(client, client_lsn, client_ms, tx -> 'ops', answer);
                     END IF;
                 END IF;
@@ -328,10 +366,10 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO electric.rejections
-        (client_id, lsn, ms, sqlstate, message, detail, hint, table_name, constraint_name, ops, columns, key)
+        (client_id, lsn, ms, sqlstate, message, detail, hint, table_name, constraint_name, ops, columns, key, winner, follows)
     VALUES (client, client_lsn, client_ms, reason ->> 'sqlstate', reason ->> 'message', reason ->> 'detail',
         reason ->> 'hint', reason ->> 'table', reason ->> 'constraint', ops,
-        reason -> 'columns', reason -> 'key');
+        reason -> 'columns', reason -> 'key', reason -> 'winner', (reason ->> 'follows')::bigint);
     RETURN true;
 END
 $$;
@@ -341,7 +379,8 @@ CREATE OR REPLACE FUNCTION electric.decided(client text, tx_lsn bigint, tx_ms bi
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(
     (SELECT jsonb_strip_nulls(jsonb_build_object('status', 'rejected', 'sqlstate', sqlstate, 'message', message,
-        'detail', detail, 'hint', hint, 'table', table_name, 'constraint', constraint_name, 'columns', columns, 'key', key))
+        'detail', detail, 'hint', hint, 'table', table_name, 'constraint', constraint_name, 'columns', columns, 'key', key,
+        'winner', winner, 'follows', follows))
      FROM electric.rejections WHERE client_id = client AND lsn = tx_lsn AND ms = tx_ms
      ORDER BY id DESC LIMIT 1),
     '{"status": "duplicate"}')

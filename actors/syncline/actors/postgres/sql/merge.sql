@@ -225,6 +225,9 @@ BEGIN
     IF sy_op = 'R' AND (sy_alive OR sy_grave IS NULL) THEN
         RETURN NULL;  -- nothing to bring back
     END IF;
+    IF sy_op IN ('U', 'C') AND NOT sy_alive AND NOT known AND sy_grave IS NULL THEN
+        PERFORM electric.require_not_rejected(origin, %RELID%, %KEY_PLACES%, %KEY_CELLS%);
+    END IF;
 
     -- As a rule a write is later than all that is known of the row, and its author has seen it.
     latest := cardinality(tags_now) < 2 AND sy_ms > greatest(%KNOWN_MS%);
@@ -485,6 +488,8 @@ BEGIN
         ) AS cells_key,
         string_agg(format(CASE WHEN c.ambiguous THEN 't.%1$I = %2$s AND format(''%%s'', t.%1$I) COLLATE "C" = format(''%%s'', %2$s) COLLATE "C"'
             ELSE 't.%1$I = %2$s' END, c.name, c.cell), ' AND ' ORDER BY c.i) FILTER (WHERE c.pk) AS is_row,
+        format('''{%s}''', string_agg(c.i::text, ',' ORDER BY c.i) FILTER (WHERE c.pk)) AS key_places,
+        format('jsonb_build_array(%s)', string_agg(format('sy_cells -> %s', c.i - 1), ', ' ORDER BY c.i) FILTER (WHERE c.pk)) AS key_cells,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE c.pk AND NOT c.fixed) AS touch,
         string_agg(format('%I = t.%I', c.name, c.name), ', ' ORDER BY c.i) FILTER (WHERE NOT c.fixed) AS touch_any,
         string_agg(
@@ -549,6 +554,8 @@ BEGIN
     filled := replace(filled, '%RELID%', target::text);
     filled := replace(filled, '%WIDTH%', part.width::text);
     filled := replace(filled, '%CELLS_KEY%', part.cells_key);
+    filled := replace(filled, '%KEY_PLACES%', part.key_places);
+    filled := replace(filled, '%KEY_CELLS%', part.key_cells);
     filled := replace(filled, '%COLUMNS%', part.columns);
     filled := replace(filled, '%REVIVED%', part.revived);
     filled := replace(filled, '%KEY%', part.key);
