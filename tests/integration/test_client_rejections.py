@@ -87,6 +87,28 @@ async def test_a_rejection_tells_why_and_what_had_been_written(service: Service,
         assert (await a.rejections(), a.status.rejections) == ([rejection], 1)
 
 
+async def test_a_rejection_names_the_row_that_won_and_the_one_that_it_depends_on(
+    service: Service, tmp_path: Path
+) -> None:
+    async with device(tmp_path / "a.db", service, "notes") as a, device(tmp_path / "b.db", service, "notes") as b:
+        await b.disconnect()
+        await a.execute("INSERT INTO notes VALUES (1, x'00ff', 'first', 5)")
+        await confirmed(a)
+        await b.execute("INSERT INTO notes VALUES (2, x'01', 'late', 5)")
+        await b.execute("UPDATE notes SET title = 'later', stars = 6 WHERE id = 2")
+        await b.execute("INSERT INTO notes VALUES (3, x'01', 'other', 7)")
+        await b.connect()
+        await confirmed(b)
+        late, later = await b.rejections()
+        assert (late.sqlstate, late.constraint, late.follows) == ("23505", "notes_stars_key", None)
+        assert (late.key, late.winner) == ({"id": 2, "part": b"\x01"}, {"id": 1, "part": b"\x00\xff"})
+        assert (later.sqlstate, later.follows, later.winner) == ("23505", late.transaction_id, {})
+        assert (later.table, later.key) == ("notes", late.key)
+        assert await rows(b, "SELECT id, stars FROM notes ORDER BY id") == [(1, 5), (3, 7)]
+    async with open_db(tmp_path / "b.db", "ws://localhost:1") as b:
+        assert await b.rejections() == [late, later]
+
+
 async def test_rejections_outlive_restarts_until_they_are_dismissed(service: Service, tmp_path: Path) -> None:
     async with device(tmp_path / "a.db", service, "notes") as a:
         for number in (1, 2):

@@ -1,4 +1,4 @@
-"""Unique constraints: who was first, swaps within a transaction, other values by policy, and what follows a rejection."""
+"""Unique constraints: who was first, swaps, other values by policy, and what follows a rejection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ pytestmark = pytest.mark.every_major
 
 USERS = """
 CREATE TABLE users (
-    id int PRIMARY KEY, email text UNIQUE, team int NOT NULL DEFAULT 1, place int NOT NULL DEFAULT 0, active bool DEFAULT true);
+    id int PRIMARY KEY, email text UNIQUE, team int NOT NULL DEFAULT 1, place int NOT NULL DEFAULT 0,
+    active bool DEFAULT true);
 CREATE UNIQUE INDEX users_folded ON users (lower(email)) WHERE active;
 CREATE UNIQUE INDEX users_place ON users (team, place) WHERE place > 0;
 CREATE TABLE notes (id int PRIMARY KEY, author int NOT NULL REFERENCES users, note text);
@@ -122,11 +123,14 @@ async def test_what_was_written_to_a_rejected_row_or_refers_to_it_is_rejected_wi
         # And from now on the row is one like any other.
         assert await s.statuses(written("ann", 600, s.insert("notes", "3", "9", "hello"))) == ["applied"]
         seen = ["ann@500"]
-        assert await s.statuses(
-            written("bob", 700, s.delete("notes", "3", None, None, seen=["ann@600"])),
-            written("bob", 701, s.delete("users", "9", *[None] * 4, seen=seen)),
-            written("ann", 800, s.update("users", "9", "x@x", "1", "0", "t", changed=[1], seen=seen)),
-        ) == ["applied"] * 3, "an update revives it"
+        assert (
+            await s.statuses(
+                written("bob", 700, s.delete("notes", "3", None, None, seen=["ann@600"])),
+                written("bob", 701, s.delete("users", "9", *[None] * 4, seen=seen)),
+                written("ann", 800, s.update("users", "9", "x@x", "1", "0", "t", changed=[1], seen=seen)),
+            )
+            == ["applied"] * 3
+        ), "an update revives it"
 
 
 async def test_rename_gives_the_later_one_a_suffix_that_its_key_determines(database: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -29,7 +29,7 @@ DISMISSED_MAX: Final = 1_000
 Operation: TypeAlias = Literal["insert", "update", "delete"]
 _OPERATIONS: Final[Mapping[str, Operation]] = {"I": "insert", "U": "update", "D": "delete"}
 
-_COLUMNS = "transaction_id, sqlstate, message, detail, hint, table_name, constraint_name, columns, key"
+_COLUMNS = "transaction_id, sqlstate, message, detail, hint, table_name, constraint_name, columns, key, winner, follows"
 _DISMISS = (
     "UPDATE _syncline_rejections SET dismissed = 1 WHERE transaction_id = ?",
     "DELETE FROM _syncline_rejected WHERE transaction_id = ?",
@@ -61,8 +61,10 @@ class Rejection:
 
     ``transaction_id``: see ``Transaction.id``. ``sqlstate``: Postgres' five-character code. ``message``, ``detail`` and
     ``hint``: its words, or those of a trigger. What is at fault is in ``table``: ``columns`` of it, those of
-    ``constraint``, and the row with this ``key``. None or empty for what the server does not know. ``changes``: what
-    the transaction had written, in order, to be offered to the user again; empty once it is dismissed.
+    ``constraint``, and the row with this ``key``. ``winner``: the key of the row there that has what was to be unique,
+    since it was first. ``follows``: the ``transaction_id`` of an earlier one that was rejected, too, and had made the
+    row that this one is about. None or empty for what the server does not know. ``changes``: what the transaction had
+    written, in order, to be offered to the user again; empty once it is dismissed.
     """
 
     transaction_id: int
@@ -75,6 +77,8 @@ class Rejection:
     columns: tuple[str, ...]
     key: Mapping[str, Value]
     changes: tuple[RejectedChange, ...]
+    winner: Mapping[str, Value] = field(default_factory=dict)
+    follows: int | None = None
 
     @property
     def committed_at(self) -> datetime:
@@ -87,20 +91,17 @@ def record(
 ) -> None:
     """Note down that the local transaction was rejected, before its oplog entries go. Of one without any nothing is."""
     table = None if reason.table is None else tables.get(reason.table)
-    key = {
-        name: cell.decode(errors="replace") if table is None else _decoded(table, name, cell)
-        for name, cell in reason.key
-    }
+    key, winner = ({name: _decoded(table, name, cell) for name, cell in cells} for cells in (reason.key, reason.winner))
     (pending,) = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM _syncline_oplog WHERE commit_ms = ?)", (transaction_id,)
     ).fetchone()
     if not pending:
         return
     connection.execute(
-        f"INSERT INTO _syncline_rejections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO _syncline_rejections ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(transaction_id, reason.sqlstate, reason.message, reason.detail, reason.hint, reason.table),
-            *(reason.constraint, json.dumps(reason.columns), image_of(key)),
+            *(reason.constraint, json.dumps(reason.columns), image_of(key), image_of(winner), reason.follows),
         ),
     )
     connection.execute(
@@ -150,7 +151,7 @@ def dismiss(connection: sqlite3.Connection, transaction_id: int) -> None:
 
 
 def _rejection(connection: sqlite3.Connection, row: Sequence[Any], tables: Mapping[str, Table]) -> Rejection:
-    transaction_id, sqlstate, message, detail, hint, table, constraint, columns, key = row
+    transaction_id, sqlstate, message, detail, hint, table, constraint, columns, key, winner, follows = row
     changes = connection.execute(
         "SELECT table_name, op, new_row, old_row FROM _syncline_rejected WHERE transaction_id = ? ORDER BY entry_id",
         (transaction_id,),
@@ -166,6 +167,8 @@ def _rejection(connection: sqlite3.Connection, row: Sequence[Any], tables: Mappi
         tuple(json.loads(columns)),
         parse_image(key),
         tuple(_change(tables, *change) for change in changes),
+        parse_image(winner),
+        follows,
     )
 
 

@@ -123,6 +123,10 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
     (),
     ("ALTER TABLE _syncline_state ADD COLUMN echoed_ms INTEGER NOT NULL DEFAULT 0",),
     ("ALTER TABLE _syncline_oplog ADD COLUMN carried_out INTEGER NOT NULL DEFAULT 0",),
+    (
+        "ALTER TABLE _syncline_rejections ADD COLUMN winner TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE _syncline_rejections ADD COLUMN follows INTEGER",
+    ),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 

@@ -328,6 +328,8 @@ def _rejection_of(message: pb.SatRejection) -> RejectionReason:
         message.constraint if message.HasField("constraint") else None,
         tuple(message.columns),
         tuple((cell.column, cell.value) for cell in message.key),
+        tuple((cell.column, cell.value) for cell in message.winner),
+        message.follows if message.HasField("follows") else None,
     )
 
 

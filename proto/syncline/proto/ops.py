@@ -284,6 +284,8 @@ def _rejection_message(rejection: RejectionReason) -> pb.SatRejection:
         constraint=rejection.constraint,
         columns=rejection.columns,
         key=[pb.SatRejection.Cell(column=column, value=value) for column, value in rejection.key],
+        winner=[pb.SatRejection.Cell(column=column, value=value) for column, value in rejection.winner],
+        follows=rejection.follows,
     )
 
 

@@ -283,7 +283,7 @@ class SatOpBegin(_message.Message):
     def __init__(self, commit_timestamp: _Optional[int] = ..., lsn: _Optional[bytes] = ..., origin: _Optional[str] = ..., is_migration: _Optional[bool] = ..., additional_data_ref: _Optional[int] = ..., transaction_id: _Optional[int] = ..., rejection: _Optional[_Union[SatRejection, _Mapping]] = ..., carried_out: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SatRejection(_message.Message):
-    __slots__ = ("sqlstate", "message", "detail", "hint", "table_name", "constraint", "columns", "key")
+    __slots__ = ("sqlstate", "message", "detail", "hint", "table_name", "constraint", "columns", "key", "winner", "follows")
     class Cell(_message.Message):
         __slots__ = ("column", "value")
         COLUMN_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +299,8 @@ class SatRejection(_message.Message):
     CONSTRAINT_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    WINNER_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     sqlstate: str
     message: str
     detail: str
@@ -307,7 +309,9 @@ class SatRejection(_message.Message):
     constraint: str
     columns: _containers.RepeatedScalarFieldContainer[str]
     key: _containers.RepeatedCompositeFieldContainer[SatRejection.Cell]
-    def __init__(self, sqlstate: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., hint: _Optional[str] = ..., table_name: _Optional[str] = ..., constraint: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., key: _Optional[_Iterable[_Union[SatRejection.Cell, _Mapping]]] = ...) -> None: ...
+    winner: _containers.RepeatedCompositeFieldContainer[SatRejection.Cell]
+    follows: int
+    def __init__(self, sqlstate: _Optional[str] = ..., message: _Optional[str] = ..., detail: _Optional[str] = ..., hint: _Optional[str] = ..., table_name: _Optional[str] = ..., constraint: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., key: _Optional[_Iterable[_Union[SatRejection.Cell, _Mapping]]] = ..., winner: _Optional[_Iterable[_Union[SatRejection.Cell, _Mapping]]] = ..., follows: _Optional[int] = ...) -> None: ...
 
 class SatOpCommit(_message.Message):
     __slots__ = ("commit_timestamp", "lsn", "additional_data_ref", "transaction_id")

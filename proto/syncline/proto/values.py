@@ -170,7 +170,8 @@ class RejectionReason:
     """Why a device's transaction was rejected. ``sqlstate``: Postgres' five-character code.
 
     What is at fault is in ``table``: ``columns`` of it, and the row with ``key``, (column, cell) of each in it.
-    None or empty for what is not known.
+    ``winner``: of the row there that has what was to be unique. ``follows``: the time of an earlier transaction of the
+    device, which was rejected and had made the row that this one is about. None or empty for what is not known.
     """
 
     sqlstate: str
@@ -181,6 +182,8 @@ class RejectionReason:
     constraint: str | None = None
     columns: tuple[str, ...] = ()
     key: tuple[tuple[str, bytes], ...] = ()
+    winner: tuple[tuple[str, bytes], ...] = ()
+    follows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from syncline.actors.devices.inbound import Lookup
@@ -25,27 +26,29 @@ def reason_of(rejection: Rejection, lookup: Lookup) -> RejectionReason:
         rejection.table,
         rejection.constraint,
         rejection.columns,
-        _key_cells(rejection, lookup),
+        _key_cells(rejection.table, rejection.key, lookup),
+        _key_cells(rejection.table, rejection.winner, lookup),
+        rejection.follows,
     )
 
 
 def size_of(reason: RejectionReason) -> int:
     """About the bytes it takes to remember it."""
     texts = (reason.message, reason.detail or "", reason.hint or "")
-    return sum(map(len, texts)) + sum(len(cell) for _, cell in reason.key)
+    return sum(map(len, texts)) + sum(len(cell) for _, cell in (*reason.key, *reason.winner))
 
 
 def _cut(text: str | None) -> str | None:
     return text if text is None or len(text) <= TEXT_CHARS_MAX else text[:TEXT_CHARS_MAX] + CUT
 
 
-def _key_cells(rejection: Rejection, lookup: Lookup) -> tuple[tuple[str, bytes], ...]:
+def _key_cells(name: str | None, key: Sequence[str], lookup: Lookup) -> tuple[tuple[str, bytes], ...]:
     """None where the table has another key by now."""
-    table = None if rejection.table is None else lookup(rejection.table)
-    if table is None or len(rejection.key) != len(table.key_names):
+    table = None if name is None else lookup(name)
+    if table is None or len(key) != len(table.key_names):
         return ()
     cells: list[tuple[str, bytes]] = []
-    for name, text in zip(table.key_names, rejection.key, strict=True):
-        convert = to_wire(table.type_now(name))
-        cells.append((name, text.encode() if convert is None else convert(text.encode())))
+    for column, text in zip(table.key_names, key, strict=True):
+        convert = to_wire(table.type_now(column))
+        cells.append((column, text.encode() if convert is None else convert(text.encode())))
     return tuple(cells) if sum(len(cell) for _, cell in cells) <= KEY_BYTES_MAX else ()

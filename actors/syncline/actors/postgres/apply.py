@@ -385,4 +385,6 @@ def _rejection(result: dict[str, Any]) -> Rejection:
         result.get("constraint"),
         tuple(result.get("columns", ())),
         tuple(result.get("key", ())),
+        tuple(result.get("winner", ())),
+        result.get("follows"),
     )

@@ -41,7 +41,8 @@ class Rejection:
     """Why Postgres refused a transaction. ``sqlstate`` is Postgres' five-character code.
 
     What is at fault is in ``table``: ``columns`` of it, and the row with ``key``, as texts in column order. Empty for
-    what is not known.
+    what is not known. ``winner``: the key of the row there that has what was to be unique. ``follows``: the ``ms`` of
+    an earlier transaction of the device, which was rejected and had made the row that this one is about.
     """
 
     sqlstate: str
@@ -52,6 +53,8 @@ class Rejection:
     constraint: str | None = None
     columns: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
+    winner: tuple[str, ...] = ()
+    follows: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
