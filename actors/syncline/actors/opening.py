@@ -1,4 +1,4 @@
-"""What ``syncline electrify`` says and does: the plan first, then each of its steps in a transaction of its own."""
+"""What ``syncline electrify`` says and does: the plan first, then its steps, some together in each transaction."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from syncline.actors.postgres.electrify import (
     ElectrifyError,
     NotBootstrapped,
     Planned,
-    open_step,
+    open_together,
     plan,
     steps,
     tables_named,
     tables_of_schema,
+    transactions,
 )
 
 
@@ -51,16 +52,24 @@ async def open_tables(
     if plan_only:
         return found and not refused
     failed = False
-    for together in steps(planned):
-        try:
-            await open_step(connection, together)
-        except ElectrifyError as error:
-            failed = True
-            _show_error(err, error)
-        else:
-            for table in together:
-                out.print(f"[green]ok[/] {escape(table.name)} is now open to devices", soft_wrap=True)
+    for together in transactions(planned):
+        failed |= not await _open(connection, together, out, err)
     return found and not refused and not failed
+
+
+async def _open(connection: asyncpg.Connection, tables: Sequence[Planned], out: Console, err: Console) -> bool:
+    """Opens these tables. If one of them is in the way of that, each step of them by itself."""
+    try:
+        await open_together(connection, tables)
+    except ElectrifyError as error:
+        alone = steps(tables)
+        if len(alone) == 1:
+            _show_error(err, error)
+            return False
+        return all([await _open(connection, step, out, err) for step in alone])
+    for table in tables:
+        out.print(f"[green]ok[/] {escape(table.name)} is now open to devices", soft_wrap=True)
+    return True
 
 
 async def _relids(connection: asyncpg.Connection, wanted: Wanted, err: Console) -> tuple[list[int] | None, bool]:

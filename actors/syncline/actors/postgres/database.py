@@ -86,6 +86,7 @@ class Database:
         self._lineage = lineage
         self.catalog = Catalog()
         self.history = SchemaHistory()
+        self._catalogued = 0  # the newest migration that was there before the catalogue was read
         self._forbidden: dict[int, str] = {}  # tables that could not be read, and what Postgres said of each
         self._readings = Gathering(self._read)
         self._owners = Gathering(self._read_owners)
@@ -100,8 +101,10 @@ class Database:
         await self._readings.answer(None)
 
     async def _read(self, asked: Sequence[None]) -> dict[None, None]:
-        self.catalog = await load_catalog(self.pool)
         await self.history.read(self.pool)
+        newest = self.history.newest
+        self.catalog = await load_catalog(self.pool)
+        self._catalogued = newest
         return dict.fromkeys(asked)
 
     async def note_stale(self, relation_ids: Collection[int]) -> None:
@@ -109,14 +112,16 @@ class Database:
         await self.pool.execute(_NOTE_STALE, list(relation_ids))
 
     async def read_migrations(self, notices: Sequence[MigrationNotice]) -> Sequence[MigrationSteps]:
-        """Read until the noticed migrations are there: the stream may run a little ahead of what is visible.
+        """Read until the noticed migrations are there: the stream may run a little ahead of what is visible. Nothing is
+        read where they have been already, as when many come one after the other.
 
         One that does not turn up has been deleted since, and is left out: the stream must go on.
         """
         wanted = {notice.id for notice in notices}
         tries = 0
         while True:
-            await self.read()
+            if max(wanted, default=0) > self._catalogued or not wanted:
+                await self.read()
             found = [migration for migration in self.history.migrations if migration.id in wanted]
             if len(found) == len(wanted):
                 return found

@@ -18,6 +18,7 @@ import asyncpg
 
 LOCK_WAIT_S = 5
 SUGGESTIONS_MAX = 3
+TOGETHER_MAX = 20
 
 
 class ElectrifyError(RuntimeError):
@@ -106,6 +107,18 @@ def steps(planned: Iterable[Planned]) -> list[list[Planned]]:
     return [list(together) for _, together in groupby(opened, lambda table: table.step)]
 
 
+def transactions(planned: Iterable[Planned]) -> list[list[Planned]]:
+    """The same, as many steps together as make a transaction of ``TOGETHER_MAX`` tables: each costs the service a
+    reading of its catalogue, and keeps the tables locked until it ends."""
+    found: list[list[Planned]] = []
+    for step in steps(planned):
+        if found and len(found[-1]) + len(step) <= TOGETHER_MAX:
+            found[-1] += step
+        else:
+            found.append(step)
+    return found
+
+
 async def tables_named(connection: asyncpg.Connection, name: str) -> list[int]:
     """The table of that name, as ``schema.table``. Raises TableNotFound, NotBootstrapped."""
     try:
@@ -129,13 +142,13 @@ async def tables_of_schema(connection: asyncpg.Connection, schema: str) -> list[
     return found
 
 
-async def open_step(connection: asyncpg.Connection, tables: Sequence[Planned]) -> None:
-    """Opens the tables of a step, in one transaction. Raises as ``electrify`` does."""
+async def open_together(connection: asyncpg.Connection, tables: Sequence[Planned]) -> None:
+    """Opens these tables, in one transaction. Raises as ``electrify`` does."""
     name = ", ".join(table.name for table in tables)
     try:
         async with connection.transaction():
             await connection.execute("SELECT set_config('lock_timeout', $1, true)", f"{LOCK_WAIT_S}s")
-            await connection.execute("SELECT electric.open_step($1::oid[])", [table.relid for table in tables])
+            await connection.execute("SELECT electric.open_all($1::oid[])", [table.relid for table in tables])
     except asyncpg.PostgresError as error:
         raise await _typed(connection, name, error) from error
 

@@ -49,10 +49,14 @@ class SchemaHistory:
         self.migrations: list[MigrationSteps] = []
         self._schemas = {dialect: DeviceSchema(dialect) for dialect in DIALECTS}
 
+    @property
+    def newest(self) -> int:
+        """The id of the last migration, 0 for none."""
+        return self.migrations[-1].id if self.migrations else 0
+
     async def read(self, connection: asyncpg.Connection | asyncpg.Pool) -> None:
         """Read what was added since the last time. Raises what asyncpg raises."""
-        last = self.migrations[-1].id if self.migrations else 0
-        for row in await connection.fetch(_MIGRATIONS, last):
+        for row in await connection.fetch(_MIGRATIONS, self.newest):
             self.add(row["id"], row["version"], row["created_ms"], json.loads(row["tables"]))
 
     def add(self, id: int, version: str, created_ms: int, tables: Sequence[Mapping[str, Any]]) -> None:

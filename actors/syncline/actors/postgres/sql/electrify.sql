@@ -210,7 +210,7 @@ SELECT to_char(greatest(
 $$;
 
 -- Opens these tables, which nothing keeps from it, at once: to devices they are one migration, so that they may refer to one
--- another in a circle.
+-- another in a circle. Their merge functions are still to be made.
 CREATE OR REPLACE FUNCTION electric.open_together(targets oid[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -233,9 +233,6 @@ BEGIN
             JOIN pg_constraint f ON f.contype = 'f' AND f.conrelid = target AND f.confrelid = p.relid AND f.confrelid <> target;
     END LOOP;
     INSERT INTO electric.migrations (version, tables) VALUES (electric.next_version(), descriptions);
-    FOREACH target IN ARRAY targets LOOP
-        PERFORM electric.generate_merge(target);
-    END LOOP;
 END
 $$;
 
@@ -255,22 +252,24 @@ BEGIN
 END
 $$;
 
--- Opens one step of a plan, in which something may have come between. Raises what keeps a table of it from it now.
-CREATE OR REPLACE FUNCTION electric.open_step(targets oid[]) RETURNS void
+-- Opens these tables. Raises what keeps one of them from it.
+CREATE OR REPLACE FUNCTION electric.open_all(targets oid[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    refused record;
-    open oid[];
+    planned record;
 BEGIN
     PERFORM pg_advisory_xact_lock(x'656c656374726966'::bigint);  -- "electrif": one at a time
-    SELECT p.message, p.hint, p.state INTO refused FROM electric.plan_of(targets) AS p WHERE p.action = 'refused' LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION USING MESSAGE = refused.message, HINT = refused.hint, ERRCODE = refused.state;
-    END IF;
-    open := ARRAY(SELECT p.relid FROM electric.plan_of(targets) AS p WHERE p.action = 'electrify' ORDER BY p.name);
-    IF open <> '{}' THEN
-        PERFORM electric.open_together(open);
-    END IF;
+    FOR planned IN
+        SELECT p.action, p.message, p.hint, p.state, array_agg(p.relid ORDER BY p.name) AS relids
+        FROM electric.plan_of(targets) AS p WHERE p.action <> 'already'
+        GROUP BY p.action, p.step, p.message, p.hint, p.state ORDER BY p.action DESC, p.step
+    LOOP
+        IF planned.action = 'refused' THEN
+            RAISE EXCEPTION USING MESSAGE = planned.message, HINT = planned.hint, ERRCODE = planned.state;
+        END IF;
+        PERFORM electric.open_together(planned.relids);
+    END LOOP;
+    PERFORM electric.generate_merge(targets);
 END
 $$;
 
@@ -279,16 +278,12 @@ CREATE OR REPLACE FUNCTION electric.open_planned(targets oid[]) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
     planned record;
+    opened oid[] := '{}';
 BEGIN
     PERFORM pg_advisory_xact_lock(x'656c656374726966'::bigint);
-    FOR planned IN
-        SELECT p.action, array_agg(p.relid ORDER BY p.name) AS relids, min(p.name) AS name, min(p.message) AS message,
-            min(p.hint) AS hint, min(p.state) AS state
-        FROM electric.plan_of(targets) AS p GROUP BY p.action, p.step, CASE p.action WHEN 'electrify' THEN 0 ELSE p.relid END
-        ORDER BY p.action, p.step, 3
-    LOOP
+    FOR planned IN SELECT * FROM electric.plan_of(targets) LOOP
         IF planned.action = 'electrify' THEN
-            PERFORM electric.open_together(planned.relids);
+            opened := opened || planned.relid;
         ELSIF planned.action = 'already' THEN
             RAISE NOTICE 'table % is already electrified', planned.name;
         ELSIF cardinality(targets) = 1 THEN
@@ -297,6 +292,9 @@ BEGIN
             RAISE WARNING USING MESSAGE = planned.message, HINT = planned.hint;
         END IF;
     END LOOP;
+    IF opened <> '{}' THEN
+        PERFORM electric.open_all(opened);
+    END IF;
 END
 $$;
 

@@ -159,13 +159,15 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
-CREATE OR REPLACE FUNCTION electric.generate_merge(target oid) RETURNS void
+-- Those of tables that have been opened, with those they refer to, which have to know who refers to them, and those that refer to
+-- them, which may keep them.
+CREATE OR REPLACE FUNCTION electric.generate_merge(targets oid[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    -- With those it refers to, which have to know who refers to them, and those that refer to it, which may keep it.
     PERFORM electric.generate_merges(ARRAY(
-        SELECT target UNION SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = target
-        UNION SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = target));
+        SELECT unnest(targets)
+        UNION SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY (targets)
+        UNION SELECT conrelid FROM pg_constraint WHERE contype = 'f' AND confrelid = ANY (targets)));
 END
 $$;
 

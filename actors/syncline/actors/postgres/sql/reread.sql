@@ -29,8 +29,11 @@ DECLARE
     part record;
 BEGIN
     FOR part IN
-        SELECT e.relid AS root, p.relid, p.relid::regclass AS name
-        FROM electric.tables e CROSS JOIN electric.parts(e.relid) AS p (relid) JOIN pg_class c ON c.oid = p.relid
+        SELECT c.oid::regclass AS name FROM electric.tables e JOIN pg_class c ON c.oid = e.relid WHERE c.relreplident <> 'f'
+        UNION
+        SELECT c.oid::regclass
+        FROM electric.tables e JOIN pg_class r ON r.oid = e.relid AND r.relkind = 'p'
+        CROSS JOIN electric.parts(e.relid) AS p (relid) JOIN pg_class c ON c.oid = p.relid
         WHERE c.relreplident <> 'f'
     LOOP
         BEGIN
