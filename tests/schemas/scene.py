@@ -1,0 +1,230 @@
+"""A whole schema, its service, and devices that hold all of it.
+
+The schema is a file that psql runs, as an application's own would be: types, tables, triggers, and some rows. What of it
+syncs, and whether everybody holds the same, is asked of Postgres' catalogue, so that any schema can be tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import asyncpg
+from tests.npm.service import serving
+from tests.patience import until
+from tests.schemas.catalogue import Table, application_tables, quoted, synced_tables
+from tests.schemas.devices import Device, PythonDevice, Refused, npm_device, python_device
+from tests.schemas.values import on_devices
+from tests.schemas.writing import Author, Row
+
+from syncline.actors.postgres.electrify import ElectrifyError, ParentsNotElectrified, electrify
+from syncline.actors.postgres.embedded import binaries
+from syncline.client import Rejection
+
+Kind = Literal["python", "npm"]
+
+ROWS_AT_FIRST = 3
+"""Of a table that its schema leaves empty."""
+CONSTRAINTS, RAISED = "23", "P0001"
+"""The class of SQLSTATEs of constraints, and what a trigger raises."""
+DIFFERENCES_SHOWN = 8
+# As the service has Postgres print what it sends.
+PRINTED = {"TimeZone": "UTC", "lc_monetary": "C", "DateStyle": "ISO", "IntervalStyle": "postgres"}
+
+
+class Scene:
+    """``refused``: tables that are not open to devices, and why. ``tally``: what was written, and what came of it."""
+
+    def __init__(
+        self,
+        postgres: asyncpg.Connection,
+        tables: Sequence[Table],
+        refused: dict[str, str],
+        devices: Sequence[Device],
+        seed: str,
+    ) -> None:
+        self.postgres = postgres
+        self.tables = tables
+        self.refused = refused
+        self.devices = devices
+        self.tally: Counter[str] = Counter()
+        self.complaints: list[str] = []
+        self._authors = {device.name: Author(tables, device.rows, f"{seed} {device.name}") for device in devices}
+        self._sql = Author(tables, self.rows, f"{seed} sql")
+
+    # -- what is there
+
+    async def rows(self, table: Table) -> list[Row]:
+        """As devices are to hold them."""
+        cells = ", ".join(
+            f"CASE WHEN {quoted(name)} IS DISTINCT FROM NULL THEN format('%s', {quoted(name)}) END"
+            for name in table.column
+        )
+        only = "" if table.partitioned else "ONLY "
+        found = await self.postgres.fetch(f"SELECT ARRAY[{cells}]::text[] AS cells FROM {only}{table.name}")
+        return sorted(
+            (
+                {
+                    column.name: on_devices(column, text)
+                    for column, text in zip(table.columns, record["cells"], strict=True)
+                }
+                for record in found
+            ),
+            key=lambda row: repr([row[name] for name in table.key]),
+        )
+
+    async def equal(self) -> None:
+        """Waits until every device has all that Postgres has, in every table and column, with nothing left to send."""
+        try:
+            await until(self._is_equal)
+        except AssertionError as late:
+            raise AssertionError("\n".join(await self.differences())) from late
+
+    async def differences(self) -> list[str]:
+        found = [f"{device.name} waits for {n}" for device in self.devices if (n := await device.pending())]
+        for table in self.tables:
+            there = await self.rows(table)
+            for device in self.devices:
+                found += _differences(device.name, table, await device.rows(table), there)
+        return found
+
+    async def _is_equal(self) -> bool:
+        if any([await device.pending() for device in self.devices]):
+            return False
+        return not await self.differences()
+
+    # -- what is written
+
+    async def fill(self) -> None:
+        """A few rows by direct SQL where the schema has none: there is nothing to copy otherwise."""
+        for table in self.tables:
+            for _ in range(0 if await self.rows(table) else ROWS_AT_FIRST):
+                await self._write_by_sql("insert", table)
+
+    async def offline(self) -> None:
+        for device in self.devices:
+            await device.offline()
+
+    async def online(self) -> None:
+        for device in self.devices:
+            await device.online()
+
+    async def write(self) -> None:
+        """Everybody writes to every table, at the same time."""
+        async with asyncio.TaskGroup() as group:
+            for device in self.devices:
+                group.create_task(self._write_on(device))
+            group.create_task(self._write_all_by_sql())
+
+    async def _write_on(self, device: Device) -> None:
+        author = self._authors[device.name]
+        for steps in author.plan(deletes=1 + len(self.tables) // 2):
+            writes = [write for kind, table in steps if (write := await author.write(kind, table)) is not None]
+            try:
+                if writes:
+                    await device.write(writes)
+                    self.tally["device transactions"] += 1
+            except Refused as refused:
+                self.tally["refused on the device"] += 1
+                self.complaints.append(f"{device.name}: {refused}, of {[write.on_device() for write in writes]}")
+
+    async def _write_all_by_sql(self) -> None:
+        for steps in self._sql.plan(deletes=1 + len(self.tables) // 4):
+            for kind, table in steps:
+                await self._write_by_sql(kind, table)
+
+    async def _write_by_sql(self, kind: Literal["insert", "update", "delete"], table: Table) -> None:
+        write = await self._sql.write(kind, table)
+        if write is None:
+            return
+        sql, texts = write.in_postgres()
+        try:
+            await self.postgres.execute(sql, *texts)
+            self.tally["SQL statements"] += 1
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError) as error:
+            self.tally["refused to SQL"] += 1
+            self.complaints.append(f"SQL: {error}, of {sql} {texts}")
+
+    async def rejections(self) -> list[Rejection]:
+        """Those that the Python devices have been told of."""
+        found: list[Rejection] = []
+        for device in self.devices:
+            if isinstance(device, PythonDevice):
+                found += await device.db.rejections()
+        return found
+
+
+@contextlib.asynccontextmanager
+async def schema_scene(
+    dsn: str, folder: Path, schema: Path, kinds: Sequence[Kind] = ("python", "python"), seed: int = 1
+) -> AsyncIterator[Scene]:
+    """A service on a database with the schema, all its tables open to devices, and devices that hold them."""
+    await run_file(dsn, schema)
+    async with serving(dsn, folder) as (service, postgres), contextlib.AsyncExitStack() as stack:
+        for name, value in PRINTED.items():
+            await postgres.execute(f"SET {name} = '{value}'")
+        refused = await electrify_all(postgres)
+        tables = await synced_tables(postgres)
+        devices: list[Device] = []
+        for number, kind in enumerate(kinds):
+            opened = (python_device if kind == "python" else npm_device)(f"{kind} {number}", folder, service.url)
+            devices.append(await stack.enter_async_context(opened))
+        scene = Scene(postgres, tables, refused, devices, f"{seed} {schema.stem}")
+        await scene.fill()
+        for device in devices:
+            await device.sync(tables)
+        yield scene
+
+
+async def run_file(dsn: str, path: Path) -> None:
+    """As psql does: with COPY from the file, and in a session of its own, whose settings nobody else has."""
+    psql = await asyncio.create_subprocess_exec(
+        str(binaries() / "bin" / "psql"),
+        *("--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", dsn, "--file", str(path)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, complaint = await psql.communicate()
+    assert psql.returncode == 0, complaint.decode()
+
+
+async def electrify_all(postgres: asyncpg.Connection) -> dict[str, str]:
+    """Opens all tables to devices that can be, parents first; those that cannot, and why."""
+    waiting, refused = await application_tables(postgres), dict[str, str]()
+    while waiting:
+        refused = {}
+        for table in waiting:
+            try:
+                await electrify(postgres, table)
+            except ParentsNotElectrified as error:
+                refused[table] = error.message
+            except ElectrifyError as error:
+                refused[table] = error.message
+        if len(refused) == len(waiting):
+            return refused
+        waiting = list(refused)
+    return refused
+
+
+def is_explained(rejection: Rejection) -> bool:
+    """Whether the schema itself says no: one of its constraints, or one of its triggers."""
+    return rejection.sqlstate.startswith(CONSTRAINTS) or rejection.sqlstate == RAISED
+
+
+def _differences(device: str, table: Table, here: Sequence[Row], there: Sequence[Row]) -> list[str]:
+    def by_key(rows: Sequence[Row]) -> dict[str, Row]:
+        return {repr([row[name] for name in table.key]): row for row in rows}
+
+    mine, wanted = by_key(here), by_key(there)
+    found = [f"{device} lacks {key} of {table.name}" for key in wanted if key not in mine]
+    found += [f"{device} has {key} of {table.name}, which Postgres has not" for key in mine if key not in wanted]
+    for key, row in wanted.items():
+        for name, value in row.items():
+            held = mine.get(key, row)[name]
+            if held != value or type(held) is not type(value):
+                found.append(f"{device} has {held!r} as {name} of {table.name} {key}, and not {value!r}")
+    return found[:DIFFERENCES_SHOWN]

@@ -1,0 +1,49 @@
+"""Whole schemas, in the manner of real applications: every table syncs as it is, and everybody writes all of them.
+
+Each ``*.sql`` of this folder is one. What devices cannot hold of it is a failure, and is listed with the reason. Other
+schemas are tried in the same way: ``SYNCLINE_TEST_SCHEMAS`` names a folder of them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.schemas.scene import is_explained, run_file, schema_scene
+
+RUNNING = ".running.sql"
+"""How files end that are run while devices are away: a new partition, say."""
+
+
+def _schemas() -> list[Path]:
+    folders = [Path(__file__).parent]
+    if "SYNCLINE_TEST_SCHEMAS" in os.environ:
+        folders.append(Path(os.environ["SYNCLINE_TEST_SCHEMAS"]))
+    return [path for folder in folders for path in sorted(folder.glob("*.sql")) if not path.name.endswith(RUNNING)]
+
+
+@pytest.mark.parametrize("schema", _schemas(), ids=lambda path: path.stem)
+async def test_a_whole_schema_syncs(schema: Path, database: str, tmp_path: Path) -> None:
+    async with schema_scene(database, tmp_path, schema) as scene:
+        await scene.equal()
+
+        await scene.offline()
+        await scene.write()
+        running = schema.with_suffix(RUNNING)
+        if running.exists():
+            await run_file(database, running)
+        await scene.online()
+        await scene.equal()
+
+        await scene.write()  # the same with all of them connected
+        await scene.equal()
+
+        rejections = await scene.rejections()
+        print(f"{len(scene.tables)} tables, {dict(scene.tally)}, {len(rejections)} rejected")
+        print(*scene.complaints, sep="\n")
+        print(*((one.sqlstate, one.message) for one in rejections), sep="\n")
+        assert [one for one in rejections if not is_explained(one)] == []
+        assert await scene.postgres.fetchval("SELECT count(*) FROM electric.rejections") == len(rejections)
+        assert len(rejections) < scene.tally["device transactions"] / 2, "most of what devices write holds"
+        assert scene.refused == {}
