@@ -54,7 +54,7 @@ SELECT c.relkind = 'p' AS partitioned, t.schema_name AS schema, t.table_name AS 
         'length', CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4
             THEN a.atttypmod - 4 END,
         'defaulted', a.atthasdef OR a.attidentity <> '',
-        'numbered', a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\\('
+        'numbered', a.attidentity <> '' OR coalesce(pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\\(', false)
     )) FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS facts,
     (SELECT jsonb_agg(jsonb_build_object(

@@ -194,7 +194,7 @@ INSERT INTO artists (name, sort_name, kind, gender, area, begin_year, begin_mont
 INSERT INTO artist_credits (name, artist_count) SELECT name, 1 FROM artists;
 INSERT INTO artist_credits (name, artist_count) VALUES ('Siri Holm & João Prado', 2);
 INSERT INTO artist_credit_names (credit, position, artist, name) SELECT id, 0, id, name FROM artists;
-INSERT INTO artist_credit_names VALUES (5, 0, 1, 'Siri Holm', ' & '), (5, 1, 2, 'João Prado');
+INSERT INTO artist_credit_names VALUES (5, 0, 1, 'Siri Holm', ' & '), (5, 1, 2, 'João Prado', DEFAULT);
 INSERT INTO labels (name, label_code, founded) VALUES ('Nordlys', 1234, 1968), ('Tropicália', NULL, 1959);
 INSERT INTO release_groups (name, credit, kind, rating, rating_count)
 SELECT 'Album ' || n, n, CASE WHEN n = 3 THEN 'ep' ELSE 'album' END, nullif(n, 2) * 20, nullif(n, 2)

@@ -129,7 +129,8 @@ END $$;
 CREATE TRIGGER buried AFTER UPDATE OF state ON jobs
     FOR EACH ROW WHEN (new.state = 'discarded') EXECUTE FUNCTION discarded_are_buried();
 
-INSERT INTO queues VALUES ('default'), ('mail', false, 5, '00:00:01'), ('media', true, 2);
+INSERT INTO queues VALUES
+    ('default', DEFAULT, DEFAULT, NULL), ('mail', false, 5, '00:00:01'), ('media', true, 2, NULL);
 INSERT INTO workers (queue, host, pid) SELECT name, 'host-' || n, 4000 + n FROM queues, generate_series(1, 2) n;
 INSERT INTO jobs (queue, worker, args, tags, errors, priority, scheduled_at)
 SELECT CASE n % 3 WHEN 0 THEN 'mail' ELSE 'default' END, 'Worker' || n % 4, jsonb_build_object('user_id', n, 'to', '😀'),

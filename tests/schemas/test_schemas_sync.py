@@ -1,7 +1,8 @@
 """Whole schemas, in the manner of real applications: every table syncs as it is, and everybody writes all of them.
 
 Each ``*.sql`` of this folder is one. What devices cannot hold of it is a failure, and is listed with the reason. Other
-schemas are tried in the same way: ``SYNCLINE_TEST_SCHEMAS`` names a folder of them.
+schemas are tried in the same way: ``SYNCLINE_TEST_SCHEMAS`` names a folder of them. ``SYNCLINE_TEST_SEED`` makes them
+write something else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from tests.schemas.scene import is_explained, run_file, schema_scene
 
+SEED = int(os.environ.get("SYNCLINE_TEST_SEED", "1"))
+"""Of everything that is written."""
 RUNNING = ".running.sql"
 """How files end that are run while devices are away: a new partition, say."""
 
@@ -25,7 +28,7 @@ def _schemas() -> list[Path]:
 
 @pytest.mark.parametrize("schema", _schemas(), ids=lambda path: path.stem)
 async def test_a_whole_schema_syncs(schema: Path, database: str, tmp_path: Path) -> None:
-    async with schema_scene(database, tmp_path, schema) as scene:
+    async with schema_scene(database, tmp_path, schema, seed=SEED) as scene:
         await scene.equal()
 
         await scene.offline()

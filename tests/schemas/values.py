@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import string
 import uuid
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from tests.schemas.catalogue import Column
@@ -14,13 +16,15 @@ from tests.schemas.catalogue import Column
 Value: TypeAlias = int | float | str | bytes | None
 
 TEXTS: Final = frozenset({"text", "varchar", "bpchar", "citext", "name"})
+_LIKE_TEXTS: Final = TEXTS | {"ltree", "macaddr", "macaddr8", "numeric"}
+"""Types of which letters and digits can be others."""
 INTEGERS: Final = {"int2": 1 << 15, "int4": 1 << 31, "int8": 1 << 53}
 """With the first number that is too large; of int8, that a JavaScript device cannot tell from the next one."""
 _DATED: Final = frozenset(
     "date timestamp timestamptz daterange tsrange tstzrange datemultirange tsmultirange tstzmultirange".split()  # noqa: SIM905
 )
 _YEAR: Final = re.compile(r"\b\d{4}(?=-\d\d-\d\d)")
-_HEXADECIMAL: Final = re.compile(r"[0-9a-f-]*[a-f][0-9a-f-]*")
+_HEXADECIMAL: Final = re.compile(r"[0-9a-f:-]*[a-f][0-9a-f:-]*")
 
 # A value of a type that nothing else is known of. Two rows may have it: what must be unique is made so by `fresh`.
 _FIRST: Final = {
@@ -94,10 +98,9 @@ def in_postgres(value: Value) -> str | None:
 
 def alike(column: Column, value: Value, rng: random.Random) -> Value:
     """Another value of the same form, which whatever checks the form takes too; the same where none is known."""
-    if column.labels:
-        return rng.choice(column.labels)
-    if value is None:
-        return invented(column, rng)
+    if value is None or column.labels:
+        with contextlib.suppress(NoValueError):
+            return invented(column, rng)
     match column.type, value:
         case "bool", int():
             return 1 - value
@@ -111,9 +114,7 @@ def alike(column: Column, value: Value, rng: random.Random) -> Value:
             return str(uuid.UUID(int=rng.getrandbits(128), version=4))
         case ("json" | "jsonb"), str():
             return _other_json(value, rng)
-        case "numeric", str():
-            return _scrambled(value, rng)
-        case kind, str() if kind in TEXTS:
+        case kind, str() if kind in _LIKE_TEXTS:
             return _scrambled(value, rng) if value else invented(column, rng)
         case kind, str() if kind in _DATED:
             years = 4 * rng.randint(1, 10)  # a leap year remains one
@@ -121,12 +122,14 @@ def alike(column: Column, value: Value, rng: random.Random) -> Value:
     return value
 
 
-def fresh(column: Column, value: Value, rng: random.Random) -> Value:
-    """One that no other row has, as far as chance goes."""
+def fresh(column: Column, value: Value, others: Sequence[Value], rng: random.Random) -> Value:
+    """One that no other row has, as far as chance goes. ``others``: those there are."""
     match column.type, value:
-        case "int2" | "int4" | "int8", _:
+        case "int2" | "int4" | "int8", _ if column.numbered:
             limit = INTEGERS[column.type]
-            return rng.randrange(limit // 16, limit)
+            return rng.randrange(limit // 16, limit)  # no sequence comes there soon
+        case "int2" | "int4" | "int8", _:
+            return max((other for other in others if isinstance(other, int)), default=0) + rng.randint(1, 20)
         case ("text" | "varchar" | "citext"), str() if len(value) < 8 and (column.length is None or column.length > 16):
             return _scrambled(value, rng) + _token(rng)
     return alike(column, value, rng)

@@ -133,7 +133,7 @@ class Author:
         loose = [name for name in self._free(table, unit) if any(name in unique for unique in table.uniques)]
         if loose:
             name = self._random.choice(loose)
-            return {name: fresh(table.column[name], row[name], self._random)}
+            return {name: fresh(table.column[name], row[name], [other[name] for other in rows], self._random)}
         shared = frozenset().union(*ties).intersection(table.key)
         donors = [other for other in rows if all(other[name] == row[name] for name in shared)]
         donor = self._random.choice(donors)
@@ -171,7 +171,7 @@ class Author:
             loose = self._free(table, unique)
             if loose:
                 name = self._random.choice(loose)
-                values[name] = fresh(table.column[name], values[name], self._random)
+                values[name] = fresh(table.column[name], values[name], [row[name] for row in rows], self._random)
                 renewed.add(name)
                 continue
             pointing = [reference for reference in table.references if unique.intersection(reference.columns)]
