@@ -100,8 +100,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that syncs. ``name``: quoted, with its schema. ``bound``: columns that a CHECK, an exclusion constraint or
-    the bounds of partitions are about, constraint by constraint; ``uniques`` likewise, the key among them."""
+    """A table that syncs. ``name``: quoted, with its schema. ``bound``: the columns that a CHECK, an exclusion
+    constraint or the bounds of partitions are about, constraint by constraint. ``uniques``: likewise, with the key."""
 
     name: str
     on_devices: str

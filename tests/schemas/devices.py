@@ -21,7 +21,7 @@ from syncline.client import Database, open_db
 SYNCED_AT_ONCE = 8
 
 
-class Refused(Exception):  # noqa: N818 - it is no error of the test
+class Refused(Exception):
     """The device does not take a transaction: it breaks a constraint that the device knows."""
 
 

@@ -1,7 +1,7 @@
 """A whole schema, its service, and devices that hold all of it.
 
-The schema is a file that psql runs, as an application's own would be: types, tables, triggers, and some rows. What of it
-syncs, and whether everybody holds the same, is asked of Postgres' catalogue, so that any schema can be tried.
+The schema is a file that psql runs, as an application's own would be: types, tables, triggers, and some rows. What of
+it syncs, and whether everybody holds the same, is asked of Postgres' catalogue, so that any schema can be tried.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import asyncpg
 from tests.npm.service import serving
@@ -19,13 +20,12 @@ from tests.patience import until
 from tests.schemas.catalogue import Table, application_tables, quoted, synced_tables
 from tests.schemas.devices import Device, PythonDevice, Refused, npm_device, python_device
 from tests.schemas.values import on_devices
-from tests.schemas.writing import Author, Row
+from tests.schemas.writing import Author, Kind, Row
 
-from syncline.actors.postgres.electrify import ElectrifyError, ParentsNotElectrified, electrify
+from syncline.actors.postgres.electrify import ElectrifyError, electrify
 from syncline.actors.postgres.embedded import binaries
-from syncline.client import Rejection
 
-Kind = Literal["python", "npm"]
+ClientKind: TypeAlias = Literal["python", "npm"]
 
 ROWS_AT_FIRST = 3
 """Of a table that its schema leaves empty."""
@@ -34,6 +34,21 @@ CONSTRAINTS, RAISED = "23", "P0001"
 DIFFERENCES_SHOWN = 8
 # As the service has Postgres print what it sends.
 PRINTED = {"TimeZone": "UTC", "lc_monetary": "C", "DateStyle": "ISO", "IntervalStyle": "postgres"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A transaction of a device that Postgres did not take."""
+
+    client_id: str
+    ms: int
+    sqlstate: str
+    message: str
+
+    @property
+    def explained(self) -> bool:
+        """Whether the schema itself says no: one of its constraints, or one of its triggers."""
+        return self.sqlstate.startswith(CONSTRAINTS) or self.sqlstate == RAISED
 
 
 class Scene:
@@ -103,7 +118,7 @@ class Scene:
         """A few rows by direct SQL where the schema has none: there is nothing to copy otherwise."""
         for table in self.tables:
             for _ in range(0 if await self.rows(table) else ROWS_AT_FIRST):
-                await self._write_by_sql("insert", table)
+                await self._transaction_by_sql([("insert", table)])
 
     async def offline(self) -> None:
         for device in self.devices:
@@ -118,12 +133,12 @@ class Scene:
         async with asyncio.TaskGroup() as group:
             for device in self.devices:
                 group.create_task(self._write_on(device))
-            group.create_task(self._write_all_by_sql())
+            group.create_task(self._write_by_sql())
 
     async def _write_on(self, device: Device) -> None:
         author = self._authors[device.name]
         for steps in author.plan(deletes=1 + len(self.tables) // 2):
-            writes = [write for kind, table in steps if (write := await author.write(kind, table)) is not None]
+            writes = await author.transaction(steps)
             try:
                 if writes:
                     await device.write(writes)
@@ -132,35 +147,38 @@ class Scene:
                 self.tally["refused on the device"] += 1
                 self.complaints.append(f"{device.name}: {refused}, of {[write.on_device() for write in writes]}")
 
-    async def _write_all_by_sql(self) -> None:
+    async def _write_by_sql(self) -> None:
         for steps in self._sql.plan(deletes=1 + len(self.tables) // 4):
-            for kind, table in steps:
-                await self._write_by_sql(kind, table)
+            await self._transaction_by_sql(steps)
 
-    async def _write_by_sql(self, kind: Literal["insert", "update", "delete"], table: Table) -> None:
-        write = await self._sql.write(kind, table)
-        if write is None:
-            return
-        sql, texts = write.in_postgres()
+    async def _transaction_by_sql(self, steps: Sequence[tuple[Kind, Table]]) -> None:
+        writes = await self._sql.transaction(steps)
         try:
-            await self.postgres.execute(sql, *texts)
-            self.tally["SQL statements"] += 1
+            async with self.postgres.transaction():
+                for write in writes:
+                    sql, texts = write.in_postgres()
+                    await self.postgres.execute(sql, *texts)
+            self.tally["SQL transactions"] += 1
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError) as error:
             self.tally["refused to SQL"] += 1
-            self.complaints.append(f"SQL: {error}, of {sql} {texts}")
+            self.complaints.append(f"SQL: {error}, of {[write.in_postgres() for write in writes]}")
 
-    async def rejections(self) -> list[Rejection]:
-        """Those that the Python devices have been told of."""
-        found: list[Rejection] = []
+    async def rejections(self) -> list[Refusal]:
+        """What Postgres has refused of all devices. Those in Python have been told all of theirs."""
+        found = [
+            Refusal(*row)
+            for row in await self.postgres.fetch("SELECT client_id, ms, sqlstate, message FROM electric.rejections")
+        ]
         for device in self.devices:
             if isinstance(device, PythonDevice):
-                found += await device.db.rejections()
+                told = {(one.transaction_id, one.sqlstate) for one in await device.db.rejections()}
+                assert told == {(one.ms, one.sqlstate) for one in found if one.client_id == device.db.client_id}
         return found
 
 
 @contextlib.asynccontextmanager
 async def schema_scene(
-    dsn: str, folder: Path, schema: Path, kinds: Sequence[Kind] = ("python", "python"), seed: int = 1
+    dsn: str, folder: Path, schema: Path, kinds: Sequence[ClientKind] = ("python", "python"), seed: int = 1
 ) -> AsyncIterator[Scene]:
     """A service on a database with the schema, all its tables open to devices, and devices that hold them."""
     await run_file(dsn, schema)
@@ -200,19 +218,12 @@ async def electrify_all(postgres: asyncpg.Connection) -> dict[str, str]:
         for table in waiting:
             try:
                 await electrify(postgres, table)
-            except ParentsNotElectrified as error:
-                refused[table] = error.message
             except ElectrifyError as error:
                 refused[table] = error.message
         if len(refused) == len(waiting):
             return refused
         waiting = list(refused)
     return refused
-
-
-def is_explained(rejection: Rejection) -> bool:
-    """Whether the schema itself says no: one of its constraints, or one of its triggers."""
-    return rejection.sqlstate.startswith(CONSTRAINTS) or rejection.sqlstate == RAISED
 
 
 def _differences(device: str, table: Table, here: Sequence[Row], there: Sequence[Row]) -> list[str]:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.schemas.scene import is_explained, run_file, schema_scene
+from tests.schemas.scene import Scene, run_file, schema_scene
 
 SEED = int(os.environ.get("SYNCLINE_TEST_SEED", "1"))
 """Of everything that is written."""
@@ -29,24 +29,38 @@ def _schemas() -> list[Path]:
 @pytest.mark.parametrize("schema", _schemas(), ids=lambda path: path.stem)
 async def test_a_whole_schema_syncs(schema: Path, database: str, tmp_path: Path) -> None:
     async with schema_scene(database, tmp_path, schema, seed=SEED) as scene:
-        await scene.equal()
-
-        await scene.offline()
-        await scene.write()
-        running = schema.with_suffix(RUNNING)
-        if running.exists():
-            await run_file(database, running)
-        await scene.online()
-        await scene.equal()
-
-        await scene.write()  # the same with all of them connected
-        await scene.equal()
-
-        rejections = await scene.rejections()
-        print(f"{len(scene.tables)} tables, {dict(scene.tally)}, {len(rejections)} rejected")
-        print(*scene.complaints, sep="\n")
-        print(*((one.sqlstate, one.message) for one in rejections), sep="\n")
-        assert [one for one in rejections if not is_explained(one)] == []
-        assert await scene.postgres.fetchval("SELECT count(*) FROM electric.rejections") == len(rejections)
-        assert len(rejections) < scene.tally["device transactions"] / 2, "most of what devices write holds"
+        await everybody_writes(scene, database, schema)
         assert scene.refused == {}
+
+
+@pytest.mark.parametrize("name", ["forum", "laravel"])
+async def test_a_device_of_the_npm_client_holds_and_writes_a_whole_schema(
+    name: str, database: str, tmp_path: Path
+) -> None:
+    schema = Path(__file__).with_name(f"{name}.sql")
+    async with schema_scene(database, tmp_path, schema, kinds=("python", "npm"), seed=SEED) as scene:
+        await everybody_writes(scene, database, schema)
+        assert scene.refused == {}
+
+
+async def everybody_writes(scene: Scene, database: str, schema: Path) -> None:
+    """While devices are away, and while they are not: all end with the rows of Postgres, and what it refused of them is
+    what the schema forbids."""
+    await scene.equal()
+
+    await scene.offline()
+    await scene.write()
+    running = schema.with_suffix(RUNNING)
+    if running.exists():
+        await run_file(database, running)
+    await scene.online()
+    await scene.equal()
+
+    await scene.write()
+    await scene.equal()
+
+    rejections = await scene.rejections()
+    print(f"{len(scene.tables)} tables, {dict(scene.tally)}, {len(rejections)} rejected")
+    print(*scene.complaints, *rejections, sep="\n")
+    assert [one for one in rejections if not one.explained] == []
+    assert len(rejections) < scene.tally["device transactions"] / 2, "most of what devices write holds"

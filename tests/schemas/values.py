@@ -8,7 +8,7 @@ import random
 import re
 import string
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from tests.schemas.catalogue import Column
@@ -20,6 +20,8 @@ _LIKE_TEXTS: Final = TEXTS | {"ltree", "macaddr", "macaddr8", "numeric"}
 """Types of which letters and digits can be others."""
 INTEGERS: Final = {"int2": 1 << 15, "int4": 1 << 31, "int8": 1 << 53}
 """With the first number that is too large; of int8, that a JavaScript device cannot tell from the next one."""
+FIRST_LEAP_YEAR, LAST_LEAP_YEAR = 2000, 2096
+"""Between them every fourth year is one."""
 _DATED: Final = frozenset(
     "date timestamp timestamptz daterange tsrange tstzrange datemultirange tsmultirange tstzmultirange".split()  # noqa: SIM905
 )
@@ -27,7 +29,7 @@ _YEAR: Final = re.compile(r"\b\d{4}(?=-\d\d-\d\d)")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-f:-]*[a-f][0-9a-f:-]*")
 
 # A value of a type that nothing else is known of. Two rows may have it: what must be unique is made so by `fresh`.
-_FIRST: Final = {
+_FIRST: Final[Mapping[str, Value]] = {
     "bool": 0,
     "bytea": b"\x00\xff",
     "box": "(1,1),(0,0)",
@@ -112,13 +114,12 @@ def alike(column: Column, value: Value, rng: random.Random) -> Value:
             return rng.randbytes(len(value))
         case "uuid", _:
             return str(uuid.UUID(int=rng.getrandbits(128), version=4))
-        case ("json" | "jsonb"), str():
+        case (("json" | "jsonb"), str()):
             return _other_json(value, rng)
         case kind, str() if kind in _LIKE_TEXTS:
             return _scrambled(value, rng) if value else invented(column, rng)
         case kind, str() if kind in _DATED:
-            years = 4 * rng.randint(1, 10)  # a leap year remains one
-            return _YEAR.sub(lambda year: str(int(year.group()) + years), value)
+            return _in_other_years(value, rng)
     return value
 
 
@@ -130,7 +131,9 @@ def fresh(column: Column, value: Value, others: Sequence[Value], rng: random.Ran
             return rng.randrange(limit // 16, limit)  # no sequence comes there soon
         case "int2" | "int4" | "int8", _:
             return max((other for other in others if isinstance(other, int)), default=0) + rng.randint(1, 20)
-        case ("text" | "varchar" | "citext"), str() if len(value) < 8 and (column.length is None or column.length > 16):
+        case (("text" | "varchar" | "citext"), str()) if len(value) < 8 and (
+            column.length is None or column.length > 16
+        ):
             return _scrambled(value, rng) + _token(rng)
     return alike(column, value, rng)
 
@@ -174,6 +177,17 @@ def _scrambled(text: str, rng: random.Random) -> str:
         return character
 
     return "".join(other(place, character) for place, character in enumerate(text))
+
+
+def _in_other_years(text: str, rng: random.Random) -> str:
+    """All of its dates by the same number of years, so that a range remains one, and a leap year, too."""
+    years = sorted(map(int, _YEAR.findall(text)))
+    if not years:
+        return text
+    later = 4 * rng.randint(1, 10)
+    if years[-1] + later > LAST_LEAP_YEAR:
+        later = (FIRST_LEAP_YEAR - years[0]) // 4 * 4
+    return _YEAR.sub(lambda year: str(int(year.group()) + later), text)
 
 
 def _other_json(text: str, rng: random.Random) -> str:

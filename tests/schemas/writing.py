@@ -20,6 +20,8 @@ Reader: TypeAlias = Callable[[Table], Awaitable[Sequence[Row]]]
 """The rows of a table, as the author sees them."""
 Kind: TypeAlias = Literal["insert", "update", "delete"]
 
+INSERTS, UPDATES = 2, 3
+"""Of a table, in one plan."""
 TRIES = 12
 """How often a combination of parents is drawn that no row has."""
 
@@ -64,18 +66,20 @@ class Author:
 
     def __init__(self, tables: Sequence[Table], rows: Reader, seed: str) -> None:
         self._tables = {table.name: table for table in tables}
-        self._rows = rows
+        self._read = rows
         self._random = random.Random(seed)
+        self._new: dict[str, list[Row]] = {}
 
     def plan(self, deletes: int) -> list[list[tuple[Kind, Table]]]:
-        """Transactions in which every table gets a new row and a changed one, and some lose one: mostly such that
-        nobody refers to, so that cascades leave something to write to."""
+        """Transactions in which every table gets new rows and changed ones, and some lose one: mostly such that nobody
+        refers to, so that cascades leave something to write to."""
         tables = list(self._tables.values())
         parents = {reference.parent for table in tables for reference in table.references}
         leaves = [table for table in tables if table.name not in parents] or tables
         steps: list[tuple[Kind, Table]] = []
         for table in tables:
-            steps += [("insert", table), ("update", table)]
+            steps += [("insert", table) for _ in range(INSERTS)]
+            steps += [("update", table) for _ in range(UPDATES)]
         for number in range(deletes):
             steps.append(("delete", self._random.choice(tables if number % 4 == 0 else leaves)))
         self._random.shuffle(steps)
@@ -86,32 +90,61 @@ class Author:
             steps = steps[size:]
         return transactions
 
-    async def write(self, kind: Kind, table: Table) -> Write | None:
+    async def transaction(self, steps: Sequence[tuple[Kind, Table]]) -> list[Write]:
+        """Its writes; later ones know of the rows that earlier ones make, and may refer to them."""
+        self._new.clear()
+        writes = []
+        for kind, table in steps:
+            write = await self._write(kind, table)
+            if write is not None:
+                writes.append(write)
+        self._new.clear()
+        return writes
+
+    async def _write(self, kind: Kind, table: Table) -> Write | None:
         """None: there is nothing to be written, or nothing is known of a type."""
         match kind:
             case "insert":
-                return await self.insert(table)
+                return await self._insert(table)
             case "update":
                 return await self._update(table)
-        rows = await self._rows(table)
+        rows = await self._read(table)
         return Write("delete", table, key=_key(table, self._random.choice(rows))) if rows else None
 
-    async def insert(self, table: Table) -> Write | None:
+    async def _rows(self, table: Table) -> Sequence[Row]:
+        return [*await self._read(table), *self._new.get(table.name, ())]
+
+    async def _insert(self, table: Table) -> Write | None:
         rows = await self._rows(table)
-        template = self._random.choice(rows) if rows else None
         try:
-            values = self._copied(table, template) if template is not None else self._invented(table)
+            if rows:
+                values = self._copied(table, self._random.choice(rows))
+                if table.references and self._random.random() < 0.4:
+                    await self._point(table, [self._random.choice(table.references)], values)
+            else:
+                values = self._invented(table)
+                if not await self._point(table, table.references, values):
+                    return None
         except NoValueError:
-            return None
-        if template is None and not await self._point(table, table.references, values):
             return None
         if not await self._made_unique(table, values, rows):
             return None
-        for column in table.columns:
-            if column.defaulted and (column.name in table.key or self._random.random() < 0.3):
-                if column.name not in table.referring and self._random.random() < 0.5:
-                    values.pop(column.name, None)  # as an application does that relies on the default
-        return Write("insert", table, values) if values else None
+        self._new.setdefault(table.name, []).append(values)
+        return Write("insert", table, self._without_defaults(table, values))
+
+    def _without_defaults(self, table: Table, values: Row) -> Row:
+        """Some columns are left to their defaults, as applications do: the key most of all. Nobody refers to such a row
+        in the same transaction, as nobody knows its key."""
+        left = {
+            column.name
+            for column in table.columns
+            if column.defaulted
+            and column.name not in table.referring
+            and self._random.random() < (0.5 if column.name in table.key else 0.15)
+        }
+        if left.intersection(table.key):
+            self._new[table.name].pop()
+        return {name: value for name, value in values.items() if name not in left} or values
 
     async def _update(self, table: Table) -> Write | None:
         rows = await self._rows(table)
@@ -121,20 +154,22 @@ class Author:
         row = self._random.choice(rows)
         values: dict[str, Value] = {}
         for unit in self._random.sample(units, min(len(units), self._random.choice((1, 1, 2, 3)))):
-            values |= self._changed(table, unit, row, rows)
+            values |= await self._changed(table, unit, row, rows)
         return Write("update", table, values, _key(table, row)) if values else None
 
-    def _changed(self, table: Table, unit: frozenset[str], row: Row, rows: Sequence[Row]) -> dict[str, Value]:
+    async def _changed(self, table: Table, unit: frozenset[str], row: Row, rows: Sequence[Row]) -> dict[str, Value]:
         ties = [*table.bound, *table.uniques, *(frozenset(reference.columns) for reference in table.references)]
         ties = [tie for tie in ties if tie & unit]
         if not ties:
             (name,) = unit
             return {name: alike(table.column[name], row[name], self._random)}
-        loose = [name for name in self._free(table, unit) if any(name in unique for unique in table.uniques)]
-        if loose:
-            name = self._random.choice(loose)
-            return {name: fresh(table.column[name], row[name], [other[name] for other in rows], self._random)}
-        shared = frozenset().union(*ties).intersection(table.key)
+        uniques = [unique for unique in table.uniques if unique & unit]
+        if uniques:
+            values = dict(row)
+            if not await self._renewed(table, self._random.choice(uniques), values, rows, keeping=table.key):
+                return {}
+            return {name: value for name, value in values.items() if name in unit and value != row[name]}
+        shared = frozenset[str]().union(*ties).intersection(table.key)
         donors = [other for other in rows if all(other[name] == row[name] for name in shared)]
         donor = self._random.choice(donors)
         return {name: donor[name] for name in sorted(unit)}
@@ -166,30 +201,47 @@ class Author:
         """New values in every set of columns that must be unique, the key first. Whether that could be done."""
         renewed: set[str] = set()
         for unique in sorted(table.uniques, key=lambda names: (not names & set(table.key), sorted(names))):
-            if unique & renewed:
-                continue
-            loose = self._free(table, unique)
-            if loose:
-                name = self._random.choice(loose)
-                values[name] = fresh(table.column[name], values[name], [row[name] for row in rows], self._random)
-                renewed.add(name)
-                continue
-            pointing = [reference for reference in table.references if unique.intersection(reference.columns)]
-            taken = {tuple(row[name] for name in sorted(unique)) for row in rows}
-            for _ in range(TRIES):
-                if not await self._point(table, pointing, values):
+            if not unique & renewed:
+                before = dict(values)
+                if not await self._renewed(table, unique, values, rows):
                     return False
-                if tuple(values[name] for name in sorted(unique)) not in taken:
-                    break
-            else:
-                return False
-            renewed |= unique
+                renewed |= {name for name in values if values[name] != before[name]}
         return True
 
-    async def _point(self, table: Table, references: Sequence[Reference], values: dict[str, Value]) -> bool:
-        """Lets ``values`` refer to parents drawn anew. Of keys with columns in common the later follow the earlier.
-        Whether there are any."""
-        settled: set[str] = set()
+    async def _renewed(
+        self,
+        table: Table,
+        unique: frozenset[str],
+        values: dict[str, Value],
+        rows: Sequence[Row],
+        keeping: Sequence[str] = (),
+    ) -> bool:
+        """Other values in columns that must be unique: a new one in one of them, or other parents. ``keeping``: columns
+        that stay as they are."""
+        loose = self._free(table, unique.difference(keeping))
+        if loose:
+            name = self._random.choice(loose)
+            values[name] = fresh(table.column[name], values[name], [row[name] for row in rows], self._random)
+            return True
+        pointing = [
+            reference
+            for reference in table.references
+            if unique.intersection(reference.columns) and not set(reference.columns) <= set(keeping)
+        ]
+        taken = {tuple(row[name] for name in sorted(unique)) for row in rows}
+        for _ in range(TRIES):
+            if not await self._point(table, pointing, values, keeping):
+                return False
+            if tuple(values[name] for name in sorted(unique)) not in taken:
+                return True
+        return False
+
+    async def _point(
+        self, table: Table, references: Sequence[Reference], values: dict[str, Value], keeping: Sequence[str] = ()
+    ) -> bool:
+        """Lets ``values`` refer to parents drawn anew, the newest more often. Of keys with columns in common the later
+        follow the earlier, and those that are not drawn. Whether there are any."""
+        settled = {name for one in table.references if one not in references for name in one.columns} | set(keeping)
         for reference in references:
             parent = self._tables.get(reference.parent)
             pairs = list(zip(reference.columns, reference.parent_columns, strict=True))
@@ -198,7 +250,7 @@ class Author:
                 row for row in parents if all(row[theirs] == values[ours] for ours, theirs in pairs if ours in settled)
             ]
             if fitting:
-                row = self._random.choice(fitting)
+                row = fitting[-1] if self._random.random() < 0.3 else self._random.choice(fitting)
                 values.update({ours: row[theirs] for ours, theirs in pairs})
             elif any(table.column[name].not_null or name in table.key for name in reference.columns):
                 return False
@@ -208,5 +260,3 @@ class Author:
 
 def _key(table: Table, row: Row) -> Row:
     return {name: row[name] for name in table.key}
-
-
