@@ -19,13 +19,13 @@ from syncline.actors.postgres.devicenames import device_name
 
 # Of extensions, partitions (their table stands for them), and what Postgres and Syncline keep for themselves: none.
 _TABLES: Final = """
-SELECT c.oid, n.nspname AS schema, c.relname AS name
+SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
     AND n.nspname !~ '^(pg_|electric$|information_schema$)'
     AND NOT EXISTS (
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-ORDER BY 2, 3
+ORDER BY 2
 """
 
 _SYNCED: Final = """
@@ -133,9 +133,9 @@ class Table:
         return tuple(sorted(units, key=sorted))
 
 
-async def application_tables(postgres: asyncpg.Connection) -> list[str]:
-    """All of them, by their quoted names with their schemas."""
-    return [_name(row["schema"], row["name"]) for row in await postgres.fetch(_TABLES)]
+async def application_tables(postgres: asyncpg.Connection) -> dict[int, str]:
+    """All of them by their oids; called by their names with their schemas, as in SQL."""
+    return {row["oid"]: row["name"] for row in await postgres.fetch(_TABLES)}
 
 
 async def synced_tables(postgres: asyncpg.Connection) -> list[Table]:

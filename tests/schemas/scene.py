@@ -22,7 +22,7 @@ from tests.schemas.devices import Device, PythonDevice, Refused, npm_device, pyt
 from tests.schemas.values import on_devices
 from tests.schemas.writing import Author, Kind, Row
 
-from syncline.actors.postgres.electrify import ElectrifyError, electrify
+from syncline.actors.postgres.electrify import plan
 from syncline.actors.postgres.embedded import binaries
 
 ClientKind: TypeAlias = Literal["python", "npm"]
@@ -211,19 +211,15 @@ async def run_file(dsn: str, path: Path) -> None:
 
 
 async def electrify_all(postgres: asyncpg.Connection) -> dict[str, str]:
-    """Opens all tables to devices that can be, parents first; those that cannot, and why."""
-    waiting, refused = await application_tables(postgres), dict[str, str]()
-    while waiting:
-        refused = {}
-        for table in waiting:
-            try:
-                await electrify(postgres, table)
-            except ElectrifyError as error:
-                refused[table] = error.message
-        if len(refused) == len(waiting):
-            return refused
-        waiting = list(refused)
-    return refused
+    """Opens all tables of the application to devices that can be; those that are not then, and why."""
+    reasons = {table.name: table.message for table in await plan(postgres, None) if table.action == "refused"}
+    await postgres.execute("CALL electric.electrify_all()")
+    opened = {row["relid"] for row in await postgres.fetch("SELECT relid FROM electric.tables")}
+    return {
+        name: reasons.get(name, "nothing is said of it")
+        for relid, name in (await application_tables(postgres)).items()
+        if relid not in opened
+    }
 
 
 def _differences(device: str, table: Table, here: Sequence[Row], there: Sequence[Row]) -> list[str]:
