@@ -6,3 +6,11 @@ INSERT INTO transfers (region, from_account, to_account, amount, memo)
 SELECT 'jp', min(id), max(id), 99.00, 'in the new partition' FROM accounts;
 -- A row that moves from one partition to another.
 UPDATE readings SET meter = 98 WHERE meter = 100 AND day = '2024-02-28';
+-- A table of its own becomes a partition, with its rows; one stops being one; one goes with its rows; one is emptied.
+CREATE TABLE transfers_cl (LIKE transfers INCLUDING ALL);
+INSERT INTO transfers_cl (region, from_account, to_account, amount, memo)
+SELECT 'cl', min(id), max(id), 12.00, 'attached' FROM accounts;
+ALTER TABLE transfers ATTACH PARTITION transfers_cl FOR VALUES IN ('cl');
+ALTER TABLE transfers DETACH PARTITION transfers_us;
+DROP TABLE audit.events_2024_02;
+TRUNCATE sessions_1 CASCADE;

@@ -148,7 +148,7 @@ class Scene:
                 self.complaints.append(f"{device.name}: {refused}, of {[write.on_device() for write in writes]}")
 
     async def _write_by_sql(self) -> None:
-        for steps in self._sql.plan(deletes=1 + len(self.tables) // 4):
+        for steps in self._sql.plan(deletes=1 + len(self.tables) // 4, renames=1 + len(self.tables) // 2):
             await self._transaction_by_sql(steps)
 
     async def _transaction_by_sql(self, steps: Sequence[tuple[Kind, Table]]) -> None:

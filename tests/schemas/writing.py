@@ -18,7 +18,8 @@ from tests.schemas.values import NoValueError, Value, alike, fresh, in_postgres,
 Row: TypeAlias = Mapping[str, Value]
 Reader: TypeAlias = Callable[[Table], Awaitable[Sequence[Row]]]
 """The rows of a table, as the author sees them."""
-Kind: TypeAlias = Literal["insert", "update", "delete"]
+Kind: TypeAlias = Literal["insert", "update", "delete", "rename"]
+"""A rename gives a row another key, which devices cannot."""
 
 INSERTS, UPDATES = 2, 3
 """Of a table, in one plan."""
@@ -70,7 +71,7 @@ class Author:
         self._random = random.Random(seed)
         self._new: dict[str, list[Row]] = {}
 
-    def plan(self, deletes: int) -> list[list[tuple[Kind, Table]]]:
+    def plan(self, deletes: int, renames: int = 0) -> list[list[tuple[Kind, Table]]]:
         """Transactions in which every table gets new rows and changed ones, and some lose one: mostly such that nobody
         refers to, so that cascades leave something to write to."""
         tables = list(self._tables.values())
@@ -80,8 +81,8 @@ class Author:
         for table in tables:
             steps += [("insert", table) for _ in range(INSERTS)]
             steps += [("update", table) for _ in range(UPDATES)]
-        for number in range(deletes):
-            steps.append(("delete", self._random.choice(tables if number % 4 == 0 else leaves)))
+        steps += [("delete", self._random.choice(leaves if n % 4 else tables)) for n in range(deletes)]
+        steps += [("rename", self._random.choice(tables)) for _ in range(renames)]
         self._random.shuffle(steps)
         transactions: list[list[tuple[Kind, Table]]] = []
         while steps:
@@ -108,6 +109,8 @@ class Author:
                 return await self._insert(table)
             case "update":
                 return await self._update(table)
+            case "rename":
+                return await self._rename(table)
         rows = await self._read(table)
         return Write("delete", table, key=_key(table, self._random.choice(rows))) if rows else None
 
@@ -156,6 +159,16 @@ class Author:
         for unit in self._random.sample(units, min(len(units), self._random.choice((1, 1, 2, 3)))):
             values |= await self._changed(table, unit, row, rows)
         return Write("update", table, values, _key(table, row)) if values else None
+
+    async def _rename(self, table: Table) -> Write | None:
+        rows = await self._read(table)
+        if not rows or any(table.column[name].numbered for name in table.key):
+            return None
+        row = self._random.choice(rows)
+        values = dict(row)
+        if not await self._renewed(table, frozenset(table.key), values, rows):
+            return None
+        return Write("update", table, {name: values[name] for name in table.key}, _key(table, row))
 
     async def _changed(self, table: Table, unit: frozenset[str], row: Row, rows: Sequence[Row]) -> dict[str, Value]:
         ties = [*table.bound, *table.uniques, *(frozenset(reference.columns) for reference in table.references)]
