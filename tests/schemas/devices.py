@@ -33,8 +33,8 @@ class Device(Protocol):
     async def sync(self, tables: Sequence[Table]) -> None:
         """These tables whole; on return their rows are here."""
 
-    async def write(self, writes: Sequence[Write]) -> None:
-        """One local transaction. Raises Refused."""
+    async def write(self, writes: Sequence[Write]) -> int | None:
+        """One local transaction; its id, where the client tells it. Raises Refused."""
 
     async def rows(self, table: Table) -> list[Row]: ...
 
@@ -62,11 +62,12 @@ class PythonDevice:
             for table in tables:
                 group.create_task(synced(table))
 
-    async def write(self, writes: Sequence[Write]) -> None:
+    async def write(self, writes: Sequence[Write]) -> int | None:
         try:
             async with self.db.transaction() as transaction:
                 for write in writes:
                     await transaction.execute(*write.on_device())
+            return transaction.id
         except sqlite3.IntegrityError as error:
             raise Refused(str(error)) from error
 

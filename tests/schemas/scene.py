@@ -20,7 +20,7 @@ from tests.patience import until
 from tests.schemas.catalogue import Table, application_tables, quoted, synced_tables
 from tests.schemas.devices import Device, PythonDevice, Refused, npm_device, python_device
 from tests.schemas.values import on_devices
-from tests.schemas.writing import Author, Kind, Row
+from tests.schemas.writing import Author, Kind, Row, Write
 
 from syncline.actors.postgres.electrify import plan
 from syncline.actors.postgres.embedded import binaries
@@ -69,6 +69,7 @@ class Scene:
         self.tally: Counter[str] = Counter()
         self.complaints: list[str] = []
         self._authors = {device.name: Author(tables, device.rows, f"{seed} {device.name}") for device in devices}
+        self._written: list[tuple[str, int | None, list[Write]]] = []
         self._sql = Author(tables, self.rows, f"{seed} sql")
 
     # -- what is there
@@ -89,7 +90,7 @@ class Scene:
                 }
                 for record in found
             ),
-            key=lambda row: repr([row[name] for name in table.key]),
+            key=lambda row: _printed(table, row),
         )
 
     async def equal(self) -> None:
@@ -141,7 +142,7 @@ class Scene:
             writes = await author.transaction(steps)
             try:
                 if writes:
-                    await device.write(writes)
+                    self._written.append((device.name, await device.write(writes), writes))
                     self.tally["device transactions"] += 1
             except Refused as refused:
                 self.tally["refused on the device"] += 1
@@ -162,6 +163,27 @@ class Scene:
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError) as error:
             self.tally["refused to SQL"] += 1
             self.complaints.append(f"SQL: {error}, of {[write.in_postgres() for write in writes]}")
+
+    async def kept(self) -> float:
+        """How much of what devices have written, and was not rejected, Postgres has now, cell by cell. Others write the
+        same rows, delete what these refer to, and so do triggers; so it is never all of it."""
+        rejected = {
+            (device.name, one.transaction_id)
+            for device in self.devices
+            if isinstance(device, PythonDevice)
+            for one in await device.db.rejections()
+        }
+        there = {(table.name, _printed(table, row)): row for table in self.tables for row in await self.rows(table)}
+        cells = {
+            (write.table.name, _printed(write.table, {**write.values, **write.key}), name): value
+            for author, transaction, writes in self._written
+            if (author, transaction) not in rejected
+            for write in writes
+            if {*write.values, *write.key}.issuperset(write.table.key)
+            for name, value in write.values.items()
+        }
+        found = sum(there.get((table, key), {}).get(name, ...) == value for (table, key, name), value in cells.items())
+        return found / len(cells) if cells else 0.0
 
     async def rejections(self) -> list[Refusal]:
         """What Postgres has refused of all devices. Those in Python have been told all of theirs."""
@@ -222,9 +244,14 @@ async def electrify_all(postgres: asyncpg.Connection) -> dict[str, str]:
     }
 
 
+def _printed(table: Table, row: Row) -> str:
+    """Its key."""
+    return repr([row[name] for name in table.key])
+
+
 def _differences(device: str, table: Table, here: Sequence[Row], there: Sequence[Row]) -> list[str]:
     def by_key(rows: Sequence[Row]) -> dict[str, Row]:
-        return {repr([row[name] for name in table.key]): row for row in rows}
+        return {_printed(table, row): row for row in rows}
 
     mine, wanted = by_key(here), by_key(there)
     found = [f"{device} lacks {key} of {table.name}" for key in wanted if key not in mine]

@@ -59,8 +59,9 @@ async def everybody_writes(scene: Scene, database: str, schema: Path) -> None:
     await scene.write()
     await scene.equal()
 
-    rejections = await scene.rejections()
-    print(f"{len(scene.tables)} tables, {dict(scene.tally)}, {len(rejections)} rejected")
+    rejections, kept = await scene.rejections(), await scene.kept()
+    print(f"{len(scene.tables)} tables, {dict(scene.tally)}, {len(rejections)} rejected, {kept:.0%} kept")
     print(*scene.complaints, *rejections, sep="\n")
     assert [one for one in rejections if not one.explained] == []
     assert len(rejections) < scene.tally["device transactions"] / 2, "most of what devices write holds"
+    assert kept > 0.5, "most of what devices write is in Postgres"
