@@ -116,6 +116,23 @@ async def test_what_comes_and_goes_with_a_whole_partition_reaches_devices(
         await eventually(same, within_s=60)
 
 
+async def test_what_was_written_just_before_a_partition_went_does_not_come_back_with_a_stream_that_is_behind(
+    database: str, tmp_path: Path
+) -> None:
+    """It is noticed that the partition has gone before the stream tells of the last rows in it."""
+    async with synced(database, tmp_path) as (_, postgres, _device, same):
+        await postgres.execute("CREATE TABLE busy (id int PRIMARY KEY, load text)")
+        await postgres.execute("CALL electric.electrify('busy')")
+        for number in range(40):
+            await postgres.execute(
+                "INSERT INTO busy SELECT $1 * 10000 + n, repeat('x', 200) FROM generate_series(1, 10000) AS n", number
+            )
+        await postgres.execute("INSERT INTO events VALUES ('2024-12-12', 5, 'too late'), ('2025-12-12', 5, 'in time')")
+        await postgres.execute("ALTER TABLE events DETACH PARTITION events_2024")
+        assert not await same()
+        await eventually(same, within_s=60)
+
+
 async def test_a_table_whose_replica_identity_is_taken_away_is_put_right(database: str, tmp_path: Path) -> None:
     items = f"""
     CREATE TABLE items (id int PRIMARY KEY, title text, large text);

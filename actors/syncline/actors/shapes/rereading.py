@@ -3,10 +3,15 @@
 That is so where a partition has been attached with its rows, or detached, dropped or truncated alone, and where the
 replica identity was taken away from a table. Postgres is asked for it (``sql/reread.sql``), and each shard gives up the
 shapes that have such a table and starts again; devices come back, and are sent what differs.
+
+Before that the slot has to have passed the place at which it was noticed. A shape that is read anew takes over what the
+stream tells of its table while it is read, and after that: a row that was written to a partition shortly before it went
+would come back with a stream that is behind, or that starts again before that place, and nothing would ever take it away.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Final
@@ -23,11 +28,19 @@ LOOK_EVERY_S: Final = 2.0
 # All devices lose their connection for a moment: many partitions may come and go at a time.
 REREAD_EVERY_S: Final = 15.0
 GIVE_UP_TIMEOUT_S: Final = 60.0
+PASSED_EVERY_S: Final = 0.1
+"""How often the slot is asked how far it is: it tells nobody."""
 
 LOOK: Final = "SELECT electric.look_for_stale()"
 STALE: Final = (
     "SELECT relid::int8 AS relid, relid::regclass::text AS name, stale FROM electric.tables WHERE stale <= now()"
 )
+HERE: Final = "SELECT pg_current_wal_lsn()::text"
+PASSED: Final = """
+SELECT coalesce(bool_and(s.confirmed_flush_lsn >= $1::text::pg_lsn), false)
+FROM electric.owner o JOIN pg_replication_slots s ON s.slot_name = o.slot
+WHERE s.active AND s.database = current_database()
+"""
 DONE: Final = "UPDATE electric.tables SET stale = NULL WHERE relid = $1::int8::oid AND stale = $2"
 
 
@@ -69,6 +82,9 @@ class Rereader(Actor):
     async def _reread(self) -> int:
         """How many shapes are read anew."""
         stale = await self._pool.fetch(STALE)
+        here = await self._pool.fetchval(HERE)
+        while not await self._pool.fetchval(PASSED, here):
+            await asyncio.sleep(PASSED_EVERY_S)
         message = GiveUp(frozenset(row["relid"] for row in stale))
         shapes = 0
         for shard in self._shards.refs.values():
