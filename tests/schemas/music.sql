@@ -175,6 +175,125 @@ CREATE TABLE ratings (
     PRIMARY KEY (recording, listener)
 );
 
+CREATE TABLE instruments (
+    id smallserial PRIMARY KEY CHECK (id > 0),
+    name title NOT NULL UNIQUE,
+    family text NOT NULL DEFAULT 'strings' CHECK (family IN ('strings', 'winds', 'brass', 'keys', 'percussion', 'voice')),
+    hornbostel_sachs varchar(12) CHECK (hornbostel_sachs ~ '^[1-5][0-9.]*$') CHECK (right(hornbostel_sachs, 1) <> '.'),
+    lowest smallint CHECK (lowest BETWEEN 0 AND 127),
+    highest smallint CHECK (highest BETWEEN 0 AND 127),
+    transposes smallint NOT NULL DEFAULT 0 CHECK (transposes BETWEEN -24 AND 24),
+    invented int4range CHECK (NOT isempty(invented)) CHECK (lower(invented) > -4000),
+    CHECK (lowest <= highest)
+);
+
+CREATE TABLE venues (
+    id serial PRIMARY KEY CHECK (id > 0),
+    gid mbid NOT NULL UNIQUE DEFAULT gen_random_uuid(),
+    name title NOT NULL,
+    area integer REFERENCES areas CHECK (area > 0),
+    capacity integer CHECK (capacity > 0) CHECK (capacity <= 500000),
+    seats integer CHECK (seats >= 0),
+    lat numeric(8, 5) CHECK (lat BETWEEN -90 AND 90),
+    lon numeric(8, 5) CHECK (lon BETWEEN -180 AND 180),
+    postcode varchar(10) CHECK (postcode ~ '^[A-Z0-9 -]+$') CHECK (length(postcode) >= 3),
+    phone text CHECK (phone ~ '^[+][0-9 ]{6,20}$'),
+    website text CHECK (website LIKE 'http%') CHECK (website NOT LIKE '% %') CHECK (length(website) < 200),
+    opened date CHECK (opened > '1500-01-01'),
+    closed date CHECK (closed < '2200-01-01'),
+    CHECK ((lat IS NULL) = (lon IS NULL)),
+    CHECK (seats <= capacity),
+    CHECK (opened <= closed)
+);
+CREATE TABLE concerts (
+    id serial PRIMARY KEY CHECK (id > 0),
+    venue integer NOT NULL REFERENCES venues ON DELETE CASCADE CHECK (venue > 0),
+    starts timestamptz NOT NULL CHECK (starts > '1850-01-01 00:00+00'),
+    ends timestamptz CHECK (ends < '2200-01-01 00:00+00'),
+    doors time CHECK (doors BETWEEN '06:00' AND '23:59'),
+    ticket numeric(7, 2) NOT NULL DEFAULT 0 CHECK (ticket >= 0) CHECK (ticket < 10000),
+    reduced numeric(7, 2) CHECK (reduced >= 0),
+    currency char(3) NOT NULL DEFAULT 'EUR' CHECK (currency IN ('EUR', 'NOK', 'BRL', 'GBP')),
+    sold integer NOT NULL DEFAULT 0 CHECK (sold >= 0),
+    state varchar(9) NOT NULL DEFAULT 'planned' CHECK (state IN ('planned', 'sold out', 'cancelled', 'over')),
+    rating real CHECK (rating >= 0) CHECK (rating <= 5),
+    poster bytea CHECK (octet_length(poster) <= 1000000),
+    setlist jsonb NOT NULL DEFAULT '[]' CHECK (jsonb_typeof(setlist) = 'array'),
+    CHECK (ends > starts),
+    CHECK (reduced <= ticket),
+    CHECK (state <> 'sold out' OR sold > 0),
+    CHECK (ticket * 100 = trunc(ticket * 100))
+);
+CREATE TABLE appearances (
+    concert integer NOT NULL REFERENCES concerts ON DELETE CASCADE CHECK (concert > 0),
+    artist integer NOT NULL REFERENCES artists CHECK (artist > 0),
+    instrument smallint REFERENCES instruments CHECK (instrument > 0),
+    position smallint NOT NULL DEFAULT 1 CHECK (position BETWEEN 1 AND 500),
+    billing text CHECK (billing IN ('headline', 'support', 'guest')),
+    minutes smallint CHECK (minutes > 0) CHECK (minutes < 1440) CHECK (minutes % 5 = 0),
+    fee numeric(10, 2) CHECK (fee >= 0),
+    PRIMARY KEY (concert, artist),
+    CHECK (billing <> 'guest' OR minutes IS NULL OR minutes <= 60)
+);
+
+CREATE TABLE listeners (
+    name text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{2,19}$'),
+    email text NOT NULL CHECK (email LIKE '%_@_%') CHECK (email NOT LIKE '% %') CHECK (email = lower(email)),
+    born smallint CHECK (born BETWEEN 1900 AND 2020),
+    country char(2) CHECK (country = upper(country)) CHECK (country ~ '^[A-Z]+$'),
+    language varchar(5) NOT NULL DEFAULT 'en' CHECK (language ~ '^[a-z]{2}(-[A-Z]{2})?$'),
+    plan text NOT NULL DEFAULT 'free' CHECK (plan IN ('free', 'single', 'family')),
+    seats smallint NOT NULL DEFAULT 1 CHECK (seats BETWEEN 1 AND 6),
+    volume smallint NOT NULL DEFAULT 80 CHECK (volume >= 0) CHECK (volume <= 100),
+    bass smallint NOT NULL DEFAULT 0 CHECK (bass BETWEEN -12 AND 12),
+    treble smallint NOT NULL DEFAULT 0 CHECK (treble BETWEEN -12 AND 12),
+    crossfade_s numeric(3, 1) NOT NULL DEFAULT 0 CHECK (crossfade_s BETWEEN 0 AND 12),
+    colour char(7) NOT NULL DEFAULT '#000000' CHECK (colour ~ '^#[0-9a-f]{6}$'),
+    muted text[] NOT NULL DEFAULT '{}' CHECK (cardinality(muted) < 100) CHECK (NOT 'everything' = ANY (muted)),
+    balance double precision NOT NULL DEFAULT 0 CHECK (balance >= -1) CHECK (balance <= 1),
+    CHECK (plan = 'family' OR seats = 1)
+);
+CREATE TABLE playlists (
+    id bigserial PRIMARY KEY CHECK (id > 0),
+    listener text NOT NULL REFERENCES listeners ON DELETE CASCADE CHECK (listener <> ''),
+    name varchar(100) NOT NULL CHECK (name <> '') CHECK (name = btrim(name)),
+    kind char(1) NOT NULL DEFAULT 'p' CHECK (kind IN ('p', 's', 'c')),
+    followers integer NOT NULL DEFAULT 0 CHECK (followers >= 0),
+    length_ms bigint NOT NULL DEFAULT 0 CHECK (length_ms >= 0) CHECK (length_ms < 10000000000),
+    rule jsonb CHECK (jsonb_typeof(rule) = 'object'),
+    cover bytea CHECK (octet_length(cover) BETWEEN 1 AND 100000),
+    is_public boolean NOT NULL DEFAULT false,
+    slug text CHECK (slug ~ '^[a-z0-9]+(-[a-z0-9]+)*$') CHECK (length(slug) <= 60),
+    made_on date NOT NULL DEFAULT CURRENT_DATE CHECK (made_on >= '2001-01-01'),
+    UNIQUE (listener, name),
+    CHECK ((kind = 's') = (rule IS NOT NULL)),
+    CHECK (NOT is_public OR slug IS NOT NULL)
+);
+CREATE TABLE playlist_tracks (
+    playlist bigint NOT NULL REFERENCES playlists ON DELETE CASCADE CHECK (playlist > 0),
+    position integer NOT NULL CHECK (position > 0) CHECK (position <= 10000),
+    recording integer NOT NULL REFERENCES recordings ON DELETE CASCADE CHECK (recording > 0),
+    starts_ms integer NOT NULL DEFAULT 0 CHECK (starts_ms >= 0),
+    ends_ms integer CHECK (ends_ms > 0),
+    gain_db numeric(4, 1) NOT NULL DEFAULT 0 CHECK (gain_db BETWEEN -60 AND 12),
+    note varchar(140) CHECK (note <> '') CHECK (note !~ '[<>]'),
+    PRIMARY KEY (playlist, position),
+    CHECK (starts_ms < ends_ms)
+);
+CREATE TABLE plays (
+    listener text NOT NULL REFERENCES listeners ON DELETE CASCADE CHECK (length(listener) > 2),
+    at timestamptz NOT NULL CHECK (at > '2001-01-01 00:00+00') CHECK (at < '2200-01-01 00:00+00'),
+    recording integer NOT NULL REFERENCES recordings ON DELETE CASCADE CHECK (recording > 0),
+    ms integer NOT NULL CHECK (ms >= 0) CHECK (ms < 100000000),
+    device text NOT NULL DEFAULT 'phone' CHECK (device IN ('phone', 'desktop', 'speaker', 'car', 'web')),
+    quality smallint CHECK (quality IN (96, 160, 320)),
+    offline boolean NOT NULL DEFAULT false,
+    skipped boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (listener, at),
+    CHECK (NOT skipped OR ms < 600000),
+    CHECK (NOT (offline AND device = 'web'))
+);
+
 CREATE FUNCTION count_tracks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE media m SET track_count = (SELECT count(*) FROM tracks t WHERE t.medium = m.id)
@@ -217,3 +336,26 @@ INSERT INTO works (name, opus, key_signature, composed, iswc) VALUES
 INSERT INTO performances (recording, work, live, instrument) SELECT id, 1 + id % 3, id % 2 = 0, 'piano' FROM recordings;
 INSERT INTO ratings (recording, listener, stars)
 SELECT id, l, 0.5 * (1 + id % 9) FROM recordings, unnest('{ann_1,bob_2}'::text[]) l WHERE id < 8;
+INSERT INTO instruments (name, family, hornbostel_sachs, lowest, highest, transposes, invented) VALUES
+    ('Hardanger fiddle', 'strings', '321.322', 57, 93, 0, '[1600,1651)'), ('Berimbau', 'strings', '311.121', NULL, NULL, 0, NULL),
+    ('Clarinet in A', 'winds', '422.211', 49, 91, -3, '[1700,1711)'), ('Celesta', 'keys', '111.222', 60, 108, 12, '[1886,1887)');
+INSERT INTO venues (name, area, capacity, seats, lat, lon, postcode, phone, website, opened) VALUES
+    ('Operaen', 3, 1400, 1364, 59.90743, 10.75310, '0150', '+47 21 42 21 00', 'https://opera.example', '2008-04-12'),
+    ('Concha', 4, 5000, NULL, NULL, NULL, '40015-170', NULL, NULL, NULL), ('Cellar', NULL, 80, 0, NULL, NULL, NULL, NULL, NULL, '1999-01-01');
+INSERT INTO concerts (venue, starts, ends, doors, ticket, reduced, currency, sold, state, rating, setlist)
+SELECT 1 + n % 3, timestamptz '2024-05-01 18:00+00' + n * interval '7 days', timestamptz '2024-05-01 20:30+00' + n * interval '7 days',
+    '17:00', 20.50 + n, 10.25, 'NOK', n, CASE n % 3 WHEN 0 THEN 'sold out' ELSE 'over' END, n / 4.0, jsonb_build_array(n, 'Encore')
+FROM generate_series(1, 6) n;
+INSERT INTO appearances (concert, artist, instrument, billing, minutes, fee)
+SELECT c.id, a.id, 1 + a.id % 4, CASE a.id WHEN 1 THEN 'headline' ELSE 'support' END, 30, 100.50 * a.id
+FROM concerts c JOIN artists a ON (a.id + c.id) % 2 = 0;
+INSERT INTO listeners (name, email, born, country, plan, seats, muted)
+SELECT 'fan_' || n, 'fan' || n || '@music.example', 1970 + n, 'NO', CASE n % 2 WHEN 0 THEN 'family' ELSE 'single' END,
+    1 + (n + 1) % 2 * 3, ARRAY['artist ' || n] FROM generate_series(1, 5) n;
+INSERT INTO playlists (listener, name, kind, rule, is_public, slug)
+SELECT name, 'List ' || k, k, CASE k WHEN 's' THEN '{"tempo": "> 90"}'::jsonb END, k = 'p', 'list-' || k || '-' || right(name, 1)
+FROM listeners, unnest('{p,s}'::text[]) k;
+INSERT INTO playlist_tracks (playlist, position, recording, ends_ms) SELECT p.id, n, 1 + (p.id + n) % 12, 100000
+FROM playlists p, generate_series(1, 3) n;
+INSERT INTO plays (listener, at, recording, ms, quality)
+SELECT name, timestamptz '2024-05-01 08:00+00' + n * interval '3 min', n, 150000 + n, 320 FROM listeners, generate_series(1, 4) n;

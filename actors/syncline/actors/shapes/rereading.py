@@ -6,7 +6,7 @@ shapes that have such a table and starts again; devices come back, and are sent 
 
 Before that the slot has to have passed the place at which it was noticed. A shape that is read anew takes over what the
 stream tells of its table while it is read, and after that: a row that was written to a partition shortly before it went
-would come back with a stream that is behind, or that starts again before that place, and nothing would ever take it away.
+would come back with a stream that is behind, or that starts again before that place, and nothing would take it away.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Rereader(Actor):
         """How many shapes are read anew."""
         stale = await self._pool.fetch(STALE)
         here = await self._pool.fetchval(HERE)
-        while not await self._pool.fetchval(PASSED, here):
+        while not await self._pool.fetchval(PASSED, here):  # noqa: ASYNC110 - the slot tells nobody
             await asyncio.sleep(PASSED_EVERY_S)
         message = GiveUp(frozenset(row["relid"] for row in stale))
         shapes = 0
