@@ -22,6 +22,12 @@ CREATE TABLE items (
 );
 CREATE INDEX items_flag ON items (flag, small);
 CREATE TABLE "Odd ""name" ("select" int4 PRIMARY KEY, "Mixed Case" mood);
+CREATE TABLE started (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int4 NOT NULL DEFAULT -1, feeling mood DEFAULT 'it''s ok',
+    raw bytea DEFAULT '\\x00', tags text[] DEFAULT '{a}', made timestamptz DEFAULT now(), local timestamp DEFAULT now(),
+    short timestamptz DEFAULT CURRENT_TIMESTAMP(1), day date DEFAULT CURRENT_DATE, clock time DEFAULT LOCALTIME,
+    midnight timestamp DEFAULT CURRENT_DATE
+);
 """
 
 
@@ -41,7 +47,7 @@ async def test_tables_rebuilt_from_our_ddl_are_described_the_same(database: str)
     try:
         await connection.execute(SCHEMA)
         wanted = await describe(connection)
-        assert len(wanted) == 3
+        assert len(wanted) == 4
         await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         for _, steps in operations([(str(number), [table]) for number, table in enumerate(wanted)], "postgresql"):
             for step in steps:

@@ -57,7 +57,15 @@ async def test_a_table_of_every_type_is_described_published_and_becomes_a_migrat
         columns = {column["name"]: column for column in done.description["columns"]}
         assert list(columns)[:3] == ["k2", "b", "i2"]
         assert (columns["k1"]["pk"], columns["k2"]["pk"], columns["b"]["pk"]) == (1, 2, None)
-        assert columns["i4"] == {"name": "i4", "type": "int4", "not_null": True, "pk": None, "enum": None}
+        seven = {"kind": "literal", "value": "7"}
+        assert columns["i4"] == {
+            "name": "i4",
+            "type": "int4",
+            "not_null": True,
+            "pk": None,
+            "enum": None,
+            "default": seven,
+        }
         assert columns["m"]["enum"] == ["sad", "ok", "very glad"]
         assert (columns["v9"]["type"], columns["tz"]["type"]) == ("varchar", "timestamptz")
         assert "gone" not in columns

@@ -1,4 +1,4 @@
-"""NOT NULL in the statements that make a device's tables. Pure.
+"""NOT NULL and DEFAULT in the statements that make a device's tables. Pure.
 
 A device may hold some columns of a row, and has no value for the others. So NOT NULL is taken out of a table's
 definition, but for its key, and enforced by the triggers (``triggers``) for what the application writes itself.
@@ -6,6 +6,8 @@ definition, but for its key, and enforced by the triggers (``triggers``) for wha
 SQLite has no statement that takes NOT NULL away, so it is done in the text: of the statements of a migration before
 they run, and of what an earlier release has left in the schema. A constraint of a column stands outside all brackets
 but those of the column list; within them, in a CHECK say, NOT NULL is a part of an expression and stays.
+
+Nor shall SQLite fill in a column that the device does not hold: Postgres does. So defaults are asked whether they may.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+
+from syncline.client.schema import literal
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
@@ -58,6 +62,20 @@ def without_not_null(sql: str, keep: Collection[str]) -> tuple[str, tuple[str, .
     for start, end in reversed(cuts):
         sql = sql[:start] + sql[end:]
     return sql, tuple(names)
+
+
+def with_asked_defaults(sql: str, table: str, function: str) -> str:
+    """A CREATE TABLE with ``function(table, column, value)`` for each DEFAULT (value)."""
+    tokens = list(_tokens(sql))
+    places: list[tuple[int, str]] = []
+    for definition in _definitions(tokens, [token.word for token in tokens[:4]]):
+        for before, opening, closing in zip(definition[1:], definition[2:], definition[3:], strict=False):
+            if before.word == "DEFAULT" and (opening.name, closing.name) == ("(", ")"):
+                places.append((opening.end, f"{function}({literal(table)}, {literal(definition[0].name)}, "))
+                places.append((closing.start, ")"))
+    for place, text in reversed(places):
+        sql = sql[:place] + text + sql[place:]
+    return sql
 
 
 def _tokens(sql: str) -> Iterator[_Token]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from syncline.client import rejections
 from syncline.client.apply import Plan
+from syncline.client.cells import Value
 from syncline.client.column_rows import follow
 from syncline.client.durability import Decisions
 from syncline.client.foreign_keys import link
@@ -50,6 +51,10 @@ class Mirror:
     def schema_version(self) -> str | None:
         """The newest migration applied, None before the first."""
         return self.versions[-1] if self.versions else None
+
+    def filled_in(self, table: str, column: str, default: Value) -> Value:
+        """``DEFAULT_FUNCTION``: what a row has in a column that its insert leaves out."""
+        return None if column in self.tables[table].lacking else default
 
     def _mirror(self, connection: sqlite3.Connection) -> None:
         self.client_id, self.lsn = connection.execute("SELECT client_id, lsn FROM _syncline_state").fetchone()

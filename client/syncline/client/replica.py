@@ -57,6 +57,7 @@ from syncline.client.shapes import (
 from syncline.client.stamping import Stamped, stamp, stamp_local
 from syncline.client.store import Store
 from syncline.client.subscription_rows import add, forget, move, store
+from syncline.client.triggers import DEFAULT_FUNCTION
 from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.errors import ProtocolError
 from syncline.proto.forks import Opening, Parted
@@ -399,6 +400,7 @@ async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]
     replica = Replica(store, changes, now_ms)
 
     def work(connection: sqlite3.Connection) -> None:
+        connection.create_function(DEFAULT_FUNCTION, 3, replica.filled_in)
         (client_id,) = connection.execute("SELECT client_id FROM _syncline_state").fetchone()
         stamp(connection, client_id, now_ms())
         note_opening(connection, _fresh_id())

@@ -30,6 +30,8 @@ from syncline.client.schema import ForeignKey, Table, literal, quoted
 REAL_FUNCTION = "syncline_real"
 # Of the bytes that a key has as hexadecimal text.
 BYTES_FUNCTION = "syncline_bytes"
+# Of a table, a column, and what the column is to be where an insert leaves it out: that, or NULL where it is lacking.
+DEFAULT_FUNCTION = "syncline_default"
 
 # SQLite allows 127 arguments to a function: an image of more columns is a concatenation of several objects.
 _IMAGE_COLUMNS_MAX = 50

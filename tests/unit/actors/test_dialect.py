@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.actors.postgres.dialect import Dialect, operations
+from syncline.actors.postgres.dialect import DIALECTS, Dialect, operations
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
     CREATE_ENUM_TYPE,
@@ -214,3 +214,49 @@ def test_odd_names_are_quoted_and_sqlite_runs_it_all() -> None:
     database.execute("INSERT INTO c VALUES (1, 1, 1)")
     with pytest.raises(sqlite3.IntegrityError):
         database.execute("INSERT INTO c VALUES (2, 7, NULL)")
+
+
+def test_a_default_that_a_device_can_fill_in_is_in_its_table() -> None:
+    items = table(
+        "items",
+        column("id", "uuid", pk=1, default={"kind": "uuid", "version": 4}),
+        column("done", "bool", not_null=True, default={"kind": "literal", "value": "f"}),
+        column("n", "int8", default={"kind": "literal", "value": "-9223372036854775808"}),
+        column("ratio", "float8", default={"kind": "literal", "value": "1e+300"}),
+        column("limit", "float4", default={"kind": "literal", "value": "-Infinity"}),
+        column("raw", "bytea", default={"kind": "literal", "value": "\\x00ff"}),
+        column("note", default={"kind": "literal", "value": "it's\nNOT NULL"}),
+        column("since", "timestamptz", default={"kind": "literal", "value": "2024-02-29 12:00:00+00"}),
+        column("made", "timestamptz", not_null=True, default={"kind": "now", "of": "timestamptz"}),
+    )
+    [sql] = only_sql(steps(items))
+    device = sqlite3.connect(":memory:")
+    device.execute(sql)
+    device.execute("INSERT INTO items DEFAULT VALUES")
+    [(id, *literals, made)] = device.execute("SELECT * FROM items")
+    assert len(id) == 36
+    assert literals == [
+        *(0, -9223372036854775808, 1e300, "-Infinity", b"\x00\xff", "it's\nNOT NULL", "2024-02-29 12:00:00Z")
+    ]
+    assert made.endswith("Z")
+    not_null = [name for _, name, _, required, *_ in device.execute("PRAGMA table_info(items)") if required]
+    assert not_null == ["id", "done", "made"]
+
+
+@pytest.mark.parametrize("kind", ["sequence", "server"])
+def test_what_postgres_fills_in_may_be_null_unless_it_is_a_key(kind: str) -> None:
+    default = {"kind": kind}
+    items = table(
+        "items", column("id", "int8", pk=1, default=default), column("place", "int8", not_null=True, default=default)
+    )
+    for dialect in DIALECTS:
+        [sql] = only_sql(steps(items, dialect=dialect))
+        assert sql.count("NOT NULL") == 1
+        assert "DEFAULT" not in sql
+
+
+def test_a_column_that_is_added_has_no_default() -> None:
+    """Of the rows that are there nobody says that they have it."""
+    later = table("items", column("id", pk=1), column("n", "int4", default={"kind": "literal", "value": "1"}))
+    [sql] = only_sql(steps(table("items", column("id", pk=1)), later))
+    assert sql == 'ALTER TABLE "items" ADD COLUMN "n" INTEGER;'

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from syncline.client.ddl import without_not_null
+from syncline.client.ddl import with_asked_defaults, without_not_null
 
 CREATED = [
     (
@@ -83,3 +83,25 @@ def test_a_column_that_is_added_too(sql: str, relaxed: str, names: tuple[str, ..
 )
 def test_other_statements_stay_as_they_are(sql: str) -> None:
     assert without_not_null(sql, ("id",)) == (sql, ())
+
+
+def test_defaults_in_brackets_are_asked_whether_they_may() -> None:
+    sql = (
+        'CREATE TABLE "it\'s" (\n  "id" TEXT NOT NULL DEFAULT (lower(hex(randomblob(4)))),\n'
+        """  "a ""b" TEXT NOT NULL DEFAULT ('it''s (1, DEFAULT (2))'), c INTEGER DEFAULT 3,\n"""
+        """  d CHECK (d <> 'DEFAULT (4)'), e DEFAULT (-5),\n  PRIMARY KEY ("id")\n);"""
+    )
+    connection = sqlite3.connect(":memory:")
+    asked: list[tuple[object, ...]] = []
+    connection.create_function("may", 3, lambda *of: asked.append(of) if of[1] == "e" else of[2])
+    connection.execute(with_asked_defaults(sql, "it's", "may"))
+    connection.execute('INSERT INTO "it\'s" (d) VALUES (4)')
+    [(id, *others)] = connection.execute('SELECT * FROM "it\'s"')
+    assert len(id) == 8
+    assert others == ["it's (1, DEFAULT (2))", 3, 4, None]
+    assert asked == [("it's", "e", -5)]
+
+
+@pytest.mark.parametrize("sql", ["CREATE INDEX i ON items (a)", "ALTER TABLE items ADD COLUMN a DEFAULT 0"])
+def test_what_has_no_such_default_stays_as_it_is(sql: str) -> None:
+    assert with_asked_defaults(sql, "items", "may") == sql

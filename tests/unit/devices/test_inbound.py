@@ -35,6 +35,26 @@ def test_an_insert_writes_every_column() -> None:
     )
 
 
+def test_an_insert_has_left_out_what_is_null_and_only_postgres_can_fill_in() -> None:
+    table = CATALOG.named("items")
+    assert table is not None
+    id, body, n = table.description["columns"]
+    server = {"default": {"kind": "server"}}
+    described = {**table.description, "columns": [{**id, **server}, {**body, **server}, {**n, "default": None}]}
+    now = replace(table, description=described, required=frozenset({"id", "body", "n"}))
+
+    def given(*row: bytes | None, relation: Relation = ITEMS) -> tuple[bool, ...]:
+        (operation,) = accept(((relation, Insert(0, row)),), lambda _: now)
+        return operation.modified
+
+    assert given(b"1", None, b"2") == (True, False, True)
+    assert given(b"1", b"x", b"2") == (True, True, True)
+    assert given(b"1", b"2", relation=NARROW) == (True, False, True)
+    for row in ((b"1", None, None), (None, b"x", b"2")):
+        with pytest.raises(WriteRefused, match="may not be NULL"):
+            given(*row)
+
+
 def test_columns_are_taken_by_name_in_the_devices_order() -> None:
     assert accepted(Insert(0, (b"2", b"1", b"x")), TURNED).row == ("1", "x", "2")
 

@@ -169,7 +169,7 @@ def _accept_one(relation: Relation, change: RowChange, lookup: Lookup, held: Hel
         case Insert(_, row, tags):
             cells = _in_catalogue_order(relation, row, table)
             _check_held(table, held(table.oid), [cell is not None for cell in cells])
-            given = _given(relation, table)
+            given = _given(relation, cells, table)
             return RowOperation(server.id, "I", _texts(cells, table, given), given, tags)
         case Update(_, row, old_row, tags):
             return _accept_update(relation, row, old_row, tags, table, held(table.oid))
@@ -183,11 +183,16 @@ def _accept_one(relation: Relation, change: RowChange, lookup: Lookup, held: Hel
             raise _refused(KEY_CHANGED, "a device does not send GONE", server.table)
 
 
-def _given(relation: Relation, table: TableInfo) -> tuple[bool, ...]:
-    """Which of our columns the device's rows have."""
-    if relation.names == table.relation.names:
-        return (True,) * len(relation.names)
-    return tuple(name in relation.names for name in table.relation.names)
+def _given(relation: Relation, cells: Row, table: TableInfo) -> tuple[bool, ...]:
+    """Which of our columns an insert gives; the others take their defaults. Of what only Postgres can fill in a device
+    has left out what is NULL."""
+    all_held = relation.names == table.relation.names
+    if all_held and not table.left_to_postgres:
+        return (True,) * len(cells)
+    return tuple(
+        (all_held or name in relation.names) and (cell is not None or name not in table.left_to_postgres)
+        for name, cell in zip(table.relation.names, cells, strict=True)
+    )
 
 
 def _check_held(table: TableInfo, held: HeldColumns | None, written: Sequence[bool]) -> None:

@@ -46,6 +46,7 @@ STEPS: tuple[str, ...] = (
     "uniques.sql",
 )
 PROCEDURES: tuple[str, ...] = (
+    "defaults.sql",
     "describe.sql",
     "obstacles.sql",
     "reread.sql",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from syncline.actors.postgres.defaults import left_to_postgres
 from syncline.actors.postgres.devicenames import device_name
 from syncline.actors.postgres.rowkey import quote_identifier
 from syncline.actors.postgres.spelling import Printed, printed
@@ -142,6 +143,11 @@ class TableInfo:
             for name in self.key_names
         )
         return tuple((name, test) for name, test in tests if test is not None)
+
+    @cached_property
+    def left_to_postgres(self) -> frozenset[str]:
+        """The columns in which a NULL of an insert stands for the default: its author could not tell that."""
+        return frozenset(column["name"] for column in self.description["columns"] if left_to_postgres(column))
 
     @cached_property
     def types(self) -> Mapping[str, str]:

@@ -12,9 +12,11 @@ What a device's tables leave out, and why:
   The index itself is made, without UNIQUE.
 * Foreign keys whose parent is not synced (yet), or that point to other columns than the parent's key: SQLite refuses
   every write to a table with such a key. And those whose values may be spelled otherwise than what they refer to.
-* SET DEFAULT, and SET NULL of some columns of a foreign key only: a device has no defaults, and SQLite sets all of them
-  to NULL. What it did would be sent as its own write. So a device deletes no row that others refer to in such a way.
-* NOT NULL on columns added later: the rows that are there already have no value for them.
+* SET DEFAULT, and SET NULL of some columns of a foreign key only: a device does not have all defaults, and SQLite sets
+  all of them to NULL. What it did would be sent as its own write. So a device deletes no row that others refer to in
+  such a way.
+* NOT NULL on columns added later, and their defaults: the rows that are there already have no value for them.
+* NOT NULL where Postgres fills in what an insert leaves out, and the device cannot (see ``defaults``).
 
 Composite foreign keys are in the DDL but not in a table's ``foreign_keys``: the published client throws on them. Our
 own library asks SQLite for those that the DDL has made.
@@ -25,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from syncline.actors.postgres.defaults import left_to_postgres, postgres_default, quoted_text, sqlite_default
 from syncline.actors.postgres.devicenames import on_devices
 from syncline.actors.postgres.typemap import sqlite_type
 from syncline.proto.values import (
@@ -116,7 +119,7 @@ class DeviceSchema:
             if labels is None or name in self._enums:
                 continue
             self._enums.add(name)
-            sql = f'CREATE TYPE "public".{_quoted(name)} AS ENUM ({", ".join(map(_literal, labels))});'
+            sql = f'CREATE TYPE "public".{_quoted(name)} AS ENUM ({", ".join(map(quoted_text, labels))});'
             yield Migrate(version, ((CREATE_ENUM_TYPE, sql),), enum=MigrationEnum(name, tuple(labels)))
 
     def _new_indexes(self, version: str, table: Description) -> Iterable[Migrate]:
@@ -129,7 +132,7 @@ class DeviceSchema:
             yield Migrate(version, ((CREATE_INDEX, sql),))
 
     def _create_table(self, table: Description) -> str:
-        lines = [self._column(column) + (" NOT NULL" if column["not_null"] else "") for column in table["columns"]]
+        lines = [self._column(column) + self._constraints(column) for column in table["columns"]]
         key = _quoted(f"{table['table']}_pkey")
         lines.append(f"CONSTRAINT {key} PRIMARY KEY ({_list(_primary_key(table))})")
         lines += [
@@ -156,6 +159,11 @@ class DeviceSchema:
         if element not in _BUILT_IN:
             return f"{name} text"  # what the device's Postgres may not have travels as it is printed
         return f"{name} {element}{'[]' if type_name.startswith('_') else ''}"
+
+    def _constraints(self, column: Mapping[str, Any]) -> str:
+        default = sqlite_default(column) if self._dialect == "sqlite" else postgres_default(column)
+        not_null = " NOT NULL" if column["not_null"] and not left_to_postgres(column) else ""
+        return not_null + ("" if default is None else f" DEFAULT ({default})")
 
     def _foreign_keys(self, table: Description) -> list[Mapping[str, Any]]:
         return [fk for fk in table["fks"] if not fk.get("loose") and self._points_to_a_key(fk)]
@@ -190,7 +198,3 @@ def _list(names: Iterable[str]) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -150,7 +150,8 @@ SELECT jsonb_build_object(
             'type', electric.device_type(y.oid),
             'not_null', a.attnotnull OR y.typnotnull,
             'pk', array_position(k.key, a.attnum),
-            'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = electric.base_type(y.oid))
+            'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = electric.base_type(y.oid)),
+            'default', electric.described_default(c.oid, a.attnum)
         ) ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''

@@ -68,7 +68,8 @@ SELECT concat_ws(E'\n',
      WHERE i.indrelid = target AND i.indisunique),
     (SELECT string_agg(w.oid::text, ',' ORDER BY w.oid) FROM pg_rewrite w WHERE w.ev_class = target),
     (SELECT string_agg(d.oid::text, ',' ORDER BY d.oid) FROM pg_attrdef d WHERE d.adrelid = target),
-    (SELECT string_agg(format('%s %s %s', a.attname, a.atttypid, a.attidentity), ',' ORDER BY a.attnum) FROM pg_attribute a
+    (SELECT string_agg(format('%s %s %s %s', a.attname, a.atttypid, a.attidentity, y.typdefault), ',' ORDER BY a.attnum)
+     FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
      WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT string_agg(format('%s %s %s', g.tgconstraint, c.relname, c.relnamespace), ',' ORDER BY g.tgconstraint, g.oid)
      FROM pg_trigger g LEFT JOIN pg_class c ON c.oid = g.tgconstrrelid

@@ -517,13 +517,13 @@ BEGIN
             -- As its output function prints it: rowkey.py has the same.
             format('CASE WHEN t.%1$I IS DISTINCT FROM NULL THEN format(''%%s'', t.%1$I) END', d.c ->> 'name') AS printed,
             -- What an insert leaves out takes its default.
-            CASE WHEN f.adbin IS NULL THEN '%CELL%' ELSE format(
+            CASE WHEN f.expression IS NULL THEN '%CELL%' ELSE format(
                 'CASE WHEN sy_op = ''I'' AND (sy_modified ->> %s)::boolean IS FALSE THEN %s ELSE %%CELL%% END',
-                d.i - 1, pg_get_expr(f.adbin, f.adrelid))
+                d.i - 1, f.expression)
             END AS revived
         FROM jsonb_array_elements(description -> 'columns') WITH ORDINALITY AS d (c, i)
         JOIN pg_attribute a ON a.attrelid = target AND a.attname = d.c ->> 'name' AND NOT a.attisdropped
-        LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+        CROSS JOIN electric.default_expression(target, a.attnum) AS f (expression)
     ) c;
     SELECT coalesce(string_agg(r.referring, ' OR ') FILTER (WHERE r.cascades), 'false') AS cascaded,
         coalesce(string_agg(r.referring, ' OR '), 'false') AS referred_to
