@@ -31,11 +31,11 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from syncline.client.cells import Values, decode_row
-from syncline.client.ddl import with_asked_defaults, without_not_null
+from syncline.client.ddl import with_asked_defaults, with_sequences, without_not_null
 from syncline.client.merging import Arrived, Pending, Present, losing, merged, regained, unwritten
 from syncline.client.row_sql import forget_sql, put_sql, table_sql
 from syncline.client.schema import OF_POSTGRES, UNTRACKED_TAG, Table, described
-from syncline.client.triggers import DEFAULT_FUNCTION, create_triggers, drop_triggers
+from syncline.client.triggers import DEFAULT_FUNCTION, NEXT_FUNCTION, create_triggers, drop_triggers
 from syncline.proto.values import (
     POSTGRES_ORIGIN,
     Change,
@@ -374,6 +374,8 @@ def plan_migration_step(plan: Plan, step: Migrate) -> None:
         if step.table is not None:
             sql, names = without_not_null(sql, step.table.primary_key)
             sql = with_asked_defaults(sql, step.table.name, DEFAULT_FUNCTION)
+            sequences = [column.name for column in step.table.columns if column.sequence]
+            sql = with_sequences(sql, step.table.name, sequences, NEXT_FUNCTION)
             required += names
         plan.run(sql)
     if step.version not in plan.versions:

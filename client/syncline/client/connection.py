@@ -21,6 +21,7 @@ from syncline.client.inbox import Inbox
 from syncline.client.oplog import Outlines, entry_id_of, transactions
 from syncline.client.progress import Progress
 from syncline.client.replica import Replica
+from syncline.client.reserving import Reserving
 from syncline.client.shapes import HELD, Subscription, held, resumable_ids
 from syncline.client.store import whole
 from syncline.client.transport import Transport
@@ -34,8 +35,11 @@ from syncline.proto.events import (
     PeerFailed,
     Reached,
     RelationReceived,
+    ReleaseDone,
     RepairBegun,
     RepairEnded,
+    Reserved,
+    ReserveRefused,
     SendFrom,
     ShapeDataBegun,
     ShapeDataEnded,
@@ -113,6 +117,7 @@ class Connection:
         self._deadline: asyncio.Timeout | None = None
         # Sending rests until something comes back.
         self._ahead = False
+        self._reserving = Reserving(transport, self._session, replica)
 
     async def serve(self) -> None:
         """Run until the connection ends; it always ends with an exception that says why.
@@ -128,6 +133,7 @@ class Connection:
             await asyncio.wait(streams, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({down}, timeout=LAST_WORDS_S)
         finally:
+            self._reserving.end()
             for stream in (reading, *streams):
                 stream.cancel()
             endings = await asyncio.gather(*streams, reading, return_exceptions=True)
@@ -143,6 +149,11 @@ class Connection:
         """Ask for a shape, if the stream is live; else it will be asked for when it is."""
         if self.live:
             await self._asking.request(subscription)
+
+    async def has_values(self) -> None:
+        """Wait until the values of sequences that shapes here want have come, as far as they do on this connection."""
+        if self.live:
+            await self._reserving.settled()
 
     async def unsubscribe(self, subscriptions: Iterable[Subscription]) -> None:
         """Give shapes up, if the stream is live; else they will be given up when it is."""
@@ -205,6 +216,7 @@ class Connection:
         replica = self._replica
         self._repairing = True
         self._progress.repairing(0, None)
+        await whole(replica.reserves.drop())
         self._answer_within(None)  # a large table takes a while to read
         holdings = await replica.holdings()
         subscriptions = replica.subscriptions.values()
@@ -340,10 +352,21 @@ class Connection:
         await self._replica.apply_gone(cancelled, event.lsn)
         self._progress.applied()
         self._progress.left(cancelled)
+        await self._reserving.give_up()
 
     async def _on_reached(self, event: Reached) -> None:
         self._progress.reached()
         self._something_to_send.set()
+
+    async def _on_reserved(self, event: Reserved) -> None:
+        await whole(self._reserving.reserved(event))
+        self._something_to_send.set()
+
+    async def _on_reserve_refused(self, event: ReserveRefused) -> None:
+        self._reserving.refused(event)
+
+    async def _on_release_done(self, event: ReleaseDone) -> None:
+        """Nothing is left to do: what is given up has gone from here before."""
 
     async def _on_ack_requested(self, event: AckRequested) -> None:
         if self._acks.due:
@@ -405,6 +428,8 @@ class Connection:
             await self._something_to_send.wait()
             self._something_to_send.clear()
             await self._ask_reach()
+            if self.live:
+                await self._reserving.ask()
             if self._send_from is not None:
                 sent, self._send_from = self._send_from, None
             if sent is None:
@@ -415,6 +440,7 @@ class Connection:
             entries = await self._replica.backlog(sent, BACKLOG_ENTRIES)
             writes = transactions(entries, self._replica.tables, self._outlines)
             allowed = [write for write in writes if self._may_send(write)]
+            await whole(self._replica.reserves.flush())
             for frame in self._session.write_all(allowed, self._outlines.relations):
                 await self._transport.send(frame)
             if entries:
@@ -455,6 +481,9 @@ _ACTIONS: dict[type, Callable[..., Awaitable[None]]] = {
     RepairBegun: Connection._on_repair_begun,
     RepairEnded: Connection._on_repair_ended,
     Reached: Connection._on_reached,
+    Reserved: Connection._on_reserved,
+    ReserveRefused: Connection._on_reserve_refused,
+    ReleaseDone: Connection._on_release_done,
     AckRequested: Connection._on_ack_requested,
     PeerFailed: Connection._on_peer_failed,
 }

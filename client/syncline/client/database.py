@@ -16,6 +16,7 @@ from syncline.client.rejections import Rejection
 from syncline.client.replica import Replica, load_replica
 from syncline.client.satellite import Satellite, Token
 from syncline.client.schema import REJECTIONS
+from syncline.client.sequences import Held
 from syncline.client.shape_spec import Include, ShapeSpec, shape_spec
 from syncline.client.shape_status import ShapeStatus
 from syncline.client.shapes import Subscription
@@ -113,12 +114,14 @@ class Database:
 
         ``durable``: return when it has come so far, see ``Database.durable``; None: when it is committed.
 
-        Raises sqlite3.Error, and UsageError for one too large to be sent (then nothing has changed) or inside a
-        transaction of the same task; with ``durable`` what that raises, and then it is committed all the same.
+        Raises sqlite3.Error, SequenceExhausted for an insert without a key where no value is left for it, and
+        UsageError for one too large to be sent (then nothing has changed) or inside a transaction of the same task;
+        with ``durable`` what that raises, and then it is committed all the same.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
-            count, written = execute(connection, self._write_footprints, sql, args)
+            with self._replica.reserves.telling():
+                count, written = execute(connection, self._write_footprints, sql, args)
             return count, written, self._replica.stamp(connection)
 
         async def committing() -> tuple[int, int | None]:
@@ -142,7 +145,7 @@ class Database:
         """
         self._store.refuse_nested(THROUGH)
         async with self._store.turn() as connection:
-            transaction = Transaction(connection, self._write_footprints, self.waiting)
+            transaction = Transaction(connection, self._write_footprints, self.waiting, self._replica.reserves)
             try:
                 await whole(connection.run(_begin))
                 yield transaction
@@ -190,6 +193,13 @@ class Database:
         server that does not tell.
         """
         await self.waiting.until(level, transaction_id)
+
+    async def values_left(self, table: str) -> dict[str, int]:
+        """Of each column of ``table`` that takes the values of a sequence, how many this device has left: so many rows
+        can be inserted without them, offline too. Connected, it gets more as soon as less than half is left."""
+        known = self._replica.tables.get(table)
+        held = await self._replica.reserves.held()
+        return {column: held.get((table, column), Held()).left for column in (known.sequences if known else ())}
 
     # --- what the server has rejected ---------------------------------------------------------------------------------
 

@@ -78,6 +78,18 @@ def with_asked_defaults(sql: str, table: str, function: str) -> str:
     return sql
 
 
+def with_sequences(sql: str, table: str, columns: Collection[str], function: str) -> str:
+    """A CREATE TABLE in which each of these ``columns`` has DEFAULT (function(table, column)), if it has no other."""
+    tokens = list(_tokens(sql))
+    for definition in reversed(list(_definitions(tokens, [token.word for token in tokens[:4]]))):
+        name = definition[0].name
+        if name in columns and all(token.word != "DEFAULT" for token in definition):
+            place = definition[-1].end
+            default = f" DEFAULT ({function}({literal(table)}, {literal(name)}))"
+            sql = sql[:place] + default + sql[place:]
+    return sql
+
+
 def _tokens(sql: str) -> Iterator[_Token]:
     depth = 0
     for match in _TOKEN.finditer(sql):

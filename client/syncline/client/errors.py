@@ -53,6 +53,19 @@ class ServerRefused(SynclineError):
     """The server will not stream to this device: it knows nothing of our schema version, or saw a bug of ours."""
 
 
+class SequenceExhausted(SynclineError):
+    """An insert leaves out a key that takes the values of a sequence, and this device has none left of these. Nothing
+    has been written. ``table`` and ``column``: of the key."""
+
+    def __init__(self, table: str, column: str) -> None:
+        super().__init__(
+            f"no values are left for {table}.{column}, and it is a key",
+            hint="connect, with a shape of the table, for the server to reserve more; or give the value yourself",
+        )
+        self.table = table
+        self.column = column
+
+
 class WriteRejected(SynclineError):
     """The server has rejected the local transaction that was waited for: ``rejection`` says why."""
 

@@ -4,7 +4,7 @@
 What both files had written before they parted stays under the client id that they had: either of them may send it, and
 it counts once. What was written since is this file's alone, and gets the new id; the tags that it has left on rows do
 so too. Rows, subscriptions and the position in the stream stay as they are: the server does not know the new id, and
-has the device compare what it holds.
+has the device compare what it holds. Values of sequences that were reserved are the other file's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
 
+from syncline.client import reserved
 from syncline.client.schema import OPENINGS
 from syncline.proto.forks import OPENINGS_MAX, Opening, parting
 
@@ -59,6 +60,7 @@ def fork(connection: sqlite3.Connection, theirs: Sequence[Opening]) -> str:
     for table, column in (("_syncline_oplog", "clear_tags"), ("_syncline_shadow", "tags")):
         _rename(connection, table, column, old_id, renamed)
     _stand_on_old(connection, old_id, first)
+    reserved.drop(connection)
     connection.execute("UPDATE _syncline_state SET client_id = ?", (new_id,))
     return new_id
 

@@ -20,8 +20,10 @@ from syncline.client.keeping import Keeping
 from syncline.client.live import Changes
 from syncline.client.oplog import Times, observed_clock_ms
 from syncline.client.references import References
+from syncline.client.reserved import Reserves
 from syncline.client.schema import Table, table_from_json, table_to_json
-from syncline.client.shapes import Subscription
+from syncline.client.sequences import ColumnName, columns_used
+from syncline.client.shapes import WANTED, Subscription
 from syncline.client.staged import Staged
 from syncline.client.store import Store
 from syncline.client.subscription_rows import load
@@ -38,6 +40,7 @@ class Mirror:
         self.lsn = b""
         self.pending_writes = 0
         self.rejections = 0
+        self.reserves = Reserves(store)
         self.tables: dict[str, Table] = {}
         self.versions: list[str] = []
         self.subscriptions: dict[int, Subscription] = {}
@@ -51,6 +54,10 @@ class Mirror:
     def schema_version(self) -> str | None:
         """The newest migration applied, None before the first."""
         return self.versions[-1] if self.versions else None
+
+    def columns_with_sequences(self) -> list[ColumnName]:
+        """Of all tables that the application may write to by its shapes."""
+        return columns_used([s.spec for s in self.subscriptions.values() if s.state in WANTED], self.tables)
 
     def filled_in(self, table: str, column: str, default: Value) -> Value:
         """``DEFAULT_FUNCTION``: what a row has in a column that its insert leaves out."""
@@ -66,6 +73,7 @@ class Mirror:
                 "SELECT id, name, description FROM _syncline_tables ORDER BY id"
             )
         }
+        self.reserves.tables = self.tables
         self.versions = [
             version for (version,) in connection.execute("SELECT version FROM _syncline_migrations ORDER BY position")
         ]
@@ -111,7 +119,8 @@ class Mirror:
     def _adopt(self, plan: Plan) -> None:
         self.versions += plan.versions
         if plan.redescribed:
-            self.tables = plan.tables
+            self.tables = self.reserves.tables = plan.tables
+            self.reserves.due = True
             self._changes.publish_all()
         elif plan.changed:
             self._changes.publish(frozenset(plan.changed))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
-from syncline.client import rejections
+from syncline.client import rejections, reserved
 from syncline.client.apply import (
     Bindings,
     Plan,
@@ -296,6 +296,7 @@ class Replica(Mirror):
             self._begin_incoming(connection, b"")
             connection.execute("UPDATE _syncline_state SET seen_ms = 0")  # maybe by the clock of another server
             connection.execute("UPDATE _syncline_oplog SET carried_out = 0")
+            reserved.drop(connection)
             keeping = self._keeping(connection)
             for table in self.tables.values():
                 clear(connection, table, keeping)
@@ -342,6 +343,7 @@ class Replica(Mirror):
         subscription, plan = await self._store.write(work)
         self._keep([subscription])
         self._adopt(plan)
+        self.reserves.due = True
         return subscription
 
     async def cancel(self, subscriptions: Sequence[Subscription]) -> list[Subscription]:
@@ -401,6 +403,7 @@ async def load_replica(store: Store, changes: Changes, now_ms: Callable[[], int]
 
     def work(connection: sqlite3.Connection) -> None:
         connection.create_function(DEFAULT_FUNCTION, 3, replica.filled_in)
+        replica.reserves.open(connection)
         (client_id,) = connection.execute("SELECT client_id FROM _syncline_state").fetchone()
         stamp(connection, client_id, now_ms())
         note_opening(connection, _fresh_id())

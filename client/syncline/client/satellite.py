@@ -109,7 +109,10 @@ class Satellite:
         return known
 
     async def synced(self, position: int) -> None:
-        """Wait until the subscription is delivered. Raises ShapeRefused, or UsageError once it is cancelled."""
+        """Wait until the subscription is delivered and, connected, values of its tables' sequences are here.
+
+        Raises ShapeRefused, or UsageError once it is cancelled.
+        """
         subscription = self._replica.subscriptions.get(position)
         if subscription is None or subscription.state not in WANTED:
             raise UsageError("this shape is not subscribed any more", hint="call sync again")
@@ -117,6 +120,8 @@ class Satellite:
             if position not in self._syncing:
                 self._syncing[position] = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._syncing[position])
+        if self._connection is not None:
+            await self._send(self._connection.has_values())
 
     async def unsubscribe(self, position: int) -> None:
         """Give a shape up, and what it was to replace. Its rows leave the device when the server has said which ones no

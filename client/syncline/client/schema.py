@@ -18,6 +18,8 @@ by their ``commit_ms``, and ``_syncline_rejected`` what they had written (see ``
 are the times at which this file was opened, and ``origin`` of an entry the client id it is of, if that is another (see
 ``forking``). ``lost`` has the columns of an entry in which a later write by somebody else has been seen (JSON, see
 ``merging``), and ``carried_out`` is 1 where what has come has the entry in it, and what follows, too.
+``_syncline_blocks`` are the values of sequences that this device may use and has not, and ``_syncline_sequences`` how
+many it had when some were last reserved (see ``reserved``).
 """
 
 from __future__ import annotations
@@ -127,6 +129,22 @@ STORE_STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE _syncline_rejections ADD COLUMN winner TEXT NOT NULL DEFAULT '{}'",
         "ALTER TABLE _syncline_rejections ADD COLUMN follows INTEGER",
     ),
+    (
+        """CREATE TABLE _syncline_blocks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            table_name TEXT NOT NULL,
+            column_name TEXT NOT NULL,
+            first INTEGER NOT NULL,
+            last INTEGER NOT NULL,
+            step INTEGER NOT NULL,
+            file INTEGER NOT NULL)""",
+        "CREATE INDEX _syncline_blocks_column ON _syncline_blocks (table_name, column_name, id)",
+        """CREATE TABLE _syncline_sequences (
+            table_name TEXT NOT NULL,
+            column_name TEXT NOT NULL,
+            size INTEGER NOT NULL,
+            PRIMARY KEY (table_name, column_name)) WITHOUT ROWID""",
+    ),
 )
 """What makes each version of the store out of the one before; the first out of nothing."""
 
@@ -162,6 +180,7 @@ class Table:
 
     ``required``: columns that are NOT NULL to the application, though not in SQLite (see ``ddl``). ``lacking``: those
     that the shapes of this device do not hold (see ``columns``): NULL in every row, and not to be written.
+    ``sequences``: those that take the values of sequences (see ``reserved``).
     """
 
     id: int
@@ -172,6 +191,7 @@ class Table:
     foreign_keys: tuple[ForeignKey, ...] = ()
     required: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
 
     def __hash__(self) -> int:
         # Without the columns: it is looked up for every change.
@@ -197,7 +217,7 @@ class Table:
 
     @cached_property
     def numbered(self) -> int | None:
-        """The place of the column that is SQLite's number of a row, as the only one of a key is if it is an INTEGER;
+        """The place of the column that may be SQLite's number of a row, as the only one of a key is that is an INTEGER;
         such a column takes nothing but integers."""
         (index, *others) = self.key_indexes
         return index if not others and self.pg_types[index] in _INTEGERS else None
@@ -261,6 +281,7 @@ def described(
         ),
         required=(() if known is None else known.required) + tuple(required),
         lacking=() if known is None else known.lacking,
+        sequences=tuple(column.name for column in migrated.columns if column.sequence),
     )
 
 
@@ -273,6 +294,7 @@ def table_to_json(table: Table) -> str:
             "foreign_keys": [[key.columns, key.parent_table, key.parent_columns] for key in table.foreign_keys],
             "required": table.required,
             "lacking": table.lacking,
+            "sequences": table.sequences,
         }
     )
 
@@ -291,6 +313,7 @@ def table_from_json(table_id: int, name: str, text: str) -> Table:
         ),
         required=tuple(described_as.get("required", ())),
         lacking=tuple(described_as.get("lacking", ())),
+        sequences=tuple(described_as.get("sequences", ())),
     )
 
 

@@ -30,7 +30,7 @@ from syncline.client.errors import DatabaseInUse, DatabaseUnusable, UsageError
 from syncline.client.foreign_keys import link_tables
 from syncline.client.relaxing import relax_tables
 from syncline.client.schema import LINKED_VERSION, RELAXED_VERSION, STORE_STEPS, STORE_VERSION
-from syncline.client.triggers import BYTES_FUNCTION, DEFAULT_FUNCTION, REAL_FUNCTION
+from syncline.client.triggers import BYTES_FUNCTION, DEFAULT_FUNCTION, NEXT_FUNCTION, REAL_FUNCTION
 
 T = TypeVar("T")
 
@@ -289,6 +289,7 @@ def _prepare_reader(connection: sqlite3.Connection) -> None:
     # A statement that writes is to fail because it writes, not for lack of what triggers and defaults use.
     connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
     connection.create_function(DEFAULT_FUNCTION, 3, lambda *_: None)
+    connection.create_function(NEXT_FUNCTION, 2, lambda *_: None)
     connection.execute("PRAGMA query_only = ON")
     connection.row_factory = sqlite3.Row
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 from syncline.client.durability import Durability, Waiting
 from syncline.client.errors import TransactionRolledBack, UsageError
 from syncline.client.live import Rows
+from syncline.client.reserved import Reserves
 from syncline.client.stamping import Stamped
 from syncline.client.store import Args, Connection, Footprints
 
@@ -23,12 +24,14 @@ T = TypeVar("T")
 class Transaction:
     """From ``async with db.transaction() as tx``.
 
-    Its statements raise sqlite3.Error, UsageError once the block has ended, and TransactionRolledBack after an error
-    for which SQLite has rolled the transaction back.
+    Its statements raise sqlite3.Error, UsageError once the block has ended, SequenceExhausted for an insert without a
+    key where no value is left for it, and TransactionRolledBack after an error for which SQLite has rolled the
+    transaction back.
     """
 
-    def __init__(self, connection: Connection, footprints: Footprints, waiting: Waiting) -> None:
+    def __init__(self, connection: Connection, footprints: Footprints, waiting: Waiting, reserves: Reserves) -> None:
         self._connection = connection
+        self._reserves = reserves
         self._footprints = footprints
         self._waiting = waiting
         self._over = False
@@ -99,7 +102,8 @@ class Transaction:
         def inside(connection: sqlite3.Connection) -> T:
             self.refuse_rolled_back(connection)
             try:
-                return work(connection)
+                with self._reserves.telling():
+                    return work(connection)
             except sqlite3.Error as problem:
                 if not connection.in_transaction:
                     self._ended_by = problem

@@ -32,6 +32,8 @@ REAL_FUNCTION = "syncline_real"
 BYTES_FUNCTION = "syncline_bytes"
 # Of a table, a column, and what the column is to be where an insert leaves it out: that, or NULL where it is lacking.
 DEFAULT_FUNCTION = "syncline_default"
+# Of a table and a column: the next value of its sequence.
+NEXT_FUNCTION = "syncline_next"
 
 # SQLite allows 127 arguments to a function: an image of more columns is a concatenation of several objects.
 _IMAGE_COLUMNS_MAX = 50

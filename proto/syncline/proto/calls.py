@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
+from syncline.proto.blocks import RESERVED_MAX, Block, check_block, check_reserved
 from syncline.proto.bounds import check_client_id, check_ids
 from syncline.proto.digest import Holdings, check_holdings
 from syncline.proto.errors import invalid
 from syncline.proto.events import (
     AuthRequested,
     ReachRequested,
+    ReleaseRequested,
+    Reserved,
+    ReserveRefused,
+    ReserveRequested,
     ServerEvent,
     StartRequested,
     StopRequested,
@@ -67,6 +72,15 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
             return UnsubscribeRequested(request_id, tuple(unsubscribe.subscription_ids))
         case "reach":
             return ReachRequested(request_id, codec.decode_body(pb.SatReachReq, body).lsn)
+        case "reserve":
+            reserve = codec.decode_body(pb.SatReserveReq, body)
+            check_reserved(reserve.count, reserve.left)
+            return ReserveRequested(request_id, reserve.table, reserve.column, reserve.count, reserve.left)
+        case "release":
+            release = codec.decode_body(pb.SatReleaseReq, body)
+            if len(release.blocks) > RESERVED_MAX:
+                raise invalid(f"more than {RESERVED_MAX} blocks")
+            return ReleaseRequested(request_id, release.table, release.column, _blocks_of(release.blocks))
     codec.decode_body(pb.SatInStopReplicationReq, body)
     return StopRequested(request_id)
 
@@ -137,3 +151,24 @@ def read_subscribe_answer(body: bytes, subscription_id: str) -> Subscribed | Sub
         for error in answer.err.shape_request_error
     )
     return SubscribeRefused(subscription_id, codec.enum_name(codes, answer.err.code), answer.err.message, errors)
+
+
+def block_messages(blocks: Iterable[Block]) -> list[pb.SatBlock]:
+    return [pb.SatBlock(first=block.first, last=block.last, step=block.step) for block in blocks]
+
+
+def _blocks_of(messages: Iterable[pb.SatBlock]) -> tuple[Block, ...]:
+    """Raises ProtocolError for what is none."""
+    blocks = tuple(Block(message.first, message.last, message.step) for message in messages)
+    for block in blocks:
+        check_block(block)
+    return blocks
+
+
+def read_reserve_answer(body: bytes, table: str, column: str) -> Reserved | ReserveRefused:
+    """A server's answer to the reserve for that column. Raises ProtocolError if it does not decode."""
+    answer = codec.decode_body(pb.SatReserveResp, body)
+    if answer.HasField("err"):
+        code = codec.enum_name(pb.SatReserveResp.ReserveError.Code, answer.err.code)
+        return ReserveRefused(table, column, code, answer.err.message)
+    return Reserved(table, column, _blocks_of(answer.blocks))

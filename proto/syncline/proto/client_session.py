@@ -25,7 +25,14 @@ from syncline.proto.assembly import (
     TransactionLimits,
     check_width,
 )
-from syncline.proto.calls import read_start_answer, read_subscribe_answer, start_body
+from syncline.proto.blocks import Block
+from syncline.proto.calls import (
+    block_messages,
+    read_reserve_answer,
+    read_start_answer,
+    read_subscribe_answer,
+    start_body,
+)
 from syncline.proto.codec import MessageType
 from syncline.proto.digest import Holdings
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
@@ -40,6 +47,7 @@ from syncline.proto.events import (
     PeerFailed,
     Reached,
     RelationReceived,
+    ReleaseDone,
     RepairBegun,
     RepairEnded,
     SendFrom,
@@ -59,6 +67,8 @@ from syncline.proto.states import (
     ARROWS,
     AUTHENTICATE,
     REACH,
+    RELEASE,
+    RESERVE,
     START,
     STOP,
     SUBSCRIBE,
@@ -148,6 +158,16 @@ class ClientSession:
         """Ask a server of ours to answer (``Reached``) when all others whose streams are live have what there is up to
         ``lsn``, a position of ours."""
         return self._call(REACH, pb.SatReachReq(lsn=lsn))
+
+    def reserve(self, table: str, column: str, count: int, left: int) -> bytes:
+        """Ask a server of ours for ``count`` values of the sequence of a column (``Reserved``, ``ReserveRefused``), of
+        which ``left`` are here still."""
+        request = pb.SatReserveReq(table=table, column=column, count=count, left=left)
+        return self._call(RESERVE, request, (table, column))
+
+    def release(self, table: str, column: str, blocks: Iterable[Block]) -> bytes:
+        """Give back to a server of ours what will not be used here."""
+        return self._call(RELEASE, pb.SatReleaseReq(table=table, column=column, blocks=block_messages(blocks)))
 
     def write(self, tx: Transaction, relations: Mapping[int, Relation]) -> list[bytes]:
         """A transaction of this device, after those of its relations that the server has not been sent as they are now.
@@ -276,6 +296,13 @@ class ClientSession:
     def _read_reached(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
         codec.decode_body(pb.SatReachResp, body)
         return Reached()
+
+    def _read_reserved(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
+        return read_reserve_answer(body, *about)
+
+    def _read_released(self, body: bytes, about: tuple[str, ...]) -> ClientEvent:
+        codec.decode_body(pb.SatReleaseResp, body)
+        return ReleaseDone()
 
     def _read_ack_request(self, message: Message) -> list[ClientEvent]:
         return [AckRequested()]
@@ -447,4 +474,6 @@ _ANSWERS: Final[Mapping[str, _Answer]] = {
     SUBSCRIBE: ClientSession._read_subscribed,
     UNSUBSCRIBE: ClientSession._read_unsubscribed,
     REACH: ClientSession._read_reached,
+    RESERVE: ClientSession._read_reserved,
+    RELEASE: ClientSession._read_released,
 }

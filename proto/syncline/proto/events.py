@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from syncline.proto.blocks import Block
 from syncline.proto.digest import Holdings, TableDifference
 from syncline.proto.forks import Opening, Parted
 from syncline.proto.values import Gone, Insert, Relation, RowChange, ShapeRequest, Transaction
@@ -64,6 +65,27 @@ class ReachRequested:
 
     request_id: int
     lsn: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveRequested:
+    """The device asks for ``count`` values of the sequence of a column, as devices call it; it has ``left`` of them."""
+
+    request_id: int
+    table: str
+    column: str
+    count: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequested:
+    """The device gives back values that it had reserved."""
+
+    request_id: int
+    table: str
+    column: str
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +265,30 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserved:
+    """These values of a column's sequence are ours."""
+
+    table: str
+    column: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveRefused:
+    """There are none. ``code``: a ReserveError.Code name: NO_SEQUENCE, EXHAUSTED."""
+
+    table: str
+    column: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseDone:
+    """What we gave back is the server's."""
+
+
+@dataclass(frozen=True, slots=True)
 class AckRequested:
     """The server wants to know what we have applied of all that came before."""
 
@@ -272,6 +318,8 @@ ServerEvent: TypeAlias = (
     | SubscribeRequested
     | UnsubscribeRequested
     | ReachRequested
+    | ReserveRequested
+    | ReleaseRequested
     | WriteStarted
     | WriteReceived
     | AckReceived
@@ -299,6 +347,9 @@ ClientEvent: TypeAlias = (
     | RepairBegun
     | RepairEnded
     | Reached
+    | Reserved
+    | ReserveRefused
+    | ReleaseDone
     | AckRequested
     | PeerFailed
 )

@@ -350,7 +350,9 @@ def _migrate_of(message: pb.SatOpMigrate) -> Migrate:
         case "table":
             table = MigrationTable(
                 message.table.name,
-                tuple(MigrationColumn(c.name, c.sqlite_type, c.pg_type.name) for c in message.table.columns),
+                tuple(
+                    MigrationColumn(c.name, c.sqlite_type, c.pg_type.name, c.sequence) for c in message.table.columns
+                ),
                 tuple(
                     MigrationForeignKey(tuple(fk.fk_cols), fk.pk_table, tuple(fk.pk_cols)) for fk in message.table.fks
                 ),

@@ -315,6 +315,7 @@ def migration_table_message(table: MigrationTable) -> pb.SatOpMigrate.Table:
                 name=column.name,
                 sqlite_type=column.sqlite_type,
                 pg_type=pb.SatOpMigrate.PgColumnType(name=column.pg_type),
+                sequence=column.sequence,
             )
             for column in table.columns
         ],

@@ -404,14 +404,16 @@ class SatOpMigrate(_message.Message):
         size: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, name: _Optional[str] = ..., array: _Optional[_Iterable[int]] = ..., size: _Optional[_Iterable[int]] = ...) -> None: ...
     class Column(_message.Message):
-        __slots__ = ("name", "sqlite_type", "pg_type")
+        __slots__ = ("name", "sqlite_type", "pg_type", "sequence")
         NAME_FIELD_NUMBER: _ClassVar[int]
         SQLITE_TYPE_FIELD_NUMBER: _ClassVar[int]
         PG_TYPE_FIELD_NUMBER: _ClassVar[int]
+        SEQUENCE_FIELD_NUMBER: _ClassVar[int]
         name: str
         sqlite_type: str
         pg_type: SatOpMigrate.PgColumnType
-        def __init__(self, name: _Optional[str] = ..., sqlite_type: _Optional[str] = ..., pg_type: _Optional[_Union[SatOpMigrate.PgColumnType, _Mapping]] = ...) -> None: ...
+        sequence: bool
+        def __init__(self, name: _Optional[str] = ..., sqlite_type: _Optional[str] = ..., pg_type: _Optional[_Union[SatOpMigrate.PgColumnType, _Mapping]] = ..., sequence: _Optional[bool] = ...) -> None: ...
     class ForeignKey(_message.Message):
         __slots__ = ("fk_cols", "pk_table", "pk_cols")
         FK_COLS_FIELD_NUMBER: _ClassVar[int]
@@ -678,6 +680,65 @@ class SatReachReq(_message.Message):
     def __init__(self, lsn: _Optional[bytes] = ...) -> None: ...
 
 class SatReachResp(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SatBlock(_message.Message):
+    __slots__ = ("first", "last", "step")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    last: int
+    step: int
+    def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
+
+class SatReserveReq(_message.Message):
+    __slots__ = ("table", "column", "count", "left")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    column: str
+    count: int
+    left: int
+    def __init__(self, table: _Optional[str] = ..., column: _Optional[str] = ..., count: _Optional[int] = ..., left: _Optional[int] = ...) -> None: ...
+
+class SatReserveResp(_message.Message):
+    __slots__ = ("blocks", "err")
+    class ReserveError(_message.Message):
+        __slots__ = ("code", "message")
+        class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            CODE_UNSPECIFIED: _ClassVar[SatReserveResp.ReserveError.Code]
+            NO_SEQUENCE: _ClassVar[SatReserveResp.ReserveError.Code]
+            EXHAUSTED: _ClassVar[SatReserveResp.ReserveError.Code]
+        CODE_UNSPECIFIED: SatReserveResp.ReserveError.Code
+        NO_SEQUENCE: SatReserveResp.ReserveError.Code
+        EXHAUSTED: SatReserveResp.ReserveError.Code
+        CODE_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        code: SatReserveResp.ReserveError.Code
+        message: str
+        def __init__(self, code: _Optional[_Union[SatReserveResp.ReserveError.Code, str]] = ..., message: _Optional[str] = ...) -> None: ...
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    ERR_FIELD_NUMBER: _ClassVar[int]
+    blocks: _containers.RepeatedCompositeFieldContainer[SatBlock]
+    err: SatReserveResp.ReserveError
+    def __init__(self, blocks: _Optional[_Iterable[_Union[SatBlock, _Mapping]]] = ..., err: _Optional[_Union[SatReserveResp.ReserveError, _Mapping]] = ...) -> None: ...
+
+class SatReleaseReq(_message.Message):
+    __slots__ = ("table", "column", "blocks")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    column: str
+    blocks: _containers.RepeatedCompositeFieldContainer[SatBlock]
+    def __init__(self, table: _Optional[str] = ..., column: _Optional[str] = ..., blocks: _Optional[_Iterable[_Union[SatBlock, _Mapping]]] = ...) -> None: ...
+
+class SatReleaseResp(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

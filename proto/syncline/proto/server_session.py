@@ -24,8 +24,9 @@ from google.protobuf.message import Message
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.assembly import Assembler, TransactionLimits, check_width, memory_of
+from syncline.proto.blocks import Block
 from syncline.proto.bounds import check_begin, check_client_id, check_ids, check_tags
-from syncline.proto.calls import read_call
+from syncline.proto.calls import block_messages, read_call
 from syncline.proto.codec import MessageType
 from syncline.proto.errors import ErrorCode, ProtocolError, error_name, invalid, misuse
 from syncline.proto.events import (
@@ -44,8 +45,11 @@ from syncline.proto.ops import Begin, Commit, Op
 from syncline.proto.states import (
     ARROWS,
     AUTHENTICATE,
+    EXTENSIONS,
     METHODS,
     REACH,
+    RELEASE,
+    RESERVE,
     START,
     STOP,
     SUBSCRIBE,
@@ -205,7 +209,7 @@ class ServerSession:
     def _read_call(self, request: pb.SatRpcRequest) -> ServerEvent:
         method, request_id = request.method, request.request_id
         self._failed_call = (method, request_id)
-        if method not in METHODS or (method == REACH and not self.extensions):
+        if method not in METHODS or (method in EXTENSIONS and not self.extensions):
             raise invalid(f"there is no method {method[:100]!r}")
         if method != AUTHENTICATE:
             self._require_authenticated(method)
@@ -380,6 +384,19 @@ class ServerSession:
     def reached(self, request_id: int) -> bytes:
         """See ``ReachRequested``."""
         return self._answer(REACH, request_id, pb.SatReachResp())
+
+    def reserved(self, request_id: int, blocks: Iterable[Block]) -> bytes:
+        """Durably its own."""
+        return self._answer(RESERVE, request_id, pb.SatReserveResp(blocks=block_messages(blocks)))
+
+    def reserve_refused(self, request_id: int, code_name: str, message: str) -> bytes:
+        """``code_name``: a ReserveError.Code."""
+        error = pb.SatReserveResp.ReserveError(code=code_name, message=message)
+        return self._answer(RESERVE, request_id, pb.SatReserveResp(err=error))
+
+    def released(self, request_id: int) -> bytes:
+        """See ``ReleaseRequested``."""
+        return self._answer(RELEASE, request_id, pb.SatReleaseResp())
 
     def _answer(self, method: str, request_id: int, message: Message) -> bytes:
         self._step(method, request_id, granted(method))

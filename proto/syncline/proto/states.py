@@ -26,9 +26,11 @@ START: Final = "startReplication"
 STOP: Final = "stopReplication"
 SUBSCRIBE: Final = "subscribe"
 UNSUBSCRIBE: Final = "unsubscribe"
-# An extension.
 REACH: Final = "reach"
-METHODS: Final = frozenset((AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE, REACH))
+RESERVE: Final = "reserve"
+RELEASE: Final = "release"
+EXTENSIONS: Final = frozenset((REACH, RESERVE, RELEASE))
+METHODS: Final = EXTENSIONS | {AUTHENTICATE, START, STOP, SUBSCRIBE, UNSUBSCRIBE}
 
 
 class State(Enum):
@@ -79,9 +81,19 @@ ARROWS: Final[dict[tuple[State, str], State]] = {
     (_S.AUTHENTICATED, refused(UNSUBSCRIBE)): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, granted(REACH)): _S.AUTHENTICATED,
     (_S.AUTHENTICATED, refused(REACH)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, granted(RESERVE)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, refused(RESERVE)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, granted(RELEASE)): _S.AUTHENTICATED,
+    (_S.AUTHENTICATED, refused(RELEASE)): _S.AUTHENTICATED,
     (_S.STREAMING, REACH): _S.STREAMING,
     (_S.STREAMING, granted(REACH)): _S.STREAMING,
     (_S.STREAMING, refused(REACH)): _S.STREAMING,
+    (_S.STREAMING, RESERVE): _S.STREAMING,
+    (_S.STREAMING, granted(RESERVE)): _S.STREAMING,
+    (_S.STREAMING, refused(RESERVE)): _S.STREAMING,
+    (_S.STREAMING, RELEASE): _S.STREAMING,
+    (_S.STREAMING, granted(RELEASE)): _S.STREAMING,
+    (_S.STREAMING, refused(RELEASE)): _S.STREAMING,
     (_S.STREAMING, SUBSCRIBE): _S.STREAMING,
     (_S.STREAMING, granted(SUBSCRIBE)): _S.STREAMING,
     (_S.STREAMING, refused(SUBSCRIBE)): _S.STREAMING,

@@ -116,9 +116,12 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class MigrationColumn:
+    """``sequence``: an insert that leaves it out takes the next value of one, of which blocks can be reserved."""
+
     name: str
     sqlite_type: str
     pg_type: str
+    sequence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from syncline.client.ddl import with_asked_defaults, without_not_null
+from syncline.client.ddl import with_asked_defaults, with_sequences, without_not_null
 
 CREATED = [
     (
@@ -105,3 +105,16 @@ def test_defaults_in_brackets_are_asked_whether_they_may() -> None:
 @pytest.mark.parametrize("sql", ["CREATE INDEX i ON items (a)", "ALTER TABLE items ADD COLUMN a DEFAULT 0"])
 def test_what_has_no_such_default_stays_as_it_is(sql: str) -> None:
     assert with_asked_defaults(sql, "items", "may") == sql
+
+
+def test_a_column_with_a_sequence_takes_its_next_value() -> None:
+    sql = (
+        'CREATE TABLE "items" (\n  "id" INT NOT NULL,\n  "place" INTEGER,\n  n INTEGER DEFAULT 5,\n  t TEXT,\n'
+        '  CONSTRAINT "items_pkey" PRIMARY KEY ("id")\n);'
+    )
+    connection = sqlite3.connect(":memory:")
+    values = {("items", "id"): 7, ("items", "place"): 8}
+    connection.create_function("taken", 2, lambda *column: values[column])
+    connection.execute(with_sequences(sql, "items", ("id", "place", "n"), "taken"))
+    connection.execute("INSERT INTO items (t) VALUES ('x')")
+    assert connection.execute("SELECT * FROM items").fetchall() == [(7, 8, 5, "x")]

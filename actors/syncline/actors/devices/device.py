@@ -32,6 +32,7 @@ from syncline.actors.devices.reception import (
     Socket,
     Surroundings,
 )
+from syncline.actors.devices.reserving import reserve_or_release
 from syncline.actors.devices.rowreader import RowReader
 from syncline.actors.devices.starting import Places, StartRefused, start, window_transactions
 from syncline.actors.devices.subscribing import Subscribing
@@ -48,6 +49,8 @@ from syncline.proto.events import (
     AuthRequested,
     PeerFailed,
     ReachRequested,
+    ReleaseRequested,
+    ReserveRequested,
     ServerEvent,
     StartRequested,
     StopRequested,
@@ -239,6 +242,10 @@ class Device(Actor):
                 self._connection.send(self._session.stopped(request_id))
             case ReachRequested(request_id, lsn):
                 self._gateway.inform(self._reach.question(request_id, lsn, self._outbound))
+            case ReserveRequested() | ReleaseRequested():
+                self._connection.send(
+                    await reserve_or_release(event, self._client_id, self._around.database, self._session)
+                )
             case WriteStarted():
                 pass
             case PeerFailed(code, message):

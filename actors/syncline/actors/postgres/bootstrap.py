@@ -44,6 +44,7 @@ STEPS: tuple[str, ...] = (
     "progress.sql",
     "partitions.sql",
     "uniques.sql",
+    "blocks.sql",
 )
 PROCEDURES: tuple[str, ...] = (
     "defaults.sql",
@@ -55,6 +56,7 @@ PROCEDURES: tuple[str, ...] = (
     "merge.sql",
     "generate.sql",
     "electrify.sql",
+    "reserving.sql",
     "absorb.sql",
     "unique.sql",
     "apply.sql",

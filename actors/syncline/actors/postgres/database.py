@@ -59,6 +59,8 @@ WITH unseen AS MATERIALIZED (
 ), unopened AS (
     DELETE FROM electric.openings o USING unseen u WHERE o.client_id = u.client_id AND (u.lsn = 0 OR EXISTS (
         SELECT FROM electric.openings newer WHERE newer.client_id = o.client_id AND newer.place > o.place))
+), unreserved AS (
+    DELETE FROM electric.blocks b USING unseen u WHERE b.client_id = u.client_id
 ), unknown AS (
     DELETE FROM electric.clients c USING unseen u WHERE c.client_id = u.client_id AND u.lsn = 0 RETURNING c.client_id
 )
@@ -342,7 +344,8 @@ class Database:
     async def forget_unseen(self, kept_s: float) -> int:
         """Of devices that were not seen for that long it is not known any more what they hold: how many of them it was
         known of. What they send is taken as before, for how far their writes are decided stays: else one that comes
-        again would be carried out again. A device of which none ever was is not known at all any more."""
+        again would be carried out again. A device of which none ever was is not known at all any more. The values of
+        sequences that it has reserved are nobody else's: it may have used them."""
         return int(await self.pool.fetchval(_FORGET_UNSEEN, timedelta(seconds=kept_s)))
 
     async def forget_others(self, client_id: str, held: Iterable[str]) -> None:

@@ -7,7 +7,8 @@ time with milliseconds as Postgres prints it, a UUID in lower case.
 A device has no time zone, so a ``timestamp`` that is *now* is that of UTC. A time is that of the statement.
 
 No expression: a sequence, and what only Postgres can evaluate. It is left NULL on the device, and Postgres fills it in
-when the insert arrives (``left_to_postgres``): so such a column is not NOT NULL there, unless it belongs to the key.
+when the insert arrives (``left_to_postgres``): so such a column is not NOT NULL there, unless it belongs to the key. Of
+sequences our own library has values of its own, which it was told of by ``MigrationColumn.sequence``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
-from syncline.actors.postgres.typemap import INTEGER_BITS, to_wire
+from syncline.actors.postgres.typemap import INTEGER_BITS, sqlite_type, to_wire
 
 DescribedColumn: TypeAlias = Mapping[str, Any]
 """A column in a table's description. Those of before have no key ``default``."""
@@ -53,6 +54,13 @@ def kind_of(column: DescribedColumn) -> str | None:
 def left_to_postgres(column: DescribedColumn) -> bool:
     """Whether devices leave it NULL for Postgres to fill in. A key they have to know."""
     return column["pk"] is None and kind_of(column) in (SEQUENCE, SERVER)
+
+
+def device_type(column: DescribedColumn) -> str:
+    """Its declared type in SQLite. An INTEGER that is a key by itself is the number of the row there, and what leaves
+    it out would get the largest plus one, whatever the default: so where there is one, it is an INT, else the same."""
+    declared = sqlite_type(column["type"])
+    return "INT" if declared == "INTEGER" and column["pk"] is not None and kind_of(column) is not None else declared
 
 
 def sqlite_default(column: DescribedColumn) -> str | None:

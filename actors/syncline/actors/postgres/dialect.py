@@ -27,9 +27,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from syncline.actors.postgres.defaults import left_to_postgres, postgres_default, quoted_text, sqlite_default
+from syncline.actors.postgres.defaults import (
+    SEQUENCE,
+    device_type,
+    kind_of,
+    left_to_postgres,
+    postgres_default,
+    quoted_text,
+    sqlite_default,
+)
 from syncline.actors.postgres.devicenames import on_devices
-from syncline.actors.postgres.typemap import sqlite_type
 from syncline.proto.values import (
     ALTER_ADD_COLUMN,
     CREATE_ENUM_TYPE,
@@ -103,7 +110,8 @@ class DeviceSchema:
 
     def _step(self, version: str, table: Description, statements: list[tuple[int, str]]) -> Migrate:
         columns = tuple(
-            MigrationColumn(column["name"], sqlite_type(column["type"]), column["type"]) for column in table["columns"]
+            MigrationColumn(column["name"], device_type(column), column["type"], sequence=kind_of(column) == SEQUENCE)
+            for column in table["columns"]
         )
         foreign_keys = tuple(
             MigrationForeignKey(tuple(fk["columns"]), fk["table"], tuple(fk["ref_columns"]))
@@ -152,7 +160,7 @@ class DeviceSchema:
     def _column(self, column: Mapping[str, Any]) -> str:
         name, type_name = _quoted(column["name"]), column["type"]
         if self._dialect == "sqlite":
-            return f"{name} {sqlite_type(type_name)}"
+            return f"{name} {device_type(column)}"
         if column["enum"] is not None:
             return f'{name} "public".{_quoted(type_name)}'
         element = type_name.removeprefix("pg_catalog.").removeprefix("_")

@@ -83,9 +83,11 @@ BEGIN
         day := day OR inner_[2] IS NOT DISTINCT FROM 'date';
         digits := least(digits, substring(inner_[2], '^\d$')::integer);
     END LOOP;
-    IF of_type = ANY ('{timestamp,timestamptz,date}'::regtype[]) AND core ~ '^(now|(statement|clock|transaction)_timestamp)\(\)$'
-        OR of_type = ANY ('{timestamp,timestamptz,date}'::regtype[]) AND core IN ('CURRENT_TIMESTAMP', 'LOCALTIMESTAMP', 'CURRENT_DATE')
-        OR of_type = 'time'::regtype AND core IN ('LOCALTIME', 'LOCALTIMESTAMP', 'CURRENT_TIMESTAMP', 'now()')
+    IF (CASE
+        WHEN of_type = 'time'::regtype THEN core IN ('LOCALTIME', 'LOCALTIMESTAMP', 'CURRENT_TIMESTAMP', 'now()')
+        WHEN of_type = ANY ('{timestamp,timestamptz,date}'::regtype[]) THEN
+            core ~ '^(now|(statement|clock|transaction)_timestamp)\(\)$'
+            OR core IN ('CURRENT_TIMESTAMP', 'LOCALTIMESTAMP', 'CURRENT_DATE') END)
     THEN
         RETURN jsonb_strip_nulls(jsonb_build_object(
             'kind', 'now', 'of', (SELECT typname FROM pg_type WHERE oid = of_type),
@@ -96,7 +98,8 @@ END
 $$;
 
 -- The default of a column, for devices. {"kind": "literal", "value": text}: always this, as Postgres prints it. "now", see
--- above. "uuid", with "version". "sequence": the next value of one. "server": something that only Postgres can evaluate.
+-- above. "uuid", with "version". "sequence": the next value of one, an integer that
+-- does not come again. "server": something that only Postgres can evaluate.
 -- NULL: it has none.
 CREATE OR REPLACE FUNCTION electric.described_default(target oid, number smallint) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO'
@@ -104,14 +107,13 @@ SET IntervalStyle = 'postgres' SET bytea_output = 'hex' SET lc_monetary = 'C' SE
 DECLARE
     expression CONSTANT text := electric.default_expression(target, number);
     part record;
+    sequence record;
     uuid text[];
     value text;
     known jsonb;
 BEGIN
     IF expression IS NULL THEN
         RETURN NULL;
-    ELSIF electric.sequence_of(target, number) IS NOT NULL THEN
-        RETURN '{"kind": "sequence"}';
     END IF;
     SELECT coalesce(d.adbin, y.typdefaultbin)::text AS tree, format_type(a.atttypid, a.atttypmod) AS type,
         electric.under_domains(y.oid) AS base, greatest(a.atttypmod, y.typtypmod) AS modifier
@@ -120,7 +122,11 @@ BEGIN
         JOIN pg_type y ON y.oid = a.atttypid
         LEFT JOIN pg_attrdef d ON d.adrelid = target AND d.adnum = number
         WHERE a.attrelid = target AND a.attnum = number;
-    IF electric.is_constant(part.tree) THEN
+    SELECT s.seqcycle AS cycles INTO sequence FROM pg_sequence s WHERE s.seqrelid = electric.sequence_of(target, number);
+    IF FOUND THEN
+        RETURN jsonb_build_object('kind', CASE
+            WHEN part.base = ANY ('{int2,int4,int8}'::regtype[]) AND NOT sequence.cycles THEN 'sequence' ELSE 'server' END);
+    ELSIF electric.is_constant(part.tree) THEN
         BEGIN
             EXECUTE format(
                 'SELECT CASE WHEN v IS DISTINCT FROM NULL THEN format(''%%s'', v) END FROM (SELECT (%s)::%s AS v) AS one',
@@ -134,8 +140,8 @@ BEGIN
     IF known IS NOT NULL THEN
         RETURN known;
     END IF;
-    uuid := regexp_match(
-        expression, '^\(?(?:[[:alnum:]_]+\.|"[^"]+"\.)?(gen_random_uuid|uuid_generate_v4|uuidv4|uuidv7|uuid_generate_v7)\(\)(?:\)::(?:text|character varying))?$');
+    uuid := regexp_match(expression, '^\(?(?:[[:alnum:]_]+\.|"[^"]+"\.)?'
+        '(gen_random_uuid|uuid_generate_v4|uuidv4|uuidv7|uuid_generate_v7)\(\)(?:\)::(?:text|character varying))?$');
     IF uuid IS NOT NULL AND part.base = ANY ('{uuid,text,varchar}'::regtype[]) THEN
         RETURN jsonb_build_object('kind', 'uuid', 'version', CASE WHEN uuid[1] ~ '7$' THEN 7 ELSE 4 END);
     END IF;
