@@ -22,7 +22,9 @@ INSERT INTO orders (title) VALUES ('first');
 async def test_a_key_that_is_left_out_is_refused_there_and_other_columns_wait_for_the_echo(
     database: str, tmp_path: Path, migrations: str
 ) -> None:
-    schema = None if migrations == "server" else {"orders": {"columns": {"id": "int4", "place": "int8", "title": "text"}}}
+    schema = (
+        None if migrations == "server" else {"orders": {"columns": {"id": "int4", "place": "int8", "title": "text"}}}
+    )
     async with (
         serving(database, tmp_path, sql=SQL, electrified=("orders", "big")) as (service, postgres),
         devices(tmp_path, service.url, "ann", migrations=migrations, schema=schema) as [ann],
@@ -43,7 +45,9 @@ async def test_a_key_that_is_left_out_is_refused_there_and_other_columns_wait_fo
             there = [tuple(row) for row in await postgres.fetch(f"SELECT {columns} FROM orders ORDER BY id")]
             assert len(there) == 3
             assert [tuple(row) for row in await eve.sql(f"SELECT {columns} FROM orders ORDER BY id")] == there
-            assert [tuple(row.values()) for row in await ann.query(f"SELECT {columns} FROM orders ORDER BY id")] == there
+            assert [
+                tuple(row.values()) for row in await ann.query(f"SELECT {columns} FROM orders ORDER BY id")
+            ] == there
             assert None not in (row[1] for row in there)
             return await ann.pending() == 0
 

@@ -22,7 +22,7 @@ from tests.tokens import insecure_token
 
 from syncline.actors.postgres.electrify import electrify
 from syncline.actors.service import Service
-from syncline.client import Database, SequenceExhausted, open_db
+from syncline.client import Database, SequenceExhausted, UsageError, open_db
 
 SCHEMA = """
 CREATE TABLE orders (
@@ -148,13 +148,37 @@ async def test_the_more_are_used_the_more_are_there(service: Service, tmp_path: 
         await refilled(db, 400)
 
 
+async def test_a_statement_waits_for_what_it_needs_and_a_transaction_asks_before(
+    service: Service, tmp_path: Path
+) -> None:
+    async with holding(service, tmp_path / "ann.db") as db:
+        numbers = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)"
+        assert await db.execute(f"INSERT INTO orders (title) {numbers} SELECT i FROM n") == 1_000
+        await db.reserve("orders", 3_000)
+        async with db.transaction() as tx:
+            await tx.execute_many(INSERT, [(f"{n}",) for n in range(3_000)])
+        await confirmed(db)
+        with pytest.raises(UsageError, match="at most 10000"):
+            await db.reserve("orders", 10_001)
+        await db.disconnect()
+        with pytest.raises(SequenceExhausted):
+            await db.reserve("orders", 10_000)
+        many = numbers.replace("1000", "10001")
+        with pytest.raises(SequenceExhausted):
+            await db.execute(f"INSERT INTO orders (title) {many} SELECT i FROM n")
+        await db.connect()
+        with pytest.raises(SequenceExhausted):
+            await db.execute(f"INSERT INTO orders (title) {many} SELECT i FROM n")
+        await db.reserve("orders", 10_000)
+
+
 async def test_without_any_left_only_a_key_has_to_be_given(service: Service, tmp_path: Path) -> None:
     async with holding(service, tmp_path / "ann.db") as db:
         await db.disconnect()
         async with db.transaction() as tx:
             await tx.execute_many(INSERT, [(f"{n}",) for n in range(100)])
         assert await left(db) == 0
-        with pytest.raises(SequenceExhausted, match=r"no values are left for orders\.id.*connect") as exhausted:
+        with pytest.raises(SequenceExhausted, match=r"not enough values are left for orders\.id.*connect") as exhausted:
             await db.execute(INSERT, ("too many",))
         assert (exhausted.value.table, exhausted.value.column) == ("orders", "id")
         async with db.transaction() as tx:

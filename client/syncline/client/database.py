@@ -6,11 +6,13 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from syncline.client.connectivity import Status
 from syncline.client.durability import Durability, Waiting
+from syncline.client.errors import SequenceExhausted, UsageError
 from syncline.client.live import Changes, Query, Results
 from syncline.client.rejections import Rejection
 from syncline.client.replica import Replica, load_replica
@@ -24,7 +26,10 @@ from syncline.client.stamping import Stamped
 from syncline.client.store import THROUGH, Args, Connection, Footprints, Store, open_store, whole
 from syncline.client.transaction import Transaction, execute
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
+from syncline.proto.blocks import RESERVED_MAX
 from syncline.proto.values import Migrate
+
+T = TypeVar("T")
 
 
 class Shape:
@@ -114,9 +119,9 @@ class Database:
 
         ``durable``: return when it has come so far, see ``Database.durable``; None: when it is committed.
 
-        Raises sqlite3.Error, SequenceExhausted for an insert without a key where no value is left for it, and
-        UsageError for one too large to be sent (then nothing has changed) or inside a transaction of the same task;
-        with ``durable`` what that raises, and then it is committed all the same.
+        Raises sqlite3.Error, SequenceExhausted for an insert without a key where no value is left for it (connected,
+        it waits for more first), and UsageError for one too large to be sent (then nothing has changed) or inside a
+        transaction of the same task; with ``durable`` what that raises, and then it is committed all the same.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
@@ -130,10 +135,21 @@ class Database:
             return count, None if stamped is None else stamped.commit_ms
 
         self._store.refuse_nested(THROUGH)
-        count, transaction_id = await whole(committing())
+        count, transaction_id = await self._with_values(lambda: whole(committing()))
         if durable is not None:
             await self.waiting.until(durable, transaction_id)
         return count
+
+    async def _with_values(self, write: Callable[[], Awaitable[T]]) -> T:
+        """``write``, which has no effect when it lacks values of a sequence: again as often as more have come."""
+        while True:
+            received = self._replica.reserves.received
+            try:
+                return await write()
+            except SequenceExhausted:
+                await self._satellite.has_values()
+                if self._replica.reserves.received == received:
+                    raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -200,6 +216,23 @@ class Database:
         known = self._replica.tables.get(table)
         held = await self._replica.reserves.held()
         return {column: held.get((table, column), Held()).left for column in (known.sequences if known else ())}
+
+    async def reserve(self, table: str, count: int) -> None:
+        """Wait until ``count`` rows, at most 10,000, can be inserted into ``table`` without values of its sequences.
+
+        For many that are inserted in one transaction, and before a long time offline.
+        A shape of the table has to be synced. Raises SequenceExhausted where so many are not to be had, at once without
+        a connection; UsageError in a transaction of the same task, and for more than 10,000.
+        """
+        self._store.refuse_nested()
+        if count > RESERVED_MAX:
+            raise UsageError(f"a device is given at most {RESERVED_MAX} values of a sequence at once")
+        left = await self.values_left(table)
+        self._replica.reserves.want({(table, column): count for column in left})
+        await self._satellite.has_values()
+        for column, here in (await self.values_left(table)).items():
+            if here < count:
+                raise SequenceExhausted(table, column)
 
     # --- what the server has rejected ---------------------------------------------------------------------------------
 

@@ -54,13 +54,14 @@ class ServerRefused(SynclineError):
 
 
 class SequenceExhausted(SynclineError):
-    """An insert leaves out a key that takes the values of a sequence, and this device has none left of these. Nothing
-    has been written. ``table`` and ``column``: of the key."""
+    """An insert leaves out a key that takes the values of a sequence, and this device has not enough of these left.
+    Nothing has been written. ``table`` and ``column``: of the key."""
 
     def __init__(self, table: str, column: str) -> None:
         super().__init__(
-            f"no values are left for {table}.{column}, and it is a key",
-            hint="connect, with a shape of the table, for the server to reserve more; or give the value yourself",
+            f"not enough values are left for {table}.{column}",
+            hint="connect, with a shape of the table, for more to be reserved, and see db.reserve for many at a time; "
+            "or give the values yourself",
         )
         self.table = table
         self.column = column

@@ -31,11 +31,14 @@ from syncline.proto.blocks import Block
 
 
 class Reserves:
-    """The blocks of an open file. ``tables``: as they are. ``due``: more may be wanted than has been asked for."""
+    """The blocks of an open file. ``tables``: as they are. ``due``: more may be wanted than has been asked for; of some
+    columns ``least`` so many. ``received``: how often some have come."""
 
     def __init__(self, store: Store) -> None:
         self.tables: Mapping[str, Table] = {}
         self.due = True
+        self.least: dict[ColumnName, int] = {}
+        self.received = 0
         self._store = store
         self._unflushed = False
         self._missing: ColumnName | None = None
@@ -49,10 +52,17 @@ class Reserves:
     async def held(self) -> dict[ColumnName, Held]:
         return await self._store.read(held)
 
+    def want(self, columns: Mapping[ColumnName, int]) -> None:
+        """At least so many of each shall be here."""
+        self.least |= columns
+        self.due = True
+
     async def put(self, column: ColumnName, blocks: Iterable[Block], size: int) -> None:
         """These values are ours. ``size``: how many we have then, if none has been used meanwhile."""
         await self._store.write(lambda connection: put(connection, column, blocks, size))
+        self.least.pop(column, None)
         self.due = True
+        self.received += 1
 
     async def give_up(self, kept: Collection[ColumnName]) -> dict[ColumnName, list[Block]]:
         """What is here for other columns than these will not be used."""
@@ -84,6 +94,9 @@ class Reserves:
             self._unflushed = self.due = True
         elif column in self.tables[table].primary_key:
             self._missing = table, column
+            # What this statement has taken comes back. It needs more than that.
+            self.least[table, column] = 2 * held(connection).get((table, column), Held()).size
+            self.due = True
             raise LookupError
         return value
 

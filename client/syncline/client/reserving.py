@@ -25,12 +25,17 @@ class Reserving:
         self._replica = replica
         self._asked: dict[ColumnName, Wanted] = {}
         self._ended: set[ColumnName] = set()
+        self._asking = asyncio.Lock()
         self._nothing_asked = asyncio.Event()
         self._nothing_asked.set()
         replica.reserves.due = True
 
     async def ask(self) -> None:
         """For what is wanted and has not been asked for. Raises TransportClosed."""
+        async with self._asking:
+            await self._ask()
+
+    async def _ask(self) -> None:
         reserves = self._replica.reserves
         if not reserves.due or not takes_extensions(self._transport.protocol):
             return
@@ -38,11 +43,10 @@ class Reserving:
         columns = [c for c in self._replica.columns_with_sequences() if c not in self._ended and c not in self._asked]
         if not columns:
             return
-        for column, wanted in to_reserve(columns, await reserves.held()).items():
-            if column not in self._asked:
-                self._asked[column] = wanted
-                self._nothing_asked.clear()
-                await self._transport.send(self._session.reserve(*column, wanted.count, wanted.left))
+        for column, wanted in to_reserve(columns, await reserves.held(), reserves.least).items():
+            self._asked[column] = wanted
+            self._nothing_asked.clear()
+            await self._transport.send(self._session.reserve(*column, wanted.count, wanted.left))
 
     async def settled(self) -> None:
         """Wait until all that is wanted has been answered, or the connection has ended. Raises TransportClosed."""

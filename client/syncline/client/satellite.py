@@ -120,6 +120,10 @@ class Satellite:
             if position not in self._syncing:
                 self._syncing[position] = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._syncing[position])
+        await self.has_values()
+
+    async def has_values(self) -> None:
+        """Connected, ask for values of sequences that are wanted, and wait for the answers."""
         if self._connection is not None:
             await self._send(self._connection.has_values())
 

@@ -1,7 +1,8 @@
 """Values of sequences that a device has reserved: when it asks for more, and for how many. Pure.
 
-Of a sequence it asks for a hundred at first, and for more as soon as less than half of what it had is left: twice as
-many each time, up to ten thousand. So it has the more, the more it uses, and whoever inserts little leaves few gaps.
+Of a sequence it asks for a hundred at first, and for more as soon as less than half of what it had is left, or a
+statement has needed more: twice as many each time, up to ten thousand. So it has the more, the more it uses, and
+whoever inserts little leaves few gaps.
 """
 
 from __future__ import annotations
@@ -41,13 +42,17 @@ class Wanted:
         return self.count + self.left
 
 
-def to_reserve(columns: Iterable[ColumnName], held: Mapping[ColumnName, Held]) -> dict[ColumnName, Wanted]:
-    """What to ask for, of those of the ``columns`` that have not enough."""
+def to_reserve(
+    columns: Iterable[ColumnName], held: Mapping[ColumnName, Held], least: Mapping[ColumnName, int]
+) -> dict[ColumnName, Wanted]:
+    """What to ask for, of those of the ``columns`` that have not enough. ``least``: what somebody needs of some."""
     found: dict[ColumnName, Wanted] = {}
     for column in columns:
         here = held.get(column, Held())
+        size = min(least.get(column, 0), RESERVED_MAX)
         if here.size == 0 or 2 * here.left < here.size:
-            size = max(FIRST_SIZE, min(2 * here.size, RESERVED_MAX))
+            size = max(size, FIRST_SIZE, min(2 * here.size, RESERVED_MAX))
+        if size > here.left:
             found[column] = Wanted(size - here.left, here.left)
     return found
 

@@ -31,7 +31,23 @@ COLUMN = ("items", "rank")
     ],
 )
 def test_more_is_wanted_when_less_than_half_is_left(held: Held | None, wanted: Wanted | None) -> None:
-    found = to_reserve([COLUMN], {} if held is None else {COLUMN: held})
+    found = to_reserve([COLUMN], {} if held is None else {COLUMN: held}, {})
+    assert found == ({} if wanted is None else {COLUMN: wanted})
+
+
+@pytest.mark.parametrize(
+    ("held", "least", "wanted"),
+    [
+        (Held(), 500, Wanted(500, 0)),
+        (Held(100, 100), 101, Wanted(1, 100)),
+        (Held(100, 100), 100, None),
+        (Held(10, 100), 150, Wanted(190, 10)),
+        (Held(10, 100), 50_000, Wanted(9_990, 10)),
+        (Held(10_000, 10_000), 50_000, None),
+    ],
+)
+def test_more_is_wanted_when_somebody_needs_more(held: Held, least: int, wanted: Wanted | None) -> None:
+    found = to_reserve([COLUMN], {COLUMN: held}, {COLUMN: least})
     assert found == ({} if wanted is None else {COLUMN: wanted})
 
 
@@ -39,7 +55,7 @@ def test_a_device_never_has_more_than_it_may() -> None:
     held, most = Held(), 0
     for left in range(0, 3 * RESERVED_MAX, 37):
         here = replace(held, left=min(left % (held.size or 1), held.size))
-        for wanted in to_reserve([COLUMN], {COLUMN: here}).values():
+        for wanted in to_reserve([COLUMN], {COLUMN: here}, {}).values():
             assert 1 <= wanted.count <= RESERVED_MAX
             held = Held(wanted.size, wanted.size)
             most = max(most, held.size)

@@ -23,9 +23,7 @@ def test_values_of_a_sequence_are_reserved_and_given_back() -> None:
     talk = streaming()
     talk.server.extensions = True
     blocks = (Block(1, 91, 10), Block(-5, -7, -1), Block(8, 8, 1))
-    assert talk.server.receive(talk.client.reserve("items", "id", 12, 3)) == [
-        ReserveRequested(3, "items", "id", 12, 3)
-    ]
+    assert talk.server.receive(talk.client.reserve("items", "id", 12, 3)) == [ReserveRequested(3, "items", "id", 12, 3)]
     assert talk.client.receive(talk.server.reserved(3, blocks)) == ([Reserved("items", "id", blocks)], [])
     talk.server.receive(talk.client.reserve("items", "id", 1, 0))
     refusal = talk.server.reserve_refused(4, "EXHAUSTED", "no more")
