@@ -61,7 +61,9 @@ async def test_a_device_fills_in_what_it_can_and_postgres_the_rest(
         await device.write("INSERT INTO notes (title) VALUES ('mine')")
         [literals] = await device.rows(f"SELECT {LITERALS} FROM notes")
         [(id, made, local_time, day)] = await device.rows("SELECT id, made, local_time, day FROM notes")
-        assert await device.rows(f"SELECT {LEFT} FROM notes") == [(None,) * 4]
+        # Of sequences our library has values of its own.
+        number = 1 if kinds == ("python",) else None
+        assert await device.rows(f"SELECT {LEFT} FROM notes") == [(number, number, None, None)]
         assert UUID(id).version == 4
         assert before - 0.002 <= moment(made) <= time.time()
         assert made == f"{local_time}Z"
@@ -82,7 +84,8 @@ async def test_a_device_fills_in_what_it_can_and_postgres_the_rest(
             here = await device.rows(f"SELECT {LITERALS} FROM notes ORDER BY title")
             assert here == [literals, literals]
             [mine, theirs] = await device.rows(f"SELECT {LEFT} FROM notes ORDER BY title")
-            assert (mine[:3], theirs[:3]) == ((1, 1, "slug 8"), (2, 2, "slug 8"))
+            assert mine[:3] == (1, 1, "slug 8")
+            assert theirs[:3] == ((2, 2, "slug 8") if number is None else (101, 101, "slug 8"))
             assert None not in (*mine, *theirs)
             return True
 

@@ -90,6 +90,8 @@ async def test_a_file_of_an_earlier_release_learns_of_them_when_it_is_opened(tmp
         connection.execute("ALTER TABLE _syncline_oplog DROP COLUMN carried_out")
         connection.execute("ALTER TABLE _syncline_rejections DROP COLUMN winner")
         connection.execute("ALTER TABLE _syncline_rejections DROP COLUMN follows")
+        connection.execute("DROP TABLE _syncline_blocks")
+        connection.execute("DROP TABLE _syncline_sequences")
         connection.execute(f"PRAGMA user_version = {STORE_STEPS.index(())}")
     connection.close()
     async with open_store(path) as store:
