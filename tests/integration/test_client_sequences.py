@@ -226,6 +226,35 @@ async def test_what_is_rolled_back_has_used_nothing(service: Service, tmp_path: 
         assert await ids(db) == [1]
 
 
+async def test_what_has_taken_values_is_on_the_disk_before_it_is_sent(service: Service, tmp_path: Path) -> None:
+    """Else a power failure would have it given away again what Postgres has."""
+
+    async def flushed(db: Database) -> int:
+        [row] = await db.sql("SELECT flushes FROM _syncline_state")
+        return int(row["flushes"])
+
+    async with holding(service, tmp_path / "ann.db") as db:
+        await db.execute(INSERT, ("one",))
+        await confirmed(db)
+        assert await flushed(db) == 1
+        await db.execute("UPDATE orders SET title = 'takes none'")
+        await db.execute("INSERT INTO orders (id, place, number, title) VALUES (1000, 1000, 1000, 'nor does this')")
+        await confirmed(db)
+        assert await flushed(db) == 1
+        await db.disconnect()
+        await db.execute(INSERT, ("two",))
+    async with device(tmp_path / "ann.db", service) as db:
+        await confirmed(db)
+        assert await flushed(db) == 2
+        shape = await db.sync("orders")
+        await shape.unsubscribe()
+
+        async def given_back() -> bool:
+            return await left(db) == 0 and await flushed(db) == 3
+
+        await eventually(given_back)
+
+
 KILLED = """
 import asyncio, os, sys
 from syncline.client import open_db

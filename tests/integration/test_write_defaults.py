@@ -28,6 +28,7 @@ CREATE TYPE status AS ENUM ('draft', 'it''s done');
 CREATE DOMAIN started AS timestamptz DEFAULT now();
 CREATE DOMAIN counted AS int4 DEFAULT 7;
 CREATE SEQUENCE numbers;
+CREATE SEQUENCE coming_again CYCLE;
 CREATE FUNCTION label() RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'label' $$;
 CREATE FUNCTION always(int) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT $1 + 1 $$;
 CREATE FUNCTION uuid_generate_v4() RETURNS uuid LANGUAGE sql AS $$ SELECT gen_random_uuid() $$;
@@ -75,6 +76,8 @@ OTHERS: dict[str, dict[str, Any] | None] = {
     "smallserial": {"kind": "sequence"},
     "bigserial": {"kind": "sequence"},
     "int4 DEFAULT nextval('numbers')": {"kind": "sequence"},
+    "int4 DEFAULT nextval('coming_again')": {"kind": "server"},
+    "text DEFAULT nextval('numbers')": {"kind": "server"},
     "text DEFAULT 'n' || nextval('numbers')": {"kind": "server"},
     "timestamptz DEFAULT now()": {"kind": "now", "of": "timestamptz"},
     "timestamptz DEFAULT CURRENT_TIMESTAMP": {"kind": "now", "of": "timestamptz"},

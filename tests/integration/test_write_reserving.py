@@ -113,6 +113,7 @@ async def test_no_value_is_one_that_the_column_cannot_hold(database: str, column
 async def test_what_has_no_sequence_of_its_own_has_no_values(reserving: Reserving) -> None:
     assert await reserving.refused("ann", 1, column="name") == "NO_SEQUENCE"
     assert await reserving.refused("ann", 1, column="none") == "NO_SEQUENCE"
+    assert await reserving.refused("ann", 1, column="id\0") == "NO_SEQUENCE"
     assert await reserving.refused("ann", 1, table="none") == "NO_SEQUENCE"
     await reserving.pool.execute("ALTER SEQUENCE items_place_seq CYCLE")
     assert await reserving.refused("ann", 1, column="place") == "NO_SEQUENCE"

@@ -65,8 +65,11 @@ class Reserves:
         self.received += 1
 
     async def give_up(self, kept: Collection[ColumnName]) -> dict[ColumnName, list[Block]]:
-        """What is here for other columns than these will not be used."""
-        return await self._store.write(lambda connection: give_up(connection, kept))
+        """What is here for other columns than these will not be used, not after a power failure either: others may."""
+        given_up = await self._store.write(lambda connection: give_up(connection, kept))
+        if given_up:
+            await self._store.flush()
+        return given_up
 
     async def drop(self) -> None:
         """The server does not let us go on where we were: what it has reserved may be anybody's."""

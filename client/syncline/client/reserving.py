@@ -8,7 +8,7 @@ import logging
 from syncline.client.replica import Replica
 from syncline.client.sequences import ColumnName, Wanted, to_reserve
 from syncline.client.transport import Transport
-from syncline.proto.blocks import RESERVED_MAX
+from syncline.proto.blocks import RELEASED_BLOCKS_MAX
 from syncline.proto.events import Reserved, ReserveRefused
 from syncline.proto.session import ClientSession
 from syncline.proto.subprotocols import takes_extensions
@@ -80,7 +80,7 @@ class Reserving:
         given_up = await self._replica.reserves.give_up(self._replica.columns_with_sequences())
         if takes_extensions(self._transport.protocol):
             for column, blocks in given_up.items():
-                await self._transport.send(self._session.release(*column, blocks[:RESERVED_MAX]))
+                await self._transport.send(self._session.release(*column, blocks[:RELEASED_BLOCKS_MAX]))
 
     def end(self) -> None:
         """The connection has ended: nobody waits for it any more."""

@@ -15,6 +15,8 @@ RESERVED_MAX: Final = 10_000
 """Values that are reserved at once."""
 LEFT_MAX: Final = 2 * RESERVED_MAX
 """Values of a sequence that a device may have at a time."""
+RELEASED_BLOCKS_MAX: Final = 4_000
+"""Blocks that are given back at once: a message of a device is to hold them."""
 
 
 @dataclass(frozen=True, slots=True)

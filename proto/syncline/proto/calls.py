@@ -7,7 +7,7 @@ from typing import Final
 
 from syncline.proto import codec
 from syncline.proto import satellite_pb2 as pb
-from syncline.proto.blocks import RESERVED_MAX, Block, check_block, check_reserved
+from syncline.proto.blocks import RELEASED_BLOCKS_MAX, Block, check_block, check_reserved
 from syncline.proto.bounds import check_client_id, check_ids
 from syncline.proto.digest import Holdings, check_holdings
 from syncline.proto.errors import invalid
@@ -78,8 +78,8 @@ def read_call(method: str, request_id: int, body: bytes) -> ServerEvent:
             return ReserveRequested(request_id, reserve.table, reserve.column, reserve.count, reserve.left)
         case "release":
             release = codec.decode_body(pb.SatReleaseReq, body)
-            if len(release.blocks) > RESERVED_MAX:
-                raise invalid(f"more than {RESERVED_MAX} blocks")
+            if len(release.blocks) > RELEASED_BLOCKS_MAX:
+                raise invalid(f"more than {RELEASED_BLOCKS_MAX} blocks are given back")
             return ReleaseRequested(request_id, release.table, release.column, _blocks_of(release.blocks))
     codec.decode_body(pb.SatInStopReplicationReq, body)
     return StopRequested(request_id)

@@ -29,11 +29,12 @@ async def reserve(
 ) -> tuple[Block, ...] | NothingReserved:
     """Up to ``count`` values of the sequence of ``column`` for the device, which has ``left``; durable. ``table``: None
     for one that is not synced. Raises what asyncpg raises, but for a right that our role lacks."""
-    if table is None:
-        return NothingReserved("NO_SEQUENCE", "the table is not synced")
+    name = _name_now(table, column)
+    if table is None or name is None:
+        return NothingReserved("NO_SEQUENCE", "there is no such column")
     try:
         text = await pool.fetchval(
-            "SELECT electric.reserve($1, $2, $3, $4, $5)::text", client_id, table.oid, column, count, left
+            "SELECT electric.reserve($1, $2, $3, $4, $5)::text", client_id, table.oid, name, count, left
         )
     except asyncpg.InsufficientPrivilegeError as error:
         return NothingReserved("NO_SEQUENCE", str(error))
@@ -48,6 +49,12 @@ async def release(
 ) -> None:
     """The device does not use these values, and others may; of values that it does not have nothing comes. Raises what
     asyncpg raises."""
-    if table is not None:
+    name = _name_now(table, column)
+    if table is not None and name is not None:
         given = json.dumps([(block.first, block.last, block.step) for block in blocks])
-        await pool.execute("SELECT electric.release($1, $2, $3, $4::jsonb)", client_id, table.oid, column, given)
+        await pool.execute("SELECT electric.release($1, $2, $3, $4::jsonb)", client_id, table.oid, name, given)
+
+
+def _name_now(table: TableInfo | None, column: str) -> str | None:
+    """What a column of a synced table is called, which a device calls so; None: it has none."""
+    return None if table is None or column not in table.types else table.column_now(column)

@@ -2,12 +2,12 @@
 -- transaction.
 
 -- first, first + step, and so on to last. client_id: of the device that has them; NULL: they were given back, and the next who
--- asks gets them. storage: the sequence's relfilenode then, another one after it was restarted: then what was given back is
--- the sequence's again. Of a device those that it may have left; what it has used up is forgotten.
+-- asks gets them. storage: the sequence's relfilenode and name then, others after it was restarted: then what was given back
+-- is the sequence's again. Of a device those that it may have left; what it has used up is forgotten.
 CREATE TABLE electric.blocks (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     sequence    oid NOT NULL,
-    storage     oid NOT NULL,
+    storage     text NOT NULL,
     client_id   text,
     first       bigint NOT NULL,
     last        bigint NOT NULL,

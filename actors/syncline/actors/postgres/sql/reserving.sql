@@ -9,7 +9,7 @@ $$;
 
 -- Of a sequence what was given back is the device's now, as many values as are wanted: how many that were. What others are
 -- about to take is left to them.
-CREATE OR REPLACE FUNCTION electric.reserve_returned(device text, target oid, current_storage oid, wanted bigint) RETURNS bigint
+CREATE OR REPLACE FUNCTION electric.reserve_returned(device text, target oid, current_storage text, wanted bigint) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     one record;
@@ -68,7 +68,8 @@ DECLARE
     returned bigint;
     answer jsonb;
 BEGIN
-    SELECT s.seqincrement AS step, s.seqcycle AS cycles, c.relfilenode AS storage, electric.under_domains(a.atttypid) AS type
+    SELECT s.seqincrement AS step, s.seqcycle AS cycles, electric.under_domains(a.atttypid) AS type,
+            format('%s %s', c.relfilenode, electric.full_name(c.oid)) AS storage
         INTO settings
         FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid
         JOIN pg_attribute a ON a.attrelid = target AND a.attname = column_name WHERE s.seqrelid = source;
