@@ -130,6 +130,14 @@ async def test_what_is_given_back_is_given_to_the_next_and_never_to_two(reservin
     assert await reserving.inserted() == 111
 
 
+async def test_who_asks_at_the_same_time_shares_what_was_given_back(reserving: Reserving) -> None:
+    await reserving.values("ann", 1_000)
+    await reserving.release("ann", Block(1, 1_000, 1))
+    given = await asyncio.gather(*(reserving.values(name, 400) for name in ("bob", "eve", "joe")))
+    values = [value for one in given for value in one]
+    assert len(values) == len(set(values)) == 1_200
+
+
 async def test_only_who_has_values_can_give_them_back(reserving: Reserving) -> None:
     await reserving.values("ann", 10)
     for block in (Block(5, 10, 1), Block(100, 200, 1)):
