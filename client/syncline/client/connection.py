@@ -440,7 +440,8 @@ class Connection:
             entries = await self._replica.backlog(sent, BACKLOG_ENTRIES)
             writes = transactions(entries, self._replica.tables, self._outlines)
             allowed = [write for write in writes if self._may_send(write)]
-            await whole(self._replica.reserves.flush())
+            if self._replica.reserves.unflushed:
+                await whole(self._replica.reserves.flush())
             for frame in self._session.write_all(allowed, self._outlines.relations):
                 await self._transport.send(frame)
             if entries:

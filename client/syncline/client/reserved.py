@@ -32,7 +32,8 @@ from syncline.proto.blocks import Block
 
 class Reserves:
     """The blocks of an open file. ``tables``: as they are. ``due``: more may be wanted than has been asked for; of some
-    columns ``least`` so many. ``received``: how often some have come."""
+    columns ``least`` so many. ``received``: how often some have come. ``unflushed``: the disk may not have it yet that
+    some were taken."""
 
     def __init__(self, store: Store) -> None:
         self.tables: Mapping[str, Table] = {}
@@ -40,14 +41,14 @@ class Reserves:
         self.least: dict[ColumnName, int] = {}
         self.received = 0
         self._store = store
-        self._unflushed = False
+        self.unflushed = False
         self._missing: ColumnName | None = None
 
     def open(self, connection: sqlite3.Connection) -> None:
         """The file is opened; ``connection`` is the one that writes. Who had it open before may not have flushed."""
         connection.create_function(NEXT_FUNCTION, 2, partial(self.next_value, connection))
         _drop_copied(connection)
-        self._unflushed = bool(held(connection))
+        self.unflushed = bool(held(connection))
 
     async def held(self) -> dict[ColumnName, Held]:
         return await self._store.read(held)
@@ -78,13 +79,11 @@ class Reserves:
 
     async def flush(self) -> None:
         """Return when the values that have been taken by now are taken for good."""
-        if not self._unflushed:
-            return
-        self._unflushed = False
+        self.unflushed = False
         try:
             await self._store.flush()
         except BaseException:
-            self._unflushed = True
+            self.unflushed = True
             raise
 
     def next_value(self, connection: sqlite3.Connection, table: str, column: str) -> int | None:
@@ -94,7 +93,7 @@ class Reserves:
             return None
         value = take(connection, table, column)
         if value is not None:
-            self._unflushed = self.due = True
+            self.unflushed = self.due = True
         elif column in self.tables[table].primary_key:
             self._missing = table, column
             # What this statement has taken comes back. It needs more than that.
