@@ -56,10 +56,17 @@ SELECT format(CASE c.relkind WHEN 'p' THEN '%I.%I' ELSE 'ONLY %I.%I' END, n.nspn
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = target
 $$;
 
--- A table and what it is made of: the partitions of a partitioned one, at all levels.
+-- A table and what it is made of: the partitions of a partitioned one, at all levels. As pg_partition_tree has it, which would
+-- wait for whoever has one of them locked.
 CREATE OR REPLACE FUNCTION electric.parts(target oid) RETURNS SETOF oid
 LANGUAGE sql STABLE AS $$
-SELECT target UNION SELECT t.relid FROM pg_partition_tree(target) AS t
+WITH RECURSIVE part (relid) AS (
+    SELECT target
+    UNION
+    SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.relid AND NOT i.inhdetachpending
+        JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+)
+SELECT relid FROM part
 $$;
 
 -- Those of the columns that are generated, by name; NULL: none is.

@@ -78,3 +78,51 @@ SELECT coalesce((
 ), format('ALTER TABLE %s ADD PRIMARY KEY (...), or, without a column for one: ALTER TABLE %s ADD COLUMN id uuid PRIMARY KEY DEFAULT gen_random_uuid()',
     name, name))
 $$;
+
+-- Of the tables that are described those whose names, or names of whose indexes or columns, devices could not tell apart from
+-- others, of these or of what they have been told before: SQLite takes letters of ASCII that differ in case only for the same,
+-- tables and indexes have their names from one set, and what a device has once been told of it keeps. Nothing would take such a
+-- migration back, and no device could go on.
+CREATE OR REPLACE FUNCTION electric.clashes(descriptions jsonb, told_before jsonb) RETURNS TABLE (relid oid, message text, hint text)
+LANGUAGE sql STABLE AS $$
+WITH described AS MATERIALIZED (
+    SELECT (d ->> 'oid')::oid AS relid, d FROM jsonb_array_elements(descriptions) AS d
+), told AS MATERIALIZED (
+    SELECT NULL::oid AS relid, d FROM jsonb_array_elements(told_before) AS d
+    UNION ALL
+    SELECT relid, d FROM described
+), named AS MATERIALIZED (
+    SELECT told.relid, n.kind, n.name, lower(n.name COLLATE "C") AS folded, d ->> 'schema' AS in_schema, d ->> 'table' AS of_table
+    FROM told CROSS JOIN LATERAL (
+        SELECT 'table', electric.device_name(d ->> 'schema', d ->> 'table')
+        UNION ALL
+        SELECT 'index', electric.device_name(d ->> 'schema', i ->> 'name') FROM jsonb_array_elements(d -> 'indexes') AS i
+    ) AS n (kind, name)
+), clashes AS (
+    SELECT n.relid, n.kind, n.name, n.in_schema, n.of_table, other.kind AS other_kind, other.name AS other
+    FROM named n
+    LEFT JOIN named other ON other.folded = n.folded AND (other.kind, other.name, other.in_schema) <> (n.kind, n.name, n.in_schema)
+    WHERE n.relid IS NOT NULL AND (other.name IS NOT NULL OR n.folded ~ '^(sqlite_|_syncline_|_electric_)')
+)
+(SELECT DISTINCT ON (c.relid) c.relid,
+    CASE WHEN c.other IS NULL
+        THEN format('%I.%I: the name of %s %I is one that SQLite or the device libraries keep for themselves',
+            c.in_schema, c.of_table, c.kind, c.name)
+        ELSE format('%I.%I: devices could not tell %s %I from %s %I', c.in_schema, c.of_table, c.kind, c.name, c.other_kind, c.other) END,
+    format('%sGive it another name: ALTER %s %I.%I RENAME TO ...', CASE WHEN c.other IS NOT NULL
+        THEN 'SQLite does not tell upper from lower case, and devices keep what was electrified before. ' ELSE '' END,
+        upper(c.kind), c.in_schema, c.name)
+FROM clashes c ORDER BY c.relid, c.kind DESC, c.name, c.other)
+UNION ALL
+(SELECT DISTINCT ON (described.relid) described.relid,
+    format('%I.%I: devices could not tell column %I from column %I', described.d ->> 'schema', described.d ->> 'table',
+        c ->> 'name', other ->> 'name'),
+    format('SQLite does not tell upper from lower case, and devices keep what was electrified before. '
+        'Give it another name: ALTER TABLE %I.%I RENAME COLUMN %I TO ...', described.d ->> 'schema', described.d ->> 'table', c ->> 'name')
+FROM described
+JOIN told ON told.d ->> 'schema' = described.d ->> 'schema' AND told.d ->> 'table' = described.d ->> 'table'
+CROSS JOIN jsonb_array_elements(described.d -> 'columns') AS c
+JOIN jsonb_array_elements(told.d -> 'columns') AS other
+    ON lower(other ->> 'name' COLLATE "C") = lower(c ->> 'name' COLLATE "C") AND other ->> 'name' <> c ->> 'name'
+ORDER BY described.relid, c ->> 'name', other ->> 'name')
+$$;
