@@ -1,7 +1,8 @@
 """The command ``syncline``. What a person reads goes through rich; what fails says what to do.
 
-Exit codes: 0 done (a drained stop included), 1 it could not be done, 2 the question was wrong (usage, settings),
-130 interrupted. Commands import what they need when they run, so ``--help`` and ``version`` answer at once.
+Exit codes: 0 done (a drained stop included), 1 it could not be done, 2 the question was wrong (usage, settings), 3 the
+doctor has found something, 130 interrupted. Commands import what they need when they run, so ``--help`` and ``version``
+answer at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from syncline.actors.opening import Wanted
 
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
+FAILED, WRONG, FOUND, INTERRUPTED = 1, 2, 3, 130
 DOTENV = Path(".env")
 
 app = typer.Typer(
@@ -238,6 +239,25 @@ def electrify(
 
 
 @app.command()
+def doctor(
+    schemas: Annotated[
+        list[str] | None, typer.Option("--schema", help="Only the tables of this schema; may be given again.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Name every table, and tell how each syncs.")] = False,
+    database_url: DatabaseUrl = None,
+    database_require_ssl: DatabaseRequireSsl = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Tell what of a database can sync, how, and what is missing. Nothing in it is changed, and no row is read.
+
+    Exit code 0: everything can sync. 3: a table cannot, or a setting or a right is missing. 1: it could not be asked.
+    """
+    place = _found(database_url, database_require_ssl, data_dir)
+    raise typer.Exit(_run(_examine(place, schemas or (), as_json, verbose)))
+
+
+@app.command()
 def status(
     url: Annotated[
         str | None, typer.Option(help="The service. Default: http://127.0.0.1 and HTTP_PORT.", show_default=False)
@@ -382,17 +402,28 @@ async def _connection(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def _electrify(place: Whereabouts, wanted: Wanted, plan_only: bool) -> int:
-    from syncline.actors.opening import open_tables
+def _required_dsn(place: Whereabouts) -> str:
+    """As ``_dsn``. Raises Fault where there is none, too."""
+    from syncline.actors.faults import Fault
 
     dsn = _dsn(place)
     if dsn is None:
-        err.print(
-            "[bold red]error:[/] no database: set DATABASE_URL, or start the embedded one with `syncline serve`",
-            soft_wrap=True,
-        )
-        return FAILED
-    async with _connection(dsn) as connection:
+        raise Fault("no database", "set DATABASE_URL, or start the embedded one with `syncline serve`")
+    return dsn
+
+
+async def _examine(place: Whereabouts, schemas: Sequence[str], as_json: bool, verbose: bool) -> int:
+    from syncline.actors.doctor.command import examine
+
+    async with _connection(_required_dsn(place)) as connection:
+        ready = await examine(connection, schemas, out, as_json=as_json, verbose=verbose)
+    return 0 if ready else FOUND
+
+
+async def _electrify(place: Whereabouts, wanted: Wanted, plan_only: bool) -> int:
+    from syncline.actors.opening import open_tables
+
+    async with _connection(_required_dsn(place)) as connection:
         return 0 if await open_tables(connection, wanted, out, err, plan_only=plan_only) else FAILED
 
 

@@ -52,6 +52,15 @@ def sqlite_type(type_name: str) -> str:
     return _SQLITE_TYPES.get(type_name, "TEXT")
 
 
+_TEXTS = frozenset({"text", "varchar", "bpchar", "name"})
+
+
+def has_adapter(type_name: str) -> bool:
+    """Whether a type is more to devices than a text that only Postgres can read: a value of SQLite, or one whose form
+    is checked when it comes in. Labels of enums are, too, whatever their type is called."""
+    return type_name in _SQLITE_TYPES or type_name in _CHECKS or type_name in _TEXTS
+
+
 # --- out --------------------------------------------------------------------------------------------------------------
 
 

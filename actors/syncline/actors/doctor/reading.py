@@ -1,0 +1,171 @@
+"""Reads the facts of a database, and leaves nothing behind.
+
+All of it is one transaction, which is rolled back: the functions that decide are made in it, as temporary ones
+(``borrowed``), and go with it. Its settings are local to it. It takes the locks that reading the catalogue takes; what
+Postgres would lock a table for is left out for tables that somebody has locked, and waits no longer than
+``LOCK_WAIT_S`` for one that is locked since. No row of a table is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Final
+
+import asyncpg
+
+from syncline.actors.doctor.borrowed import borrowed
+from syncline.actors.doctor.facts import Clash, Facts, Server, Size, Table
+from syncline.actors.faults import Fault
+from syncline.actors.postgres.bootstrap import PROCEDURES, sql_text
+from syncline.actors.postgres.slot import SERVER_VERSION_MIN
+
+LOCK_WAIT_S: Final = 3
+STATEMENT_S: Final = 120
+TABLES_AT_ONCE: Final = 200  # of which no statement takes longer than some seconds
+ROOTS: Final = (
+    *("tables_of", "obstacle", "describe", "key_of", "parts", "full_name", "column_names"),
+    *("is_ambiguous", "tied_columns", "clashes"),
+)
+
+# Whatever is set for the role, or in the database. JIT would take longer than all the rest.
+_LOCAL: Final = {
+    "search_path": "pg_catalog, pg_temp",
+    "lock_timeout": f"{LOCK_WAIT_S}s",
+    "statement_timeout": f"{STATEMENT_S}s",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",  # from Postgres 17 on
+    "check_function_bodies": "off",
+    "jit": "off",
+}
+_VERSION = (
+    "SELECT current_setting('server_version_num')::integer, current_setting('server_version'), pg_is_in_recovery()"
+)
+_SETTINGS = """
+SELECT set_config(s.name, given.value, true)
+FROM jsonb_each_text($1) AS given (name, value) JOIN pg_catalog.pg_settings s ON s.name = given.name
+"""
+_HISTORY = """
+SELECT (SELECT value FROM electric.meta WHERE key = 'schema_version'),
+    (SELECT jsonb_agg(d) FROM electric.migrations m CROSS JOIN jsonb_array_elements(m.tables) AS d)::text,
+    (SELECT array_agg(relid::bigint) FROM electric.tables)
+"""
+_CLASHES = "SELECT c.relid::bigint AS relid, c.message, c.hint FROM pg_temp.clashes($1, $2) AS c ORDER BY 1"
+_SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|electric$|information_schema$)' ORDER BY 1"
+
+
+async def read(connection: asyncpg.Connection, schemas: Sequence[str] = ()) -> Facts:
+    """The facts of the tables of ``schemas``; none: of all of the application's.
+
+    Raises Fault for what keeps it from asking, and what asyncpg raises of the connection.
+    """
+    version, version_text, standby = await connection.fetchrow(_VERSION)
+    if version < SERVER_VERSION_MIN:
+        raise Fault(f"Postgres {version_text} is too old", "Syncline needs Postgres 14 or later")
+    if standby:
+        raise Fault("this server is a read-only standby", "ask the primary, which the service needs, too")
+    try:
+        async with _passing_transaction(connection):
+            return await _read(connection, schemas)
+    except asyncpg.LockNotAvailableError as error:
+        raise Fault(f"a table is locked by somebody for more than {LOCK_WAIT_S} s", "ask again later") from error
+    except asyncpg.QueryCanceledError as error:
+        raise Fault(f"the catalogue could not be read: {error}", "ask again when Postgres is less busy") from error
+
+
+@asynccontextmanager
+async def _passing_transaction(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction of one snapshot that has our functions, and of which nothing stays."""
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE")  # temporary functions are written, too
+    try:
+        await connection.fetch(_SETTINGS, json.dumps(_LOCAL))
+        await _borrow(connection)
+        yield
+    finally:
+        if not connection.is_closed():
+            await connection.execute("ROLLBACK")
+
+
+async def _borrow(connection: asyncpg.Connection) -> None:
+    """Makes our functions in ``pg_temp``. Raises Fault."""
+    try:
+        await connection.execute(borrowed(map(sql_text, PROCEDURES), ROOTS))
+    except asyncpg.InsufficientPrivilegeError as error:
+        role, database = await _asking(connection)
+        raise Fault(
+            f"role {role} may not make temporary functions, which the checks are: {error}",
+            f"GRANT TEMPORARY ON DATABASE {database} TO {role}, and USAGE ON LANGUAGE sql and plpgsql; nothing of them "
+            "stays",
+        ) from error
+    except asyncpg.PostgresConnectionError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise Fault(
+            f"temporary functions, which the checks are, cannot be made: {error}",
+            "an event trigger of the database may refuse them: ask as a role that it lets through",
+        ) from error
+
+
+async def _asking(connection: asyncpg.Connection) -> tuple[str, str]:
+    """The role and the database, as SQL has them; the transaction has failed by then."""
+    await connection.execute("ROLLBACK")
+    role, database = await connection.fetchrow("SELECT quote_ident(current_user), quote_ident(current_database())")
+    await connection.execute("BEGIN")
+    return role, database
+
+
+async def _read(connection: asyncpg.Connection, schemas: Sequence[str]) -> Facts:
+    found = json.loads(await connection.fetchval(_text("server.sql")))
+    version, told, electrified = None, None, frozenset[int]()
+    if found["schema"] is not None and found["schema"]["ours"] and found["schema"]["readable"]:
+        version_told, told, relids = await connection.fetchrow(_HISTORY)
+        version, electrified = int(version_told or 0), frozenset(relids or ())
+    relids = await connection.fetchval("SELECT pg_temp.tables_of($1::text[])::bigint[]", list(schemas) or None)
+    await _require_schemas(connection, schemas)
+    tables: list[Table] = []
+    for start in range(0, len(relids), TABLES_AT_ONCE):
+        some = relids[start : start + TABLES_AT_ONCE]
+        sizes = await _sizes(connection, some)
+        tables += [
+            Table.of(
+                row["relid"],
+                json.loads(row["facts"]),
+                sizes.get(row["relid"], Size()),
+                electrified=row["relid"] in electrified,
+            )
+            for row in await connection.fetch(_text("tables.sql"), some)
+        ]
+    described = [table.description for table in tables if table.description is not None and not table.electrified]
+    clashes = await connection.fetch(_CLASHES, json.dumps(described), told)
+    return Facts(
+        Server.of(found, version),
+        tuple(sorted(tables, key=lambda table: (table.schema, table.table))),
+        tuple(Clash(row["relid"], row["message"], row["hint"]) for row in clashes),
+        tuple(schemas),
+    )
+
+
+async def _require_schemas(connection: asyncpg.Connection, schemas: Sequence[str]) -> None:
+    """Raises Fault for one that there is not."""
+    if schemas:
+        known = [row[0] for row in await connection.fetch(_SCHEMAS)]
+        missing = [schema for schema in schemas if schema not in known]
+        if missing:
+            raise Fault(f"there is no schema {missing[0]}", f"give one of {', '.join(known)}")
+
+
+async def _sizes(connection: asyncpg.Connection, relids: Sequence[int]) -> dict[int, Size]:
+    """By OID. Where somebody locks a table just now, of all of ``relids`` as they were last counted."""
+    await connection.execute("SAVEPOINT sizes")
+    try:
+        rows = await connection.fetch(_text("sizes.sql"), relids, True)
+    except asyncpg.LockNotAvailableError:
+        await connection.execute("ROLLBACK TO sizes")
+        rows = await connection.fetch(_text("sizes.sql"), relids, False)
+    return {row["relid"]: Size(row["rows"], row["bytes"], row["toast_bytes"], row["analysed"]) for row in rows}
+
+
+def _text(name: str) -> str:
+    return files("syncline.actors.doctor").joinpath("sql", name).read_text(encoding="utf-8")
