@@ -46,6 +46,7 @@ PROGRAMS = {
                 "idle",
                 "victims",
                 "constraints",
+                "doctor",
             ),
         )
     },

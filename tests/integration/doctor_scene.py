@@ -38,10 +38,12 @@ CREATE TABLE app.replica_identity (id uuid PRIMARY KEY);
 ALTER TABLE app.replica_identity REPLICA IDENTITY NOTHING;
 CREATE TABLE app.large_values (id uuid PRIMARY KEY, data bytea);
 ALTER TABLE app.large_values ALTER data SET STORAGE EXTERNAL;
-INSERT INTO app.large_values SELECT gen_random_uuid(), convert_to(repeat('x', 1000000), 'UTF8') FROM generate_series(1, 9);
+INSERT INTO app.large_values
+    SELECT gen_random_uuid(), convert_to(repeat('x', 1000000), 'UTF8') FROM generate_series(1, 9);
 CREATE TABLE app.partitions (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
 CREATE TABLE app.partition_2025 PARTITION OF app.partitions FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 CREATE TABLE app.partition_2026 PARTITION OF app.partitions FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-CREATE TABLE app.defaults (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int DEFAULT 7, at timestamptz DEFAULT now());
+CREATE TABLE app.defaults (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int DEFAULT 7, at timestamptz DEFAULT now());
 CREATE TABLE app.checks (id uuid PRIMARY KEY, low int, high int, CONSTRAINT ordered CHECK (low < high));
 """

@@ -91,7 +91,7 @@ def test_version_is_the_distributions(tmp_path: Path) -> None:
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in ("serve", "demo", "electrify", "status", "version"):
+    for command in ("serve", "demo", "electrify", "doctor", "status", "version"):
         assert command in done.stdout
 
 

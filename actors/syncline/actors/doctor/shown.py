@@ -30,9 +30,9 @@ def lines(found: Report, *, verbose: bool = False) -> Iterator[str]:
     yield from _tables(found, "note", "syncs, and is to be known", verbose)
     if verbose:
         yield from _tables(found, "info", "how it syncs", verbose)
-    opens, leaves_out = len(found.syncing) - found.electrified, found.count("refused")
+    leaves_out = found.count("refused")
     yield (
-        f"\n[bold]{escape(found.command)}[/] would open {opens:,} of these tables"
+        f"\n[bold]{escape(found.command)}[/] would open {found.opens:,} of these tables"
         + (f", and leave out {leaves_out:,}" if leaves_out else "")
     )
     if found.ready:
@@ -57,8 +57,8 @@ def _summary(found: Report) -> Iterator[str]:
     size = found.size
     unknown = f" besides those of {found.unknown:,} never counted (ANALYZE)" if found.unknown else ""
     yield (
-        f"[bold]size[/]      about {size.rows or 0:,} rows{unknown}, {_bytes(size.bytes)}: all of it is on a new device "
-        f"in about {_time(found.first_sync_s)}, at {ROWS_A_S:,} rows/s or {_bytes(BYTES_A_S)}/s as measured"
+        f"[bold]size[/]      about {size.rows or 0:,} rows{unknown}, {_bytes(size.bytes)}: on a new device all of it "
+        f"is there in about {_time(found.first_sync_s)}, at {ROWS_A_S:,} rows/s or {_bytes(BYTES_A_S)}/s as measured"
     )
     largest = sorted(found.syncing, key=lambda table: -table.size.bytes)[:SHOWN_MAX]
     texts = [f"{escape(table.name)} {_bytes(table.size.bytes)}" for table in largest if table.size.bytes]

@@ -5,6 +5,15 @@ WITH target AS MATERIALIZED (
         SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = c.oid AND l.mode = 'AccessExclusiveLock'
             AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) AS locked
     FROM unnest($1::oid[]) AS t (relid) JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+), decided AS MATERIALIZED (
+    SELECT t.oid, pg_temp.key_of(t.oid) AS key, o.message, o.hint, o.state,
+        CASE WHEN o.message IS NULL THEN pg_temp.describe(t.oid) END AS description
+    FROM target t CROSS JOIN LATERAL pg_temp.obstacle(t.oid) AS o
+), key_column AS MATERIALIZED (
+    SELECT d.oid AS relid, a FROM decided d JOIN pg_attribute a ON a.attrelid = d.oid AND a.attnum = ANY (d.key)
+), ambiguous AS MATERIALIZED (  -- asked once for all columns that are alike
+    SELECT (k.a).atttypid, (k.a).atttypmod, (k.a).attcollation, pg_temp.is_ambiguous((array_agg(k.a))[1]) AS ambiguous
+    FROM key_column k GROUP BY 1, 2, 3
 ), columns AS (
     SELECT a.attrelid, jsonb_agg(jsonb_build_object(
         'name', a.attname,
@@ -68,13 +77,15 @@ SELECT t.oid::bigint AS relid, jsonb_build_object(
     'owner', t.relowner::regrole::text,
     'owned', pg_has_role(t.relowner, 'USAGE'),
     'schema_usage', has_schema_privilege(t.relnamespace, 'USAGE'),
-    'obstacle', CASE WHEN o.message IS NOT NULL THEN jsonb_build_object('message', o.message, 'hint', o.hint, 'state', o.state) END,
+    'obstacle', CASE WHEN d.message IS NOT NULL THEN jsonb_build_object('message', d.message, 'hint', d.hint, 'state', d.state) END,
     'description', d.description,
     'columns', coalesce(columns.list, '[]'),
     'ambiguous_key', coalesce((
-        SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
-        WHERE a.attrelid = t.oid AND a.attnum = ANY (pg_temp.key_of(t.oid)) AND pg_temp.is_ambiguous(a)), '[]'),
-    'ties', CASE WHEN d.description IS NOT NULL THEN coalesce((
+        SELECT jsonb_agg((k.a).attname ORDER BY (k.a).attnum) FROM key_column k JOIN ambiguous m
+            ON (m.atttypid, m.atttypmod, m.attcollation) = ((k.a).atttypid, (k.a).atttypmod, (k.a).attcollation) AND m.ambiguous
+        WHERE k.relid = t.oid), '[]'),
+    'ties', CASE WHEN d.description IS NOT NULL AND EXISTS (  -- otherwise there are none
+        SELECT FROM pg_temp.ties(t.oid) AS tie WHERE tie.kind = 'generated' OR cardinality(tie.numbers) > 1) THEN coalesce((
         SELECT jsonb_agg(ARRAY(SELECT d.description -> 'columns' -> (place - 1) ->> 'name' FROM unnest(tied) AS place) ORDER BY tied)
         FROM pg_temp.tied_columns(t.oid, d.description) AS tied), '[]') ELSE '[]' END,
     'constraints', coalesce(constraints.list, '[]'),
@@ -93,8 +104,7 @@ SELECT t.oid::bigint AS relid, jsonb_build_object(
         SELECT ic.relname FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid WHERE i.indrelid = t.oid AND i.indisreplident) END
 )::text AS facts
 FROM target t
-CROSS JOIN LATERAL pg_temp.obstacle(t.oid) AS o
-CROSS JOIN LATERAL (SELECT CASE WHEN o.message IS NULL THEN pg_temp.describe(t.oid) END AS description) AS d
+JOIN decided d ON d.oid = t.oid
 LEFT JOIN columns ON columns.attrelid = t.oid
 LEFT JOIN constraints ON constraints.conrelid = t.oid
 LEFT JOIN indexes ON indexes.indrelid = t.oid

@@ -80,13 +80,15 @@ $$;
 -- travel otherwise than Postgres prints them, which is told by the type itself.
 CREATE OR REPLACE FUNCTION electric.base_type(target oid) RETURNS oid
 LANGUAGE sql STABLE AS $$
-WITH RECURSIVE under (type, depth) AS (
-    SELECT target, 0
-    UNION ALL
-    SELECT y.typbasetype, under.depth + 1 FROM under JOIN pg_type y ON y.oid = under.type WHERE y.typtype = 'd'
-)
-SELECT CASE WHEN type IN ('bytea'::regtype, 'timestamptz'::regtype) THEN target ELSE type END
-FROM under ORDER BY depth DESC LIMIT 1
+SELECT CASE WHEN own.typtype <> 'd' THEN target ELSE (  -- it is asked for each column of thousands of tables
+    WITH RECURSIVE under (type, depth) AS (
+        SELECT target, 0
+        UNION ALL
+        SELECT y.typbasetype, under.depth + 1 FROM under JOIN pg_type y ON y.oid = under.type WHERE y.typtype = 'd'
+    )
+    SELECT CASE WHEN type IN ('bytea'::regtype, 'timestamptz'::regtype) THEN target ELSE type END
+    FROM under ORDER BY depth DESC LIMIT 1) END
+FROM pg_type own WHERE own.oid = target
 $$;
 
 -- The SQL expression that reads a text as its output function has printed it. A cast does the same, unless there is one with a

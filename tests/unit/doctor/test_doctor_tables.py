@@ -1,0 +1,115 @@
+"""What the doctor says of tables: why they cannot sync, or how they do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.unit.doctor.facts_scene import column, foreign_key, reported, table, unique, without_key
+
+from syncline.actors.doctor.facts import Clash, Constraint, Obstacle, Size, Table
+from syncline.actors.doctor.report import Report
+from syncline.actors.doctor.table_findings import LARGE_BYTES, default_kind
+
+
+def codes(report: Report, name: str) -> list[str]:
+    (found,) = [each for each in report.tables if each.table.table == name]
+    return [finding.code for finding in found.findings]
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    return {each.table.table: each.verdict for each in report.tables}
+
+
+@pytest.mark.parametrize(
+    ("state", "differing", "code"),
+    [
+        ("invalid_table_definition", {}, "no_key"),
+        ("insufficient_privilege", {}, "not_owner"),
+        ("feature_not_supported", {}, "virtual_columns"),
+        ("wrong_object_type", {"kind": "f"}, "foreign_table"),
+        ("wrong_object_type", {"persistence": "u"}, "unlogged"),
+        ("wrong_object_type", {"kind": "p"}, "unlogged"),
+        ("wrong_object_type", {}, "other"),
+    ],
+)
+def test_an_obstacle_has_a_code_that_stays(state: str, differing: dict[str, Any], code: str) -> None:
+    refused = table("t", 1, obstacle=Obstacle("app.t cannot", "mend it", state), description=None, **differing)
+    report = reported(refused)
+    assert (codes(report, "t"), verdicts(report)["t"]) == ([code], "refused")
+
+
+def test_what_refers_to_a_table_left_out_for_its_name_is_left_out_but_for_a_circle() -> None:
+    items = table("items", 1)
+    clash = Clash(1, "app.items: devices could not tell it", "rename it")
+    circle = table("circle", 2, constraints=(foreign_key("items", items),))
+    items_back = table("items", 1, constraints=(foreign_key("circle", circle),))
+    child = table("child", 3, constraints=(foreign_key("circle", circle),))
+    alone = table("alone", 4)
+    report = reported(items_back, circle, child, alone, clashes=(clash,))
+    assert codes(report, "items") == ["name_clash"]
+    assert codes(report, "child") == ["parent_refused"]
+    assert verdicts(report) == {"items": "refused", "circle": "notes", "child": "refused", "alone": "sync"}
+
+
+def test_a_foreign_key_to_a_table_that_cannot_sync_is_done_without() -> None:
+    parent = without_key("kinds", 1)
+    child = table("things", 2, constraints=(foreign_key("kind", parent),))
+    told = {"columns": ["kind"], "schema": "app", "table": "kinds", "ref_columns": ["id"]}
+    assert child.description is not None
+    report = reported(parent, table("things", 2, constraints=child.constraints, description=_with_fk(child, told)))
+    assert codes(report, "things") == ["unique_key", "foreign_key_left_out"]
+    (finding,) = [finding for finding in report.tables[1].findings if finding.code == "foreign_key_left_out"]
+    assert finding.message == "kind_fkey to app.kinds (which cannot sync)"
+
+
+def _with_fk(of: Table, told: dict[str, Any]) -> dict[str, Any]:
+    assert of.description is not None
+    return {**of.description, "fks": [told]}
+
+
+def test_unique_indexes_of_the_same_columns_as_the_key_are_nothing_to_be_known() -> None:
+    assert codes(reported(table("t", 1, unique_indexes=(unique("again", "id"),))), "t") == []
+    assert codes(reported(table("t", 1, unique_indexes=(unique("title", "title"),))), "t") == ["unique"]
+
+
+def test_large_values_are_a_note_unless_old_rows_are_written_whole_already() -> None:
+    size = Size(10, LARGE_BYTES * 2, LARGE_BYTES, True)
+    assert codes(reported(table("t", 1, size=size)), "t") == ["large_values"]
+    assert codes(reported(table("t", 1, size=size, replica_identity="f")), "t") == []
+
+
+def test_what_only_tells_how_a_table_syncs_does_not_make_it_one_with_notes() -> None:
+    check = Constraint("c", "c", ("title",), "CHECK (title <> '')", 0, None, ())
+    plain = table("t", 1)
+    described = table("t", 1, constraints=(*plain.constraints, check), ties=(("a", "b"),), size=Size(None, 1, 0, False))
+    report = reported(described)
+    assert (codes(report, "t"), verdicts(report)["t"]) == (["checks", "tied_columns", "unanalysed"], "sync")
+
+
+@pytest.mark.parametrize(
+    ("default", "kind"),
+    [
+        ("7", "constant"),
+        ("'-1'::integer", "constant"),
+        ("'it''s'::character varying", "constant"),
+        ("(-7)", "constant"),
+        ("true", "constant"),
+        ("NULL::text", "constant"),
+        ("'{}'::text[]", "constant"),
+        ("now()", "expression"),
+        ("('a'::text || CURRENT_USER)", "expression"),
+        ("gen_random_uuid()", "expression"),
+    ],
+)
+def test_a_default_is_a_constant_or_an_expression(default: str, kind: str) -> None:
+    assert default_kind(column("c", default=default, has_default=True)) == kind
+
+
+def test_a_default_of_a_sequence_an_identity_and_a_locked_table_are_told_apart() -> None:
+    nextval = "nextval('app.s'::regclass)"
+    assert default_kind(column("c", default=nextval, has_default=True, sequence="app.s")) == "sequence"
+    assert default_kind(column("c", identity="a", sequence="app.s")) == "identity"
+    assert default_kind(column("c", has_default=True)) == "unknown"
+    assert default_kind(column("c", default="a * 2", has_default=True, generated="s")) is None
+    assert default_kind(column("c")) is None
