@@ -317,9 +317,10 @@ async def test_it_asks_where_sessions_are_read_only_and_impatient_and_look_elsew
 async def test_it_waits_for_nobody_who_has_a_table_locked_and_locks_none_itself(database: str) -> None:
     async with connected(database, TABLES) as connection, connected(database) as other:
         async with other.transaction():
-            await other.execute(
-                "LOCK TABLE app.defaults, app.partition_2025, app.large_values IN ACCESS EXCLUSIVE MODE"
+            tables = await other.fetchval(
+                "SELECT string_agg(format('app.%I', tablename), ', ') FROM pg_tables WHERE schemaname = 'app'"
             )
+            await other.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             found = await asyncio.wait_for(examined(connection), 30)
         assert "defaults" in codes(found, "app.defaults")
         assert codes(found, "app.partitions")[0] == "partitions"

@@ -1,9 +1,10 @@
 -- Each of the tables $1 (oid[]), as JSON. pg_get_expr waits for whoever changes a table (from Postgres 17 on), so expressions of
 -- one that is locked are left out.
-WITH target AS MATERIALIZED (
-    SELECT c.*, n.nspname, EXISTS (
-        SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = c.oid AND l.mode = 'AccessExclusiveLock'
-            AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) AS locked
+WITH held AS MATERIALIZED (
+    SELECT DISTINCT l.relation FROM pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
+        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+), target AS MATERIALIZED (
+    SELECT c.*, n.nspname, c.oid IN (SELECT relation FROM held) AS locked
     FROM unnest($1::oid[]) AS t (relid) JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 ), decided AS MATERIALIZED (
     SELECT t.oid, pg_temp.key_of(t.oid) AS key, o.message, o.hint, o.state,
