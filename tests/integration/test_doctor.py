@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -151,7 +152,15 @@ async def test_it_refuses_what_electrify_refuses_before_there_is_anything_of_our
         assert {row["name"] for row in planned if row["action"] == "refused"} == refused(before)
         assert len([row for row in planned if row["action"] == "electrify"]) == before.opens
         await s.connection.execute("CALL electric.electrify_all()")
+        await s.connection.execute("SELECT electric.unique_policy('app.unique__email_key', 'nullify')")
         after = await examined(s.connection)
+        policies = {
+            index.name: index.policy
+            for each in after.tables
+            for index in each.table.unique_indexes
+            if each.verdict == "notes"
+        }
+        assert (policies["unique__email_key"], policies["lower_name"]) == ("nullify", "first-wins")
         assert (after.electrified, after.opens) == (before.opens, 0)
         assert refused(after) == refused(before)
         assert after.facts.server.schema is not None
@@ -343,6 +352,23 @@ async def test_without_the_right_to_temporary_functions_it_says_which(database: 
             await read(connection)
         assert f"GRANT TEMPORARY ON DATABASE {name_of_database} TO {name}" in fault.value.hint
         assert not connection.is_in_transaction()
+
+
+async def test_a_name_that_is_no_text_is_a_message(database: str) -> None:
+    name = f"ascii_{os.getpid()}"
+    async with connected(database, f"DROP DATABASE IF EXISTS {name}") as admin:
+        await admin.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        try:
+            async with connected(urlunsplit(urlsplit(database)._replace(path=f"/{name}"))) as connection:
+                assert "encoding" in of_server(await examined(connection))
+                await connection.execute(
+                    "DO $$ BEGIN EXECUTE format('CREATE TABLE %I (id int)', convert_from('\\xff', 'SQL_ASCII')); END $$"
+                )
+                with pytest.raises(Fault, match="no UTF-8"):
+                    await read(connection)
+                assert not connection.is_in_transaction()
+        finally:
+            await admin.execute(f"DROP DATABASE {name}")
 
 
 async def test_an_event_trigger_that_refuses_its_functions_is_named_as_the_cause(database: str) -> None:

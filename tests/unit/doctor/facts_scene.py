@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from syncline.actors.doctor.facts import (
+    FIRST_WINS,
     Column,
     Constraint,
     Facts,
@@ -103,4 +104,4 @@ def reported(*tables: Table, server: Server = SERVER, **differing: Any) -> Repor
 
 
 def unique(name: str, *columns: str) -> UniqueIndex:
-    return UniqueIndex(name, columns, partial=False, expressions=False)
+    return UniqueIndex(name, FIRST_WINS, columns, partial=False, expressions=False)

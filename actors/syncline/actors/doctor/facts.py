@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Json: TypeAlias = Mapping[str, Any]
+FIRST_WINS: Final = "first-wins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +124,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """``kind``: p, u, c, f or x, as ``pg_constraint`` has it. ``refers_to``: OID of the table of a foreign key."""
+    """``kind``: p, u, c, f or x, as ``pg_constraint`` has it. ``definition``: of c and x, unless the table was locked.
+    ``refers_to``: OID of the table of a foreign key."""
 
     name: str
     kind: str
     columns: tuple[str, ...]
-    definition: str
+    definition: str | None
     refers_to: int
     refers_to_name: str | None
     refers_to_columns: tuple[str, ...]
@@ -136,9 +138,10 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True)
 class UniqueIndex:
-    """Of a unique constraint, or alone."""
+    """Of a unique constraint, or alone. ``policy``: what becomes of devices' writes that violate it."""
 
     name: str
+    policy: str
     columns: tuple[str, ...]
     partial: bool
     expressions: bool
@@ -199,7 +202,8 @@ class Table:
     electrified: bool = False
 
     @staticmethod
-    def of(relid: int, read: Json, size: Size, *, electrified: bool) -> Table:
+    def of(relid: int, read: Json, size: Size, *, electrified: bool, policies: Mapping[str, str]) -> Table:
+        """``policies``: of unique indexes, by their OIDs as texts, where they have one of their own."""
         obstacle = read["obstacle"]
         return Table(
             relid,
@@ -230,7 +234,13 @@ class Table:
                 for constraint in read["constraints"]
             ),
             tuple(
-                UniqueIndex(index["name"], tuple(index["columns"] or ()), index["partial"], index["expressions"])
+                UniqueIndex(
+                    index["name"],
+                    policies.get(str(index["oid"]), FIRST_WINS),
+                    tuple(index["columns"] or ()),
+                    index["partial"],
+                    index["expressions"],
+                )
                 for index in read["unique_indexes"]
             ),
             tuple(read["triggers"]),

@@ -60,7 +60,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "sequence": Kind("note", "columns filled from a sequence"),
     "text_types": Kind("note", "columns that devices hold as text, as Postgres prints them"),
     "generated_columns": Kind("note", "generated columns, which devices do not hold"),
-    "unique": Kind("note", "unique besides the key: the first to reach Postgres wins"),
+    "unique": Kind("note", "unique besides the key: what devices write apart may clash"),
     "exclusion": Kind("note", "exclusion constraints: the first to reach Postgres wins"),
     "foreign_key_left_out": Kind("note", "foreign keys that devices do without"),
     "foreign_key_outside": Kind("note", "foreign keys to tables of schemas that were not asked for"),

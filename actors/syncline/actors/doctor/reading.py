@@ -9,8 +9,9 @@ Postgres would lock a table for is left out for tables that somebody has locked,
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
 
@@ -52,6 +53,13 @@ SELECT (SELECT value FROM electric.meta WHERE key = 'schema_version'),
     (SELECT jsonb_agg(d) FROM electric.migrations m CROSS JOIN jsonb_array_elements(m.tables) AS d)::text,
     (SELECT array_agg(relid::bigint) FROM electric.tables)
 """
+_POLICIES = "SELECT jsonb_object_agg(indexrelid::text, policy)::text FROM electric.unique_policies"
+_KNOWS = """
+SELECT count(*) FILTER (WHERE c.relname IN ('meta', 'tables', 'migrations')) = 3 AND EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = to_regclass('electric.meta') AND a.attname = 'value'),
+    count(*) FILTER (WHERE c.relname = 'unique_policies') = 1
+FROM pg_class c WHERE c.relnamespace = 'electric'::regnamespace
+"""
 _CLASHES = "SELECT c.relid::bigint AS relid, c.message, c.hint FROM pg_temp.clashes($1, $2) AS c ORDER BY 1"
 _SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|electric$|information_schema$)' ORDER BY 1"
 
@@ -69,6 +77,13 @@ async def read(connection: asyncpg.Connection, schemas: Sequence[str] = ()) -> F
     try:
         async with _passing_transaction(connection):
             return await _read(connection, schemas)
+    except asyncpg.CharacterNotInRepertoireError as error:  # in a database of SQL_ASCII
+        raise Fault(
+            f"a name or a text in the catalogue is no UTF-8: {error}",
+            "rename what has such a name; devices could not be told it",
+        ) from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Fault(f"the catalogue may not be read: {error}", "ask as the role of the service") from error
     except asyncpg.LockNotAvailableError as error:
         raise Fault(f"a table is locked by somebody for more than {LOCK_WAIT_S} s", "ask again later") from error
     except asyncpg.QueryCanceledError as error:
@@ -118,10 +133,7 @@ async def _asking(connection: asyncpg.Connection) -> tuple[str, str]:
 
 async def _read(connection: asyncpg.Connection, schemas: Sequence[str]) -> Facts:
     found = json.loads(await connection.fetchval(_text("server.sql")))
-    version, told, electrified = None, None, frozenset[int]()
-    if found["schema"] is not None and found["schema"]["ours"] and found["schema"]["readable"]:
-        version_told, told, relids = await connection.fetchrow(_HISTORY)
-        version, electrified = int(version_told or 0), frozenset(relids or ())
+    ours = await _ours(connection) if found["schema"] is not None and found["schema"]["readable"] else Ours()
     relids = await connection.fetchval("SELECT pg_temp.tables_of($1::text[])::bigint[]", list(schemas) or None)
     await _require_schemas(connection, schemas)
     tables: list[Table] = []
@@ -133,18 +145,40 @@ async def _read(connection: asyncpg.Connection, schemas: Sequence[str]) -> Facts
                 row["relid"],
                 json.loads(row["facts"]),
                 sizes.get(row["relid"], Size()),
-                electrified=row["relid"] in electrified,
+                electrified=row["relid"] in ours.electrified,
+                policies=ours.policies,
             )
             for row in await connection.fetch(_text("tables.sql"), some)
         ]
     described = [table.description for table in tables if table.description is not None and not table.electrified]
-    clashes = await connection.fetch(_CLASHES, json.dumps(described), told)
+    clashes = await connection.fetch(_CLASHES, json.dumps(described), ours.told)
     return Facts(
-        Server.of(found, version),
+        Server.of(found, ours.version),
         tuple(sorted(tables, key=lambda table: (table.schema, table.table))),
         tuple(Clash(row["relid"], row["message"], row["hint"]) for row in clashes),
         tuple(schemas),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """What is known from schema ``electric``. ``told``: all that devices have been told, as JSON. ``electrified``: OIDs
+    of tables. ``policies``: of unique indexes, by their OIDs as texts."""
+
+    version: int | None = None
+    told: str | None = None
+    electrified: frozenset[int] = frozenset()
+    policies: Mapping[str, str] = field(default_factory=dict)
+
+
+async def _ours(connection: asyncpg.Connection) -> Ours:
+    """Of a schema that may be read; it may be somebody else's, or of another version."""
+    has_history, has_policies = await connection.fetchrow(_KNOWS)
+    if not has_history:
+        return Ours()
+    version, told, electrified = await connection.fetchrow(_HISTORY)
+    policies = await connection.fetchval(_POLICIES) if has_policies else None
+    return Ours(int(version or 0), told, frozenset(electrified or ()), json.loads(policies or "{}"))
 
 
 async def _require_schemas(connection: asyncpg.Connection, schemas: Sequence[str]) -> None:

@@ -181,6 +181,10 @@ def _table(found: TableReport) -> dict[str, Any]:
         "bytes": table.size.bytes,
         "analysed": table.size.analysed,
         "first_sync_s": _rounded(first_sync_s(table.size)),
+        "unique": [
+            {"name": index.name, "columns": list(index.columns), "policy": index.policy}
+            for index in table.unique_indexes
+        ],
         "columns": [_column(column, _told(table).get(column.name)) for column in table.columns],
         "findings": _findings(found.findings),
     }

@@ -7,17 +7,18 @@ the order in which people read them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from syncline.actors.doctor.facts import Clash, Column, Facts, Table
+from syncline.actors.doctor.facts import Clash, Column, Constraint, Facts, Table
 from syncline.actors.doctor.findings import Finding
 from syncline.actors.doctor.references import behind_clashes
 from syncline.actors.postgres.typemap import has_adapter
 
 # A table whose values kept apart come to as much has them in more than a few rows.
 LARGE_BYTES: Final = 8 << 20
+LOCKED: Final = "(the table is locked)"
 
 _BY_STATE: Final = {"invalid_table_definition": "no_key", "insufficient_privilege": "not_owner"}
 _LITERAL = re.compile(r"(?:'(?:[^']|'')*'|-?[0-9.]+|\(-[0-9.]+\)|true|false|NULL)(?:::[\w .\"()\[\],]+)?\Z")
@@ -130,7 +131,7 @@ def _sequences(table: Table, _: Around) -> Iterator[Finding]:
 def _defaults(table: Table, _: Around) -> Iterator[Finding]:
     filled = [column for column in table.columns if default_kind(column) in ("constant", "expression", "unknown")]
     if filled:
-        texts = (f"{column.name} {column.default or '(the table is locked)'}" for column in filled)
+        texts = (f"{column.name} {column.default or LOCKED}" for column in filled)
         yield Finding("defaults", ", ".join(texts), names=tuple(column.name for column in filled))
 
 
@@ -162,20 +163,23 @@ def _unique(table: Table, _: Around) -> Iterator[Finding]:
     if unique:
         yield Finding(
             "unique",
-            ", ".join(f"{index.name} ({', '.join(index.columns) or 'expressions'})" for index in unique),
-            names=tuple(index.name for index in unique),
+            ", ".join(f"{index.name} ({', '.join(index.columns) or 'expressions'}) {index.policy}" for index in unique),
+            "for another policy, once it is open: SELECT electric.unique_policy('schema.index', 'rename' or 'nullify')",
+            tuple(index.name for index in unique),
         )
     exclusions = [constraint for constraint in table.constraints if constraint.kind == "x"]
     if exclusions:
-        texts = (f"{constraint.name} {constraint.definition}" for constraint in exclusions)
-        yield Finding("exclusion", ", ".join(texts), names=tuple(constraint.name for constraint in exclusions))
+        yield Finding("exclusion", _defined(exclusions), names=tuple(constraint.name for constraint in exclusions))
 
 
 def _checks(table: Table, _: Around) -> Iterator[Finding]:
     checks = [constraint for constraint in table.constraints if constraint.kind == "c"]
     if checks:
-        texts = (f"{constraint.name} {constraint.definition}" for constraint in checks)
-        yield Finding("checks", ", ".join(texts), names=tuple(constraint.name for constraint in checks))
+        yield Finding("checks", _defined(checks), names=tuple(constraint.name for constraint in checks))
+
+
+def _defined(constraints: Iterable[Constraint]) -> str:
+    return ", ".join(f"{each.name} {each.definition or LOCKED}" for each in constraints)
 
 
 def _ties(table: Table, _: Around) -> Iterator[Finding]:

@@ -33,7 +33,9 @@ SELECT jsonb_build_object(
             'owner', n.nspowner::regrole::text,
             'owned', pg_has_role(n.nspowner, 'USAGE'),
             'ours', meta.relid IS NOT NULL,
-            'readable', has_schema_privilege(n.oid, 'USAGE') AND coalesce(has_table_privilege(meta.relid, 'SELECT'), false))
+            'readable', has_schema_privilege(n.oid, 'USAGE') AND NOT EXISTS (
+                SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND NOT has_table_privilege(c.oid, 'SELECT')
+                    AND c.relname IN ('meta', 'tables', 'migrations', 'unique_policies')))
         FROM pg_namespace n
         LEFT JOIN LATERAL (
             SELECT c.oid AS relid FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'value'

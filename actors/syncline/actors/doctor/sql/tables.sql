@@ -1,5 +1,5 @@
--- Each of the tables $1 (oid[]), as JSON. pg_get_expr waits for whoever changes a table (from Postgres 17 on), so expressions of
--- one that is locked are left out.
+-- Each of the tables $1 (oid[]), as JSON. To print an expression Postgres waits for whoever has its table locked (of some kinds in
+-- later majors alone), so those of one that is locked are left out.
 WITH held AS MATERIALIZED (
     SELECT DISTINCT l.relation FROM pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -46,7 +46,7 @@ WITH held AS MATERIALIZED (
         'name', c.conname,
         'kind', c.contype,
         'columns', coalesce(pg_temp.column_names(c.conrelid, c.conkey), '[]'),
-        'definition', pg_get_constraintdef(c.oid),
+        'definition', CASE WHEN NOT t.locked AND c.contype IN ('c', 'x') THEN pg_get_constraintdef(c.oid) END,
         'refers_to', c.confrelid::bigint,
         'refers_to_name', pg_temp.full_name(nullif(c.confrelid, 0)),
         'refers_to_columns', pg_temp.column_names(c.confrelid, c.confkey)
@@ -55,6 +55,7 @@ WITH held AS MATERIALIZED (
     GROUP BY c.conrelid
 ), indexes AS (
     SELECT i.indrelid, jsonb_agg(jsonb_build_object(
+        'oid', i.indexrelid::bigint,
         'name', ic.relname,
         'columns', pg_temp.column_names(i.indrelid, (i.indkey::smallint[])[0:i.indnkeyatts - 1]),
         'partial', i.indpred IS NOT NULL,
