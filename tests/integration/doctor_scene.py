@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
 # A table a finding, which the table is named for; notes besides do no harm.
 TABLES = """
 CREATE SCHEMA app;
@@ -47,3 +52,14 @@ CREATE TABLE app.defaults (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int DEFAULT 7, at timestamptz DEFAULT now());
 CREATE TABLE app.checks (id uuid PRIMARY KEY, low int, high int, CONSTRAINT ordered CHECK (low < high));
 """
+
+
+@asynccontextmanager
+async def connected(dsn: str, sql: str = "") -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        if sql:
+            await connection.execute(sql)
+        yield connection
+    finally:
+        await connection.close()

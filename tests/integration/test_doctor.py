@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
-from subprocess import CompletedProcess
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from tests.integration.doctor_scene import TABLES
-from tests.integration.test_edge_cli import run_beside
+from tests.integration.doctor_scene import TABLES, connected
 from tests.integration.write_scene import scene
 
 from syncline.actors.doctor import reading
@@ -43,17 +39,6 @@ SELECT (SELECT array_agg((n.oid, n.nspname, n.nspacl::text)::text ORDER BY n.oid
     (SELECT array_agg(s.slot_name ORDER BY 1) FROM pg_replication_slots s WHERE s.database = current_database()),
     (SELECT array_agg(s::text ORDER BY s::text) FROM pg_db_role_setting s)
 """
-
-
-@asynccontextmanager
-async def connected(dsn: str, sql: str = "") -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        if sql:
-            await connection.execute(sql)
-        yield connection
-    finally:
-        await connection.close()
 
 
 @asynccontextmanager
@@ -331,17 +316,18 @@ async def test_it_waits_for_nobody_who_has_a_table_locked_and_locks_none_itself(
             )
             await other.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
             found = await asyncio.wait_for(examined(connection), 30)
-        assert "defaults" in codes(found, "app.defaults")
-        assert codes(found, "app.partitions")[0] == "partitions"
+        locked = {each.table.name for each in found.tables if [finding.code for finding in each.findings] == ["locked"]}
+        assert locked == {each.table.name for each in found.tables if each.table.schema == "app"}
+        assert codes(found, "public.no_key") == ["no_key"]
         async with reading._passing_transaction(connection):
             await reading._read(connection, ())
-            locked = await connection.fetch(
+            held = await connection.fetch(
                 """
                 SELECT DISTINCT l.relation::regclass FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
                 WHERE l.pid = pg_backend_pid() AND c.relnamespace IN ('public'::regnamespace, 'app'::regnamespace)
                 """
             )
-        assert locked == []
+        assert held == []
 
 
 async def test_without_the_right_to_temporary_functions_it_says_which(database: str) -> None:
@@ -383,59 +369,3 @@ async def test_an_event_trigger_that_refuses_its_functions_is_named_as_the_cause
             assert "event trigger" in fault.value.hint
         finally:
             await connection.execute("DROP EVENT TRIGGER forbidding")
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-async def doctor(*arguments: str, cwd: Path, **environment: str) -> CompletedProcess[str]:
-    path = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-    return await run_beside("doctor", *arguments, cwd=cwd, **path, **environment)
-
-
-async def test_the_command_says_the_sum_first_and_then_what_is_found(database: str, tmp_path: Path) -> None:
-    async with connected(database, TABLES):
-        done = await doctor(cwd=tmp_path, DATABASE_URL=database)
-    assert done.returncode == 3, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("database  test_")
-    assert lines[1] == "tables    26: 7 sync, 13 with notes, 6 refused"
-    assert "ALTER TABLE public.unlogged SET LOGGED" in done.stdout
-    assert lines[-2] == "syncline electrify --all would open 20 of these tables, and leave out 6"
-    assert lines[-1] == "not ready: something above is missing or refused"
-    assert done.stderr == ""
-
-
-async def test_exit_codes_are_fit_for_ci(database: str, tmp_path: Path) -> None:
-    async with connected(database, TABLES):
-        done = await doctor("--schema", "app", "--verbose", cwd=tmp_path, DATABASE_URL=database)
-        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "ready: everything can sync"), done.stderr
-        assert "app.defaults: id gen_random_uuid(), n 7, at now()" in done.stdout
-        assert (await doctor("--schema", "public", cwd=tmp_path, DATABASE_URL=database)).returncode == 3
-        assert (await doctor("--schema", "none", cwd=tmp_path, DATABASE_URL=database)).returncode == 1
-    assert (await doctor("--tables", cwd=tmp_path, DATABASE_URL=database)).returncode == 2
-    done = await doctor(cwd=tmp_path, DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/db")
-    assert (done.returncode, "Traceback" in done.stderr, "hunter2" in done.stderr) == (1, False, False)
-    done = await doctor(cwd=tmp_path)
-    assert (done.returncode, "DATABASE_URL" in done.stderr) == (1, True)
-
-
-def without(document: Any, names: Iterable[str]) -> Any:
-    """``document`` without what changes from moment to moment."""
-    if isinstance(document, dict):
-        return {key: without(value, names) for key, value in document.items() if key not in names}
-    return [without(each, names) for each in document] if isinstance(document, list) else document
-
-
-async def test_the_json_document_is_the_same_twice(database: str, tmp_path: Path) -> None:
-    moving = ("slots", "wal_senders_in_use", "bytes", "rows", "analysed", "first_sync_s", "rows_unknown")
-    async with connected(database, TABLES):
-        one = await doctor("--json", cwd=tmp_path, DATABASE_URL=database)
-        two = await doctor("--json", cwd=tmp_path, DATABASE_URL=database)
-    assert (one.returncode, two.returncode, one.stderr) == (3, 3, "")
-    assert without(json.loads(one.stdout), moving) == without(json.loads(two.stdout), moving)
-    document = json.loads(one.stdout)
-    (table,) = [table for table in document["tables"] if table["name"] == "app.text_types"]
-    assert (table["on_devices"], table["key"], table["verdict"]) == ("app__text_types", ["id"], "notes")
-    assert [column["on_devices"] for column in table["columns"]] == ["TEXT"] * 4
-    assert [finding["code"] for finding in table["findings"]] == ["text_types"]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from rich.text import Text
 from tests.unit.doctor.facts_scene import reported, table, without_key
@@ -15,7 +16,7 @@ from syncline.actors.doctor.borrowed import borrowed
 from syncline.actors.doctor.estimates import BYTES_A_S, ROWS_A_S, first_sync_s
 from syncline.actors.doctor.facts import Size
 from syncline.actors.doctor.findings import KINDS
-from syncline.actors.doctor.reading import ROOTS, read
+from syncline.actors.doctor.reading import ROOTS, _unhindered, read
 from syncline.actors.doctor.report import Report, to_json
 from syncline.actors.doctor.shown import SHOWN_MAX, lines
 from syncline.actors.faults import Fault
@@ -124,3 +125,25 @@ async def test_a_server_that_cannot_be_asked_is_told_before_anything_is_tried(an
     with pytest.raises(Fault) as fault:
         await read(Answering(*answer))
     assert hint in fault.value.hint
+
+
+class LockedAtFirst:
+    """A connection that meets a lock once."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def execute(self, statement: str) -> None:
+        self.said.append(statement)
+
+    async def fetch(self, _: str, relids: Any) -> list[Any]:
+        self.said.append("asked")
+        if self.said.count("asked") == 1:
+            raise asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
+        return list(relids)
+
+
+async def test_a_table_that_is_locked_while_it_is_asked_about_is_asked_about_again() -> None:
+    connection = LockedAtFirst()
+    assert await _unhindered(connection, "tables.sql", [7]) == [7]
+    assert connection.said == ["SAVEPOINT unhindered", "asked", "ROLLBACK TO unhindered", "asked"]

@@ -68,6 +68,17 @@ def _with_fk(of: Table, told: dict[str, Any]) -> dict[str, Any]:
     return {**of.description, "fks": [told]}
 
 
+def test_of_a_table_that_is_locked_nothing_is_said_but_that_nor_of_keys_to_it() -> None:
+    parent = table("kinds", 1, description=None, triggers=("stamp",))
+    plain = table("things", 2)
+    told = {"columns": ["kind"], "schema": "app", "table": "kinds", "ref_columns": ["id"]}
+    constraints = (*plain.constraints, foreign_key("kind", parent))
+    child = table("things", 2, constraints=constraints, description=_with_fk(plain, told))
+    report = reported(parent, child)
+    assert (codes(report, "kinds"), codes(report, "things")) == (["locked"], [])
+    assert verdicts(report) == {"kinds": "notes", "things": "sync"}
+
+
 def test_unique_indexes_of_the_same_columns_as_the_key_are_nothing_to_be_known() -> None:
     assert codes(reported(table("t", 1, unique_indexes=(unique("again", "id"),))), "t") == []
     assert codes(reported(table("t", 1, unique_indexes=(unique("title", "title"),))), "t") == ["unique"]

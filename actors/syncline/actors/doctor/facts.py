@@ -169,8 +169,8 @@ class Size:
 @dataclass(frozen=True, slots=True)
 class Table:
     """``name``: with its schema, as SQL has it, and so ``quoted_schema``. ``description``: what devices would be told
-    of it, as ``electric.describe`` has it; None where it cannot sync. ``ties``: the columns of each register of
-    several. ``row_security_holds``: for the role that asks."""
+    of it, as ``electric.describe`` has it; None where it cannot sync, and where it was locked. ``ties``: the columns of
+    each register of several. ``row_security_holds``: for the role that asks."""
 
     relid: int
     schema: str

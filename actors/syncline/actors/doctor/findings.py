@@ -56,6 +56,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "parent_refused": Kind("refused", "refers to a table that is left out for its name"),
     "other": Kind("refused", "cannot sync"),
     # how tables sync
+    "locked": Kind("note", "locked by somebody just now: how it syncs could not be asked"),
     "ambiguous_key": Kind("note", "keys of which two texts are one value"),
     "sequence": Kind("note", "columns filled from a sequence"),
     "text_types": Kind("note", "columns that devices hold as text, as Postgres prints them"),

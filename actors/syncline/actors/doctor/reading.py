@@ -139,7 +139,10 @@ async def _read(connection: asyncpg.Connection, schemas: Sequence[str]) -> Facts
     tables: list[Table] = []
     for start in range(0, len(relids), TABLES_AT_ONCE):
         some = relids[start : start + TABLES_AT_ONCE]
-        sizes = await _sizes(connection, some)
+        sizes = {
+            row["relid"]: Size(row["rows"], row["bytes"], row["toast_bytes"], row["analysed"])
+            for row in await _unhindered(connection, "sizes.sql", some)
+        }
         tables += [
             Table.of(
                 row["relid"],
@@ -148,7 +151,7 @@ async def _read(connection: asyncpg.Connection, schemas: Sequence[str]) -> Facts
                 electrified=row["relid"] in ours.electrified,
                 policies=ours.policies,
             )
-            for row in await connection.fetch(_text("tables.sql"), some)
+            for row in await _unhindered(connection, "tables.sql", some)
         ]
     described = [table.description for table in tables if table.description is not None and not table.electrified]
     clashes = await connection.fetch(_CLASHES, json.dumps(described), ours.told)
@@ -190,15 +193,16 @@ async def _require_schemas(connection: asyncpg.Connection, schemas: Sequence[str
             raise Fault(f"there is no schema {missing[0]}", f"give one of {', '.join(known)}")
 
 
-async def _sizes(connection: asyncpg.Connection, relids: Sequence[int]) -> dict[int, Size]:
-    """By OID. Where somebody locks a table just now, of all of ``relids`` as they were last counted."""
-    await connection.execute("SAVEPOINT sizes")
+async def _unhindered(connection: asyncpg.Connection, name: str, relids: Sequence[int]) -> list[asyncpg.Record]:
+    """What the query ``name`` answers about the tables. It does without what a table's lock is in the way of; where one
+    has been locked since it looked, it is asked again. Raises what asyncpg raises."""
+    await connection.execute("SAVEPOINT unhindered")
     try:
-        rows = await connection.fetch(_text("sizes.sql"), relids, True)
+        rows: list[asyncpg.Record] = await connection.fetch(_text(name), relids)
     except asyncpg.LockNotAvailableError:
-        await connection.execute("ROLLBACK TO sizes")
-        rows = await connection.fetch(_text("sizes.sql"), relids, False)
-    return {row["relid"]: Size(row["rows"], row["bytes"], row["toast_bytes"], row["analysed"]) for row in rows}
+        await connection.execute("ROLLBACK TO unhindered")
+        rows = await connection.fetch(_text(name), relids)
+    return rows
 
 
 def _text(name: str) -> str:

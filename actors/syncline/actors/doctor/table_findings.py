@@ -18,7 +18,6 @@ from syncline.actors.postgres.typemap import has_adapter
 
 # A table whose values kept apart come to as much has them in more than a few rows.
 LARGE_BYTES: Final = 8 << 20
-LOCKED: Final = "(the table is locked)"
 
 _BY_STATE: Final = {"invalid_table_definition": "no_key", "insufficient_privilege": "not_owner"}
 _LITERAL = re.compile(r"(?:'(?:[^']|'')*'|-?[0-9.]+|\(-[0-9.]+\)|true|false|NULL)(?:::[\w .\"()\[\],]+)?\Z")
@@ -52,10 +51,12 @@ def around(facts: Facts) -> Around:
 
 
 def table_findings(table: Table, others: Around) -> list[Finding]:
-    """Why it cannot sync, and nothing else; or how it does."""
+    """Why it cannot sync, and nothing else; or how it does, so far as it could be asked."""
     refused = _refusal(table, others)
     if refused is not None:
         return [refused]
+    if table.description is None:
+        return [Finding("locked", "somebody has it locked (ACCESS EXCLUSIVE)", "ask again later")]
     return [finding for section in SECTIONS for finding in section(table, others)]
 
 
@@ -131,7 +132,7 @@ def _sequences(table: Table, _: Around) -> Iterator[Finding]:
 def _defaults(table: Table, _: Around) -> Iterator[Finding]:
     filled = [column for column in table.columns if default_kind(column) in ("constant", "expression", "unknown")]
     if filled:
-        texts = (f"{column.name} {column.default or LOCKED}" for column in filled)
+        texts = (f"{column.name} {column.default}" for column in filled)
         yield Finding("defaults", ", ".join(texts), names=tuple(column.name for column in filled))
 
 
@@ -179,7 +180,7 @@ def _checks(table: Table, _: Around) -> Iterator[Finding]:
 
 
 def _defined(constraints: Iterable[Constraint]) -> str:
-    return ", ".join(f"{each.name} {each.definition or LOCKED}" for each in constraints)
+    return ", ".join(f"{each.name} {each.definition}" for each in constraints)
 
 
 def _ties(table: Table, _: Around) -> Iterator[Finding]:
@@ -216,6 +217,8 @@ def _left_out(fk: Mapping[str, Any] | None, parent: Table | None) -> str | None:
         return "of generated columns"
     if parent is None:
         return "which cannot sync"
+    if parent.description is None:
+        return None  # it is locked: its key is not known
     if fk.get("loose"):
         return "values may be spelled otherwise"
     if sorted(parent.key()) != sorted(fk["ref_columns"]):

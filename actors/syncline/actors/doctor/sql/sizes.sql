@@ -1,6 +1,6 @@
--- Rows and bytes of the tables $1 (oid[]) as Postgres has counted them, and of what they are made of: no row is read. $2: whether
--- the files may be looked at; that waits for whoever has a table locked, so those that are are taken by their last count of pages.
--- rows NULL: nobody has ever counted.
+-- Rows and bytes of the tables $1 (oid[]) as Postgres has counted them, and of what they are made of: no row is read. To look at
+-- its files waits for whoever has a table locked, so one that is locked is taken by the last count of its pages. rows NULL: nobody
+-- has ever counted.
 WITH part AS MATERIALIZED (
     SELECT t.root, p.relid FROM unnest($1::oid[]) AS t (root) CROSS JOIN LATERAL pg_temp.parts(t.root) AS p (relid)
 ), held AS MATERIALIZED (
@@ -9,7 +9,7 @@ WITH part AS MATERIALIZED (
 ), measured AS (
     SELECT part.root, c.relkind, c.reltuples, c.relpages, pg_stat_get_live_tuples(c.oid) AS live,
         coalesce(toast.relpages, 0) AS toast_pages, current_setting('block_size')::bigint AS page,
-        $2::boolean AND c.oid NOT IN (SELECT relation FROM held) AND coalesce(toast.oid, 0) NOT IN (SELECT relation FROM held) AS free,
+        c.oid NOT IN (SELECT relation FROM held) AND coalesce(toast.oid, 0) NOT IN (SELECT relation FROM held) AS free,
         c.oid AS relid, toast.oid AS toast
     FROM part JOIN pg_class c ON c.oid = part.relid LEFT JOIN pg_class toast ON toast.oid = c.reltoastrelid
 ), sized AS (

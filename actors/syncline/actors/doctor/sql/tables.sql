@@ -1,5 +1,5 @@
 -- Each of the tables $1 (oid[]), as JSON. To print an expression Postgres waits for whoever has its table locked (of some kinds in
--- later majors alone), so those of one that is locked are left out.
+-- later majors alone), so of one that is locked there are no expressions, and no description, which has some.
 WITH held AS MATERIALIZED (
     SELECT DISTINCT l.relation FROM pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock'
         AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
@@ -8,7 +8,7 @@ WITH held AS MATERIALIZED (
     FROM unnest($1::oid[]) AS t (relid) JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 ), decided AS MATERIALIZED (
     SELECT t.oid, pg_temp.key_of(t.oid) AS key, o.message, o.hint, o.state,
-        CASE WHEN o.message IS NULL THEN pg_temp.describe(t.oid) END AS description
+        CASE WHEN o.message IS NULL AND NOT t.locked THEN pg_temp.describe(t.oid) END AS description
     FROM target t CROSS JOIN LATERAL pg_temp.obstacle(t.oid) AS o
 ), key_column AS MATERIALIZED (
     SELECT d.oid AS relid, a FROM decided d JOIN pg_attribute a ON a.attrelid = d.oid AND a.attnum = ANY (d.key)
