@@ -50,6 +50,7 @@ CREATE TABLE app.partition_2025 PARTITION OF app.partitions FOR VALUES FROM ('20
 CREATE TABLE app.partition_2026 PARTITION OF app.partitions FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
 CREATE TABLE app.defaults (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int DEFAULT 7, at timestamptz DEFAULT now());
+CREATE TABLE app.server_defaults (id uuid PRIMARY KEY, due timestamptz DEFAULT now() + '7 days');
 CREATE TABLE app.checks (id uuid PRIMARY KEY, low int, high int, CONSTRAINT ordered CHECK (low < high));
 """
 

@@ -43,7 +43,7 @@ SERVER = Server(
 
 
 def column(name: str, type_name: str = "text", **differing: Any) -> Column:
-    return replace(Column(name, type_name, False, "", "", None, False, None), **differing)
+    return replace(Column(name, type_name, False, "", None, None), **differing)
 
 
 def foreign_key(columns: str, parent: Table, parent_columns: str = "id") -> Constraint:

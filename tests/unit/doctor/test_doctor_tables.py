@@ -9,7 +9,7 @@ from tests.unit.doctor.facts_scene import column, foreign_key, reported, table, 
 
 from syncline.actors.doctor.facts import Clash, Constraint, Obstacle, Size, Table
 from syncline.actors.doctor.report import Report
-from syncline.actors.doctor.table_findings import LARGE_BYTES, default_kind
+from syncline.actors.doctor.table_findings import LARGE_BYTES
 
 
 def codes(report: Report, name: str) -> list[str]:
@@ -98,29 +98,22 @@ def test_what_only_tells_how_a_table_syncs_does_not_make_it_one_with_notes() -> 
     assert (codes(report, "t"), verdicts(report)["t"]) == (["checks", "tied_columns", "unanalysed"], "sync")
 
 
-@pytest.mark.parametrize(
-    ("default", "kind"),
-    [
-        ("7", "constant"),
-        ("'-1'::integer", "constant"),
-        ("'it''s'::character varying", "constant"),
-        ("(-7)", "constant"),
-        ("true", "constant"),
-        ("NULL::text", "constant"),
-        ("'{}'::text[]", "constant"),
-        ("now()", "expression"),
-        ("('a'::text || CURRENT_USER)", "expression"),
-        ("gen_random_uuid()", "expression"),
-    ],
-)
-def test_a_default_is_a_constant_or_an_expression(default: str, kind: str) -> None:
-    assert default_kind(column("c", default=default, has_default=True)) == kind
-
-
-def test_a_default_of_a_sequence_an_identity_and_a_locked_table_are_told_apart() -> None:
-    nextval = "nextval('app.s'::regclass)"
-    assert default_kind(column("c", default=nextval, has_default=True, sequence="app.s")) == "sequence"
-    assert default_kind(column("c", identity="a", sequence="app.s")) == "identity"
-    assert default_kind(column("c", has_default=True)) == "unknown"
-    assert default_kind(column("c", default="a * 2", has_default=True, generated="s")) is None
-    assert default_kind(column("c")) is None
+def test_defaults_are_told_by_who_fills_them_in() -> None:
+    plain = table("t", 1)
+    assert plain.description is not None
+    kinds = {"id": "server", "a": "literal", "b": "now", "c": "server", "n": "sequence"}
+    told = [
+        {"name": name, "type": "text", "pk": 1 if name == "id" else None, "enum": None, "default": {"kind": kind}}
+        for name, kind in kinds.items()
+    ]
+    columns = tuple(
+        column(name, default=None if name == "b" else "x()", sequence="app.s" if kind == "sequence" else None)
+        for name, kind in kinds.items()
+    )
+    report = reported(table("t", 1, description={**plain.description, "columns": told}, columns=columns))
+    said = {finding.code: (finding.message, finding.hint) for finding in report.tables[0].findings}
+    assert said == {
+        "sequence": ("n from app.s", "the npm client holds no values: there an insert gives them itself"),
+        "defaults": ("a x(), b (of its domain)", ""),
+        "server_defaults": ("id x(), c x()", "a key has to be known at once: an insert on a device gives id itself"),
+    }

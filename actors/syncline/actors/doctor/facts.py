@@ -109,16 +109,14 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``default``: its SQL; None where there is none, or ``has_default`` and the table was locked. ``sequence``: that
-    it is filled from. ``generated``: ``s`` stored, ``v`` virtual, empty for neither."""
+    """``default``: its own, as SQL. ``sequence``: that it is filled from. ``generated``: ``s`` stored, ``v`` virtual,
+    empty for neither."""
 
     name: str
     type: str
     not_null: bool
     generated: str
-    identity: str
     default: str | None
-    has_default: bool
     sequence: str | None
 
 
@@ -256,10 +254,13 @@ class Table:
             electrified,
         )
 
+    def told(self) -> dict[str, Json]:
+        """What devices would be told of its columns, by their names; nothing where it is not described."""
+        return {column["name"]: column for column in self.description["columns"]} if self.description else {}
+
     def key(self) -> tuple[str, ...]:
         """The columns by which rows are told apart; none where the table cannot sync."""
-        columns = self.description["columns"] if self.description is not None else ()
-        places = {column["pk"]: column["name"] for column in columns if column["pk"] is not None}
+        places = {column["pk"]: name for name, column in self.told().items() if column["pk"] is not None}
         return tuple(name for _, name in sorted(places.items()))
 
 

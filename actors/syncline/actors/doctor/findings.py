@@ -58,7 +58,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     # how tables sync
     "locked": Kind("note", "locked by somebody just now: how it syncs could not be asked"),
     "ambiguous_key": Kind("note", "keys of which two texts are one value"),
-    "sequence": Kind("note", "columns filled from a sequence"),
+    "sequence": Kind("note", "columns filled from a sequence, of which devices reserve values"),
+    "server_defaults": Kind(
+        "note", "defaults that Postgres alone can fill in: NULL on a device until the insert is back"
+    ),
     "text_types": Kind("note", "columns that devices hold as text, as Postgres prints them"),
     "generated_columns": Kind("note", "generated columns, which devices do not hold"),
     "unique": Kind("note", "unique besides the key: what devices write apart may clash"),
@@ -73,7 +76,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "large_values": Kind("note", "large values, which each update and delete writes to the WAL"),
     "unique_key": Kind("info", "rows are told apart by a unique index, not by a primary key"),
     "partitions": Kind("info", "partitioned: devices have one table"),
-    "defaults": Kind("info", "defaults"),
+    "defaults": Kind("info", "defaults that devices fill in"),
     "checks": Kind("info", "CHECK constraints, which Postgres holds"),
     "tied_columns": Kind("info", "columns that are one register: the later write has them all"),
     "unanalysed": Kind("info", "never counted by ANALYZE: sizes are guesses"),

@@ -167,7 +167,7 @@ def to_json(found: Report) -> dict[str, Any]:
 
 
 def _table(found: TableReport) -> dict[str, Any]:
-    table = found.table
+    table, told = found.table, found.table.told()
     return {
         "name": table.name,
         "schema": table.schema,
@@ -185,14 +185,9 @@ def _table(found: TableReport) -> dict[str, Any]:
             {"name": index.name, "columns": list(index.columns), "policy": index.policy}
             for index in table.unique_indexes
         ],
-        "columns": [_column(column, _told(table).get(column.name)) for column in table.columns],
+        "columns": [_column(column, told.get(column.name)) for column in table.columns],
         "findings": _findings(found.findings),
     }
-
-
-def _told(table: Table) -> Mapping[str, Mapping[str, Any]]:
-    """What devices are told of its columns, by name."""
-    return {column["name"]: column for column in table.description["columns"]} if table.description is not None else {}
 
 
 def _column(column: Column, told: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -202,7 +197,7 @@ def _column(column: Column, told: Mapping[str, Any] | None) -> dict[str, Any]:
         "on_devices": None if told is None else sqlite_type(told["type"]),
         "not_null": column.not_null,
         "generated": {"s": "stored", "v": "virtual"}.get(column.generated),
-        "default": default_kind(column),
+        "default": default_kind(told),
         "default_sql": column.default,
         "sequence": column.sequence,
     }

@@ -6,12 +6,11 @@ the order in which people read them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from syncline.actors.doctor.facts import Clash, Column, Constraint, Facts, Table
+from syncline.actors.doctor.facts import Clash, Constraint, Facts, Table
 from syncline.actors.doctor.findings import Finding
 from syncline.actors.doctor.references import behind_clashes
 from syncline.actors.postgres.typemap import has_adapter
@@ -20,7 +19,6 @@ from syncline.actors.postgres.typemap import has_adapter
 LARGE_BYTES: Final = 8 << 20
 
 _BY_STATE: Final = {"invalid_table_definition": "no_key", "insufficient_privilege": "not_owner"}
-_LITERAL = re.compile(r"(?:'(?:[^']|'')*'|-?[0-9.]+|\(-[0-9.]+\)|true|false|NULL)(?:::[\w .\"()\[\],]+)?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,41 +102,50 @@ def _key(table: Table, _: Around) -> Iterator[Finding]:
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def default_kind(column: Column) -> str | None:
-    """``identity``, ``sequence``, ``constant`` or ``expression``; None: none. ``unknown``: the table is locked."""
-    if column.generated or not (column.has_default or column.identity):
-        return None
-    if column.identity or column.sequence is not None:
-        return "identity" if column.identity else "sequence"
-    if column.default is None:
-        return "unknown"
-    return "constant" if _LITERAL.match(column.default) else "expression"
+def default_kind(told: Mapping[str, Any] | None) -> str | None:
+    """Of a column as devices are told of it: ``literal``, ``now``, ``uuid`` or ``sequence``, which devices fill in, or
+    ``server``, which Postgres does. None: it has no default."""
+    default = told.get("default") if told is not None else None
+    return None if default is None else str(default["kind"])
 
 
 def _sequences(table: Table, _: Around) -> Iterator[Finding]:
-    filled = [column for column in table.columns if default_kind(column) in ("identity", "sequence")]
+    filled = [column for column in table.columns if column.sequence is not None]
     if filled:
-        key = [column.name for column in filled if column.name in table.key()]
+        told = table.told()
+        only = [column.name for column in filled if default_kind(told.get(column.name)) != "sequence"]
+        hint = "the npm client holds no values: there an insert gives them itself"
         yield Finding(
             "sequence",
             ", ".join(f"{column.name} from {column.sequence}" for column in filled),
-            f"two devices that both insert {key[0]} 7 have written the same row: better a uuid that devices make"
-            if key
-            else "",
+            f"{hint}; of {', '.join(only)} no device does" if only else hint,
             tuple(column.name for column in filled),
         )
 
 
 def _defaults(table: Table, _: Around) -> Iterator[Finding]:
-    filled = [column for column in table.columns if default_kind(column) in ("constant", "expression", "unknown")]
-    if filled:
-        texts = (f"{column.name} {column.default}" for column in filled)
-        yield Finding("defaults", ", ".join(texts), names=tuple(column.name for column in filled))
+    told = table.told()
+    for code, kinds in (("defaults", ("literal", "now", "uuid")), ("server_defaults", ("server",))):
+        filled = [
+            column
+            for column in table.columns
+            if column.sequence is None and default_kind(told.get(column.name)) in kinds
+        ]
+        key = [column.name for column in filled if column.name in table.key() and code == "server_defaults"]
+        if filled:
+            yield Finding(
+                code,
+                ", ".join(f"{column.name} {column.default or '(of its domain)'}" for column in filled),
+                f"a key has to be known at once: an insert on a device gives {', '.join(key)} itself" if key else "",
+                tuple(column.name for column in filled),
+            )
 
 
 def _types(table: Table, _: Around) -> Iterator[Finding]:
     types = {column.name: column.type for column in table.columns}
-    as_text = [column for column in _described(table) if column["enum"] is None and not has_adapter(column["type"])]
+    as_text = [
+        column for column in _list(table, "columns") if column["enum"] is None and not has_adapter(column["type"])
+    ]
     if as_text:
         yield Finding(
             "text_types",
@@ -279,10 +286,6 @@ def _size(table: Table, _: Around) -> Iterator[Finding]:
         )
     if not table.size.analysed:
         yield Finding("unanalysed", "never counted", f"ANALYZE {table.name}")
-
-
-def _described(table: Table) -> list[Mapping[str, Any]]:
-    return _list(table, "columns")
 
 
 def _list(table: Table, part: str) -> list[Mapping[str, Any]]:

@@ -21,9 +21,7 @@ WITH held AS MATERIALIZED (
         'type', format_type(a.atttypid, a.atttypmod),
         'not_null', a.attnotnull,
         'generated', a.attgenerated,
-        'identity', a.attidentity,
         'default', CASE WHEN NOT t.locked THEN pg_get_expr(d.adbin, d.adrelid) END,
-        'has_default', a.atthasdef,
         'sequence', s.name
     ) ORDER BY a.attnum) AS list
     FROM target t
