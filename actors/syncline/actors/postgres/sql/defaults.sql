@@ -10,12 +10,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 SELECT s.oid
 FROM pg_attribute a
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-JOIN pg_depend n ON CASE
-    WHEN a.attidentity <> '' THEN (n.classid, n.refclassid, n.refobjid, n.refobjsubid, n.deptype)
-        = ('pg_class'::regclass, 'pg_class'::regclass, target, number, 'i')
-    ELSE (n.classid, n.objid, n.refclassid) = ('pg_attrdef'::regclass, d.oid, 'pg_class'::regclass)
-        AND pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\(''[^'']*''::regclass\)$' END
-JOIN pg_class s ON s.relkind = 'S' AND s.oid = CASE WHEN a.attidentity <> '' THEN n.objid ELSE n.refobjid END
+CROSS JOIN LATERAL (  -- each by an index of pg_depend, which thousands of tables make long
+    SELECT n.objid AS oid FROM pg_depend n
+    WHERE a.attidentity <> '' AND n.refclassid = 'pg_class'::regclass AND n.refobjid = target AND n.refobjsubid = number
+        AND n.classid = 'pg_class'::regclass AND n.deptype = 'i'
+    UNION ALL
+    SELECT n.refobjid FROM pg_depend n
+    WHERE a.attidentity = '' AND n.classid = 'pg_attrdef'::regclass AND n.objid = d.oid AND n.refclassid = 'pg_class'::regclass
+        AND pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\(''[^'']*''::regclass\)$'
+) AS n
+JOIN pg_class s ON s.relkind = 'S' AND s.oid = n.oid
 WHERE a.attrelid = target AND a.attnum = number AND a.attgenerated = ''
 $$;
 

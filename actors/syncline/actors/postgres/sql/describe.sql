@@ -160,7 +160,7 @@ SELECT jsonb_build_object(
             'not_null', a.attnotnull OR y.typnotnull,
             'pk', array_position(k.key, a.attnum),
             'enum', (SELECT jsonb_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = electric.base_type(y.oid)),
-            'default', electric.described_default(c.oid, a.attnum)
+            'default', CASE WHEN a.atthasdef OR a.attidentity <> '' OR y.typdefaultbin IS NOT NULL THEN electric.described_default(c.oid, a.attnum) END
         ) ORDER BY a.attnum)
         FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
