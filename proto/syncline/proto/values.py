@@ -132,13 +132,27 @@ class MigrationForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationCheck:
+    """What a write has to meet. ``condition``: SQL over the row ``new``; false: ``message`` is said of the write.
+    ``columns``: all that it names. ``name``: the constraint's, empty where it is the type of a column."""
+
+    name: str
+    columns: tuple[str, ...]
+    condition: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationTable:
-    """The whole table as it stands after the statement, from which a device builds its triggers."""
+    """The whole table as it stands after the statement, from which a device builds its triggers. ``ties``: sets of
+    columns of which a write of one is one of all. Both are for peers that take extensions."""
 
     name: str
     columns: tuple[MigrationColumn, ...]
     foreign_keys: tuple[MigrationForeignKey, ...]
     primary_key: tuple[str, ...]
+    checks: tuple[MigrationCheck, ...] = ()
+    ties: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ PROCEDURES: tuple[str, ...] = (
     "reread.sql",
     "rules.sql",
     "references.sql",
+    "checks.sql",
     "merge.sql",
     "generate.sql",
     "electrify.sql",

@@ -189,7 +189,7 @@ SELECT jsonb_build_object(
         WHERE i.indrelid = c.oid AND NOT i.indisprimary AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
           AND electric.generated_columns(c.oid, (i.indkey::smallint[])[0:i.indnkeyatts - 1]) IS NULL
     ), '[]')
-)
+) || electric.constraints_of(c.oid)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (SELECT electric.key_of(c.oid) AS key) AS k

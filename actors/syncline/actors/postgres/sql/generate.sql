@@ -73,7 +73,8 @@ SELECT concat_ws(E'\n',
      WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT string_agg(format('%s %s %s', g.tgconstraint, c.relname, c.relnamespace), ',' ORDER BY g.tgconstraint, g.oid)
      FROM pg_trigger g LEFT JOIN pg_class c ON c.oid = g.tgconstrrelid
-     WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0))
+     WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0),
+    electric.constraints_basis(target))
 $$;
 
 -- The merge functions of these tables, made. What they are made from is read first: what changes meanwhile is noticed later.
@@ -88,6 +89,7 @@ BEGIN
     LOOP
         EXECUTE electric.merge_function(made.relid, made.description);
         UPDATE electric.tables t SET merge_basis = made.basis WHERE t.relid = made.relid;
+        PERFORM electric.renew_constraints(made.relid);
     END LOOP;
 END
 $$;

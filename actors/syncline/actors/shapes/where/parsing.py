@@ -33,8 +33,9 @@ _TRAILING: Final = (
 )
 
 
-def read(text: str, columns: Sequence[str]) -> Node:
-    """The clause as a tree. ``columns``: the names of the table's columns. Raises WhereRefused."""
+def read(text: str, columns: Sequence[str], *, printed: bool = False) -> Node:
+    """The clause as a tree. ``columns``: the names of the table's columns. ``printed``: it is an expression as Postgres
+    prints it, of a CHECK say, which names columns alone. Raises WhereRefused."""
     _check_text(text)
     try:
         _check_tokens(text)
@@ -47,7 +48,21 @@ def read(text: str, columns: Sequence[str]) -> Node:
     if statement is None:
         raise WhereRefused("a where clause is one expression")
     _check_nothing_follows(statement, text)
-    return Reader(columns, _places(text)).read(statement["whereClause"])
+    clause = statement["whereClause"]
+    return Reader(columns, _places(text)).read(_of_this(clause) if printed else clause)
+
+
+def _of_this(node: Any) -> Any:
+    """A parse tree with columns of ``this`` in place of those that are named alone."""
+    if isinstance(node, list):
+        return [_of_this(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    found = {name: _of_this(fields) for name, fields in node.items()}
+    column = found.get("ColumnRef")
+    if column is not None and len(column["fields"]) == 1:
+        found["ColumnRef"] = {**column, "fields": [{"String": {"sval": "this"}}, *column["fields"]]}
+    return found
 
 
 def _places(text: str) -> Callable[[int], int]:
