@@ -31,7 +31,7 @@ from functools import cached_property
 from typing import Any
 
 from syncline.client.cells import INTEGER_TYPES, Decode, Encode, Values, decoder, encoder
-from syncline.proto.values import POSTGRES_ORIGIN, Column, MigrationTable, Relation
+from syncline.proto.values import POSTGRES_ORIGIN, Column, MigrationCheck, MigrationTable, Relation
 
 OF_POSTGRES = f"{POSTGRES_ORIGIN}@"
 UNTRACKED_TAG = f"{OF_POSTGRES}0"
@@ -180,7 +180,8 @@ class Table:
 
     ``required``: columns that are NOT NULL to the application, though not in SQLite (see ``ddl``). ``lacking``: those
     that the shapes of this device do not hold (see ``columns``): NULL in every row, and not to be written.
-    ``sequences``: those that take the values of sequences (see ``reserved``).
+    ``sequences``: those that take the values of sequences (see ``reserved``). ``checks``: what the application's writes
+    have to meet. ``registers``: columns that the server merges as one.
     """
 
     id: int
@@ -192,6 +193,8 @@ class Table:
     required: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    checks: tuple[MigrationCheck, ...] = ()
+    registers: tuple[tuple[str, ...], ...] = ()
 
     def __hash__(self) -> int:
         # Without the columns: it is looked up for every change.
@@ -229,11 +232,13 @@ class Table:
 
     @cached_property
     def tied(self) -> tuple[frozenset[int], ...]:
-        """Of the columns outside the key, by their places, those that foreign keys of several columns tie together: who
-        writes one of such a set writes all of it, so that two writes never make a reference that nobody has made."""
+        """Of the columns outside the key, by their places, those that registers and foreign keys of several columns tie
+        together: who writes one of such a set writes all of it, so that two writes never make a reference that nobody
+        has made, nor a row that is not valid."""
         sets: list[frozenset[int]] = []
-        for key in self.foreign_keys:
-            places = frozenset(self.columns.index(name) for name in key.columns if name not in self.primary_key)
+        for names in (*self.registers, *(key.columns for key in self.foreign_keys)):
+            outside = (name for name in names if name in self.columns and name not in self.primary_key)
+            places = frozenset(map(self.columns.index, outside))
             if len(places) > 1:
                 sets = [
                     places.union(*(one for one in sets if one & places)),
@@ -282,6 +287,8 @@ def described(
         required=(() if known is None else known.required) + tuple(required),
         lacking=() if known is None else known.lacking,
         sequences=tuple(column.name for column in migrated.columns if column.sequence),
+        checks=migrated.checks,
+        registers=migrated.registers,
     )
 
 
@@ -295,6 +302,8 @@ def table_to_json(table: Table) -> str:
             "required": table.required,
             "lacking": table.lacking,
             "sequences": table.sequences,
+            "checks": [[check.name, check.columns, check.condition, check.message] for check in table.checks],
+            "registers": table.registers,
         }
     )
 
@@ -314,6 +323,11 @@ def table_from_json(table_id: int, name: str, text: str) -> Table:
         required=tuple(described_as.get("required", ())),
         lacking=tuple(described_as.get("lacking", ())),
         sequences=tuple(described_as.get("sequences", ())),
+        checks=tuple(
+            MigrationCheck(check, tuple(columns), condition, message)
+            for check, columns, condition, message in described_as.get("checks", ())
+        ),
+        registers=tuple(map(tuple, described_as.get("registers", ()))),
     )
 
 

@@ -31,6 +31,7 @@ from syncline.client.foreign_keys import link_tables
 from syncline.client.relaxing import relax_tables
 from syncline.client.schema import LINKED_VERSION, RELAXED_VERSION, STORE_STEPS, STORE_VERSION
 from syncline.client.triggers import BYTES_FUNCTION, DEFAULT_FUNCTION, NEXT_FUNCTION, REAL_FUNCTION
+from syncline.proto import conditions
 
 T = TypeVar("T")
 
@@ -253,7 +254,7 @@ async def _connection(file: Path, prepare: Callable[[sqlite3.Connection], None])
 
 
 def _prepare_writer(connection: sqlite3.Connection) -> None:
-    connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
+    _add_functions(connection)
     connection.create_function(BYTES_FUNCTION, 1, bytes.fromhex, deterministic=True)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # but for ``Store.flush``
@@ -287,11 +288,18 @@ def _upgrade(connection: sqlite3.Connection, version: int) -> None:
 
 def _prepare_reader(connection: sqlite3.Connection) -> None:
     # A statement that writes is to fail because it writes, not for lack of what triggers and defaults use.
-    connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
+    _add_functions(connection)
     connection.create_function(DEFAULT_FUNCTION, 3, lambda *_: None)
     connection.create_function(NEXT_FUNCTION, 2, lambda *_: None)
     connection.execute("PRAGMA query_only = ON")
     connection.row_factory = sqlite3.Row
+
+
+def _add_functions(connection: sqlite3.Connection) -> None:
+    """Those that triggers call."""
+    connection.create_function(REAL_FUNCTION, 1, repr, deterministic=True)
+    for name, (arguments, function) in conditions.FUNCTIONS.items():
+        connection.create_function(name, arguments, function, deterministic=True)
 
 
 def _take_ownership(file: Path) -> sqlite3.Connection:

@@ -16,6 +16,8 @@ also keep the child alive. An update that changes nothing is not captured.
 A row image has the columns that the device holds (``Table.held``), and a write to another one is refused here: its NULL
 says nothing about the row in Postgres. So is NULL where the table says NOT NULL, in SQLite's words (``ddl`` says why
 SQLite does not do it itself). A column that is NULL already may stay so: another shape's row may lack it.
+And so is what a CHECK of the table does not let pass, as far as the server could put it into SQLite, where one of its
+columns changes. A row that has been invalid before may not be as it is in Postgres, which judges the others.
 """
 
 # ruff: noqa: S608 - SQL is made of quoted names and constants; values are parameters.
@@ -145,6 +147,10 @@ def _refusals(table: Table, before: str) -> str:
             refusal = f"NOT NULL constraint failed: {table.name}.{column}"
             was_null = "" if before == "NULL" else f" AND {old} IS NOT NULL"
             cases.append(f"WHEN {new} IS NULL{was_null} THEN RAISE(ABORT, {literal(refusal)})")
+    for check in table.checks:
+        if all(column in table.held for column in check.columns):
+            changes = "" if before == "NULL" else f"({_differs(check.columns)}) AND "
+            cases.append(f"WHEN {changes}NOT ({check.condition}) THEN RAISE(ABORT, {literal(check.message)})")
     return f"SELECT CASE {' '.join(cases)} END; " if cases else ""
 
 

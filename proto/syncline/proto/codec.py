@@ -34,6 +34,7 @@ from syncline.proto.ops import encode_inserts as encode_inserts
 from syncline.proto.ops import encode_migrate as encode_migrate
 from syncline.proto.ops import encode_ops as encode_ops
 from syncline.proto.ops import encode_row as encode_row
+from syncline.proto.ops import without_extensions as without_extensions
 from syncline.proto.values import Column, Migrate, Relation, ShapeRequest, Transaction
 
 # A message other than a SatOpLog. Protobuf's parser makes an object of tens of bytes out of two, so this bounds what a

@@ -24,6 +24,7 @@ from syncline.proto.values import (
     Gone,
     Insert,
     Migrate,
+    MigrationCheck,
     MigrationColumn,
     MigrationEnum,
     MigrationForeignKey,
@@ -357,6 +358,8 @@ def _migrate_of(message: pb.SatOpMigrate) -> Migrate:
                     MigrationForeignKey(tuple(fk.fk_cols), fk.pk_table, tuple(fk.pk_cols)) for fk in message.table.fks
                 ),
                 tuple(message.table.pks),
+                tuple(MigrationCheck(c.name, tuple(c.columns), c.condition, c.message) for c in message.table.checks),
+                tuple(tuple(register.columns) for register in message.table.registers),
             )
         case "enum_type":
             enum = MigrationEnum(message.enum_type.name, tuple(message.enum_type.values))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeAlias
 
+from google.protobuf.message import Message
+
 from syncline.proto import satellite_pb2 as pb
 from syncline.proto.values import (
     Change,
@@ -324,9 +326,43 @@ def migration_table_message(table: MigrationTable) -> pb.SatOpMigrate.Table:
             for fk in table.foreign_keys
         ],
         pks=table.primary_key,
+        checks=[
+            pb.SatOpMigrate.Check(
+                name=check.name, columns=check.columns, condition=check.condition, message=check.message
+            )
+            for check in table.checks
+        ],
+        registers=[pb.SatOpMigrate.Register(columns=columns) for columns in table.registers],
     )
 
 
 def encode_migrate(migrate: Migrate) -> bytes:
     """The bytes of a SatOpMigrate alone, as migrations are handed out outside a stream."""
     return _migrate_message(migrate).SerializeToString()
+
+
+EXTENSION_FIELDS: Final = 1000
+"""Fields from there on are extensions."""
+
+
+def without_extensions(log: bytes) -> bytes:
+    """The entries of a log, whose migrations have what every peer knows, and no more."""
+    message = pb.SatOpLog.FromString(log)
+    extended = False
+    for op in message.ops:
+        if op.WhichOneof("op") == "migrate":
+            extended |= _clear_extensions(op.migrate)
+    return message.SerializeToString() if extended else log
+
+
+def _clear_extensions(message: Message) -> bool:
+    """Whether there were some."""
+    found = False
+    for field, value in message.ListFields():
+        if field.number >= EXTENSION_FIELDS:
+            message.ClearField(field.name)
+            found = True
+        elif field.message_type is not None:
+            for inner in (value,) if isinstance(value, Message) else value:
+                found |= _clear_extensions(inner)
+    return found

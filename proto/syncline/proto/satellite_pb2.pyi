@@ -424,16 +424,36 @@ class SatOpMigrate(_message.Message):
         pk_cols: _containers.RepeatedScalarFieldContainer[str]
         def __init__(self, fk_cols: _Optional[_Iterable[str]] = ..., pk_table: _Optional[str] = ..., pk_cols: _Optional[_Iterable[str]] = ...) -> None: ...
     class Table(_message.Message):
-        __slots__ = ("name", "columns", "fks", "pks")
+        __slots__ = ("name", "columns", "fks", "pks", "checks", "registers")
         NAME_FIELD_NUMBER: _ClassVar[int]
         COLUMNS_FIELD_NUMBER: _ClassVar[int]
         FKS_FIELD_NUMBER: _ClassVar[int]
         PKS_FIELD_NUMBER: _ClassVar[int]
+        CHECKS_FIELD_NUMBER: _ClassVar[int]
+        REGISTERS_FIELD_NUMBER: _ClassVar[int]
         name: str
         columns: _containers.RepeatedCompositeFieldContainer[SatOpMigrate.Column]
         fks: _containers.RepeatedCompositeFieldContainer[SatOpMigrate.ForeignKey]
         pks: _containers.RepeatedScalarFieldContainer[str]
-        def __init__(self, name: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[SatOpMigrate.Column, _Mapping]]] = ..., fks: _Optional[_Iterable[_Union[SatOpMigrate.ForeignKey, _Mapping]]] = ..., pks: _Optional[_Iterable[str]] = ...) -> None: ...
+        checks: _containers.RepeatedCompositeFieldContainer[SatOpMigrate.Check]
+        registers: _containers.RepeatedCompositeFieldContainer[SatOpMigrate.Register]
+        def __init__(self, name: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[SatOpMigrate.Column, _Mapping]]] = ..., fks: _Optional[_Iterable[_Union[SatOpMigrate.ForeignKey, _Mapping]]] = ..., pks: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[_Union[SatOpMigrate.Check, _Mapping]]] = ..., registers: _Optional[_Iterable[_Union[SatOpMigrate.Register, _Mapping]]] = ...) -> None: ...
+    class Check(_message.Message):
+        __slots__ = ("name", "columns", "condition", "message")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        COLUMNS_FIELD_NUMBER: _ClassVar[int]
+        CONDITION_FIELD_NUMBER: _ClassVar[int]
+        MESSAGE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        columns: _containers.RepeatedScalarFieldContainer[str]
+        condition: str
+        message: str
+        def __init__(self, name: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., condition: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    class Register(_message.Message):
+        __slots__ = ("columns",)
+        COLUMNS_FIELD_NUMBER: _ClassVar[int]
+        columns: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, columns: _Optional[_Iterable[str]] = ...) -> None: ...
     class EnumType(_message.Message):
         __slots__ = ("name", "values")
         NAME_FIELD_NUMBER: _ClassVar[int]

@@ -144,15 +144,15 @@ class MigrationCheck:
 
 @dataclass(frozen=True, slots=True)
 class MigrationTable:
-    """The whole table as it stands after the statement, from which a device builds its triggers. ``ties``: sets of
-    columns of which a write of one is one of all. Both are for peers that take extensions."""
+    """The whole table as it stands after the statement, from which a device builds its triggers. ``registers``:
+    sets of columns of which a write of one is one of all. Both are for peers that take extensions."""
 
     name: str
     columns: tuple[MigrationColumn, ...]
     foreign_keys: tuple[MigrationForeignKey, ...]
     primary_key: tuple[str, ...]
     checks: tuple[MigrationCheck, ...] = ()
-    ties: tuple[tuple[str, ...], ...] = ()
+    registers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,8 @@ class Sending:
         if frame.ends:
             self.position = frame.lsn
             self._echoes.passed(frame, is_own=frame.origin == self._client_id, is_echo=self._is_echo)
-        return body
+        # Where there is a migration, relations go before it.
+        return body if self._extensions or not frame.prelude else codec.without_extensions(body)
 
     def _begun(self, frame: Frame, body: bytes) -> bytes:
         """``body`` with the begin that the device gets: one of its own that is not the echo is for it as another's."""
@@ -166,7 +167,8 @@ class Sending:
         following: tuple[Change, ...] | None = changes
         while following is not None:
             for change in following:
-                bodies.append(codec.encode_ops((change,)))
+                ops = codec.encode_ops((change,))
+                bodies.append(ops if self._extensions or not is_migration else codec.without_extensions(ops))
                 size += len(bodies[-1])
                 if size >= MESSAGE_BYTES:
                     yield Send((codec.oplog_message(*bodies),))

@@ -17,6 +17,10 @@ What a device's tables leave out, and why:
   such a way.
 * NOT NULL on columns added later, and their defaults: the rows that are there already have no value for them.
 * NOT NULL where Postgres fills in what an insert leaves out, and the device cannot (see ``defaults``).
+* CHECK. One in SQLite's table would hit what is sent, too: a row that is merged with writes on their way, or one that
+  was valid when it was written. A device could never go on. So they are beside the DDL (``MigrationTable.checks``), for
+  our own library, whose triggers hold them against the application alone. What Postgres has of them by now is told by
+  a migration without statements.
 
 Composite foreign keys are in the DDL but not in a table's ``foreign_keys``: the published client throws on them. Our
 own library asks SQLite for those that the DDL has made.
@@ -27,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from syncline.actors.postgres.checks import checks, registers
 from syncline.actors.postgres.defaults import (
     SEQUENCE,
     device_type,
@@ -43,6 +48,7 @@ from syncline.proto.values import (
     CREATE_INDEX,
     CREATE_TABLE,
     Migrate,
+    MigrationCheck,
     MigrationColumn,
     MigrationEnum,
     MigrationForeignKey,
@@ -53,7 +59,9 @@ Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 DIALECTS: Final[tuple[Dialect, ...]] = get_args(Dialect)
 
 Description: TypeAlias = Mapping[str, Any]
-"""What electric.describe returns: schema, table, columns, fks, indexes."""
+"""What electric.describe returns: schema, table, columns, fks, indexes, and what ``checks`` makes use of."""
+Constraints: TypeAlias = tuple[tuple[MigrationCheck, ...], tuple[tuple[str, ...], ...]]
+"""See ``MigrationTable``."""
 History: TypeAlias = Sequence[tuple[str, Sequence[Description]]]
 """Versions in order, each with the descriptions of the tables it touched."""
 
@@ -76,6 +84,8 @@ _BUILT_IN = frozenset(
 # What devices do themselves. What is left out is NO ACTION in both dialects.
 _ACTIONS = frozenset({"CASCADE", "RESTRICT", "SET NULL"})
 
+_NONE: Final[Constraints] = ((), ())
+
 
 class DeviceSchema:
     """A device's schema as the migrations so far have made it; each ``migrate`` takes it one version on."""
@@ -84,6 +94,7 @@ class DeviceSchema:
         self._dialect: Dialect = dialect
         self._tables: dict[str, Description] = {}
         self._columns: dict[str, set[str]] = {}  # of each table, those too that it has not any more
+        self._constraints: dict[str, Constraints] = {}  # what devices have been told of each table
         self._indexes: set[str] = set()
         self._enums: set[str] = set()
 
@@ -102,8 +113,9 @@ class DeviceSchema:
             else:
                 added = [column for column in table["columns"] if column["name"] not in known]
                 statements = [(ALTER_ADD_COLUMN, self._add_column(table, column)) for column in added]
-                if statements:
+                if statements or self._told_of(table) != self._constraints.get(table["table"], _NONE):
                     steps.append(self._step(version, table, statements))
+            self._constraints[table["table"]] = self._told_of(table)
             self._columns[table["table"]] = (known or set()) | {column["name"] for column in table["columns"]}
             steps.extend(self._new_indexes(version, table))
         return tuple(steps)
@@ -118,8 +130,12 @@ class DeviceSchema:
             for fk in self._foreign_keys(table)
             if len(fk["columns"]) == 1
         )
-        entity = MigrationTable(table["table"], columns, foreign_keys, _primary_key(table))
+        entity = MigrationTable(table["table"], columns, foreign_keys, _primary_key(table), *self._told_of(table))
         return Migrate(version, tuple(statements), table=entity)
+
+    def _told_of(self, table: Description) -> Constraints:
+        """Its CHECKs, and what is valid together only: for SQLite, in which our own library keeps its tables."""
+        return (checks(table, table["table"]), registers(table)) if self._dialect == "sqlite" else _NONE
 
     def _new_enums(self, version: str, table: Description) -> Iterable[Migrate]:
         for column in table["columns"]:

@@ -70,7 +70,9 @@ class Values(ABC):
                 return self._nullif(args[0], args[1])
             case "greatest" | "least":
                 return self._extreme(args, ">=" if node.kind == "greatest" else "<=")
-            case "operator" if isinstance(value, tuple) and value[0] in BUILT_IN and value[1] in ("+", "-", "*", "/", "%"):
+            case "operator" if (
+                isinstance(value, tuple) and value[0] in BUILT_IN and value[1] in ("+", "-", "*", "/", "%")
+            ):
                 return self._arithmetic(value[1], args)
             case "operator" if value in (("", "||"), ("pg_catalog", "||")) and len(args) == 2:
                 left, right = self.text(args[0]), self.text(args[1])
@@ -90,7 +92,7 @@ class Values(ABC):
         """Values of one type. Raises Untranslatable."""
         operands = [self.value(node) for node in nodes]
         types = {operand.type for operand in operands} - {"null"}
-        if len(types) > 1 or not types <= _COMPARED and not all(kind.startswith("enum ") for kind in types):
+        if len(types) > 1 or (not types <= _COMPARED and not all(kind.startswith("enum ") for kind in types)):
             raise Untranslatable
         if any(not operand.collation.deterministic for operand in operands):
             raise Untranslatable
@@ -234,26 +236,24 @@ class Values(ABC):
         operand = self.text(args[0]) if args else Operand("null", "NULL", None)
         sql = operand.sql
         match name, len(args):
-            case ("btrim" | "ltrim" | "rtrim"), 1:
+            case (("btrim" | "ltrim" | "rtrim"), 1):
                 return _strict("text", f"{_TRIMS[name]}({sql}, ' ')", operand)
-            case ("btrim" | "ltrim" | "rtrim"), 2:
+            case (("btrim" | "ltrim" | "rtrim"), 2):
                 characters = self.text(args[1])
                 return _strict("text", f"{_TRIMS[name]}({sql}, {characters.sql})", operand, characters)
-            case ("lower" | "upper"), 1 if operand.collation.ascii_case:
+            case (("lower" | "upper"), 1) if operand.collation.ascii_case:
                 # Of letters beyond ASCII SQLite knows nothing.
                 ascii_only = f"CASE WHEN length(CAST({sql} AS BLOB)) = length({sql}) THEN {name}({sql}) END"
                 return Operand("text", ascii_only, operand.raw, operand.collation)
-            case ("strpos" | "position"), 2:
+            case (("strpos" | "position"), 2):
                 sought = self.text(args[1])
                 return _strict("integer", f"instr({sql}, {sought.sql})", operand, sought)
-            case ("left" | "right"), 2:
+            case (("left" | "right"), 2):
                 count = _count(self.value(args[1]), 0)
                 place = f"1, {count}" if name == "left" else f"max(length({sql}) - {count}, 0) + 1"
                 return _strict("text", f"substr({sql}, {place})", operand)
-            case ("substring" | "substr"), (2 | 3):
-                first, *length = [
-                    _count(self.value(arg), least) for arg, least in zip(args[1:], (1, 0), strict=False)
-                ]
+            case (("substring" | "substr"), (2 | 3)):
+                first, *length = [_count(self.value(arg), least) for arg, least in zip(args[1:], (1, 0), strict=False)]
                 return _strict("text", f"substr({', '.join([sql, str(first), *map(str, length)])})", operand)
             case "starts_with", 2:
                 prefix = self.text(args[1])
