@@ -68,8 +68,9 @@ VALUES: Final[dict[str, tuple[object, ...]]] = {
     "numeric": _NUMBERS,
     "date": ("2024-01-02", "2024-02-29", "0999-01-01", "10000-01-01", "0044-03-15 BC", "infinity"),
     "timestamp": _MOMENTS,
-    "timestamptz": tuple(f"{text}Z" if text[-1] in "0123456789" else text for text in _MOMENTS)
-    + ("2024-01-02 03:04:05+00",),
+    "timestamptz": (
+        *(f"{text}Z" if text[-1] in "0123456789" else text for text in _MOMENTS), "2024-01-02 03:04:05+00",
+    ),
     "time": ("00:00:00", "03:04:05", "03:04:05.5", "23:59:59.999999", "24:00:00"),
     "jsonb": ('{"a": 1}', '"x"', "null", "[1, 2]", "12", "1.5", "true", '{"a":{"b":[]}}'),
     "bytea": (b"", b"a", b"\x00\xff"),

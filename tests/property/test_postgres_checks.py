@@ -10,7 +10,6 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from random import Random
 from typing import Any
 

@@ -13,7 +13,7 @@ from typing import Final
 from syncline.actors.postgres.checks.like import glob
 from syncline.actors.postgres.checks.operands import MOMENTS, Columns, Operand, Untranslatable, quoted_text, sure
 from syncline.actors.postgres.checks.values import BUILT_IN, CHARACTERS_MAX, Values, text_of
-from syncline.actors.shapes.where.tree import CaseForm, Node, TypeName
+from syncline.actors.shapes.where.tree import Node, TypeName
 from syncline.proto.conditions import COMPARE, MATCHES
 from syncline.proto.patterns import PatternRefused, pattern
 
@@ -97,9 +97,7 @@ class Conditions(Values):
                 return self._any(value, args[0], args[1])
             case "operator" if isinstance(value, tuple) and len(args) == 2 and value[0] in BUILT_IN:
                 return self._operator(value[1], args[0], args[1])
-        if node.kind not in ("column", "case", "coalesce", "nullif", "call", "cast"):
-            raise Untranslatable
-        if node.kind == "case" and not isinstance(value, CaseForm):
+        if node.kind == "operator":
             raise Untranslatable
         operand = self.value(node)
         if operand.type not in ("bool", "null"):

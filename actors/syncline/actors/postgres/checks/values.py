@@ -79,6 +79,8 @@ class Values(ABC):
                 return _strict("text", f"({left.sql} || {right.sql})", left, right)
             case "call" if isinstance(value, tuple) and value[0] in BUILT_IN:
                 return self._call(value[1], args)
+        if node.kind not in _TRUTHS:
+            raise Untranslatable
         return self.truth(node)
 
     def text(self, node: Node) -> Operand:
@@ -296,6 +298,7 @@ def text_of(operand: Operand) -> str:
     return operand.constant
 
 
+_TRUTHS: Final = frozenset({"and", "or", "not", "bool", "null test", "bool test", "distinct", "any", "operator"})
 _COMPARED: Final = frozenset(
     {"integer", "float8", "text", "bpchar", "bool", "uuid", "numeric", "date", "timestamp", "timestamptz", "time"}
 )
