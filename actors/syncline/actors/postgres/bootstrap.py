@@ -48,12 +48,12 @@ STEPS: tuple[str, ...] = (
 )
 PROCEDURES: tuple[str, ...] = (
     "defaults.sql",
+    "checks.sql",
     "describe.sql",
     "obstacles.sql",
     "reread.sql",
     "rules.sql",
     "references.sql",
-    "checks.sql",
     "merge.sql",
     "generate.sql",
     "electrify.sql",

@@ -50,19 +50,20 @@ LEFT JOIN pg_collation k ON k.oid = a.attcollation
 WHERE a.attrelid = target AND a.attnum = number
 $$;
 
--- Whether a trigger may put something else in place of what is written to a column, before a CHECK sees it. In doubt it does: it
+-- Whether a trigger or a rule may put something else in place of what is written to a column, before a CHECK sees it. In doubt it does: it
 -- is in another language than PL/pgSQL, or has the name of the column in it or what reaches columns without naming them. What is
--- written in C is told its columns by arguments.
+-- written in C is told its columns by arguments. Of partitions the triggers are theirs.
 CREATE OR REPLACE FUNCTION electric.rewritten(target oid, column_name text) RETURNS boolean
 LANGUAGE sql STABLE AS $$
-SELECT EXISTS (
+SELECT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = target) OR EXISTS (
     SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
-    WHERE g.tgrelid = target AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
+    WHERE (g.tgrelid = target OR g.tgrelid IN (SELECT relid FROM pg_partition_tree(target)))
+      AND g.tgenabled IN ('O', 'A')
       AND g.tgtype & 1 = 1 AND g.tgtype & 2 = 2 AND g.tgtype & (4 | 16) <> 0  -- before, each row, insert or update
-      AND CASE l.lanname
-        WHEN 'plpgsql' THEN position(lower(column_name) IN lower(p.prosrc)) > 0
+      AND CASE
+        WHEN l.lanname = 'plpgsql' THEN position(lower(column_name) IN lower(p.prosrc)) > 0
             OR p.prosrc ~* '\m(execute|populate_record|json_\w+|jsonb_\w+|hstore)\M|\mnew\s*:?=|\minto\s+(strict\s+)?new\M'
-        WHEN 'c' THEN position(column_name IN encode(g.tgargs, 'escape')) > 0
+        WHEN l.lanname IN ('c', 'internal') THEN position(column_name IN encode(g.tgargs, 'escape')) > 0
         ELSE true END)
 $$;
 
@@ -106,17 +107,20 @@ WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped AND a.attgener
     AND NOT electric.rewritten(target, a.attname)
 $$;
 
--- The sets of columns that are valid together only, by name (see electric.ties).
+-- The sets of columns that are valid together only, by name (see electric.ties, which is made later).
 CREATE OR REPLACE FUNCTION electric.tied_names(target oid) RETURNS jsonb
-LANGUAGE sql STABLE AS $$
-SELECT coalesce(jsonb_agg(DISTINCT tied.names), '[]')
-FROM (
-    SELECT jsonb_agg(DISTINCT a.attname) AS names
-    FROM electric.ties(target) AS tie
-    CROSS JOIN LATERAL unnest(electric.inputs(target, tie.numbers)) AS n (number)
-    JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.number
-    GROUP BY tie.kind, tie.id HAVING count(DISTINCT a.attnum) > 1
-) AS tied
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN coalesce((
+        SELECT jsonb_agg(DISTINCT tied.names)
+        FROM (
+            SELECT jsonb_agg(DISTINCT a.attname) AS names
+            FROM electric.ties(target) AS tie
+            CROSS JOIN LATERAL unnest(electric.inputs(target, tie.numbers)) AS n (number)
+            JOIN pg_attribute a ON a.attrelid = target AND a.attnum = n.number
+            GROUP BY tie.kind, tie.id HAVING count(DISTINCT a.attnum) > 1
+        ) AS tied), '[]');
+END
 $$;
 
 -- All of it, as it is in a description.
@@ -139,7 +143,8 @@ SELECT concat_ws(E'\n',
      WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped),
     (SELECT string_agg(k.oid::text, ',' ORDER BY k.oid) FROM domain JOIN pg_constraint k ON k.contypid = domain.type),
     (SELECT string_agg(format('%s %s %s', g.oid, g.tgenabled, p.xmin), ',' ORDER BY g.oid)
-     FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid WHERE g.tgrelid = target AND NOT g.tgisinternal))
+     FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+     WHERE (g.tgrelid = target OR g.tgrelid IN (SELECT relid FROM pg_partition_tree(target))) AND g.tgtype & 2 = 2))
 $$;
 
 -- A description that tells of other constraints than the table has now is brought up to date, and devices are told.
