@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from syncline.actors.postgres.catalog import Catalog, table_info
@@ -10,5 +11,8 @@ from syncline.actors.postgres.catalog import Catalog, table_info
 
 def catalog_of(descriptions: Iterable[Mapping[str, Any]]) -> Catalog:
     """The catalog of these descriptions."""
-    tables = [table_info(description) for description in descriptions]
+    tables = [
+        replace(table_info(description), tied=tuple(map(frozenset, description.get("ties", ()))))
+        for description in descriptions
+    ]
     return Catalog({table.oid: table for table in tables})

@@ -1,4 +1,4 @@
-"""A bad write fails on the device that makes it; where that cannot know, Postgres refuses it and the device is healed."""
+"""A bad write fails on the device that makes it; where that cannot know, Postgres refuses it, and it is healed."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     projects <- issues <- comments -> folders -> folders        visits -> places, projects
 
-Folders are a tree; places have a key of two columns, by which visits refer to them. Of the references some forbid the
+Folders are a tree; places have a key of two columns, by which visits refer to them. A constraint is about note and rank
+of a project together. Of the references some forbid the
 delete of what they refer to (issues -> projects), some delete with it (folders -> folders, comments -> issues, visits
 -> projects), some become NULL (comments -> folders, visits -> places).
 """
@@ -47,7 +48,12 @@ def _column(name: str, type_name: str = "text", *, pk: int | None = None, not_nu
     return {"name": name, "type": type_name, "not_null": not_null or pk is not None, "pk": pk, "enum": None}
 
 
-def _table(name: str, columns: list[dict[str, Any]], fks: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def _table(
+    name: str,
+    columns: list[dict[str, Any]],
+    fks: list[dict[str, Any]] | None = None,
+    ties: list[list[str]] | None = None,
+) -> dict[str, Any]:
     return {
         "schema": "public",
         "table": name,
@@ -55,6 +61,7 @@ def _table(name: str, columns: list[dict[str, Any]], fks: list[dict[str, Any]] |
         "columns": columns,
         "fks": fks or [],
         "indexes": [],
+        "ties": ties or [],
     }
 
 
@@ -70,7 +77,11 @@ def _reference(columns: list[str], table: str, ref_columns: list[str], on_delete
 
 
 DESCRIPTIONS: Final = [
-    _table("projects", [_column("id", pk=1), _column("name"), _column("note"), _column("rank", "int4")]),
+    _table(
+        "projects",
+        [_column("id", pk=1), _column("name"), _column("note"), _column("rank", "int4")],
+        ties=[["note", "rank"]],
+    ),
     _table(
         "issues",
         [_column("id", pk=1), _column("project"), _column("title"), _column("state")],
@@ -144,7 +155,9 @@ DEPTHS: Final = {oid: _depth(oid) for oid in NAMES}
 
 def _tied(oid: int) -> tuple[tuple[int, ...], ...]:
     keys = RELATIONS[oid].key_indexes
-    columns = (tuple(sorted(set(fk.columns) - set(keys))) for fk in REFERRING[oid])
+    names = RELATIONS[oid].names
+    ties = (map(names.index, tied) for tied in CATALOG.tables[oid].tied)
+    columns = (tuple(sorted(set(tied) - set(keys))) for tied in (*ties, *(fk.columns for fk in REFERRING[oid])))
     return tuple(register for register in columns if len(register) > 1)
 
 
