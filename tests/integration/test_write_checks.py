@@ -100,6 +100,21 @@ async def test_what_a_trigger_may_put_right_is_not_checked_before(database: str,
         assert "stays_guests_check" in await names(s)
 
 
+async def test_a_partitioned_table_is_as_one_and_triggers_of_a_partition_count(database: str) -> None:
+    table = """
+    CREATE TABLE stays (id int4 PRIMARY KEY, guests int4 CHECK (guests > 0)) PARTITION BY RANGE (id);
+    CREATE TABLE few PARTITION OF stays FOR VALUES FROM (0) TO (10);
+    CREATE FUNCTION put_right() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.guests := 1; RETURN NEW; END';
+    """
+    async with scene(database, table, "stays") as s:
+        assert await names(s) == ["stays_guests_check"]
+        await s.connection.execute(
+            "CREATE TRIGGER put_right BEFORE INSERT ON few FOR EACH ROW EXECUTE FUNCTION put_right()"
+        )
+        assert await s.refresh()
+        assert await names(s) == []
+
+
 async def test_operators_and_functions_of_the_application_are_not_taken_for_those_of_postgres(database: str) -> None:
     """``length`` and ``=`` of the schema public are others, though they are found first."""
     own = """

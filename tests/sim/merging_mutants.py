@@ -27,12 +27,13 @@ from syncline.client.keeping import Keeping
 from syncline.client.merging import losing
 from syncline.client.oplog import Times, change_of, observed_clock_ms
 from syncline.client.replica import Replica
+from syncline.client.schema import described
 from syncline.client.staging import GoneSql, StagingSql
 from syncline.client.stamping import stamp
 from syncline.client.triggers import create_triggers
 from syncline.proto.merge import Merged, RowState, RowWrite, Tied, apply_write, merge_incoming
 from syncline.proto.tags import UNRECORDED, Seen, Tag
-from syncline.proto.values import Delete, Migrate, Update
+from syncline.proto.values import Delete, Migrate, MigrationTable, Update
 
 MERGING_MUTANTS = Mutants()
 mutant = MERGING_MUTANTS.add
@@ -190,6 +191,14 @@ def _(stack: ExitStack) -> None:
         return original(self, *args)
 
     in_place_of(stack, Replica, "_apply_staged", apply)
+
+
+@mutant("a device does not know which columns go together")
+def _(stack: ExitStack) -> None:
+    def describe(original: Any, table_id: int, migrated: MigrationTable, *args: Any) -> Any:
+        return original(table_id, replace(migrated, registers=()), *args)
+
+    everywhere(stack, described, describe)
 
 
 # --- compensation, rows that come back --------------------------------------------------------------------------------

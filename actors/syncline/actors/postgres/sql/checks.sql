@@ -57,7 +57,7 @@ CREATE OR REPLACE FUNCTION electric.rewritten(target oid, column_name text) RETU
 LANGUAGE sql STABLE AS $$
 SELECT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = target) OR EXISTS (
     SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
-    WHERE (g.tgrelid = target OR g.tgrelid IN (SELECT relid FROM pg_partition_tree(target)))
+    WHERE g.tgrelid = ANY (ARRAY(SELECT target UNION SELECT relid FROM pg_partition_tree(target)))
       AND g.tgenabled IN ('O', 'A')
       AND g.tgtype & 1 = 1 AND g.tgtype & 2 = 2 AND g.tgtype & (4 | 16) <> 0  -- before, each row, insert or update
       AND CASE
@@ -144,7 +144,7 @@ SELECT concat_ws(E'\n',
     (SELECT string_agg(k.oid::text, ',' ORDER BY k.oid) FROM domain JOIN pg_constraint k ON k.contypid = domain.type),
     (SELECT string_agg(format('%s %s %s', g.oid, g.tgenabled, p.xmin), ',' ORDER BY g.oid)
      FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
-     WHERE (g.tgrelid = target OR g.tgrelid IN (SELECT relid FROM pg_partition_tree(target))) AND g.tgtype & 2 = 2))
+     WHERE g.tgrelid = ANY (ARRAY(SELECT target UNION SELECT relid FROM pg_partition_tree(target))) AND g.tgtype & 2 = 2))
 $$;
 
 -- A description that tells of other constraints than the table has now is brought up to date, and devices are told.
