@@ -94,7 +94,7 @@ class DeviceSchema:
         self._dialect: Dialect = dialect
         self._tables: dict[str, Description] = {}
         self._columns: dict[str, set[str]] = {}  # of each table, those too that it has not any more
-        self._constraints: dict[str, Constraints] = {}  # what devices have been told of each table
+        self._told: dict[str, Constraints] = {}  # what devices have been told of each table
         self._indexes: set[str] = set()
         self._enums: set[str] = set()
 
@@ -113,9 +113,9 @@ class DeviceSchema:
             else:
                 added = [column for column in table["columns"] if column["name"] not in known]
                 statements = [(ALTER_ADD_COLUMN, self._add_column(table, column)) for column in added]
-                if statements or self._told_of(table) != self._constraints.get(table["table"], _NONE):
+                if statements or self._told_of(table) != self._told.get(table["table"], _NONE):
                     steps.append(self._step(version, table, statements))
-            self._constraints[table["table"]] = self._told_of(table)
+            self._told[table["table"]] = self._told_of(table)
             self._columns[table["table"]] = (known or set()) | {column["name"] for column in table["columns"]}
             steps.extend(self._new_indexes(version, table))
         return tuple(steps)
