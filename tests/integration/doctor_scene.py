@@ -51,7 +51,8 @@ CREATE TABLE app.partition_2026 PARTITION OF app.partitions FOR VALUES FROM ('20
 CREATE TABLE app.defaults (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(), n int DEFAULT 7, at timestamptz DEFAULT now());
 CREATE TABLE app.server_defaults (id uuid PRIMARY KEY, due timestamptz DEFAULT now() + '7 days');
-CREATE TABLE app.checks (id uuid PRIMARY KEY, low int, high int, CONSTRAINT ordered CHECK (low < high));
+CREATE TABLE app.device_checks (id uuid PRIMARY KEY, low int, high int, CONSTRAINT ordered CHECK (low < high));
+CREATE TABLE app.checks (id uuid PRIMARY KEY, at timestamptz, CONSTRAINT past CHECK (at < now()));
 """
 
 

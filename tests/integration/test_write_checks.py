@@ -21,6 +21,7 @@ CREATE TABLE stays (
     CONSTRAINT in_order CHECK (first <= last), CONSTRAINT short CHECK (nights < 30), UNIQUE (name, code)
 );
 """
+UNIQUE = "stays_name_code_key"
 
 
 async def described(s: Scene) -> dict[str, Any]:
@@ -45,7 +46,7 @@ async def test_devices_are_told_of_checks_of_domains_of_lengths_and_of_what_is_t
     async with scene(database, STAYS, "stays") as s:
         assert await names(s) == [
             *("value too long for type character varying(10)", "numeric field overflow", "in_order"),
-            *("stays_guests_check", "stays_last_check", "code_check"),
+            *("stays_guests_check", "stays_last_check", "code_check", UNIQUE),
         ]
         assert set(registers(await described(s))) == {("first", "last"), ("code", "name")}
         # Whoever electrifies, and whatever his settings.
@@ -56,27 +57,29 @@ async def test_devices_are_told_of_checks_of_domains_of_lengths_and_of_what_is_t
 
 async def test_what_comes_and_goes_later_is_told_by_a_migration_of_its_own(database: str) -> None:
     async with scene(database, STAYS, "stays") as s:
-        assert await steps(s) == [(1, 6)]
+        assert await steps(s) == [(1, 7)]
         await s.connection.execute("""
             ALTER TABLE stays DROP CONSTRAINT in_order, ADD CONSTRAINT few CHECK (guests < 5) NOT VALID;
             ALTER DOMAIN code DROP CONSTRAINT code_check;
             ALTER TABLE stays ALTER name TYPE text;
         """)
         assert await s.refresh()
-        assert await names(s) == ["numeric field overflow", "few", "stays_guests_check", "stays_last_check"]
-        assert await steps(s) == [(1, 6), (0, 4)]
+        assert await names(s) == ["numeric field overflow", "few", "stays_guests_check", "stays_last_check", UNIQUE]
+        assert await steps(s) == [(1, 7), (0, 5)]
         assert not await s.refresh()
 
 
 async def test_a_table_that_was_electrified_before_gets_its_checks_with_the_procedures(database: str) -> None:
     async with scene(database, STAYS, "stays") as s:
         await s.connection.execute(
-            "UPDATE electric.tables SET description = description - '{checks,limited,ties}'::text[]"
+            "UPDATE electric.tables SET description = description - '{checks,limited,ties,uniques}'::text[]"
         )
-        await s.connection.execute("UPDATE electric.migrations SET tables = tables #- '{0,checks}' #- '{0,limited}'")
+        await s.connection.execute(
+            "UPDATE electric.migrations SET tables = tables #- '{0,checks}' #- '{0,limited}' #- '{0,uniques}'"
+        )
         assert await names(s) == []
         await s.connection.execute("SELECT electric.generate_all()")
-        assert await steps(s) == [(1, 0), (0, 6)]
+        assert await steps(s) == [(1, 0), (0, 7)]
 
 
 @pytest.mark.parametrize(
@@ -127,3 +130,28 @@ async def test_operators_and_functions_of_the_application_are_not_taken_for_thos
     """
     async with scene(database, own, "stays") as s:
         assert await names(s) == []
+
+
+@pytest.mark.parametrize(
+    ("constraint", "told"),
+    [
+        ("UNIQUE (a, b)", True),
+        ("UNIQUE (a, b) DEFERRABLE", False),
+        ("CHECK (a > 0)", False),
+    ],
+)
+async def test_of_unique_constraints_those_are_told_that_a_device_can_look_after(
+    database: str, constraint: str, told: bool
+) -> None:
+    table = f"CREATE TABLE stays (id int4 PRIMARY KEY, a int4, b int4, CONSTRAINT c {constraint})"
+    others = """
+    CREATE UNIQUE INDEX folded ON stays ((a + 1)); CREATE UNIQUE INDEX part ON stays (a) WHERE b > 0;
+    CREATE INDEX plain ON stays (b);
+    """
+    async with scene(database, table + ";" + others, "stays") as s:
+        assert ("c" in [unique["name"] for unique in (await described(s))["uniques"]]) == told
+        assert len((await described(s))["uniques"]) == told
+        if told:
+            await s.connection.execute("SELECT electric.unique_policy('c', 'nullify', 'a')")
+            assert await s.refresh()
+            assert (await described(s))["uniques"] == []

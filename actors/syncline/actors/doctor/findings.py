@@ -77,7 +77,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "unique_key": Kind("info", "rows are told apart by a unique index, not by a primary key"),
     "partitions": Kind("info", "partitioned: devices have one table"),
     "defaults": Kind("info", "defaults that devices fill in"),
-    "checks": Kind("info", "CHECK constraints, which Postgres holds"),
+    "device_checks": Kind("info", "CHECK constraints that devices hold, too"),
+    "checks": Kind("info", "CHECK constraints that Postgres alone holds"),
     "tied_columns": Kind("info", "columns that are one register: the later write has them all"),
     "unanalysed": Kind("info", "never counted by ANALYZE: sizes are guesses"),
 }

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from syncline.actors.doctor.facts import Clash, Constraint, Facts, Table
 from syncline.actors.doctor.findings import Finding
 from syncline.actors.doctor.references import behind_clashes
+from syncline.actors.postgres.checks import checks
 from syncline.actors.postgres.typemap import has_adapter
 
 # A table whose values kept apart come to as much has them in more than a few rows.
@@ -181,9 +182,12 @@ def _unique(table: Table, _: Around) -> Iterator[Finding]:
 
 
 def _checks(table: Table, _: Around) -> Iterator[Finding]:
-    checks = [constraint for constraint in table.constraints if constraint.kind == "c"]
-    if checks:
-        yield Finding("checks", _defined(checks), names=tuple(constraint.name for constraint in checks))
+    told = {check.name for check in checks(table.description, table.name)} if table.description else set()
+    held = [constraint for constraint in table.constraints if constraint.kind == "c" and constraint.name in told]
+    others = [constraint for constraint in table.constraints if constraint.kind == "c" and constraint.name not in told]
+    for code, constraints in (("device_checks", held), ("checks", others)):
+        if constraints:
+            yield Finding(code, _defined(constraints), names=tuple(constraint.name for constraint in constraints))
 
 
 def _defined(constraints: Iterable[Constraint]) -> str:

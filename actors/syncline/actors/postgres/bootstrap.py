@@ -47,6 +47,7 @@ STEPS: tuple[str, ...] = (
     "blocks.sql",
 )
 PROCEDURES: tuple[str, ...] = (
+    "tables.sql",
     "defaults.sql",
     "checks.sql",
     "describe.sql",

@@ -1,6 +1,7 @@
 """The constraints of a described table -> what its devices are told of them. Pure.
 
-``checks`` are CHECKs of the table and of the domains of its columns, and the lengths and precisions of types. Where
+``checks`` are CHECKs of the table and of the domains of its columns, the lengths and precisions of types, and unique
+constraints, each as far as the device sees. Where
 only a part of a CHECK can be held on a device, or nothing, that is what is said. Which labels an enum has is not among
 them: labels are added while devices are away.
 """
@@ -11,7 +12,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from syncline.actors.postgres.checks.conditions import Condition, translated
-from syncline.actors.postgres.checks.operands import Columns, length_of, new, precision_of, quoted_text, scale_of
+from syncline.actors.postgres.checks.operands import (
+    Columns,
+    length_of,
+    new,
+    precision_of,
+    quoted_name,
+    quoted_text,
+    scale_of,
+)
 from syncline.actors.shapes.where.parsing import read
 from syncline.actors.shapes.where.refusal import WhereRefused
 from syncline.actors.shapes.where.tree import Node
@@ -26,7 +35,7 @@ _VALUE: Final = "value"
 def checks(description: Mapping[str, Any], table: str) -> tuple[MigrationCheck, ...]:
     """``description``: of ``electric.describe``; one from before there were checks has none. ``table``: what devices
     call it."""
-    found = [*_lengths(description, table), *_conditions(description)]
+    found = [*_lengths(description, table), *_conditions(description), *_uniques(description, table)]
     return tuple(found[:CHECKS_MAX])
 
 
@@ -79,6 +88,23 @@ def _lengths(description: Mapping[str, Any], table: str) -> Iterator[MigrationCh
             kind = "character" if column["type"] == "pg_catalog.bpchar" else "character varying"
             message = f"value too long for type {kind}({length}): {place}"
         yield MigrationCheck("", (name,), f"CASE WHEN typeof({raw}) = 'text' THEN {sql} ELSE 1 END", message)
+
+
+def _uniques(description: Mapping[str, Any], table: str) -> Iterator[MigrationCheck]:
+    """A device looks for another row that has the values among those that it has: with its own writes on their way, and
+    maybe with one that has gone in Postgres since."""
+    written = _written(description)
+    key = [column["name"] for column in description["columns"] if column["pk"] is not None]
+    for unique in description.get("uniques", ()):
+        names = unique["columns"]
+        if not written.issuperset(names):
+            continue
+        alike, same_row = (
+            " AND ".join(f"other.{quoted_name(name)} = {new(name)}" for name in columns) for columns in (names, key)
+        )
+        others = f"SELECT 1 FROM {quoted_name(table)} AS other WHERE {alike} AND NOT ({same_row})"  # noqa: S608
+        message = f"UNIQUE constraint failed: {', '.join(f'{table}.{name}' for name in names)}"
+        yield MigrationCheck(unique["name"], tuple(names), f"NOT EXISTS ({others})", message)
 
 
 def _written(description: Mapping[str, Any]) -> frozenset[str]:

@@ -215,7 +215,11 @@ def length_of(modifier: int) -> int:
 
 def new(name: str) -> str:
     """A column of the row that is written."""
-    return 'new."' + name.replace('"', '""') + '"'
+    return f"new.{quoted_name(name)}"
+
+
+def quoted_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_text(text: str) -> str:

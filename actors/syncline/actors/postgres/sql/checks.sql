@@ -72,7 +72,7 @@ BEGIN
     RETURN (
     SELECT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = target) OR EXISTS (
         SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
-        WHERE g.tgrelid = ANY (ARRAY(SELECT target UNION SELECT relid FROM pg_partition_tree(target)))
+        WHERE g.tgrelid = ANY (ARRAY(SELECT electric.parts(target)))
           AND g.tgenabled IN ('O', 'A')
           AND g.tgtype & 1 = 1 AND g.tgtype & 2 = 2 AND g.tgtype & (4 | 16) <> 0  -- before, each row, insert or update
           AND CASE
@@ -159,11 +159,25 @@ BEGIN
 END
 $$;
 
+-- The unique constraints and indexes of a table that a device can look after among the rows that it has: of columns, without a
+-- condition, and checked with each row. Not that of the key, nor of columns of which Postgres may see other values than are written.
+CREATE OR REPLACE FUNCTION electric.uniques(target oid) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+SELECT coalesce(jsonb_agg(jsonb_build_object('name', c.relname, 'columns', electric.column_names(target, k.numbers)) ORDER BY c.relname), '[]')
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+CROSS JOIN LATERAL (SELECT (i.indkey::smallint[])[0:i.indnkeyatts - 1] AS numbers) AS k
+WHERE i.indrelid = target AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indexprs IS NULL AND i.indpred IS NULL
+    AND k.numbers <> electric.key_of(target)
+    AND NOT EXISTS (
+        SELECT FROM unnest(k.numbers) AS number JOIN pg_attribute a ON a.attrelid = target AND a.attnum = number
+        WHERE a.attgenerated <> '' OR electric.rewritten(target, a.attname))
+$$;
+
 -- All of it, as it is in a description.
 CREATE OR REPLACE FUNCTION electric.constraints_of(target oid) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
 SELECT jsonb_build_object('checks', electric.checks(target), 'limited', electric.limited_columns(target),
-    'ties', electric.tied_names(target))
+    'ties', electric.tied_names(target), 'uniques', electric.uniques(target))
 $$;
 
 -- What of it depends on more than the table and its constraints, as a text that is another one after any change.
@@ -178,8 +192,22 @@ BEGIN
          FROM electric.domains_of(target) AS domain JOIN pg_constraint k ON k.contypid = domain.type),
         (SELECT string_agg(format('%s %s %s', g.oid, g.tgenabled, p.xmin), ',' ORDER BY g.oid)
          FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
-         WHERE g.tgrelid = ANY (ARRAY(SELECT target UNION SELECT relid FROM pg_partition_tree(target))) AND g.tgtype & 2 = 2))
+         WHERE g.tgrelid = ANY (ARRAY(SELECT electric.parts(target))) AND g.tgtype & 2 = 2))
     );
+END
+$$;
+
+-- What is told of constraints, without the unique ones that have a policy of their own: what violates them is not for the device to
+-- refuse.
+CREATE OR REPLACE FUNCTION electric.with_policies(described jsonb, target oid) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN described || jsonb_build_object('uniques', (
+        SELECT coalesce(jsonb_agg(u.told ORDER BY u.place), '[]')
+        FROM jsonb_array_elements(described -> 'uniques') WITH ORDINALITY AS u (told, place)
+        WHERE NOT EXISTS (
+            SELECT FROM electric.unique_policies p JOIN pg_index i ON i.indexrelid = p.indexrelid
+            JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = target AND c.relname = u.told ->> 'name')));
 END
 $$;
 
@@ -187,7 +215,7 @@ $$;
 CREATE OR REPLACE FUNCTION electric.renew_constraints(target oid) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
-    now_has CONSTANT jsonb := electric.constraints_of(target);
+    now_has CONSTANT jsonb := electric.with_policies(electric.constraints_of(target), target);
     renewed jsonb;
 BEGIN
     UPDATE electric.tables t SET description = t.description || now_has

@@ -182,7 +182,7 @@ BEGIN
     FOREACH target IN ARRAY targets LOOP
         PERFORM electric.publish(target);
         INSERT INTO electric.partitions (root, relid, filenode) SELECT target, l.relid, l.filenode FROM electric.leaves(target) AS l;
-        described := electric.describe(target);
+        described := electric.with_policies(electric.describe(target), target);
         descriptions := descriptions || described;
         -- A table of this name that was dropped since leaves its entry behind.
         DELETE FROM electric.tables t

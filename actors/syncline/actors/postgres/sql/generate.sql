@@ -74,6 +74,8 @@ SELECT concat_ws(E'\n',
     (SELECT string_agg(format('%s %s %s', g.tgconstraint, c.relname, c.relnamespace), ',' ORDER BY g.tgconstraint, g.oid)
      FROM pg_trigger g LEFT JOIN pg_class c ON c.oid = g.tgconstrrelid
      WHERE g.tgrelid = target AND g.tgtype & 8 <> 0 AND g.tgconstraint <> 0),
+    (SELECT string_agg(format('%s %s', p.indexrelid, p.policy), ',' ORDER BY p.indexrelid)
+     FROM electric.unique_policies p JOIN pg_index i ON i.indexrelid = p.indexrelid WHERE i.indrelid = target),
     electric.constraints_basis(target))
 $$;
 
