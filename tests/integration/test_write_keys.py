@@ -175,3 +175,34 @@ async def test_what_is_referred_to_by_another_unique_column_is_brought_back(data
         assert await s.rows("users") == [(1, "a@x", "ann")]
         (unknown,) = await s.apply(written("bob", 400, s.insert("notes", "2", "b@x")))
         assert (unknown["status"], unknown["sqlstate"]) == ("rejected", "23503")
+
+
+CIRCLE = """
+CREATE TABLE pages (id int PRIMARY KEY, slug text UNIQUE, current int, author text);
+CREATE TABLE revisions (id int PRIMARY KEY, page int REFERENCES pages DEFERRABLE INITIALLY DEFERRED, handle text UNIQUE);
+ALTER TABLE pages ADD FOREIGN KEY (current) REFERENCES revisions DEFERRABLE INITIALLY DEFERRED;
+ALTER TABLE pages ADD FOREIGN KEY (author) REFERENCES revisions (handle) DEFERRABLE INITIALLY DEFERRED;
+CREATE TABLE links (id int PRIMARY KEY, page int REFERENCES pages, slug text REFERENCES pages (slug));
+"""
+
+
+@pytest.mark.parametrize("link", [("1", "1", None), ("1", None, "home")])
+@pytest.mark.parametrize("page", [("1", "home", "1", None), ("1", "home", None, "ann")])
+async def test_of_rows_that_refer_to_one_another_in_a_circle_all_are_brought_back(
+    database: str, link: tuple[str | None, ...], page: tuple[str | None, ...]
+) -> None:
+    async with scene(database, CIRCLE) as s:
+        await s.connection.execute("CALL electric.electrify_all()")
+        for table in ("pages", "revisions", "links"):
+            s.relids[table] = await s.connection.fetchval("SELECT to_regclass($1)::oid", table)
+        revision = ("1", "1", "ann")
+        assert await s.statuses(written("ann", 100, s.insert("pages", *page), s.insert("revisions", *revision))) == [
+            "applied"
+        ]
+        seen = ["ann@100"]
+        removed = s.delete("pages", "1", *[None] * 3, seen=seen), s.delete("revisions", "1", None, None, seen=seen)
+        assert await s.statuses(written("ann", 200, *removed)) == ["applied"]
+        assert await s.rows("pages") == []
+        assert await s.statuses(written("bob", 300, s.insert("links", *link))) == ["applied"]
+        assert [row[:2] for row in await s.rows("pages")] == [(1, "home")]
+        assert await s.rows("revisions") == [(1, 1, "ann")]

@@ -101,6 +101,7 @@ DECLARE
     sy_buried text[];
     setters text;
     sy_final text[];
+    sy_chain jsonb;  -- the rows that are coming, each because the one before refers to it
     done integer;  -- rows, by the statement
     changed boolean := false;  -- by a trigger
     sy_before text[];
@@ -222,8 +223,8 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    IF sy_op = 'R' AND (sy_alive OR sy_grave IS NULL) THEN
-        RETURN NULL;  -- nothing to bring back
+    IF sy_op = 'R' AND (sy_alive OR sy_grave IS NULL OR sy_modified ? ('%RELID% ' || sy_row_key)) THEN
+        RETURN NULL;  -- nothing to bring back, or it is coming
     END IF;
     IF sy_op IN ('U', 'C') AND NOT sy_alive AND NOT known AND sy_grave IS NULL THEN
         PERFORM electric.require_not_rejected(origin, %RELID%, %KEY_PLACES%, %KEY_CELLS%);
@@ -296,6 +297,7 @@ BEGIN
         END IF;
         %ABSENT%
         IF mending > 0 THEN
+            sy_chain := CASE sy_op WHEN 'R' THEN sy_modified ELSE '[]' END || to_jsonb('%RELID% ' || sy_row_key);
             SELECT ARRAY[%FINAL%] INTO sy_final FROM (SELECT 1) AS one LEFT JOIN %ROWS% t ON %IS_ROW%;
             %PARENTS%
         END IF;

@@ -36,14 +36,14 @@ ORDER BY f.oid
 $$;
 
 -- Statements that bring back what the row "final" refers to and is gone, where it is known what it was. Whoever refers to
--- a row wants it there, and with it what that one refers to in turn, but not itself: it is coming. Where a foreign key is not to
+-- a row wants it there, and with it what that one refers to in turn, but none of those that are coming: sy_chain. Where a foreign key is not to
 -- the key that devices know rows by, it is the one that was deleted last of those that had these values. A foreign key of columns
 -- that devices do not have says nothing of theirs.
 CREATE OR REPLACE FUNCTION electric.parents_text(target oid, description jsonb) RETURNS text
 LANGUAGE sql STABLE AS $$
 SELECT coalesce(string_agg(format(
     'IF %s AND %s AND NOT EXISTS (SELECT FROM %s p WHERE %s) THEN %s '
-    'answer := electric.merge_%s(''R'', jsonb_build_array(%s), NULL, ''[]'', origin, sy_ms, absorbed, mending); '
+    'answer := electric.merge_%s(''R'', jsonb_build_array(%s), sy_chain, ''[]'', origin, sy_ms, absorbed, mending); '
     'IF answer IS NOT NULL THEN RETURN answer; END IF; END IF;%s',
     pairs.given,
     CASE WHEN f.conrelid <> f.confrelid THEN 'true' ELSE (
