@@ -39,6 +39,8 @@ def _ddl(description: dict[str, Any]) -> str:
         f"ON DELETE {fk['on_delete']}"
         for fk in description["fks"]
     ]
+    # What is tied is so by a constraint, which every row meets.
+    constraints += [f"CHECK (num_nulls({', '.join(names)}) >= 0)" for names in description["ties"]]
     return f"CREATE TABLE {description['table']} ({', '.join(columns + constraints)});"
 
 
