@@ -179,7 +179,8 @@ async def test_what_is_referred_to_by_another_unique_column_is_brought_back(data
 
 CIRCLE = """
 CREATE TABLE pages (id int PRIMARY KEY, slug text UNIQUE, current int, author text);
-CREATE TABLE revisions (id int PRIMARY KEY, page int REFERENCES pages DEFERRABLE INITIALLY DEFERRED, handle text UNIQUE);
+CREATE TABLE revisions (
+    id int PRIMARY KEY, page int REFERENCES pages DEFERRABLE INITIALLY DEFERRED, handle text UNIQUE);
 ALTER TABLE pages ADD FOREIGN KEY (current) REFERENCES revisions DEFERRABLE INITIALLY DEFERRED;
 ALTER TABLE pages ADD FOREIGN KEY (author) REFERENCES revisions (handle) DEFERRABLE INITIALLY DEFERRED;
 CREATE TABLE links (id int PRIMARY KEY, page int REFERENCES pages, slug text REFERENCES pages (slug));
