@@ -35,7 +35,7 @@ from typing import Any
 
 from tests.sim.device import SimDevice
 from tests.sim.postgres import NOTHING, Commit, SimPostgres, Version
-from tests.sim.schema import RELATIONS, TIED, RowKey, on_device
+from tests.sim.schema import RELATIONS, RowKey, on_device
 from tests.sim.shown import Shown, named
 
 from syncline.actors.postgres.transaction import TransactionHead, Truncated
@@ -170,12 +170,12 @@ class Sessions:
         # What Postgres had applied by then is in what it had. What it has refused is shown until its echo comes, and so
         # is a delete of what it has kept for others.
         later = [write for write in writes if not self._carried_out(name, write, key, shown.lsn)]
-        state = _after(key, version.state, later)
+        state = _after(shown, key, version.state, later)
         expected = None if state.row is None else on_device(key[0], state.row)
         row = shown.rows.get(key)
         if row == expected:
             return
-        kept = _after(key, version.state, [write for write in later if write.tag.ms not in shown.told]).row
+        kept = _after(shown, key, version.state, [write for write in later if write.tag.ms not in shown.told]).row
         if kept is not None and row == on_device(key[0], kept):
             return  # it knows that its delete has been decided, and has been sent what was kept
         if expected is None and self.keeps(shown, key, state):
@@ -232,7 +232,7 @@ class Sessions:
     def stands(self, shown: Shown, key: RowKey, column: int) -> bool:
         """Whether the device's own value stands in the column although somebody else holds it: the row has come, as it
         was, since he wrote that, and the device's write was on its way then."""
-        register = next((tied for tied in TIED[key[0]] if column in tied), (column,))
+        register = next((tied for tied in shown.tied(key[0]) if column in tied), (column,))
         writes = [write for write in shown.pending.get(key, ()) if any(write.modified[other] for other in register)]
         row, holder = shown.rows.get(key), self._postgres.row_at(key, shown.lsn).state.column_tag(column)
         if not writes or row is None or holder.origin == shown.device.name:
@@ -289,7 +289,7 @@ class Sessions:
             return False
         there = self._postgres.row_at(key, shown.lsn).state
         left = (write for write in writes if not self._carried_out(name, write, key, shown.lsn))
-        state = _after(key, there, (write for write in left if write.tag.ms not in refused))
+        state = _after(shown, key, there, (write for write in left if write.tag.ms not in refused))
         return shown.rows.get(key) == (None if state.row is None else on_device(key[0], state.row))
 
     def _beaten_by_return(self, shown: Shown, key: RowKey, expected: Values | None) -> bool:
@@ -464,9 +464,9 @@ def _undated_end(version: Version) -> bool:
     return deleted and any(tag.origin == author.origin and tag.ms < author.ms for tag in state.column_tags)
 
 
-def _after(key: RowKey, state: RowState, writes: Iterable[RowWrite]) -> RowState:
-    """The row after a device's writes to it, as the server applies them."""
+def _after(shown: Shown, key: RowKey, state: RowState, writes: Iterable[RowWrite]) -> RowState:
+    """The row after the device's writes to it, as the server applies them, as far as the device knows how."""
     for write in writes:
         if write.kind != "delete" or state.row is not None:
-            state = apply_write(state, write, TIED[key[0]])
+            state = apply_write(state, write, shown.tied(key[0]))
     return state

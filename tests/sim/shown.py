@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 
 from tests.sim.device import SimDevice
-from tests.sim.schema import FOREIGN_KEYS, NAMES, RELATIONS, TABLES, ForeignKey, RowKey, closure, on_device
+from tests.sim.schema import (
+    FOREIGN_KEYS,
+    NAMES,
+    RELATIONS,
+    TABLES,
+    TIED,
+    ForeignKey,
+    RowKey,
+    closure,
+    on_device,
+)
 
 from syncline.client.cells import Values
 from syncline.client.oplog import ENTRY_COLUMNS, Entry, change_of, entry_from_row
@@ -15,6 +25,7 @@ from syncline.client.schema import UNTRACKED_TAG, Table, table_from_json
 from syncline.client.shapes import ShapeState
 from syncline.client.subscription_rows import load
 from syncline.proto.merge import RowWrite, write_of
+from syncline.proto.subprotocols import takes_extensions
 from syncline.proto.values import POSTGRES_ORIGIN, Row
 
 Tags = frozenset[str]
@@ -55,6 +66,13 @@ class Shown:
         """What any row refers to."""
         found = (parent_of(fk, row) for fk in FOREIGN_KEYS for key, row in self.rows.items() if key[0] == fk.child)
         return frozenset(parent for parent in found if parent is not None)
+
+    def tied(self, relation_id: int) -> Iterable[Iterable[int]]:
+        """The columns of a table that the device knows to be one register. One of the old line is told of its foreign
+        keys alone, unless it has come with the migrations."""
+        if takes_extensions(self.device.protocol):
+            return TIED[relation_id]
+        return self._tables[NAMES[relation_id]].tied
 
     def keeps(self, key: RowKey, content: Row | None) -> bool:
         """Whether a row that nobody else has any more is here, with its content, for one that refers to it: as Postgres

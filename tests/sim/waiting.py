@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -161,11 +162,32 @@ class Event:
         return True
 
 
+class Lock:
+    """One at a time, in the order of their coming."""
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: deque[Future] = deque()
+
+    async def __aenter__(self) -> None:
+        while self._held:
+            turn = Future()
+            self._waiting.append(turn)
+            await turn
+        self._held = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._held = False
+        if self._waiting:
+            self._waiting.popleft().set_result(True)
+
+
 class Waiting:
     """What the simulated modules find under the name ``asyncio``."""
 
     CancelledError = Stopped
     Event = Event
+    Lock = Lock
     Task = Task
     Future = Future
 

@@ -177,7 +177,9 @@ def _drop_copied(connection: sqlite3.Connection) -> None:
 
 
 def _number_of_file(connection: sqlite3.Connection) -> int:
-    """Within its file system: another one for each file that there is."""
+    """Within its file system: another one for each file that there is. 0: it is in memory, and nobody copies it."""
     (path,) = (file for _, name, file in connection.execute("PRAGMA database_list") if name == "main")
+    if not path:
+        return 0
     number = os.stat(path).st_ino
     return number - (1 << 64) if number >= 1 << 63 else number  # SQLite's integers have a sign
