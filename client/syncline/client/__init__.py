@@ -14,6 +14,7 @@ Everything an application needs is named here; modules below are the library's o
 
 from __future__ import annotations
 
+from syncline.client.adapters import ADAPTERS, Adapters
 from syncline.client.connectivity import Status
 from syncline.client.database import Database, Shape, open_db
 from syncline.client.durability import Durability
@@ -35,15 +36,22 @@ from syncline.client.satellite import Token
 from syncline.client.shape_spec import Include
 from syncline.client.shape_status import ShapeStatus
 from syncline.client.transaction import Transaction
+from syncline.client.typed_values import Interval, Json, Multirange, Range
 
 __all__ = [
+    "ADAPTERS",
+    "Adapters",
     "AuthRefused",
     "Database",
     "DatabaseInUse",
     "DatabaseUnusable",
     "Durability",
     "Include",
+    "Interval",
+    "Json",
+    "Multirange",
     "Query",
+    "Range",
     "RejectedChange",
     "Rejection",
     "Results",

@@ -6,10 +6,12 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
+from syncline.client.adapters import ADAPTERS, Adapters, Arguments
+from syncline.client.cells import Value
 from syncline.client.connectivity import Status
 from syncline.client.durability import Durability, Waiting
 from syncline.client.errors import SequenceExhausted, UsageError
@@ -23,7 +25,7 @@ from syncline.client.shape_spec import Include, ShapeSpec, shape_spec
 from syncline.client.shape_status import ShapeStatus
 from syncline.client.shapes import Subscription
 from syncline.client.stamping import Stamped
-from syncline.client.store import THROUGH, Args, Connection, Footprints, Store, open_store, whole
+from syncline.client.store import THROUGH, Connection, Footprints, Store, open_store, whole
 from syncline.client.transaction import Transaction, execute
 from syncline.client.transport import OpenTransport, endpoint, open_websocket
 from syncline.proto.blocks import RESERVED_MAX
@@ -83,7 +85,9 @@ class Shape:
 class Database:
     """An open local database. Reads and writes work at once and offline; ``connect`` keeps it in step with Postgres."""
 
-    def __init__(self, store: Store, replica: Replica, satellite: Satellite, changes: Changes) -> None:
+    def __init__(
+        self, store: Store, replica: Replica, satellite: Satellite, changes: Changes, adapters: Adapters
+    ) -> None:
         self.waiting = Waiting(
             replica.decisions, replica.outcome, store.flush, satellite.others_have_it, store.refuse_nested
         )
@@ -91,6 +95,7 @@ class Database:
         self._replica = replica
         self._satellite = satellite
         self._changes = changes
+        self._adapters = adapters
         self._read_footprints = Footprints()
         self._write_footprints = Footprints()
 
@@ -101,32 +106,37 @@ class Database:
 
     # --- reading and writing ------------------------------------------------------------------------------------------
 
-    def sql(self, sql: str, args: Args = ()) -> Query:
+    def sql(self, sql: str, args: Arguments = ()) -> Query:
         """A query: ``await db.sql(...)`` for its rows, ``db.sql(...).live()`` for its rows after every change.
 
-        It reads the last committed state. Raises sqlite3.Error when awaited; a statement that writes is such an error.
+        It reads the last committed state; its rows have SQLite's values, of which ``decode`` makes Python's. Raises
+        UsageError for an argument without adapter, and sqlite3.Error when awaited; a statement that writes is such an
+        error.
         """
+        values = self._adapters.arguments(args)
 
         async def results() -> Results:
-            live = Results(self._store, self._read_footprints, self._changes, sql, args)
+            live = Results(self._store, self._read_footprints, self._changes, sql, values)
             await live.watch()
             return live
 
-        return Query(lambda: self._store.read(lambda c: c.execute(sql, args).fetchall()), results)
+        return Query(lambda: self._store.read(lambda c: c.execute(sql, values).fetchall()), results)
 
-    async def execute(self, sql: str, args: Args = (), *, durable: Durability | None = None) -> int:
+    async def execute(self, sql: str, args: Arguments = (), *, durable: Durability | None = None) -> int:
         """One statement as a transaction of its own; returns the number of rows it changed.
 
         ``durable``: return when it has come so far, see ``Database.durable``; None: when it is committed.
 
         Raises sqlite3.Error, SequenceExhausted for an insert without a key where no value is left for it (connected,
-        it waits for more first), and UsageError for one too large to be sent (then nothing has changed) or inside a
-        transaction of the same task; with ``durable`` what that raises, and then it is committed all the same.
+        it waits for more first), and UsageError for an argument without adapter, for one too large to be sent (then
+        nothing has changed) or inside a transaction of the same task; with ``durable`` what that raises, and then it
+        is committed all the same.
         """
+        values = self._adapters.arguments(args)
 
         def work(connection: sqlite3.Connection) -> tuple[int, frozenset[str], Stamped | None]:
             with self._replica.reserves.telling():
-                count, written = execute(connection, self._write_footprints, sql, args)
+                count, written = execute(connection, self._write_footprints, sql, values)
             return count, written, self._replica.stamp(connection)
 
         async def committing() -> tuple[int, int | None]:
@@ -161,7 +171,9 @@ class Database:
         """
         self._store.refuse_nested(THROUGH)
         async with self._store.turn() as connection:
-            transaction = Transaction(connection, self._write_footprints, self.waiting, self._replica.reserves)
+            transaction = Transaction(
+                connection, self._write_footprints, self.waiting, self._replica.reserves, self._adapters
+            )
             try:
                 await whole(connection.run(_begin))
                 yield transaction
@@ -233,6 +245,35 @@ class Database:
         for column, here in (await self.values_left(table)).items():
             if here < count:
                 raise SequenceExhausted(table, column)
+
+    # --- Python values ------------------------------------------------------------------------------------------------
+
+    def decode(self, table: str, row: sqlite3.Row | Mapping[str, Value]) -> dict[str, object]:
+        """A row of ``table`` as Python values, by its columns' types: Decimal, datetime, list. A column that the table
+        does not have stays as it is. Raises UsageError for a table that is not synced."""
+        types = self._types(table)
+        return {
+            column: self._adapters.decode(types[column], row[column]) if column in types else row[column]
+            for column in row.keys()  # noqa: SIM118 - a sqlite3.Row iterates over its values
+        }
+
+    def encode(self, table: str, values: Mapping[str, object]) -> dict[str, Value]:
+        """Python values of columns of ``table`` as SQLite has them, as arguments of a statement that writes them.
+
+        Raises UsageError for a value that its column's type does not have, for a column that the table does not have,
+        and for a table that is not synced.
+        """
+        types = self._types(table)
+        for column in values:
+            if column not in types:
+                raise UsageError(f"{table} has no column {column}")
+        return {column: self._adapters.encode(types[column], value) for column, value in values.items()}
+
+    def _types(self, table: str) -> dict[str, str]:
+        known = self._replica.tables.get(table)
+        if known is None:
+            raise UsageError(f"{table} is no synced table", hint="its types come with its first shape")
+        return dict(zip(known.columns, known.pg_types, strict=True))
 
     # --- what the server has rejected ---------------------------------------------------------------------------------
 
@@ -346,12 +387,14 @@ async def open_db(
     url: str,
     *,
     migrations: Sequence[Migrate] = (),
+    adapters: Adapters = ADAPTERS,
     open_transport: OpenTransport = open_websocket,
 ) -> AsyncIterator[Database]:
     """Open or create the local database at ``path``, to be synced with the service at ``url``; nothing is sent yet.
 
     ``url``: ``ws://host:5133`` or ``wss://host``. ``migrations``: the schema, if it ships with the application; without
-    them it comes from the server on the first connection. ``open_transport``: another way to carry frames.
+    them it comes from the server on the first connection. ``adapters``: what its values are in Python.
+    ``open_transport``: another way to carry frames.
 
     Raises DatabaseInUse when another process has the file open, DatabaseUnusable when it is no database or a newer
     release's, UsageError for an address that is none.
@@ -362,7 +405,7 @@ async def open_db(
         replica = await load_replica(store, changes, _now_ms)
         await replica.migrate(migrations)
         satellite = Satellite(replica, url, open_transport)
-        database = Database(store, replica, satellite, changes)
+        database = Database(store, replica, satellite, changes, adapters)
         try:
             yield database
         finally:

@@ -8,9 +8,10 @@ the error that ended it is kept to be told.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from syncline.client.adapters import Adapters, Arguments
 from syncline.client.durability import Durability, Waiting
 from syncline.client.errors import TransactionRolledBack, UsageError
 from syncline.client.live import Rows
@@ -24,16 +25,24 @@ T = TypeVar("T")
 class Transaction:
     """From ``async with db.transaction() as tx``.
 
-    Its statements raise sqlite3.Error, UsageError once the block has ended, SequenceExhausted for an insert without a
-    key where no value is left for it, and TransactionRolledBack after an error for which SQLite has rolled the
-    transaction back.
+    Its statements raise sqlite3.Error, UsageError for an argument without adapter and once the block has ended,
+    SequenceExhausted for an insert without a key where no value is left for it, and TransactionRolledBack after an
+    error for which SQLite has rolled the transaction back.
     """
 
-    def __init__(self, connection: Connection, footprints: Footprints, waiting: Waiting, reserves: Reserves) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        footprints: Footprints,
+        waiting: Waiting,
+        reserves: Reserves,
+        adapters: Adapters,
+    ) -> None:
         self._connection = connection
         self._reserves = reserves
         self._footprints = footprints
         self._waiting = waiting
+        self._adapters = adapters
         self._over = False
         self._ended_by: sqlite3.Error | None = None
         self._committed = False
@@ -64,15 +73,16 @@ class Transaction:
         """After the block, wait until this transaction has come so far; see ``Database.durable``."""
         await self._waiting.until(level, self.id)
 
-    async def execute(self, sql: str, args: Args = ()) -> int:
+    async def execute(self, sql: str, args: Arguments = ()) -> int:
         """Run one statement; returns the number of rows it changed. Raises UsageError for COMMIT."""
-        count, written = await self._run(lambda connection: execute(connection, self._footprints, sql, args))
+        values = self._adapters.arguments(args)
+        count, written = await self._run(lambda connection: execute(connection, self._footprints, sql, values))
         self.written |= written
         return count
 
-    async def execute_many(self, sql: str, rows: Iterable[Sequence[int | float | str | bytes | None]]) -> int:
+    async def execute_many(self, sql: str, rows: Iterable[Arguments]) -> int:
         """Run one statement for each row of arguments; returns the number of rows changed in all."""
-        every = list(rows)
+        every = [self._adapters.arguments(row) for row in rows]
         if not every:
             return 0
 
@@ -84,15 +94,16 @@ class Transaction:
         self.written |= written
         return count
 
-    async def sql(self, sql: str, args: Args = ()) -> Rows:
+    async def sql(self, sql: str, args: Arguments = ()) -> Rows:
         """The rows of a query, which sees this transaction's own writes; or those that a statement which writes
         returns. Raises UsageError for COMMIT."""
+        values = self._adapters.arguments(args)
 
         def work(connection: sqlite3.Connection) -> tuple[Rows, frozenset[str]]:
-            _, written = self._footprints.of(connection, sql, args)
+            _, written = self._footprints.of(connection, sql, values)
             cursor = connection.cursor()
             cursor.row_factory = sqlite3.Row
-            return cursor.execute(sql, args).fetchall(), written
+            return cursor.execute(sql, values).fetchall(), written
 
         rows, written = await self._run(work)
         self.written |= written
