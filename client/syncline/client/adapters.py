@@ -48,7 +48,9 @@ from syncline.client.composed_texts import (
 )
 from syncline.client.errors import UsageError
 from syncline.client.scalar_texts import (
+    cidr_text,
     date_text,
+    inet_text,
     interval_text,
     json_text,
     numeric_text,
@@ -125,12 +127,6 @@ def _float_value(value: float) -> Value:
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
-def _inet_text(value: IPv4Interface | IPv6Interface | IPv4Address | IPv6Address) -> str:
-    if isinstance(value, IPv4Interface | IPv6Interface) and value.network.prefixlen == value.max_prefixlen:
-        return str(value.ip)
-    return str(value)
-
-
 def _json_value(value: object) -> str:
     return value if isinstance(value, str) else json_text(value)
 
@@ -153,8 +149,8 @@ _BUILT_IN: Final[Mapping[str, Adapter]] = {
     "timestamptz": Adapter(datetime, _of_text(read_timestamptz), timestamptz_text),
     "interval": Adapter((timedelta, Interval), _of_text(read_interval), interval_text),
     "uuid": Adapter(UUID, _of_text(UUID), str),
-    "inet": Adapter((IPv4Interface, IPv6Interface, IPv4Address, IPv6Address), _of_text(ip_interface), _inet_text),
-    "cidr": Adapter((IPv4Network, IPv6Network), _of_text(ip_network), str),
+    "inet": Adapter((IPv4Interface, IPv6Interface, IPv4Address, IPv6Address), _of_text(ip_interface), inet_text),
+    "cidr": Adapter((IPv4Network, IPv6Network), _of_text(ip_network), cidr_text),
     "hstore": Adapter(dict, _of_text(read_hstore), hstore_text),
     # Texts, whose arrays are not separated by commas.
     "box": Adapter((), _same, _same, delimiter=";"),

@@ -10,6 +10,7 @@ import json
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, Final
 
 from syncline.client.typed_values import Interval, Json
@@ -160,6 +161,29 @@ def interval_text(value: timedelta | Interval) -> str:
         clock = f"{before}{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         printed.append(_without_zeros(f"{clock}.{micros:06}") if micros else clock)
     return " ".join(printed)
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def inet_text(value: IPv4Interface | IPv6Interface | IPv4Address | IPv6Address) -> str:
+    """As Postgres prints it: of a host without the length of its network."""
+    if not isinstance(value, IPv4Interface | IPv6Interface):
+        return _address_text(value)
+    length = value.network.prefixlen
+    return _address_text(value.ip) + ("" if length == value.max_prefixlen else f"/{length}")
+
+
+def cidr_text(value: IPv4Network | IPv6Network) -> str:
+    return f"{_address_text(value.network_address)}/{value.prefixlen}"
+
+
+def _address_text(address: IPv4Address | IPv6Address) -> str:
+    """Postgres has the dots of an IPv4 address in IPv6 ones that hold one."""
+    before, embedded = divmod(int(address), 1 << 32)
+    if address.version == 4 or not (before == 0xFFFF or (before == 0 and embedded >= 1 << 16)):
+        return str(address)
+    return f"::{'ffff:' if before else ''}{IPv4Address(embedded)}"
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
