@@ -302,6 +302,10 @@ class Adapters:
             hint="give its text, or tell open_db how to write it: adapters=ADAPTERS.with_type(...)",
         )
 
+    def _is_array(self, value: object) -> bool:
+        """Rather than a value of a type of the application, a named tuple say."""
+        return isinstance(value, list | tuple) and self._type_of(value) == "anyarray"
+
     def _encoded(self, pg_type: str, value: object) -> tuple[str, Value]:
         """The value, and the type as which it is written."""
         if value is None or type(value) is str:
@@ -310,6 +314,8 @@ class Adapters:
         if not isinstance(value, adapter.python_type):
             pg_type = self._type_of(value)
             adapter = self.adapter(pg_type)
+            if not isinstance(value, adapter.python_type):  # the application has one for other Python values
+                adapter = _BUILT_IN.get(pg_type, adapter)
         try:
             return pg_type, adapter.encode(value)
         except _UNWRITABLE as problem:
@@ -343,12 +349,12 @@ class Adapters:
             if isinstance(part, list):
                 return list(map(read, part))
             value = self._read_part(element, part)
-            if isinstance(value, list):  # which would be taken for another dimension
+            if self._is_array(value):  # it would be taken for another dimension
                 return Json(value) if element in JSON_TYPES else part
             return value
 
-        def written(value: object) -> Part | Parts:
-            return list(map(written, value)) if isinstance(value, list | tuple) else self._part_text(element, value)
+        def written(value: Any) -> Part | Parts:
+            return list(map(written, value)) if self._is_array(value) else self._part_text(element, value)
 
         return Adapter(
             (list, tuple),

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -211,6 +211,38 @@ def test_an_adapter_may_take_the_place_of_ours_without_what_is_written_of_its_py
     assert cents.decode("money", "$1,234.50") == Decimal("1234.50")
     assert cents.encode("money", Decimal("1.50")) == "$1.50"
     assert cents.argument(Decimal("1.50")) == "1.50"
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
+def read_point(text: str) -> Point:
+    x, y = text.strip("()").split(",")
+    return Point(float(x), float(y))
+
+
+def test_a_type_of_the_application_may_be_a_tuple() -> None:
+    ours = ADAPTERS.with_type("point", python_type=Point, decode=read_point, encode=lambda p: f"({p.x},{p.y})")
+    held = '{{"(1.0,2.0)",NULL},{"(3.0,4.0)","(5.0,6.0)"}}'
+    assert ours.decode("_point", held) == [[Point(1, 2), None], [Point(3, 4), Point(5, 6)]]
+    assert ours.encode("_point", ours.decode("_point", held)) == held
+    assert ours.argument(Point(1.5, 2.5)) == "(1.5,2.5)"
+    bare = ADAPTERS.with_type("point", python_type=tuple, decode=lambda text: tuple(read_point(text)), encode=str)
+    assert bare.decode("_point", held) == ADAPTERS.decode("_point", held)  # texts, as a tuple is an array there
+
+
+def test_in_place_of_ours_other_values_of_the_type_are_written_as_before() -> None:
+    @dataclass(frozen=True)
+    class Document:
+        text: str
+
+    ours = ADAPTERS.with_type("jsonb", python_type=Document, decode=Document, encode=lambda document: document.text)
+    assert ours.decode("jsonb", "[1]") == Document("[1]")
+    assert ours.encode("_jsonb", [Document("[1]"), {"a": 1}]) == '{[1],"{\\"a\\": 1}"}'
+    assert ours.argument({"a": 1}) == '{"a": 1}'
+    assert ours.argument(Document("[1]")) == "[1]"
 
 
 def test_a_range_of_the_application_has_bounds_of_its_type() -> None:
