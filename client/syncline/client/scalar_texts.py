@@ -189,13 +189,19 @@ def _address_text(address: IPv4Address | IPv6Address) -> str:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
+# Each level takes Python's stack. Of what is read no more are taken than can be written, wherever that is.
+_JSON_LEVELS_MAX: Final = 100
+
+
 def read_json(text: str) -> Any:
     """The value; a string or null by itself as ``Json`` of it.
 
     A number that is no integer is a float, or a Decimal where a float would be another number. What a dict cannot hold,
-    a name that is there twice, raises ValueError.
+    a name that is there twice, raises ValueError, and so do more than 100 levels.
     """
     value = json.loads(text, parse_float=_json_number, parse_constant=_no_json_constant, object_pairs_hook=_json_object)
+    if text.count("[") + text.count("{") > _JSON_LEVELS_MAX:
+        json_text(value)
     return Json(value) if value is None or isinstance(value, str) else value
 
 
@@ -216,10 +222,15 @@ def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_text(value: object) -> str:
-    """The JSON of a value of ``Json``. Raises TypeError for another type, ValueError for a number that JSON lacks."""
+    """The JSON of a value of ``Json``. Raises TypeError for another type, ValueError for a number that JSON lacks, and
+    for more than 100 levels."""
+    return _json_text(value.value if isinstance(value, Json) else value, _JSON_LEVELS_MAX)
+
+
+def _json_text(value: object, levels: int) -> str:
+    if levels < 0:
+        raise ValueError(f"more than {_JSON_LEVELS_MAX} levels")
     match value:
-        case Json(inner):
-            return json_text(inner)
         case None:
             return "null"
         case bool():
@@ -234,9 +245,10 @@ def json_text(value: object) -> str:
                 raise ValueError(f"JSON has no {number}")
             return repr(value) if isinstance(value, float) else str(value)
         case dict():
-            return "{" + ", ".join(f"{_json_name(name)}: {json_text(inner)}" for name, inner in value.items()) + "}"
+            members = (f"{_json_name(name)}: {_json_text(inner, levels - 1)}" for name, inner in value.items())
+            return "{" + ", ".join(members) + "}"
         case list() | tuple():
-            return "[" + ", ".join(map(json_text, value)) + "]"
+            return "[" + ", ".join(_json_text(inner, levels - 1) for inner in value) + "]"
     raise TypeError(f"JSON has no {type(value).__name__}")
 
 

@@ -51,6 +51,7 @@ BOTH_WAYS: list[tuple[str, Value, object]] = [
     ("json", "null", Json(None)),
     ("json", '"a"', Json("a")),
     ("jsonb", "0.1234567890123456789", Decimal("0.1234567890123456789")),
+    ("jsonb", "[" * 101 + "]" * 101, None),
     ("hstore", '"a"=>NULL, "b c"=>"d\\"e"', {"a": None, "b c": 'd"e'}),
     ("_int4", "{{1,2},{3,NULL}}", [[1, 2], [3, None]]),
     ("_text", '{"","NULL",NULL,"a \\"b\\"",c}', ["", "NULL", None, 'a "b"', "c"]),
@@ -83,6 +84,7 @@ STAYS_A_TEXT = [
     ("interval", "infinity"),
     ("json", '{"a": 1, "a": 2}'),
     ("json", "[" * 100_000 + "]" * 100_000),
+    ("json", "[" * 102 + "]" * 102),
     ("_int4", "[0:1]={1,2}"),
     ("point", "(1,2)"),
     ("macaddr", "08:00:2b:01:02:03"),
@@ -99,6 +101,7 @@ def test_a_value_becomes_python_and_the_same_value_again(pg_type: str, held: Val
     decoded = ADAPTERS.decode(pg_type, held)
     if value is not None:
         assert (type(decoded), decoded) == (type(value), value)
+    assert isinstance(decoded, str) == isinstance(value, str)
     assert ADAPTERS.encode(pg_type, decoded) == held
 
 
