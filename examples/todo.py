@@ -53,6 +53,7 @@ async def main(path: str, command: str, *rest: str) -> None:
         items = await db.sync("items")
         if db.status.connected:
             await items.synced()
+            await sent(db)  # what an earlier run without a connection has kept here
         match command, rest:
             case "list", ():
                 for title, done in await db.sql(OPEN_ITEMS):
