@@ -78,11 +78,14 @@ async def test_a_python_device_holds_tables_of_several_schemas(database: str, tm
 
 async def test_what_is_rejected_names_the_table_as_the_device_knows_it(database: str, tmp_path: Path) -> None:
     async with (
-        serving(database, tmp_path, sql=SCHEMAS, electrified=TABLES) as (service, _),
+        serving(database, tmp_path, sql=SCHEMAS, electrified=TABLES) as (service, postgres),
         eve(service.url, tmp_path) as device,
     ):
         await (await device.sync("app__users")).synced()
-        await device.execute("INSERT INTO app__users VALUES ('w', 'of app', 'glad')")
+        await device.disconnect()
+        await postgres.execute("INSERT INTO app.users VALUES ('v', 'of SQL', 'glad')")
+        await device.execute("INSERT INTO app__users VALUES ('w', 'of SQL', 'glad')")
+        await device.connect()
 
         async def is_rejected() -> bool:
             return bool(await device.rejections())

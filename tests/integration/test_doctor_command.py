@@ -24,9 +24,9 @@ async def test_the_command_says_the_sum_first_and_then_what_is_found(database: s
     assert done.returncode == 3, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("database  test_")
-    assert lines[1] == "tables    27: 7 sync, 14 with notes, 6 refused"
+    assert lines[1] == "tables    28: 8 sync, 14 with notes, 6 refused"
     assert "ALTER TABLE public.unlogged SET LOGGED" in done.stdout
-    assert lines[-2] == "syncline electrify --all would open 21 of these tables, and leave out 6"
+    assert lines[-2] == "syncline electrify --all would open 22 of these tables, and leave out 6"
     assert lines[-1] == "not ready: something above is missing or refused"
     assert done.stderr == ""
 

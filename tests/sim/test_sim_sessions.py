@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.sim.invariants import Invariants
 from tests.sim.postgres import Version
-from tests.sim.schema import PROJECTS, VISITS, RowKey, on_device
+from tests.sim.schema import PROJECTS, TIED, VISITS, RowKey, on_device
 from tests.sim.sessions import Image, Sessions
 from tests.sim.workloads import PAIRS
 
@@ -52,6 +52,7 @@ class Bench:
             referred=frozenset(),
             told=frozenset(),
             keeps=lambda key, content: False,
+            tied=TIED.__getitem__,
         )
 
     def writes(self, ms: int, *before: tuple[RowKey, int], key: RowKey = ROW, column: int = NAME_COLUMN) -> None:
