@@ -28,7 +28,7 @@ from benchmarks.program import Program, progress, run
 from syncline.actors.devices.planning import selected_shape
 from syncline.actors.postgres.catalog import Catalog, Collation
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.transaction import TransactionHead
+from syncline.actors.postgres.streamed import TransactionHead
 from syncline.actors.shapes.clauses import Clauses, clauses_of
 from syncline.actors.shapes.concern import Concern
 from syncline.actors.shapes.filtering import filtered

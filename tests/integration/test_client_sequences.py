@@ -115,7 +115,7 @@ async def test_everybody_inserts_at_once_and_no_key_is_used_twice(
     async def device_inserts(db: Database) -> None:
         for n in range(300):
             await db.execute(INSERT, (f"{n}",))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the others get their turn between any two
 
     async def sql_inserts() -> None:
         writer = await asyncpg.connect(database)
@@ -264,7 +264,7 @@ async def main():
         async with db.transaction() as tx:
             await tx.execute("INSERT INTO orders (title) VALUES ('not committed')")
             print("now", flush=True)
-            await asyncio.sleep(600)
+            await asyncio.sleep(600)  # it is killed here, in the middle of its transaction
 asyncio.run(main())
 """
 

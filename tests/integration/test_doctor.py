@@ -21,6 +21,7 @@ from syncline.actors.doctor.report import Report, report, to_json
 from syncline.actors.faults import Fault
 from syncline.actors.postgres.bootstrap import PUBLICATION, STEPS, bootstrap
 from syncline.actors.postgres.dialect import operations
+from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.slot import slot_name
 
 pytestmark = pytest.mark.every_major
@@ -264,16 +265,16 @@ async def test_a_schema_of_ours_that_the_role_does_not_own_is_told(database: str
         assert found.facts.server.schema.version is None
 
 
-async def test_a_slot_of_the_services_name_for_something_else_is_in_the_way(database: str) -> None:
-    async with connected(database) as connection:
+async def test_a_slot_of_the_services_name_for_something_else_is_in_the_way(
+    database: str, postgres: EmbeddedPostgres
+) -> None:
+    async with connected(database) as connection, connected(postgres.dsn()) as other:
         name = slot_name(await connection.fetchval("SELECT current_database()"))
-        await connection.execute("SELECT pg_create_logical_replication_slot($1, 'test_decoding')", name)
+        await other.execute("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", name)
         try:
             assert "slot_foreign" in of_server(await examined(connection))
-        except asyncpg.UndefinedFileError:
-            pytest.skip("this Postgres comes without test_decoding")
         finally:
-            await connection.execute("SELECT pg_drop_replication_slot($1)", name)
+            await other.execute("SELECT pg_drop_replication_slot($1)", name)
 
 
 # --- it leaves nothing behind, and stands in nobody's way -------------------------------------------------------------

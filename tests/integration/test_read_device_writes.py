@@ -15,7 +15,8 @@ from syncline.actors.postgres.catalog import load_catalog
 from syncline.actors.postgres.slot import ensure_slot
 from syncline.actors.postgres.snapshot import emit_mark, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.transaction import DEVICE_ROWS_MAX, TransactionAssembler, TransactionChunk
+from syncline.actors.postgres.streamed import TransactionChunk
+from syncline.actors.postgres.transaction import DEVICE_ROWS_MAX, TransactionAssembler
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.values import Delete, Insert, Update
 

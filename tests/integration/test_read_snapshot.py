@@ -18,7 +18,8 @@ from syncline.actors.postgres.rowkey import key_sql
 from syncline.actors.postgres.slot import ensure_publication, ensure_slot
 from syncline.actors.postgres.snapshot import Snapshot, TaggedRow, emit_mark, take_snapshot
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.transaction import StreamChange, TransactionAssembler, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
+from syncline.actors.postgres.transaction import TransactionAssembler
 from syncline.proto.values import Cell, Delete, Insert, Row, Update
 
 pytestmark = pytest.mark.every_major

@@ -17,7 +17,8 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import Commit, InsertMessage
 from syncline.actors.postgres.slot import slot_state
 from syncline.actors.postgres.stream import ReplicationStream, StreamError
-from syncline.actors.postgres.transaction import StreamChange, TransactionAssembler, TransactionChunk, Truncated
+from syncline.actors.postgres.streamed import StreamChange, TransactionChunk, Truncated
+from syncline.actors.postgres.transaction import TransactionAssembler
 from syncline.proto.values import Delete, Insert, Update
 
 pytestmark = pytest.mark.every_major

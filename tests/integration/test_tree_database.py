@@ -7,7 +7,7 @@ import pytest
 from tests.integration.write_scene import scene
 
 from syncline.actors.postgres.database import connect
-from syncline.actors.postgres.transaction import MigrationNotice
+from syncline.actors.postgres.streamed import MigrationNotice
 
 
 async def test_a_query_that_is_not_answered_in_time_fails(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

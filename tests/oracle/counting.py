@@ -10,7 +10,8 @@ from typing import Any
 from unittest import mock
 
 from syncline.actors.postgres.pgoutput import Message
-from syncline.actors.postgres.transaction import TransactionAssembler, TransactionChunk
+from syncline.actors.postgres.streamed import TransactionChunk
+from syncline.actors.postgres.transaction import TransactionAssembler
 from syncline.actors.shapes import asleep
 from syncline.actors.shapes.asleep import Asleep
 from syncline.actors.shapes.rewind import Answers

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
 from syncline.actors.shapes.tree import Node, Places, Reach, RowId, Tree, Value, value_of
 from syncline.actors.shapes.treevalues import HeldRow, Query
 from syncline.proto.values import Cell, Column, Delete, Insert, Key, Relation, Row, Update

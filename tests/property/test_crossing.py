@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from syncline.actors.crossing import FORMS, TYPES
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
-from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.postgres.streamed import MigrationNotice, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import AskHeld, HeldBelow, Piece
 from syncline.actors.shapes.shape import Included, Reference, Shape

@@ -19,7 +19,7 @@ from syncline.actors.postgres.absorption import Absorption, Stretch
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.embedded import EmbeddedPostgres
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.transaction import TransactionHead
+from syncline.actors.postgres.streamed import TransactionHead
 from syncline.proto.merge import RowState, RowWrite, Tied, apply_direct, apply_write, unrecorded
 from syncline.proto.tags import Tag, format_tags, parse_tags
 from syncline.proto.values import Column, Delete, Relation, Row, Update

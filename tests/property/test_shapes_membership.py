@@ -19,7 +19,7 @@ from tests.property.shape_trees import (
     transact,
 )
 
-from syncline.actors.postgres.transaction import StreamChange
+from syncline.actors.postgres.streamed import StreamChange
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.membership import advancing
 from syncline.actors.shapes.netting import Netting

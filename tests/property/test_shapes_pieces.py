@@ -19,7 +19,7 @@ from syncline.actors.devices.shared import SharedAnswers
 from syncline.actors.names import SHARD
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.postgres.streamed import StreamChange, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.shapes import departures
 from syncline.actors.shapes.consumer import Consumer
 from syncline.actors.shapes.frames import Frame, for_edges, whole_frame

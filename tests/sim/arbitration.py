@@ -19,7 +19,7 @@ from tests.sim.schema import REFERRED, RELATIONS, TIED, RowKey
 from tests.sim.shown import named
 from tests.sim.work import Executed
 
-from syncline.actors.postgres.transaction import Truncated
+from syncline.actors.postgres.streamed import Truncated
 from syncline.proto.merge import RowWrite
 from syncline.proto.tags import UNRECORDED, Tag, format_tag
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Delete, Insert, Row, Update

@@ -23,7 +23,7 @@ from tests.sim.work import ABSENT, Executed, Mend, Violation, Work
 
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
+from syncline.actors.postgres.streamed import StreamChange, TransactionHead, Truncated
 from syncline.actors.postgres.writer import SKEW_MS
 from syncline.proto.merge import RowState
 from syncline.proto.tags import UNRECORDED, Tag, format_tags

@@ -29,8 +29,8 @@ from syncline.actors.postgres.currentrows import CurrentRow, Reading
 from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.replicator import Confirm
+from syncline.actors.postgres.streamed import TransactionChunk
 from syncline.actors.postgres.subscription import Subscription
-from syncline.actors.postgres.transaction import TransactionChunk
 from syncline.actors.postgres.waitingline import Decision
 from syncline.actors.postgres.write import Write
 from syncline.actors.postgres.writer import Written

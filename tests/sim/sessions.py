@@ -38,7 +38,7 @@ from tests.sim.postgres import NOTHING, Commit, SimPostgres, Version
 from tests.sim.schema import RELATIONS, RowKey, on_device
 from tests.sim.shown import Shown, named
 
-from syncline.actors.postgres.transaction import TransactionHead, Truncated
+from syncline.actors.postgres.streamed import TransactionHead, Truncated
 from syncline.client.cells import Values
 from syncline.proto.merge import RowState, RowWrite, apply_write
 from syncline.proto.subprotocols import takes_extensions

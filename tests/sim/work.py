@@ -25,7 +25,7 @@ from tests.sim.schema import (
     RowKey,
 )
 
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
 from syncline.proto.merge import DirectKind, RowState, RowWrite, apply_direct, apply_write
 from syncline.proto.tags import Seen, Tag, observe, parse_tags
 from syncline.proto.values import Cell, Delete, Insert, Row, Update

@@ -20,7 +20,7 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.pgoutput import RelationColumn, RelationMessage
 from syncline.actors.postgres.replicator import Confirm, ReadStreamState, StreamState
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.postgres.transaction import (
+from syncline.actors.postgres.streamed import (
     MigrationNotice,
     StreamChange,
     TransactionChunk,

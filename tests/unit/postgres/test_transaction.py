@@ -24,14 +24,8 @@ from syncline.actors.postgres.pgoutput import (
     UpdateMessage,
     decode,
 )
-from syncline.actors.postgres.transaction import (
-    MigrationNotice,
-    TransactionAssembler,
-    TransactionChunk,
-    TransactionError,
-    TransactionHead,
-    Truncated,
-)
+from syncline.actors.postgres.streamed import MigrationNotice, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.postgres.transaction import TransactionAssembler, TransactionError
 from syncline.proto.values import Delete, Insert, Update
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 from syncline.actors.postgres.lsn import Lsn
-from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.postgres.streamed import StreamChange, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Piece
 from syncline.actors.shapes.shape import Shape

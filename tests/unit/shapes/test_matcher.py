@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.unit.shapes.shape_scene import ITEMS, SHAPE, TRUNCATED, insert, row
 
-from syncline.actors.postgres.transaction import Truncated
+from syncline.actors.postgres.streamed import Truncated
 from syncline.actors.shapes.matcher import Matcher
 from syncline.actors.shapes.shape import Reference, Shape, schema_shape
 from syncline.proto.values import Delete, Insert, Update

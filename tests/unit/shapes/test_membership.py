@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.property.shape_trees import Memory
 
-from syncline.actors.postgres.transaction import Truncated
+from syncline.actors.postgres.streamed import Truncated
 from syncline.actors.shapes.membership import advancing
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.stretch import at_a_stretch

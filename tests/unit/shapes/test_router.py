@@ -14,7 +14,7 @@ from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.pgoutput import RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.postgres.transaction import MigrationNotice, TransactionChunk
+from syncline.actors.postgres.streamed import MigrationNotice, TransactionChunk
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.messages import Dispatch, LiveShapes, OwnTransaction, Piece
 from syncline.actors.shapes.router import (

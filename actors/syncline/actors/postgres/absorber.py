@@ -27,7 +27,7 @@ from syncline.actors.names import WRITER
 from syncline.actors.postgres.absorption import Absorption, Entry, Place, Stretch
 from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableInfo
-from syncline.actors.postgres.transaction import TransactionHead
+from syncline.actors.postgres.streamed import TransactionHead
 from syncline.actors.postgres.writer import Absorbed
 from syncline.cluster import Actor
 from syncline.cluster.ref import ActorDown

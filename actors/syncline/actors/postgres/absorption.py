@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from syncline.actors.postgres.catalog import TableInfo
 from syncline.actors.postgres.rowkey import key_text
-from syncline.actors.postgres.transaction import StreamChange, TransactionChunk, TransactionHead, Truncated
+from syncline.actors.postgres.streamed import StreamChange, TransactionChunk, TransactionHead, Truncated
 from syncline.actors.postgres.typemap import OIDS_BY_NAME, output_text
 from syncline.proto.values import Delete, Insert, Row, Update
 

@@ -19,8 +19,8 @@ from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.ownership import Ownership
 from syncline.actors.postgres.session import open_pool
 from syncline.actors.postgres.snapshot import Visibility, visibility_of
+from syncline.actors.postgres.streamed import MigrationNotice
 from syncline.actors.postgres.subscription import Subscription, described, request_of, requests_of
-from syncline.actors.postgres.transaction import MigrationNotice
 from syncline.actors.postgres.typemap import SESSION_SETTINGS
 from syncline.proto.forks import Opening, Parted, joined
 from syncline.proto.values import Key, ShapeRequest

@@ -18,7 +18,8 @@ from syncline.actors.postgres.flush import Unseen
 from syncline.actors.postgres.pgoutput import Message, RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
 from syncline.actors.postgres.stream import ReplicationStream
-from syncline.actors.postgres.transaction import ELECTRIC_SCHEMA, KeyPlaces, TransactionAssembler, TransactionChunk
+from syncline.actors.postgres.streamed import ELECTRIC_SCHEMA, TransactionChunk
+from syncline.actors.postgres.transaction import KeyPlaces, TransactionAssembler
 from syncline.actors.shapes.router import Streamed
 from syncline.actors.shapes.shards import Least
 from syncline.cluster import Actor, Exit

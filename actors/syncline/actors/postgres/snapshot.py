@@ -33,7 +33,7 @@ from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import FORM_SQL, TableInfo
 from syncline.actors.postgres.copytext import CopyText, copy_out
 from syncline.actors.postgres.rowkey import key_sql, quote_identifier
-from syncline.actors.postgres.transaction import MARK_PREFIX
+from syncline.actors.postgres.streamed import MARK_PREFIX
 from syncline.actors.postgres.typemap import SESSION_SETTINGS, Converter, parse_text_array, to_wire
 from syncline.proto.values import POSTGRES_ORIGIN, Cell, Row
 

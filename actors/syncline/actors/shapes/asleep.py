@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
 from syncline.actors.shapes.clauses import Clauses
 from syncline.actors.shapes.interest import Interest
 from syncline.actors.shapes.log import Record

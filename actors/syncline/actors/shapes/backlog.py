@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from syncline.actors.postgres.transaction import StreamChange
+from syncline.actors.postgres.streamed import StreamChange
 from syncline.actors.shapes.netting import Netting
 from syncline.actors.shapes.tree import RowId, Tree
 from syncline.proto.values import Row

@@ -19,7 +19,7 @@ from typing import Final, Protocol, TypeVar
 from syncline.actors.postgres.away import AWAY
 from syncline.actors.postgres.catalog import TableGone
 from syncline.actors.postgres.snapshot import TaggedRow
-from syncline.actors.postgres.transaction import StreamChange, TransactionHead, Truncated
+from syncline.actors.postgres.streamed import StreamChange, TransactionHead, Truncated
 from syncline.actors.shapes.asleep import UNKNOWN, Concerning, Kept, Satisfying, everything
 from syncline.actors.shapes.clauses import NO_CLAUSES, Clauses
 from syncline.actors.shapes.filtering import filtered, selected

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
 from syncline.actors.shapes.tree import Places, RowId, Tree, value_of
 from syncline.proto.values import Delete, Key, Row, Update
 

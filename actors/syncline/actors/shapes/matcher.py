@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
 from syncline.actors.shapes.shape import Shape
 from syncline.proto.values import Cell, Delete, Key, Relation, Row, RowChange, Update
 

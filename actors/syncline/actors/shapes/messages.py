@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from syncline.actors.postgres.transaction import StreamChange, TransactionHead
+from syncline.actors.postgres.streamed import StreamChange, TransactionHead
 from syncline.actors.shapes.log import Record
 from syncline.actors.shapes.shape import Shape
 from syncline.cluster import Ref

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from syncline.actors.postgres.transaction import StreamChange, Truncated
+from syncline.actors.postgres.streamed import StreamChange, Truncated
 from syncline.actors.shapes.tree import RowId
 from syncline.actors.shapes.treevalues import Net, Tags
 from syncline.proto.values import Delete, Insert, Relation, Row, Update

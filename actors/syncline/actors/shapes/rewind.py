@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 
-from syncline.actors.postgres.transaction import UNTRACKED_TAGS, StreamChange, Truncated
+from syncline.actors.postgres.streamed import UNTRACKED_TAGS, StreamChange, Truncated
 from syncline.actors.shapes.tree import Places, RowId, Tree, Value, value_of
 from syncline.actors.shapes.treevalues import Net, Query, Tags
 from syncline.proto.values import POSTGRES_ORIGIN, Delete, Insert, Relation, Row, Update

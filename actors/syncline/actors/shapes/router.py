@@ -22,7 +22,7 @@ from syncline.actors.postgres.flush import RECENT_TRANSACTIONS_MAX
 from syncline.actors.postgres.history import MigrationSteps
 from syncline.actors.postgres.pgoutput import RelationMessage
 from syncline.actors.postgres.snapshot import Visibility
-from syncline.actors.postgres.transaction import (
+from syncline.actors.postgres.streamed import (
     MigrationNotice,
     StreamChange,
     TransactionChunk,

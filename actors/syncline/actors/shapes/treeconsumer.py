@@ -27,8 +27,8 @@ from typing import TypeAlias
 from syncline.actors.postgres.catalog import TableGone
 from syncline.actors.postgres.lsn import Lsn
 from syncline.actors.postgres.snapshot import TaggedRow, Visibility
+from syncline.actors.postgres.streamed import StreamChange, TransactionHead
 from syncline.actors.postgres.subtree import Subtree
-from syncline.actors.postgres.transaction import StreamChange, TransactionHead
 from syncline.actors.shapes.asleep import Interesting, Kept, everything
 from syncline.actors.shapes.backlog import Backlog
 from syncline.actors.shapes.bulk import Bulk
