@@ -110,6 +110,14 @@ async def fresh_database(postgres: EmbeddedPostgres) -> AsyncIterator[str]:
     await drop_database(postgres.dsn(), name)
 
 
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session in it."""
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
 async def drop_database(admin_dsn: str, name: str) -> None:
     """Drops ``name`` and the slots that would keep it."""
     admin = await asyncpg.connect(admin_dsn)

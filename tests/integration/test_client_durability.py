@@ -11,12 +11,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.integration.test_client_rejections import SCHEMA
-from tests.integration.test_client_service import confirmed, device, rows, service_on
+from tests.integration.test_client_service import confirmed, device, rows, service_on, service_with
 from tests.patience import PATIENCE_S
 from tests.rawdevice import RawDevice
 from tests.tokens import insecure_token
 
-from syncline.actors.postgres.electrify import electrify
 from syncline.actors.service import Service
 from syncline.client import Database, UsageError, WriteRejected, open_db
 from syncline.proto.events import TransactionReceived
@@ -29,18 +28,9 @@ TOO_LONG = "INSERT INTO notes VALUES (?, x'', 'much too long a title', NULL)"
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def service(database: str, connection: asyncpg.Connection, tmp_path: Path) -> AsyncIterator[Service]:
-    async with service_on(database, tmp_path / "service") as service:
-        await connection.execute(SCHEMA + "CREATE TABLE others (id int4 PRIMARY KEY);")
-        await electrify(connection, "notes")
-        await electrify(connection, "others")
+    schema = SCHEMA + "CREATE TABLE others (id int4 PRIMARY KEY);"
+    async with service_with(connection, database, tmp_path / "service", schema, "notes", "others") as service:
         yield service
 
 

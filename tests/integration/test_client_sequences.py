@@ -15,12 +15,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.e2e.proxy import Proxy
-from tests.integration.test_client_service import confirmed, device, service_on, until
+from tests.integration.test_client_service import confirmed, device, service_with, until, url_of
 from tests.npm.rig import eventually
 from tests.patience import PATIENCE_S
 from tests.tokens import insecure_token
 
-from syncline.actors.postgres.electrify import electrify
 from syncline.actors.service import Service
 from syncline.client import Database, SequenceExhausted, UsageError, open_db
 
@@ -37,23 +36,10 @@ INSERT = "INSERT INTO orders (title) VALUES (?)"
 
 
 @pytest.fixture
-async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def service(database: str, connection: asyncpg.Connection, tmp_path: Path) -> AsyncIterator[Service]:
-    async with service_on(database, tmp_path / "service") as service:
-        await connection.execute(SCHEMA)
-        for table in ("orders", "lines"):
-            await electrify(connection, table)
+    schema = SCHEMA
+    async with service_with(connection, database, tmp_path / "service", schema, "orders", "lines") as service:
         yield service
-
-
-def url_of(service: Service) -> str:
-    return f"ws://127.0.0.1:{service.port}"
 
 
 @asynccontextmanager

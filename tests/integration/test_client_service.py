@@ -44,6 +44,22 @@ KINDS: list[tuple[object, ...]] = [
 ]
 
 
+def url_of(service: Service) -> str:
+    return f"ws://127.0.0.1:{service.port}"
+
+
+@asynccontextmanager
+async def service_with(
+    connection: asyncpg.Connection, database: str, folder: Path, schema: str, *tables: str
+) -> AsyncIterator[Service]:
+    """A service on ``database``, once ``schema`` has been run and ``tables`` are electrified."""
+    async with service_on(database, folder) as service:
+        await connection.execute(schema)
+        for table in tables:
+            await electrify(connection, table)
+        yield service
+
+
 @asynccontextmanager
 async def service_on(dsn: str, folder: Path, port: int = 0) -> AsyncIterator[Service]:
     settings = {
